@@ -1,0 +1,115 @@
+# GNU make. `make` by itself lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The Python that .venv is made with; without it the first fitting one of python3, 3.13, 3.12, 3.11.
+PYTHON ?=
+# More arguments for pytest, as in: make test ARGS="-k tape"
+ARGS ?=
+# What `make run` records, and for how long.
+TICKERS ?=
+FOR ?= 10m
+
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ------------------------------------------------------------------------------------- set up
+
+.PHONY: setup
+setup: $(STAMP) ## make .venv and install everything into it (again only when the pins changed)
+
+# Runs in `python -c`: says why an interpreter does not fit, or nothing.
+define FITS
+import sys
+if sys.version_info < (3, 11):
+    sys.exit("is Python %d.%d" % sys.version_info[:2])
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("has no venv and ensurepip (Debian and Ubuntu: apt install python%d.%d-venv)" % sys.version_info[:2])
+endef
+export FITS
+
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
+	    python= why=; \
+	    for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	        command -v "$$candidate" >/dev/null || { why+="; $$candidate is not there"; continue; }; \
+	        if reason=$$("$$candidate" -c "$$FITS" 2>&1 </dev/null); then python=$$candidate; break; fi; \
+	        why+="; $$candidate $${reason##*$$'\n'}"; \
+	    done; \
+	    if [ -z "$$python" ]; then \
+	        echo "stocktrace needs Python 3.11 or newer with venv and pip: install one, or name it as in make setup PYTHON=/path/to/python3.12 ($${why#; })." >&2; \
+	        exit 2; \
+	    fi; \
+	    echo "Making .venv with $$("$$python" --version) …"; \
+	    "$$python" -m venv --clear .venv </dev/null; \
+	fi
+	@echo "Installing stocktrace and its tools into .venv …"
+	@$(PY) -m pip --disable-pip-version-check --no-input install --quiet \
+	    -e '.[dev]' -c constraints.txt </dev/null
+	@touch $@
+
+.PHONY: constraints
+constraints: ## resolve anew and write constraints.txt (needs Python 3.11, 3.12 and 3.13)
+	@$(or $(PYTHON),python3) .ci/constraints
+
+# -------------------------------------------------------------------------------------- check
+
+.PHONY: test
+test: $(STAMP) ## run the tests; fails under 90 % coverage
+	@$(PY) -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## ruff: rules and format
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+
+.PHONY: types
+types: $(STAMP) ## mypy, strict
+	@$(PY) -m mypy
+
+.PHONY: check
+check: lint types test ## all three
+
+.PHONY: format
+format: $(STAMP) ## let ruff mend what it can
+	@$(PY) -m ruff check --fix
+	@$(PY) -m ruff format
+
+# ---------------------------------------------------------------------------------------- run
+
+.PHONY: demo
+demo: $(STAMP) ## record the simulated exchange: no key, no network
+	@$(PY) -m stocktrace demo
+
+.PHONY: run
+ifeq ($(strip $(TICKERS)),)
+run: ## record under Prefect: make run TICKERS="AAPL MSFT" FOR=10m
+	@echo 'Name at least one ticker, as in: make run TICKERS="AAPL MSFT" FOR=10m' >&2
+	@exit 2
+else
+run: $(STAMP)
+	@$(PY) -m flows.capture $(TICKERS) --for $(FOR)
+endif
+
+# -------------------------------------------------------------------------------------- build
+
+.PHONY: build
+build: $(STAMP) ## wheel and sdist, into dist/
+	@rm -rf dist
+	@$(PY) -m build --outdir dist </dev/null
+
+.PHONY: clean
+clean: ## remove what was built and cached; .venv and data stay
+	@rm -rf build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -path ./.venv -prune -o -path ./.git -prune -o -path ./data -prune \
+	    -o -name __pycache__ -type d -print0 | xargs -0 --no-run-if-empty rm -rf
