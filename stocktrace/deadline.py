@@ -1,0 +1,59 @@
+"""Time: one clock to read, one deadline that every wait asks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+NS_PER_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The two clocks of this machine; tests put others in their place.
+
+    ``wall`` gives nanoseconds since the epoch (UTC) and may step; it only ever stamps data.
+    ``monotonic`` gives seconds and never steps; every timer uses it.
+    """
+
+    wall: Callable[[], int] = time.time_ns
+    monotonic: Callable[[], float] = time.monotonic
+
+
+SYSTEM_CLOCK = Clock()
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point on the monotonic clock, perhaps also one on the wall clock; whichever comes first.
+
+    The wall clock matters after a suspend: the monotonic clock of Linux stands still meanwhile,
+    but "until 16:00" has passed all the same.
+    """
+
+    at_monotonic: float
+    at_wall_ns: int | None = None
+    clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
+
+    @classmethod
+    def after(cls, seconds: float, clock: Clock = SYSTEM_CLOCK) -> Deadline:
+        """The deadline ``seconds`` from now."""
+        return cls(clock.monotonic() + seconds, None, clock)
+
+    @classmethod
+    def at(cls, wall_ns: int, clock: Clock = SYSTEM_CLOCK) -> Deadline:
+        """The deadline at a wall-clock time, in nanoseconds since the epoch."""
+        seconds = (wall_ns - clock.wall()) / NS_PER_SECOND
+        return cls(clock.monotonic() + seconds, wall_ns, clock)
+
+    def left(self) -> float:
+        """Seconds that are left, never below 0."""
+        seconds = self.at_monotonic - self.clock.monotonic()
+        if self.at_wall_ns is not None:
+            seconds = min(seconds, (self.at_wall_ns - self.clock.wall()) / NS_PER_SECOND)
+        return max(0.0, seconds)
+
+    def passed(self) -> bool:
+        """Whether nothing is left."""
+        return self.left() == 0.0

@@ -1,0 +1,114 @@
+"""Everything stocktrace raises on purpose.
+
+    StocktraceError
+    ├── UsageError            what the user asked for cannot be done: exit status 2
+    │   ├── SettingsError     a setting is missing or wrong
+    │   └── TickerError       a ticker that no file name or subscription can carry
+    ├── FeedError             the connection
+    │   ├── KeyRefused        401 or 403 at the handshake: final
+    │   └── FeedStopped       the feed's thread died; the reason is its ``__cause__``
+    ├── KeyInUse              another capture on this host holds the same key
+    ├── WireError             a frame that is not Finnhub's protocol (theirs, not ours)
+    └── StoreError            the disk
+        ├── LayoutError       a file name that is not of our grammar
+        ├── TapeError         a tape that cannot be read on
+        ├── DiskFull          no space, or too little to go on
+        └── ConversionError   a published file would not equal its source
+
+Facts are attributes; ``str()`` is one sentence for a person.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class StocktraceError(Exception):
+    """Base of all errors of this package."""
+
+
+class UsageError(StocktraceError, ValueError):
+    """The user can mend it; the sentence says how. A ``ValueError``: those pydantic gathers."""
+
+
+class SettingsError(UsageError):
+    """A setting is missing or wrong."""
+
+
+class TickerError(UsageError):
+    """A ticker that cannot be subscribed to or stored."""
+
+
+class MarketClosed(UsageError):
+    """The market has no session now; the sentence tells the next one."""
+
+
+class FeedError(StocktraceError):
+    """The connection to the exchange."""
+
+
+class KeyRefused(FeedError):
+    """The server refused the key at the handshake; trying again would not help."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return (
+            f"The server refused the API key (HTTP {self.status}): "
+            "check FINNHUB_API_KEY at https://finnhub.io/dashboard."
+        )
+
+
+class FeedStopped(FeedError):
+    """The feed ended before the capture did."""
+
+
+class KeyInUse(StocktraceError):
+    """One connection per key is all that Finnhub allows (FINNHUB.md, #158)."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return (
+            f"Another capture on this host already uses this API key ({self.holder}): "
+            "stop it first, or use a second key."
+        )
+
+
+class WireError(StocktraceError):
+    """A frame or trade that does not follow the protocol; ``str()`` is the reason."""
+
+
+class StoreError(StocktraceError):
+    """The disk, or what stands on it."""
+
+
+class LayoutError(StoreError):
+    """A file name that the layout did not write."""
+
+
+class TapeError(StoreError):
+    """A tape that cannot be read."""
+
+
+class DiskFull(StoreError):
+    """The file system has no room left, or less than the watermark."""
+
+    def __init__(self, path: Path, free_bytes: int) -> None:
+        super().__init__(path, free_bytes)
+        self.path = path
+        self.free_bytes = free_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"The disk of {self.path} has only {self.free_bytes / 1e6:.0f} MB left: "
+            "make room, then run `stocktrace recover`; nothing that was received is lost."
+        )
+
+
+class ConversionError(StoreError):
+    """What was written is not what was read; the source stays where it is."""

@@ -1,0 +1,233 @@
+"""What all tests stand on: a clean environment, and captures directed by scenarios."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pyarrow.dataset as ds
+import pytest
+from pydantic import SecretStr
+
+from stocktrace.capturing import capture
+from stocktrace.exchange import Exchange, ExchangeSettings, Fault, Script, Source
+from stocktrace.report import Report
+from stocktrace.run import Handle, Publisher, Status
+from stocktrace.settings import Settings
+from stocktrace.store.tape import Frames, TapeReader
+
+#: 2026-11-23 14:30 UTC, epoch ns: when what tests write by hand was received.
+NOON = 1_795_444_200_000_000_000
+SESSION = "20261123T142958Z_3f9a1c"
+WINDOW = "20261123T143000Z_00001"
+
+#: A trade as (event time in ms, price, volume, conditions): what must come back.
+Row = tuple[int, float, float, str]
+#: Yields what must hold before it goes on; when it is through, the capture is stopped.
+Scenario = Generator[Callable[[Status], bool], None, None]
+
+# Two noisy cores: a slow example is no failing one.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
+
+
+def _clean(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """No settings but the defaults, no ``.env``, and a folder of one's own for the key locks."""
+    for name in list(os.environ):
+        if name.startswith("STOCKTRACE_") or name == "FINNHUB_API_KEY":
+            patch.delenv(name)
+    temporary = folder / ".tmp"
+    temporary.mkdir()
+    patch.setenv("TMPDIR", str(temporary))
+    patch.setattr(tempfile, "tempdir", str(temporary))
+    patch.chdir(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For what is made once for many tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        _clean(patch, tmp_path_factory.mktemp("session"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def clean(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, clean_session: None
+) -> None:
+    """For each test; its ``tmp_path`` stays empty."""
+    _clean(monkeypatch, tmp_path_factory.mktemp("cwd"))
+
+
+@dataclass(slots=True)
+class Studio:
+    """Makes exchanges and captures them, with a key of its own."""
+
+    data_dir: Path
+    key: str = field(default_factory=lambda: f"key{os.urandom(8).hex()}")
+    handle: Handle = field(default_factory=Handle)
+    statuses: list[Status] = field(default_factory=list)
+
+    def exchange(
+        self, source: Source | None = None, faults: Iterable[Fault] = (), **given: Any
+    ) -> Exchange:
+        """An exchange that knows the key and plays nothing, or ``source``."""
+        options: dict[str, Any] = {"ping_period": 0.0, "symbol_limit": None, "keep": True, **given}
+        return Exchange(source or Script([]), ExchangeSettings(key=self.key, **options), faults)
+
+    def settings(self, exchange: Exchange | str, **given: Any) -> Settings:
+        """The settings for a capture of ``exchange``."""
+        url = exchange if isinstance(exchange, str) else exchange.url
+        options = {"url": url, "data_dir": self.data_dir, "min_free": "0", **given}
+        key = {"finnhub_api_key": SecretStr(self.key)}
+        return Settings.load(**options).model_copy(update=key)
+
+    def record(
+        self,
+        exchange: Exchange | str,
+        tickers: Sequence[str] = ("AAPL",),
+        scenario: Scenario | None = None,
+        *,
+        lasting: float = 30.0,
+        publisher: Publisher | None = None,
+        **given: Any,
+    ) -> Report:
+        """Capture until the scenario is through; one that hangs ends after ``lasting`` seconds."""
+        watch = Director(scenario, self.handle, self.statuses) if scenario else self.statuses.append
+        return capture(
+            tickers,
+            lasting=lasting,
+            settings=self.settings(exchange, **given),
+            publisher=publisher,
+            watch=watch,
+            handle=self.handle,
+        )
+
+    def files(self) -> list[str]:
+        """All files in the data folder, relative."""
+        return tree(self.data_dir)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The events of one name in the audit log."""
+        lines = (self.data_dir / "log" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def report(self) -> Report:
+        """The one report on disk."""
+        (path,) = (self.data_dir / "sessions").glob("*.json")
+        return Report.read(path)
+
+
+@dataclass(slots=True)
+class Director:
+    """A ``watch`` that follows a scenario and stops the capture at its end."""
+
+    scenario: Scenario
+    handle: Handle
+    statuses: list[Status]
+    _wanted: Callable[[Status], bool] | None = None
+
+    def __call__(self, status: Status) -> None:
+        self.statuses.append(status)
+        while self._wanted is None or self._wanted(status):
+            self._wanted = next(self.scenario, None)
+            if self._wanted is None:
+                self.handle.stop("the scenario is through")
+                return
+
+
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Look up 50 times a second, and do not wait for the disk: what it holds is asked elsewhere."""
+    patch.setattr("stocktrace.run.BEAT_S", 0.02)
+    patch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
+    """Captures of this test."""
+    hurry(monkeypatch)
+    return Studio(tmp_path / "data")
+
+
+def connected(status: Status) -> bool:
+    return status.connected
+
+
+def trades(count: int) -> Callable[[Status], bool]:
+    """Whether so many trades were received."""
+    return lambda status: status.trades >= count
+
+
+def all_of(exchange: Exchange) -> Callable[[Status], bool]:
+    """Whether the source was played to its end, and all of it received."""
+    return lambda status: exchange.finished.is_set() and status.trades >= exchange.sent_trades
+
+
+def played(exchange: Exchange) -> Scenario:
+    """The scenario of a source that is received whole."""
+    yield all_of(exchange)
+
+
+def frame(
+    *rows: tuple[str, float], t: int = NOON // 10**6, c: Any = ("1",), v: float = 100
+) -> bytes:
+    """A frame of trades as Finnhub spells it, of ``(symbol, price)``."""
+    data = [{"c": c, "p": price, "s": symbol, "t": t, "v": v} for symbol, price in rows]
+    return json.dumps({"data": data, "type": "trade"}, separators=(",", ":")).encode()
+
+
+def sent(frames: Iterable[bytes]) -> dict[str, list[Row]]:
+    """The trades in ``frames`` by ticker, in their order; read by another JSON parser than ours."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for each in frames:
+        for row in json.loads(each).get("data", []):
+            codes = " ".join(row.get("c") or ())
+            found[row["s"]].append((row["t"], float(row["p"]), float(row["v"]), codes))
+    return dict(found)
+
+
+def published(data_dir: Path) -> dict[str, list[Row]]:
+    """The trades of a dataset by ticker, each in order of file and row."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    folder = data_dir / "parquet"
+    files = sorted(str(path) for path in folder.rglob("*.parquet"))
+    if not files:
+        return {}
+    dataset = ds.dataset(files, partitioning="hive", partition_base_dir=str(folder))
+    table = dataset.to_table(use_threads=False)
+    rows = zip(
+        table["symbol"].to_pylist(),
+        table["ts_event"].cast("int64").to_pylist(),
+        table["price"].to_pylist(),
+        table["volume"].to_pylist(),
+        table["conditions"].to_pylist(),
+        strict=True,
+    )
+    for symbol, *row in rows:
+        found[symbol].append((row[0], row[1], row[2], row[3]))
+    return dict(found)
+
+
+def taped(data_dir: Path) -> list[bytes]:
+    """The frames on all tapes, in the order in which they were received."""
+    folder = data_dir / "tape"
+    paths = sorted(folder.glob("*/*.tape*"), key=lambda path: path.name.partition("_")[2])
+    return [
+        one
+        for path in paths
+        for entry in TapeReader(path)
+        if isinstance(entry, Frames)
+        for one in entry.frames
+    ]
+
+
+def tree(folder: Path) -> list[str]:
+    """All files under ``folder``, relative, sorted."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

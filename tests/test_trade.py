@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stocktrace.errors import TickerError, UsageError
+from stocktrace.trade import COLUMNS, TICKER_BYTES, Trade, is_ticker, parse_tickers
+
+# FINNHUB.md, "Symbols".
+SYMBOLS = [
+    "AAPL",
+    "BRK.B",
+    "AC.TO",
+    "1810.HK",
+    "^GSPC",
+    "BINANCE:BTCUSDT",
+    "OANDA:EUR_USD",
+    "FXCM:EUR/USD",
+    "IC MARKETS:1",
+    "FHFX:EUR-USD",
+]
+
+
+def test_columns_stand_in_their_order() -> None:
+    assert COLUMNS == ("symbol", "ts_event", "ts_recv", "price", "volume", "conditions")
+
+
+def test_a_trade_has_no_conditions_unless_told() -> None:
+    assert Trade("AAPL", 1.5, 2, 3.0) == Trade("AAPL", 1.5, 2, 3.0, None)
+
+
+def test_a_trade_cannot_be_changed() -> None:
+    trade = Trade("AAPL", 1.5, 2, 3.0)
+    with pytest.raises(AttributeError):
+        trade.p = 2.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_every_kind_of_symbol_is_a_ticker(symbol: str) -> None:
+    assert is_ticker(symbol)
+
+
+@pytest.mark.parametrize("symbol", ["..", "CON", "A/B", "A:B", "A-B", "^", "A" * TICKER_BYTES])
+def test_a_name_that_is_awkward_for_files_is_a_ticker_all_the_same(symbol: str) -> None:
+    assert is_ticker(symbol)
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    ["", " ", " A", "A ", "A\n", "A\tB", "A\0B", "Ä", "A,B", "A*", "A" * (TICKER_BYTES + 1)],
+)
+def test_what_no_symbol_is_made_of_is_no_ticker(symbol: str) -> None:
+    assert not is_ticker(symbol)
+
+
+def test_a_ticker_is_measured_as_its_folder_is_encoded() -> None:
+    assert is_ticker(":" * (TICKER_BYTES // 3))
+    assert not is_ticker(":" * (TICKER_BYTES // 3 + 1))
+
+
+def test_the_name_that_hive_takes_for_no_value_is_no_ticker() -> None:
+    assert not is_ticker("__HIVE_DEFAULT_PARTITION__")
+    assert is_ticker("__HIVE_DEFAULT_PARTITION_")
+
+
+def test_tickers_keep_their_order_and_each_comes_once() -> None:
+    assert parse_tickers(["MSFT,AAPL", " AAPL ", "IC MARKETS:1,,MSFT", ""]) == (
+        "MSFT",
+        "AAPL",
+        "IC MARKETS:1",
+    )
+
+
+@pytest.mark.parametrize("words", [(), ("",), (" , ,",)])
+def test_no_ticker_at_all_is_told(words: tuple[str, ...]) -> None:
+    with pytest.raises(TickerError) as told:
+        parse_tickers(words)
+    assert str(told.value) == (
+        "Name at least one ticker, for example: stocktrace capture AAPL MSFT."
+    )
+
+
+def test_a_word_that_is_no_ticker_is_named() -> None:
+    with pytest.raises(UsageError) as told:
+        parse_tickers(["AAPL", "MS*FT"])
+    assert str(told.value) == (
+        "'MS*FT' is no ticker: use letters, digits and . : _ - / ^ "
+        "(at most about 200), as in AAPL or BINANCE:BTCUSDT."
+    )
+
+
+@given(st.lists(st.sampled_from(SYMBOLS), min_size=1))
+def test_joined_by_commas_or_apart_is_the_same(symbols: list[str]) -> None:
+    assert parse_tickers([",".join(symbols)]) == parse_tickers(symbols)
+    assert parse_tickers(symbols) == tuple(dict.fromkeys(symbols))
