@@ -1,0 +1,427 @@
+"""The feed: one connection to the exchange, in a thread of its own, that mends itself.
+
+                 start()                handshake, subscribe
+        IDLE ───────────▶ CONNECTING ────────────────────────▶ LISTENING
+                            ▲    │ refused: wait (backoff)          │ lost: note the gap, wait
+                            └────┴──────────────────────────────────┘
+        any ── stop(), 401/403, an observer that raised ──▶ ENDED
+
+One thread dials, so there are never two dials at once, and the old socket is closed before the
+next. The observer is called on that thread; what it raises ends the feed and is raised again,
+chained, by ``check``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import quote, urlsplit
+
+from websocket import (
+    WebSocketBadStatusException,
+    WebSocketException,
+    WebSocketTimeoutException,
+)
+
+from stocktrace.deadline import SYSTEM_CLOCK, Clock, Deadline
+from stocktrace.errors import FeedStopped, KeyRefused
+from stocktrace.feed import wire
+from stocktrace.feed.backoff import Backoff
+from stocktrace.feed.probe import Probe
+from stocktrace.feed.socket import BatchSocket
+from stocktrace.feed.watchdog import Watchdog
+from stocktrace.gap import Gap
+
+log = logging.getLogger(__name__)
+
+# How often the thread looks up from an idle socket: bounds the latency of a stop, a change of
+# tickers and a roll without frames; four wake-ups a second cost nothing that can be measured.
+TICK_S = 0.25
+# Lives shorter than this, so many in a row, mean that somebody else uses the key (FINNHUB.md #158).
+SHORT_LIFE_S = 10.0
+SHORT_LIVES = 3
+
+
+class _Lost(Exception):
+    """A connection ended; ``str()`` is the reason. What an observer raises is another thing."""
+
+
+class State(enum.Enum):
+    """Where the feed is; the picture in this module's docstring has the moves."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    LISTENING = "listening"
+    ENDED = "ended"
+
+
+class FeedObserver(Protocol):
+    """What is told of the feed; every call comes from the feed's thread, stamps are epoch ns."""
+
+    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> Iterable[str] | None:
+        """Messages as received, all of one read; gives the texts of the error frames in them."""
+
+    def has_traded(self, ticker: str) -> bool:
+        """Whether a trade of ``ticker`` ever came; asked when the server refuses one unnamed."""
+
+    def on_refused(self, stamp: int, ticker: str, text: str) -> None:
+        """The server does not serve ``ticker``; ``text`` is its word."""
+
+    def on_tick(self, stamp: int) -> None:
+        """Time passed without messages."""
+
+    def on_connected(self, stamp: int, tickers: Sequence[str]) -> None:
+        """The handshake is done and ``tickers`` have been asked for."""
+
+    def on_disconnected(self, stamp: int, reason: str) -> None:
+        """A connection that had listened is lost."""
+
+    def on_gap(self, gap: Gap) -> None:
+        """A loss is over, or the feed ends in the middle of one."""
+
+    def on_subscription(self, stamp: int, added: Sequence[str], removed: Sequence[str]) -> None:
+        """The tickers of a live connection have been changed."""
+
+    def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
+        """A dial failed or a connection was lost; the next dial is in ``wait_s``."""
+
+    def on_notice(self, stamp: int, text: str) -> None:
+        """Something that a person should know."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPolicy:
+    """Bounds and patience of a feed; seconds. The reasons stand beside the settings."""
+
+    handshake_s: float
+    ping_every_s: float
+    pong_within_s: float
+    frame_within_s: float
+    silence_s: float
+    backoff_base_s: float
+    backoff_cap_s: float
+    backoff_floor_s: float
+    stable_s: float
+
+
+class Feed:
+    """One connection to ``url`` for ``tickers``, told to ``observer``."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        tickers: Iterable[str],
+        observer: FeedObserver,
+        policy: FeedPolicy,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._url = url
+        self._key = key
+        self._wanted = tuple(dict.fromkeys(tickers))
+        self._observer = observer
+        self._policy = policy
+        self._clock = clock
+        self._backoff = Backoff(
+            policy.backoff_base_s,
+            policy.backoff_cap_s,
+            policy.backoff_floor_s,
+            policy.stable_s,
+        )
+        self._answers_pings: bool | None = None
+        self._probe = Probe(self._has_traded)
+        self._short_lives = 0
+        self._lost_since = 0
+        self._lost_reason = "connecting"
+        self._last_sign = 0
+        self._socket: BatchSocket | None = None
+        self._failure: BaseException | None = None
+        self._stop = threading.Event()
+        self.state = State.IDLE
+        self.ended = threading.Event()
+        # A daemon: a name lookup cannot be interrupted, and must not hold up the process's end.
+        self._thread = threading.Thread(target=self._run, name="stocktrace-feed", daemon=True)
+
+    # --- what other threads call -------------------------------------------------------------
+
+    def start(self) -> None:
+        """Dial, in the feed's own thread."""
+        self._thread.start()
+
+    @property
+    def tickers(self) -> tuple[str, ...]:
+        """The tickers that are asked for."""
+        return self._wanted
+
+    def retarget(self, tickers: Iterable[str]) -> None:
+        """Change the tickers; the connection is told within a tick, or when there is one."""
+        self._wanted = tuple(dict.fromkeys(tickers))  # one assignment: atomic for the feed's thread
+
+    def stop(self, deadline: Deadline) -> bool:
+        """End the feed; whether its thread ended before the deadline.
+
+        After this returns the observer is called no more, unless it is in a call already.
+        """
+        self._stop.set()
+        if self._thread.ident is None:
+            return True  # it was never started
+        self.ended.wait(min(2 * TICK_S, deadline.left()))
+        if not self.ended.is_set():
+            self._hang_up()
+            self.ended.wait(deadline.left())
+        if not self.ended.is_set():
+            log.warning("the feed's thread does not end (%s); it is left behind", self.state.value)
+        return self.ended.is_set()
+
+    @property
+    def died(self) -> bool:
+        """Whether the feed ended by an error that left it no time to tell the observer."""
+        return self._failure is not None and not isinstance(self._failure, KeyRefused)
+
+    def check(self) -> None:
+        """Raise what ended the feed, if anything did.
+
+        Raises:
+            KeyRefused: 401 or 403 at the handshake.
+            FeedStopped: the feed's thread died; the cause is chained.
+        """
+        if isinstance(self._failure, KeyRefused):
+            raise self._failure
+        if self._failure is not None:
+            raise FeedStopped(
+                f"The feed stopped: {type(self._failure).__name__}: {self._failure}"
+            ) from self._failure
+
+    # --- the feed's thread -------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._lost_since = self._clock.wall()
+        try:
+            try:
+                while not self._stop.is_set():
+                    self._live()
+            except KeyRefused as error:
+                self._failure = error
+            self._close_gap(self._clock.wall())
+        except BaseException as error:  # noqa: BLE001 - kept, and raised by check()
+            self._failure = error
+        finally:
+            self._hang_up()
+            self.state = State.ENDED
+            self.ended.set()
+
+    def _live(self) -> None:
+        """One dial and, if it succeeds, one life of the connection; then the wait for the next."""
+        self.state = State.CONNECTING
+        too_many_dials = False
+        reason: str | None
+        try:
+            socket = self._dial()
+        except Exception as error:  # noqa: BLE001 - whatever the library makes of an odd answer
+            reason, too_many_dials = self._why(error)
+        else:
+            reason = self._listen(socket)
+        if reason is None or self._stop.is_set():
+            return
+        self._lost_reason = reason
+        wait = self._backoff.wait(too_many_dials=too_many_dials)
+        self._observer.on_retry(self._clock.wall(), reason, wait)
+        retry = Deadline.after(wait, self._clock)
+        while not retry.passed() and not self._stop.wait(min(TICK_S, retry.left())):
+            self._observer.on_tick(self._clock.wall())
+
+    def _dial(self) -> BatchSocket:
+        socket = self._socket = BatchSocket()
+        limit = Deadline.after(self._policy.handshake_s, self._clock)
+        done = threading.Event()
+        guard = threading.Thread(
+            target=self._guard, args=(socket, limit, done), name="stocktrace-dial", daemon=True
+        )
+        guard.start()
+        try:
+            socket.connect(
+                f"{self._url}{'&' if urlsplit(self._url).query else '?'}token={quote(self._key)}",
+                timeout=self._policy.handshake_s,
+                redirect_limit=0,  # the key is for this host only
+                suppress_origin=True,
+            )
+        except WebSocketBadStatusException:
+            raise
+        except Exception as error:
+            if limit.passed():
+                raise TimeoutError from error
+            raise
+        finally:
+            done.set()
+            guard.join()
+        return socket
+
+    def _guard(self, socket: BatchSocket, limit: Deadline, done: threading.Event) -> None:
+        """Bound a handshake as a whole; the library's time-out is one a read.
+
+        Again and again: until TCP and TLS stand, there is nothing to hang up.
+        """
+        while not done.wait(min(TICK_S, limit.left() or TICK_S)):
+            if limit.passed() or self._stop.is_set():
+                socket.hang_up()
+
+    def _why(self, error: Exception) -> tuple[str, bool]:
+        """A dial's failure in words without the key; whether it was an HTTP 429.
+
+        Raises:
+            KeyRefused: another dial would not help.
+        """
+        if isinstance(error, WebSocketBadStatusException):
+            status = error.status_code
+            if status in (401, 403):
+                # Not chained: the library's text can quote the request, and the key in it.
+                raise KeyRefused(status) from None
+            return f"HTTP {status} at the handshake", status == 429
+        if isinstance(error, (TimeoutError, WebSocketTimeoutException)):
+            return f"no answer to the handshake in {self._policy.handshake_s:g} s", False
+        return f"cannot connect: {self._told(error)}", False
+
+    def _told(self, what: object) -> str:
+        """What the other side or the library says, without the key."""
+        text = str(what).replace(self._key, "***").replace(quote(self._key), "***")
+        return text or type(what).__name__
+
+    def _listen(self, socket: BatchSocket) -> str | None:
+        """Subscribe and read until the connection ends; the reason, or ``None`` if stopped."""
+        born = self._clock.monotonic()
+        policy = self._policy
+        watchdog = Watchdog(
+            policy.ping_every_s,
+            policy.pong_within_s,
+            policy.frame_within_s,
+            policy.silence_s,
+            born,
+            self._answers_pings,
+        )
+        self._last_sign = self._lost_since
+        subscribed: tuple[str, ...] = ()
+        reason: str | None = None
+        try:
+            socket.settimeout(policy.handshake_s)  # for sending, too: the peer may not read
+            subscribed = self._subscribe(socket, subscribed)
+            self.state = State.LISTENING
+            self._probe = Probe(self._has_traded)
+            self._last_sign = stamp = self._clock.wall()
+            self._close_gap(stamp)
+            self._observer.on_connected(stamp, subscribed)
+            while not self._stop.is_set():
+                reason = self._read(socket, watchdog)
+                if reason is not None:
+                    break
+                if subscribed is not self._wanted:
+                    subscribed = self._subscribe(socket, subscribed)
+            else:
+                with contextlib.suppress(OSError, WebSocketException):  # a courtesy
+                    socket.send_close()
+        except _Lost as lost:
+            reason = str(lost)
+        finally:
+            socket.shutdown()
+            self._answers_pings = watchdog.answers_pings
+        if reason is not None:
+            self._lost(reason, self._clock.monotonic() - born)
+        return reason
+
+    def _read(self, socket: BatchSocket, watchdog: Watchdog) -> str | None:
+        """One read; the reason if it was the last."""
+        socket.settimeout(TICK_S)
+        with self._may_be_lost():
+            try:
+                batch = socket.recv_batch()
+            except TimeoutError:
+                batch = None
+        stamp, now = self._clock.wall(), self._clock.monotonic()
+        if batch is None:
+            self._observer.on_tick(stamp)
+        else:
+            self._last_sign = stamp
+            watchdog.received(
+                now, completed=batch.completed, in_frame=socket.in_frame, pong=batch.pongs > 0
+            )
+            if batch.frames:
+                errors = self._observer.on_frames(stamp, batch.frames)
+                self._note_refusals(errors or (), stamp, now)
+            if batch.closed is not None:
+                return self._told(batch.closed)
+        reason = watchdog.verdict(now)
+        if reason is None:
+            self._ask(socket, watchdog, now)
+        return reason
+
+    def _ask(self, socket: BatchSocket, watchdog: Watchdog, now: float) -> None:
+        """Send what is due: a ping, a question for a ticker that may be refused."""
+        suspect = self._probe.next(now)
+        ping = watchdog.ping_due(now)
+        if not (ping or suspect):
+            return
+        socket.settimeout(self._policy.pong_within_s)
+        with self._may_be_lost():
+            if ping:
+                socket.ping()
+            if suspect:
+                socket.send(wire.subscribe(suspect))
+
+    def _has_traded(self, ticker: str) -> bool:
+        return self._observer.has_traded(ticker)
+
+    def _note_refusals(self, errors: Iterable[str], stamp: int, now: float) -> None:
+        for text in errors:
+            refused = self._probe.error(text, self._wanted, now)
+            if refused is not None:
+                self._observer.on_refused(stamp, refused, text)
+
+    def _subscribe(self, socket: BatchSocket, now: tuple[str, ...]) -> tuple[str, ...]:
+        """Ask for what is wanted and not had, and the other way round."""
+        wanted, had = self._wanted, set(now)
+        added = [ticker for ticker in wanted if ticker not in had]
+        removed = sorted(had.difference(wanted))
+        with self._may_be_lost():
+            for ticker in removed:
+                socket.send(wire.unsubscribe(ticker))
+            for ticker in added:
+                socket.send(wire.subscribe(ticker))
+        if self.state is State.LISTENING and (added or removed):
+            self._observer.on_subscription(self._clock.wall(), added, removed)
+        return wanted
+
+    @contextlib.contextmanager
+    def _may_be_lost(self) -> Iterator[None]:
+        """Around what the socket does, and nothing else."""
+        try:
+            yield
+        except (OSError, WebSocketException) as error:
+            raise _Lost(f"connection lost: {self._told(error)}") from error
+
+    def _lost(self, reason: str, lived: float) -> None:
+        self._backoff.lived(lived)
+        stamp = self._clock.wall()
+        self._lost_since, self._lost_reason = self._last_sign, reason
+        if self.state is State.LISTENING:
+            self._observer.on_disconnected(stamp, reason)
+        self._short_lives = self._short_lives + 1 if lived < SHORT_LIFE_S else 0
+        if self._short_lives == SHORT_LIVES:
+            self._observer.on_notice(
+                stamp,
+                f"{SHORT_LIVES} connections in a row ended within {SHORT_LIFE_S:g} s: "
+                "is this API key in use elsewhere?",
+            )
+
+    def _close_gap(self, stamp: int) -> None:
+        if self._lost_since:
+            gap = Gap(self._lost_since, stamp, self._wanted, self._lost_reason)
+            self._lost_since = 0
+            self._observer.on_gap(gap)
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            self._socket.hang_up()

@@ -1,0 +1,282 @@
+"""Finnhub's messages, both ways. Pure: no socket, no file, no clock.
+
+What a frame can be is FINNHUB.md's "Messages"; whatever else arrives is counted and kept, and the
+trades around it are unharmed. ``decode`` has two ways to the same answer: the typed one takes all
+frames of a read in one call, the exact one looks at each member of each trade. The typed one gives
+up on anything odd and the exact one then explains it; a property test holds them equal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeGuard
+
+import msgspec
+
+from stocktrace.errors import WireError
+from stocktrace.trade import Trade
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A trade that cannot be stored, or a frame that cannot be read (``row`` is ``None``)."""
+
+    frame: bytes
+    row: Any
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What the frames of one read say.
+
+    ``messages[i]`` are the trades of ``frames[i]`` (none for a control frame). ``errors`` are the
+    texts of error frames. The books: frames = ``trade_frames`` + ``control`` + ``undecodable``.
+    """
+
+    messages: list[list[Trade]]
+    trade_frames: int
+    control: int
+    undecodable: int
+    refused_trades: int = 0
+    refusals: list[Refusal] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+class _Message(msgspec.Struct, gc=False):
+    type: str
+    data: list[Trade] = []
+    msg: str | None = None
+
+
+_decode_lines = msgspec.json.Decoder(_Message).decode_lines
+_CONTROL = frozenset({"ping", "error", "news", "pr"})
+
+# Digits become "0", exponents "0e0", the point vanishes, all else a space: sixteen digits in a row
+# then show as sixteen zeros. Fifteen are what a float64 always holds (IEEE 754 double), unless an
+# exponent makes the number too small for them: such a one is for the exact way, too.
+_DIGITS = bytes(
+    48 if byte in b"0123456789+-" else 101 if byte in b"eE" else 32 for byte in range(256)
+)
+_LONG = b"0" * 16
+_EXPONENT = b"0e0"
+# Levels of a refused row that are kept: the frame beside it has all.
+_LEVELS = 16
+# Characters of a text of theirs that a sentence of ours quotes.
+_TEXT = 200
+
+
+def decode(frames: Sequence[bytes]) -> Decoded:
+    """The messages in ``frames``; never raises for what a server sends."""
+    lines = _typed_lines(frames)
+    if lines is None:
+        # Something is odd: find the few frames it is in, and look at those exactly.
+        return _merge([_decode_one(frame) for frame in frames])
+    control = sum(line.type == "ping" for line in lines)
+    return Decoded([line.data for line in lines], len(lines) - control, control, 0)
+
+
+def _typed_lines(frames: Sequence[bytes]) -> list[_Message] | None:
+    """All messages of trade and ping frames in one typed call, or nothing."""
+    text = b"\n".join(frames)
+    if not _one_line_each(text, len(frames)) or _has_odd_number(text):
+        return None
+    try:
+        text.decode()  # members that are skipped are not checked by the decoder
+        lines = _decode_lines(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if len(lines) != len(frames):
+        return None
+    for line in lines:
+        if line.type != ("trade" if line.data else "ping"):
+            return None
+    return lines
+
+
+def _one_line_each(text: bytes, frames: int) -> bool:
+    """Whether a line of ``text`` is a frame, whole objects, and nothing that the next one ends."""
+    # `}`, line feed, `{` is found between two values and nowhere in one.
+    feeds = text.count(b"\n")
+    whole = text.startswith(b"{") and text.endswith(b"}") and text.count(b"}\n{") == feeds
+    return whole and feeds == frames - 1
+
+
+def _has_odd_number(text: bytes) -> bool:
+    """Whether a number in ``text`` may be more than a float64 can hold."""
+    digits = text.translate(_DIGITS, b".")
+    return _LONG in digits or _EXPONENT in digits
+
+
+def _decode_one(frame: bytes) -> Decoded:
+    lines = _typed_lines((frame,))
+    if lines is None:
+        return _decode_exactly(frame)
+    trades = lines[0].type == "trade"
+    return Decoded([lines[0].data], int(trades), int(not trades), 0)
+
+
+def _merge(parts: Sequence[Decoded]) -> Decoded:
+    return Decoded(
+        [message for part in parts for message in part.messages],
+        sum(part.trade_frames for part in parts),
+        sum(part.control for part in parts),
+        sum(part.undecodable for part in parts),
+        sum(part.refused_trades for part in parts),
+        [refusal for part in parts for refusal in part.refusals],
+        [error for part in parts for error in part.errors],
+    )
+
+
+def _decode_exactly(frame: bytes) -> Decoded:
+    try:
+        message = json.loads(frame.decode(), parse_float=_Number, parse_int=_Number)
+    except (ValueError, RecursionError) as error:
+        return _odd(frame, f"not JSON: {_short(error)}")
+    kind = message.get("type") if isinstance(message, dict) else None
+    if kind == "trade" and isinstance(message.get("data"), list):
+        trades: list[Trade] = []
+        refusals: list[Refusal] = []
+        for row in message["data"]:
+            try:
+                trades.append(_trade(row))
+            except WireError as error:
+                refusals.append(Refusal(frame, _kept(row), str(error)))
+        return Decoded([trades], 1, 0, 0, len(refusals), refusals)
+    if kind == "error":
+        return Decoded([[]], 0, 1, 0, errors=[_short(_plain(message.get("msg", "")))])
+    if kind == "trade" or not isinstance(kind, str) or isinstance(kind, _Number):
+        return _odd(frame, "no trades and no known type")
+    if kind in _CONTROL:
+        return Decoded([[]], 0, 1, 0)
+    return _odd(frame, f"unknown type {_short(kind)}")
+
+
+def _odd(frame: bytes, reason: str) -> Decoded:
+    return Decoded([[]], 0, 0, 1, refusals=[Refusal(frame, None, reason)])
+
+
+class _Number(str):
+    """A JSON number as its text, so that no digit is lost before it was looked at."""
+
+    __slots__ = ()
+
+
+def _trade(row: Any) -> Trade:
+    """The trade in one element of ``data``.
+
+    Raises:
+        WireError: there is none; the text is the reason.
+    """
+    if not isinstance(row, dict):
+        raise WireError("not an object")
+    symbol, time, codes = row.get("s"), row.get("t"), row.get("c")
+    if not _is_text(symbol):
+        raise WireError("symbol is missing or no text")
+    if not isinstance(time, _Number) or not _is_int64(time):
+        raise WireError("time is missing or no whole number of milliseconds")
+    price, volume = _float("price", row.get("p")), _float("volume", row.get("v"))
+    if codes is not None and not (isinstance(codes, list) and all(map(_is_text, codes))):
+        raise WireError("conditions are no list of texts")
+    return Trade(symbol, price, int(Decimal(time)), volume, None if codes is None else tuple(codes))
+
+
+def _float(name: str, number: object) -> float:
+    if not isinstance(number, _Number):
+        raise WireError(f"{name} is missing or no number")
+    if not _is_exact(number):
+        raise WireError(f"{name} {_short(number)} has more digits than float64 holds")
+    return float(number)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether ``value`` is Unicode text; JSON can also spell half of a surrogate pair."""
+    return (
+        isinstance(value, str)
+        and not isinstance(value, _Number)
+        and not any("\ud800" <= character <= "\udfff" for character in value)
+    )
+
+
+def _is_int64(text: str) -> bool:
+    try:
+        number = Decimal(text)
+        return -(2**63) <= number < 2**63 and number == number.to_integral_value()
+    except InvalidOperation:
+        return False
+
+
+def _is_exact(text: str) -> bool:
+    """Whether the float64 nearest to ``text`` still says the same number."""
+    number = float(text)
+    try:
+        return math.isfinite(number) and Decimal(repr(number)) == Decimal(text)
+    except InvalidOperation:
+        return False
+
+
+def _kept(row: Any) -> Any:
+    """``row`` for the quarantine; never ``None``, which stands for the frame as a whole."""
+    return "null" if row is None else _plain(row)
+
+
+def _plain(value: Any, levels: int = _LEVELS) -> Any:
+    """``value`` as any JSON writer takes it: numbers as text, whole Unicode, not too deep."""
+    if isinstance(value, str):
+        return _whole(value)
+    if isinstance(value, (dict, list)) and not levels:
+        return "..."
+    if isinstance(value, dict):
+        return {_whole(key): _plain(member, levels - 1) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_plain(member, levels - 1) for member in value]
+    return str(value) if isinstance(value, float) else value  # JSON has no NaN
+
+
+def _whole(text: str) -> str:
+    """``text`` with halves of surrogate pairs spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _short(what: object) -> str:
+    text = _whole(str(what))
+    return text if len(text) <= _TEXT else text[: _TEXT - 3] + "..."
+
+
+def subscribe(symbol: str) -> str:
+    """The message that asks for the trades of ``symbol``."""
+    return _command("subscribe", symbol)
+
+
+def unsubscribe(symbol: str) -> str:
+    """The message that ends the trades of ``symbol``."""
+    return _command("unsubscribe", symbol)
+
+
+def _command(kind: str, symbol: str) -> str:
+    return json.dumps({"type": kind, "symbol": symbol}, separators=(",", ":"))
+
+
+def encode(trades: Sequence[Trade]) -> bytes:
+    """The frame in which a server sends ``trades``."""
+    return msgspec.json.encode({"data": trades, "type": "trade"})
+
+
+def frame_of(row: Any) -> bytes:
+    """The frame that holds one row as a quarantine keeps it: numbers may stand as texts."""
+    members = []
+    for name, value in row.items() if isinstance(row, dict) else ():
+        is_number = name in ("p", "t", "v") and isinstance(value, str) and _is_number(value)
+        members.append(f"{json.dumps(name)}:{value if is_number else json.dumps(value)}")
+    return f'{{"data":[{{{",".join(members)}}}],"type":"trade"}}'.encode()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), (int, float)) and text == text.strip()
+    except ValueError:
+        return False

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stocktrace.feed.backoff import Backoff
+
+
+class Highest(random.Random):
+    """Randomness that notes its bounds, and gives the upper one."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.bounds: list[tuple[float, float]] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.bounds.append((a, b))
+        return b
+
+
+def backoff(source: random.Random, *, floor: float = 1.0) -> Backoff:
+    return Backoff(base_s=1.0, cap_s=60.0, floor_s=floor, stable_s=60.0, random=source)
+
+
+def test_the_ceiling_doubles_up_to_the_cap() -> None:
+    source = Highest()
+    waits = [backoff_.wait() for backoff_ in [backoff(source)] for _ in range(9)]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert source.bounds == [(1.0, wait) for wait in waits]
+
+
+def test_no_wait_is_shorter_than_the_floor() -> None:
+    source = Highest()
+    patient = backoff(source, floor=5.0)
+    assert [patient.wait() for _ in range(5)] == [5, 5, 5, 8, 16]
+    assert source.bounds == [(5.0, ceiling) for ceiling in (5, 5, 5, 8, 16)]
+
+
+def test_years_of_failures_stay_at_the_cap() -> None:
+    tired = backoff(Highest())
+    tired.failures = 10**9
+    assert tired.wait() == 60.0
+
+
+def test_jitter_is_full() -> None:
+    """At the cap the waits fill all of [floor, cap]: two clients do not march in step."""
+    jittery = backoff(random.Random(1))
+    jittery.failures = 20
+    waits = sorted(jittery.wait() for _ in range(400))
+    assert len(set(waits)) == 400
+    tenths = [sum(1 + 5.9 * k <= wait < 1 + 5.9 * (k + 1) for wait in waits) for k in range(10)]
+    assert min(tenths) > 20
+    assert sum(tenths) == 400
+
+
+def test_two_feeds_wait_differently_unless_told() -> None:
+    first, second = (Backoff(1.0, 60.0, 1.0, 60.0, failures=20) for _ in range(2))
+    assert [first.wait() for _ in range(4)] != [second.wait() for _ in range(4)]
+
+
+@given(
+    st.floats(0.001, 1e3),
+    st.floats(0.001, 1e4),
+    st.floats(0.001, 1e3),
+    st.lists(st.booleans(), min_size=1, max_size=40),
+    st.integers(),
+)
+def test_every_wait_is_within_its_bounds(
+    base: float, cap: float, floor: float, too_many: list[bool], seed: int
+) -> None:
+    waiting = Backoff(base, cap, floor, 60.0, random.Random(seed))
+    for number, dials in enumerate(too_many, 1):
+        wait = waiting.wait(too_many_dials=dials)
+        if dials:
+            assert max(floor, 60.0) <= wait <= max(floor, 600.0)
+        else:
+            assert floor <= wait <= max(floor, min(cap, base * 2 ** (number - 1)))
+
+
+def test_a_refusal_for_too_many_dials_waits_minutes() -> None:
+    source = Highest()
+    refused = backoff(source)
+    waits = [refused.wait(too_many_dials=True) for _ in range(5)]
+    assert waits == [120, 240, 480, 600, 600]
+    assert source.bounds == [(60.0, wait) for wait in waits]
+
+
+def test_a_floor_of_more_than_a_minute_holds_for_too_many_dials_as_well() -> None:
+    source = Highest()
+    backoff(source, floor=90.0).wait(too_many_dials=True)
+    assert source.bounds == [(90.0, 180.0)]
+
+
+def test_too_many_dials_count_as_failures_of_what_follows() -> None:
+    source = Highest()
+    mixed = backoff(source)
+    assert [mixed.wait(too_many_dials=dials) for dials in (False, True, False)] == [1, 240, 4]
+
+
+@pytest.mark.parametrize(
+    ("lived", "next_wait"), [(0.0, 8.0), (1.0, 8.0), (59.999, 8.0), (60.0, 1.0), (86_400.0, 1.0)]
+)
+def test_only_a_stable_life_resets_the_count(lived: float, next_wait: float) -> None:
+    living = backoff(Highest())
+    for _ in range(3):
+        living.wait()
+    living.lived(lived)
+    assert living.wait() == next_wait
+
+
+def test_connections_that_come_and_go_do_not_reset_the_count() -> None:
+    storm = backoff(Highest())
+    waits = []
+    for _ in range(8):
+        storm.lived(0.01)
+        waits.append(storm.wait())
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_its_randomness_does_not_show() -> None:
+    assert repr(backoff(random.Random(1))) == (
+        "Backoff(base_s=1.0, cap_s=60.0, floor_s=1.0, stable_s=60.0, failures=0)"
+    )

@@ -1,0 +1,1084 @@
+"""``Feed`` against a server that the test plays itself, and once against the simulated exchange.
+
+Time is the machine's where a test waits for something to happen, and moved by hand where it asks
+when it happens.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from websocket import WebSocketException
+
+from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock, Deadline
+from stocktrace.errors import FeedError, FeedStopped, KeyRefused
+from stocktrace.exchange import Exchange, ExchangeSettings, Fault, Script
+from stocktrace.feed import connection, wire
+from stocktrace.feed.connection import Feed, FeedPolicy, State
+from stocktrace.feed.socket import Batch, BatchSocket
+from stocktrace.gap import Gap
+from stocktrace.trade import Trade
+from tests.feed.conftest import (
+    BINARY,
+    CLOSE,
+    PATIENCE,
+    PING,
+    PONG,
+    Hands,
+    Listener,
+    Peer,
+    close,
+    frame,
+)
+
+KEY = "s3cret/key"
+TICKERS = ("AAPL", "BINANCE:BTCUSDT")
+SUBSCRIBED = [("subscribe", ticker) for ticker in TICKERS]
+TRADE = wire.encode([Trade("AAPL", 1.5, 2, 3.0)])
+
+# The defaults, for clocks that are moved by hand.
+DEFAULTS = FeedPolicy(
+    handshake_s=12.0,
+    ping_every_s=8.0,
+    pong_within_s=8.0,
+    frame_within_s=10.0,
+    silence_s=150.0,
+    backoff_base_s=1.0,
+    backoff_cap_s=60.0,
+    backoff_floor_s=1.0,
+    stable_s=60.0,
+)
+# Patient with the server and quick to redial, for the machine's own clock.
+QUICK = FeedPolicy(
+    handshake_s=PATIENCE,
+    ping_every_s=PATIENCE,
+    pong_within_s=PATIENCE,
+    frame_within_s=PATIENCE,
+    silence_s=PATIENCE,
+    backoff_base_s=0.001,
+    backoff_cap_s=0.002,
+    backoff_floor_s=0.001,
+    stable_s=3600.0,
+)
+SETTINGS = ExchangeSettings(key=KEY, settle=0.0, second_connection="both-live")
+NO_CLOSE_FRAME = "connection lost: TCP ended without a close frame"
+
+
+class Notes:
+    """Notes what it is told, without the stamps, and lets the test wait for it."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[object, ...]] = []
+        self.frames: list[bytes] = []
+        self.gaps: list[Gap] = []
+        self.waits: list[float] = []
+        self.ticks = 0
+        self.threads: set[str] = set()
+        self.news = threading.Condition()
+
+    def _note(self, *event: object) -> None:
+        with self.news:
+            self.threads.add(threading.current_thread().name)
+            self.events.append(event)
+            self.news.notify_all()
+
+    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> list[str]:
+        with self.news:
+            self.frames += frames
+            self.news.notify_all()
+        return wire.decode(frames).errors
+
+    def has_traded(self, ticker: str) -> bool:
+        return b'"%s"' % ticker.encode() in b"".join(self.frames)
+
+    def on_refused(self, stamp: int, ticker: str, text: str) -> None:
+        self._note("refused", ticker, text)
+
+    def on_tick(self, stamp: int) -> None:
+        with self.news:
+            self.ticks += 1
+            self.news.notify_all()
+
+    def on_connected(self, stamp: int, tickers: Sequence[str]) -> None:
+        self._note("connected", *tickers)
+
+    def on_disconnected(self, stamp: int, reason: str) -> None:
+        self._note("disconnected", reason)
+
+    def on_gap(self, gap: Gap) -> None:
+        self.gaps.append(gap)
+        self._note("gap", gap.reason, *gap.tickers)
+
+    def on_subscription(self, stamp: int, added: Sequence[str], removed: Sequence[str]) -> None:
+        self._note("subscription", list(added), list(removed))
+
+    def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
+        self.waits.append(wait_s)
+        self._note("retry", reason)
+
+    def on_notice(self, stamp: int, text: str) -> None:
+        self._note("notice", text)
+
+    def wait(self, predicate: Callable[[], bool], timeout: float = PATIENCE) -> None:
+        with self.news:
+            assert self.news.wait_for(predicate, timeout), self.events
+
+    def wait_for(self, *event: object, times: int = 1) -> None:
+        """Wait until there are so many events that begin like this."""
+        self.wait(lambda: self.count(*event) >= times)
+
+    def count(self, *event: object) -> int:
+        return sum(noted[: len(event)] == event for noted in self.events)
+
+    def look_up(self) -> None:
+        """Wait until the feed has seen what was sent or changed before.
+
+        A tick may be under way, a second one may have been before the data; and one to spare.
+        """
+        seen = self.ticks
+        self.wait(lambda: self.ticks >= seen + 3)
+
+    def retried(self, number: int) -> float:
+        """Wait for this retry, the first being 1, until its time runs; its wait in seconds."""
+        self.wait(lambda: len(self.waits) >= number)
+        self.look_up()
+        assert len(self.waits) == number
+        return self.waits[-1]
+
+
+Start = Callable[..., Feed]
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, notes: Notes, listener: Listener) -> Iterator[Start]:
+    """Starts feeds, and stops them."""
+    monkeypatch.setattr(connection, "TICK_S", 0.01)
+    with ExitStack() as feeds:
+
+        def start(
+            policy: FeedPolicy = QUICK,
+            tickers: Sequence[str] = TICKERS,
+            clock: Clock = SYSTEM_CLOCK,
+            observer: Notes = notes,
+            url: str = listener.url,
+        ) -> Feed:
+            feed = Feed(url, KEY, tickers, observer, policy, clock)
+            feeds.callback(lambda: stopped(feed))
+            feed.start()
+            return feed
+
+        yield start
+
+
+def stopped(feed: Feed) -> None:
+    assert feed.stop(Deadline.after(PATIENCE))
+    assert feed.state is State.ENDED
+
+
+def nothing(peer: Peer) -> None:
+    """Answer nothing."""
+
+
+# --- connecting ------------------------------------------------------------------------------
+
+
+def test_it_asks_for_every_ticker_once_and_says_so(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    feed = start(tickers=["AAPL", "BINANCE:BTCUSDT", "AAPL"])
+    peer = listener.upgrade()
+    assert peer.commands(2) == SUBSCRIBED
+    notes.wait_for("connected")
+    assert notes.events == [("gap", "connecting", *TICKERS), ("connected", *TICKERS)]
+    assert (feed.state, feed.tickers) == (State.LISTENING, TICKERS)
+    feed.check()
+    stopped(feed)
+    assert peer.take() == (CLOSE, b"\x03\xe8")
+    assert peer.ended()
+    assert notes.threads == {"stocktrace-feed"}
+    assert len(notes.events) == 2
+
+
+def test_the_key_is_the_token_of_the_request_and_nothing_else_is_told(
+    start: Start, listener: Listener
+) -> None:
+    start()
+    request = listener.accept().upgrade()
+    line, *headers = request.split("\r\n")
+    assert line == "GET /?token=s3cret/key HTTP/1.1"
+    assert sorted(header.split(":")[0] for header in headers) == [
+        "Connection",
+        "Host",
+        "Sec-WebSocket-Key",
+        "Sec-WebSocket-Version",
+        "Upgrade",
+    ]
+
+
+def test_an_address_with_a_query_keeps_it(start: Start, listener: Listener) -> None:
+    start(url=f"{listener.url}/path?a=1")
+    assert listener.accept().request().startswith("GET /path?a=1&token=s3cret/key HTTP/1.1\r\n")
+
+
+def test_messages_are_handed_on_as_they_came(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    start()
+    peer = listener.upgrade()
+    peer.send(frame(TRADE) + frame(b"\xff\x00", BINARY) + frame(b"", PING) + frame(b"last"))
+    notes.wait(lambda: len(notes.frames) == 3)
+    assert notes.frames == [TRADE, b"\xff\x00", b"last"]
+
+
+def test_what_follows_the_handshake_in_one_segment_is_handed_on(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    start()
+    listener.accept().upgrade(more=frame(TRADE))
+    notes.wait(lambda: notes.frames == [TRADE])
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_ends_it_without_the_key_in_the_text(
+    start: Start, listener: Listener, notes: Notes, status: int
+) -> None:
+    feed = start()
+    listener.accept().refuse(status, f"Invalid key {KEY}".encode(), f"Location: {KEY}\r\n")
+    assert feed.ended.wait(PATIENCE)
+    with pytest.raises(KeyRefused) as refused:
+        feed.check()
+    assert refused.value.status == status
+    assert isinstance(refused.value, FeedError)
+    assert str(refused.value) == (
+        f"The server refused the API key (HTTP {status}): "
+        "check FINNHUB_API_KEY at https://finnhub.io/dashboard."
+    )
+    assert KEY not in "".join(traceback.format_exception(refused.value))
+    assert notes.events == [("gap", "connecting", *TICKERS)]
+    assert feed.state is State.ENDED
+    assert not listener.dialled()
+
+
+def test_a_key_that_is_refused_later_ends_it_and_the_gap_is_reported(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    feed = start(clock=hands.clock(), policy=replace(QUICK, handshake_s=1e6))
+    peer = listener.upgrade()
+    peer.commands(2)
+    notes.wait_for("connected")
+    hands.wall += 60
+    peer.sock.close()
+    hands.monotonic += notes.retried(1)
+    peer = listener.accept()
+    hands.wall += 5
+    peer.refuse(401)
+    assert feed.ended.wait(PATIENCE)
+    with pytest.raises(KeyRefused):
+        feed.check()
+    begin = 1_700_000_000
+    assert notes.gaps[1:] == [
+        Gap(begin * NS_PER_SECOND, (begin + 65) * NS_PER_SECOND, TICKERS, NO_CLOSE_FRAME)
+    ]
+
+
+@pytest.mark.parametrize("status", [200, 400, 429, 500, 503, 524])
+def test_any_other_status_is_told_and_tried_again(
+    start: Start, listener: Listener, notes: Notes, hands: Hands, status: int
+) -> None:
+    start(DEFAULTS, clock=hands.clock())
+    for number in (1, 2):
+        listener.accept().refuse(status, b"some page")
+        hands.monotonic += notes.retried(number)
+    listener.upgrade()
+    notes.wait_for("connected")
+    retry = ("retry", f"HTTP {status} at the handshake")
+    assert notes.events == [
+        retry,
+        retry,
+        ("gap", f"HTTP {status} at the handshake", *TICKERS),
+        ("connected", *TICKERS),
+    ]
+    low, high = (60.0, 240.0) if status == 429 else (1.0, 2.0)
+    assert all(low <= wait <= high for wait in notes.waits)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 302 Found\r\nLocation: ws://127.0.0.1:9/\r\n\r\n", "Redirect limit exhausted"),
+        (b"HTTP/1.1 101 Yes\r\n\r\n", "Invalid WebSocket Header"),
+        (b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+         "Invalid WebSocket Header"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "Invalid status line: 'SSH-2.0-OpenSSH'"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+         "Invalid content-length header: 'many'"),
+        (b"HTTP/1.1 500 " + KEY.encode() + b"\r\nno header s3cret/key\r\n\r\n", "Invalid header"),
+        (b"s3cret/key\r\n\r\n", "Invalid status line: '***'"),
+        (b"\xff\r\n\r\n", "Invalid header line, not valid UTF-8 at byte 0: b'\\xff\\r\\n'"),
+        (b"", "Connection to remote host was lost."),
+        (b"HTTP/1.1 302 Found\r\nSet-Cookie: a\x01=b; domain=[\r\n\r\n", None),
+    ],
+)  # fmt: skip
+def test_an_odd_answer_is_told_and_tried_again(
+    start: Start, listener: Listener, notes: Notes, answer: bytes, reason: str | None
+) -> None:
+    start()
+    peer = listener.accept()
+    peer.request()
+    peer.send(answer)
+    peer.sock.close()
+    listener.upgrade()
+    notes.wait_for("connected")
+    assert notes.events[0][0] == "retry"
+    assert KEY not in str(notes.events)
+    if reason is not None:
+        assert notes.events[0] == ("retry", f"cannot connect: {reason}")
+
+
+class NoHurry:
+    """A backoff that waits for ever."""
+
+    def wait(self, *, too_many_dials: bool) -> float:
+        return 1e6
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(IndexError(f"x of {KEY}"), "x of ***"), (KeyError(), "KeyError")]
+)
+def test_what_no_library_should_raise_is_a_failed_dial_too(
+    start: Start, notes: Notes, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def connect(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(BatchSocket, "connect", connect)
+    monkeypatch.setattr(connection, "Backoff", lambda *_: NoHurry())
+    start()
+    notes.wait_for("retry")
+    assert notes.events == [("retry", f"cannot connect: {told}")]
+
+
+def test_nobody_there_is_told_and_tried_again(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    start(url="ws://127.0.0.1:1")
+    notes.wait_for("retry", times=3)
+    assert notes.events[0] == ("retry", "cannot connect: [Errno 111] Connection refused")
+
+
+def test_a_handshake_without_an_answer_is_bounded_and_tried_again(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    """FAULTS 3."""
+    start(replace(QUICK, handshake_s=0.2))
+    silent = listener.accept()
+    notes.wait_for("retry")
+    assert notes.events == [("retry", "no answer to the handshake in 0.2 s")]
+    assert silent.ended()
+    listener.accept()
+
+
+def test_a_handshake_that_drips_is_bounded_as_a_whole(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    """Each byte is in time for the library, whose time-out is one a read."""
+    start(DEFAULTS, clock=hands.clock())
+    peer = listener.accept()
+    for byte in b"HTTP/1.1 101 Swit":
+        peer.send(bytes([byte]))
+        hands.monotonic += 0.7
+    assert notes.events == []
+    hands.monotonic += 0.2
+    notes.wait_for("retry", "no answer to the handshake in 12 s")
+
+
+def test_a_handshake_is_hung_up_as_soon_as_there_is_a_socket_to_hang_up(
+    start: Start, listener: Listener, notes: Notes, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TCP and TLS may take up the time by themselves; the library has no socket until then."""
+    real, dialled = BatchSocket.connect, threading.Event()
+
+    def late(self: BatchSocket, url: str, **options: object) -> None:
+        hands.monotonic += 100
+        dialled.set()
+        real(self, url, **options)
+
+    monkeypatch.setattr(BatchSocket, "connect", late)
+    start(DEFAULTS, clock=hands.clock())
+    assert dialled.wait(PATIENCE)
+    notes.wait_for("retry", "no answer to the handshake in 12 s")
+
+
+# --- losing a connection ---------------------------------------------------------------------
+
+
+def test_after_a_drop_all_is_asked_for_again_and_one_gap_is_reported(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    """FAULTS 11 and 13."""
+    start()
+    for _ in range(2):
+        peer = listener.upgrade()
+        assert peer.commands(2) == SUBSCRIBED
+        peer.sock.close()
+    listener.upgrade()
+    notes.wait_for("connected", times=3)
+    assert notes.events == [
+        ("gap", "connecting", *TICKERS),
+        ("connected", *TICKERS),
+        *[
+            ("disconnected", NO_CLOSE_FRAME),
+            ("retry", NO_CLOSE_FRAME),
+            ("gap", NO_CLOSE_FRAME, *TICKERS),
+            ("connected", *TICKERS),
+        ]
+        * 2,
+    ]
+
+
+def test_a_gap_is_from_the_last_sign_of_life_to_the_new_subscription(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    start(DEFAULTS, clock=hands.clock())
+    peer = listener.upgrade()
+    peer.commands(2)
+    notes.wait_for("connected")
+    hands.wall += 10
+    peer.send(frame(TRADE))
+    notes.wait(lambda: notes.frames == [TRADE])
+    hands.wall += 7
+    notes.look_up()
+    peer.sock.close()
+    wait = notes.retried(1)
+    hands.wall += 3
+    hands.monotonic += wait
+    listener.upgrade()
+    notes.wait_for("connected", times=2)
+    begin = 1_700_000_000
+    assert notes.gaps == [
+        Gap(begin * NS_PER_SECOND, begin * NS_PER_SECOND, TICKERS, "connecting"),
+        Gap((begin + 10) * NS_PER_SECOND, (begin + 20) * NS_PER_SECOND, TICKERS, NO_CLOSE_FRAME),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "told"),
+    [
+        (1000, b"", "closed by the server (1000)"),
+        (1001, b"going away", "closed by the server (1001 going away)"),
+        (1008, f"token={KEY}".encode(), "closed by the server (1008 token=***)"),
+    ],
+)
+def test_a_clean_close_is_not_the_end(
+    start: Start, listener: Listener, notes: Notes, code: int, reason: bytes, told: str
+) -> None:
+    """FAULTS 9."""
+    feed = start()
+    peer = listener.upgrade()
+    peer.commands(2)
+    peer.send(frame(TRADE) + close(code, reason))
+    assert peer.take() == (CLOSE, b"\x03\xe8")
+    listener.upgrade().send(frame(b"more"))
+    notes.wait(lambda: notes.frames == [TRADE, b"more"])
+    assert notes.events[2:] == [
+        ("disconnected", told),
+        ("retry", told),
+        ("gap", told, *TICKERS),
+        ("connected", *TICKERS),
+    ]
+    feed.check()
+
+
+def test_what_is_not_the_protocol_ends_the_connection_but_not_what_came_before(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    start()
+    peer = listener.upgrade()
+    peer.commands(2)
+    peer.send(frame(TRADE) + frame(b"masked", masked=True))
+    assert peer.ended()
+    listener.upgrade()
+    notes.wait_for("connected", times=2)
+    assert notes.frames == [TRADE]
+    assert notes.events[2] == (
+        "disconnected",
+        "connection lost: a masked frame from the server",
+    )
+
+
+def test_a_connection_that_dies_before_it_listened_is_not_reported_as_lost(
+    start: Start, listener: Listener, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(self: object, text: str) -> None:
+        raise WebSocketException("died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchSocket, "send", send)
+        start()
+        listener.upgrade()
+        notes.wait_for("retry", "connection lost: died")
+    while notes.count("connected") == 0:
+        listener.upgrade()
+        notes.wait(lambda: notes.events[-1][0] in ("connected", "retry"))
+        notes.look_up()
+    assert notes.count("disconnected") == 0
+    assert [gap.reason for gap in notes.gaps] == ["connection lost: died"]
+
+
+def test_there_are_never_two_connections_at_once(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    start()
+    old = listener.upgrade()
+    for turn in range(6):
+        if turn % 2:
+            old.send(close(1001))
+        else:
+            old.send(frame(b"x", masked=True))
+        new = listener.accept()
+        assert old.ended()  # and did not wait for the new one, which has no answer yet
+        assert not listener.dialled()
+        new.upgrade()
+        old = new
+    notes.wait_for("connected", times=7)
+    assert [thread.name for thread in threading.enumerate()].count("stocktrace-feed") == 1
+
+
+def test_no_dial_is_made_before_its_time_and_the_waits_follow_the_policy(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    """FAULTS 8: a server that closes every connection at once, as politely as can be."""
+    start(replace(DEFAULTS, backoff_floor_s=0.5), clock=hands.clock())
+    for number in range(1, 10):
+        peer = listener.upgrade()
+        peer.commands(2)
+        peer.send(close(1000))
+        wait = notes.retried(number)
+        assert 0.5 <= wait <= max(0.5, min(60.0, 2 ** (number - 1)))
+        hands.monotonic += wait - 0.01
+        notes.look_up()
+        assert not listener.dialled()
+        hands.monotonic += 0.02
+    listener.accept()
+    assert len(set(notes.waits)) == 9
+
+
+def test_three_short_lives_in_a_row_ask_whether_the_key_is_in_use_elsewhere(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    """FINNHUB.md, #158."""
+    start(DEFAULTS, clock=hands.clock())
+    notice = (
+        "notice",
+        "3 connections in a row ended within 10 s: is this API key in use elsewhere?",
+    )
+    seen = []
+    for number, lived in enumerate((1, 1, 10, 9, 1, 0, 1, 1, 10, 1, 1, 1), 1):
+        peer = listener.upgrade()
+        peer.commands(2)
+        notes.look_up()
+        hands.monotonic += lived
+        peer.sock.close()
+        hands.monotonic += notes.retried(number)
+        seen.append(notes.count(*notice))
+    assert seen == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2]
+
+
+def test_a_stable_life_resets_the_backoff(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    start(replace(DEFAULTS, ping_every_s=1e6), clock=hands.clock())
+    for number, lived in enumerate((0, 59, 0, 0, 60), 1):
+        peer = listener.upgrade()
+        peer.commands(2)
+        notes.look_up()
+        hands.monotonic += lived
+        peer.sock.close()
+        hands.monotonic += notes.retried(number)
+        assert 1.0 <= notes.waits[-1] <= 2 ** (number - 1)
+    assert notes.waits[-1] == 1.0
+
+
+# --- noticing that it is dead ----------------------------------------------------------------
+
+
+def reasons(notes: Notes) -> list[object]:
+    return [event[1] for event in notes.events if event[0] == "disconnected"]
+
+
+def quiet(
+    start: Start, listener: Listener, notes: Notes, hands: Hands, *, answers: bool = True
+) -> Peer:
+    """A connection that listens, on clocks moved by hand; the server says nothing more.
+
+    ``answers=False``: the feed has learnt that this server answers no pings.
+    """
+    start(DEFAULTS, clock=hands.clock())
+    peer = listener.upgrade()
+    peer.commands(2)
+    notes.wait_for("connected")
+    notes.look_up()
+    if not answers:
+        hands.monotonic += 8
+        assert peer.take() == (PING, b"")
+        hands.monotonic += 1
+        peer.send(frame(b'{"type":"ping"}'))
+        notes.wait(lambda: len(notes.frames) == 1)
+        hands.monotonic += 7
+        notes.look_up()
+    return peer
+
+
+@pytest.mark.parametrize("step_s", [0, 3600, -3600])
+def test_half_open_is_noticed_in_16_seconds_whatever_the_wall_clock_does(
+    start: Start, listener: Listener, notes: Notes, hands: Hands, step_s: int
+) -> None:
+    """FAULTS 1, 5 and 20."""
+    peer = quiet(start, listener, notes, hands)
+    hands.monotonic += 7.5
+    notes.look_up()
+    hands.wall += step_s
+    hands.monotonic += 0.5
+    assert peer.take() == (PING, b"")
+    notes.look_up()
+    hands.monotonic += 7.5
+    notes.look_up()
+    assert reasons(notes) == []
+    hands.monotonic += 0.5
+    notes.wait_for("disconnected")
+    assert reasons(notes) == ["ping unanswered for 8 s"]
+    assert peer.ended()
+
+
+def test_half_a_frame_is_noticed_in_10_seconds(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    """FAULTS 2."""
+    peer = quiet(start, listener, notes, hands)
+    peer.send(frame(bytes(100))[:12])
+    notes.look_up()
+    hands.monotonic += 9.5
+    notes.look_up()
+    assert reasons(notes) == []
+    hands.monotonic += 0.5
+    notes.wait_for("disconnected")
+    assert reasons(notes) == ["half a frame, then nothing for 10 s"]
+
+
+def test_a_frame_that_drips_is_noticed_in_a_minute(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    peer = quiet(start, listener, notes, hands, answers=False)
+    for byte in frame(bytes(100))[:7]:
+        peer.send(bytes([byte]))
+        notes.look_up()
+        hands.monotonic += 8.5
+        notes.look_up()
+    assert reasons(notes) == []
+    hands.monotonic += 0.5
+    notes.wait_for("disconnected")
+    assert reasons(notes) == ["a frame not complete after 60 s"]
+
+
+def test_a_frame_that_drips_without_a_pause_is_noticed_too(
+    start: Start, listener: Listener, notes: Notes, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is never an idle moment in which to look at the clock."""
+    reads = itertools.count()
+
+    def drip(self: BatchSocket) -> Batch:
+        self._size = 10
+        hands.monotonic += 1.0
+        next(reads)
+        return Batch()
+
+    monkeypatch.setattr(BatchSocket, "recv_batch", drip)
+    start(DEFAULTS, clock=hands.clock())
+    listener.upgrade()
+    notes.wait_for("disconnected")
+    assert reasons(notes) == ["a frame not complete after 60 s"]
+    assert next(reads) == 61
+
+
+def test_a_server_that_says_nothing_for_150_seconds_is_given_up(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    peer = quiet(start, listener, notes, hands, answers=False)
+    peer.send(frame(b'{"type":"ping"}'))
+    notes.wait(lambda: len(notes.frames) == 2)
+    hands.monotonic += 149.5
+    notes.look_up()
+    assert reasons(notes) == []
+    hands.monotonic += 0.5
+    notes.wait_for("disconnected")
+    assert reasons(notes) == ["no frame for 150 s"]
+
+
+def test_a_server_that_answers_no_pings_is_not_asked_on_the_next_connection(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    peer = quiet(start, listener, notes, hands, answers=False)
+    peer.sock.close()
+    hands.monotonic += notes.retried(1)
+    peer = listener.upgrade()
+    assert peer.commands(2) == SUBSCRIBED
+    notes.wait_for("connected", times=2)
+    for _ in range(4):
+        hands.monotonic += 30
+        notes.look_up()
+    peer.send(close(1000))
+    assert peer.take() == (CLOSE, b"\x03\xe8")
+
+
+def test_mute_but_alive_stays_connected(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    """FAULTS 4 and 7: pongs and heartbeats, and no trade."""
+    peer = quiet(start, listener, notes, hands)
+    for turn in range(1, 61):
+        hands.monotonic += 8
+        assert peer.take() == (PING, b"")
+        peer.send(frame(b"", PONG) + frame(b'{"type":"ping"}'))
+        notes.wait(lambda turn=turn: len(notes.frames) == turn)  # type: ignore[misc]
+    assert notes.events == [("gap", "connecting", *TICKERS), ("connected", *TICKERS)]
+
+
+def test_a_server_that_takes_no_more_commands_is_given_up(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    """Half-open while the tickers are told: what is sent goes nowhere, and is not waited for."""
+    many = [f"T{number}" * 20 for number in range(100_000)]
+    start(replace(QUICK, handshake_s=0.2), tickers=many)
+    listener.upgrade()
+    notes.wait_for("retry")
+    assert notes.events == [("retry", "connection lost: timed out")]
+
+
+# --- ending ----------------------------------------------------------------------------------
+
+
+def ended_in_time(feed: Feed) -> None:
+    """Stop, with a deadline far shorter than what the feed waits for."""
+    assert feed.stop(Deadline.after(PATIENCE / 2))
+    assert feed.ended.is_set()
+    feed.check()
+
+
+def test_stopping_does_not_wait_for_a_handshake(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    feed = start()
+    peer = listener.accept()
+    peer.request()
+    assert feed.state is State.CONNECTING
+    ended_in_time(feed)
+    assert peer.ended()
+    assert notes.events == [("gap", "connecting", *TICKERS)]
+
+
+def test_stopping_does_not_wait_for_a_mute_server(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    feed = start()
+    peer = listener.upgrade()
+    peer.send(frame(bytes(100))[:12])
+    notes.wait_for("connected")
+    ended_in_time(feed)
+    assert peer.ended()
+    assert notes.count("disconnected") == 0
+
+
+def test_stopping_does_not_wait_for_the_next_dial(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    feed = start(replace(QUICK, backoff_floor_s=3600.0))
+    listener.accept().refuse(503)
+    notes.wait_for("retry")
+    ended_in_time(feed)
+    assert notes.events == [
+        ("retry", "HTTP 503 at the handshake"),
+        ("gap", "HTTP 503 at the handshake", *TICKERS),
+    ]
+    assert not listener.dialled()
+
+
+def test_stopping_does_not_wait_for_a_server_that_does_not_read(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    many = [f"T{number}" * 20 for number in range(100_000)]
+    feed = start(tickers=many)
+    listener.upgrade().commands(1)
+    ended_in_time(feed)
+    assert notes.count("disconnected") == 0
+
+
+def test_time_passes_while_it_waits_for_the_next_dial(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    """Windows end without a connection, too."""
+    start(replace(QUICK, backoff_floor_s=3600.0))
+    listener.accept().refuse(503)
+    notes.wait_for("retry")
+    notes.look_up()
+
+
+def test_stopping_twice_or_before_the_start_is_harmless(listener: Listener, notes: Notes) -> None:
+    feed = Feed(listener.url, KEY, TICKERS, notes, QUICK)
+    assert feed.state is State.IDLE
+    assert feed.stop(Deadline.after(3600))
+    feed.start()
+    assert feed.ended.wait(PATIENCE)
+    assert feed.stop(Deadline.after(3600))
+    assert not listener.dialled()
+    feed.check()
+
+
+class Stuck(Notes):
+    """An observer that does not come back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.free = threading.Event(), threading.Event()
+
+    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> list[str]:
+        self.reached.set()
+        assert self.free.wait(PATIENCE)
+        return []
+
+
+def test_a_feed_that_cannot_end_in_time_is_left_behind_with_a_word(
+    start: Start, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck = Stuck()
+    feed = start(observer=stuck)
+    listener.upgrade().send(frame(TRADE))
+    assert stuck.reached.wait(PATIENCE)
+    assert not feed.stop(Deadline.after(0.05))
+    assert caplog.messages == ["the feed's thread does not end (listening); it is left behind"]
+    stuck.free.set()
+    assert feed.ended.wait(PATIENCE)
+    # It was we who hung up: nothing was lost.
+    assert stuck.count("disconnected") == 0
+
+
+class Broken(Notes):
+    """An observer that raises in one of its methods."""
+
+    def __init__(self, method: str, error: BaseException) -> None:
+        super().__init__()
+
+        def fail(*_: object) -> None:
+            raise error
+
+        setattr(self, method, fail)
+
+
+@pytest.mark.parametrize(
+    "method", ["on_frames", "on_tick", "on_connected", "on_gap", "on_disconnected", "on_retry"]
+)
+@pytest.mark.parametrize("error", [ZeroDivisionError("it broke"), OSError("disk")])
+def test_an_observer_that_raises_ends_the_feed_and_is_told_chained(
+    start: Start, listener: Listener, method: str, error: Exception
+) -> None:
+    feed = start(observer=Broken(method, error))
+    peer = listener.upgrade()
+    peer.send(frame(TRADE))
+    if method in ("on_disconnected", "on_retry"):
+        peer.commands(2)
+        peer.send(close(1000))
+    assert feed.ended.wait(PATIENCE)
+    assert peer.ended()
+    for _ in range(2):
+        with pytest.raises(FeedStopped) as told:
+            feed.check()
+        assert told.value.__cause__ is error
+        assert str(told.value) == f"The feed stopped: {type(error).__name__}: {error}"
+    assert feed.state is State.ENDED
+    assert not listener.dialled()
+
+
+def test_what_is_no_exception_ends_the_feed_all_the_same(start: Start, listener: Listener) -> None:
+    feed = start(observer=Broken("on_frames", KeyboardInterrupt()))
+    listener.upgrade().send(frame(TRADE))
+    assert feed.ended.wait(PATIENCE)
+    with pytest.raises(FeedStopped):
+        feed.check()
+
+
+# --- other tickers ---------------------------------------------------------------------------
+
+
+def test_other_tickers_are_told_to_a_live_connection_and_to_the_next(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    feed = start()
+    peer = listener.upgrade()
+    assert peer.commands(2) == SUBSCRIBED
+    notes.wait_for("connected")
+    feed.retarget(["BINANCE:BTCUSDT", "MSFT", "NVDA", "MSFT"])
+    assert peer.commands(3) == [
+        ("unsubscribe", "AAPL"),
+        ("subscribe", "MSFT"),
+        ("subscribe", "NVDA"),
+    ]
+    notes.wait_for("subscription", ["MSFT", "NVDA"], ["AAPL"])
+    assert feed.tickers == ("BINANCE:BTCUSDT", "MSFT", "NVDA")
+    peer.sock.close()
+    peer = listener.upgrade()
+    assert peer.commands(3) == [
+        ("subscribe", "BINANCE:BTCUSDT"),
+        ("subscribe", "MSFT"),
+        ("subscribe", "NVDA"),
+    ]
+    notes.wait_for("connected", *feed.tickers)
+    assert notes.count("subscription") == 1
+    assert notes.gaps[-1].tickers == feed.tickers
+
+
+def test_tickers_changed_without_a_connection_are_asked_for_when_there_is_one(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    feed = start()
+    peer = listener.accept()
+    feed.retarget(["MSFT"])
+    peer.upgrade()
+    assert peer.commands(1) == [("subscribe", "MSFT")]
+    notes.wait_for("connected", "MSFT")
+    assert notes.count("subscription") == 0
+
+
+def test_the_same_tickers_again_are_not_told(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    feed = start()
+    peer = listener.upgrade()
+    peer.commands(2)
+    notes.wait_for("connected")
+    feed.retarget(TICKERS)
+    notes.look_up()
+    feed.retarget([*TICKERS, "MSFT"])
+    assert peer.commands(1) == [("subscribe", "MSFT")]
+    notes.wait_for("subscription")
+    assert notes.events[2:] == [("subscription", ["MSFT"], [])]
+
+
+def test_all_tickers_may_go_and_others_come(start: Start, listener: Listener, notes: Notes) -> None:
+    feed = start(tickers=["AAPL"])
+    peer = listener.upgrade()
+    peer.commands(1)
+    notes.wait_for("connected")
+    feed.retarget([])
+    assert peer.commands(1) == [("unsubscribe", "AAPL")]
+    notes.wait_for("subscription", [], ["AAPL"])
+    feed.retarget(["MSFT"])
+    assert peer.commands(1) == [("subscribe", "MSFT")]
+    notes.wait_for("subscription", ["MSFT"], [])
+
+
+@pytest.mark.parametrize("names_invalid_symbol", [True, False])
+def test_a_ticker_that_the_server_refuses_is_told(
+    start: Start, notes: Notes, names_invalid_symbol: bool
+) -> None:
+    """FAULTS 38: the error may name no ticker; those that never traded are asked for again."""
+    settings = replace(
+        SETTINGS,
+        unknown_symbols=frozenset(["BAD"]),
+        names_invalid_symbol=names_invalid_symbol,
+    )
+    with Exchange(Script([(1, TRADE)]), settings) as exchange:
+        feed = start(url=exchange.url, tickers=["BAD", "AAPL"])
+        notes.wait_for("refused", "BAD")
+        stopped(feed)
+    assert {event[1] for event in notes.events if event[0] == "refused"} == {"BAD"}
+
+
+# --- against the simulated exchange ----------------------------------------------------------
+
+
+def descriptors() -> set[str]:
+    """The sockets that this process has open."""
+    gc.collect()
+    links = set()
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            links.add(os.readlink(path))  # noqa: PTH115 - "socket:[1]" is no path
+        except OSError:
+            continue  # the descriptor of the listing itself
+    return {link for link in links if link.startswith("socket:")}
+
+
+def threads() -> Counter[str]:
+    return Counter(thread.name for thread in threading.enumerate())
+
+
+def test_nothing_is_left_after_50_forced_drops(
+    start: Start, notes: Notes, listener: Listener
+) -> None:
+    """FAULTS 12."""
+    sockets_before, threads_before = descriptors(), threads()
+    with Exchange(Script([]), SETTINGS, [Fault("drop", repeat=True)]) as exchange:
+        feed = start(url=exchange.url)
+        notes.wait_for("retry", times=50)
+        assert threads()["stocktrace-feed"] == 1
+        exchange.clear_faults()
+        exchange.wait_for(lambda exchange: exchange.subscriptions == TICKERS, PATIENCE)
+        exchange.wait_for(lambda exchange: exchange.live == 1, PATIENCE)
+        notes.wait(lambda: notes.events[-1] == ("connected", *TICKERS))
+        # Each loss was reported, and each gap closed.
+        assert notes.count("gap") == notes.count("connected")
+        assert notes.count("disconnected") == notes.count("connected") - 1
+        stopped(feed)
+    assert descriptors() <= sockets_before
+    assert threads() <= threads_before
+
+
+def test_a_stall_is_noticed_on_the_clock_of_this_machine(start: Start, notes: Notes) -> None:
+    policy = replace(QUICK, ping_every_s=0.1, pong_within_s=0.3)
+    with Exchange(Script([]), SETTINGS, [Fault("stall")]) as exchange:
+        feed = start(policy, url=exchange.url)
+        notes.wait_for("disconnected", "ping unanswered for 0.3 s")
+        exchange.wait_for(lambda exchange: exchange.connections_made >= 2, PATIENCE)
+        stopped(feed)
+
+
+def test_trades_of_all_connections_arrive_in_their_order(start: Start, notes: Notes) -> None:
+    frames = [wire.encode([Trade("AAPL", float(n), n, 1.0)]) for n in range(1, 401)]
+    script = Script([(n, each) for n, each in enumerate(frames, 1)])
+    faults = [
+        Fault("drop", after_trades=100),
+        Fault("close", after_trades=50, after_connections=1, code=1001),
+        Fault("status", after_connections=3, status=503),
+        Fault("drop", after_trades=10, after_connections=2),
+    ]
+    settings = replace(SETTINGS, settle=0.05)
+    with Exchange(script, settings, faults) as exchange:
+        feed = start(url=exchange.url)
+        notes.wait(lambda: len(notes.frames) == 400)
+        assert notes.frames == frames
+        assert exchange.connections_made == 4
+        assert notes.count("disconnected") == 3
+        stopped(feed)
+
+
+def test_the_wrong_key_ends_it(start: Start) -> None:
+    with Exchange(Script([]), replace(SETTINGS, key="another")) as exchange:
+        feed = start(url=exchange.url)
+        assert feed.ended.wait(PATIENCE)
+        assert exchange.dials == 1
+    with pytest.raises(KeyRefused):
+        feed.check()

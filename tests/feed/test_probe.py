@@ -1,0 +1,58 @@
+"""The probe finds the ticker that an error means but does not name."""
+
+from __future__ import annotations
+
+from stocktrace.feed.probe import ANSWER_S, Probe, is_about_symbols, named
+
+TICKERS = ("AAPL", "BAD", "MSFT")
+
+
+def probe(*traded: str) -> Probe:
+    return Probe(lambda ticker: ticker in traded)
+
+
+def test_a_ticker_that_the_error_names_is_the_one():
+    assert named("Invalid symbol FX:EURUSD", ("AAPL", "FX:EURUSD")) == "FX:EURUSD"
+    assert probe().error("Invalid symbol BAD", TICKERS, 0.0) == "BAD"
+
+
+def test_an_error_about_something_else_suspects_nobody():
+    one = probe()
+    assert not is_about_symbols("Internal error")
+    assert one.error("Internal error", TICKERS, 0.0) is None
+    assert one.next(10.0) is None
+
+
+def test_the_one_whose_request_is_answered_by_an_error_is_refused():
+    one = probe()
+    assert one.error("Invalid symbol", TICKERS, 0.0) is None
+    assert one.next(ANSWER_S / 2) is None, "errors of the first requests may still come"
+    assert one.next(ANSWER_S) == "AAPL"
+    assert one.next(ANSWER_S * 1.5) is None, "its answer has time to come"
+    assert one.next(ANSWER_S * 2) == "BAD"
+    assert one.error("Invalid symbol", TICKERS, ANSWER_S * 2.2) == "BAD"
+    assert one.next(ANSWER_S * 3) == "MSFT"
+    assert one.next(ANSWER_S * 4) is None
+    assert one.error("something", TICKERS, ANSWER_S * 5) is None
+
+
+def test_a_ticker_that_traded_is_not_asked_for_again():
+    one = probe("AAPL", "MSFT")
+    one.error("Subscribing to too many symbols", TICKERS, 0.0)
+    assert one.next(ANSWER_S) == "BAD"
+    assert one.next(ANSWER_S * 2) is None
+
+
+def test_a_second_error_before_the_first_question_changes_nothing():
+    one = probe()
+    assert one.error("Invalid symbol", TICKERS, 0.0) is None
+    assert one.error("Invalid symbol", TICKERS, 0.1) is None
+    asked = [one.next(ANSWER_S * (step + 1)) for step in range(4)]
+    assert asked == [*TICKERS, None]
+
+
+def test_a_named_ticker_is_a_suspect_no_more():
+    one = probe()
+    one.error("Invalid symbol", TICKERS, 0.0)
+    assert one.error("Invalid symbol AAPL", TICKERS, 0.1) == "AAPL"
+    assert one.next(ANSWER_S) == "BAD"

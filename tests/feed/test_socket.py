@@ -1,0 +1,511 @@
+"""``BatchSocket`` over a pair of sockets, the other end written byte by byte (RFC 6455)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+import websocket
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from websocket import (
+    WebSocketBadStatusException,
+    WebSocketConnectionClosedException,
+    WebSocketProtocolException,
+)
+
+from stocktrace.feed.socket import FRAME_BYTES, Batch, BatchSocket
+from tests.feed.conftest import (
+    BINARY,
+    CLOSE,
+    CONTINUED,
+    PATIENCE,
+    PING,
+    PONG,
+    TEXT,
+    Listener,
+    Peer,
+    close,
+    frame,
+)
+
+KEY = "s3cret-key"
+
+
+def connected(sockets: ExitStack) -> tuple[BatchSocket, Peer]:
+    """A socket as it is after its handshake, and the server's end of it."""
+    ours, theirs = (sockets.enter_context(end) for end in socket.socketpair())
+    batching = BatchSocket()
+    batching.sock, batching.connected = ours, True
+    batching.settimeout(PATIENCE)
+    return batching, Peer(theirs)
+
+
+@pytest.fixture
+def pair(sockets: ExitStack) -> tuple[BatchSocket, Peer]:
+    return connected(sockets)
+
+
+def fed(pair: tuple[BatchSocket, Peer], *pieces: bytes) -> list[bytes]:
+    """The messages of ``pieces``, each sent and read alone."""
+    ours, theirs = pair
+    found: list[bytes] = []
+    for piece in pieces:
+        theirs.send(piece)
+        found += ours.recv_batch().frames
+    return found
+
+
+def cut(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+# --- messages --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536])
+def test_a_message_of_any_length_arrives_whole(pair: tuple[BatchSocket, Peer], size: int) -> None:
+    payload = bytes(n % 251 for n in range(size))
+    ours, theirs = pair
+    theirs.send(frame(payload))
+    batch = ours.recv_batch()
+    while batch.frames == []:
+        batch = ours.recv_batch()
+    assert batch == Batch([payload], completed=True)
+    assert not ours.in_frame
+
+
+@pytest.mark.parametrize("step", [1, 7])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536])
+def test_a_message_arrives_whole_in_pieces_of_a_few_bytes(
+    pair: tuple[BatchSocket, Peer], size: int, step: int
+) -> None:
+    payload = bytes(n % 251 for n in range(size))
+    assert fed(pair, *cut(frame(payload) + frame(b"next"), step)) == [payload, b"next"]
+
+
+def test_many_messages_of_one_read_come_in_one_batch(pair: tuple[BatchSocket, Peer]) -> None:
+    messages = [b"%d" % n * (n % 40) for n in range(2000)]
+    ours, theirs = pair
+    theirs.send(b"".join(map(frame, messages)))
+    assert ours.recv_batch() == Batch(messages, completed=True)
+
+
+def test_a_binary_message_is_kept_in_its_place(pair: tuple[BatchSocket, Peer]) -> None:
+    raw = bytes(range(256))
+    assert fed(pair, frame(b"a") + frame(raw, BINARY) + frame(b"b")) == [b"a", raw, b"b"]
+
+
+def test_broken_utf8_is_a_message_and_no_reason_to_hang_up(
+    pair: tuple[BatchSocket, Peer],
+) -> None:
+    parts = frame(b"\xc3", fin=False) + frame(b"\x28", CONTINUED)
+    assert fed(pair, frame(b"\xff") + parts + frame(b"next")) == [b"\xff", b"\xc3\x28", b"next"]
+
+
+def test_a_length_spelt_longer_than_it_needs_to_be_is_borne(
+    pair: tuple[BatchSocket, Peer],
+) -> None:
+    assert fed(pair, b"\x81\x7e\x00\x02ab" + b"\x81\x7f" + bytes(7) + b"\x02cd") == [b"ab", b"cd"]
+
+
+def test_a_frame_of_10_mb_is_put_together_once(
+    pair: tuple[BatchSocket, Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What costs is joining what came; it is not done again for each of 160 pieces."""
+    joined: list[int] = []
+    take = BatchSocket._take
+
+    def counting(self: BatchSocket, batch: Batch) -> None:
+        joined.append(self._size)
+        take(self, batch)
+
+    monkeypatch.setattr(BatchSocket, "_take", counting)
+    payload = bytes(10_000_000)
+    assert fed(pair, *cut(frame(payload), 1 << 16)) == [payload]
+    assert len(joined) == 2
+    assert sum(joined) < len(payload) + (1 << 17)
+
+
+def test_a_socket_knows_whether_it_is_in_a_frame(pair: tuple[BatchSocket, Peer]) -> None:
+    ours, theirs = pair
+    seen = []
+    for piece in (frame(b"abc")[:1], frame(b"abc")[1:], frame(b"") + b"\x81", b"\x01x"):
+        theirs.send(piece)
+        batch = ours.recv_batch()
+        seen.append((batch.frames, batch.completed, ours.in_frame))
+    assert seen == [
+        ([], False, True),
+        ([b"abc"], True, False),
+        ([b""], True, True),
+        ([b"x"], True, False),
+    ]
+
+
+def test_a_fragment_or_a_ping_that_came_whole_completes_a_frame(
+    pair: tuple[BatchSocket, Peer],
+) -> None:
+    ours, theirs = pair
+    for piece in (frame(b"a", fin=False), frame(b"", PING), frame(b"", PONG)):
+        theirs.send(piece + b"\x80")
+        assert ours.recv_batch().completed
+        assert ours.in_frame
+        ours._chunks, ours._size = [], 0
+
+
+def test_a_read_that_brings_nothing_in_time_is_told(pair: tuple[BatchSocket, Peer]) -> None:
+    ours, theirs = pair
+    ours.settimeout(0.01)
+    theirs.send(frame(b"abc")[:2])
+    assert ours.recv_batch() == Batch()
+    with pytest.raises(TimeoutError):
+        ours.recv_batch()
+    theirs.send(frame(b"abc")[2:])
+    ours.settimeout(PATIENCE)
+    assert ours.recv_batch().frames == [b"abc"]
+
+
+# --- fragments, pings, pongs -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_fragments_are_one_message_with_pings_between_them(
+    pair: tuple[BatchSocket, Peer], step: int
+) -> None:
+    data = (
+        frame(b"one ", fin=False)
+        + frame(b"now?", PING)
+        + frame(b"", CONTINUED, fin=False)
+        + frame(b"two ", CONTINUED, fin=False)
+        + frame(b"", PING)
+        + frame(b"", PONG)
+        + frame(b"three", CONTINUED)
+        + frame(b"four")
+    )
+    assert fed(pair, *cut(data, step)) == [b"one two three", b"four"]
+    assert [pair[1].take(), pair[1].take()] == [(PONG, b"now?"), (PONG, b"")]
+
+
+def test_a_binary_message_may_come_in_fragments(pair: tuple[BatchSocket, Peer]) -> None:
+    data = frame(b"\x00", BINARY, fin=False) + frame(b"\x01", CONTINUED)
+    assert fed(pair, data) == [b"\x00\x01"]
+
+
+def test_a_ping_is_answered_by_a_masked_pong_with_its_payload(
+    pair: tuple[BatchSocket, Peer],
+) -> None:
+    ours, theirs = pair
+    ours.set_mask_key(lambda _: b"\x01\x02\x03\x04")
+    theirs.send(frame(b"abcde", PING))
+    assert ours.recv_batch() == Batch(completed=True)
+    assert theirs.sock.recv(100) == b"\x8a\x85\x01\x02\x03\x04" + b"````d"
+
+
+def test_the_largest_ping_is_answered(pair: tuple[BatchSocket, Peer]) -> None:
+    assert fed(pair, frame(b"x" * 125, PING)) == []
+    assert pair[1].take() == (PONG, b"x" * 125)
+
+
+def test_pongs_are_counted(pair: tuple[BatchSocket, Peer]) -> None:
+    ours, theirs = pair
+    theirs.send(frame(b"", PONG) + frame(b"text") + frame(b"unasked", PONG))
+    assert ours.recv_batch() == Batch([b"text"], completed=True, pongs=2)
+
+
+def test_our_ping_is_masked_and_empty(pair: tuple[BatchSocket, Peer]) -> None:
+    ours, theirs = pair
+    ours.ping()
+    assert theirs.take() == (PING, b"")
+
+
+# --- what is not RFC 6455 --------------------------------------------------------------------
+
+NOT_RFC_6455 = {
+    "masked": frame(b"abc", masked=True),
+    "masked and empty": frame(b"", masked=True),
+    "masked ping": frame(b"", PING, masked=True),
+    "reserved bit 1": frame(b"abc", reserved=4),
+    "reserved bit 2": frame(b"abc", reserved=2),
+    "reserved bit 3": frame(b"abc", reserved=1),
+    "reserved bit in a ping": frame(b"", PING, reserved=4),
+    **{f"opcode {opcode}": frame(b"abc", opcode) for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
+    "ping in fragments": frame(b"", PING, fin=False),
+    "pong in fragments": frame(b"", PONG, fin=False),
+    "close in fragments": frame(b"", CLOSE, fin=False),
+    "ping too long": frame(b"x" * 126, PING),
+    "pong too long": frame(b"x" * 126, PONG),
+    "close too long": close(1000, b"x" * 124),
+    "close of one byte": frame(b"\x03", CLOSE),
+    **{f"close {code}": close(code) for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000)},
+    "continued, but nothing had begun": frame(b"abc", CONTINUED),
+    "begun anew in the middle": frame(b"a", fin=False) + frame(b"b"),
+    "begun anew in the middle, binary": frame(b"a", fin=False) + frame(b"b", BINARY),
+    "too long for us": struct.pack("!BBQ", 0x81, 127, FRAME_BYTES + 1),
+    "a length of 2^63": struct.pack("!BBQ", 0x81, 127, 1 << 63),
+    "a length of 2^64-1": struct.pack("!BBQ", 0x82, 127, (1 << 64) - 1),
+}
+
+
+@pytest.mark.parametrize("data", NOT_RFC_6455.values(), ids=NOT_RFC_6455)
+def test_what_is_not_the_protocol_is_refused(pair: tuple[BatchSocket, Peer], data: bytes) -> None:
+    with pytest.raises(WebSocketProtocolException):
+        fed(pair, data)
+
+
+@pytest.mark.parametrize("data", NOT_RFC_6455.values(), ids=NOT_RFC_6455)
+def test_messages_before_it_in_the_same_read_are_given_first(
+    pair: tuple[BatchSocket, Peer], data: bytes
+) -> None:
+    ours, theirs = pair
+    theirs.send(frame(b"good") + frame(b"better") + data)
+    assert ours.recv_batch().frames == [b"good", b"better"]
+    for _ in range(2):
+        with pytest.raises(WebSocketProtocolException):
+            ours.recv_batch()
+
+
+def test_the_largest_length_that_makes_sense_is_waited_for(
+    pair: tuple[BatchSocket, Peer],
+) -> None:
+    ours, theirs = pair
+    theirs.send(struct.pack("!BBQ", 0x81, 127, FRAME_BYTES))
+    assert ours.recv_batch() == Batch()
+    assert ours.in_frame
+
+
+def test_fragments_without_end_are_refused(
+    pair: tuple[BatchSocket, Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stocktrace.feed.socket.FRAME_BYTES", 1000)
+    first, more = frame(bytes(600), fin=False), frame(bytes(401), CONTINUED, fin=False)
+    with pytest.raises(WebSocketProtocolException, match="too many fragments"):
+        fed(pair, first, more)
+
+
+# --- how it ends -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (close(1000), "closed by the server (1000)"),
+        (close(1001, b"going away"), "closed by the server (1001 going away)"),
+        (close(1008, b"policy"), "closed by the server (1008 policy)"),
+        (close(1012), "closed by the server (1012)"),
+        (close(3000), "closed by the server (3000)"),
+        (close(4999, "schön".encode()), "closed by the server (4999 schön)"),
+        (close(1000, b"\xff"), "closed by the server (1000 \ufffd)"),
+        (close(1000, b"x" * 123), f"closed by the server (1000 {'x' * 123})"),
+        (frame(b"", CLOSE), "closed by the server (1005)"),
+    ],
+)
+def test_a_close_is_told_and_answered(
+    pair: tuple[BatchSocket, Peer], data: bytes, told: str
+) -> None:
+    ours, theirs = pair
+    theirs.send(frame(b"last") + data + frame(b"after it, nothing counts"))
+    assert ours.recv_batch() == Batch([b"last"], completed=True, closed=told)
+    assert theirs.take() == (CLOSE, b"\x03\xe8")
+
+
+def test_a_close_of_a_server_that_is_gone_is_told_all_the_same(
+    pair: tuple[BatchSocket, Peer],
+) -> None:
+    ours, theirs = pair
+    theirs.send(frame(b"last") + close(1001))
+    theirs.sock.close()
+    batch = ours.recv_batch()
+    assert (batch.frames, batch.closed) == ([b"last"], "closed by the server (1001)")
+
+
+def test_messages_beside_a_ping_that_cannot_be_answered_are_not_lost(
+    pair: tuple[BatchSocket, Peer],
+) -> None:
+    ours, theirs = pair
+    theirs.send(frame(b"last") + frame(b"", PING))
+    theirs.sock.close()
+    assert ours.recv_batch().frames == [b"last"]
+    with pytest.raises(OSError, match="Broken pipe"):
+        ours.recv_batch()
+
+
+def test_a_ping_of_a_server_that_does_not_read_is_no_idle_read(
+    pair: tuple[BatchSocket, Peer],
+) -> None:
+    ours, theirs = pair
+    assert ours.sock is not None
+    ours.sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.sock.send(bytes(1 << 16))
+    ours.settimeout(0.01)
+    theirs.send(frame(b"", PING))
+    with pytest.raises(WebSocketConnectionClosedException, match="could not be answered"):
+        ours.recv_batch()
+
+
+@pytest.mark.parametrize("before", [b"", frame(b"abc")[:4]])
+def test_tcp_that_ends_without_a_close_frame_is_told(
+    pair: tuple[BatchSocket, Peer], before: bytes
+) -> None:
+    ours, theirs = pair
+    theirs.send(frame(b"last") + before)
+    theirs.sock.close()
+    assert ours.recv_batch().frames == [b"last"]
+    with pytest.raises(WebSocketConnectionClosedException, match="without a close frame"):
+        ours.recv_batch()
+
+
+def test_a_socket_that_was_shut_reads_no_more(pair: tuple[BatchSocket, Peer]) -> None:
+    ours, _ = pair
+    ours.shutdown()
+    with pytest.raises(WebSocketConnectionClosedException, match="the socket is closed"):
+        ours.recv_batch()
+
+
+def test_hanging_up_from_another_thread_wakes_the_reader(pair: tuple[BatchSocket, Peer]) -> None:
+    ours, _ = pair
+    reading = threading.Event()
+
+    def read() -> None:
+        reading.set()
+        ours.recv_batch()
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        assert reading.wait(PATIENCE)
+        ours.hang_up()
+        assert isinstance(reader.exception(PATIENCE / 2), WebSocketConnectionClosedException)
+
+
+def test_hanging_up_is_harmless_before_after_and_twice(pair: tuple[BatchSocket, Peer]) -> None:
+    BatchSocket().hang_up()
+    ours, _ = pair
+    ours.hang_up()
+    ours.hang_up()
+    ours.shutdown()
+    ours.hang_up()
+
+
+def test_hanging_up_a_socket_that_was_closed_behind_its_back_is_harmless(
+    pair: tuple[BatchSocket, Peer],
+) -> None:
+    ours, _ = pair
+    assert ours.sock is not None
+    ours.sock.close()
+    ours.hang_up()
+
+
+# --- the handshake, which is the library's ---------------------------------------------------
+
+
+@pytest.fixture
+def dial(listener: Listener) -> Iterator[Callable[[Callable[[Peer], object]], BatchSocket]]:
+    """Connects while the test answers."""
+    with ThreadPoolExecutor(1) as pool:
+        ours = BatchSocket()
+
+        def dial(answer: Callable[[Peer], object]) -> BatchSocket:
+            url = f"{listener.url}/?token={KEY}"
+            dialling = pool.submit(ours.connect, url, timeout=PATIENCE, redirect_limit=0)
+            answer(listener.accept())
+            dialling.result(PATIENCE)
+            return ours
+
+        yield dial
+        ours.shutdown()
+
+
+Dial = Callable[[Callable[[Peer], object]], BatchSocket]
+
+
+def test_what_follows_the_101_in_the_same_segment_is_not_lost(dial: Dial) -> None:
+    ours = dial(lambda peer: peer.upgrade(more=frame(b"first") + frame(b"second")[:3]))
+    assert ours.recv_batch() == Batch([b"first"], completed=True)
+    assert ours.in_frame
+
+
+@pytest.fixture
+def trace() -> Iterator[io.StringIO]:
+    """What websocket-client prints of itself, all of it."""
+    text = io.StringIO()
+    websocket.enableTrace(True, logging.StreamHandler(text))
+    yield text
+    websocket.enableTrace(False)
+
+
+def test_the_key_is_not_in_the_trace(dial: Dial, trace: io.StringIO) -> None:
+    ours = dial(Peer.upgrade)
+    ours.send("hello")
+    printed = trace.getvalue()
+    assert "GET /?token=*** HTTP/1.1" in printed
+    assert "101 Switching Protocols" in printed
+    assert KEY not in printed
+
+
+def test_the_key_is_not_in_the_trace_of_a_refusal_that_quotes_it(
+    dial: Dial, trace: io.StringIO
+) -> None:
+    location = f"Location: wss://elsewhere/?a=1&token={KEY}&b='token={KEY}'\r\n"
+    with pytest.raises(WebSocketBadStatusException):
+        dial(lambda peer: peer.refuse(403, headers=location))
+    assert "location" in trace.getvalue().lower()
+    assert KEY not in trace.getvalue()
+
+
+def test_what_the_library_logs_with_arguments_reads_as_ever(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.DEBUG, "websocket"):
+        logging.getLogger("websocket").debug("%d%% of token=%s&x", 50, KEY)
+    assert caplog.messages == ["50% of token=***&x"]
+
+
+# --- whatever comes, however it is cut -------------------------------------------------------
+
+PAYLOAD = st.one_of(
+    st.binary(max_size=200), st.sampled_from([0, 125, 126, 127, 300, 70_000]).map(bytes)
+)
+CONTROL = st.sampled_from([frame(b"", PING), frame(b"now?", PING), frame(b"", PONG)])
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A message, and the frames it comes in, with pings and pongs before and between them."""
+    payload = draw(PAYLOAD)
+    ends = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
+    parts = [payload[a:b] for a, b in zip([0, *ends], [*ends, len(payload)], strict=True)]
+    opcodes = [draw(st.sampled_from([TEXT, BINARY])), *[CONTINUED] * len(ends)]
+    data = b""
+    for at, (part, opcode) in enumerate(zip(parts, opcodes, strict=True)):
+        data += b"".join(draw(st.lists(CONTROL, max_size=1)))
+        data += frame(part, opcode, fin=at == len(ends))
+    return payload, data
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(messages(), max_size=8),
+    st.lists(st.one_of(st.integers(1, 10), st.integers(1, 100_000)), min_size=1, max_size=30),
+)
+def test_any_messages_cut_anyhow_arrive_equal(
+    sent: list[tuple[bytes, bytes]], sizes: list[int]
+) -> None:
+    data, at = b"".join(part for _, part in sent), 0
+    pieces: list[bytes] = []
+    while at < len(data):
+        size = max(sizes[len(pieces) % len(sizes)], len(data) // 2000)
+        pieces.append(data[at : at + size])
+        at += size
+    with ExitStack() as sockets:
+        pair = connected(sockets)
+        assert fed(pair, *pieces) == [payload for payload, _ in sent]
+        assert not pair[0].in_frame
