@@ -1,0 +1,1 @@
+"""The disk: names, tapes, segments, schema, Parquet; nothing of the socket."""

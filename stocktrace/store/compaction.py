@@ -1,0 +1,249 @@
+"""The many files of a ticker's day become one, in a step that no reader sees half of.
+
+The file is built in ``compacting/date=…/symbol=…``, where no reader looks, from the windows' rows
+in order (``partition``), each compared with the hash that its footer told. It is read again and
+compared, synced, and then the two *folders* change places. Whoever lists the folder finds all of
+the old files or the new one; a name is never used for two contents (``day-<n>``), so that whoever
+had listed the old files reads them or misses them, but never mixes them with the new one. What
+then stands in ``compacting`` is the old folder, and goes.
+
+Killed anywhere, the next run finds a folder in ``compacting`` and ends what was begun: nothing in
+it is deleted before its windows are found in the dataset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+
+from stocktrace import __version__
+from stocktrace.errors import ConversionError, StocktraceError, StoreError
+from stocktrace.store import files, footer, lock, parquet
+from stocktrace.store.content import ContentHash, content_hash
+from stocktrace.store.layout import Layout, Part, day_number, is_day
+from stocktrace.store.partition import Piece, in_order, pieces, pieces_of
+from stocktrace.store.slices import Slices
+from stocktrace.store.swap import exchange
+
+# 4 % smaller than level 3, for twice the time; once a day, off the capture's hours.
+LEVEL = 9
+# A quarter of a window's: 3 % more bytes, and an hour of a busy ticker is read in a quarter of the
+# time, for readers pass over the groups whose times do not fit.
+ROW_GROUP = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """A ticker's day that is one file now, of ``rows`` trades that had been ``files`` files."""
+
+    ticker: str
+    date: str
+    path: Path
+    files: int
+    rows: int
+    before: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the rows of a window are had from, and their hash."""
+
+    part: Part
+    rows: Callable[[], Iterator[pa.RecordBatch]]
+    content: str
+
+
+def compact(layout: Layout, ticker: str, date: str) -> Compacted | None:
+    """Make one file of a ticker's day; ``None`` if it is one already.
+
+    The caller holds ``layout.compaction``, and nobody records that day any more.
+
+    Raises:
+        ConversionError: a file is damaged; nothing was changed.
+    """
+    finish(layout, ticker, date)
+    live = layout.partition(ticker, date)
+    paths = in_order(live)
+    if not paths or (len(paths) == 1 and is_day(paths[0])):
+        return None
+    held = pieces(live)
+    for one, following in pairwise(held):
+        if one.part == following.part:
+            raise ConversionError(f"{live} has {one.part.stem} twice: run `stocktrace verify`.")
+    with contextlib.closing(_Readers()) as readers:
+        sources = [Source(each.part, partial(readers.rows, each), each.content) for each in held]
+        return replace(layout, ticker, date, sources)
+
+
+def replace(layout: Layout, ticker: str, date: str, sources: Sequence[Source]) -> Compacted | None:
+    """Put one file with the rows of ``sources`` in the place of all that a ticker's day has.
+
+    ``None`` if the files there changed meanwhile: it is for the next time.
+    """
+    live, staged = layout.partition(ticker, date), layout.staged(ticker, date)
+    old = _state(live)
+    path = staged / f"day-{_number(live) + 1:05}.parquet"
+    try:
+        with files.telling(path):
+            staged.mkdir(parents=True)
+            wanted = _write(sources, path)
+            _check(path, wanted)
+            files.sync(path)
+            files.sync(staged)
+            # Conversions share the folder of the date: while it is ours alone, no file is on its
+            # way there, and none can come between the look and the exchange.
+            with lock.folder(live.parent, exclusive=True):
+                same = _state(live) == old
+                if same:
+                    exchange(staged, live)
+                    files.sync(live.parent)
+                    files.sync(staged.parent)
+    except BaseException:
+        with contextlib.suppress(StocktraceError, OSError):  # else the next run does it
+            finish(layout, ticker, date)
+        raise
+    finish(layout, ticker, date)
+    if not same:
+        return None
+    final = live / path.name
+    rows = sum(content.rows for content in wanted.values())
+    before = sum(size for _, size, _ in old.values())
+    return Compacted(ticker, date, final, len(old), rows, before, final.stat().st_size)
+
+
+def finish(layout: Layout, ticker: str, date: str) -> bool:
+    """Remove what a compaction left in ``compacting``; whether there was something.
+
+    It is a new folder that never took its place, or the old one. The old one goes only when the
+    dataset has all windows that it tells of.
+
+    Raises:
+        StoreError: the dataset lacks one.
+    """
+    staged = layout.staged(ticker, date)
+    if not staged.exists():
+        return False
+    live = layout.partition(ticker, date)
+    if _number(staged) <= _number(live):
+        held = {piece.part for piece in pieces(live)}
+        for piece in (each for path in in_order(staged) for each in pieces_of(path)):
+            if piece.part not in held:
+                raise StoreError(
+                    f"{piece.path} has {piece.part.stem}, which {live} has not: put it there."
+                )
+    with files.telling(staged):
+        shutil.rmtree(staged)
+        with contextlib.suppress(OSError):  # other tickers of the date stand there
+            staged.parent.rmdir()
+    return True
+
+
+def _number(folder: Path) -> int:
+    """How often the day had been compacted when ``folder`` was made."""
+    return max((day_number(path) for path in in_order(folder) if is_day(path)), default=0)
+
+
+def _state(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """What there is in a folder: each name with what changes when its file is another one.
+
+    Raises:
+        StoreError: something in it is not ours, and would go with the folder.
+    """
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".parquet":
+            facts = path.stat()
+            found[path.name] = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        elif path.suffix != ".tmp":
+            raise StoreError(f"{path} is no file of stocktrace: move it out of the data folder.")
+    return found
+
+
+def _write(sources: Iterable[Source], path: Path) -> dict[Part, ContentHash]:
+    """Write the rows of ``sources``; gives the hash of each window.
+
+    Raises:
+        ConversionError: the rows of one are not those that it told of.
+    """
+    contents: dict[Part, ContentHash] = {}
+    whole = ContentHash()
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for source in sources:
+            content = contents[source.part] = ContentHash()
+            for batch in source.rows():
+                content.update(batch)
+                whole.update(batch)
+                yield batch
+            if content.hexdigest() != source.content:
+                raise ConversionError(
+                    f"The rows of {source.part.stem} are not those that the footer of its file "
+                    "tells of: run `stocktrace verify --repair`."
+                )
+
+    with parquet.writer(path, LEVEL) as sink:
+        for table in _groups(rows()):
+            sink.write_table(table, ROW_GROUP)
+        parts = [(part, each.rows, each.hexdigest()) for part, each in contents.items()]
+        facts = {"parts": footer.parts_text(parts), "content": whole.hexdigest()}
+        facts["version"] = __version__
+        sink.add_key_value_metadata({f"stocktrace.{key}": facts[key] for key in facts})
+    return contents
+
+
+def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows of ``batches`` as tables of ``ROW_GROUP`` rows; the last one has what is left."""
+    gathered: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        gathered.append(batch)
+        rows += batch.num_rows
+        while rows >= ROW_GROUP:
+            table = pa.Table.from_batches(gathered)
+            yield table.slice(0, ROW_GROUP)
+            gathered = table.slice(ROW_GROUP).to_batches()
+            rows -= ROW_GROUP
+    if rows:
+        yield pa.Table.from_batches(gathered)
+
+
+def _check(path: Path, wanted: dict[Part, ContentHash]) -> None:
+    """Read a file again and compare it, window by window, with what was to be written."""
+    with Slices(path) as file:
+        found = {
+            piece.part: content_hash(file.rows(piece.offset, piece.rows))
+            for piece in pieces_of(path)
+        }
+    if list(found) != list(wanted) or any(
+        found[part].hexdigest() != wanted[part].hexdigest() for part in wanted
+    ):
+        raise ConversionError(f"{path} does not hold the rows that were written.")
+
+
+class _Readers:
+    """Reads pieces, and keeps the last file open: the pieces of one mostly follow one another."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file = contextlib.ExitStack()
+        self._slices: Slices | None = None
+
+    def rows(self, piece: Piece) -> Iterator[pa.RecordBatch]:
+        """The rows of ``piece``."""
+        if self._slices is None or self._path != piece.path:
+            self.close()
+            self._slices = self._file.enter_context(Slices(piece.path))
+            self._path = piece.path
+        return self._slices.rows(piece.offset, piece.rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,132 @@
+"""Coverage on disk: ``coverage/date=<UTC date>/<session>.parquet``, one row an interval.
+
+Columns: ``session``, ``symbol``, ``start`` and ``end`` (UTC, us; end exclusive), ``state``
+(``listening`` or ``gap``), ``reason``. An interval over midnight is cut there, so that a day can be
+read by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stocktrace.errors import ConversionError
+from stocktrace.gap import Interval
+from stocktrace.settings import Settings
+from stocktrace.store import files
+from stocktrace.store.layout import Layout
+from stocktrace.store.window import NS_PER_DAY, utc_date
+
+COVERAGE = pa.schema(
+    [
+        pa.field("session", pa.string(), nullable=False),
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("start", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("end", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("state", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+
+def read_coverage(
+    tickers: str | Sequence[str] = (),
+    *,
+    date: str | None = None,
+    session: str | None = None,
+    data_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """When ``tickers`` (default all) were listened to and when not, by start.
+
+    ``date`` is one UTC date, ``session`` one session; columns as in this module's docstring.
+    """
+    layout = Layout(Path(data_dir) if data_dir is not None else Settings.load().data_dir)
+    wanted = [tickers] if isinstance(tickers, str) else list(tickers)
+    tables = []
+    for path in sorted(layout.root.glob(f"coverage/date={date or '*'}/{session or '*'}.parquet")):
+        table = read_file(path)
+        tables.append(
+            table.filter(pc.is_in(table["symbol"], pa.array(wanted, pa.string())))
+            if wanted
+            else table
+        )
+    table = pa.concat_tables(tables) if tables else COVERAGE.empty_table()
+    frame: pd.DataFrame = table.sort_by(
+        [("start", "ascending"), ("symbol", "ascending")]
+    ).to_pandas()
+    return frame
+
+
+def read_file(path: Path) -> pa.Table:
+    """The rows of one file, page checksums verified.
+
+    Raises:
+        ConversionError: it is damaged, or not a file of ours.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ConversionError(f"{path} cannot be read: {error}.") from error
+    if not table.schema.equals(COVERAGE):
+        raise ConversionError(f"{path} has other columns than ours: {table.schema}.")
+    return table
+
+
+def read_gaps(
+    tickers: str | Sequence[str] = (),
+    *,
+    date: str | None = None,
+    session: str | None = None,
+    data_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """The gaps of ``tickers`` (default all), by start; see ``read_coverage``."""
+    coverage = read_coverage(tickers, date=date, session=session, data_dir=data_dir)
+    return coverage[coverage["state"] == "gap"].reset_index(drop=True)
+
+
+def write_coverage(layout: Layout, session: str, intervals: Iterable[Interval]) -> None:
+    """Publish the coverage of a session, a file a day; writing it again replaces it."""
+    days: dict[str, list[Interval]] = {}
+    for interval in intervals:
+        for piece in cut(interval):
+            days.setdefault(utc_date(piece.start), []).append(piece)
+    for day, pieces in days.items():
+        path = layout.coverage(session, day)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = files.temporary_for(path)
+        with files.telling(temporary):
+            pq.write_table(
+                _table(session, pieces), temporary, compression="zstd", write_page_checksum=True
+            )
+        files.publish(temporary, path)
+
+
+def cut(interval: Interval) -> Iterator[Interval]:
+    """``interval`` in pieces of one UTC day each."""
+    start = interval.start
+    while start < interval.end:
+        midnight = start - start % NS_PER_DAY + NS_PER_DAY
+        end = min(midnight, interval.end)
+        yield Interval(interval.ticker, start, end, interval.reason)
+        start = end
+
+
+def _table(session: str, pieces: list[Interval]) -> pa.Table:
+    pieces = sorted(pieces, key=lambda piece: (piece.ticker, piece.start))
+    return pa.table(
+        [
+            pa.array([session] * len(pieces), pa.string()),
+            pa.array([piece.ticker for piece in pieces], pa.string()),
+            pa.array([piece.start // 1000 for piece in pieces], pa.timestamp("us", "UTC")),
+            pa.array([piece.end // 1000 for piece in pieces], pa.timestamp("us", "UTC")),
+            pa.array(["gap" if piece.reason else "listening" for piece in pieces], pa.string()),
+            pa.array([piece.reason for piece in pieces], pa.string()),
+        ],
+        schema=COVERAGE,
+    )

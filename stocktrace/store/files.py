@@ -1,0 +1,106 @@
+"""The few moves on files that everything here is made of: append whole, publish by rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from stocktrace.errors import DiskFull, StoreError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Turn the system's errors on ``path`` into ours, with the sentence and the cause."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise DiskFull(path, free_bytes(path)) from error
+        if isinstance(error, (FileNotFoundError, FileExistsError)):
+            raise
+        raise StoreError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def free_bytes(path: Path) -> int:
+    """What an unprivileged writer has left on the file system of ``path`` or its nearest parent."""
+    while not path.exists():
+        path = path.parent
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of ``data``; one call can take less of it: a signal, a disk that is nearly full."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def append(path: Path, data: bytes | memoryview) -> None:
+    """Append ``data`` to ``path``, which is made if need be; no handle stays open."""
+    with telling(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+
+def sync(path: Path) -> None:
+    """Wait until ``path``, a file or a folder, is on the disk."""
+    with telling(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Put a complete, checked file under its final name, and see that the name lasts."""
+    sync(temporary)
+    with telling(final):
+        temporary.replace(final)
+    sync(final.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a small file as a whole: a reader sees the old text or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_for(path)
+    with telling(path):
+        temporary.write_text(text, encoding="utf-8")
+    publish(temporary, path)
+
+
+def temporary_for(final: Path) -> Path:
+    """A name beside ``final`` that no reader takes for data and no other process uses."""
+    return final.with_name(f".{final.name}.{os.getpid()}.tmp")
+
+
+def is_stale(temporary: Path) -> bool:
+    """Whether the process that was writing ``temporary`` is gone."""
+    number = temporary.name.split(".")[-2]
+    if not number.isdecimal():
+        return False  # not named by us
+    pid = int(number)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # alive, another user's
+    return pid == os.getpid() or _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process is dead and only its parent has not asked yet how it ended (proc(5))."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False

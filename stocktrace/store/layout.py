@@ -1,0 +1,268 @@
+"""Where everything stands on disk, and the one grammar of file names, written and read here.
+
+    <data-dir>/
+      tape/<session>/<window>.tape                    raw frames and marks; .tape.zst once recorded
+      csv/<ticker>/<session>-<window>.csv.open        being appended to
+      csv/<ticker>/<session>-<window>.csv             sealed: complete
+      quarantine/<session>-<window>.jsonl[.open]      what was refused, and why
+      sessions/<session>.json · .lock                 the report; the lock of the live capture
+      log/audit.jsonl                                 one line an event
+      coverage/date=<UTC date>/<session>.parquet      when which ticker was listened to
+      parquet/date=<UTC date>/symbol=<ticker>/<session>-<window>.parquet
+      parquet/date=<UTC date>/symbol=<ticker>/day-<n>.parquet   once compacted; n counts how often
+      parquet/date=<UTC date>/symbol=~/anchor.parquet   no rows; keeps numeric tickers text
+      compacting/date=<UTC date>/symbol=<ticker>/       what is to take that folder's place
+      csv-kept/<ticker>/<session>-<window>.csv          published; kept if ``keep_csv`` says so
+
+``<session>`` is ``20261123T142958Z_3f9a1c``, ``<window>`` ``20261123T143000Z_00002``, ``<ticker>``
+percent-encoded. A name that does not fit is an error, not skipped.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from stocktrace.errors import LayoutError
+from stocktrace.store.window import Window, compact_utc
+
+OPEN = ".open"
+_STAMP = r"\d{8}T\d{6}Z"
+_SESSION = rf"{_STAMP}_[0-9a-f]{{6}}"
+_WINDOW = rf"{_STAMP}_\d{{5,}}"
+_PART = re.compile(rf"(?P<session>{_SESSION})-(?P<window>{_WINDOW})\.(?:csv|parquet|jsonl)")
+_DAY = re.compile(r"day-(?P<number>\d{5,})\.parquet")
+_TAPE = re.compile(rf"(?P<window>{_WINDOW})\.tape(?:\.zst)?")
+
+# Device names of Windows, with or without an ending, open no file there.
+_DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|COM\d|LPT\d)(?=\.|$)", re.IGNORECASE)
+
+
+def new_session(stamp: int) -> str:
+    """A session's name: when it began (epoch ns), and six digits that no other one has."""
+    return f"{compact_utc(stamp)}_{secrets.token_hex(3)}"
+
+
+def is_session(name: str) -> bool:
+    """Whether ``name`` can be a session's."""
+    return re.fullmatch(_SESSION, name) is not None
+
+
+def encode_ticker(ticker: str) -> str:
+    """``ticker`` as a file name: percent-encoded UTF-8, reversible, harmless on any system."""
+    name = quote(ticker, safe="^")
+    if name.startswith(".") or _DEVICE.match(name):
+        name = f"%{ord(name[0]):02X}{name[1:]}"
+    if name.endswith("."):
+        name = f"{name[:-1]}%2E"
+    return name
+
+
+def decode_ticker(name: str) -> str:
+    """The inverse of ``encode_ticker``.
+
+    Raises:
+        LayoutError: ``name`` is not what ``encode_ticker`` writes.
+    """
+    ticker = unquote(name)
+    if not ticker or encode_ticker(ticker) != name:
+        raise LayoutError(f"{name!r} is no ticker's folder: move it out of the data folder.")
+    return ticker
+
+
+def is_day(path: Path) -> bool:
+    """Whether ``path`` is called as the one file of a ticker's day is."""
+    return _DAY.fullmatch(path.name) is not None
+
+
+def day_number(path: Path) -> int:
+    """How often the day had been compacted when ``path`` was made.
+
+    Raises:
+        LayoutError: it is no day's file.
+    """
+    match = _DAY.fullmatch(path.name)
+    if match is None:
+        raise LayoutError(f"{path} is no day's file of stocktrace: move it out of the data folder.")
+    return int(match["number"])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The names of one window of one session, as file names carry them."""
+
+    session: str
+    window: str
+
+    @classmethod
+    def of(cls, window: Window) -> Part:
+        """The part that ``window`` is."""
+        return cls(window.session, window.name)
+
+    @classmethod
+    def parse(cls, path: Path) -> Part:
+        """The part that a CSV, Parquet or quarantine file belongs to.
+
+        Raises:
+            LayoutError: the name is not of the grammar.
+        """
+        match = _PART.fullmatch(path.name.removesuffix(OPEN))
+        if match is None:
+            raise LayoutError(f"{path} is no file of stocktrace: move it out of the data folder.")
+        return cls(match["session"], match["window"])
+
+    @property
+    def date(self) -> str:
+        """The UTC date of all receive times in it, ``2026-11-23``."""
+        return f"{self.window[:4]}-{self.window[4:6]}-{self.window[6:8]}"
+
+    @property
+    def stem(self) -> str:
+        """What its files' names begin with."""
+        return f"{self.session}-{self.window}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The data folder; ``keeps_csv`` says whether segments stay when they are published."""
+
+    root: Path
+    keeps_csv: bool = False
+
+    @property
+    def sessions(self) -> Path:
+        """The folder of reports and locks."""
+        return self.root / "sessions"
+
+    @property
+    def dataset(self) -> Path:
+        """The folder of the published Parquet files."""
+        return self.root / "parquet"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.root / "log" / "audit.jsonl"
+
+    def report(self, session: str) -> Path:
+        """The report of a session."""
+        return self.sessions / f"{session}.json"
+
+    def lock(self, session: str) -> Path:
+        """The lock that the process of a live session holds."""
+        return self.sessions / f"{session}.lock"
+
+    def tapes(self, session: str) -> Path:
+        """The folder of a session's tapes."""
+        return self.root / "tape" / session
+
+    def tape(self, part: Part) -> Path:
+        """The tape of a window that is not yet recorded whole."""
+        return self.tapes(part.session) / f"{part.window}.tape"
+
+    def archived_tape(self, part: Part) -> Path:
+        """The compressed tape of a window that is recorded whole."""
+        return self.tapes(part.session) / f"{part.window}.tape.zst"
+
+    def part_of_tape(self, path: Path) -> Part:
+        """The window that a tape is of.
+
+        Raises:
+            LayoutError: the name is not of the grammar.
+        """
+        match = _TAPE.fullmatch(path.name)
+        if match is None or not is_session(path.parent.name):
+            raise LayoutError(f"{path} is no tape of stocktrace: move it out of the data folder.")
+        return Part(path.parent.name, match["window"])
+
+    def csv(self, ticker: str, part: Part) -> Path:
+        """The sealed segment of a ticker."""
+        return self.root / "csv" / encode_ticker(ticker) / f"{part.stem}.csv"
+
+    def open_csv(self, ticker: str, part: Part) -> Path:
+        """The segment of a ticker that is being appended to."""
+        return self.root / "csv" / encode_ticker(ticker) / f"{part.stem}.csv{OPEN}"
+
+    def ticker_of_csv(self, path: Path) -> str:
+        """The ticker whose segment ``path`` is."""
+        return decode_ticker(path.parent.name)
+
+    def kept_csv(self, ticker: str, part: Part) -> Path:
+        """The segment of a ticker that is published and kept all the same."""
+        return self.root / "csv-kept" / encode_ticker(ticker) / f"{part.stem}.csv"
+
+    def partition(self, ticker: str, date: str) -> Path:
+        """The folder of a ticker's published trades of a UTC date."""
+        return self.dataset / f"date={date}" / f"symbol={encode_ticker(ticker)}"
+
+    def parquet(self, ticker: str, part: Part) -> Path:
+        """The published file of a ticker's window, until its day is compacted."""
+        return self.partition(ticker, part.date) / f"{part.stem}.parquet"
+
+    def staged(self, ticker: str, date: str) -> Path:
+        """The folder that is to take the place of ``partition``.
+
+        Outside the dataset, for DuckDB and polars read hidden folders, too.
+        """
+        return self.root / "compacting" / f"date={date}" / f"symbol={encode_ticker(ticker)}"
+
+    @property
+    def compaction(self) -> Path:
+        """The lock of whoever compacts, and of those who must not be disturbed by it."""
+        return self.root / "compacting" / "compaction.lock"
+
+    def coverage(self, session: str, date: str) -> Path:
+        """When which tickers of a session were listened to, on a UTC date."""
+        return self.root / "coverage" / f"date={date}" / f"{session}.parquet"
+
+    def anchor(self, date: str) -> Path:
+        """The file without rows that keeps numeric tickers text (``parquet.convert``)."""
+        return self.dataset / f"date={date}" / "symbol=~" / "anchor.parquet"
+
+    def quarantine(self, part: Part) -> Path:
+        """What of a window was refused."""
+        return self.root / "quarantine" / f"{part.stem}.jsonl"
+
+    def open_segments(self, part: Part) -> list[Path]:
+        """The segments of a window that are not sealed."""
+        return sorted(self.root.glob(f"csv/*/{part.stem}.csv{OPEN}"))
+
+    def sealed_segments(self, part: Part) -> list[Path]:
+        """The segments of a window that are sealed and not yet published."""
+        return sorted(self.root.glob(f"csv/*/{part.stem}.csv"))
+
+    def published(self, session: str) -> Iterator[tuple[str, Path]]:
+        """The published files of a session, each with its ticker."""
+        for path in sorted(self.dataset.glob(f"date=*/symbol=*/{session}-*.parquet")):
+            yield decode_ticker(path.parent.name.removeprefix("symbol=")), path
+
+    def session_tapes(self, session: str) -> dict[Part, Path]:
+        """The tapes of a session, one a window, in order; the plain one where both are there."""
+        found: dict[Part, Path] = {}
+        for ending in (".tape.zst", ".tape"):
+            for path in self.tapes(session).glob(f"[0-9]*{ending}"):
+                found[self.part_of_tape(path)] = path
+        return dict(sorted(found.items(), key=lambda item: item[0].window))
+
+    def temporaries(self, session: str) -> list[Path]:
+        """Files of a session that were being written when their process ended."""
+        return [
+            *self.tapes(session).glob(".*.tmp"),
+            *self.dataset.glob(f"date=*/symbol=*/.{session}-*.tmp"),
+            *self.root.glob(f"coverage/date=*/.{session}.*.tmp"),
+            *self.sessions.glob(f".{session}.*.tmp"),
+        ]
+
+    def leftovers(self) -> list[Path]:
+        """The like of no one session; the folders are scratch, or tapes that were never begun."""
+        return [
+            *self.root.glob(".scratch.*"),
+            *self.root.glob("tape/.*.tmp"),
+            *self.dataset.glob("date=*/symbol=~/.*.tmp"),
+            *self.root.glob("quarantine/.*.tmp"),
+            *self.sessions.glob(".probe.*.tmp"),
+        ]

@@ -1,0 +1,248 @@
+"""One segment to one Parquet file, published only when it is whole (docs/storage.md).
+
+temp name → write with page checksums → re-read with checksums → compare content with the CSV →
+sync → rename → sync the folder → only then the CSV goes. Running it again changes nothing; a file
+under the final name is believed only after it was read and compared, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+
+from stocktrace import __version__
+from stocktrace.errors import ConversionError
+from stocktrace.store import columns, content, files, footer, lock, partition
+from stocktrace.store.footer import UNREADABLE
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.segment import HEADER
+from stocktrace.store.slices import Slices
+from stocktrace.trade import COLUMNS
+
+#: As ``columns`` has them; readers of this module need no second one.
+SCHEMA = columns.SCHEMA
+ContentHash = content.ContentHash
+content_hash = content.content_hash
+metadata = footer.metadata
+has_wrong_statistics = footer.has_wrong_statistics
+
+# Under 64 Ki rows a group costs 4-15 % in size; more than this is more to read for one hour.
+ROW_GROUP = 1 << 18
+# pyarrow's own 20,000-row pages cost 2-4 %.
+_PAGE_ROWS = 1 << 20
+# The level of the measured knee: 9 gains 4 % in size for twice the time (docs/storage.md).
+LEVEL = 3
+_CSV_BLOCK = 1 << 20
+# What pyarrow (26), polars (2.1) or DuckDB (2.0) may take for a number, a date, a time or a truth
+# (TRUE is listed at Nasdaq) in the name of a partition.
+_GUESSED = re.compile(r"[-.^]*\d.*|[-^]*(?:inf|infinity|nan|true|false)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A published file: ``rows`` trades of ``ticker`` in ``size`` bytes."""
+
+    ticker: str
+    path: Path
+    rows: int
+    size: int
+
+
+def writer(sink: Path, level: int = LEVEL) -> pq.ParquetWriter:
+    """A writer with the settings that were measured to be the smallest."""
+    return pq.ParquetWriter(
+        sink,
+        SCHEMA,
+        compression="zstd",
+        compression_level=level,
+        use_dictionary=["price", "volume", "conditions"],
+        column_encoding={
+            "ts_event": "DELTA_BINARY_PACKED",
+            "ts_recv": "DELTA_BINARY_PACKED",
+        },
+        max_rows_per_page=_PAGE_ROWS,
+        write_page_checksum=True,
+        store_schema=False,
+    )
+
+
+def read_csv(path: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of a sealed segment, of ``SCHEMA``; every type is declared, nothing is guessed.
+
+    Raises:
+        ConversionError: it is torn, or not a segment of ours.
+    """
+    with path.open("rb") as file:
+        header = file.readline()
+        file.seek(0, os.SEEK_END)
+        empty = file.tell() == len(header)
+        if header != HEADER:
+            raise ConversionError(f"{path} does not begin with the header of a segment.")
+        file.seek(-1, os.SEEK_END)
+        # A number that was cut still parses: a row counts only with its line feed.
+        if file.read(1) != b"\n":
+            raise ConversionError(f"{path} is torn: its last line has no end.")
+    if empty:
+        return
+    try:
+        with pcsv.open_csv(
+            path,
+            pcsv.ReadOptions(
+                use_threads=False, block_size=_CSV_BLOCK, column_names=list(COLUMNS), skip_rows=1
+            ),
+            pcsv.ParseOptions(quote_char=False),
+            pcsv.ConvertOptions(
+                column_types=SCHEMA,
+                include_columns=SCHEMA.names,
+                null_values=[],
+                strings_can_be_null=False,
+            ),
+        ) as reader:
+            for batch in reader:
+                yield batch.cast(SCHEMA)
+    except pa.ArrowInvalid as error:
+        raise ConversionError(f"{path} is not a segment: {error}.") from error
+
+
+def read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of a published file, page checksums verified.
+
+    Raises:
+        ConversionError: it is damaged, or not a file of ours.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                raise ConversionError(f"{path} has other columns than ours: {file.schema_arrow}.")
+            yield from file.iter_batches(batch_size=ROW_GROUP, use_threads=False)
+    except UNREADABLE as error:
+        raise ConversionError(f"{path} cannot be read: {error}.") from error
+
+
+def convert(layout: Layout, segment: Path, *, anew: bool = False) -> Converted | None:
+    """Publish a sealed segment; ``None`` if another process is at it or had done it.
+
+    ``anew`` writes a file with the right rows, too: its footer may be wrong.
+
+    Raises:
+        ConversionError: what was written is not what was read; the segment stays.
+    """
+    part, ticker = Part.parse(segment), layout.ticker_of_csv(segment)
+    try:
+        source = segment.open("rb")
+    except FileNotFoundError:
+        return None
+    with source:
+        try:
+            fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        if not segment.exists():  # it went between the open and the lock
+            return None
+        final = layout.parquet(ticker, part)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # A compaction has the date to itself while it puts a new folder in the ticker's place.
+        with lock.folder(final.parent.parent, exclusive=False):
+            converted = _compacted(layout, ticker, segment, part)
+            if converted is None:
+                wanted = _publish(layout, ticker, segment, part, anew=anew)
+                converted = Converted(ticker, final, wanted.rows, final.stat().st_size)
+        _let_go(layout, ticker, segment, part)
+    return converted
+
+
+def _let_go(layout: Layout, ticker: str, segment: Path, part: Part) -> None:
+    """A published segment is a second copy: it goes, unless it was asked for."""
+    if layout.keeps_csv:
+        kept = layout.kept_csv(ticker, part)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with files.telling(kept):
+            segment.replace(kept)
+    else:
+        segment.unlink()
+
+
+def _compacted(layout: Layout, ticker: str, segment: Path, part: Part) -> Converted | None:
+    """The file of the day, if it has the window of ``segment``.
+
+    Raises:
+        ConversionError: its rows there are other ones.
+    """
+    piece = partition.in_day(layout, ticker, part)
+    if piece is None:
+        return None
+    with Slices(piece.path) as file:
+        found = content_hash(file.rows(piece.offset, piece.rows))
+    if found.hexdigest() != content_hash(read_csv(segment)).hexdigest():
+        raise ConversionError(f"{piece.path} holds other rows than {segment}.")
+    return Converted(ticker, piece.path, piece.rows, piece.size)
+
+
+def _publish(
+    layout: Layout, ticker: str, segment: Path, part: Part, *, anew: bool
+) -> content.ContentHash:
+    final = layout.parquet(ticker, part)
+    if final.exists() and not anew:
+        with contextlib.suppress(ConversionError):  # damaged: it is written anew
+            wanted = content_hash(read_csv(segment))
+            if content_hash(read_parquet(final)).hexdigest() == wanted.hexdigest():
+                return wanted
+    temporary = files.temporary_for(final)
+    try:
+        wanted = _write(read_csv(segment), temporary, part)
+        found = content_hash(read_parquet(temporary))
+        if found.hexdigest() != wanted.hexdigest():
+            raise ConversionError(f"{temporary} does not hold the {wanted.rows} rows of {segment}.")
+        _anchor(layout, ticker, part.date)
+        files.publish(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return wanted
+
+
+def _anchor(layout: Layout, ticker: str, date: str) -> None:
+    """Keep readers that guess from taking tickers for numbers, dates or truths.
+
+    They guess the type of a partition from all its values: ``7203`` and ``007`` alone would come
+    back as 7203 and 7. Beside them stands a file without rows under a name that is no
+    number, and no ticker.
+    """
+    anchor = layout.anchor(date)
+    if _GUESSED.fullmatch(ticker) and not anchor.exists():
+        anchor.parent.mkdir(parents=True, exist_ok=True)
+        temporary = files.temporary_for(anchor)
+        pq.write_table(SCHEMA.empty_table(), temporary, store_schema=False)
+        files.publish(temporary, anchor)
+
+
+def _write(rows: Iterator[pa.RecordBatch], path: Path, part: Part) -> content.ContentHash:
+    written = ContentHash()
+    gathered: list[pa.RecordBatch] = []
+    with files.telling(path), writer(path) as parquet:
+        for batch in rows:
+            written.update(batch)
+            gathered.append(batch)
+            if sum(each.num_rows for each in gathered) >= ROW_GROUP:
+                parquet.write_table(pa.Table.from_batches(gathered), ROW_GROUP)
+                gathered = []
+        if not written.rows:
+            raise ConversionError("A segment without rows must not be: nothing is published.")
+        if gathered:
+            parquet.write_table(pa.Table.from_batches(gathered), ROW_GROUP)
+        facts = {
+            "session": part.session,
+            "window": part.window,
+            "content": written.hexdigest(),
+            "version": __version__,
+        }
+        parquet.add_key_value_metadata({f"stocktrace.{key}": facts[key] for key in facts})
+    return written

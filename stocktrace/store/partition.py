@@ -1,0 +1,138 @@
+"""One folder ``date=…/symbol=…``: which windows its files hold, and which rows of which file.
+
+Freshly converted windows are a file each; compaction makes one file of all that are there. The rows
+of a window are a *piece* either way, and whoever counts or compares asks for pieces. Their order is
+that of the sessions' names, then of the windows': the sessions by when they began, the windows of
+each as they were recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TypeVar
+
+from stocktrace.errors import ConversionError
+from stocktrace.store import footer
+from stocktrace.store.layout import Layout, Part, decode_ticker, is_day
+
+# Compaction takes the files away between a listing and its reading at most once a day.
+_TRIES = 5
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The rows of one window: ``rows`` of ``path`` from ``offset`` on, whose hash is ``content``.
+
+    So the footer tells; only reading the rows proves it. ``size`` is their share of its bytes.
+    """
+
+    part: Part
+    path: Path
+    offset: int
+    rows: int
+    content: str
+    size: int
+
+
+def pieces(folder: Path, session: str | None = None) -> list[Piece]:
+    """What a folder holds (of one session), in order.
+
+    Raises:
+        ConversionError: a file has no footer, or not one of ours.
+        LayoutError: a file is none of stocktrace's.
+    """
+    return steadily(lambda: _pieces(folder, session))
+
+
+def in_day(layout: Layout, ticker: str, part: Part) -> Piece | None:
+    """The rows of a ticker's window in the file of the day, if they are there."""
+    folder = layout.partition(ticker, part.date)
+
+    def found() -> Piece | None:
+        held = (piece for path in days(folder) for piece in pieces_of(path))
+        return next((piece for piece in held if piece.part == part), None)
+
+    return steadily(found)
+
+
+def of_session(
+    layout: Layout, session: str, dates: set[str] | None = None
+) -> Iterator[tuple[str, Piece]]:
+    """All published pieces of a session, each with its ticker.
+
+    The files of days are only looked into on ``dates`` (default all); those of windows tell by
+    their names.
+    """
+    for folder in folders(layout):
+        date = folder.parent.name.removeprefix("date=")
+        if dates is None or date in dates or any(folder.glob(f"{session}-*.parquet")):
+            for piece in pieces(folder, session):
+                yield ticker_of(folder), piece
+
+
+def folders(layout: Layout, date: str = "*") -> list[Path]:
+    """The folders of tickers, of one date or of all, sorted."""
+    return sorted(layout.dataset.glob(f"date={date}/symbol=[!~]*"))
+
+
+def ticker_of(folder: Path) -> str:
+    """The ticker whose trades a folder holds."""
+    return decode_ticker(folder.name.removeprefix("symbol="))
+
+
+def days(folder: Path) -> list[Path]:
+    """The compacted files of a folder: one, or none."""
+    return sorted(path for path in folder.glob("day-*.parquet") if is_day(path))
+
+
+def in_order(folder: Path) -> list[Path]:
+    """The files of a folder in the order in which to read them: the day's, then late windows."""
+    return sorted(folder.glob("*.parquet"), key=lambda path: (not is_day(path), path.name))
+
+
+def steadily(read: Callable[[], _Found]) -> _Found:
+    """``read``, again if a compaction took away a file that it had listed."""
+    for _ in range(_TRIES - 1):
+        try:
+            return read()
+        except FileNotFoundError:
+            continue
+    return read()
+
+
+def _pieces(folder: Path, session: str | None) -> list[Piece]:
+    found = []
+    for path in in_order(folder):
+        # The name of a window's file tells the session; many need not be opened.
+        if session is None or is_day(path) or Part.parse(path).session == session:
+            found += [each for each in pieces_of(path) if session in (None, each.part.session)]
+    return sorted(found, key=lambda piece: (piece.part.session, piece.part.window))
+
+
+def pieces_of(path: Path) -> list[Piece]:
+    """What one published file holds, in the order of its rows.
+
+    Raises:
+        ConversionError: it has no footer, or not one of ours.
+        LayoutError: it is none of stocktrace's.
+        FileNotFoundError: it is not there (any more).
+    """
+    told, size = footer.metadata(path), path.stat().st_size
+    total = int(told["rows"])
+    if not is_day(path):
+        return [Piece(Part.parse(path), path, 0, total, told.get("content", ""), size)]
+    try:
+        parts = footer.parse_parts(told["parts"])
+    except (KeyError, ValueError) as error:
+        raise ConversionError(f"{path} does not tell what it is made of: {error}.") from error
+    if sum(rows for _, rows, _ in parts) != total:
+        raise ConversionError(f"{path} has {total} rows, but tells of others.")
+    ends = accumulate(rows for _, rows, _ in parts)
+    return [
+        Piece(part, path, end - rows, rows, content, size * rows // (total or 1))
+        for (part, rows, content), end in zip(parts, ends, strict=True)
+    ]

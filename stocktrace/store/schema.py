@@ -1,0 +1,92 @@
+"""What a recorded trade is, checked by pandera in batches that span tickers.
+
+A call costs 3 ms whatever it is given, then 0.1 µs a row (docs/performance.md): so it is given
+many rows, all tickers at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pandera
+from pandera.errors import SchemaErrors
+
+from stocktrace.errors import StoreError
+
+# Finnhub is younger, but recordings of older days are replayed; a time in seconds instead of
+# milliseconds falls before this.
+EARLIEST = np.datetime64("1990-01-01", "ms")
+# Exchange clocks and ours agree within seconds; a day covers any mix-up of time zones.
+AHEAD = np.timedelta64(1, "D")
+# The dearest share costs under 10^6; an infinity passes a lower bound alone.
+PRICE_LIMIT = 1e12
+VOLUME_LIMIT = 1e15
+
+
+def _present(values: pd.Series) -> pd.Series:
+    return values.notna()
+
+
+TRADES = pandera.DataFrameSchema(
+    {
+        "symbol": pandera.Column(
+            checks=pandera.Check(_present, name="no ticker", ignore_na=False), nullable=True
+        ),
+        "ts_event": pandera.Column(
+            "datetime64[ms]",
+            pandera.Check(lambda times: times >= EARLIEST, name=f"before {EARLIEST:.10}"),
+        ),
+        "ts_recv": pandera.Column("datetime64[us]"),
+        "price": pandera.Column(
+            "float64",
+            [
+                pandera.Check.gt(0, error="not above 0"),
+                pandera.Check.lt(PRICE_LIMIT, error=f"not below {PRICE_LIMIT:g}"),
+            ],
+        ),
+        "volume": pandera.Column(
+            "float64",
+            [
+                pandera.Check.ge(0, error="below 0"),
+                pandera.Check.lt(VOLUME_LIMIT, error=f"not below {VOLUME_LIMIT:g}"),
+            ],
+        ),
+        "conditions": pandera.Column(
+            checks=pandera.Check(_present, name="no code", ignore_na=False), nullable=True
+        ),
+    },
+    checks=pandera.Check(
+        lambda frame: frame["ts_event"] <= frame["ts_recv"] + AHEAD,
+        name="ts_event is over a day ahead of ts_recv",
+    ),
+    strict=True,
+    ordered=True,
+)
+
+
+def failures(trades: pd.DataFrame) -> dict[int, str]:
+    """The rows of ``trades`` that are refused, by position, each with its reasons.
+
+    ``trades`` has a ``RangeIndex`` and the columns of ``COLUMNS``: ``symbol`` and ``conditions``
+    categorical (missing where the text is not storable), ``ts_event`` datetime64[ms] and
+    ``ts_recv`` datetime64[us] (both UTC), ``price`` and ``volume`` float64.
+
+    Raises:
+        StoreError: the frame as a whole is not of that shape.
+    """
+    try:
+        TRADES.validate(trades, lazy=True)
+    except SchemaErrors as errors:
+        cases = errors.failure_cases
+        if cases["index"].isna().any():
+            raise StoreError(
+                f"A batch is not of the schema: {cases.to_dict('records')}"
+            ) from errors
+        reasons: dict[int, dict[str, None]] = {}
+        for context, column, check, index in zip(
+            cases["schema_context"], cases["column"], cases["check"], cases["index"], strict=True
+        ):
+            reason = check if context == "DataFrameSchema" else f"{column}: {check}"
+            reasons.setdefault(int(index), {})[reason] = None
+        return {index: ", ".join(texts) for index, texts in sorted(reasons.items())}
+    return {}

@@ -1,0 +1,282 @@
+r"""The tape: one append-only file per roll window, the truth that everything else is rebuilt from.
+
+Invariants:
+
+- A line is ``<receive time, UTC epoch ns>\\t<payload>\n``. The payload is a frame as received, or
+  begins with ``#`` and is ours: ``#<mark> <json>``.
+- A frame that cannot stand verbatim (it holds a line feed, begins with ``#``, or was binary)
+  stands as ``#raw <base64>``, so that every frame can be had back byte for byte.
+- A line is complete exactly when its ``\n`` is there; what follows the last one is torn.
+- One thread appends, one write a read of the socket; the data is with the operating system when
+  ``append`` returns.
+
+A sealed tape is ``.tape`` or, compressed, ``.tape.zst``; recordings of others may be ``.tape.gz``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import json
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import zstandard
+
+from stocktrace.errors import TapeError
+from stocktrace.store.files import publish, telling, temporary_for, write_all
+
+RAW = "raw"
+#: The last receive time that fits into an int64, in the year 2262.
+LATEST = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A line of ours: what happened to the connection, at ``stamp`` (UTC epoch ns)."""
+
+    stamp: int
+    name: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Consecutive frames of one receive time, ``stamp`` (UTC epoch ns): a read of the socket."""
+
+    stamp: int
+    frames: Sequence[bytes]
+
+
+class TapeWriter:
+    """Appends to one tape.
+
+    ``append`` and ``mark`` belong to the feed's thread and take no lock: a write beside an fsync is
+    the system's to order, and ``close`` comes only after the last append. ``sync`` and ``close``
+    belong to two other threads; their lock keeps a sync off a closed (and reused) descriptor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Create the tape; an existing file is never touched (``FileExistsError``)."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.size = 0
+        self._closing = threading.Lock()
+        self._closed = False
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+
+    def append(self, stamp: int, frames: Sequence[bytes]) -> None:
+        """Append ``frames`` as received at ``stamp``, in one write."""
+        prefix = b"%d\t" % stamp
+        text = prefix + (b"\n" + prefix).join(frames) + b"\n"
+        # Two scans at memory speed spare a look at each frame; what they find is rare.
+        if text.count(b"\n") != len(frames) or b"\t#" in text:
+            text = b"".join(prefix + _verbatim(frame) + b"\n" for frame in frames)
+        self._write(text)
+
+    def mark(self, mark: Mark) -> None:
+        """Append a line of ours."""
+        facts = json.dumps(mark.facts, separators=(",", ":"))
+        self._write(f"{mark.stamp}\t#{mark.name} {facts}\n".encode())
+
+    def _write(self, text: bytes) -> None:
+        with telling(self.path):
+            try:
+                write_all(self._fd, text)
+            except OSError:
+                # Lines of a read that was not taken in whole would be on the tape and in no books.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, self.size)
+                raise
+        self.size += len(text)
+
+    def sync(self) -> None:
+        """Wait until all that was appended is on the disk."""
+        with self._closing, telling(self.path):
+            if not self._closed:
+                os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Sync and close; the second time nothing."""
+        with self._closing, telling(self.path):
+            if not self._closed:
+                self._closed = True
+                try:
+                    os.fsync(self._fd)
+                finally:
+                    os.close(self._fd)
+
+
+def _verbatim(frame: bytes) -> bytes:
+    if b"\n" in frame or frame.startswith(b"#"):
+        return b"#raw " + base64.b64encode(frame)
+    return frame
+
+
+def parse_line(line: bytes) -> Mark | Frames:
+    """The meaning of one complete line (without its line feed).
+
+    Raises:
+        TapeError: the line is not of the grammar.
+    """
+    stamp_text, tab, payload = line.partition(b"\t")
+    if not tab or not stamp_text.isdigit() or len(stamp_text) > len(str(LATEST)):
+        raise TapeError(f"no receive time at the start of the line {line[:60]!r}")
+    stamp = int(stamp_text)
+    if stamp > LATEST:  # one flipped bit makes a 9 of the 1 that our times begin with
+        raise TapeError(f"no time of this age at the start of the line {line[:60]!r}")
+    if not payload.startswith(b"#"):
+        return Frames(stamp, (payload,))
+    name, _, facts = payload[1:].partition(b" ")
+    try:
+        if name == RAW.encode():
+            return Frames(stamp, (base64.b64decode(facts, validate=True),))
+        mark = Mark(stamp, name.decode(), json.loads(facts))
+    except (binascii.Error, ValueError, RecursionError) as error:
+        raise TapeError(f"unreadable line of ours {line[:60]!r}") from error
+    if not isinstance(mark.facts, dict):
+        raise TapeError(f"a line of ours without facts {line[:60]!r}")
+    return mark
+
+
+class _Decompressor(Protocol):
+    """Of zlib or zstandard, for one member or frame."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+# What bounds the memory: zlib makes at most a thousand times as much of it.
+_COMPRESSED_BYTES = 1 << 16
+_DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
+    ".gz": lambda: zlib.decompressobj(wbits=31),  # 31: the largest window, in gzip's envelope
+    ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
+}
+
+
+def _contents(path: Path) -> Iterator[bytes]:
+    """The bytes of a tape, decompressed by the end of its name, as far as they can be had.
+
+    The stream readers of both libraries keep back what they hold when the data ends too early,
+    and that of zstandard does not even tell.
+    """
+    make = _DECOMPRESSORS.get(path.suffix)
+    with path.open("rb") as file:
+        if make is None:
+            while chunk := file.read(1 << 20):
+                yield chunk
+            return
+        decompressor = make()
+        while piece := file.read(_COMPRESSED_BYTES):
+            while piece:
+                if decompressor.eof:
+                    decompressor = make()
+                yield decompressor.decompress(piece)
+                piece = decompressor.unused_data
+        if not decompressor.eof:
+            raise EOFError("the compressed data ends too early")
+
+
+@dataclass(slots=True)
+class TapeReader:
+    """Reads a tape, keeping every complete line; after the last one its counts are final.
+
+    ``torn_bytes`` counts what followed the last line feed, ``bad_lines`` the complete lines that
+    are not of the grammar, ``broken`` says why reading ended early, if it did.
+    """
+
+    path: Path
+    torn_bytes: int = 0
+    bad_lines: int = 0
+    broken: str | None = None
+
+    def __iter__(self) -> Iterator[Mark | Frames]:
+        """The tape's marks and frames in their order; neighbours with one stamp come together."""
+        stamp, frames = 0, list[bytes]()
+        for line in self._lines():
+            # The grammar's fast path, for the lines that are nearly all of a tape.
+            text, _, payload = line.partition(b"\t")
+            if (
+                payload
+                and payload[0] != 35  # "#"
+                and text.isdigit()
+                and len(text) <= 19  # a number of any length takes any time to read
+                and (line_stamp := int(text)) <= LATEST
+            ):
+                if line_stamp != stamp and frames:
+                    yield Frames(stamp, frames)
+                    frames = []
+                stamp = line_stamp
+                frames.append(payload)
+                continue
+            try:
+                entry = parse_line(line)
+            except TapeError:
+                self.bad_lines += 1
+                continue
+            if isinstance(entry, Frames) and entry.stamp == stamp:
+                frames.extend(entry.frames)
+                continue
+            if frames:
+                yield Frames(stamp, frames)
+                frames = []
+            if isinstance(entry, Frames):
+                stamp = entry.stamp
+                frames.extend(entry.frames)
+            else:
+                yield entry
+        if frames:
+            yield Frames(stamp, frames)
+
+    def _lines(self) -> Iterator[bytes]:
+        rest = b""
+        try:
+            for chunk in _contents(self.path):
+                lines = (rest + chunk).split(b"\n")
+                rest = lines.pop()
+                yield from lines
+        except (EOFError, zlib.error, zstandard.ZstdError) as error:
+            self.broken = str(error)
+        self.torn_bytes = len(rest)
+
+
+# The level costs what the conversion of the same trades does; 9 gains a tenth for four times that.
+_LEVEL = 3
+
+
+def archive(tape: Path, archived: Path) -> None:
+    """Compress a tape that gets no more lines; the original goes only when the copy was re-read.
+
+    Raises:
+        TapeError: what was written is not what was read; the tape stays.
+    """
+    temporary = temporary_for(archived)
+    wanted, found = hashlib.blake2b(), hashlib.blake2b()
+    try:
+        with telling(temporary), tape.open("rb") as source, temporary.open("wb") as sink:
+            compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+            with compressor.stream_writer(sink, size=tape.stat().st_size, closefd=False) as out:
+                while chunk := source.read(1 << 20):
+                    wanted.update(chunk)
+                    out.write(chunk)
+        with temporary.open("rb") as file:
+            for chunk in zstandard.ZstdDecompressor().read_to_iter(file):
+                found.update(chunk)
+        if found.digest() != wanted.digest():
+            raise TapeError(f"{temporary} does not hold what {tape} does.")
+        publish(temporary, archived)
+    finally:
+        temporary.unlink(missing_ok=True)
+    tape.unlink()

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stocktrace.errors import DiskFull, StoreError
+from stocktrace.store import files
+from tests.conftest import tree
+
+
+def test_appending_makes_the_file_and_keeps_what_it_held(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    files.append(path, b"one\n")
+    files.append(path, memoryview(b"-two\n-")[1:-1])
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+def test_no_handle_stays_open_after_an_append_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> int:
+        raise OSError(5, "Input/output error")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(os, "write", broken)
+    with pytest.raises(StoreError, match=r"Cannot write .*/a: Input/output error\."):
+        files.append(tmp_path / "a", b"x")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("number", [28, 122])
+def test_a_full_disk_or_quota_is_told_as_such(tmp_path: Path, number: int) -> None:
+    with pytest.raises(DiskFull) as caught, files.telling(tmp_path / "not" / "there"):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.path == tmp_path / "not" / "there"
+    assert caught.value.free_bytes == files.free_bytes(tmp_path)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), FileExistsError(17, "there")])
+def test_files_that_come_and_go_are_the_callers_to_judge(tmp_path: Path, error: OSError) -> None:
+    with pytest.raises(type(error)), files.telling(tmp_path):
+        raise error
+
+
+def test_publishing_replaces_the_file_as_a_whole(tmp_path: Path) -> None:
+    final = tmp_path / "a"
+    final.write_text("old")
+    temporary = files.temporary_for(final)
+    temporary.write_text("new")
+    files.publish(temporary, final)
+    assert final.read_text() == "new"
+    assert tree(tmp_path) == ["a"]
+
+
+def test_a_temporary_name_is_hidden_and_this_process_own(tmp_path: Path) -> None:
+    assert files.temporary_for(tmp_path / "a.csv") == tmp_path / f".a.csv.{os.getpid()}.tmp"
+
+
+@pytest.mark.parametrize("step", ["write_text", "replace"])
+def test_a_text_that_cannot_be_replaced_stays_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    path = tmp_path / "folder" / "a"
+    files.replace_text(path, "old\n")
+    monkeypatch.setattr(Path, step, broken)
+    with pytest.raises(StoreError):
+        files.replace_text(path, "new\n")
+    monkeypatch.undo()
+    assert path.read_text() == "old\n"
+    files.replace_text(path, "new\n")
+    assert path.read_text() == "new\n"
+    assert tree(tmp_path) == ["folder/a"]
+
+
+def test_free_space_is_that_of_the_nearest_folder_there_is(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    free = files.free_bytes(tmp_path / "a" / "b")
+    assert abs(free - status.f_bavail * status.f_frsize) < 1 << 30
+
+
+def test_writing_goes_on_where_the_system_took_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:3]))
+    files.append(tmp_path / "a", b"0123456789")
+    assert (tmp_path / "a").read_bytes() == b"0123456789"

@@ -1,0 +1,476 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stocktrace import __version__
+from stocktrace.errors import ConversionError, DiskFull, LayoutError, StoreError
+from stocktrace.exchange import synthetic_frames
+from stocktrace.feed import wire
+from stocktrace.store import parquet
+from stocktrace.store.layout import Layout, Part
+from stocktrace.trade import Trade
+from tests.conftest import SESSION, published, sent, tree
+from tests.store.conftest import PART, T
+
+STEM = PART.stem
+FINAL = f"parquet/date=2026-11-23/symbol=AAPL/{STEM}.parquet"
+SEGMENT = f"csv/AAPL/{STEM}.csv"
+HEADER = "symbol,ts_event,ts_recv,price,volume,conditions\n"
+ROW = "AAPL,2026-11-23 14:30:00.000Z,2026-11-23 14:30:00.123456Z,1.5,100,1 24 12\n"
+
+Seal = Callable[..., list[Path]]
+THREE = [Trade("AAPL", price, T + n, 100.0, ("1", "12")) for n, price in enumerate((3.0, 1.5, 2.0))]
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [row for batch in parquet.read_parquet(path) for row in batch.to_pylist()]
+
+
+def boom(*_: Any, **__: Any) -> Any:
+    raise OSError(5, "Input/output error")
+
+
+# --- the way of one segment ------------------------------------------------------------------
+
+
+def test_a_segment_becomes_one_parquet_file_and_goes(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    converted = parquet.convert(layout, segment)
+    final = layout.root / FINAL
+    assert converted == parquet.Converted("AAPL", final, 3, final.stat().st_size)
+    assert tree(layout.root) == [FINAL]
+    assert [row["price"] for row in rows(final)] == [3.0, 1.5, 2.0]
+    assert published(layout.root) == {"AAPL": [(t.t, t.p, t.v, "1 12") for t in THREE]}
+
+
+def test_converting_what_is_converted_changes_nothing(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    parquet.convert(layout, segment)
+    final = layout.root / FINAL
+    before = (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino)
+    assert parquet.convert(layout, segment) is None
+    assert (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino) == before
+
+
+def test_a_segment_whose_file_is_there_and_whole_just_goes(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    text = segment.read_bytes()
+    parquet.convert(layout, segment)
+    final = layout.root / FINAL
+    before = (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino)
+    segment.write_bytes(text)
+    converted = parquet.convert(layout, segment)
+    assert converted is not None
+    assert converted.rows == 3
+    assert (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino) == before
+    assert tree(layout.root) == [FINAL]
+
+
+def test_the_same_segment_gives_the_same_bytes(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    text = segment.read_bytes()
+    parquet.convert(layout, segment)
+    first = (layout.root / FINAL).read_bytes()
+    (layout.root / FINAL).unlink()
+    segment.write_bytes(text)
+    parquet.convert(layout, segment)
+    assert (layout.root / FINAL).read_bytes() == first
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_a_planted_truncated_file_is_found_and_rebuilt(
+    layout: Layout, seal: Seal, size: int
+) -> None:
+    (segment,) = seal(THREE)
+    text = segment.read_bytes()
+    parquet.convert(layout, segment)
+    final = layout.root / FINAL
+    whole = final.read_bytes()
+    segment.write_bytes(text)
+    final.write_bytes(whole[:size])
+    parquet.convert(layout, segment)
+    assert final.read_bytes() == whole
+    assert tree(layout.root) == [FINAL]
+
+
+def test_a_whole_file_with_other_rows_is_rebuilt(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    text = segment.read_bytes()
+    parquet.convert(layout, segment)
+    whole = (layout.root / FINAL).read_bytes()
+    (segment,) = seal(THREE[:2])
+    parquet.convert(layout, segment)
+    segment.write_bytes(text)
+    parquet.convert(layout, segment)
+    assert (layout.root / FINAL).read_bytes() == whole
+
+
+def test_a_file_of_other_columns_is_rebuilt(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    final = layout.root / FINAL
+    final.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"a": [1]}), final)
+    parquet.convert(layout, segment)
+    assert len(rows(final)) == 3
+
+
+# --- killed at each step ---------------------------------------------------------------------
+
+STEPS: dict[str, tuple[object, str]] = {
+    "making the writer": (pq, "ParquetWriter"),
+    "writing": (pq.ParquetWriter, "write_table"),
+    "writing the footer": (pq.ParquetWriter, "add_key_value_metadata"),
+    "closing": (pq.ParquetWriter, "close"),
+    "reading it again": (pq, "ParquetFile"),
+    "syncing": (os, "fsync"),
+    "renaming": (Path, "replace"),
+    "deleting the segment": (Path, "unlink"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("died", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_killed_at_any_step_nothing_is_lost_and_the_next_run_gives_one_right_file(
+    layout: Layout,
+    seal: Seal,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    died: BaseException,
+) -> None:
+    (segment,) = seal(THREE)
+    text = segment.read_bytes()
+    target, name = STEPS[step]
+    whole = getattr(target, name)
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        if arguments[:1] == (segment,) or step != "deleting the segment":
+            raise died
+        return whole(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, killed)
+        with pytest.raises((StoreError, OSError, KeyboardInterrupt)):
+            parquet.convert(layout, segment)
+    assert segment.read_bytes() == text
+    deleting = step == "deleting the segment"
+    assert tree(layout.root) == ([SEGMENT, FINAL] if deleting else [SEGMENT])
+    converted = parquet.convert(layout, segment)
+    assert converted is not None
+    assert tree(layout.root) == [FINAL]
+    assert [row["price"] for row in rows(converted.path)] == [3.0, 1.5, 2.0]
+
+
+def test_a_kill_leaves_at_most_a_hidden_file_that_no_reader_takes(
+    layout: Layout, seal: Seal
+) -> None:
+    (segment,) = seal(THREE)
+    left = layout.root / f"parquet/date=2026-11-23/symbol=AAPL/.{STEM}.parquet.99999.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a file")
+    parquet.convert(layout, segment)
+    assert published(layout.root) == {"AAPL": [(t.t, t.p, t.v, "1 12") for t in THREE]}
+
+
+def test_the_folder_is_synced_after_the_rename_and_before_the_segment_goes(
+    layout: Layout, seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (segment,) = seal(THREE)
+    steps: list[str] = []
+
+    def noting(name: str, whole: Callable[..., Any]) -> Callable[..., Any]:
+        def note(path: Any, *arguments: Any, **options: Any) -> Any:
+            shown = Path(f"/proc/self/fd/{path}").readlink() if isinstance(path, int) else path
+            steps.append(f"{name} {shown.name.split('.')[-1]}")
+            return whole(path, *arguments, **options)
+
+        return note
+
+    monkeypatch.setattr(os, "fsync", noting("sync", os.fsync))
+    monkeypatch.setattr(Path, "replace", noting("rename", Path.replace))
+    monkeypatch.setattr(Path, "unlink", noting("delete", Path.unlink))
+    parquet.convert(layout, segment)
+    assert steps == ["sync tmp", "rename tmp", "sync symbol=AAPL", "delete tmp", "delete csv"]
+
+
+def test_a_full_disk_is_told_and_keeps_the_segment(
+    layout: Layout, seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    (segment,) = seal(THREE)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(DiskFull):
+        parquet.convert(layout, segment)
+    assert tree(layout.root) == [SEGMENT]
+
+
+def test_what_is_written_wrong_is_not_published(
+    layout: Layout, seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (segment,) = seal(THREE)
+    write = pq.ParquetWriter.write_table
+    monkeypatch.setattr(
+        pq.ParquetWriter, "write_table", lambda self, table, size: write(self, table[1:], size)
+    )
+    with pytest.raises(ConversionError, match="does not hold the 3 rows"):
+        parquet.convert(layout, segment)
+    assert tree(layout.root) == [SEGMENT]
+
+
+def test_a_segment_that_another_process_converts_is_left_to_it(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    with segment.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert parquet.convert(layout, segment) is None
+    assert tree(layout.root) == [SEGMENT]
+
+
+# --- segments that are none ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "does not begin with the header"),
+        (HEADER[:-1], "does not begin with the header"),
+        (f"a,b\n{ROW}", "does not begin with the header"),
+        (HEADER, "without rows"),
+        (HEADER + ROW[:-1], "is torn"),
+        (HEADER + ROW + ROW[:-9], "is torn"),
+        (HEADER + ROW.replace(",1.5,", ",x,"), "is not a segment"),
+        (HEADER + ROW.replace(",1.5,", ",,"), "is not a segment"),
+        (HEADER + ROW.replace(",1.5,", ","), "is not a segment"),
+        (HEADER + ROW.replace("2026-11-23 14:30:00.000Z", "yesterday"), "is not a segment"),
+        (f"{HEADER}{ROW}\x00\n", "is not a segment"),
+    ],
+)
+def test_what_is_no_whole_segment_is_refused_and_stays(
+    layout: Layout, text: str, sentence: str
+) -> None:
+    segment = layout.root / SEGMENT
+    segment.parent.mkdir(parents=True)
+    segment.write_text(text)
+    with pytest.raises(ConversionError, match=sentence):
+        parquet.convert(layout, segment)
+    assert tree(layout.root) == [SEGMENT]
+    assert segment.read_text() == text
+
+
+def test_a_segment_torn_at_any_byte_is_refused_unless_the_line_is_whole(layout: Layout) -> None:
+    segment = layout.root / SEGMENT
+    segment.parent.mkdir(parents=True)
+    text = HEADER + ROW + ROW
+    for size in range(len(HEADER) + 1, len(text)):
+        if text[size - 1] == "\n":
+            continue
+        segment.write_text(text[:size])
+        with pytest.raises(ConversionError, match="is torn"):
+            parquet.convert(layout, segment)
+
+
+def test_a_file_of_somebody_else_is_refused(layout: Layout) -> None:
+    path = layout.root / "csv" / "AAPL" / "mine.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(HEADER + ROW)
+    with pytest.raises(LayoutError):
+        parquet.convert(layout, path)
+    assert tree(layout.root) == ["csv/AAPL/mine.csv"]
+
+
+# --- the file --------------------------------------------------------------------------------
+
+
+def test_any_flipped_byte_is_noticed_or_does_no_harm(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    converted = parquet.convert(layout, segment)
+    assert converted is not None
+    whole = converted.path.read_bytes()
+    wanted = parquet.metadata(converted.path)["content"]
+    by_reader, by_hash = 0, 0
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << (position % 8)
+        converted.path.write_bytes(damaged)
+        try:
+            content = parquet.content_hash(parquet.read_parquet(converted.path)).hexdigest()
+            told = parquet.metadata(converted.path).get("content")
+        except ConversionError:
+            by_reader += 1
+        else:
+            # The header of a page is under no checksum: the hash in the footer is what is left.
+            by_hash += content != told
+            assert content == wanted or content != told, f"byte {position} of {len(whole)}"
+    assert by_reader > 0
+    assert by_hash > 0
+
+
+def test_the_footer_says_what_the_file_is(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    content = parquet.content_hash(parquet.read_csv(segment)).hexdigest()
+    converted = parquet.convert(layout, segment)
+    assert converted is not None
+    assert parquet.metadata(converted.path) == {
+        "session": SESSION,
+        "window": PART.window,
+        "content": content,
+        "version": __version__,
+        "rows": "3",
+    }
+
+
+def test_a_file_without_a_footer_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1")
+    with pytest.raises(ConversionError, match="cannot be read"):
+        parquet.metadata(path)
+
+
+def test_columns_types_and_settings_are_those_that_were_measured(
+    layout: Layout, seal: Seal
+) -> None:
+    (segment,) = seal(THREE)
+    converted = parquet.convert(layout, segment)
+    assert converted is not None
+    with pq.ParquetFile(converted.path) as file:
+        assert [(field.name, str(field.type), field.nullable) for field in file.schema_arrow] == [
+            ("ts_event", "timestamp[ms, tz=UTC]", False),
+            ("ts_recv", "timestamp[us, tz=UTC]", False),
+            ("price", "double", False),
+            ("volume", "double", False),
+            ("conditions", "string", False),
+        ]
+        group = file.metadata.row_group(0)
+        columns = [group.column(n) for n in range(group.num_columns)]
+        assert {column.compression for column in columns} == {"ZSTD"}
+        assert [set(column.encodings) >= {"DELTA_BINARY_PACKED"} for column in columns] == [
+            True, True, False, False, False,
+        ]  # fmt: skip
+        assert [column.has_dictionary_page for column in columns] == [
+            False, False, True, True, True,
+        ]  # fmt: skip
+        assert all(column.is_stats_set for column in columns)
+        assert b"ARROW:schema" not in file.metadata.metadata
+
+
+def test_pages_carry_checksums(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    converted = parquet.convert(layout, segment)
+    assert converted is not None
+    with pq.ParquetFile(converted.path) as file:
+        column = file.metadata.row_group(0).column(2)
+        end = column.data_page_offset + column.total_compressed_size
+        end -= column.data_page_offset - column.dictionary_page_offset
+    damaged = bytearray(converted.path.read_bytes())
+    damaged[end - 1] ^= 1  # the last byte of the last page of prices
+    converted.path.write_bytes(damaged)
+    with pytest.raises(ConversionError, match=r"crc|CRC"):
+        list(parquet.read_parquet(converted.path))
+
+
+def trades_of(count: int, tickers: Sequence[str]) -> tuple[dict[str, list[Any]], list[Trade]]:
+    frames = [frame for _, frame in synthetic_frames(tickers, count)]
+    trades = [trade for message in wire.decode(frames).messages for trade in message]
+    return sent(frames), trades
+
+
+def test_rows_are_gathered_into_row_groups_and_pages_not_cut_by_blocks_of_csv(
+    layout: Layout, seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, trades = trades_of(30_000, ["AAPL"])
+    monkeypatch.setattr(parquet, "_CSV_BLOCK", 1 << 16)
+    monkeypatch.setattr(parquet, "ROW_GROUP", 10_000)
+    (segment,) = seal(trades)
+    converted = parquet.convert(layout, segment)
+    assert converted is not None
+    with pq.ParquetFile(converted.path) as file:
+        groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    assert sum(groups) == 30_000
+    assert max(groups) <= 10_000
+    assert len(groups) <= 6
+    assert published(layout.root) == wanted
+
+
+def test_a_large_segment_is_one_row_group(layout: Layout, seal: Seal) -> None:
+    wanted, trades = trades_of(60_000, ["AAPL"])  # some 4 MB of CSV: several blocks
+    (segment,) = seal(trades)
+    converted = parquet.convert(layout, segment)
+    assert converted is not None
+    with pq.ParquetFile(converted.path) as file:
+        assert file.num_row_groups == 1
+    assert published(layout.root) == wanted
+    assert converted.size / converted.rows < 8  # bytes a trade; 70 in CSV
+
+
+def test_the_hash_does_not_depend_on_how_rows_are_cut(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal(THREE)
+    (batch,) = parquet.read_csv(segment)
+    whole = parquet.content_hash(iter([batch])).hexdigest()
+    cut = [batch.slice(0, 1), batch.slice(1, 0), batch.slice(1, 2)]
+    assert parquet.content_hash(iter(cut)).hexdigest() == whole
+    other = [batch.slice(1, 1), batch.slice(0, 1), batch.slice(2, 1)]
+    assert parquet.content_hash(iter(other)).hexdigest() != whole
+
+
+def test_the_hash_tells_where_one_text_ends_and_the_next_begins() -> None:
+    def batch(*codes: str) -> pa.RecordBatch:
+        columns = [pa.array([0] * len(codes), kind) for kind in parquet.SCHEMA.types[:4]]
+        return pa.RecordBatch.from_arrays([*columns, pa.array(codes)], schema=parquet.SCHEMA)
+
+    one, other = batch("1", "2 12"), batch("12", " 12")
+    assert (
+        parquet.content_hash(iter([one])).hexdigest()
+        != parquet.content_hash(iter([other])).hexdigest()
+    )
+
+
+def test_no_condition_is_the_empty_text_and_never_null(layout: Layout, seal: Seal) -> None:
+    (segment,) = seal([Trade("AAPL", 1.0, T, 1.0, codes) for codes in (None, (), ("NA",))])
+    converted = parquet.convert(layout, segment)
+    assert converted is not None
+    assert [row["conditions"] for row in rows(converted.path)] == ["", "", "NA"]
+
+
+def test_windows_of_two_days_go_to_two_partitions(layout: Layout, seal: Seal) -> None:
+    for window in ("20261123T235900Z_00001", "20261124T000000Z_00002"):
+        (segment,) = seal(THREE, Part(SESSION, window))
+        parquet.convert(layout, segment)
+    assert tree(layout.root) == [
+        f"parquet/date=2026-11-23/symbol=AAPL/{SESSION}-20261123T235900Z_00001.parquet",
+        f"parquet/date=2026-11-24/symbol=AAPL/{SESSION}-20261124T000000Z_00002.parquet",
+    ]
+
+
+@pytest.mark.parametrize(
+    "ticker", ["7203", "007", "1e5", "-5", "inf", "NaN", "TRUE", "0x10", "9:30"]
+)
+def test_beside_a_ticker_that_may_be_guessed_to_be_something_else_stands_an_anchor(
+    layout: Layout, seal: Seal, ticker: str
+) -> None:
+    (segment,) = seal([Trade(ticker, 1.0, T, 1.0)])
+    parquet.convert(layout, segment)
+    anchor = layout.anchor("2026-11-23")
+    assert tree(layout.root)[-1] == "parquet/date=2026-11-23/symbol=~/anchor.parquet"
+    assert pq.read_metadata(anchor).num_rows == 0
+    before = anchor.stat().st_mtime_ns
+    shutil.rmtree(layout.root / "csv")
+    (segment,) = seal([Trade(ticker, 1.0, T, 1.0)], Part(SESSION, "20261123T144000Z_00002"))
+    parquet.convert(layout, segment)
+    assert anchor.stat().st_mtime_ns == before
+
+
+def test_an_ordinary_ticker_needs_no_anchor(layout: Layout, seal: Seal) -> None:
+    for segment in seal(
+        [Trade(ticker, 1.0, T, 1.0) for ticker in ("AAPL", "A1", "INFY", "NANO", "TRUEX")]
+    ):
+        parquet.convert(layout, segment)
+    assert not layout.anchor("2026-11-23").exists()

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stocktrace.errors import StoreError
+from stocktrace.store import schema
+from tests.conftest import NOON
+from tests.store.conftest import T
+
+DAY_MS = 86_400_000
+
+
+def frame_of(*rows: dict[str, object]) -> pd.DataFrame:
+    """Good rows, but for what each of ``rows`` says."""
+    good = {"symbol": "AAPL", "ts_event": T, "price": 1.5, "volume": 100.0, "conditions": "1 12"}
+    full = [{**good, **row} for row in rows]
+    column = {name: [row[name] for row in full] for name in good}
+    return pd.DataFrame(
+        {
+            "symbol": pd.Categorical(column["symbol"]),
+            "ts_event": np.array(column["ts_event"], np.int64).view("datetime64[ms]"),
+            "ts_recv": np.full(len(full), NOON // 1000).view("datetime64[us]"),
+            "price": np.array(column["price"], np.float64),
+            "volume": np.array(column["volume"], np.float64),
+            "conditions": pd.Categorical(column["conditions"]),
+        }
+    )
+
+
+def test_good_trades_pass() -> None:
+    assert schema.failures(frame_of({}, {"symbol": "A:B"}, {"conditions": ""})) == {}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"volume": 0.0},
+        {"price": 1e-300},
+        {"price": np.nextafter(1e12, 0)},
+        {"volume": np.nextafter(1e15, 0)},
+        {"ts_event": 631_152_000_000},
+        {"ts_event": T + DAY_MS},
+    ],
+)
+def test_the_edges_of_what_is_possible_pass(row: dict[str, object]) -> None:
+    assert schema.failures(frame_of(row)) == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"symbol": None}, "symbol: no ticker"),
+        ({"conditions": None}, "conditions: no code"),
+        ({"price": 0.0}, "price: not above 0"),
+        ({"price": -0.01}, "price: not above 0"),
+        ({"price": 1e12}, "price: not below 1e+12"),
+        ({"price": np.inf}, "price: not below 1e+12"),
+        ({"price": -np.inf}, "price: not above 0"),
+        ({"price": np.nan}, "price: not_nullable"),
+        ({"volume": -1.0}, "volume: below 0"),
+        ({"volume": 1e15}, "volume: not below 1e+15"),
+        ({"volume": np.inf}, "volume: not below 1e+15"),
+        ({"volume": np.nan}, "volume: not_nullable"),
+        ({"ts_event": 0}, "ts_event: before 1990-01-01"),
+        ({"ts_event": T // 1000}, "ts_event: before 1990-01-01"),
+        ({"ts_event": 631_151_999_999}, "ts_event: before 1990-01-01"),
+        ({"ts_event": T + DAY_MS + 1}, "ts_event is over a day ahead of ts_recv"),
+        ({"ts_event": 2**63 - 1}, "ts_event is over a day ahead of ts_recv"),
+        ({"ts_event": T * 1000}, "ts_event is over a day ahead of ts_recv"),
+    ],
+)
+def test_each_fault_is_refused_with_its_reason(row: dict[str, object], reason: str) -> None:
+    assert schema.failures(frame_of({}, row, {})) == {1: reason}
+
+
+def test_a_time_that_is_no_time_is_refused() -> None:
+    assert "ts_event: not_nullable" in schema.failures(frame_of({}, {"ts_event": -(2**63)}))[1]
+
+
+def test_a_row_with_two_faults_has_both_reasons() -> None:
+    found = schema.failures(frame_of({"price": 0.0, "volume": -1.0}))
+    assert found == {0: "price: not above 0, volume: below 0"}
+
+
+def test_all_rows_of_a_batch_can_be_refused() -> None:
+    bad: dict[str, object] = {"price": 0.0}
+    found = schema.failures(frame_of(*[bad] * 5))
+    assert found == dict.fromkeys(range(5), "price: not above 0")
+
+
+def test_one_bad_row_of_many_is_the_only_one_refused() -> None:
+    rows: list[dict[str, object]] = [{} for _ in range(1000)]
+    rows[777] = {"volume": -1.0}
+    assert schema.failures(frame_of(*rows)) == {777: "volume: below 0"}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda frame: frame.drop(columns="price"),
+        lambda frame: frame.assign(more=1),
+        lambda frame: frame[frame.columns[::-1]],
+        lambda frame: frame.astype({"price": "float32"}),
+        lambda frame: frame.astype({"ts_recv": "int64"}),
+    ],
+)
+def test_a_frame_that_is_no_batch_is_our_fault_and_loud(spoil) -> None:
+    with pytest.raises(StoreError, match="A batch is not of the schema"):
+        schema.failures(spoil(frame_of({}, {})))

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stocktrace.errors import StoreError
+from stocktrace.store import parquet
+from stocktrace.store.layout import Layout
+from stocktrace.store.quarantine import Refused
+from stocktrace.store.segment import Read, SegmentWriter, Tally
+from stocktrace.trade import Trade
+from tests.conftest import NOON, tree
+from tests.store.conftest import PART, T, batch_of
+
+STEM = PART.stem
+HEADER = "symbol,ts_event,ts_recv,price,volume,conditions\n"
+PRICES = st.floats(0, 1e12, exclude_min=True, exclude_max=True, allow_subnormal=True)
+VOLUMES = st.floats(0, 1e15, exclude_max=True, allow_subnormal=True)
+CODES = st.none() | st.lists(
+    st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters='",'), min_size=1)
+    .filter(lambda code: len(code) <= 16),
+    max_size=4,
+).map(tuple)  # fmt: skip
+TRADES = st.builds(
+    Trade, st.just("AAPL"), PRICES, st.integers(T - 10**9, T + 10**7), VOLUMES, CODES
+)
+
+
+def trade(symbol: str = "AAPL", p: float = 1.5, t: int = T, v: float = 100, c=("1",)) -> Trade:
+    return Trade(symbol, p, t, v, c)
+
+
+def quarantined(layout: Layout) -> list[Refused]:
+    text = layout.quarantine(PART).read_text(encoding="utf-8")
+    return [Refused.parse(line) for line in text.splitlines()]
+
+
+def test_a_segment_is_the_text_that_the_docs_say(layout: Layout) -> None:
+    writer = SegmentWriter(layout, PART)
+    trades = [
+        trade("BINANCE:BTCUSDT", 0.1, T + 7, 0.011467, None),
+        trade("BINANCE:BTCUSDT", 1e-7, T, 0, ()),
+    ]
+    writer.write(batch_of([*trades, trade(c=("1", "24", "12"))], NOON + 123_456_789))
+    assert tree(layout.root) == [f"csv/{t}/{STEM}.csv.open" for t in ("AAPL", "BINANCE%3ABTCUSDT")]
+    writer.seal()
+    assert tree(layout.root) == [f"csv/{t}/{STEM}.csv" for t in ("AAPL", "BINANCE%3ABTCUSDT")]
+    assert layout.csv("AAPL", PART).read_text() == (
+        f"{HEADER}AAPL,2026-11-23 14:30:00.000Z,2026-11-23 14:30:00.123456Z,1.5,100,1 24 12\n"
+    )
+    assert layout.csv("BINANCE:BTCUSDT", PART).read_text() == (
+        f"{HEADER}"
+        "BINANCE:BTCUSDT,2026-11-23 14:30:00.007Z,2026-11-23 14:30:00.123456Z,0.1,0.011467,\n"
+        "BINANCE:BTCUSDT,2026-11-23 14:30:00.000Z,2026-11-23 14:30:00.123456Z,1e-7,0,\n"
+    )
+
+
+@given(st.lists(TRADES, min_size=1, max_size=20))
+def test_any_float_and_code_comes_back_exactly_from_csv_and_from_parquet(
+    tmp_path_factory: pytest.TempPathFactory, trades: list[Trade]
+) -> None:
+    layout = Layout(tmp_path_factory.mktemp("data"))
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of(trades))
+    writer.seal()
+    text = layout.csv("AAPL", PART).read_text()
+    wanted = [(t.t, t.p, t.v, " ".join(t.c or ())) for t in trades]
+    by_python = [
+        (float(row["price"]), float(row["volume"]), row["conditions"])
+        for row in csv.DictReader(io.StringIO(text))
+    ]
+    assert list(map(bits, by_python)) == [bits(row[1:]) for row in wanted]
+    converted = parquet.convert(layout, layout.csv("AAPL", PART))
+    assert converted is not None
+    (batch,) = parquet.read_parquet(converted.path)
+    columns = batch.to_pydict()
+    times = [int(time.timestamp() * 1000 + 0.5) for time in columns["ts_event"]]
+    found = zip(times, columns["price"], columns["volume"], columns["conditions"], strict=True)
+    assert list(map(bits, found)) == list(map(bits, wanted))
+
+
+def bits(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Floats by their bits: 0.0 and -0.0 differ."""
+    return tuple(struct.pack("d", x) if isinstance(x, float) else x for x in row)
+
+
+def test_rows_stand_in_the_order_of_arrival_and_equal_prints_are_kept(layout: Layout) -> None:
+    writer = SegmentWriter(layout, PART)
+    twin = trade(p=2.0)
+    writer.write(batch_of([trade(p=3.0, t=T + 9), twin, trade("MSFT"), twin]))
+    writer.write(batch_of([trade(p=1.0, t=T - 9), twin], NOON + 1000))
+    writer.seal()
+    rows = [line.split(",")[3] for line in layout.csv("AAPL", PART).read_text().splitlines()[1:]]
+    assert rows == ["3", "2", "2", "1", "2"]
+    assert writer.tallies == {"AAPL": Tally(5, 0), "MSFT": Tally(1, 0)}
+
+
+def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
+    layout: Layout,
+) -> None:
+    good, bad, worse = trade(p=1.0), trade(p=-1.0, v=0.1 + 0.2), trade("MSFT", v=-1.0)
+    read = Read(NOON, [b"first", b"second"], [[good], [bad, worse]])
+    writer = SegmentWriter(layout, PART)
+    writer.write([("AAPL", [(read, [good, bad])]), ("MSFT", [(read, [worse])])])
+    writer.seal()
+    assert quarantined(layout) == [
+        Refused(
+            NOON,
+            b"second",
+            {"c": ["1"], "p": -1.0, "s": "AAPL", "t": T, "v": 0.30000000000000004},
+            "price: not above 0",
+        ),
+        Refused(
+            NOON,
+            b"second",
+            {"c": ["1"], "p": 1.5, "s": "MSFT", "t": T, "v": -1.0},
+            "volume: below 0",
+        ),
+    ]
+    assert writer.tallies == {"AAPL": Tally(1, 1), "MSFT": Tally(0, 1)}
+    assert tree(layout.root) == [f"csv/AAPL/{STEM}.csv", f"quarantine/{STEM}.jsonl"]
+
+
+def test_of_equal_prints_the_frame_of_each_is_found(layout: Layout) -> None:
+    one, other = trade(p=-1.0), trade(p=-1.0)
+    read = Read(NOON, [b"first", b"second"], [[one], [other]])
+    assert (read.frame_of(one), read.frame_of(other)) == (b"first", b"second")
+    with pytest.raises(LookupError):
+        read.frame_of(trade(p=-1.0))
+
+
+def test_a_batch_of_nothing_but_faults_writes_no_segment(layout: Layout) -> None:
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of([trade(p=0.0), trade("MSFT", p=0.0)]))
+    writer.seal()
+    assert tree(layout.root) == [f"quarantine/{STEM}.jsonl"]
+    assert writer.tallies == {"AAPL": Tally(0, 1), "MSFT": Tally(0, 1)}
+
+
+@pytest.mark.parametrize("symbol", ["", "é", " A", "A\nB", "A,B", 'A"B', "x" * 300, "\x00"])
+def test_a_symbol_that_no_file_can_carry_is_quarantined(layout: Layout, symbol: str) -> None:
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of([trade(symbol), trade()]))
+    writer.seal()
+    (refused,) = quarantined(layout)
+    assert (refused.row["s"], refused.reason) == (symbol, "symbol: no ticker")
+    assert writer.tallies == {symbol: Tally(0, 1), "AAPL": Tally(1, 0)}
+
+
+@pytest.mark.parametrize(
+    "codes", [("a b",), ("1", ""), (",",), ('"',), ("é",), ("1" * 17,), ("\n",)]
+)
+def test_a_code_that_a_row_cannot_carry_is_quarantined(
+    layout: Layout, codes: tuple[str, ...]
+) -> None:
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of([trade(c=codes), trade()]))
+    writer.seal()
+    (refused,) = quarantined(layout)
+    assert (tuple(refused.row["c"]), refused.reason) == (codes, "conditions: no code")
+
+
+def test_a_trade_of_any_time_leaves_the_others_unharmed(layout: Layout) -> None:
+    writer = SegmentWriter(layout, PART)
+    times = [-(2**63), -1, 0, 2**53, 2**62, 2**63 - 1]
+    writer.write(batch_of([trade(t=T), *(trade(t=t) for t in times), trade(t=T)]))
+    writer.seal()
+    assert writer.tallies == {"AAPL": Tally(2, len(times))}
+    assert [refused.row["t"] for refused in quarantined(layout)] == times
+
+
+def test_lags_are_those_of_recorded_trades_only(layout: Layout) -> None:
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of([trade(t=T - 40), trade(t=0), trade(t=2**62), trade(t=T - 120)]))
+    assert int(writer.lags.counts.sum()) == 2
+    assert writer.lags.longest_ms == 120.0
+
+
+def test_what_could_not_be_decoded_is_kept_beside(layout: Layout) -> None:
+    writer = SegmentWriter(layout, PART)
+    writer.refuse([Refused(NOON, b"nonsense", None, "not JSON")])
+    writer.write(batch_of([trade(p=0.0)], frame=b"frame"))
+    writer.seal()
+    assert [each.frame for each in quarantined(layout)] == [b"nonsense", b"frame"]
+    assert [json.loads(line)["row"] is None for line in
+            layout.quarantine(PART).read_text().splitlines()] == [True, False]  # fmt: skip
+
+
+def test_what_an_attempt_that_died_left_is_written_anew(layout: Layout) -> None:
+    path = layout.open_csv("AAPL", PART)
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{HEADER}AAPL,2026-11-2")
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of([trade()]))
+    writer.seal()
+    assert len(layout.csv("AAPL", PART).read_text().splitlines()) == 2
+
+
+def test_a_ticker_that_is_done_is_counted_again_but_not_written(layout: Layout) -> None:
+    writer = SegmentWriter(layout, PART, done={"AAPL"})
+    writer.write(batch_of([trade(), trade("MSFT"), trade()]))
+    writer.seal()
+    assert tree(layout.root) == [f"csv/MSFT/{STEM}.csv"]
+    assert writer.tallies == {"AAPL": Tally(2, 0), "MSFT": Tally(1, 0)}
+
+
+def test_a_segment_that_is_to_be_rebuilt_is_not_sealed(layout: Layout) -> None:
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of([trade(), trade("MSFT")]))
+    writer.seal(unless={"MSFT"})
+    assert tree(layout.root) == [f"csv/AAPL/{STEM}.csv", f"csv/MSFT/{STEM}.csv.open"]
+
+
+def test_a_batch_spans_tickers_with_one_call_of_the_schema(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def failures(frame: pd.DataFrame) -> dict[int, str]:
+        calls.append(len(frame))
+        return {}
+
+    monkeypatch.setattr("stocktrace.store.schema.failures", failures)
+    SegmentWriter(layout, PART).write(batch_of([trade(f"T{n % 50}") for n in range(500)]))
+    assert calls == [500]
+    lines = [path.read_text().count("\n") for path in layout.open_segments(PART)]
+    assert lines == [11] * 50
+
+
+def test_a_folder_that_cannot_be_written_is_told(layout: Layout) -> None:
+    (layout.root / "csv").mkdir()
+    (layout.root / "csv" / "AAPL").write_text("a file in the way")
+    with pytest.raises((StoreError, OSError)):
+        SegmentWriter(layout, PART).write(batch_of([trade()]))
+
+
+def test_receive_times_are_cut_to_the_microsecond(layout: Layout) -> None:
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of([trade()], NOON + 1999))
+    writer.seal()
+    (batch,) = parquet.read_csv(layout.csv("AAPL", PART))
+    assert np.asarray(batch["ts_recv"].cast("int64")).tolist() == [NOON // 1000 + 1]
+
+
+def test_the_data_folder_may_have_any_name(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "a b*[x]?")
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of([trade()]))
+    writer.seal()
+    assert layout.sealed_segments(PART) == [layout.csv("AAPL", PART)]

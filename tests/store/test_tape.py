@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import gzip
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stocktrace.errors import DiskFull, StoreError, TapeError
+from stocktrace.store.tape import (
+    LATEST,
+    Frames,
+    Mark,
+    TapeReader,
+    TapeWriter,
+    archive,
+    parse_line,
+)
+from tests.conftest import NOON, frame, tree
+
+FRAMES = [frame(("AAPL", price)) for price in (1, 2, 3)]
+STAMPS = st.integers(0, LATEST)
+# What a server may send, and what looks like the grammar's own signs.
+PAYLOADS = st.one_of(
+    st.binary(max_size=60),
+    st.lists(st.sampled_from([b"#", b"\n", b"\t", b"1", b"raw ", b"\r", b"{}"])).map(b"".join),
+)
+FACTS = st.dictionaries(st.text(max_size=9), st.integers() | st.text(max_size=9), max_size=3)
+MARKS = st.builds(Mark, STAMPS, st.sampled_from(["connected", "gap", "subscription"]), FACTS)
+READS = st.builds(Frames, STAMPS, st.lists(PAYLOADS, min_size=1, max_size=5))
+
+
+def entries(path: Path) -> list[Mark | tuple[int, bytes]]:
+    """A tape's contents, frame by frame."""
+    found: list[Mark | tuple[int, bytes]] = []
+    for entry in TapeReader(path):
+        if isinstance(entry, Mark):
+            found.append(entry)
+        else:
+            found += [(entry.stamp, one) for one in entry.frames]
+    return found
+
+
+def flat(written: Sequence[Mark | Frames]) -> list[Mark | tuple[int, bytes]]:
+    found: list[Mark | tuple[int, bytes]] = []
+    for entry in written:
+        found += [entry] if isinstance(entry, Mark) else [(entry.stamp, f) for f in entry.frames]
+    return found
+
+
+def write(path: Path, written: Sequence[Mark | Frames]) -> None:
+    writer = TapeWriter(path)
+    for entry in written:
+        if isinstance(entry, Mark):
+            writer.mark(entry)
+        else:
+            writer.append(entry.stamp, entry.frames)
+    writer.close()
+    assert writer.size == path.stat().st_size
+
+
+@given(st.lists(MARKS | READS, max_size=8))
+def test_every_frame_and_mark_comes_back_byte_for_byte(
+    tmp_path_factory: pytest.TempPathFactory, written: list[Mark | Frames]
+) -> None:
+    path = tmp_path_factory.mktemp("tape") / "a.tape"
+    write(path, written)
+    assert entries(path) == flat(written)
+
+
+@given(PAYLOADS, STAMPS)
+def test_a_frame_is_one_line_whatever_it_holds(
+    tmp_path_factory: pytest.TempPathFactory, payload: bytes, stamp: int
+) -> None:
+    path = tmp_path_factory.mktemp("tape") / "a.tape"
+    write(path, [Frames(stamp, [payload])])
+    text = path.read_bytes()
+    assert text.count(b"\n") == 1
+    assert parse_line(text[:-1]) == Frames(stamp, (payload,))
+
+
+def test_a_tape_is_the_text_that_the_docs_say(tmp_path: Path) -> None:
+    path = tmp_path / "a.tape"
+    write(
+        path,
+        [
+            Mark(1, "connected", {"tickers": ["AAPL"]}),
+            Frames(2, [b'{"type":"ping"}', b"a\nb"]),
+            Frames(3, [b"#4"]),
+            Mark(4, "end"),
+        ],
+    )
+    assert path.read_bytes() == (
+        b'1\t#connected {"tickers":["AAPL"]}\n'
+        b'2\t{"type":"ping"}\n'
+        b"2\t#raw YQpi\n"
+        b"3\t#raw IzQ=\n"
+        b"4\t#end {}\n"
+    )
+
+
+def test_what_one_read_brought_is_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+
+    def counting(descriptor: int, data: bytes, write: Any = os.write) -> int:
+        writes.append(len(data))
+        return write(descriptor, data)
+
+    writer = TapeWriter(tmp_path / "a.tape")
+    monkeypatch.setattr(os, "write", counting)
+    writer.append(NOON, FRAMES)
+    monkeypatch.undo()
+    writer.close()
+    assert writes == [writer.size]
+
+
+def test_what_was_appended_is_with_the_system_at_once(tmp_path: Path) -> None:
+    writer = TapeWriter(tmp_path / "a.tape")
+    writer.append(NOON, FRAMES)
+    assert entries(writer.path) == [(NOON, one) for one in FRAMES]
+    writer.close()
+
+
+def test_neighbours_of_one_stamp_come_together(tmp_path: Path) -> None:
+    path = tmp_path / "a.tape"
+    write(path, [Frames(1, [b"a"]), Frames(1, [b"b\n"]), Frames(2, [b"c"]), Frames(1, [b"d"])])
+    assert list(TapeReader(path)) == [
+        Frames(1, [b"a", b"b\n"]),
+        Frames(2, [b"c"]),
+        Frames(1, [b"d"]),
+    ]
+
+
+def test_a_write_that_took_less_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = TapeWriter(tmp_path / "a.tape")
+    write_some = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write_some(fd, bytes(data)[:7]))
+    writer.append(NOON, FRAMES)
+    writer.mark(Mark(NOON, "end"))
+    monkeypatch.undo()
+    writer.close()
+    assert entries(writer.path) == [*((NOON, one) for one in FRAMES), Mark(NOON, "end")]
+
+
+def test_an_existing_tape_is_never_touched(tmp_path: Path) -> None:
+    path = tmp_path / "a.tape"
+    path.write_bytes(b"1\ta\n")
+    with pytest.raises(FileExistsError):
+        TapeWriter(path)
+    assert path.read_bytes() == b"1\ta\n"
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    writer = TapeWriter(tmp_path / "a.tape")
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(DiskFull, match=r"has only \d+ MB left: make room") as caught:
+        writer.append(NOON, FRAMES)
+    monkeypatch.undo()
+    writer.close()
+    assert caught.value.path == writer.path
+
+
+def test_a_broken_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> int:
+        raise OSError(5, "Input/output error")
+
+    writer = TapeWriter(tmp_path / "a.tape")
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(StoreError, match=r"Cannot write .*a.tape: Input/output error"):
+        writer.sync()
+    with pytest.raises(StoreError, match="Input/output error"):
+        writer.close()
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(writer._fd)
+
+
+def test_closing_twice_and_syncing_after_it_are_harmless(tmp_path: Path) -> None:
+    writer = TapeWriter(tmp_path / "a.tape")
+    threads = [threading.Thread(target=writer.sync) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    writer.close()
+    writer.close()
+    writer.sync()
+    for thread in threads:
+        thread.join(5)
+
+
+# --- what reading keeps ----------------------------------------------------------------------
+
+
+def test_a_tail_torn_at_any_byte_loses_only_the_torn_line(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.tape"
+    write(whole, [Frames(NOON + n, [one]) for n, one in enumerate(FRAMES)])
+    text = whole.read_bytes()
+    lines = text.splitlines(keepends=True)
+    torn = tmp_path / "torn.tape"
+    for size in range(len(lines[0]), len(text) + 1):
+        torn.write_bytes(text[:size])
+        complete = text[:size].count(b"\n")
+        reader = TapeReader(torn)
+        found = [one for entry in reader for one in getattr(entry, "frames", ())]
+        assert found == FRAMES[:complete]
+        assert reader.torn_bytes == size - sum(map(len, lines[:complete]))
+        assert (reader.bad_lines, reader.broken) == (0, None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"no tab",
+        b"\t{}",
+        b"x\t{}",
+        b"-1\t{}",
+        b"1.5\t{}",
+        b"\xb2\t{}",
+        b"1\t#connected {",
+        b"1\t#raw a",
+        b"1\t#\xff {}",
+        b"1\t#",
+        b"9" * 19 + b"\t{}",
+        b"9" * 5000 + b"\t{}",
+    ],
+)
+def test_a_line_that_is_not_of_the_grammar_is_counted_and_passed(
+    tmp_path: Path, line: bytes
+) -> None:
+    with pytest.raises(TapeError):
+        parse_line(line)
+    path = tmp_path / "a.tape"
+    path.write_bytes(b"1\ta\n" + line + b"\n2\tb\n")
+    reader = TapeReader(path)
+    assert list(reader) == [Frames(1, [b"a"]), Frames(2, [b"b"])]
+    assert (reader.bad_lines, reader.torn_bytes) == (1, 0)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_a_flipped_bit_in_a_receive_time_never_gives_a_time_that_cannot_be_stored(
+    tmp_path: Path, bit: int
+) -> None:
+    path = tmp_path / "a.tape"
+    for position in range(len(str(NOON)) + 1):
+        text = bytearray(b"%d\ta\n" % NOON)
+        text[position] ^= 1 << bit
+        path.write_bytes(text)
+        reader = TapeReader(path)
+        for entry in reader:
+            assert 0 <= entry.stamp <= LATEST
+
+
+def test_an_empty_tape_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.tape"
+    path.touch()
+    assert list(TapeReader(path)) == []
+
+
+def many() -> bytes:
+    """Lines that hardly compress, more than one block of zstandard (128 KiB)."""
+    return b"".join(b"%d\t%s\n" % (NOON + n, os.urandom(40).hex().encode()) for n in range(9000))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_truncated_recording_keeps_what_can_be_decompressed(tmp_path: Path, suffix: str) -> None:
+    text = many()
+    compress = gzip.compress if suffix == ".gz" else zstandard.compress
+    packed = compress(text)
+    path = tmp_path / f"a.tape{suffix}"
+    for share in (0.999, 0.6, 0.3):
+        path.write_bytes(packed[: int(len(packed) * share)])
+        reader = TapeReader(path)
+        found = b"".join(
+            b"%d\t%s\n" % (entry.stamp, one)
+            for entry in reader
+            if isinstance(entry, Frames)
+            for one in entry.frames
+        )
+        assert text.startswith(found)
+        # All but the last block, and the torn line.
+        assert len(found) + reader.torn_bytes > len(text) * share - (1 << 18)
+        assert len(found) > len(text) * 0.1
+        assert reader.broken == "the compressed data ends too early"
+        assert reader.bad_lines == 0
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_damage_in_a_recording_is_told_and_what_stands_before_is_kept(
+    tmp_path: Path, suffix: str
+) -> None:
+    text = many()
+    compress = gzip.compress if suffix == ".gz" else zstandard.ZstdCompressor().compress
+    packed = bytearray(compress(text))
+    packed[int(len(packed) * 0.9)] ^= 0xFF
+    packed[int(len(packed) * 0.9) + 1] ^= 0xFF
+    path = tmp_path / f"a.tape{suffix}"
+    path.write_bytes(packed + b"garbage")
+    reader = TapeReader(path)
+    kept = sum(len(entry.frames) for entry in reader if isinstance(entry, Frames))
+    assert reader.broken
+    assert 4500 < kept <= 9000
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_recordings_of_several_members_are_read_through(tmp_path: Path, suffix: str) -> None:
+    compress = gzip.compress if suffix == ".gz" else zstandard.ZstdCompressor().compress
+    path = tmp_path / f"a.tape{suffix}"
+    path.write_bytes(compress(b"1\ta\n2") + compress(b"\tb\n") + compress(b""))
+    reader = TapeReader(path)
+    assert list(reader) == [Frames(1, [b"a"]), Frames(2, [b"b"])]
+    assert (reader.torn_bytes, reader.broken) == (0, None)
+
+
+# --- archive ---------------------------------------------------------------------------------
+
+
+def test_an_archived_tape_holds_the_same_and_takes_its_place(tmp_path: Path) -> None:
+    tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
+    written: list[Mark | Frames] = [Frames(NOON, FRAMES), Mark(NOON, "end")]
+    write(tape, written)
+    archive(tape, archived)
+    assert entries(archived) == flat(written)
+    assert tree(tmp_path) == ["a.tape.zst"]
+
+
+def test_an_empty_tape_is_archived_too(tmp_path: Path) -> None:
+    tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
+    tape.touch()
+    archive(tape, archived)
+    reader = TapeReader(archived)
+    assert list(reader) == []
+    assert reader.broken is None
+
+
+def test_a_truncated_archive_of_before_is_written_anew(tmp_path: Path) -> None:
+    tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
+    write(tape, [Frames(NOON, FRAMES)])
+    archived.write_bytes(zstandard.compress(tape.read_bytes())[:20])
+    archive(tape, archived)
+    assert entries(archived) == [(NOON, one) for one in FRAMES]
+    assert tree(tmp_path) == ["a.tape.zst"]
+
+
+@pytest.mark.parametrize("step", ["stream_writer", "read_to_iter", "fsync", "replace", "unlink"])
+def test_an_archive_that_fails_keeps_the_tape_and_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    class Broken:
+        def __init__(self, **_: Any) -> None:
+            self.stream_writer = self.read_to_iter = broken
+
+    tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
+    write(tape, [Frames(NOON, FRAMES)])
+    text = tape.read_bytes()
+    if step == "stream_writer":
+        monkeypatch.setattr(zstandard, "ZstdCompressor", Broken)
+    elif step == "read_to_iter":
+        monkeypatch.setattr(zstandard, "ZstdDecompressor", Broken)
+    elif step == "unlink":
+        unlink = Path.unlink
+        monkeypatch.setattr(
+            Path, "unlink", lambda path, **o: broken() if path == tape else unlink(path, **o)
+        )
+    else:
+        monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[step], broken)
+    with pytest.raises((OSError, StoreError), match="Input/output error"):
+        archive(tape, archived)
+    monkeypatch.undo()
+    assert tape.read_bytes() == text
+    assert tree(tmp_path) == (["a.tape", "a.tape.zst"] if step == "unlink" else ["a.tape"])
+    archive(tape, archived)
+    assert entries(archived) == [(NOON, one) for one in FRAMES]
+    assert tree(tmp_path) == ["a.tape.zst"]
+
+
+def test_an_archive_that_would_hold_something_else_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful:
+        def read_to_iter(self, file: Any) -> Iterator[bytes]:
+            return iter([b"something else"])
+
+    tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
+    write(tape, [Frames(NOON, FRAMES)])
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", Forgetful)
+    with pytest.raises(TapeError, match="does not hold what"):
+        archive(tape, archived)
+    assert tree(tmp_path) == ["a.tape"]
