@@ -1,0 +1,99 @@
+"""Tapes as a source: a recording is played again, at its pace or any other."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from stocktrace.deadline import NS_PER_SECOND
+from stocktrace.errors import SettingsError, TapeError
+from stocktrace.exchange.cut import retimed
+from stocktrace.store.tape import Frames, Mark, TapeReader
+
+_NS_PER_MS = NS_PER_SECOND // 1000
+_SUFFIXES = (".tape", ".tape.gz", ".tape.zst")
+_log = logging.getLogger("stocktrace.exchange")
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """A tape (``.tape``, ``.tape.gz``, ``.tape.zst``), or a folder of them in order of name.
+
+    ``speed`` 1 is the recorded pace by receive times, N is N times as fast, 0 as fast as it is
+    taken. ``times`` "recorded" leaves each trade's ``t`` as it stands; "now" moves them so that
+    the recording seems to begin when play does, and runs with ``speed``. ``replay_disconnects``
+    drops all connections where the recording lost its own. Everything recorded is played, its
+    control and odd frames too.
+    """
+
+    path: Path | str
+    speed: float = 1.0
+    times: Literal["recorded", "now"] = "recorded"
+    loop: bool = False
+    replay_disconnects: bool = False
+
+    def check(self) -> None:
+        """See that there is a tape.
+
+        Raises:
+            SettingsError: a speed below 0.
+            TapeError: there is no tape at ``path``.
+        """
+        if self.speed < 0:
+            raise SettingsError("The speed of a tape must not be below 0.")
+        if not self.paths():
+            raise TapeError(f"There is no tape ({', '.join(_SUFFIXES)}) at {self.path}.")
+
+    def paths(self) -> list[Path]:
+        """The tapes that make up the session, in their order."""
+        path = Path(self.path)
+        if path.is_dir():
+            return sorted(tape for tape in path.iterdir() if tape.name.endswith(_SUFFIXES))
+        return [path] if path.is_file() else []
+
+    def entries(
+        self,
+        start: int,
+        tickers: Callable[[], Sequence[str]],  # noqa: ARG002 - a tape holds what it holds
+    ) -> Iterator[Frames | Mark]:
+        """The recording; its marks only if disconnects are to be replayed."""
+        first: int | None = None
+        for entry in self._recorded():
+            if isinstance(entry, Mark):
+                if self.replay_disconnects:
+                    yield entry
+                continue
+            first = entry.stamp if first is None else first
+            if self.times == "recorded":
+                yield entry
+            else:
+                move = self._move(start, first, entry.stamp)
+                yield Frames(entry.stamp, [retimed(frame, move) for frame in entry.frames])
+
+    def _move(self, start: int, first: int, stamp: int) -> Callable[[int], int]:
+        if self.speed:
+            return partial(_moved, origin=first, to=start, speed=self.speed)
+        # With no pace there is no mapping of times: what is played now happened now.
+        return partial(_moved, origin=stamp, to=time.time_ns(), speed=1.0)
+
+    def _recorded(self) -> Iterator[Frames | Mark]:
+        for path in self.paths():
+            reader = TapeReader(path)
+            yield from reader
+            if reader.torn_bytes or reader.bad_lines or reader.broken:
+                _log.warning(
+                    "%s is damaged: %d torn bytes and %d bad lines were not played%s",
+                    path.name,
+                    reader.torn_bytes,
+                    reader.bad_lines,
+                    f" ({reader.broken})" if reader.broken else "",
+                )
+
+
+def _moved(t: int, *, origin: int, to: int, speed: float) -> int:
+    return (to + round((t * _NS_PER_MS - origin) / speed)) // _NS_PER_MS
