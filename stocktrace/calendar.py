@@ -1,0 +1,137 @@
+"""When a ticker's market is open: New York's calendar for US stocks, always for crypto.
+
+``exchange_calendars`` knows holidays, half days and daylight saving; it is loaded when it is asked.
+Only what can be told from a Finnhub symbol is told: foreign stocks (``AC.TO``) and indices are of
+no known market, and never missed.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from stocktrace.errors import MarketClosed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEW_YORK = ZoneInfo("America/New_York")
+_CALENDAR = "XNYS"
+_CRYPTO = ("BINANCE", "COINBASE", "KRAKEN", "BITFINEX", "BITSTAMP", "GEMINI", "HUOBI", "OKEX",
+           "KUCOIN", "POLONIEX", "HITBTC", "ZB", "BITTREX")  # fmt: skip
+_FOREX = ("OANDA", "FXCM", "FHFX", "FOREX.COM", "IC MARKETS", "FXPIG", "PEPPERSTONE", "ICM")
+# A class of a US stock is one letter behind the point (BRK.B); an exchange is two or more (AC.TO).
+_US_STOCK = re.compile(r"[A-Z]{1,5}(?:[.\-][A-Z])?")
+
+
+class Market(enum.Enum):
+    """Where a ticker trades, as far as its symbol tells."""
+
+    US = "US stocks"
+    CRYPTO = "crypto"
+    FOREX = "forex"
+    UNKNOWN = "unknown"
+
+
+def market_of(ticker: str) -> Market:
+    """The market of a Finnhub symbol (FINNHUB.md, "Symbols")."""
+    venue, colon, _ = ticker.rpartition(":")
+    if colon:
+        if venue.upper() in _CRYPTO:
+            return Market.CRYPTO
+        return Market.FOREX if venue.upper() in _FOREX else Market.UNKNOWN
+    return Market.US if _US_STOCK.fullmatch(ticker) else Market.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One regular session of the US market (UTC); a half day closes at 13:00 New York."""
+
+    opens: datetime
+    closes: datetime
+
+
+def us_session(day: date) -> Session | None:
+    """The regular session of a New York date, or ``None`` on a weekend or holiday."""
+    schedule = _schedule(day.year)
+    try:
+        row = schedule.loc[day.isoformat()]
+    except KeyError:
+        return None
+    return Session(row["open"].to_pydatetime(), row["close"].to_pydatetime())
+
+
+def session_close(now: datetime) -> datetime:
+    """When today's US session closes; ``now`` is aware.
+
+    Raises:
+        MarketClosed: there is none today, or it has closed; the sentence tells the next one.
+    """
+    today = now.astimezone(NEW_YORK).date()
+    session = us_session(today)
+    if session is not None and now < session.closes:
+        return session.closes
+    following = next_session(now)
+    state = "has closed" if session is not None else "is closed today"
+    opens = following.opens.astimezone(NEW_YORK)
+    raise MarketClosed(
+        f"The US market {state}; its next session opens {opens:%a %Y-%m-%d %H:%M %Z}."
+    )
+
+
+def next_session(now: datetime) -> Session:
+    """The first US session that opens after ``now``."""
+    day = now.astimezone(NEW_YORK).date()
+    while True:  # at most four days in a row are without a session
+        session = us_session(day)
+        if session is not None and session.opens > now:
+            return session
+        day += timedelta(days=1)
+
+
+def open_seconds(market: Market, start: datetime, end: datetime) -> float:
+    """For how long a market was open between two times; 0 for one we know nothing of.
+
+    Of US stocks the regular session counts: before and after it many do not trade for long.
+    """
+    if market is Market.CRYPTO:
+        return max(0.0, (end - start).total_seconds())
+    if market is Market.UNKNOWN or end <= start:
+        return 0.0
+    seconds = 0.0
+    day = start.astimezone(NEW_YORK).date() - timedelta(days=1)
+    while day <= end.astimezone(NEW_YORK).date():
+        session = us_session(day) if market is Market.US else _forex_day(day)
+        if session is not None:
+            overlap = min(end, session.closes) - max(start, session.opens)
+            seconds += max(0.0, overlap.total_seconds())
+        day += timedelta(days=1)
+    return seconds
+
+
+def _forex_day(day: date) -> Session | None:
+    """Currencies trade from Sunday 17:00 to Friday 17:00 New York; a day begins at 17:00."""
+    if day.weekday() in (4, 5):  # none begins on a Friday or Saturday
+        return None
+    opens = datetime.combine(day, datetime.min.time(), NEW_YORK).replace(hour=17)
+    closes = (opens + timedelta(days=1)).replace(tzinfo=NEW_YORK)
+    return Session(opens.astimezone(UTC), closes.astimezone(UTC))
+
+
+@functools.cache
+def _schedule(year: int) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # version 4.13 calls what pandas 3.1 deprecates
+        import exchange_calendars
+
+        calendar = exchange_calendars.get_calendar(
+            _CALENDAR, start=f"{year}-01-01", end=f"{year}-12-31"
+        )
+        schedule: pd.DataFrame = calendar.schedule
+    return schedule

@@ -1,0 +1,134 @@
+"""``stocktrace trades``, ``gaps`` and ``sessions``: what is on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from stocktrace.cli import output
+from stocktrace.cli.capturing import Json
+from stocktrace.errors import UsageError
+from stocktrace.settings import Settings
+
+if TYPE_CHECKING:
+    from stocktrace.report import Report
+    from stocktrace.store.layout import Layout
+
+DataDir = Annotated[Path | None, Parameter(help="The data folder; also STOCKTRACE_DATA_DIR.")]
+
+
+def layout_of(data_dir: Path | None) -> Layout:
+    """The data folder that a command is about.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from stocktrace.store.layout import Layout
+
+    root = Settings.load(data_dir=data_dir).data_dir
+    if not root.is_dir():
+        raise UsageError(f"There is no data folder {root}: give one with --data-dir.")
+    return Layout(root)
+
+
+def trades(
+    *tickers: str,
+    date: Annotated[str | None, Parameter(help="A UTC date of receipt: 2026-11-23.")] = None,
+    start: Annotated[str | None, Parameter(help="First trade time: 2026-11-23T14:30Z.")] = None,
+    end: Annotated[str | None, Parameter(help="Trade time to stop before.")] = None,
+    tail: Annotated[int, Parameter(help="How many of the last; 0: all.")] = 20,
+    to: Annotated[
+        Literal["table", "csv", "json"], Parameter(help="JSON is one object a line.")
+    ] = "table",
+    data_dir: DataDir = None,
+) -> int:
+    """Print published trades of TICKERS."""
+    layout = layout_of(data_dir)
+
+    from stocktrace.store.dataset import read_trades
+
+    frame = read_trades(tickers, start, end, date=date, data_dir=layout.root)
+    if tail > 0:
+        frame = frame.tail(tail)
+    if to == "csv":
+        output.to_stdout(frame.to_csv(index=False))
+    elif to == "json":
+        output.to_stdout(
+            frame.to_json(orient="records", lines=True, date_format="iso", date_unit="us")
+        )
+    else:
+        output.trades(frame)
+    return 0
+
+
+def gaps(
+    *tickers: str,
+    date: Annotated[str | None, Parameter(help="A UTC date: 2026-11-23.")] = None,
+    session: Annotated[str | None, Parameter(help="One session only.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> int:
+    """Print when TICKERS (or all) were not listened to, and why."""
+    layout = layout_of(data_dir)
+
+    from stocktrace.store.coverage import read_gaps
+
+    found = read_gaps(tickers, date=date, session=session, data_dir=layout.root)
+    if as_json:
+        output.to_stdout(found.to_json(orient="records", lines=True, date_format="iso"))
+        return 0
+    shown = found.assign(
+        seconds=(found["end"] - found["start"]).dt.total_seconds().round(3),
+        start=found["start"].astype(str),
+        end=found["end"].astype(str),
+    )
+    names = ["session", "symbol", "start", "end", "seconds", "reason"]
+    output.table(names, shown[names].itertuples(index=False))
+    return 0
+
+
+def sessions(*, data_dir: DataDir = None, as_json: Json = False) -> int:
+    """List the captures of a data folder."""
+    layout = layout_of(data_dir)
+
+    from stocktrace.report import Report
+    from stocktrace.store import lock
+
+    reports, failed = [], []
+    for path in sorted(layout.sessions.glob("*.json")):
+        try:
+            reports.append(Report.read(path))
+        except ValueError as error:
+            failed.append(f"{path} is no report: {error}.")
+    for report in reports:
+        if report.state == "running" and not lock.is_held(layout.lock(report.session)):
+            report.state = "dead"
+    if as_json:
+        for report in reports:
+            output.json(report)
+    else:
+        _list(reports)
+    for sentence in failed:
+        output.complain(sentence)
+    return 1 if failed else 0
+
+
+def _list(reports: list[Report]) -> None:
+    output.table(
+        ["session", "state", "started", "tickers", "trades", "gaps", "quarantined", "unpublished"],
+        [
+            (
+                one.session,
+                one.state,
+                f"{one.started:%Y-%m-%d %H:%M:%S}",
+                len(one.tickers),
+                f"{one.books.trades:,}",
+                len(one.outages),
+                one.books.quarantined,
+                len(one.unpublished),
+            )
+            for one in reports
+        ],
+    )

@@ -1,0 +1,163 @@
+"""Coverage: for each ticker and moment of a session, *listening* or *gap, because …*.
+
+Built from the marks on the tape, live and again from disk, so that it can never say something else
+than what was recorded. A ticker's intervals follow one another without a hole from when it was
+first asked for until it was given up or the session ended.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from stocktrace.gap import Interval
+from stocktrace.store.tape import Mark
+
+CONNECTING = "connecting"
+
+
+class _Tickers(msgspec.Struct):
+    """The facts of ``tape`` and ``connected``."""
+
+    tickers: list[str]
+    connected: bool = True
+
+
+class _Loss(msgspec.Struct):
+    """Those of ``disconnected``; of ``gap`` and ``paused``, too, which tell when it began."""
+
+    reason: str
+    start: int = 0
+
+
+class _Change(msgspec.Struct):
+    """Those of ``subscription``."""
+
+    added: list[str]
+    removed: list[str]
+
+
+class _Refusal(msgspec.Struct):
+    """Those of ``refused``."""
+
+    tickers: list[str]
+    text: str
+
+
+@dataclass(slots=True)
+class Coverage:
+    """Grows from marks; ``close`` ends it. One thread.
+
+    ``unreadable`` counts marks without the facts that their name promises.
+    """
+
+    intervals: list[Interval] = field(default_factory=list)
+    unreadable: int = 0
+    _open: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _connected: bool = False
+    _heard: int = 0
+    _lost: tuple[int, str] | None = None
+
+    def heard(self, stamp: int) -> None:
+        """Frames came; only known when a tape is read again."""
+        self._heard = stamp
+
+    def add(self, mark: Mark) -> None:
+        """Take in what happened; marks of other names say nothing about coverage."""
+        acts: dict[str, tuple[type[msgspec.Struct], Callable[[int, Any], None]]] = {
+            "tape": (_Tickers, self._on_tape),
+            "connected": (_Tickers, self._on_connected),
+            "disconnected": (_Loss, self._on_disconnected),
+            "gap": (_Loss, self._on_gap),
+            "subscription": (_Change, self._on_subscription),
+            "paused": (_Loss, self._on_paused),
+            "refused": (_Refusal, self._on_refused),
+        }
+        if mark.name not in acts:
+            return
+        kind, act = acts[mark.name]
+        try:
+            facts = msgspec.convert(mark.facts, kind)
+        except msgspec.ValidationError:
+            self.unreadable += 1
+            return
+        act(mark.stamp, facts)
+
+    def _on_tape(self, stamp: int, facts: _Tickers) -> None:
+        # The first line of each window; it says something new only if it is the first we see.
+        if not self._open and not self.intervals:
+            self._retarget(stamp, facts.tickers)
+            if facts.connected:
+                self._connected = True
+                self._switch(self._open, stamp, "")
+
+    def _on_connected(self, stamp: int, facts: _Tickers) -> None:
+        if self._lost is not None:
+            self._switch(self._open, *self._lost)
+        self._retarget(stamp, facts.tickers)
+        self._connected, self._lost, self._heard = True, None, stamp
+        self._switch(self._open, stamp, "")
+
+    def _on_disconnected(self, stamp: int, facts: _Loss) -> None:
+        self._connected = False
+        self._lost = (self._heard or stamp, facts.reason)
+
+    def _on_gap(self, stamp: int, facts: _Loss) -> None:
+        del stamp
+        self._lost = None
+        self._switch(self._open, facts.start, facts.reason)
+
+    def _on_subscription(self, stamp: int, facts: _Change) -> None:
+        for ticker in facts.removed:
+            if ticker in self._open:
+                self._end(ticker, stamp)
+        for ticker in facts.added:
+            self._open.setdefault(ticker, (stamp, "" if self._connected else CONNECTING))
+
+    def _on_paused(self, stamp: int, facts: _Loss) -> None:
+        # Nobody read the socket meanwhile: what the system could not hold was lost.
+        listening = [ticker for ticker, (_, reason) in self._open.items() if not reason]
+        self._switch(listening, facts.start, facts.reason)
+        self._switch(listening, stamp, "")
+
+    def _on_refused(self, stamp: int, facts: _Refusal) -> None:
+        self._switch(facts.tickers, stamp, f"subscription refused: {facts.text}")
+
+    def died(self, heard: int, reason: str) -> None:
+        """The feed ended at ``heard`` without a word, as when the tape cannot be written."""
+        self._lost = (heard, self._lost[1] if self._lost is not None else reason)
+
+    def close(self, stamp: int) -> None:
+        """The session ended, or died, at ``stamp``."""
+        if self._lost is not None:
+            self._switch(self._open, *self._lost)
+        for ticker in list(self._open):
+            self._end(ticker, stamp)
+
+    def outages(self) -> dict[tuple[int, int, str], int]:
+        """The gaps as (start, end, reason), with the number of tickers each was of, by time."""
+        gaps = (each for each in self.intervals if each.reason)
+        return dict(sorted(Counter((gap.start, gap.end, gap.reason) for gap in gaps).items()))
+
+    def _retarget(self, stamp: int, tickers: Iterable[str]) -> None:
+        wanted = dict.fromkeys(tickers)
+        for ticker in [each for each in self._open if each not in wanted]:
+            self._end(ticker, stamp)
+        for ticker in wanted:
+            self._open.setdefault(ticker, (stamp, CONNECTING))
+
+    def _switch(self, tickers: Iterable[str], stamp: int, reason: str) -> None:
+        for ticker in list(tickers):
+            if ticker in self._open and self._open[ticker][1] != reason:
+                begin, _ = self._end(ticker, stamp)
+                self._open[ticker] = (max(stamp, begin), reason)
+
+    def _end(self, ticker: str, stamp: int) -> tuple[int, str]:
+        begin, reason = self._open.pop(ticker)
+        if stamp > begin:
+            self.intervals.append(Interval(ticker, begin, stamp, reason))
+        return begin, reason

@@ -1,0 +1,156 @@
+"""What a session came to: books, gaps, lags; values that are computed, compared, written, shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from stocktrace.store import files
+
+
+class Books(msgspec.Struct):
+    """Counts that must balance, of a window or a session.
+
+    frames = trade_frames + control + undecodable; trades = recorded + quarantined.
+    """
+
+    frames: int = 0
+    trade_frames: int = 0
+    control: int = 0
+    undecodable: int = 0
+    trades: int = 0
+    recorded: int = 0
+    quarantined: int = 0
+
+    def add(self, other: Books) -> None:
+        """Add the counts of ``other``."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def differences(self) -> list[str]:
+        """Where they do not balance, in words."""
+        found = []
+        frames = self.trade_frames + self.control + self.undecodable
+        if self.frames != frames:
+            found.append(f"{self.frames} frames, but {frames} of the three kinds")
+        if self.trades != self.recorded + self.quarantined:
+            found.append(
+                f"{self.trades} trades received, but {self.recorded} recorded "
+                f"and {self.quarantined} quarantined"
+            )
+        return found
+
+
+class TickerBooks(msgspec.Struct):
+    """One ticker's share; ``parquet`` are rows published, ``last`` the last receive time."""
+
+    trades: int = 0
+    recorded: int = 0
+    quarantined: int = 0
+    parquet: int = 0
+    files: int = 0
+    size: int = 0
+    last: datetime | None = None
+
+
+class GapReport(msgspec.Struct, frozen=True):
+    """A gap of the session."""
+
+    start: datetime
+    end: datetime
+    reason: str
+    tickers: int
+
+
+class LagReport(msgspec.Struct, frozen=True):
+    """Milliseconds from the trade's own time to its receipt."""
+
+    p50: float | None = None
+    p99: float | None = None
+    longest: float | None = None
+
+
+class Report(msgspec.Struct):
+    """A session, as ``sessions/<session>.json`` has it and ``capture`` gives it back.
+
+    ``state``: ``running``, ``complete`` (its time was up), ``interrupted``, ``failed``, or
+    ``recovered`` after its process had died. ``silent`` has tickers that came to nothing though
+    their market was open, with the seconds; ``refused`` those the server does not serve, with its
+    words; ``spilled`` the tickers of a window that were had from the tape.
+    """
+
+    session: str
+    tickers: list[str]
+    started: datetime
+    state: str = "running"
+    reason: str = ""
+    ended: datetime | None = None
+    books: Books = msgspec.field(default_factory=Books)
+    per_ticker: dict[str, TickerBooks] = msgspec.field(default_factory=dict)
+    windows: dict[str, Books] = msgspec.field(default_factory=dict)
+    unpublished: list[str] = msgspec.field(default_factory=list)
+    gaps: list[GapReport] = msgspec.field(default_factory=list)
+    reconnects: int = 0
+    lag: LagReport = LagReport()
+    silent: dict[str, float] = msgspec.field(default_factory=dict)
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
+    errors: dict[str, int] = msgspec.field(default_factory=dict)
+    notices: list[str] = msgspec.field(default_factory=list)
+    spilled: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    settings: dict[str, str | int | float] = msgspec.field(default_factory=dict)
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+    host: str = ""
+    pid: int = 0
+
+    def ticker(self, name: str) -> TickerBooks:
+        """The books of one ticker."""
+        return self.per_ticker.setdefault(name, TickerBooks())
+
+    @property
+    def outages(self) -> list[GapReport]:
+        """The gaps, but not the moment before the first connection stood."""
+        return [gap for gap in self.gaps if gap.reason != "connecting"]
+
+    def differences(self) -> list[str]:
+        """Where the books do not balance, in words; empty is good."""
+        found = self.books.differences()
+        found += _sums(self.books, self.per_ticker.values())
+        if not self.unpublished:
+            found += [
+                f"{name}: {one.recorded} trades recorded, but {one.parquet} in Parquet"
+                for name, one in self.per_ticker.items()
+                if one.recorded != one.parquet
+            ]
+        return found
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the books balance."""
+        return not self.differences()
+
+    def write(self, path: Path) -> None:
+        """Replace the report's file as a whole."""
+        text = msgspec.json.format(msgspec.json.encode(self), indent=1).decode()
+        files.replace_text(path, text + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """The report in ``path``.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return msgspec.json.decode(path.read_bytes(), type=cls)
+
+
+def _sums(books: Books, tickers: Iterable[TickerBooks]) -> list[str]:
+    found = []
+    each = list(tickers)
+    for name in ("trades", "recorded", "quarantined"):
+        total, parts = getattr(books, name), sum(getattr(one, name) for one in each)
+        if total != parts:
+            found.append(f"{total} trades {name} in all, but {parts} over the tickers")
+    return found

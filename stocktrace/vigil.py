@@ -1,0 +1,53 @@
+"""What a connection that is alive can still be: late, or silent where it should not be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from stocktrace.calendar import market_of, open_seconds
+
+# Finnhub's usual latency is 0.1 s, its incidents are minutes (FINNHUB.md, #42, #84).
+LATE_MS = 60_000.0
+# A liquid stock trades many times a minute; one that is silent for this long is worth a word.
+SILENT_S = 900.0
+
+
+@dataclass(slots=True)
+class Vigil:
+    """Looks now and then; each thing is told once, and again only after it was well."""
+
+    _late: bool = False
+    _silent: set[str] = field(default_factory=set)
+
+    def lag(self, latest_ms: float) -> str | None:
+        """A sentence when trades begin to come late (ms after the exchange's time)."""
+        was, self._late = self._late, latest_ms > (LATE_MS / 2 if self._late else LATE_MS)
+        if self._late and not was:
+            return f"trades come {latest_ms / 1000:,.0f} s after the exchange's time"
+        return None
+
+    def silence(
+        self, tickers: Iterable[str], since: Mapping[str, datetime], begin: datetime, now: datetime
+    ) -> list[str]:
+        """Tickers newly found silent: their market was open for long enough, and no trade came.
+
+        ``since`` has the last trade of each ticker, ``begin`` is when listening began.
+        """
+        found = silent(tickers, since, begin, now)
+        fresh = [ticker for ticker in found if ticker not in self._silent]
+        self._silent = set(found)
+        return fresh
+
+
+def silent(
+    tickers: Iterable[str], since: Mapping[str, datetime], begin: datetime, now: datetime
+) -> dict[str, float]:
+    """Tickers without a trade for over ``SILENT_S`` of their market's time, with those seconds."""
+    waited = {
+        ticker: open_seconds(market_of(ticker), since.get(ticker, begin), now)
+        for ticker in tickers
+        if (now - since.get(ticker, begin)).total_seconds() >= SILENT_S
+    }
+    return {ticker: seconds for ticker, seconds in waited.items() if seconds >= SILENT_S}

@@ -1,0 +1,194 @@
+"""The house: who may know whom, who may open which door, and where threads are made."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: The words that everybody uses; each may know only others of them.
+GROUND = {"trade", "errors", "deadline", "settings", "gap", "lags", "pulse", "calendar"}
+
+#: Packages of others, and the only places that may know them.
+DOORS = {
+    "websocket": {"feed"},
+    "websockets": {"exchange"},
+    "msgspec": {"trade", "feed.wire", "report", "coverage", "cli", "exchange", "flows"},
+    "pandera": {"store.schema"},
+    "zstandard": {"store.tape"},
+    "pyarrow": {"store"},
+    "pandas": {"store", "cli.output", "calendar"},
+    "polars": {"store.dataset"},
+    "numpy": {"store", "lags"},
+    "pydantic": {"settings", "cli.capturing", "flows"},
+    "pydantic_settings": {"settings"},
+    "cyclopts": {"cli", "flows"},
+    "exchange_calendars": {"calendar"},
+    "rich": {"cli"},
+    "prefect": {"flows"},
+}
+
+#: What makes a thread, and who may.
+THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread", "ProcessPoolExecutor"}
+THREAD_MAKERS = {"feed.connection", "run", "capturing", "cli", "exchange", "flows"}
+
+
+def modules() -> dict[str, ast.Module]:
+    """All modules of the house; ``store.tape`` for ``stocktrace/store/tape.py``."""
+    found = {}
+    for path in sorted([*ROOT.glob("stocktrace/**/*.py"), *ROOT.glob("flows/**/*.py")]):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        parts = parts[1:] if parts[0] == "stocktrace" else parts
+        name = ".".join(part for part in parts if part != "__init__")
+        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def is_script(node: ast.stmt) -> bool:
+    """Whether ``node`` is ``if __name__ == "__main__":``."""
+    return isinstance(node, ast.If) and "__name__" in ast.dump(node.test)
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """What a module imports, in functions and for type checkers too; not what a script hands to."""
+    for node in (each for top in tree.body if not is_script(top) for each in ast.walk(top)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module is not None
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+MODULES = modules()
+
+
+def ours(name: str) -> set[str]:
+    """The modules of ours that ``name`` imports."""
+    found = set()
+    for imported in imports(MODULES[name]):
+        package, _, rest = imported.partition(".")
+        if package == "flows":
+            rest = imported
+        elif package != "stocktrace":
+            continue
+        while rest and rest not in MODULES:
+            rest = rest.rpartition(".")[0]
+        found.add(rest)
+    return found - {"", name}  # "": the version
+
+
+def within(name: str, places: set[str]) -> bool:
+    return any(name == place or name.startswith(f"{place}.") for place in places)
+
+
+def floor(name: str) -> int:
+    if within(name, GROUND):
+        return 0
+    if within(name, {"feed", "store"}):
+        return 1
+    if within(name, {"cli", "__main__"}):
+        return 4
+    if within(name, {"flows"}):
+        return 5
+    return 2 if within(name, {"exchange"}) else 3
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_imports_go_strictly_down(name: str) -> None:
+    upward = {other for other in ours(name) if floor(other) > floor(name)}
+    assert not upward
+
+
+def test_no_module_knows_itself_in_a_circle() -> None:
+    # An import that only a type checker sees is one too: whoever reads must follow it.
+    order = list(graphlib.TopologicalSorter({name: ours(name) for name in MODULES}).static_order())
+    assert set(order) >= set(MODULES) - {""}
+
+
+def test_feed_and_store_do_not_know_each_other() -> None:
+    for name in MODULES:
+        if within(name, {"feed"}):
+            assert not [other for other in ours(name) if within(other, {"store"})], name
+        if within(name, {"store"}):
+            assert not [other for other in ours(name) if within(other, {"feed"})], name
+
+
+def test_nothing_that_captures_knows_the_simulated_exchange() -> None:
+    knowing = {
+        name
+        for name in MODULES
+        if not within(name, {"exchange"})
+        and any(within(other, {"exchange"}) for other in ours(name))
+    }
+    assert all(within(name, {"cli", "flows"}) for name in knowing)
+
+
+def test_the_exchange_knows_nothing_that_captures() -> None:
+    for name in MODULES:
+        if within(name, {"exchange"}):
+            known = {other for other in ours(name) if not within(other, {"exchange"})}
+            assert all(within(other, {*GROUND, "store.tape"}) for other in known), (name, known)
+
+
+def test_each_package_of_others_has_its_doors() -> None:
+    wrong = []
+    for name, tree in MODULES.items():
+        for imported in imports(tree):
+            package = imported.partition(".")[0]
+            if package in sys.stdlib_module_names or package in {"stocktrace", "flows"}:
+                continue
+            if not within(name, DOORS.get(package, set())):
+                wrong.append(f"{name or '__init__'} imports {package}")
+    assert not wrong
+
+
+def test_flows_alone_know_prefect_and_hold_no_logic_of_the_store() -> None:
+    for name in MODULES:
+        if within(name, {"flows"}):
+            assert "pyarrow" not in {
+                imported.partition(".")[0] for imported in imports(MODULES[name])
+            }
+
+
+def test_threads_are_made_in_few_places() -> None:
+    wrong = []
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            called = node.func if isinstance(node, ast.Call) else None
+            bases = node.bases if isinstance(node, ast.ClassDef) else []
+            for made in [called, *bases]:
+                word = made.attr if isinstance(made, ast.Attribute) else getattr(made, "id", "")
+                if word in THREADS and not within(name, THREAD_MAKERS):
+                    wrong.append(f"{name}: {word}")
+    assert not wrong
+
+
+def test_the_command_line_alone_prints() -> None:
+    printing = {
+        name
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+    }
+    assert all(within(name, {"cli", "flows"}) for name in printing)
+
+
+def test_no_module_sleeps() -> None:
+    """Every wait asks a deadline or an event; ``sleep`` does neither."""
+    sleeping = {
+        name
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr == "sleep"
+        and getattr(node.value, "id", "") == "time"
+    }
+    assert sleeping == {"store.lock"}, "there the system has no wait with a bound to offer"

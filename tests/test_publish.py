@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stocktrace import publish as module
+from stocktrace.errors import ConversionError, StoreError
+from stocktrace.exchange import synthetic_frames
+from stocktrace.publish import publish, rebuild
+from stocktrace.report import Books
+from stocktrace.store import parquet
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.quarantine import Refused
+from stocktrace.store.segment import SegmentWriter
+from stocktrace.store.tape import Mark, TapeWriter
+from tests.conftest import NOON, SESSION, WINDOW, frame, published, sent, tree
+
+PART = Part(SESSION, WINDOW)
+STEM = PART.stem
+TAPE = f"tape/{SESSION}/{WINDOW}.tape"
+ARCHIVED = f"{TAPE}.zst"
+
+
+def final(ticker: str) -> str:
+    return f"parquet/date=2026-11-23/symbol={ticker}/{STEM}.parquet"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path)
+
+
+def tape(layout: Layout, frames: Sequence[bytes], reads: int = 1) -> None:
+    """A tape of ``frames``, ``reads`` to a read of the socket."""
+    writer = TapeWriter(layout.tape(PART))
+    writer.mark(Mark(NOON, "tape", {"session": SESSION, "connected": True, "tickers": ["A"]}))
+    for n in range(0, len(frames), reads):
+        writer.append(NOON + n * 1000, frames[n : n + reads])
+    writer.close()
+
+
+def test_a_window_that_is_not_whole_is_had_from_its_tape(layout: Layout) -> None:
+    frames = [frame(("A", 1), ("B", -1)), b'{"type":"ping"}', b"?", frame(("A", 2))]
+    tape(layout, frames)
+    done = publish(layout, PART, whole=False)
+    assert done.rebuilt is not None
+    assert done.rebuilt.books == Books(4, 2, 1, 1, trades=3, recorded=2, quarantined=1)
+    assert [(one.ticker, one.rows) for one in done.files] == [("A", 2)]
+    assert tree(layout.root) == [final("A"), f"quarantine/{STEM}.jsonl", ARCHIVED]
+    assert published(layout.root) == {"A": sent([frames[0], frames[3]])["A"]}
+    text = layout.quarantine(PART).read_text()
+    reasons = {Refused.parse(line).reason.partition(":")[0] for line in text.splitlines()}
+    assert reasons == {"price", "not JSON"}
+
+
+@pytest.mark.parametrize("reads", [1, 7, 5000])
+def test_a_rebuild_gives_what_was_sent_trade_for_trade(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, reads: int
+) -> None:
+    monkeypatch.setattr(module, "_FRAMES", 50)
+    monkeypatch.setattr(module, "_BATCH_ROWS", 500)
+    frames = [each for _, each in synthetic_frames(["A", "B:C", "OANDA:EUR_USD", "7"], 5000)]
+    frames[100:100] = [b'{"type":"ping"}', b"?", b'{"type":"error","msg":"no"}']
+    tape(layout, frames, reads)
+    done = publish(layout, PART, whole=False)
+    assert done.rebuilt is not None
+    assert done.rebuilt.books.recorded == 5000
+    assert done.rebuilt.errors == {"no": 1}
+    wanted = [each for n, each in enumerate(frames) if n != 101]
+    assert published(layout.root) == sent(wanted)
+
+
+def test_publishing_again_changes_nothing(layout: Layout) -> None:
+    tape(layout, [frame(("A", 1))])
+    publish(layout, PART, whole=False)
+    before = {name: (layout.root / name).stat().st_mtime_ns for name in tree(layout.root)}
+    again = publish(layout, PART)
+    assert (again.files, again.rebuilt) == ((), None)
+    once_more = publish(layout, PART, whole=False)
+    assert once_more.rebuilt is not None
+    assert once_more.rebuilt.books.recorded == 1
+    after = {name: (layout.root / name).stat().st_mtime_ns for name in tree(layout.root)}
+    assert after == before
+
+
+def test_tickers_that_are_sealed_or_published_stay_and_the_rest_is_rebuilt(layout: Layout) -> None:
+    frames = [frame(("A", 1), ("B", 2), ("C", 3))]
+    tape(layout, frames)
+    rebuild(layout, PART)
+    parquet.convert(layout, layout.csv("A", PART))
+    layout.csv("C", PART).rename(layout.open_csv("C", PART))
+    kept = [layout.parquet("A", PART), layout.csv("B", PART)]
+    before = [path.stat().st_mtime_ns for path in kept]
+    done = publish(layout, PART, whole=False)
+    assert done.rebuilt is not None
+    assert {name: one.recorded for name, one in done.rebuilt.tickers.items()} == dict.fromkeys(
+        "ABC", 1
+    )
+    assert kept[0].stat().st_mtime_ns == before[0]
+    assert tree(layout.root) == [*map(final, "ABC"), ARCHIVED]
+    assert published(layout.root) == sent(frames)
+
+
+def test_an_open_segment_of_a_ticker_that_the_tape_does_not_have_goes(layout: Layout) -> None:
+    tape(layout, [frame(("A", 1))])
+    ghost = layout.open_csv("GHOST", PART)
+    ghost.parent.mkdir(parents=True)
+    ghost.write_text("half")
+    publish(layout, PART, whole=False)
+    assert tree(layout.root) == [final("A"), ARCHIVED]
+
+
+def test_an_archived_tape_can_be_rebuilt_from_too(layout: Layout) -> None:
+    frames = [frame(("A", 1))]
+    tape(layout, frames)
+    publish(layout, PART, whole=False)
+    layout.parquet("A", PART).unlink()
+    publish(layout, PART, whole=False)
+    assert published(layout.root) == sent(frames)
+
+
+KILLS = {
+    "writing": (SegmentWriter, "write"),
+    "sealing": (SegmentWriter, "seal"),
+    "archiving": (module, "archive"),
+    "converting": (parquet, "convert"),
+    "publishing": (Path, "replace"),
+    "renaming": (Path, "rename"),
+}
+
+
+@pytest.mark.parametrize("step", KILLS)
+@pytest.mark.parametrize("survives", [0, 1])
+def test_killed_at_any_step_the_next_run_gives_each_trade_once(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, step: str, survives: int
+) -> None:
+    frames = [frame(("A", 1), ("B", 2), ("C", 3), ("D", -1)), frame(("A", 4))]
+    tape(layout, frames)
+    target, name = KILLS[step]
+    whole: Any = getattr(target, name)
+    left = [survives]
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return whole(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, killed)
+        for _ in range(2):
+            try:
+                publish(layout, PART, whole=False)
+            except KeyboardInterrupt:
+                continue
+    publish(layout, PART, whole=False)
+    wanted = sent(frames)
+    del wanted["D"]
+    assert published(layout.root) == wanted
+    assert tree(layout.root) == [*map(final, "ABC"), f"quarantine/{STEM}.jsonl", ARCHIVED]
+
+
+def test_one_segment_that_cannot_be_converted_fails_the_window_and_stays(layout: Layout) -> None:
+    tape(layout, [frame(("A", 1), ("B", 2))])
+    rebuild(layout, PART)
+    path = layout.csv("B", PART)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ConversionError, match="is torn"):
+        publish(layout, PART)
+    assert tree(layout.root) == [f"csv/B/{STEM}.csv", final("A"), ARCHIVED]
+
+
+def test_a_tape_that_cannot_be_archived_is_told_and_stays(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    tape(layout, [frame(("A", 1))])
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(StoreError):
+        publish(layout, PART)
+    assert tree(layout.root) == [TAPE]
+
+
+def test_lines_of_the_tape_that_are_damaged_do_not_harm_the_others(layout: Layout) -> None:
+    frames = [frame(("A", 1)), frame(("A", 2)), frame(("A", 3))]
+    tape(layout, frames)
+    path = layout.tape(PART)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = b"9" + lines[2][1:]  # one flipped bit: a receive time after 2262
+    path.write_bytes(b"".join(lines) + lines[1][:-5])
+    done = publish(layout, PART, whole=False)
+    assert done.rebuilt is not None
+    assert published(layout.root) == sent([frames[0], frames[2]])

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stocktrace.report import Books, GapReport, LagReport, Report, TickerBooks
+from tests.conftest import SESSION, tree
+
+NOW = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+COUNTS = st.integers(0, 10**9)
+
+
+def report() -> Report:
+    return Report(
+        SESSION,
+        ["A", "B"],
+        NOW,
+        books=Books(5, 3, 1, 1, trades=6, recorded=5, quarantined=1),
+        per_ticker={
+            "A": TickerBooks(4, 4, 0, 4, 1, 900, NOW),
+            "B": TickerBooks(2, 1, 1, 1, 1, 800, NOW),
+        },
+    )
+
+
+def test_books_that_balance_have_no_differences() -> None:
+    assert report().differences() == []
+    assert report().balanced
+    assert Report(SESSION, [], NOW).balanced
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("frames", "6 frames, but 5 of the three kinds"),
+        ("control", "5 frames, but 6 of the three kinds"),
+        ("undecodable", "5 frames, but 6 of the three kinds"),
+        ("trades", "7 trades received, but 5 recorded and 1 quarantined"),
+        ("recorded", "6 trades received, but 6 recorded and 1 quarantined"),
+        ("quarantined", "6 trades received, but 5 recorded and 2 quarantined"),
+    ],
+)
+def test_each_count_that_is_off_by_one_is_told(name: str, sentence: str) -> None:
+    found = report()
+    setattr(found.books, name, getattr(found.books, name) + 1)
+    assert sentence in found.differences()
+    assert not found.balanced
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("trades", "6 trades trades in all, but 7 over the tickers"),
+        ("recorded", "5 trades recorded in all, but 6 over the tickers"),
+        ("quarantined", "1 trades quarantined in all, but 2 over the tickers"),
+        ("parquet", "A: 4 trades recorded, but 5 in Parquet"),
+    ],
+)
+def test_each_share_of_a_ticker_that_is_off_by_one_is_told(name: str, sentence: str) -> None:
+    found = report()
+    setattr(found.per_ticker["A"], name, getattr(found.per_ticker["A"], name) + 1)
+    assert sentence in found.differences()
+
+
+def test_what_waits_to_be_published_is_no_difference_yet() -> None:
+    found = report()
+    found.per_ticker["A"].parquet = 0
+    assert not found.balanced
+    found.unpublished = ["20261123T143000Z_00001"]
+    assert found.balanced
+
+
+@given(st.lists(st.builds(Books, *[COUNTS] * 7), max_size=5))
+def test_books_add_up_count_by_count(many: list[Books]) -> None:
+    total = Books()
+    for each in many:
+        total.add(each)
+    for name in Books.__struct_fields__:
+        assert getattr(total, name) == sum(getattr(each, name) for each in many)
+
+
+def test_a_report_comes_back_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "sessions" / f"{SESSION}.json"
+    found = report()
+    found.gaps = [GapReport(NOW, NOW + timedelta(seconds=1), "é", 2)]
+    found.lag = LagReport(1.0, 2.5, 3.0)
+    found.settings = {"url": "wss://ws.finnhub.io", "roll_every": 600.0}
+    found.ticker("A:B").trades = 1
+    found.write(path)
+    found.write(path)
+    assert tree(tmp_path) == [f"sessions/{SESSION}.json"]
+    assert Report.read(path) == found
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"session":1,"tickers":[],"started":""}'])
+def test_what_is_no_report_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r".+"):
+        Report.read(path)
+
+
+def test_the_first_moment_of_connecting_is_no_outage() -> None:
+    found = report()
+    lost = GapReport(NOW, NOW + timedelta(seconds=9), "TCP ended", 2)
+    found.gaps = [GapReport(NOW, NOW + timedelta(seconds=1), "connecting", 2), lost]
+    assert found.outages == [lost]

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import logging
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stocktrace import __version__
+from stocktrace.gap import Gap
+from stocktrace.intake import Intake, Limits
+from stocktrace.lags import Lags
+from stocktrace.publish import Published
+from stocktrace.recorder import Sealed
+from stocktrace.report import Books, LagReport, Report, TickerBooks
+from stocktrace.session import Journal, Mailbox, Observer, at, lag_report, new_report
+from stocktrace.store.audit import Audit
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.parquet import Converted
+from stocktrace.store.tape import Mark, TapeReader
+from stocktrace.store.window import RollPolicy
+from tests.conftest import NOON, SESSION, WINDOW, frame
+
+PART = Part(SESSION, WINDOW)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    layout = Layout(tmp_path)
+    report = new_report(SESSION, ["A", "B"], NOON, {"url": "ws://x"})
+    return Journal(layout, report, Audit(layout.audit, SESSION))
+
+
+@pytest.fixture
+def intake(tmp_path: Path) -> Iterator[Intake]:
+    intake = Intake(
+        Layout(tmp_path), SESSION, RollPolicy(600.0, 1 << 30), Limits(100, 100, 100), NOON, ["A"]
+    )
+    yield intake
+    for recording in intake.recordings:
+        recording.tape.close()
+
+
+def deliver(mailbox: Mailbox) -> None:
+    while True:
+        try:
+            mailbox.get_nowait()()
+        except queue.Empty:
+            return
+
+
+def audited(journal: Journal) -> list[dict[str, Any]]:
+    """The events, without what each line has."""
+    lines = map(json.loads, journal.layout.audit.read_text().splitlines())
+    return [
+        {k: v for k, v in line.items() if k not in {"at", "session", "previous", "hash"}}
+        for line in lines
+    ]
+
+
+def sealed(spilled: frozenset[str] = frozenset()) -> Sealed:
+    return Sealed(
+        PART,
+        Books(3, 2, 1, trades=4, recorded=3, quarantined=1),
+        {"A": TickerBooks(3, 2, 1, last=at(NOON)), "B": TickerBooks(1, 1, last=at(NOON + 1000))},
+        {"no": 2},
+        Lags(),
+        spilled,
+    )
+
+
+def test_a_new_report_says_what_made_it(journal: Journal) -> None:
+    report = journal.report
+    assert (report.session, report.tickers, report.started) == (SESSION, ["A", "B"], at(NOON))
+    assert (report.state, report.settings) == ("running", {"url": "ws://x"})
+    assert report.versions["stocktrace"] == __version__
+    assert {"python", "pyarrow", "pandas", "pandera", "websocket-client"} < set(report.versions)
+
+
+def test_a_sealed_window_is_counted_and_waits_to_be_published(journal: Journal) -> None:
+    journal.sealed(sealed())
+    report = Report.read(journal.layout.report(SESSION))
+    assert report == journal.report
+    assert report.unpublished == [WINDOW]
+    assert report.books == report.windows[WINDOW] == sealed().books
+    assert report.per_ticker == sealed().tickers
+    assert report.errors == {"no": 2}
+    assert report.balanced
+    assert audited(journal) == [{"event": "roll", "window": WINDOW, "trades": 4}]
+
+
+def test_a_published_window_waits_no_more_and_has_its_rows(journal: Journal) -> None:
+    journal.sealed(sealed())
+    files = (Converted("A", Path("a"), 2, 900), Converted("B", Path("b"), 1, 800))
+    journal.published(Published(PART, files))
+    report = Report.read(journal.layout.report(SESSION))
+    assert (report.unpublished, report.balanced) == ([], True)
+    assert report.per_ticker["A"] == TickerBooks(3, 2, 1, 2, 1, 900, at(NOON))
+    assert audited(journal)[1] == {"event": "convert", "window": WINDOW, "files": 2, "rows": 3}
+
+
+def test_a_window_that_spilled_is_counted_when_it_was_rebuilt(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal.sealed(sealed(frozenset({"B", "A"})))
+    assert journal.report.books == Books()
+    assert journal.report.spilled == {WINDOW: ["A", "B"]}
+    assert "2 tickers came faster than they could be checked" in caplog.text
+    journal.published(Published(PART, (Converted("A", Path("a"), 2, 9),), rebuilt=sealed()))
+    assert journal.report.books == sealed().books
+
+
+def test_windows_add_up(journal: Journal) -> None:
+    journal.sealed(sealed())
+    other = Part(SESSION, "20261123T144000Z_00002")
+    second = sealed()
+    journal.sealed(Sealed(other, second.books, second.tickers, second.errors, Lags()))
+    report = journal.report
+    assert list(report.windows) == [WINDOW, other.window]
+    assert report.books == Books(6, 4, 2, trades=8, recorded=6, quarantined=2)
+    assert report.per_ticker["B"] == TickerBooks(2, 2, last=at(NOON + 1000))
+    assert report.errors == {"no": 4}
+
+
+def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_trail(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "stocktrace")
+    journal.on_connected(["A", "B"])
+    assert journal.connected
+    journal.on_disconnected("TCP ended")
+    assert not journal.connected
+    journal.on_retry("TCP ended", 1.23456)
+    journal.on_subscription(["C"], ["A"])
+    journal.on_notice("a word")
+    journal.on_error("Invalid symbol B")
+    report = journal.report
+    assert (report.reconnects, report.tickers, report.notices) == (1, ["B", "C"], ["a word"])
+    assert [record.message for record in caplog.records] == [
+        "connected, 2 tickers subscribed",
+        "connection lost: TCP ended",
+        "TCP ended; next try in 1.2 s",
+        "tickers: +C -A",
+        "a word",
+        "the server says: Invalid symbol B",
+    ]
+    assert audited(journal) == [
+        {"event": "connect", "tickers": ["A", "B"]},
+        {"event": "disconnect", "reason": "TCP ended"},
+        {"event": "retry", "reason": "TCP ended", "wait_s": 1.235},
+        {"event": "subscribe", "added": ["C"], "removed": ["A"]},
+        {"event": "notice", "text": "a word"},
+        {"event": "error", "text": "Invalid symbol B"},
+    ]
+
+
+def test_the_observer_puts_everything_on_the_tape_and_mails_the_rest(
+    journal: Journal, intake: Intake
+) -> None:
+    mailbox: Mailbox = queue.SimpleQueue()
+    observer = Observer(intake, journal, mailbox)
+    observer.on_connected(NOON, ("A",))
+    observer.on_frames(NOON + 1, [frame(("A", 1)), b'{"type":"error","msg":"no"}'])
+    observer.on_subscription(NOON + 2, ("B",), ("A",))
+    observer.on_disconnected(NOON + 3, "TCP ended")
+    observer.on_retry(NOON + 3, "TCP ended", 1.0)
+    observer.on_gap(Gap(NOON + 1, NOON + 4, ("B",), "TCP ended"))
+    observer.on_notice(NOON + 4, "a word")
+    assert journal.report.notices == [], "nothing but the tape on the feed's thread"
+    deliver(mailbox)
+    marks = [entry for entry in TapeReader(intake.current.tape.path) if isinstance(entry, Mark)]
+    assert marks[1:] == [
+        Mark(NOON, "connected", {"tickers": ["A"]}),
+        Mark(NOON + 2, "subscription", {"added": ["B"], "removed": ["A"]}),
+        Mark(NOON + 3, "disconnected", {"reason": "TCP ended"}),
+        Mark(NOON + 4, "gap", {"start": NOON + 1, "reason": "TCP ended"}),
+    ]
+    assert intake.state == {"connected": False, "tickers": ["B"]}
+    assert [event["event"] for event in audited(journal)] == [
+        "connect", "error", "subscribe", "disconnect", "retry", "gap", "notice",
+    ]  # fmt: skip
+
+
+def test_a_tick_rolls_and_a_retry_does_too(journal: Journal, intake: Intake) -> None:
+    observer = Observer(intake, journal, queue.SimpleQueue())
+    observer.on_tick(NOON + 600 * 10**9)
+    observer.on_retry(NOON + 1200 * 10**9, "no", 1.0)
+    assert len(intake.recordings) == 3
+
+
+def test_lags_of_nothing_are_unknown_and_not_zero() -> None:
+    assert lag_report(Lags()) == LagReport()
+    lags = Lags()
+    lags.add(np.array([10.0] * 98 + [1000.0] * 2))
+    found = lag_report(lags)
+    assert found.p50 is not None
+    assert found.p99 is not None
+    assert 10 <= found.p50 <= 12
+    assert 800 <= found.p99 <= 1000
+    assert found.longest == 1000.0

@@ -1,0 +1,47 @@
+"""A live connection can still be late, or silent where it should not be."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from stocktrace.vigil import LATE_MS, SILENT_S, Vigil, silent
+
+OPEN = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)  # Monday, half an hour after the bell
+LONG = timedelta(seconds=SILENT_S)
+
+
+def test_late_trades_are_told_once_and_again_after_they_were_in_time():
+    vigil = Vigil()
+    told = [vigil.lag(ms) for ms in (100, LATE_MS + 1, LATE_MS * 2, LATE_MS * 0.6)]
+    assert told == [None, "trades come 60 s after the exchange's time", None, None]
+    assert vigil.lag(LATE_MS * 0.4) is None
+    assert vigil.lag(LATE_MS * 60) == "trades come 3,600 s after the exchange's time"
+
+
+def test_a_stock_without_a_trade_in_open_market_is_silent():
+    assert silent(["AAPL"], {}, OPEN, OPEN + LONG) == {"AAPL": SILENT_S}
+    assert silent(["AAPL"], {"AAPL": OPEN + LONG / 2}, OPEN, OPEN + LONG) == {}
+
+
+def test_nothing_is_missed_while_the_market_is_closed():
+    thanksgiving = datetime(2026, 11, 26, 16, 0, tzinfo=UTC)
+    night = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
+    for begin in (thanksgiving, night):
+        assert silent(["AAPL", "AC.TO", "^GSPC"], {}, begin, begin + 4 * LONG) == {}
+        assert "BINANCE:BTCUSDT" in silent(["BINANCE:BTCUSDT"], {}, begin, begin + LONG)
+
+
+def test_only_open_hours_count():
+    before_the_bell = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)
+    bell = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+    assert silent(["AAPL"], {}, before_the_bell, bell + LONG / 2) == {}
+    assert silent(["AAPL"], {}, before_the_bell, bell + LONG) == {"AAPL": SILENT_S}
+
+
+def test_a_silent_ticker_is_told_once_until_it_trades():
+    vigil = Vigil()
+    assert vigil.silence(["AAPL", "IBM"], {}, OPEN, OPEN + LONG) == ["AAPL", "IBM"]
+    assert vigil.silence(["AAPL", "IBM"], {}, OPEN, OPEN + 2 * LONG) == []
+    traded = {"IBM": OPEN + 2 * LONG}
+    assert vigil.silence(["AAPL", "IBM"], traded, OPEN, OPEN + 2.5 * LONG) == []
+    assert vigil.silence(["AAPL", "IBM"], traded, OPEN, OPEN + 3.5 * LONG) == ["IBM"]
