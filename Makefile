@@ -89,7 +89,7 @@ format: $(STAMP) ## let ruff mend what it can
 
 .PHONY: demo
 demo: $(STAMP) ## record the simulated exchange: no key, no network
-	@$(PY) -m stocktrace demo
+	@$(PY) -m flows.demo
 
 .PHONY: run
 ifeq ($(strip $(TICKERS)),)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NEW_YORK = ZoneInfo("America/New_York")
 _CALENDAR = "XNYS"
+_LATE_SESSION = timedelta(hours=4)
 _CRYPTO = ("BINANCE", "COINBASE", "KRAKEN", "BITFINEX", "BITSTAMP", "GEMINI", "HUOBI", "OKEX",
            "KUCOIN", "POLONIEX", "HITBTC", "ZB", "BITTREX")  # fmt: skip
 _FOREX = ("OANDA", "FXCM", "FHFX", "FOREX.COM", "IC MARKETS", "FXPIG", "PEPPERSTONE", "ICM")
@@ -65,6 +66,18 @@ def us_session(day: date) -> Session | None:
     except KeyError:
         return None
     return Session(row["open"].to_pydatetime(), row["close"].to_pydatetime())
+
+
+def us_extended(day: date) -> Session | None:
+    """The hours of a New York date in which US stocks trade, before and after the bell, too.
+
+    From 4:00 until 20:00; on a half day the late session ends four hours after the early close.
+    """
+    regular = us_session(day)
+    if regular is None:
+        return None
+    opens = datetime.combine(day, datetime.min.time(), NEW_YORK).replace(hour=4)
+    return Session(opens.astimezone(UTC), regular.closes + _LATE_SESSION)
 
 
 def session_close(now: datetime) -> datetime:

@@ -167,8 +167,8 @@ class Run:
         )
         first = Mark(stamp, "tape", {"connected": False, "tickers": tickers})
         self._journal.coverage.add(first)
-        observer = Observer(self._intake, self._journal, self._mailbox, clock)
-        self._feed = Feed(settings.url, key, tickers, observer, _policy(settings), clock)
+        self._observer = Observer(self._intake, self._journal, self._mailbox, clock)
+        self._feed = Feed(settings.url, key, tickers, self._observer, _policy(settings), clock)
         self._recorder = Recorder(
             layout, self._intake, settings.batch_rows, settings.flush_every, self._mail_sealed
         )
@@ -177,6 +177,8 @@ class Run:
         # Beside the capture, not before it: what is live comes only once.
         self._recovering = _Thread("recover", self._recover, self._mailbox)
         self._ended = threading.Event()
+        self._end_is_marked = False
+        self._interrupted = False
         self._vigil = Vigil()
         self._results: dict[str, Result] = {}
         self._failures: list[BaseException] = []
@@ -201,24 +203,27 @@ class Run:
         self._recovering.start()
         try:
             self._keep_time(watch, handle)
-            report.state = "interrupted" if handle.stopping.is_set() else "complete"
-            report.reason = handle.reason or "its time was up"
+            # The report on disk runs until all is published: killed before, it is recovered.
+            state = "interrupted" if handle.stopping.is_set() else "complete"
+            reason = handle.reason or "its time was up"
             self._stop()
-            if report.state == "complete" and not journal.connected:
-                report.state = "failed"
-                report.reason = f"not connected at the end: {journal.lost}"
+            if state == "complete" and not journal.connected:
+                state, reason = "failed", f"not connected at the end: {journal.lost}"
             self._collect(wait=True)
             self._recovering.join()
             self._raise_failures()
         except BaseException as error:
-            report.state = "failed" if isinstance(error, Exception) else "interrupted"
-            report.reason = str(error) or type(error).__name__
+            state = "failed" if isinstance(error, Exception) else "interrupted"
+            reason = str(error) if isinstance(error, Exception) else "interrupted"
+            # Whoever interrupts does not wait for long: what is sealed now is published later.
+            self._interrupted = not isinstance(error, Exception)
             self._stop()
             raise
         finally:
+            report.state, report.reason = state, reason
             ended = self._clock.wall()
             report.ended = at(ended)
-            if self._feed.died:
+            if not self._end_is_marked:
                 journal.coverage.died(self._intake.heard, "the capture failed")
             journal.coverage.close(ended)
             report.gaps = gap_reports(journal.coverage)
@@ -293,7 +298,11 @@ class Run:
 
     def _sync(self) -> None:
         while not self._ended.wait(self._settings.sync_every):
-            self._intake.current.tape.sync()
+            try:
+                tape = self._intake.current.tape
+            except IndexError:
+                return  # the recorder has sealed the last one
+            tape.sync()
 
     def _recover(self) -> None:
         recover(self._layout, self._clock)
@@ -303,6 +312,8 @@ class Run:
 
     def _sealed(self, sealed: Sealed) -> None:
         self._journal.sealed(sealed)
+        if self._interrupted:
+            return
         whole = not sealed.spilled
         self._results[sealed.part.window] = self._publisher(self._layout, sealed.part, whole=whole)
 
@@ -333,6 +344,7 @@ class Run:
         if self._ended.is_set():
             return
         self._feed.stop(Deadline.after(STOP_FEED_S, self._clock))
+        self._mark_the_end()
         self._recorder.end()
         self._recording.join(STOP_RECORDER_S)
         self._ended.set()
@@ -349,6 +361,15 @@ class Run:
                     "all that was received is on the tape."
                 )
             )
+
+    def _mark_the_end(self) -> None:
+        """What comes while the rest is published is not listened to any more."""
+        if self._feed.ended_at:  # its thread has ended: nobody else writes on the tape
+            try:
+                self._observer.on_ended(self._feed.ended_at)
+                self._end_is_marked = True
+            except (StocktraceError, OSError) as error:
+                self._failures.append(error)
 
     def _raise_failures(self) -> None:
         self._feed.check()

@@ -1,0 +1,229 @@
+"""The capture as a Prefect flow: a task that captures, and one a window that converts.
+
+    python -m flows.capture AAPL MSFT --for 30m
+
+The task that captures is called, not submitted, so that a cancel reaches it; it is never retried,
+for a second capture is another one. Windows are converted while it goes on, and Prefect may come
+and go: what is recorded does not depend on it. What a cancel leaves sealed, the next
+``stocktrace convert`` publishes.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # before the imports: Prefect alone takes 5 s
+    from flows.command import main
+
+    sys.exit(main())
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import msgspec
+from prefect import flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture, PrefectWrappedFuture
+from prefect.logging.handlers import APILogHandler
+from prefect.states import Cancelled, Failed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.display import Display
+from flows.request import Request
+from stocktrace import capturing
+from stocktrace.errors import StocktraceError
+from stocktrace.publish import Published, publish
+from stocktrace.report import Report
+from stocktrace.run import Handle, Result
+from stocktrace.store.layout import Layout, Part
+
+log = logging.getLogger("stocktrace.flow")
+
+_DURATION = r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"
+_UNTIL = (
+    r"^(\d{1,2}:\d{2}(:\d{2})?( [A-Za-z_]+(/[A-Za-z0-9_+-]+)*)?|\d{4}-\d{2}-\d{2}[T ]\d{2}:.+)$"
+)
+
+Ticker = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_\-/^][A-Za-z0-9.:_\-/^ ,]*$")]
+Tickers = Annotated[list[Ticker], Field(min_length=1, examples=[["AAPL", "BINANCE:BTCUSDT"]])]
+Duration = Annotated[str, Field(pattern=_DURATION, examples=["30m"])]
+Until = Annotated[str, Field(pattern=_UNTIL, examples=["16:00 America/New_York"])]
+# No "?" and no "@": a key in the address is refused before it is written anywhere.
+Url = Annotated[str, Field(pattern=r"^wss?://[^\s?@]+$", examples=["wss://ws.finnhub.io"])]
+
+
+# Never closed: see _outlast_lease.
+_SHIELD = contextlib.ExitStack()
+
+
+def run_name() -> str:
+    """``AAPL MSFT NVDA +3 · 30m``; it must not fail, or the run would."""
+    asked = runtime.flow_run.parameters or {}
+    tickers = list(asked.get("tickers") or ())
+    names = [*tickers[:3], *([f"+{len(tickers) - 3}"] if len(tickers) > 3 else [])]
+    until = str(asked.get("until") or "").replace("_", " ")
+    return f"{' '.join(map(str, names))} · {asked.get('lasting') or f'until {until}'}"
+
+
+@flow(
+    name="stocktrace-capture",
+    flow_run_name=run_name,
+    # One conversion at a time: it must not compete with the feed for two cores.
+    task_runner=cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=1)),
+)
+def capture(
+    tickers: Tickers,
+    lasting: Duration | None = None,
+    until: Until | None = None,
+    data_dir: str | None = None,
+    url: Url | None = None,
+    roll_every: Duration | None = None,
+) -> dict[str, Any] | State[Any]:
+    """Record the trades of some tickers for a bounded time.
+
+    The API key is read from FINNHUB_API_KEY where the flow runs, and is never a parameter. Give
+    one of *lasting* and *until*.
+
+    Args:
+        tickers: Finnhub symbols, such as AAPL, BINANCE:BTCUSDT or OANDA:EUR_USD.
+        lasting: How long: 30s, 10m, 1h30m. Leave it out if there is an end in *until*.
+        until: When to end: 16:00 (of the machine), 16:00 America/New_York, or an ISO time.
+        data_dir: The folder for everything that is recorded; else STOCKTRACE_DATA_DIR, else
+            data.
+        url: The address of the trade WebSocket; else STOCKTRACE_URL, else Finnhub's.
+        roll_every: The length of a window, after which its trades are in Parquet; else
+            STOCKTRACE_ROLL_EVERY, else 10m.
+
+    Returns:
+        Session, state, reason, books and data folder.
+    """
+    asked = {"data_dir": data_dir, "url": url, "roll_every": roll_every}
+    _take_in_messages()
+    _outlast_lease()
+    try:
+        Request.of(tickers, lasting, until, **asked)
+        report, folder = record(tickers, lasting, until, asked)
+    except StocktraceError as error:
+        return Failed(message=str(error))
+    if report.state == "failed":
+        return Failed(message=f"Session {report.session}: {report.reason}")
+    if report.state == "interrupted":
+        return Cancelled(message=f"Session {report.session}: {report.reason}")
+    return {
+        "session": report.session,
+        "state": report.state,
+        "reason": report.reason,
+        "books": msgspec.to_builtins(report.books),
+        "data_dir": folder,
+    }
+
+
+@task(
+    name="capture", task_run_name="capture", retries=0, cache_policy=NO_CACHE, persist_result=False
+)
+def record(
+    tickers: list[str], lasting: str | None, until: str | None, asked: dict[str, str | None]
+) -> tuple[Report, str]:
+    """Capture; gives the report and the data folder."""
+    request = Request.of(tickers, lasting, until, **asked)
+    layout = Layout(request.settings.data_dir)
+    handle = Handle()
+    with Display(layout, request.tickers, handle) as display:
+        report = capturing.capture(
+            request.tickers,
+            lasting=request.lasting,
+            until=request.until,
+            settings=request.settings,
+            publisher=begin,
+            watch=display.watch,
+            handle=handle,
+        )
+    return report, str(layout.root.resolve())
+
+
+@task(
+    name="convert",
+    task_run_name="convert {window}",
+    retries=2,
+    retry_delay_seconds=[1, 5],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def convert(data_dir: str, session: str, window: str, *, whole: bool) -> Published:
+    """Publish a rolled window as Parquet; again changes nothing."""
+    return publish(Layout(Path(data_dir)), Part(session, window), whole=whole)
+
+
+def begin(layout: Layout, part: Part, *, whole: bool) -> Result:
+    """Have a window converted by a task of the flow run; the capture's ``Publisher``."""
+    future: PrefectFuture[Published] | None = None
+    try:
+        future = convert.submit(str(layout.root), part.session, part.window, whole=whole)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the window will be published
+        _tell(part, error)
+    return Conversion(layout, part, whole, future)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What is to come of a window; without Prefect it is converted where it is asked for."""
+
+    layout: Layout
+    part: Part
+    whole: bool
+    future: PrefectFuture[Published] | None
+
+    def done(self) -> bool:
+        """Whether the task has ended; asks its thread, never the server."""
+        future = self.future
+        return not isinstance(future, PrefectWrappedFuture) or bool(future.wrapped_future.done())
+
+    def result(self) -> Published:
+        """Wait for it, or raise why the window cannot be published."""
+        if self.future is not None:
+            try:
+                return self.future.result()
+            except StocktraceError:
+                raise
+            except Exception as error:  # noqa: BLE001 - as above
+                _tell(self.part, error)
+        return publish(self.layout, self.part, whole=self.whole)
+
+
+def _tell(part: Part, error: Exception) -> None:
+    log.warning("Prefect could not convert window %s (%s): it is done without", part.window, error)
+
+
+def _take_in_messages() -> None:
+    """The core's messages belong to the run, also where Prefect was imported before us."""
+    core = logging.getLogger("stocktrace")
+    if core.level == logging.NOTSET:
+        core.setLevel(logging.INFO)
+    for handler in logging.getLogger("prefect.extra").handlers:
+        if isinstance(handler, APILogHandler) and handler not in core.handlers:
+            core.addHandler(handler)
+
+
+def _outlast_lease() -> None:
+    """Let a capture go on when Prefect cannot renew its place in the deployment's limit.
+
+    It would raise in the midst of the session if the server is away for some seconds at the wrong
+    moment (PrefectHQ/prefect#18802, #21064), and there is no setting. The shield is meant for
+    that, and stays up to the end: such a process runs one flow and no other.
+    """
+    context = FlowRunContext.get()
+    state = context.flow_run.state if context and context.flow_run else None
+    if state is None or state.state_details.deployment_concurrency_lease_id is None:
+        return
+    try:
+        from prefect._internal.concurrency.cancellation import shield
+
+        _SHIELD.enter_context(shield())
+    except Exception as error:  # noqa: BLE001 - it is not ours, and may look different one day
+        log.warning("no shield against an outage of Prefect's server: %s", error)

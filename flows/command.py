@@ -1,0 +1,115 @@
+"""``python -m flows.capture``: a capture under Prefect, from the command line.
+
+What is wrong with the words is told before Prefect is imported, which takes 5 s.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import cyclopts
+from cyclopts import Parameter
+
+from flows.request import Request
+from stocktrace.errors import UsageError
+
+_SAFE = "; what was received is on disk."
+
+app = cyclopts.App(
+    name="python -m flows.capture",
+    help="Record live market trades under Prefect.",
+    help_format="plaintext",
+    version_flags=[],
+    result_action="return_value",
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run it; 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted, after an orderly end."""
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        status = app(arguments, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        return _complain(f"{' '.join(str(error).split())} Try --help.", 2)
+    except UsageError as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain(f"Interrupted{_SAFE}", 130)
+    except Exception as error:  # noqa: BLE001 - the run's own failures are states: it is Prefect's
+        reason = f"Prefect failed ({type(error).__name__}: {error}){_SAFE}"
+        return _complain(reason, 130 if _interrupted(error) else 1)
+    return status if isinstance(status, int) else 0
+
+
+@app.default
+def run(
+    *tickers: str,
+    for_: Annotated[str | None, Parameter(name="--for", help="How long: 30s, 10m, 1h30m.")] = None,
+    until: Annotated[
+        str | None,
+        Parameter(help="When to end: 16:00, '16:00 America/New_York' or an ISO time."),
+    ] = None,
+    data_dir: Annotated[str | None, Parameter(help="Folder for what is recorded.")] = None,
+    url: Annotated[str | None, Parameter(help="Address of the trade WebSocket.")] = None,
+    roll_every: Annotated[str | None, Parameter(help="Length of a window.")] = None,
+) -> int:
+    """Record the trades of TICKERS for a bounded time, as a Prefect flow run.
+
+    It runs against PREFECT_API_URL, else against a server of its own that ends with it. The key
+    is read from FINNHUB_API_KEY, in the environment or in a .env file.
+    """
+    asked = {"data_dir": data_dir, "url": url, "roll_every": roll_every}
+    Request.of(tickers, for_, until, **asked)
+    from flows.capture import capture
+
+    _start_server()
+    state = capture(list(tickers), for_, until, **asked, return_state=True)
+    if state.is_completed():
+        return 0
+    return _complain(state.message or str(state.type), 1)
+
+
+def _start_server() -> None:
+    """Start a server of one's own, if there is no other, where Ctrl-C does not reach it.
+
+    The terminal sends it to both of us, and the server must live to hear how the run ended. A
+    thread's mask is its child's; the main thread can be interrupted meanwhile.
+    """
+    from prefect import get_client
+
+    failures: list[Exception] = []
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            get_client(sync_client=True)
+        except Exception as error:  # noqa: BLE001 - raised by who waits for it
+            failures.append(error)
+
+    starting = threading.Thread(target=start, name="stocktrace-server", daemon=True)
+    starting.start()
+    starting.join()
+    if failures:
+        raise failures[0]
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether ``error`` happened while an interrupt was dealt with."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End as after Ctrl-C, and a server of one's own with it; a running flow does so itself."""
+    del frame
+    sys.exit(128 + number)
+
+
+def _complain(sentence: str, status: int) -> int:
+    sys.stderr.write(f"stocktrace: {sentence}\n")
+    return status

@@ -1,0 +1,79 @@
+"""``python -m flows.demo``: the main job as a newcomer sees it, with no key and no network.
+
+A simulated exchange on this machine, a real flow run against Prefect's embedded server, and at the
+end what is on disk. The same without Prefect is ``stocktrace demo``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+from cyclopts import Parameter
+
+from stocktrace.cli import output
+from stocktrace.cli.capturing import DEMO_KEY, DEMO_TICKERS, demo_exchange, read_back
+from stocktrace.cli.progress import Lines
+from stocktrace.errors import UsageError
+from stocktrace.settings import parse_duration
+
+# Half a minute shows two windows rolled and converted while the capture goes on.
+ROLL_EVERY = "10s"
+PROGRESS_EVERY_S = 5.0
+
+
+def main(
+    *,
+    for_: Annotated[str, Parameter(name="--for", help="How long: 30s, 10m.")] = "30s",
+    data_dir: Annotated[Path, Parameter(help="Folder for what is recorded.")] = Path("data/demo"),
+) -> int:
+    """Record a simulated exchange as a Prefect flow run, and show what came of it."""
+    parse_duration(for_)
+    os.environ["FINNHUB_API_KEY"] = DEMO_KEY
+    logging.getLogger("stocktrace").setLevel(logging.INFO)
+    output.to_stdout(
+        f"A simulated exchange, recorded for {for_} as a Prefect flow run into {data_dir}.\n"
+    )
+    if "PREFECT_API_URL" not in os.environ:
+        output.to_stdout("Prefect starts a server of its own, which takes up to a minute ...\n")
+    sys.stdout.flush()
+
+    from flows.capture import capture
+    from flows.display import ON_LOOKERS
+    from stocktrace.report import Report
+    from stocktrace.store.layout import Layout
+
+    ON_LOOKERS.append(Lines(PROGRESS_EVERY_S))
+    with demo_exchange() as url:
+        state = capture(
+            list(DEMO_TICKERS),
+            for_,
+            data_dir=str(data_dir),
+            url=url,
+            roll_every=ROLL_EVERY,
+            return_state=True,
+        )
+    if not state.is_completed():
+        output.complain(state.message or str(state.type))
+        return 1
+    result = state.result()
+    session = result["session"] if isinstance(result, dict) else ""
+    report = Report.read(Layout(data_dir).report(session))
+    output.to_stdout("\n")
+    output.summary(report, data_dir)
+    read_back(DEMO_TICKERS[0], data_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    app = cyclopts.App(name="python -m flows.demo", result_action="return_value")
+    app.default(main)
+    try:
+        sys.exit(app(exit_on_error=False, print_error=False))
+    except (cyclopts.CycloptsError, UsageError) as error:
+        output.complain(" ".join(str(error).split()))
+        sys.exit(2)

@@ -1,0 +1,189 @@
+"""A capture's report as a page of Markdown; pure, and every value on it is escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from stocktrace.report import GapReport, Report
+from stocktrace.run import Status
+from stocktrace.store.layout import Layout
+
+# A page is for reading; all there is stands in the session's report on disk.
+ROWS = 50
+
+_ACTIVE = re.compile(r"([\\`*_\[\]<>|~#&$!])")
+
+
+def plain(value: object) -> str:
+    """``value`` as text that is no markup, on one line."""
+    return _ACTIVE.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def progress_line(status: Status) -> str:
+    """How a capture stands."""
+    return " · ".join(
+        [
+            "connected" if status.connected else "**not connected**",
+            _count(status.trades, "trade"),
+            _count(len(status.tickers), "ticker"),
+            _count(status.reconnects, "reconnect"),
+            f"{_clock(status.left_s)} left",
+        ]
+    )
+
+
+def one_line(report: Report) -> str:
+    """What a capture came to."""
+    return f"{report.state}: {_count(report.books.recorded, 'trade')} recorded"
+
+
+def page(report: Report, layout: Layout, failures: int = 0) -> str:
+    """The report; ``failures`` are calls that Prefect did not answer."""
+    ended = report.ended or report.started
+    took = _clock((ended - report.started).total_seconds())
+    when = f"{_time(report.started)} to {_time(ended)} UTC ({took})"
+    parts = [
+        f"# {plain(report.state.capitalize())}: {plain(report.reason)}",
+        f"Session {plain(report.session)}, {when}.",
+        "## Books",
+        *_books(report),
+        "## Tickers",
+        *_tickers(report),
+        "## Gaps",
+        *_gaps(report.gaps),
+        "## Files",
+        *_files(report, layout),
+    ]
+    if notes := list(_notes(report, failures)):
+        parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _books(report: Report) -> Iterator[str]:
+    books = report.books
+    published = sum(one.parquet for one in report.per_ticker.values())
+    yield _table(
+        ("Frames", "", "Trades", ""),
+        [
+            ("received", books.frames, "received", books.trades),
+            ("with trades", books.trade_frames, "recorded", books.recorded),
+            ("control", books.control, "quarantined", books.quarantined),
+            ("undecodable", books.undecodable, "in Parquet", published),
+        ],
+    )
+    differences = report.differences()
+    if differences:
+        yield f"**The books do not balance:** {plain('; '.join(differences))}."
+    else:
+        yield "The books balance."
+
+
+def _tickers(report: Report) -> Iterator[str]:
+    busiest = sorted(report.per_ticker.items(), key=lambda item: (-item[1].trades, item[0]))
+    yield _table(
+        ("Ticker", "Trades", "Recorded", "Quarantined", "In Parquet", "Files", "kB"),
+        [
+            (
+                name,
+                one.trades,
+                one.recorded,
+                one.quarantined,
+                one.parquet,
+                one.files,
+                one.size // 1000,
+            )
+            for name, one in busiest[:ROWS]
+        ],
+    )
+    if len(busiest) > ROWS:
+        yield f"… and {len(busiest) - ROWS} more."
+    if silent := [name for name in report.tickers if name not in report.per_ticker]:
+        more = f" … and {len(silent) - ROWS} more" if len(silent) > ROWS else ""
+        yield f"Nothing was heard of {plain(', '.join(silent[:ROWS]))}{more}."
+
+
+def _gaps(gaps: Sequence[GapReport]) -> Iterator[str]:
+    if not gaps:
+        yield "None."
+        return
+    yield _table(
+        ("From (UTC)", "To", "Seconds", "Tickers", "Reason"),
+        [
+            (
+                _time(gap.start),
+                _time(gap.end),
+                f"{(gap.end - gap.start).total_seconds():.1f}",
+                gap.tickers,
+                gap.reason,
+            )
+            for gap in gaps[:ROWS]
+        ],
+    )
+    if len(gaps) > ROWS:
+        yield f"… and {len(gaps) - ROWS} more."
+
+
+def _files(report: Report, layout: Layout) -> Iterator[str]:
+    files = sum(one.files for one in report.per_ticker.values())
+    size = sum(one.size for one in report.per_ticker.values())
+    root = layout.root.resolve()
+    yield _table(
+        ("What", "Where"),
+        [
+            (f"{_count(files, 'Parquet file')}, {size // 1000:,} kB", layout.dataset.resolve()),
+            ("the tape", layout.tapes(report.session).resolve()),
+            ("the report", layout.report(report.session).resolve()),
+        ],
+    )
+    if report.unpublished:
+        yield (
+            f"**{_count(len(report.unpublished), 'window')} not in Parquet yet:** run "
+            f"stocktrace convert --data-dir {plain(root)}"
+        )
+
+
+def _notes(report: Report, failures: int) -> Iterator[str]:
+    lag = report.lag
+    if lag.p50 is not None and lag.p99 is not None:
+        yield f"from trade to receipt: {lag.p50:,.0f} ms for half, {lag.p99:,.0f} ms for 99 %"
+    if report.reconnects:
+        yield _count(report.reconnects, "reconnect")
+    yield from report.notices[:ROWS]
+    for text, times in list(report.errors.items())[:ROWS]:
+        yield f"the server said {_count(times, 'time')}: {text}"
+    for window, tickers in list(report.spilled.items())[:ROWS]:
+        yield f"window {window} was rebuilt from its tape for {_count(len(tickers), 'ticker')}"
+    if failures:
+        yield f"Prefect did not answer {_count(failures, 'call')}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Numbers to the right, as far as the first row tells."""
+    body = list(rows)
+    first: Sequence[object] = body[0] if body else head
+    rule = ["---:" if _is_number(value) else "---" for value in first]
+    texts = [[_cell(value) for value in row] for row in body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (list(head), rule, *texts))
+
+
+def _is_number(value: object) -> bool:
+    return str(value).replace(".", "", 1).isdigit()
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else plain(value)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -1,0 +1,839 @@
+"""The flow, against a Prefect server of the tests and the simulated exchange."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from flows import command, environment
+from flows.page import page, plain, progress_line
+from flows.request import Request
+from stocktrace.deadline import Deadline
+from stocktrace.errors import KeyRefused, SettingsError
+from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
+from stocktrace.report import Books, GapReport, Report, TickerBooks
+from stocktrace.run import Status
+from stocktrace.settings import parse_until
+from stocktrace.store.dataset import read_trades
+from stocktrace.store.layout import Layout, Part
+
+pytestmark = [
+    pytest.mark.xdist_group("prefect"),
+    pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
+]
+
+ROOT = Path(__file__).parents[1]
+TICKERS = ["AAPL", "MSFT", "BINANCE:BTCUSDT"]
+# A word that stands nowhere else, so that it can be looked for everywhere.
+KEY = "c9k3yth4tmustn0tleak"
+MARKET = SyntheticMarket(seed=7, rate=300.0, trades=900)
+
+
+# ----------------------------------------------------------------------------------- fixtures
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def server(prefect_home: Path) -> Iterator[str]:
+    """A server for all tests of this file; gives the address of its API."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(prefect_home))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        from prefect.settings import (
+            PREFECT_API_URL,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+            PREFECT_LOGGING_TO_API_BATCH_INTERVAL,
+            temporary_settings,
+        )
+        from prefect.testing.utilities import prefect_test_harness
+
+        fast = {
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread takes a second to join
+            PREFECT_LOGGING_TO_API_BATCH_INTERVAL: 0.2,
+        }
+        with prefect_test_harness(server_startup_timeout=120), temporary_settings(fast):
+            yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    monkeypatch.chdir(tmp_path)  # no .env of the developer's
+    monkeypatch.setenv("FINNHUB_API_KEY", KEY)
+    return KEY
+
+
+@pytest.fixture
+def exchange(key: str) -> Iterator[Exchange]:
+    """A market that goes on for as long as one listens."""
+    with Exchange(replace(MARKET, trades=None), ExchangeSettings(key=key)) as running:
+        yield running
+
+
+class Api:
+    """Prefect's REST API, read as plain JSON: what is not here is nowhere."""
+
+    def __init__(self, http: Any) -> None:
+        self._http = http
+
+    def one(self, path: str) -> Any:
+        return self._http.get(path).raise_for_status().json()
+
+    def all(self, what: str, **asked: Any) -> list[dict[str, Any]]:
+        answer = self._http.post(f"/{what}/filter", json=asked).raise_for_status().json()
+        return list(answer["events"] if what == "events" else answer)
+
+    def of_run(self, what: str, run: str) -> list[dict[str, Any]]:
+        if what == "task_runs":
+            return self.all(what, flow_runs={"id": {"any_": [run]}})
+        return self.all(what, **{what: {"flow_run_id": {"any_": [run]}}})
+
+    def artifact(self, run: str, key: str) -> dict[str, Any]:
+        (found,) = [one for one in self.of_run("artifacts", run) if one["key"] == key]
+        return found
+
+
+@pytest.fixture(scope="session")
+def api(server: str) -> Iterator[Api]:
+    with reading(server) as api:
+        yield api
+
+
+@contextmanager
+def reading(url: str) -> Iterator[Api]:
+    import httpx
+
+    with httpx.Client(base_url=url, timeout=30) as http:
+        yield Api(http)
+
+
+def eventually(ask: Callable[[], Any], *, within: float = 30.0) -> Any:
+    """What ``ask`` gives once it is true: the server learns of tasks and logs a little later."""
+    deadline, tick = Deadline.after(within), threading.Event()
+    while not (answer := ask()):
+        assert not deadline.passed(), f"still {answer!r} after {within} s"
+        tick.wait(0.1)
+    return answer
+
+
+def sent(exchange: Exchange) -> list[dict[str, Any]]:
+    frames = [frame for one in exchange.connections for frame in one.frames]
+    return [trade for frame in frames for trade in json.loads(frame).get("data", [])]
+
+
+def recorded(folder: Path, ticker: str) -> list[tuple[float, float, int]]:
+    table = read_trades(ticker, data_dir=folder, backend="pyarrow").to_pylist()
+    return [(row["price"], row["volume"], stamp(row["ts_event"])) for row in table]
+
+
+def stamp(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
+def the_report(folder: Path) -> Report:
+    (path,) = Layout(folder).sessions.glob("*.json")
+    return Report.read(path)
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A capture that ran to its end."""
+
+    run: str
+    folder: Path
+    result: dict[str, Any]
+    report: Report
+    sent: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def finished(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """One capture for all tests that look at what it left; its windows last a second."""
+    from flows.capture import capture
+
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        home = tmp_path_factory.mktemp("finished")
+        patch.chdir(home)
+        patch.setenv("FINNHUB_API_KEY", KEY)
+        exchange = stack.enter_context(Exchange(MARKET, ExchangeSettings(key=KEY, keep=True)))
+        folder = home / "data"
+        state = capture(
+            TICKERS,
+            lasting="5s",
+            url=exchange.url,
+            data_dir=str(folder),
+            roll_every="1s",
+            return_state=True,
+        )
+        assert state.is_completed(), state
+        run = str(state.state_details.flow_run_id)
+        result: Any = state.result()
+        yield Finished(run, folder, result, the_report(folder), sent(exchange))
+
+
+# -------------------------------------------------------------------------- a capture that ends
+
+
+def test_what_the_exchange_sent_is_in_parquet(finished: Finished) -> None:
+    truth: dict[str, list[tuple[float, float, int]]] = {ticker: [] for ticker in TICKERS}
+    for trade in finished.sent:
+        truth[trade["s"]].append((trade["p"], trade["v"], trade["t"]))
+    assert {ticker: recorded(finished.folder, ticker) for ticker in TICKERS} == truth
+    assert len(finished.sent) == MARKET.trades
+
+
+def test_the_result_is_small_and_says_where_the_data_is(finished: Finished) -> None:
+    report = finished.report
+    assert finished.result == {
+        "session": report.session,
+        "state": "complete",
+        "reason": "its time was up",
+        "books": {name: getattr(report.books, name) for name in Books.__struct_fields__},
+        "data_dir": str(finished.folder),
+    }
+
+
+def test_windows_are_converted_while_the_capture_goes_on(finished: Finished, api: Api) -> None:
+    def ended() -> list[dict[str, Any]]:
+        tasks = api.of_run("task_runs", finished.run)
+        done = all(task["state_type"] == "COMPLETED" for task in tasks)
+        return tasks if done and len(tasks) == 1 + len(finished.report.windows) else []
+
+    tasks = {task["name"]: task for task in eventually(ended)}
+    assert set(tasks) == {"capture", *(f"convert {name}" for name in finished.report.windows)}
+    assert len(finished.report.windows) >= 3
+    first, *_ = sorted(name for name in tasks if name != "capture")
+    assert finished.report.ended is not None
+    second_last = finished.report.ended - timedelta(seconds=1)
+    assert moment(tasks[first]["end_time"]) < second_last
+
+
+def test_the_run_is_named_and_tagged_by_what_it_records(finished: Finished, api: Api) -> None:
+    run = api.one(f"/flow_runs/{finished.run}")
+    assert run["name"] == "AAPL MSFT BINANCE:BTCUSDT · 5s"
+    assert sorted(run["tags"]) == sorted(["stocktrace", *TICKERS])
+
+
+def test_the_report_is_an_artifact_of_the_run(finished: Finished, api: Api) -> None:
+    report = api.artifact(finished.run, "stocktrace-report")
+    assert report["task_run_id"] is not None
+    assert report["description"] == "complete: 900 trades recorded"
+    assert "| received | 900 |" in report["data"]
+    assert "The books balance." in report["data"]
+    for ticker in TICKERS:
+        trades = finished.report.per_ticker[ticker].trades
+        assert f"| {ticker} | {trades:,} | {trades:,} | 0 | {trades:,} |" in report["data"]
+
+
+def test_progress_is_at_the_end_when_the_capture_is(finished: Finished, api: Api) -> None:
+    progress = api.artifact(finished.run, "stocktrace-progress")
+    assert progress["data"] == 100.0
+    assert "900 trades · 3 tickers" in progress["description"]
+
+
+def test_messages_of_the_core_are_in_the_run(finished: Finished, api: Api) -> None:
+    def message() -> list[dict[str, Any]]:
+        logs = api.of_run("logs", finished.run)
+        return [log for log in logs if log["name"] == "stocktrace.session"]
+
+    assert "connected, 3 tickers subscribed" in [log["message"] for log in eventually(message)]
+
+
+def test_the_key_is_nowhere(finished: Finished, api: Api) -> None:
+    run = finished.run
+    eventually(lambda: api.of_run("logs", run))
+    resource = {"id": [f"prefect.flow-run.{run}"]}
+    everything = {
+        "run": api.one(f"/flow_runs/{run}"),
+        "states": api.one(f"/flow_run_states/?flow_run_id={run}"),
+        "events": api.all("events", limit=50, filter={"any_resource": resource}),
+        **{what: api.of_run(what, run) for what in ("task_runs", "artifacts", "logs")},
+    }
+    assert all(everything.values())
+    assert KEY not in json.dumps(everything)
+    files = [path for path in finished.folder.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+# ------------------------------------------------------------------------ a capture that fails
+
+
+def test_a_refused_key_fails_the_run_with_one_sentence(
+    server: str, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.capture import capture
+
+    monkeypatch.setenv("FINNHUB_API_KEY", "another")
+    state = capture(
+        ["AAPL"], "30s", url=exchange.url, data_dir=str(tmp_path / "data"), return_state=True
+    )
+    assert (state.type.value, state.message) == ("FAILED", str(KeyRefused(401)))
+
+
+def test_a_failed_capture_has_its_report(
+    server: str, api: Api, exchange: Exchange, tmp_path: Path
+) -> None:
+    from flows.capture import capture
+
+    folder = tmp_path / "data"
+    url = exchange.url
+    exchange.stop()
+    state = capture(["AAPL"], "2s", url=url, data_dir=str(folder), return_state=True)
+    report = the_report(folder)
+    assert state.type.value == "FAILED"
+    assert state.message == f"Session {report.session}: {report.reason}"
+    artifact = api.artifact(str(state.state_details.flow_run_id), "stocktrace-report")
+    assert artifact["data"].startswith(f"# Failed: {plain(report.reason)}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"lasting": "5s", "until": "16:00"}, "one of them"),
+        ({}, "one of them"),
+        ({"until": "2020-01-01T16:00+00:00"}, "has passed"),
+        ({"lasting": "5s", "roll_every": "999d"}, "--roll-every"),
+    ],
+)
+def test_a_wrong_request_fails_before_anything_is_made(
+    server: str, key: str, tmp_path: Path, asked: dict[str, str], sentence: str
+) -> None:
+    from flows.capture import capture
+
+    state = capture(["AAPL"], data_dir=str(tmp_path / "data"), return_state=True, **asked)
+    assert state.type.value == "FAILED"
+    assert sentence in str(state.message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_with_a_key_is_no_parameter() -> None:
+    from flows.capture import capture
+
+    with pytest.raises(Exception, match="url"):
+        capture.validate_parameters({"tickers": ["AAPL"], "url": "wss://ws.finnhub.io?token=abc"})
+
+
+# --------------------------------------------------------------------- Prefect comes and goes
+
+
+def test_a_capture_does_without_a_server(
+    server: str, api: Api, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import capture as module
+    from flows import display
+
+    def gone(*args: object, **named: object) -> None:
+        raise ConnectionError("the server is gone")
+
+    for name in ("get_client", "create_progress_artifact", "create_markdown_artifact"):
+        monkeypatch.setattr(display, name, gone)
+    monkeypatch.setattr(module.convert, "submit", gone)
+    folder = tmp_path / "data"
+    state = module.capture(
+        TICKERS,
+        "3s",
+        url=exchange.url,
+        data_dir=str(folder),
+        roll_every="1s",
+        return_state=True,
+    )
+    report = the_report(folder)
+    assert state.is_completed(), state
+    assert (report.state, report.unpublished, report.differences()) == ("complete", [], [])
+    assert report.books.trades > 0
+    run = str(state.state_details.flow_run_id)
+
+    def away() -> list[str]:
+        texts = [log["message"] for log in api.of_run("logs", run)]
+        return [text for text in texts if text.startswith("Prefect cannot be told")]
+
+    assert eventually(away) == ["Prefect cannot be told (ConnectionError); the capture goes on"]
+
+
+def test_a_conversion_that_prefect_lost_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import capture as module
+
+    class Lost:
+        def result(self) -> None:
+            raise RuntimeError("no state")
+
+    done: list[Part] = []
+    monkeypatch.setattr(module, "publish", lambda _, part, *, whole: done.append(part))
+    part = Part("20261123T142958Z_3f9a1c", "20261123T143000Z_00002")
+    lost: Any = Lost()
+    module.Conversion(Layout(tmp_path), part, whole=True, future=lost).result()
+    assert done == [part]
+
+
+def test_a_lost_lease_does_not_end_a_capture(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the shield the line after the wait is never reached."""
+    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.concurrency import _leases
+    from prefect.context import FlowRunContext
+    from prefect.states import Running
+
+    from flows import capture as module
+
+    monkeypatch.setattr(_leases, "_RENEWAL_MAX_ATTEMPTS", 1)
+    failed = threading.Event()
+    handle = _leases._handle_lease_renewal_failure
+
+    def fail(*args: Any) -> None:
+        failed.set()
+        handle(*args)
+
+    monkeypatch.setattr(_leases, "_handle_lease_renewal_failure", fail)
+    state: State[Any] = Running()
+    state.state_details.deployment_concurrency_lease_id = uuid4()
+    run = FlowRun.model_construct(id=uuid4(), flow_id=uuid4(), state=state)
+    reached = False
+
+    def work() -> None:
+        nonlocal reached
+        with (
+            ExitStack() as shield,
+            _leases.maintain_concurrency_lease(uuid4(), 300, raise_on_lease_renewal_failure=True),
+        ):
+            monkeypatch.setattr(module, "_SHIELD", shield)
+            with FlowRunContext.model_construct(flow_run=run):  # type: ignore[call-arg]
+                module._outlast_lease()
+            failed.wait(60)
+            for _ in range(100_000):  # enough for an exception that another thread threw
+                reached = False
+            reached = True
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(120)
+    assert (failed.is_set(), reached) == (True, True)
+
+
+# ---------------------------------------------------------------------------- cancel and signals
+
+
+def test_a_cancelled_script_ends_in_order(
+    server: str, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import get_client, runtime
+    from prefect.states import Cancelling
+
+    from flows import capture as module
+    from flows import display
+
+    monkeypatch.setattr(display, "STATE_EVERY_S", 0.2)
+    watch = display.Display.watch
+
+    def cancel_when_trades_come(self: display.Display, status: Status) -> None:
+        if status.trades:
+            client = get_client(sync_client=True)
+            client.set_flow_run_state(UUID(runtime.flow_run.id), Cancelling(), force=True)
+            monkeypatch.setattr(display.Display, "watch", watch)
+        watch(self, status)
+
+    monkeypatch.setattr(display.Display, "watch", cancel_when_trades_come)
+    folder = tmp_path / "data"
+    state = module.capture(
+        TICKERS, "250s", url=exchange.url, data_dir=str(folder), return_state=True
+    )
+    report = the_report(folder)
+    assert state.type.value == "CANCELLED"
+    assert (report.state, report.reason) == ("interrupted", "cancelled in Prefect")
+    assert (report.unpublished, report.differences()) == ([], [])
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_sealed_data(
+    server: str,
+    api: Api,
+    exchange: Exchange,
+    tmp_path: Path,
+    number: signal.Signals,
+    status: int,
+) -> None:
+    from prefect.settings import get_current_settings
+
+    folder = tmp_path / "data"
+    words = [*TICKERS, "--for", "250s", "--roll-every", "1s", "--url", exchange.url]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.capture", *words, "--data-dir", str(folder)],
+        env={**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == status, output
+    report = the_report(folder)
+    assert (report.state, report.differences()) == ("interrupted", [])
+    assert list(folder.rglob("*.csv.open")) == []
+    assert recount(folder, report) == report.books.recorded > 0
+    (run,) = [
+        one for one in api.all("flow_runs") if one["parameters"].get("data_dir") == str(folder)
+    ]
+    assert run["state_type"] == "CRASHED"
+
+
+def recount(folder: Path, report: Report) -> int:
+    """The trades of a session in Parquet, after what was left sealed is published."""
+    from stocktrace.publish import publish
+
+    for window in report.unpublished:
+        publish(Layout(folder), Part(report.session, window))
+    return sum(len(recorded(folder, ticker)) for ticker in report.per_ticker)
+
+
+# ------------------------------------------------------------------------------ the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "Say how long"),
+        (["AAPL", "--for", "5s", "--until", "16:00"], "Say how long"),
+        (["--for", "5s"], "Name at least one ticker"),
+        (["AAPL", "--for", "soon"], "'soon' is no duration"),
+        (["AAPL", "--for", "5s", "--url", "http://x"], "is no WebSocket address"),
+        (["AAPL", "--for", "5s", "--nope"], "--nope"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_status_2(
+    key: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert command.main(words) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"stocktrace: [^\n]+\n", err)
+    assert sentence in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_usage_and_help_do_without_prefect() -> None:
+    code = (
+        "import sys; from flows.command import main; "
+        "main(['--help']); main(['AAPL', '--for', 'soon']); print('prefect' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_missing_key_is_wrong_usage(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FINNHUB_API_KEY")
+    with pytest.raises(SettingsError, match="Set FINNHUB_API_KEY"):
+        Request.of(["AAPL"], "5s")
+
+
+def test_a_failed_run_is_status_1(
+    server: str,
+    exchange: Exchange,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FINNHUB_API_KEY", "another")
+    before = signal.getsignal(signal.SIGTERM)
+    words = ["AAPL", "--for", "5s", "--url", exchange.url, "--data-dir", str(tmp_path / "data")]
+    try:
+        assert command.main(words) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capfd.readouterr().err.endswith(f"stocktrace: {KeyRefused(401)}\n")
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment.DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_LOGGING_EXTRA_LOGGERS", "mine")
+    environment.prepare()
+    assert {name: os.environ[name] for name in environment.DEFAULTS} == {
+        **environment.DEFAULTS,
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "mine",
+    }
+
+
+# ------------------------------------------------------------------------------- the deployments
+
+
+def deployments() -> list[dict[str, Any]]:
+    return list(yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"])
+
+
+@pytest.mark.parametrize("deployment", deployments(), ids=lambda one: str(one["name"]))
+def test_a_deployment_asks_for_what_can_be_captured(key: str, deployment: dict[str, Any]) -> None:
+    from flows.capture import capture
+
+    asked = capture.validate_parameters(deployment["parameters"])
+    if asked.get("until") is not None:
+        # It may have passed for today; whether it is understood is what matters.
+        opening = datetime(2026, 11, 23, 9, 25, tzinfo=ZoneInfo("America/New_York"))
+        assert parse_until(asked["until"], opening) == opening.replace(hour=16, minute=0)
+        asked |= {"until": None, "lasting": "1s"}
+    assert Request.of(**asked).tickers == tuple(deployment["parameters"]["tickers"])
+    assert deployment["entrypoint"] == "flows.capture.capture"
+
+
+def test_the_environment_of_a_worker_is_that_of_a_script() -> None:
+    for deployment in deployments():
+        env = deployment["work_pool"]["job_variables"]["env"]
+        assert env == {name: environment.DEFAULTS[name] for name in env}
+        assert set(environment.DEFAULTS) - set(env) == {
+            "DO_NOT_TRACK",
+            "PREFECT_SERVER_ANALYTICS_ENABLED",
+            "PREFECT_SERVER_EPHEMERAL_ENABLED",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS",
+        }
+
+
+# ---------------------------------------------------------------------------------------- the page
+
+
+def a_report(**given: Any) -> Report:
+    began = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+    fields = {"tickers": ["A"], "started": began, "ended": began + timedelta(minutes=30)}
+    return Report("20261123T143000Z_3f9a1c", **{**fields, "state": "complete", **given})
+
+
+def test_values_on_the_page_are_no_markup(tmp_path: Path) -> None:
+    nasty = "a|b\n# <b>c</b> [d](e) `f`"
+    text = page(a_report(reason=nasty, notices=[nasty]), Layout(tmp_path))
+    escaped = r"a\|b \# \<b\>c\</b\> \[d\](e) \`f\`"
+    assert text.splitlines()[0] == f"# Complete: {escaped}"
+    assert f"- {escaped}" in text.splitlines()
+
+
+def test_a_page_of_many_tickers_and_gaps_is_cut(tmp_path: Path) -> None:
+    began = datetime(2026, 11, 23, tzinfo=UTC)
+    report = a_report(
+        per_ticker={f"T{number:03}": TickerBooks(trades=number) for number in range(120)},
+        gaps=[GapReport(began, began, f"gap {number}", 1) for number in range(60)],
+    )
+    text = page(report, Layout(tmp_path))
+    assert "| T119 | 119 |" in text
+    assert "| T069 |" not in text
+    assert "… and 70 more." in text
+    assert "gap 49" in text
+    assert "… and 10 more." in text
+
+
+def test_books_that_do_not_balance_stand_out(tmp_path: Path) -> None:
+    text = page(a_report(books=Books(trades=3, recorded=1)), Layout(tmp_path))
+    assert "**The books do not balance:**" in text
+
+
+def test_windows_that_wait_are_named_with_what_to_do(tmp_path: Path) -> None:
+    text = page(a_report(unpublished=["20261123T143000Z_00002"]), Layout(tmp_path))
+    assert "**1 window not in Parquet yet:** run stocktrace convert --data-dir" in text
+
+
+def test_progress_says_when_nobody_listens() -> None:
+    status = Status(
+        session="20261123T143000Z_3f9a1c",
+        connected=False,
+        elapsed_s=5.0,
+        left_s=65.0,
+        trades=1234,
+        backlog=0,
+        reconnects=1,
+        tickers=("A", "B"),
+        per_ticker={},
+        lag_ms=80.0,
+    )
+    text = "**not connected** · 1,234 trades · 2 tickers · 1 reconnect · 00:01:05 left"
+    assert progress_line(status) == text
+
+
+# ---------------------------------------------------------------- a real server and a real worker
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """A Prefect server of its own, with all deployments and a worker."""
+
+    api: Api
+    env: dict[str, str]
+    folder: Path
+
+    def prefect(self, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *words],
+            env=self.env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, deployment: str, **parameters: Any) -> str:
+        """Ask for a run; gives its id."""
+        words = [f"-p{name}={json.dumps(value)}" for name, value in parameters.items()]
+        told = self.prefect("deployment", "run", f"stocktrace-capture/{deployment}", *words)
+        (run,) = set(re.findall(r"runs/flow-run/([0-9a-f-]{36})", told))
+        return str(run)
+
+    def ended(self, run: str) -> dict[str, Any]:
+        def state() -> dict[str, Any] | None:
+            found = self.api.one(f"/flow_runs/{run}")
+            final = {"COMPLETED", "CANCELLED", "FAILED", "CRASHED"}
+            return found if found["state_type"] in final else None
+
+        return dict(eventually(state, within=120))
+
+
+@contextmanager
+def process(log: Path, *words: str, env: dict[str, str], cwd: Path) -> Iterator[None]:
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(words, env=env, cwd=cwd, stdout=output, stderr=output) as started,
+    ):
+        try:
+            yield
+        finally:
+            started.terminate()
+            try:
+                started.wait(30)
+            except subprocess.TimeoutExpired:
+                started.kill()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
+    folder = tmp_path_factory.mktemp("station")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
+    env = {
+        **clean,
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "DO_NOT_TRACK": "1",
+        "STOCKTRACE_HOME": str(folder),
+        "FINNHUB_API_KEY": KEY,
+        "COLUMNS": "300",
+    }
+    python = [sys.executable, "-m", "prefect"]
+    serve = [*python, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    work = [*python, "worker", "start", "--pool", "stocktrace"]
+    with ExitStack() as stack:
+        api = stack.enter_context(reading(url))
+        stack.enter_context(process(folder / "server.log", *serve, env=env, cwd=folder))
+        eventually(lambda: is_up(api), within=120)
+        station = Station(api, env, folder)
+        station.prefect("work-pool", "create", "stocktrace", "--type", "process")
+        station.prefect("deploy", "--all")
+        stack.enter_context(process(folder / "worker.log", *work, env=env, cwd=folder))
+        yield station
+
+
+def is_up(api: Api) -> bool:
+    import httpx
+
+    try:
+        return bool(api.one("/health"))
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_deployed_capture_completes(station: Station, exchange: Exchange) -> None:
+    run = station.ended(
+        station.start("ad-hoc", tickers=TICKERS, lasting="5s", roll_every="2s", url=exchange.url)
+    )
+    assert (run["state_type"], run["name"]) == ("COMPLETED", "AAPL MSFT BINANCE:BTCUSDT · 5s")
+    assert set(run["tags"]) == {"stocktrace", *TICKERS}
+    report = the_report(station.folder / "data")
+    assert (report.state, report.unpublished, report.differences()) == ("complete", [], [])
+    assert recount(station.folder / "data", report) == report.books.trades > 0
+    messages = eventually(lambda: station.api.of_run("logs", run["id"]))
+    assert "connected, 3 tickers subscribed" in [one["message"] for one in messages]
+    assert KEY not in json.dumps([run, messages, station.api.of_run("artifacts", run["id"])])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cancelled_deployed_capture_keeps_what_it_received(station: Station, key: str) -> None:
+    folder = station.folder / "cancelled"
+    market = replace(MARKET, trades=None)
+    with Exchange(market, ExchangeSettings(key=key, keep=True)) as exchange:
+        run = station.start(
+            "ad-hoc",
+            tickers=TICKERS,
+            lasting="10m",
+            roll_every="2s",
+            url=exchange.url,
+            data_dir=str(folder),
+        )
+        eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+        station.prefect("flow-run", "cancel", run)
+        assert station.ended(run)["state_type"] == "CANCELLED"
+        exchange.wait_for(lambda one: one.live == 0, timeout=30)
+    report = the_report(folder)
+    assert (report.state, report.differences()) == ("interrupted", [])
+    assert recount(folder, report) == report.books.trades > 0
+    truth = [(one["s"], (one["p"], one["v"], one["t"])) for one in sent(exchange)]
+    for ticker in TICKERS:
+        kept = recorded(folder, ticker)
+        assert kept == [trade for symbol, trade in truth if symbol == ticker][: len(kept)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_schedule_makes_runs(station: Station) -> None:
+    """With SQLAlchemy 2.1, Prefect 3.8 takes the schedule and never makes a run of it."""
+
+    def scheduled() -> list[dict[str, Any]]:
+        asked = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+        return station.api.all("flow_runs", flow_runs=asked)
+
+    zone = ZoneInfo("America/New_York")
+    times = [moment(run["expected_start_time"]) for run in eventually(scheduled, within=90)]
+    assert {f"{time.astimezone(zone):%H:%M}" for time in times} == {"09:25"}
