@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from stocktrace.errors import SettingsError
 
 FINNHUB = "wss://ws.finnhub.io"
+FOREVER = "forever"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
@@ -50,6 +51,24 @@ def parse_duration(text: object) -> float:
     if not _SHORTEST_S <= seconds <= _LONGEST_S:
         raise SettingsError(f"{text!r} is no duration to work with: between 1ms and 366d.")
     return seconds
+
+
+def parse_keep(text: object) -> float | None:
+    """Seconds to keep something; ``None`` for ``forever``, 0 for ``0`` or ``0s``.
+
+    Raises:
+        SettingsError: it is neither that nor a duration.
+    """
+    if text is None or text == FOREVER:
+        return None
+    if str(text) in ("0", "0.0", "0s", "0d"):
+        return 0.0
+    try:
+        return parse_duration(text)
+    except SettingsError:
+        raise SettingsError(
+            f"{text!r} is no time to keep something: write it like 30d, 0s or {FOREVER}."
+        ) from None
 
 
 def parse_size(text: object) -> int:
@@ -139,6 +158,8 @@ def _feed_url(url: str) -> str:
 
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
+#: Seconds, or ``None``: forever.
+Keep = Annotated[float | None, BeforeValidator(parse_keep)]
 
 
 class Settings(BaseSettings):
@@ -169,7 +190,7 @@ class Settings(BaseSettings):
     # Each batch costs 4 ms whatever it holds; with the tape behind it, waiting risks nothing.
     flush_every: Seconds = Field(1.0, description="Longest wait of a trade for its CSV row.")
     # From here on a larger batch validates no faster (docs/performance.md).
-    batch_rows: int = Field(20_000, ge=1, description="Trades that are validated at once.")
+    batch_rows: int = Field(50_000, ge=1, description="Trades that are validated at once.")
     # A trade in a queue takes about 300 bytes: 30 MB for one ticker, 150 MB for all.
     queue_rows: int = Field(
         100_000, ge=1, description="Trades that wait for one ticker; more are had from the tape."
@@ -182,6 +203,12 @@ class Settings(BaseSettings):
     min_free: Size = Field(
         200_000_000, description="Free space below which the capture ends in order."
     )
+
+    # The tape is the truth, and data that comes only once is not deleted unasked; compressed, it
+    # takes about five times what its trades do in Parquet (docs/storage.md).
+    keep_tape: Keep = Field(None, description="How long tapes stay that verify, or forever.")
+    # A second copy of what is in Parquet, that can be had from the tape byte by byte.
+    keep_csv: Keep = Field(0.0, description="How long CSV stays that is published, or forever.")
 
     # Finnhub was seen to take 65 s; a dial that slow is better tried again (FINNHUB.md).
     handshake_within: Seconds = Field(12.0, description="Bound of a connection's handshake.")
@@ -237,7 +264,7 @@ class Settings(BaseSettings):
     def public(self) -> dict[str, str | int | float]:
         """All settings but the key, for reports and logs."""
         return {
-            name: value if isinstance(value, (int, float)) else str(value)
+            name: value if isinstance(value, (int, float)) else str(value or FOREVER)
             for name, value in self
             if name != "finnhub_api_key"
         }

@@ -28,12 +28,12 @@ from websocket import (
     WebSocketTimeoutException,
 )
 
-from stocktrace.deadline import SYSTEM_CLOCK, Clock, Deadline
+from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import FeedStopped, KeyRefused
 from stocktrace.feed import wire
 from stocktrace.feed.backoff import Backoff
 from stocktrace.feed.probe import Probe
-from stocktrace.feed.socket import BatchSocket
+from stocktrace.feed.socket import BatchSocket, keep_secret
 from stocktrace.feed.watchdog import Watchdog
 from stocktrace.gap import Gap
 
@@ -121,6 +121,7 @@ class Feed:
         policy: FeedPolicy,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        keep_secret(key, quote(key))
         self._url = url
         self._key = key
         self._wanted = tuple(dict.fromkeys(tickers))
@@ -139,6 +140,10 @@ class Feed:
         self._lost_since = 0
         self._lost_reason = "connecting"
         self._last_sign = 0
+        self._last_sign_at = 0.0
+        self._looked = 0
+        #: Until when it listened, or tried to (epoch ns); 0 while it lives, and if it died.
+        self.ended_at = 0
         self._socket: BatchSocket | None = None
         self._failure: BaseException | None = None
         self._stop = threading.Event()
@@ -178,11 +183,6 @@ class Feed:
             log.warning("the feed's thread does not end (%s); it is left behind", self.state.value)
         return self.ended.is_set()
 
-    @property
-    def died(self) -> bool:
-        """Whether the feed ended by an error that left it no time to tell the observer."""
-        return self._failure is not None and not isinstance(self._failure, KeyRefused)
-
     def check(self) -> None:
         """Raise what ended the feed, if anything did.
 
@@ -206,8 +206,12 @@ class Feed:
                 while not self._stop.is_set():
                     self._live()
             except KeyRefused as error:
+                error.__context__ = None  # the library's error can quote the request, and the key
                 self._failure = error
-            self._close_gap(self._clock.wall())
+            stamp = self._clock.wall()
+            ended_at = stamp if self._lost_since else self._looked
+            self._close_gap(stamp)
+            self.ended_at = ended_at
         except BaseException as error:  # noqa: BLE001 - kept, and raised by check()
             self._failure = error
         finally:
@@ -303,7 +307,7 @@ class Feed:
             born,
             self._answers_pings,
         )
-        self._last_sign = self._lost_since
+        self._last_sign, self._last_sign_at = self._lost_since, born
         subscribed: tuple[str, ...] = ()
         reason: str | None = None
         try:
@@ -311,7 +315,7 @@ class Feed:
             subscribed = self._subscribe(socket, subscribed)
             self.state = State.LISTENING
             self._probe = Probe(self._has_traded)
-            self._last_sign = stamp = self._clock.wall()
+            self._looked = self._last_sign = stamp = self._clock.wall()
             self._close_gap(stamp)
             self._observer.on_connected(stamp, subscribed)
             while not self._stop.is_set():
@@ -340,11 +344,12 @@ class Feed:
                 batch = socket.recv_batch()
             except TimeoutError:
                 batch = None
-        stamp, now = self._clock.wall(), self._clock.monotonic()
+        self._looked = stamp = self._clock.wall()
+        now = self._clock.monotonic()
         if batch is None:
             self._observer.on_tick(stamp)
         else:
-            self._last_sign = stamp
+            self._last_sign, self._last_sign_at = stamp, now
             watchdog.received(
                 now, completed=batch.completed, in_frame=socket.in_frame, pong=batch.pongs > 0
             )
@@ -406,6 +411,9 @@ class Feed:
         self._backoff.lived(lived)
         stamp = self._clock.wall()
         self._lost_since, self._lost_reason = self._last_sign, reason
+        if self._last_sign > stamp:  # the clock was set back since
+            silent = self._clock.monotonic() - self._last_sign_at
+            self._lost_since = stamp - int(silent * NS_PER_SECOND)
         if self.state is State.LISTENING:
             self._observer.on_disconnected(stamp, reason)
         self._short_lives = self._short_lives + 1 if lived < SHORT_LIFE_S else 0

@@ -38,15 +38,30 @@ _TOKEN = re.compile(r"(token=)[^&\s'\"]+")
 
 
 class _KeepTheKey(logging.Filter):
-    """Takes the key out of what websocket-client logs: its trace prints the request line."""
+    """Takes the key out of what websocket-client logs.
+
+    Its trace prints the request line, and whatever the server says to it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secrets: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = _TOKEN.sub(r"\1***", record.getMessage())
-        record.args = ()
+        text = _TOKEN.sub(r"\1***", record.getMessage())
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        record.msg, record.args = text, ()
         return True
 
 
-logging.getLogger("websocket").addFilter(_KeepTheKey())
+_keep_the_key = _KeepTheKey()
+logging.getLogger("websocket").addFilter(_keep_the_key)
+
+
+def keep_secret(*spellings: str) -> None:
+    """From now on websocket-client's log shows none of these."""
+    _keep_the_key.secrets.update(spelling for spelling in spellings if spelling)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard
 
 import msgspec
 
@@ -48,9 +48,8 @@ class Decoded:
 
 
 class _Message(msgspec.Struct, gc=False):
-    type: str
-    data: list[Trade] = []
-    msg: str | None = None
+    type: Literal["trade"]
+    data: Annotated[list[Trade], msgspec.Meta(min_length=1)]
 
 
 _decode_lines = msgspec.json.Decoder(_Message).decode_lines
@@ -64,6 +63,9 @@ _DIGITS = bytes(
 )
 _LONG = b"0" * 16
 _EXPONENT = b"0e0"
+# What every long number shows in each second character, and a time in milliseconds does not.
+_NUMBER = bytes(48 if byte in b"0123456789." else 32 for byte in range(256))
+_HALF = b"0" * 8
 # Levels of a refused row that are kept: the frame beside it has all.
 _LEVELS = 16
 # Characters of a text of theirs that a sentence of ours quotes.
@@ -76,48 +78,46 @@ def decode(frames: Sequence[bytes]) -> Decoded:
     if lines is None:
         # Something is odd: find the few frames it is in, and look at those exactly.
         return _merge([_decode_one(frame) for frame in frames])
-    control = sum(line.type == "ping" for line in lines)
-    return Decoded([line.data for line in lines], len(lines) - control, control, 0)
+    return Decoded([line.data for line in lines], len(lines), 0, 0)
 
 
 def _typed_lines(frames: Sequence[bytes]) -> list[_Message] | None:
-    """All messages of trade and ping frames in one typed call, or nothing."""
+    """All messages in one typed call, if they are nothing but sound trades."""
     text = b"\n".join(frames)
-    if not _one_line_each(text, len(frames)) or _has_odd_number(text):
+    if not _one_line_each(frames) or _has_odd_number(text):
         return None
     try:
         text.decode()  # members that are skipped are not checked by the decoder
         lines = _decode_lines(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if len(lines) != len(frames):
-        return None
-    for line in lines:
-        if line.type != ("trade" if line.data else "ping"):
-            return None
-    return lines
+    return lines if len(lines) == len(frames) else None
 
 
-def _one_line_each(text: bytes, frames: int) -> bool:
-    """Whether a line of ``text`` is a frame, whole objects, and nothing that the next one ends."""
-    # `}`, line feed, `{` is found between two values and nowhere in one.
-    feeds = text.count(b"\n")
-    whole = text.startswith(b"{") and text.endswith(b"}") and text.count(b"}\n{") == feeds
-    return whole and feeds == frames - 1
+def _one_line_each(frames: Sequence[bytes]) -> bool:
+    """Whether each line of the joined frames is one: an object that the next one does not end."""
+    # `}`, line feed, `{` is found between two values and nowhere in one. To search a text for one
+    # byte is all but free, for these three in a row 0.7 ns a byte.
+    return (
+        {frame[:1] for frame in frames} == {b"{"}
+        and {frame[-1:] for frame in frames} == {b"}"}
+        and b"\n" not in b"".join(frames)
+    )
 
 
 def _has_odd_number(text: bytes) -> bool:
     """Whether a number in ``text`` may be more than a float64 can hold."""
+    # Two looks that nearly always suffice, at a third of the cost: a number is too small only with
+    # a minus in its exponent, and of sixteen characters in a row each second one is eight.
+    if b"-" not in text and _HALF not in text[::2].translate(_NUMBER):
+        return False
     digits = text.translate(_DIGITS, b".")
     return _LONG in digits or _EXPONENT in digits
 
 
 def _decode_one(frame: bytes) -> Decoded:
     lines = _typed_lines((frame,))
-    if lines is None:
-        return _decode_exactly(frame)
-    trades = lines[0].type == "trade"
-    return Decoded([lines[0].data], int(trades), int(not trades), 0)
+    return _decode_exactly(frame) if lines is None else Decoded([lines[0].data], 1, 0, 0)
 
 
 def _merge(parts: Sequence[Decoded]) -> Decoded:
@@ -278,5 +278,5 @@ def frame_of(row: Any) -> bytes:
 def _is_number(text: str) -> bool:
     try:
         return isinstance(json.loads(text), (int, float)) and text == text.strip()
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

@@ -1,0 +1,517 @@
+from __future__ import annotations
+
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from stocktrace.errors import SettingsError, UsageError
+from stocktrace.settings import Settings, parse_duration, parse_size, parse_until
+
+KEY = "s3cret-key"
+NEW_YORK = ZoneInfo("America/New_York")
+
+NO_DURATION = "{!r} is no duration: write it like 30s, 10m or 1h30m."
+OUT_OF_RANGE = "{!r} is no duration to work with: between 1ms and 366d."
+NO_TIME_TO_KEEP = "{!r} is no time to keep something: write it like 30d, 0s or forever."
+NO_SIZE = "{!r} is no size: write it like 64MB or 1GB."
+NO_ADDRESS = "{!r} is no WebSocket address: write it like wss://ws.finnhub.io."
+KEY_IN_URL = "Take the key out of the URL: it belongs into FINNHUB_API_KEY."
+NO_WHOLE_NUMBER = "Input should be a valid integer, unable to parse string as an integer"
+
+DURATIONS = (
+    *("roll_every", "flush_every", "sync_every", "handshake_within", "ping_every", "pong_within"),
+    *("frame_within", "silence", "backoff_base", "backoff_cap", "backoff_floor", "stable_after"),
+)
+SIZES = ("roll_size", "min_free")
+KEPT = ("keep_tape", "keep_csv")
+ROWS = ("batch_rows", "queue_rows", "backlog_rows")
+
+# Of every setting: texts and what they mean, and texts and what is said of them.
+MEANT: dict[str, dict[str, object]] = {
+    **{name: {"1h30m": 5400.0, "250ms": 0.25} for name in DURATIONS},
+    **{name: {"64MB": 64_000_000, "1.5 gb": 1_500_000_000, "17": 17} for name in SIZES},
+    **{name: {"forever": None, "0": 0.0, "0s": 0.0, "30d": 2_592_000.0} for name in KEPT},
+    **{name: {"1": 1, "250000": 250_000} for name in ROWS},
+    "url": {
+        "ws://127.0.0.1:8000": "ws://127.0.0.1:8000",
+        "wss://[::1]/path?a=1": "wss://[::1]/path?a=1",
+    },
+    "data_dir": {"somewhere/else": Path("somewhere/else")},
+}
+REFUSED: dict[str, dict[str, str]] = {
+    **{
+        name: {
+            "soon": NO_DURATION.format("soon"),
+            "90": NO_DURATION.format("90"),
+            "0s": OUT_OF_RANGE.format("0s"),
+        }
+        for name in DURATIONS
+    },
+    **{
+        name: {text: NO_TIME_TO_KEEP.format(text) for text in ("Forever", "-1s", "30", "367d")}
+        for name in KEPT
+    },
+    "roll_size": {"big": NO_SIZE.format("big"), "0": "Input should be greater than 0"},
+    "min_free": {
+        "-1MB": NO_SIZE.format("-1MB"),
+        "2000000000GB": "'2000000000GB' is no size of a file: at most 1000000000 GB.",
+    },
+    **{
+        name: {
+            "many": NO_WHOLE_NUMBER,
+            "1.5": NO_WHOLE_NUMBER,
+            "0": "Input should be greater than or equal to 1",
+        }
+        for name in ROWS
+    },
+    "url": {
+        "https://ws.finnhub.io": NO_ADDRESS.format("https://ws.finnhub.io"),
+        "ws.finnhub.io": NO_ADDRESS.format("ws.finnhub.io"),
+        "wss://": NO_ADDRESS.format("wss://"),
+        "ws://host:0": NO_ADDRESS.format("ws://host:0"),
+        "ws://host:99999": NO_ADDRESS.format("ws://host:99999"),
+        "ws://host:port": NO_ADDRESS.format("ws://host:port"),
+        "ws://[": NO_ADDRESS.format("ws://["),
+        f"wss://ws.finnhub.io?token={KEY}": KEY_IN_URL,
+        f"https://ws.finnhub.io?TOKEN={KEY}": KEY_IN_URL,
+        f"wss://ws.finnhub.io/#token={KEY}": KEY_IN_URL,
+        f"wss://user:{KEY}@ws.finnhub.io": KEY_IN_URL,
+        f"wss://{KEY}@ws.finnhub.io": KEY_IN_URL,
+    },
+}
+ALL_MEANT = [(name, text, value) for name, texts in MEANT.items() for text, value in texts.items()]
+ALL_REFUSED = [
+    (name, text, said) for name, texts in REFUSED.items() for text, said in texts.items()
+]
+
+
+def told(work: Callable[[], object]) -> str:
+    """The sentence of the error that ``work`` raises, which never has the key in it."""
+    with pytest.raises(SettingsError) as raised:
+        work()
+    assert isinstance(raised.value, UsageError)
+    assert KEY not in "".join(traceback.format_exception(raised.value))
+    return str(raised.value)
+
+
+# --- where settings come from ----------------------------------------------------------------
+
+
+def test_every_setting_is_looked_at_here() -> None:
+    assert set(MEANT) == set(Settings.model_fields) - {"finnhub_api_key"}
+    assert set(REFUSED) == set(MEANT) - {"data_dir"}
+
+
+def test_the_defaults() -> None:
+    assert Settings.load().public() == {
+        "url": "wss://ws.finnhub.io",
+        "data_dir": "data",
+        "roll_every": 600.0,
+        "roll_size": 128_000_000,
+        "flush_every": 1.0,
+        "batch_rows": 20_000,
+        "queue_rows": 100_000,
+        "backlog_rows": 500_000,
+        "sync_every": 1.0,
+        "min_free": 200_000_000,
+        "keep_tape": "forever",
+        "keep_csv": 0.0,
+        "handshake_within": 12.0,
+        "ping_every": 8.0,
+        "pong_within": 8.0,
+        "frame_within": 10.0,
+        "silence": 150.0,
+        "backoff_base": 1.0,
+        "backoff_cap": 60.0,
+        "backoff_floor": 1.0,
+        "stable_after": 60.0,
+    }
+
+
+@pytest.mark.parametrize(("name", "text", "value"), ALL_MEANT)
+def test_a_setting_means_the_same_as_a_flag_in_the_environment_and_in_the_env_file(
+    name: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert getattr(Settings.load(**{name: text}), name) == value
+    Path(".env").write_text(f"STOCKTRACE_{name.upper()}='{text}'\n", encoding="utf-8")
+    assert getattr(Settings.load(), name) == value
+    Path(".env").unlink()
+    monkeypatch.setenv(f"STOCKTRACE_{name.upper()}", text)
+    assert getattr(Settings.load(), name) == value
+
+
+@pytest.mark.parametrize(("name", "text", "said"), ALL_REFUSED)
+def test_a_wrong_setting_is_named_as_it_was_given(
+    name: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert told(lambda: Settings.load(**{name: text})) == f"--{name.replace('_', '-')}: {said}"
+    Path(".env").write_text(f"STOCKTRACE_{name.upper()}='{text}'\n", encoding="utf-8")
+    assert told(Settings.load) == f"STOCKTRACE_{name.upper()}: {said}"
+    Path(".env").unlink()
+    monkeypatch.setenv(f"STOCKTRACE_{name.upper()}", text)
+    assert told(Settings.load) == f"STOCKTRACE_{name.upper()}: {said}"
+
+
+def test_a_flag_is_above_the_environment_is_above_the_env_file_is_above_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = [Settings.load().batch_rows]
+    Path(".env").write_text("STOCKTRACE_BATCH_ROWS=1\n", encoding="utf-8")
+    seen.append(Settings.load().batch_rows)
+    monkeypatch.setenv("STOCKTRACE_BATCH_ROWS", "2")
+    seen.append(Settings.load().batch_rows)
+    seen.append(Settings.load(batch_rows="3").batch_rows)
+    assert seen == [20_000, 1, 2, 3]
+
+
+def test_a_flag_that_was_not_given_and_an_empty_variable_are_no_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STOCKTRACE_ROLL_EVERY", "")
+    assert Settings.load(batch_rows=None) == Settings()
+
+
+def test_a_variable_without_our_prefix_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("URL", "ws://elsewhere")
+    monkeypatch.setenv("DATA_DIR", "elsewhere")
+    assert Settings.load() == Settings()
+
+
+def test_a_misspelt_flag_is_told() -> None:
+    assert told(lambda: Settings.load(rollevery="1m", btch=1, url="ws://x")) == (
+        "There is no setting btch, rollevery."
+    )
+
+
+def test_settings_of_the_right_type_need_no_text() -> None:
+    given: dict[str, Any] = {
+        "roll_every": timedelta(minutes=2),
+        "silence": 30,
+        "roll_size": 1000,
+        "batch_rows": 7,
+        "data_dir": Path("x"),
+    }
+    settings = Settings.load(**given)
+    assert {name: getattr(settings, name) for name in given} == {
+        **given,
+        "roll_every": 120.0,
+        "silence": 30.0,
+    }
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Settings.load().batch_rows = 1  # type: ignore[misc]
+
+
+def test_an_env_file_that_is_no_text_is_told_in_a_sentence() -> None:
+    Path(".env").write_bytes(b"FINNHUB_API_KEY=\xff\xfe\n")
+    assert told(Settings.load) == (
+        "The file .env cannot be read: "
+        "'utf-8' codec can't decode byte 0xff in position 16: invalid start byte."
+    )
+
+
+def test_a_folder_named_env_is_no_env_file() -> None:
+    Path(".env").mkdir()
+    assert Settings.load() == Settings()
+
+
+# --- the key ---------------------------------------------------------------------------------
+
+
+def test_the_key_comes_from_the_environment_above_the_env_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path(".env").write_text(f"FINNHUB_API_KEY={KEY}\n", encoding="utf-8")
+    assert Settings.load().key() == KEY
+    monkeypatch.setenv("FINNHUB_API_KEY", f" {KEY}2\n")
+    assert Settings.load().key() == f"{KEY}2"
+
+
+@pytest.mark.parametrize("key", [None, "", "  ", "\t"])
+def test_no_key_is_told_with_where_to_get_one(
+    key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if key is not None:
+        monkeypatch.setenv("FINNHUB_API_KEY", key)
+    assert told(Settings.load().key) == (
+        "Set FINNHUB_API_KEY, in the environment or in a .env file; "
+        "a free key is at https://finnhub.io/register. Without one, try `stocktrace demo`."
+    )
+
+
+@pytest.mark.parametrize("key", [f"{KEY} {KEY}", f"{KEY}ä", f"{KEY}\n{KEY}", f"{KEY}\x7f"])
+def test_a_key_that_cannot_be_one_is_told_without_it(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINNHUB_API_KEY", key)
+    assert told(Settings.load().key) == (
+        "FINNHUB_API_KEY holds a blank or a character that no key has."
+    )
+
+
+def test_the_key_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINNHUB_API_KEY", KEY)
+    settings = Settings.load()
+    assert settings.key() == KEY
+    shown = [
+        repr(settings),
+        str(settings),
+        f"{settings}",
+        str(settings.public()),
+        str(settings.model_dump()),
+        settings.model_dump_json(),
+        repr(settings.finnhub_api_key),
+        str(vars(settings)),
+    ]
+    assert [text for text in shown if KEY in text] == []
+    assert "finnhub_api_key" not in settings.public()
+    assert "finnhub_api_key" not in repr(settings)
+
+
+def test_the_key_is_in_no_error_of_another_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINNHUB_API_KEY", KEY)
+    monkeypatch.setenv("STOCKTRACE_BATCH_ROWS", "x")
+    assert told(Settings.load) == f"STOCKTRACE_BATCH_ROWS: {NO_WHOLE_NUMBER}"
+
+
+def test_settings_travel_to_another_process_with_their_key() -> None:
+    settings = Settings.load().model_copy(update={"finnhub_api_key": SecretStr(KEY)})
+    assert pickle.loads(pickle.dumps(settings)).key() == KEY
+
+
+# --- durations and sizes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30.0),
+        ("10m", 600.0),
+        ("1h30m", 5400.0),
+        ("1.5h", 5400.0),
+        ("2d", 172_800.0),
+        ("250ms", 0.25),
+        ("1s500ms", 1.5),
+        ("1ms", 0.001),
+        ("366d", 366 * 86_400.0),
+        (90, 90.0),
+        (0.5, 0.5),
+        (timedelta(minutes=1, milliseconds=5), 60.005),
+    ],
+)
+def test_a_duration(text: object, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "s", "10", "10 s", " 10s", "10s ", "-10s", "+10s", "1e3s", "10M", "1w", "10s,", None],
+)
+def test_no_duration(text: object) -> None:
+    assert told(lambda: parse_duration(text)) == NO_DURATION.format(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0s", "0.1ms", "366.1d", f"{'9' * 400}d", 0, -1, 1e9, float("nan"), float("inf"),
+     timedelta(0), timedelta(seconds=-1)],
+)  # fmt: skip
+def test_a_duration_that_is_too_short_or_too_long(text: object) -> None:
+    assert told(lambda: parse_duration(text)) == OUT_OF_RANGE.format(text)
+
+
+@given(st.integers(0, 300), st.integers(0, 23), st.integers(0, 59), st.integers(1, 59))
+def test_a_duration_is_the_sum_of_its_pieces(days: int, hours: int, minutes: int, s: int) -> None:
+    whole = timedelta(days=days, hours=hours, minutes=minutes, seconds=s)
+    assert parse_duration(f"{days}d{hours}h{minutes}m{s}s") == whole.total_seconds()
+    assert parse_duration(whole) == whole.total_seconds()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("1", 1),
+        ("1B", 1),
+        ("2KB", 2_000),
+        ("64MB", 64_000_000),
+        ("64 mb", 64_000_000),
+        ("1.5GB", 1_500_000_000),
+        ("1.9", 1),
+        (128_000_000, 128_000_000),
+        ("1000000000GB", 10**18),
+    ],
+)
+def test_a_size(text: object, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "MB", "-1", "1 TB", "1MiB", "1M", "1  MB", "1MB ", "1e3", "\u0661", "1\u212ab", None],
+)
+def test_no_size(text: object) -> None:
+    assert told(lambda: parse_size(text)) == NO_SIZE.format(text)
+
+
+@pytest.mark.parametrize("text", ["1000000001GB", "9" * 400, 10**19])
+def test_a_size_that_no_file_has(text: object) -> None:
+    assert told(lambda: parse_size(text)) == (
+        f"{text!r} is no size of a file: at most 1000000000 GB."
+    )
+
+
+# --- until -----------------------------------------------------------------------------------
+
+# A Monday; in New York it is 09:30, in Tokyo Monday 23:30, in Auckland Tuesday 03:30.
+NOW = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("16:00", datetime(2026, 11, 23, 16, 0, tzinfo=UTC)),
+        ("14:30:01", datetime(2026, 11, 23, 14, 30, 1, tzinfo=UTC)),
+        ("23:59:59", datetime(2026, 11, 23, 23, 59, 59, tzinfo=UTC)),
+        ("16:00 America/New_York", datetime(2026, 11, 23, 21, 0, tzinfo=UTC)),
+        ("16:00:30  America/New_York", datetime(2026, 11, 23, 21, 0, 30, tzinfo=UTC)),
+        ("9:31 America/New_York", datetime(2026, 11, 23, 14, 31, tzinfo=UTC)),
+        ("23:45 Asia/Tokyo", datetime(2026, 11, 23, 14, 45, tzinfo=UTC)),
+        ("4:00 Pacific/Auckland", datetime(2026, 11, 23, 15, 0, tzinfo=UTC)),
+        ("16:00 UTC", datetime(2026, 11, 23, 16, 0, tzinfo=UTC)),
+        ("2026-11-23T16:00-05:00", datetime(2026, 11, 23, 21, 0, tzinfo=UTC)),
+        ("2026-11-23T16:00Z", datetime(2026, 11, 23, 16, 0, tzinfo=UTC)),
+        ("2026-11-24T01:00", datetime(2026, 11, 24, 1, 0, tzinfo=UTC)),
+        ("2026-11-24 01:00:00", datetime(2026, 11, 24, 1, 0, tzinfo=UTC)),
+        ("2026-11-24", datetime(2026, 11, 24, 0, 0, tzinfo=UTC)),
+    ],
+)
+def test_until(text: str, moment: datetime) -> None:
+    until = parse_until(text, NOW)
+    assert until.tzinfo is not None
+    assert until == moment
+
+
+def test_until_is_in_the_zone_it_was_given_in() -> None:
+    assert parse_until("16:00 America/New_York", NOW).tzinfo == NEW_YORK
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "soon", "24:00", "12:60", "12:00:60", "1600", "16", "16.00", "123:00", "16:00 ", " 16:00",
+     "16:00 America/New York", "2026-13-01", "2026-11-23T25:00", "16:00+01:00"],
+)  # fmt: skip
+def test_no_time(text: str) -> None:
+    assert told(lambda: parse_until(text, NOW)) == (
+        f"{text!r} is no time: write it like 16:00, 16:00 America/New_York "
+        "or 2026-11-23T16:00-05:00."
+    )
+
+
+def test_a_wrong_time_of_a_right_zone_is_no_time() -> None:
+    assert told(lambda: parse_until("25:00 UTC", NOW)).startswith("'25:00 UTC' is no time")
+
+
+@pytest.mark.parametrize(
+    "zone", ["New_York", "EST5EDT4", "America", "../etc/passwd", "/UTC", "x\0"]
+)
+def test_an_unknown_zone_is_told_in_a_sentence(zone: str) -> None:
+    assert told(lambda: parse_until(f"16:00 {zone}", NOW)) == (
+        f"{zone!r} is no time zone: use an IANA name like America/New_York."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "here"),
+    [
+        ("14:30", "2026-11-23 14:30:00 UTC"),
+        ("09:00", "2026-11-23 14:30:00 UTC"),
+        ("9:30 America/New_York", "2026-11-23 09:30:00 EST"),
+        ("3:00 Pacific/Auckland", "2026-11-24 03:30:00 NZDT"),
+        ("2026-11-23T09:30-05:00", "2026-11-23 09:30:00 UTC-05:00"),
+        ("2026-11-22", "2026-11-23 14:30:00 UTC"),
+        ("1999-12-31T23:59Z", "2026-11-23 14:30:00 UTC"),
+    ],
+)
+def test_a_time_that_has_passed_is_told_with_the_time_it_is_there(text: str, here: str) -> None:
+    assert told(lambda: parse_until(text, NOW)) == (
+        f"{text} has passed (it is {here}): give a later time, with its date if it is not today."
+    )
+
+
+@pytest.mark.parametrize(
+    ("day", "moment"),
+    [
+        # Summer time begins at 2:00 on 8 March and ends at 2:00 on 1 November: FAULTS 34.
+        (datetime(2026, 3, 7, 6, 0, tzinfo=UTC), datetime(2026, 3, 7, 21, 0, tzinfo=UTC)),
+        (datetime(2026, 3, 8, 6, 0, tzinfo=UTC), datetime(2026, 3, 8, 20, 0, tzinfo=UTC)),
+        (datetime(2026, 11, 1, 5, 0, tzinfo=UTC), datetime(2026, 11, 1, 21, 0, tzinfo=UTC)),
+    ],
+)
+def test_a_day_of_23_or_25_hours(day: datetime, moment: datetime) -> None:
+    assert parse_until("16:00 America/New_York", day) == moment
+    assert parse_until("16:00", day.astimezone(NEW_YORK)).astimezone(UTC) == moment
+
+
+def test_an_hour_that_comes_twice_is_the_first_of_the_two() -> None:
+    assert parse_until("1:30 America/New_York", datetime(2026, 11, 1, 5, 0, tzinfo=UTC)) == (
+        datetime(2026, 11, 1, 5, 30, tzinfo=UTC).astimezone(NEW_YORK)
+    )
+    second = datetime(2026, 11, 1, 6, 15, tzinfo=UTC)
+    assert "has passed (it is 2026-11-01 01:15:00 EST)" in told(
+        lambda: parse_until("1:30 America/New_York", second)
+    )
+
+
+@pytest.fixture
+def machine_in_new_york() -> Iterator[None]:
+    """This machine stands in New York."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("machine_in_new_york")
+@pytest.mark.parametrize(
+    ("night", "moment"),
+    [
+        (datetime(2026, 3, 8, 6, 0, tzinfo=UTC), datetime(2026, 3, 8, 20, 0, tzinfo=UTC)),
+        (datetime(2026, 11, 1, 5, 0, tzinfo=UTC), datetime(2026, 11, 1, 21, 0, tzinfo=UTC)),
+        (datetime(2026, 11, 2, 5, 0, tzinfo=UTC), datetime(2026, 11, 2, 21, 0, tzinfo=UTC)),
+    ],
+)
+def test_the_zone_of_this_machine_has_such_days_too(night: datetime, moment: datetime) -> None:
+    """``datetime.now().astimezone()`` knows the offset of this night, not that of the afternoon."""
+    assert parse_until("16:00", night.astimezone()) == moment
+    assert (
+        parse_until(f"{moment.astimezone(NEW_YORK):%Y-%m-%d}T16:00", night.astimezone()) == moment
+    )
+
+
+@pytest.mark.usefixtures("machine_in_new_york")
+def test_a_now_from_elsewhere_keeps_its_zone() -> None:
+    five_east = timezone(timedelta(hours=5))
+    assert parse_until("23:00", NOW.astimezone(five_east)) == datetime(
+        2026, 11, 23, 18, 0, tzinfo=UTC
+    )
+
+
+@given(st.integers(1, 365 * 86_400), st.sampled_from([None, "Asia/Tokyo", "America/New_York"]))
+def test_any_iso_time_that_is_to_come_is_that_time(seconds: int, zone: str | None) -> None:
+    moment = NOW + timedelta(seconds=seconds)
+    written = moment.astimezone(ZoneInfo(zone)) if zone else moment
+    assert parse_until(written.isoformat(), NOW) == moment
