@@ -39,7 +39,7 @@ class Request:
                 "Say how long: lasting (--for 30m) or until (--until 16:00), one of them."
             )
         request = cls(
-            parse_tickers(tuple(tickers)),
+            parse_tickers(tickers),
             None if lasting is None else parse_duration(lasting),
             None if until is None else parse_until(until, datetime.now().astimezone()),
             Settings.load(**settings),

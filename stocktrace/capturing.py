@@ -19,7 +19,7 @@ from stocktrace.trade import parse_tickers
 
 
 def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
-    tickers: Sequence[str],
+    tickers: str | Sequence[str],
     *,
     lasting: timedelta | float | str | None = None,
     until: datetime | None = None,
@@ -51,10 +51,10 @@ def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
         StocktraceError: the capture failed; what was received is on disk, the report says why.
     """
     settings = settings or Settings.load()
-    wanted = parse_tickers(tuple(tickers))
+    wanted = parse_tickers(tickers)
     key = settings.key()
     deadline = _deadline(lasting, until, clock)
-    layout = Layout(settings.data_dir)
+    layout = Layout.of(settings)
     session = new_session(clock.wall())
     with lock.one_capture_per_key(key, settings.url, session):
         _make_folder(layout)

@@ -6,7 +6,10 @@ would show it in the list of processes.
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +21,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stocktrace.errors import SettingsError
 
+_PREFIX = "STOCKTRACE_"
+# The folder that deployments run in: prefect.yaml reads it, we do not.
+_HOME = "STOCKTRACE_HOME"
 FINNHUB = "wss://ws.finnhub.io"
 FOREVER = "forever"
 
@@ -156,6 +162,16 @@ def _feed_url(url: str) -> str:
     return url
 
 
+def _refuse_misspelt(names: Iterable[str]) -> None:
+    """A variable that nothing reads would be a setting that is silently not made."""
+    known = {f"{_PREFIX}{name.upper()}" for name in names} | {_HOME}
+    for variable in sorted(os.environ):
+        if variable.startswith(_PREFIX) and variable not in known:
+            close = difflib.get_close_matches(variable, known, 1)
+            hint = f"did you mean {close[0]}?" if close else "see `stocktrace capture --help`."
+            raise SettingsError(f"There is no setting {variable}: {hint}")
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 #: Seconds, or ``None``: forever.
@@ -166,7 +182,7 @@ class Settings(BaseSettings):
     """Everything that can be set; each default has its unit in its type and its reason here."""
 
     model_config = SettingsConfigDict(
-        env_prefix="STOCKTRACE_",
+        env_prefix=_PREFIX,
         env_file=".env",
         env_ignore_empty=True,
         extra="ignore",
@@ -235,6 +251,7 @@ class Settings(BaseSettings):
         unknown = given.keys() - cls.model_fields.keys()
         if unknown:
             raise SettingsError(f"There is no setting {', '.join(sorted(unknown))}.")
+        _refuse_misspelt(cls.model_fields)
         try:
             return cls(**given)
         except (UnicodeDecodeError, OSError) as error:

@@ -6,6 +6,7 @@ Column order stands here once; CSV, schema and Parquet derive from it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from urllib.parse import quote
 
 import msgspec
@@ -47,12 +48,13 @@ def is_ticker(symbol: str) -> bool:
     )
 
 
-def parse_tickers(words: list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """The tickers in ``words``, each once, in their order; commas separate too.
+def parse_tickers(words: str | Iterable[str]) -> tuple[str, ...]:
+    """The tickers in ``words``, or in one word, each once, in their order; commas separate too.
 
     Raises:
         TickerError: a word is no ticker, or there is none at all.
     """
+    words = (words,) if isinstance(words, str) else words
     tickers = dict.fromkeys(part.strip() for word in words for part in word.split(","))
     tickers.pop("", None)
     if not tickers:

@@ -119,7 +119,7 @@ def test_the_defaults() -> None:
         "roll_every": 600.0,
         "roll_size": 128_000_000,
         "flush_every": 1.0,
-        "batch_rows": 20_000,
+        "batch_rows": 50_000,
         "queue_rows": 100_000,
         "backlog_rows": 500_000,
         "sync_every": 1.0,
@@ -171,7 +171,7 @@ def test_a_flag_is_above_the_environment_is_above_the_env_file_is_above_the_defa
     monkeypatch.setenv("STOCKTRACE_BATCH_ROWS", "2")
     seen.append(Settings.load().batch_rows)
     seen.append(Settings.load(batch_rows="3").batch_rows)
-    assert seen == [20_000, 1, 2, 3]
+    assert seen == [50_000, 1, 2, 3]
 
 
 def test_a_flag_that_was_not_given_and_an_empty_variable_are_no_settings(
@@ -515,3 +515,17 @@ def test_any_iso_time_that_is_to_come_is_that_time(seconds: int, zone: str | Non
     moment = NOW + timedelta(seconds=seconds)
     written = moment.astimezone(ZoneInfo(zone)) if zone else moment
     assert parse_until(written.isoformat(), NOW) == moment
+
+
+def test_a_misspelt_variable_is_refused_with_the_name_that_was_meant(monkeypatch):
+    monkeypatch.setenv("STOCKTRACE_ROL_EVERY", "5m")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    assert str(caught.value) == (
+        "There is no setting STOCKTRACE_ROL_EVERY: did you mean STOCKTRACE_ROLL_EVERY?"
+    )
+
+
+def test_the_folder_of_deployments_is_no_setting_and_not_refused(monkeypatch):
+    monkeypatch.setenv("STOCKTRACE_HOME", "/srv/stocktrace")
+    assert Settings.load().roll_every == 600.0
