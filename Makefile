@@ -66,7 +66,7 @@ constraints: ## resolve anew and write constraints.txt (needs Python 3.11, 3.12 
 
 .PHONY: test
 test: $(STAMP) ## run the tests; fails under 90 % coverage
-	@$(PY) -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## ruff: rules and format

@@ -20,7 +20,6 @@ if __name__ == "__main__":  # before the imports: Prefect alone takes 5 s
 import contextlib
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -41,6 +40,7 @@ from stocktrace.errors import StocktraceError
 from stocktrace.publish import Published, publish
 from stocktrace.report import Report
 from stocktrace.run import Handle, Result
+from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout, Part
 
 log = logging.getLogger("stocktrace.flow")
@@ -157,7 +157,8 @@ def record(
 )
 def convert(data_dir: str, session: str, window: str, *, whole: bool) -> Published:
     """Publish a rolled window as Parquet; again changes nothing."""
-    return publish(Layout(Path(data_dir)), Part(session, window), whole=whole)
+    layout = Layout.of(Settings.load(data_dir=data_dir))
+    return publish(layout, Part(session, window), whole=whole)
 
 
 def begin(layout: Layout, part: Part, *, whole: bool) -> Result:

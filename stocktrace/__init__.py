@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from stocktrace.report import Report
     from stocktrace.run import Handle, Status
     from stocktrace.settings import Settings
+    from stocktrace.store.bars import read_bars
     from stocktrace.store.coverage import read_coverage, read_gaps
-    from stocktrace.store.dataset import read_trades
+    from stocktrace.store.dataset import read_trades, scan
 
 __all__ = [
     "Handle",
@@ -31,9 +32,11 @@ __all__ = [
     "UsageError",
     "__version__",
     "capture",
+    "read_bars",
     "read_coverage",
     "read_gaps",
     "read_trades",
+    "scan",
 ]
 
 _HOMES = {
@@ -44,9 +47,11 @@ _HOMES = {
     "StocktraceError": "errors",
     "UsageError": "errors",
     "capture": "capturing",
+    "read_bars": "store.bars",
     "read_coverage": "store.coverage",
     "read_gaps": "store.coverage",
     "read_trades": "store.dataset",
+    "scan": "store.dataset",
 }
 
 

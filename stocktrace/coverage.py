@@ -48,6 +48,10 @@ class _Refusal(msgspec.Struct):
     text: str
 
 
+class _Nothing(msgspec.Struct):
+    """Those of ``ended``."""
+
+
 @dataclass(slots=True)
 class Coverage:
     """Grows from marks; ``close`` ends it. One thread.
@@ -76,6 +80,7 @@ class Coverage:
             "subscription": (_Change, self._on_subscription),
             "paused": (_Loss, self._on_paused),
             "refused": (_Refusal, self._on_refused),
+            "ended": (_Nothing, lambda stamp, _: self.close(stamp)),
         }
         if mark.name not in acts:
             return
@@ -122,7 +127,9 @@ class Coverage:
         # Nobody read the socket meanwhile: what the system could not hold was lost.
         listening = [ticker for ticker, (_, reason) in self._open.items() if not reason]
         self._switch(listening, facts.start, facts.reason)
-        self._switch(listening, stamp, "")
+        for ticker in listening:
+            self._end(ticker, stamp)
+            self._open[ticker] = (stamp, "")  # before its start, if the clock was set back
 
     def _on_refused(self, stamp: int, facts: _Refusal) -> None:
         self._switch(facts.tickers, stamp, f"subscription refused: {facts.text}")

@@ -18,10 +18,9 @@ from typing import Any
 from stocktrace.feed import wire
 from stocktrace.receipts import Receipts
 from stocktrace.store.layout import Layout, Part
-from stocktrace.store.segment import Chunk, Read
+from stocktrace.store.segment import Chunk, Codes, Read
 from stocktrace.store.tape import Mark, TapeWriter
 from stocktrace.store.window import RollPolicy, Window
-from stocktrace.trade import Trade
 
 
 @dataclass(slots=True)
@@ -34,6 +33,7 @@ class Recording:
     receipts: Receipts = field(default_factory=Receipts)
     #: Tickers whose queue was full: their segments are had from the tape.
     spilled: set[str] = field(default_factory=set)
+    codes: Codes = field(default_factory=Codes)
 
     @property
     def part(self) -> Part:
@@ -47,7 +47,7 @@ class TickerQueue:
     def __init__(self, ticker: str, capacity: int) -> None:
         self.ticker = ticker
         self._capacity = capacity
-        self._chunks: deque[tuple[Recording, Read, list[Trade]]] = deque()
+        self._chunks: deque[tuple[Recording, Read, Sequence[int]]] = deque()
         self._put = 0
         self._taken = 0
         #: Whether the queue stands in the line of those with something to take.
@@ -58,21 +58,22 @@ class TickerQueue:
         """Trades that wait."""
         return self._put - self._taken
 
-    def put(self, recording: Recording, read: Read, trades: list[Trade]) -> bool:
+    def put(self, recording: Recording, read: Read, rows: Sequence[int]) -> bool:
         """Append; ``False`` if there is no room, and nothing was appended."""
-        if self.rows + len(trades) > self._capacity:
+        count = len(rows)
+        if self._put - self._taken + count > self._capacity:
             return False
-        self._chunks.append((recording, read, trades))
-        self._put += len(trades)
+        self._chunks.append((recording, read, rows))
+        self._put += count
         return True
 
     def take(self, recording: Recording) -> list[Chunk]:
         """All that waits of one window; what belongs to a later one stays."""
         chunks: list[Chunk] = []
         while self._chunks and self._chunks[0][0] is recording:
-            _, read, trades = self._chunks.popleft()
-            self._taken += len(trades)
-            chunks.append((read, trades))
+            _, read, rows = self._chunks.popleft()
+            self._taken += len(rows)
+            chunks.append((read, rows))
         return chunks
 
 
@@ -136,12 +137,12 @@ class Intake:
         self.heard = stamp
         decoded = wire.decode(frames)
         parted = recording.receipts.take(stamp, decoded)
-        read = Read(stamp, frames, decoded.messages)
-        for ticker, trades in parted.items():
-            self.received[ticker] += len(trades)
+        read = Read(stamp, frames, decoded.messages, recording.codes)
+        for ticker, rows in parted.items():
+            self.received[ticker] += len(rows)
             self.last[ticker] = stamp
             if ticker not in recording.spilled:
-                self._put_in_queue(recording, read, ticker, trades)
+                self._put_in_queue(recording, read, ticker, rows)
         if self.backlog >= self._limits.batch_rows:
             self.wake.set()
         return decoded
@@ -166,17 +167,17 @@ class Intake:
         self.recordings.append(Recording(window, tape))
 
     def _put_in_queue(
-        self, recording: Recording, read: Read, ticker: str, trades: list[Trade]
+        self, recording: Recording, read: Read, ticker: str, rows: Sequence[int]
     ) -> None:
         queue = self.queues.get(ticker)
         if queue is None:
             queue = self.queues[ticker] = TickerQueue(ticker, self._limits.queue_rows)
-        if self.backlog + len(trades) > self._limits.backlog_rows or not queue.put(
-            recording, read, trades
+        if self.backlog + len(rows) > self._limits.backlog_rows or not queue.put(
+            recording, read, rows
         ):
             recording.spilled.add(ticker)
             return
-        self._put += len(trades)
+        self._put += len(rows)
         # The recorder takes a queue off the line before it empties it: a chunk that it misses
         # finds the queue unlisted and lists it again.
         if not queue.listed:

@@ -21,9 +21,8 @@ from stocktrace.store import parquet
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.parquet import Converted
 from stocktrace.store.partition import in_day
-from stocktrace.store.segment import Chunk, Read, SegmentWriter
+from stocktrace.store.segment import Chunk, Codes, Read, SegmentWriter
 from stocktrace.store.tape import Frames, TapeReader, archive
-from stocktrace.trade import Trade
 
 # Frames that are decoded together: more leave the processor's cache (docs/performance.md).
 _FRAMES = 2000
@@ -59,8 +58,8 @@ def rebuild(layout: Layout, part: Part, tape: Path | None = None) -> Sealed:
     receipts = Receipts()
     batch: dict[str, list[Chunk]] = {}
     rows = 0
-    for read, trades in replay(tape or tape_of(layout, part), receipts):
-        for ticker, some in trades.items():
+    for read, parted in replay(tape or tape_of(layout, part), receipts):
+        for ticker, some in parted.items():
             batch.setdefault(ticker, []).append((read, some))
             rows += len(some)
         if rows >= _BATCH_ROWS:
@@ -90,21 +89,24 @@ def tape_of(layout: Layout, part: Part) -> Path:
     return tape if tape.exists() else layout.archived_tape(part)
 
 
-def replay(tape: Path, receipts: Receipts) -> Iterator[tuple[Read, dict[str, list[Trade]]]]:
-    """The reads of a tape, decoded and counted in ``receipts``, with their trades by ticker."""
+def replay(tape: Path, receipts: Receipts) -> Iterator[tuple[Read, dict[str, list[int]]]]:
+    """The reads of a tape, decoded and counted in ``receipts``, with the rows of each ticker."""
+    codes = Codes()
     entries: list[Frames] = []
+    frames = 0
     for entry in TapeReader(tape):
         if isinstance(entry, Frames):
             entries.append(entry)
-            if len(entries) >= _FRAMES:
-                yield from _decoded(entries, receipts)
-                entries = []
-    yield from _decoded(entries, receipts)
+            frames += len(entry.frames)
+            if frames >= _FRAMES:
+                yield from _decoded(entries, receipts, codes)
+                entries, frames = [], 0
+    yield from _decoded(entries, receipts, codes)
 
 
 def _decoded(
-    entries: list[Frames], receipts: Receipts
-) -> Iterator[tuple[Read, dict[str, list[Trade]]]]:
+    entries: list[Frames], receipts: Receipts, codes: Codes
+) -> Iterator[tuple[Read, dict[str, list[int]]]]:
     """One typed call for all entries, as long as nothing in them is odd."""
     together = wire.decode([frame for entry in entries for frame in entry.frames])
     begin = 0
@@ -114,7 +116,8 @@ def _decoded(
             decoded = wire.decode(entry.frames)
         else:
             decoded = wire.Decoded(together.messages[begin:end], end - begin, 0, 0)
-        yield Read(entry.stamp, entry.frames, decoded.messages), receipts.take(entry.stamp, decoded)
+        parted = receipts.take(entry.stamp, decoded)
+        yield Read(entry.stamp, entry.frames, decoded.messages, codes), parted
         begin = end
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from stocktrace.feed.wire import Decoded
 from stocktrace.report import Books
 from stocktrace.store.quarantine import Refused
-from stocktrace.trade import Trade
 
 #: Stands for the ticker of a refused row that names none.
 NO_TICKER = ""
@@ -26,8 +25,8 @@ class Receipts:
     errors: Counter[str] = field(default_factory=Counter)
     refused: list[Refused] = field(default_factory=list)
 
-    def take(self, stamp: int, decoded: Decoded) -> dict[str, list[Trade]]:
-        """Count what was received at ``stamp``; gives its trades by ticker, in their order."""
+    def take(self, stamp: int, decoded: Decoded) -> dict[str, list[int]]:
+        """Count what was received at ``stamp``; gives the rows of each ticker, in their order."""
         books = self.books
         books.frames += len(decoded.messages)
         books.trade_frames += decoded.trade_frames
@@ -39,17 +38,13 @@ class Receipts:
             self.refused.append(Refused(stamp, refusal.frame, refusal.row, refusal.reason))
             if refusal.row is not None:
                 self.undecoded[_ticker(refusal.row)] += 1
-        parted: dict[str, list[Trade]] = {}
-        for message in decoded.messages:
-            for trade in message:
-                ticker = trade.s
-                if ticker in parted:
-                    parted[ticker].append(trade)
-                else:
-                    parted[ticker] = [trade]
-        for ticker, trades in parted.items():
-            books.trades += len(trades)
-            self.received[ticker] += len(trades)
+        parted: defaultdict[str, list[int]] = defaultdict(list)
+        symbols = [trade.s for message in decoded.messages for trade in message]
+        for row, symbol in enumerate(symbols):
+            parted[symbol].append(row)
+        books.trades += len(symbols)
+        for ticker, rows in parted.items():
+            self.received[ticker] += len(rows)
             self.last[ticker] = stamp
         return parted
 

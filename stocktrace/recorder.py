@@ -111,7 +111,7 @@ class Recorder:
                 later.append(queue)
             if chunks:
                 batch.append((queue.ticker, chunks))
-                rows += sum(len(trades) for _, trades in chunks)
+                rows += sum([len(some) for _, some in chunks])
             if rows >= self.batch_rows:
                 self._write(writer, batch, rows)
                 batch, rows = [], 0

@@ -30,10 +30,11 @@ from stocktrace.errors import StocktraceError, StoreError
 from stocktrace.publish import again, publish
 from stocktrace.report import Report
 from stocktrace.session import Journal, at, gap_reports, new_report
-from stocktrace.store import files, lock, parquet
+from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout, Part, is_session
+from stocktrace.store.partition import of_session
 from stocktrace.store.tape import Frames, Mark, TapeReader
 
 log = logging.getLogger(__name__)
@@ -199,11 +200,14 @@ def recount(layout: Layout, session: str, report: Report, journal: Journal) -> N
                 journal.count(sealed)
     for one in report.per_ticker.values():
         one.parquet = one.files = one.size = 0
-    for ticker, path in layout.published(session):
+    dates = {Part(session, window).date for window in report.windows}
+    counted: set[Path] = set()
+    for ticker, piece in of_session(layout, session, dates):
         one = report.ticker(ticker)
-        one.parquet += int(parquet.metadata(path)["rows"])
-        one.files += 1
-        one.size += path.stat().st_size
+        one.parquet += piece.rows
+        one.files += piece.path not in counted
+        one.size += piece.size
+        counted.add(piece.path)
     report.unpublished = []
 
 
@@ -218,20 +222,23 @@ def _close(layout: Layout, session: str, report: Report, torn: int) -> None:
     write_coverage(layout, session, coverage.intervals)
 
 
-def coverage_of(layout: Layout, session: str, until: int = 0) -> tuple[Coverage, int]:
-    """The coverage that a session's tapes tell, and the stamp of their last line (epoch ns).
+def coverage_of(layout: Layout, session: str) -> tuple[Coverage, int]:
+    """The coverage that a session's tapes tell, and their last sign of life (epoch ns).
 
-    It ends with that line, or at ``until`` if that is later.
+    It ends with that. The first line of a further tape is no sign
+    of life: it is written for what was read next, and that may never have been written.
     """
     coverage, last = Coverage(), 0
     for path in layout.session_tapes(session).values():
         for entry in TapeReader(path):
-            last = entry.stamp
             if isinstance(entry, Frames):
-                coverage.heard(last)
+                coverage.heard(entry.stamp)
             else:
                 coverage.add(entry)
-    coverage.close(max(last, until))
+                if entry.name == "tape" and last:
+                    continue
+            last = entry.stamp
+    coverage.close(last)
     return coverage, last
 
 

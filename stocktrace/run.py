@@ -111,7 +111,7 @@ class Handle:
         Raises:
             TickerError: one is none.
         """
-        self._retarget = parse_tickers(tuple(tickers))
+        self._retarget = parse_tickers(tickers)
 
     def take_retarget(self) -> tuple[str, ...] | None:
         """The tickers that were asked for since the last call, if any."""
@@ -218,6 +218,7 @@ class Run:
             # Whoever interrupts does not wait for long: what is sealed now is published later.
             self._interrupted = not isinstance(error, Exception)
             self._stop()
+            self._collect(wait=False)
             raise
         finally:
             report.state, report.reason = state, reason

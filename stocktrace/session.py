@@ -81,7 +81,8 @@ class Journal:
     def tell(self, event: str, message: str, level: int = logging.INFO, **facts: Any) -> None:
         """Something happened: a line in the audit log, a message for a person."""
         self.audit(event, **facts)
-        log.log(level, message)
+        # Words of the server may be in it: they must not steer a terminal or begin a line.
+        log.log(level, "".join(each if each.isprintable() else "?" for each in message))
 
     def sealed(self, sealed: Sealed) -> None:
         """A window is on disk; the spilled ones count when they are rebuilt."""
@@ -216,7 +217,7 @@ class Observer:
         monotonic = self._clock.monotonic()
         if self._pulse is not None and (reason := self._pulse.beat(stamp, monotonic)):
             start = min(self._pulse.before, stamp)
-            self._mark(stamp, "paused", start=start, reason=reason)
+            self._mark(stamp, "paused", start=self._pulse.before, reason=reason)
             self._mailbox.put(partial(self._journal.on_gap, Gap(start, stamp, (), reason)))
 
     def on_frames(self, stamp: int, frames: Sequence[bytes]) -> Sequence[str]:
@@ -267,6 +268,10 @@ class Observer:
         """When the loss began, which was noticed only later."""
         self._mark(gap.end, "gap", start=gap.start, reason=gap.reason)
         self._mailbox.put(partial(self._journal.on_gap, gap))
+
+    def on_ended(self, stamp: int) -> None:
+        """Nobody listens any more; called when the feed's thread has ended."""
+        self._mark(stamp, "ended")
 
     def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
         """For the log; time passes meanwhile."""

@@ -18,8 +18,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stocktrace.compacted import Days, misplaced, sessions_in_days
+from stocktrace.coverage import Coverage
 from stocktrace.errors import ConversionError, LayoutError
 from stocktrace.gap import Interval
+from stocktrace.mending import mend_day
 from stocktrace.publish import again, tape_of
 from stocktrace.recorder import Sealed
 from stocktrace.recovery import coverage_of, read_report, recount
@@ -28,8 +31,9 @@ from stocktrace.session import Journal
 from stocktrace.store import lock, parquet
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import cut, read_file, write_coverage
-from stocktrace.store.layout import Layout, Part, decode_ticker, is_session
-from stocktrace.store.tape import TapeReader
+from stocktrace.store.layout import Layout, Part, decode_ticker, is_day, is_session
+from stocktrace.store.partition import Piece
+from stocktrace.store.tape import Mark, TapeReader
 from stocktrace.store.window import utc_date
 
 _NS_PER_US = 1000
@@ -50,6 +54,7 @@ def sessions_of(layout: Layout) -> list[str]:
     names = {path.name for path in layout.root.glob("tape/*")}
     names |= {path.stem for path in layout.sessions.glob("*.json")}
     names |= {path.name[: path.name.find("-")] for path in _parquet_files(layout)}
+    names |= sessions_in_days(layout)
     return sorted(
         name for name in names if is_session(name) and not lock.is_held(layout.lock(name))
     )
@@ -69,6 +74,9 @@ def strangers(layout: Layout) -> Iterator[Finding]:
                 yield Finding("", path, "is no file without rows: remove it")
             continue
         try:
+            if is_day(path):
+                yield from (Finding("", path, problem) for problem in misplaced(layout, path))
+                continue
             part = Part.parse(path)
             ticker = decode_ticker(path.parent.name.removeprefix("symbol="))
         except LayoutError as error:
@@ -94,16 +102,20 @@ def verify(layout: Layout, session: str, *, repair: bool = False) -> Iterator[Fi
     tapes = layout.session_tapes(session)
     published = [Part.parse(path) for _, path in layout.published(session)]
     told = [Part(session, window) for window in report.windows] if report is not None else []
+    days = Days(layout, session, {part.date for part in (*tapes, *told)} if told else None)
+    for path, problem in days.broken.items():
+        yield Finding(session, path, problem, repaired=repair and mend_day(layout, path))
+    days.look()
     counted: dict[str, Sealed] = {}
-    for part in sorted({*tapes, *published, *told}, key=lambda part: part.window):
+    for part in sorted({*tapes, *published, *told, *days.held}, key=lambda part: part.window):
         problems = _tape_problems(session, tapes[part]) if part in tapes else []
         yield from problems
         if part in tapes and not problems:
-            yield from _against_tape(layout, part, counted, repair=repair)
+            yield from _against_tape(layout, part, days, counted, repair=repair)
         else:
-            yield from _by_themselves(layout, part, report)
+            yield from _by_themselves(layout, part, days, report)
     if report is not None:
-        yield from _report(layout, report, counted, repair=repair)
+        yield from _report(layout, report, counted, days, repair=repair)
         if tapes and counted.keys() == {part.window for part in tapes}:
             yield from _coverage(layout, report, repair=repair)
 
@@ -112,10 +124,11 @@ def verify(layout: Layout, session: str, *, repair: bool = False) -> Iterator[Fi
 
 
 def _tape_problems(session: str, tape: Path) -> list[Finding]:
-    reader = TapeReader(tape)
+    reader, marks = TapeReader(tape), Coverage()
     try:
-        for _ in reader:
-            pass
+        for entry in reader:
+            if isinstance(entry, Mark):
+                marks.add(entry)
     except OSError as error:
         return [Finding(session, tape, f"cannot be read: {error.strerror or error}")]
     found = []
@@ -123,19 +136,26 @@ def _tape_problems(session: str, tape: Path) -> list[Finding]:
         found.append(f"is damaged: {reader.broken}")
     if reader.bad_lines:
         found.append(f"has {reader.bad_lines} lines that are none of a tape")
+    if marks.unreadable:
+        found.append(f"has {marks.unreadable} marks without the facts that they promise")
     if reader.torn_bytes:
         found.append(f"ends in a torn line of {reader.torn_bytes} bytes")
     return [Finding(session, tape, problem) for problem in found]
 
 
 def _against_tape(
-    layout: Layout, part: Part, counted: dict[str, Sealed], *, repair: bool
+    layout: Layout, part: Part, days: Days, counted: dict[str, Sealed], *, repair: bool
 ) -> Iterator[Finding]:
     with again(layout, part) as (scratch, sealed):
         counted[part.window] = sealed
         window = _Window(layout, part, tape_of(layout, part))
         segments = {scratch.ticker_of_csv(path): path for path in scratch.sealed_segments(part)}
         for ticker, segment in segments.items():
+            if days.is_broken(ticker, part):
+                continue  # it was told of
+            if piece := days.of_part(part).get(ticker):
+                yield from _in_day(days, piece, segment, window.tape, repair=repair)
+                continue
             for path, problem, mendable in window.wrong_files(ticker, segment):
                 if repair and mendable:
                     _restore(layout, part, ticker, segment)
@@ -143,7 +163,26 @@ def _against_tape(
         for path in window.files:
             if path not in window.expected:
                 yield Finding(part.session, path, "holds trades that the tape does not have there")
+        for ticker, piece in days.of_part(part).items():
+            if ticker not in segments:
+                problem = f"holds trades of window {part.stem} that the tape does not have"
+                mended = repair and mend_day(layout, piece.path, part)
+                yield Finding(part.session, piece.path, problem, repaired=mended)
         yield from _quarantine(layout, scratch, part, repair=repair)
+
+
+def _in_day(
+    days: Days, piece: Piece, segment: Path, tape: Path, *, repair: bool
+) -> Iterator[Finding]:
+    """A window that is part of the file of its day, against the segment of the tape."""
+    wanted = parquet.content_hash(parquet.read_csv(segment)).hexdigest()
+    problem = days.problem(piece, wanted)
+    if problem is not None:
+        archived = tape.suffix == ".zst"
+        mended = repair and archived and mend_day(days.layout, piece.path, piece.part)
+        yield Finding(piece.part.session, piece.path, problem, repaired=mended)
+        if mended:
+            days.look()
 
 
 @dataclass(slots=True)
@@ -226,7 +265,9 @@ def _sorted_lines(path: Path) -> list[bytes]:
     return sorted(path.read_bytes().splitlines(keepends=True)) if path.exists() else []
 
 
-def _by_themselves(layout: Layout, part: Part, report: Report | None) -> Iterator[Finding]:
+def _by_themselves(
+    layout: Layout, part: Part, days: Days, report: Report | None
+) -> Iterator[Finding]:
     """Without a tape to compare with: the content against the footers, the rows with the report."""
     rows = 0
     for path in sorted(layout.dataset.glob(f"date=*/symbol=*/{part.stem}.parquet")):
@@ -239,6 +280,10 @@ def _by_themselves(layout: Layout, part: Part, report: Report | None) -> Iterato
         rows += found.rows
         if problem := _footer_problem(path, told, part, found.hexdigest()):
             yield Finding(part.session, path, problem)
+    for piece in days.of_part(part).values():
+        rows += piece.rows
+        if problem := days.problem(piece):
+            yield Finding(part.session, piece.path, problem)
     books = report.windows.get(part.window) if report is not None else None
     if books is not None and rows != books.recorded and not layout.sealed_segments(part):
         problem = f"is not there, nor all its trades: {rows} of {books.recorded} are published"
@@ -249,7 +294,7 @@ def _by_themselves(layout: Layout, part: Part, report: Report | None) -> Iterato
 
 
 def _report(
-    layout: Layout, report: Report, counted: dict[str, Sealed], *, repair: bool
+    layout: Layout, report: Report, counted: dict[str, Sealed], days: Days, *, repair: bool
 ) -> Iterator[Finding]:
     """Where the report differs from the tapes, from what is published, and from itself."""
     session = report.session
@@ -261,7 +306,7 @@ def _report(
             tape = tape_of(layout, sealed.part)
             wrong.append(f"window {window}: {told} in the report, {sealed.books} on {tape}")
     if not waiting:
-        wrong += _by_ticker(layout, report, counted)
+        wrong += _by_ticker(layout, report, counted, days)
     mended = False
     if wrong and repair and not waiting and report.windows.keys() <= counted.keys():
         _mend_report(layout, report)
@@ -272,7 +317,9 @@ def _report(
         yield Finding(session, layout.report(session), problem, repaired=mended)
 
 
-def _by_ticker(layout: Layout, report: Report, counted: dict[str, Sealed]) -> Iterator[str]:
+def _by_ticker(
+    layout: Layout, report: Report, counted: dict[str, Sealed], days: Days
+) -> Iterator[str]:
     found: dict[str, TickerBooks] = {}
     for sealed in counted.values():
         for ticker, counts in sealed.tickers.items():
@@ -288,10 +335,16 @@ def _by_ticker(layout: Layout, report: Report, counted: dict[str, Sealed]) -> It
             one.parquet += int(parquet.metadata(path)["rows"])
         except ConversionError:
             continue  # it was found already
+    compacted = set()
+    for held in days.held.values():
+        for ticker, piece in held.items():
+            found.setdefault(ticker, TickerBooks()).parquet += piece.rows
+            compacted.add(ticker)  # there are fewer files than the report tells
     for ticker in sorted({*found, *report.per_ticker}):
         told = report.per_ticker.get(ticker, TickerBooks())
         one = found.get(ticker, TickerBooks())
-        names = ["parquet", "files"] + (["trades", "recorded", "quarantined"] if whole else [])
+        names = ["parquet"] + (["files"] if ticker not in compacted else [])
+        names += ["trades", "recorded", "quarantined"] if whole else []
         for name in names:
             if getattr(told, name) != getattr(one, name):
                 yield f"{ticker}: {getattr(told, name)} {name}, on disk {getattr(one, name)}"
@@ -310,13 +363,11 @@ def _mend_report(layout: Layout, report: Report) -> None:
 
 
 def _coverage(layout: Layout, report: Report, *, repair: bool) -> Iterator[Finding]:
-    """The intervals on disk against those of the marks, up to the last line of the tapes."""
+    """The intervals on disk against those of the marks, up to the tapes' last sign of life."""
     session = report.session
     if report.ended is None:
         return  # written when it is recovered
-    lasting = report.state in ("complete", "interrupted")
-    ended = int(report.ended.timestamp() * 1e6) * _NS_PER_US if lasting else 0
-    coverage, last = coverage_of(layout, session, ended)
+    coverage, last = coverage_of(layout, session)
     wanted = _rows_by_file(layout, session, coverage.intervals, last)
     problems: dict[Path, str] = {}
     for path in sorted({*wanted, *layout.root.glob(f"coverage/date=*/{session}.parquet")}):
@@ -329,9 +380,6 @@ def _coverage(layout: Layout, report: Report, *, repair: bool) -> Iterator[Findi
             problems[path] = "is missing"
         elif found != wanted.get(path, set()):
             problems[path] = f"does not tell what the marks on {layout.tapes(session)} do"
-    if coverage.unreadable:
-        problem = f"{coverage.unreadable} marks on its tapes cannot be read"
-        yield Finding(session, layout.tapes(session), problem)
     if repair and problems:
         write_coverage(layout, session, coverage.intervals)
     for path, problem in problems.items():

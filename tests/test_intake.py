@@ -36,8 +36,9 @@ def intake(
 
 def waiting(at: Intake, recording: Recording | None = None) -> dict[str, list[float]]:
     """Takes what waits of a window; the prices by ticker."""
+    first = at.recordings[0]
     found = {
-        ticker: [trade.p for _, some in queue.take(recording or at.recordings[0]) for trade in some]
+        ticker: [read.price[row] for read, rows in queue.take(recording or first) for row in rows]
         for ticker, queue in at.queues.items()
     }
     return {ticker: prices for ticker, prices in found.items() if prices}
@@ -219,7 +220,7 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(tmp_path:
     def produce() -> None:
         for n in range(20_000):
             trade = Trade("A", 1.0, n, 1.0)
-            if not queue.put(recording, Read(NOON, [b""], [[trade]]), [trade]):
+            if not queue.put(recording, Read(NOON, [b""], [[trade]]), [0]):
                 spilled.append(n)
         done.set()
 
@@ -227,7 +228,7 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(tmp_path:
         last = False
         while not last:
             last = done.is_set()
-            found.extend(trade.t for _, some in queue.take(recording) for trade in some)
+            found.extend(read.ts_event[row] for read, rows in queue.take(recording) for row in rows)
 
     threads = [threading.Thread(target=work) for work in (produce, consume)]
     for thread in threads:

@@ -27,10 +27,10 @@ def layout_of(data_dir: Path | None) -> Layout:
     """
     from stocktrace.store.layout import Layout
 
-    root = Settings.load(data_dir=data_dir).data_dir
-    if not root.is_dir():
-        raise UsageError(f"There is no data folder {root}: give one with --data-dir.")
-    return Layout(root)
+    layout = Layout.of(Settings.load(data_dir=data_dir))
+    if not layout.root.is_dir():
+        raise UsageError(f"There is no data folder {layout.root}: give one with --data-dir.")
+    return layout
 
 
 def trades(
@@ -40,8 +40,11 @@ def trades(
     end: Annotated[str | None, Parameter(help="Trade time to stop before.")] = None,
     tail: Annotated[int, Parameter(help="How many of the last; 0: all.")] = 20,
     to: Annotated[
-        Literal["table", "csv", "json"], Parameter(help="JSON is one object a line.")
+        Literal["table", "csv", "json", "parquet"], Parameter(help="JSON is one object a line.")
     ] = "table",
+    output_file: Annotated[
+        Path | None, Parameter(name="--output", help="A file instead of stdout.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> int:
     """Print published trades of TICKERS."""
@@ -52,14 +55,41 @@ def trades(
     frame = read_trades(tickers, start, end, date=date, data_dir=layout.root)
     if tail > 0:
         frame = frame.tail(tail)
-    if to == "csv":
-        output.to_stdout(frame.to_csv(index=False))
-    elif to == "json":
-        output.to_stdout(
-            frame.to_json(orient="records", lines=True, date_format="iso", date_unit="us")
-        )
-    else:
-        output.trades(frame)
+    output.frame(frame, to, output_file)
+    return 0
+
+
+def bars(
+    *tickers: str,
+    every: Annotated[str, Parameter(help="Length of a bar: 30s, 5m, 1h; at most 1d.")] = "1m",
+    date: Annotated[
+        str | None, Parameter(help="A UTC date; with --session of New York: 2026-11-23.")
+    ] = None,
+    start: Annotated[str | None, Parameter(help="First trade time: 2026-11-23T14:30Z.")] = None,
+    end: Annotated[str | None, Parameter(help="Trade time to stop before.")] = None,
+    session: Annotated[
+        Literal["regular", "extended"] | None, Parameter(help="Hours of US stocks; default all.")
+    ] = None,
+    empty: Annotated[
+        Literal["drop", "keep"], Parameter(help="What becomes of bars without trades.")
+    ] = "drop",
+    to: Annotated[
+        Literal["table", "csv", "json", "parquet"], Parameter(help="JSON is one object a line.")
+    ] = "table",
+    output_file: Annotated[
+        Path | None, Parameter(name="--output", help="A file instead of stdout.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> int:
+    """Print published trades of TICKERS as bars; ``gap`` is the seconds nobody listened."""
+    layout = layout_of(data_dir)
+
+    from stocktrace.store.bars import read_bars
+
+    frame = read_bars(
+        tickers, every, start, end, date=date, session=session, empty=empty, data_dir=layout.root
+    )
+    output.frame(frame, to, output_file)
     return 0
 
 
@@ -77,7 +107,8 @@ def gaps(
 
     found = read_gaps(tickers, date=date, session=session, data_dir=layout.root)
     if as_json:
-        output.to_stdout(found.to_json(orient="records", lines=True, date_format="iso"))
+        text = found.to_json(orient="records", lines=True, date_format="iso", date_unit="us")
+        output.to_stdout(text if len(found) else "")  # pandas writes an empty line for no row
         return 0
     shown = found.assign(
         seconds=(found["end"] - found["start"]).dt.total_seconds().round(3),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from stocktrace.settings import Settings
+from stocktrace.settings import FOREVER, Settings
 
 _GROUP = Group("Settings", help="Also as STOCKTRACE_<NAME> in the environment or in .env.")
 
@@ -24,6 +24,8 @@ def _flag(name: str) -> tuple[str, Any, Any]:
 
 def _shown(default: object) -> str:
     """A default as a user would write it: seconds are floats, sizes are millions of bytes."""
+    if default is None:
+        return FOREVER
     if isinstance(default, float):
         return f"{default:g}s"
     if isinstance(default, int) and default % 1_000_000 == 0:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stocktrace.errors import UsageError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -43,7 +45,7 @@ def summary(report: Report, data_dir: Path) -> None:
     books, published = report.books, report.per_ticker
     files = sum(one.files for one in published.values())
     size = sum(one.size for one in published.values())
-    print(f"session {report.session}: {report.state} ({report.reason})")
+    print(f"session {report.session}: {report.state} ({_plain(report.reason)})")
     print(
         f"  {books.frames:,} frames = {books.trade_frames:,} with trades "
         f"+ {books.control:,} control + {books.undecodable:,} undecodable"
@@ -77,15 +79,42 @@ def summary(report: Report, data_dir: Path) -> None:
         print(f"and {len(busiest) - _TICKERS} more in {data_dir / 'sessions'}")
 
 
-def trades(frame: pd.DataFrame) -> None:
-    """Trades as a table."""
-    shown = frame.astype({"ts_event": str, "ts_recv": str})
-    table(list(frame.columns), shown.itertuples(index=False))
+def trades(data: pd.DataFrame) -> None:
+    """Trades, or bars, as a table."""
+    times = [name for name in data.columns if data[name].dtype.kind == "M"]
+    shown = data.astype(dict.fromkeys(times, str))
+    table(list(data.columns), shown.itertuples(index=False))
+
+
+def frame(data: pd.DataFrame, form: str, file: Path | None = None) -> None:
+    """A DataFrame as a table, CSV, JSON (an object a line) or Parquet, on stdout or in a file.
+
+    Raises:
+        UsageError: Parquet needs a file, a table none.
+    """
+    if form == "parquet" and file is None:
+        raise UsageError("Parquet is written to a file: name it with --output.")
+    if form == "table" and file is not None:
+        raise UsageError("A table is printed: give --to csv, json or parquet for a file.")
+    if form == "table":
+        trades(data)
+    elif form == "parquet":
+        data.to_parquet(file, index=False, compression="zstd")
+    else:
+        text = (
+            data.to_csv(index=False)
+            if form == "csv"
+            else data.to_json(orient="records", lines=True, date_format="iso", date_unit="us")
+        )
+        if file is None:
+            to_stdout(text)
+        else:
+            file.write_text(text, encoding="utf-8")
 
 
 def complain(sentence: str) -> None:
     """What went wrong, on stderr."""
-    print(f"stocktrace: {sentence}", file=sys.stderr)
+    print(f"stocktrace: {_plain(sentence)}", file=sys.stderr)
 
 
 def json(value: object) -> None:

@@ -1,9 +1,9 @@
-"""``stocktrace convert``, ``recover``, ``verify``, ``requeue``, ``audit``: each idempotent."""
+"""``stocktrace convert``, ``recover``, ``compact``, ``verify`` and the like: each idempotent."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from stocktrace.cli import output
 from stocktrace.cli.capturing import Json
 from stocktrace.cli.data import DataDir, layout_of
 from stocktrace.errors import StocktraceError, UsageError
+from stocktrace.settings import Settings, parse_keep
 
 if TYPE_CHECKING:
     from stocktrace.store.layout import Layout
@@ -97,6 +98,52 @@ def recover(*, data_dir: DataDir = None, as_json: Json = False) -> int:
     return 0 if all(one.balanced for one in done) else 1
 
 
+def compact(
+    *,
+    date: Annotated[str | None, Parameter(help="One UTC date; default: all that are over.")] = None,
+    older_than: Annotated[str, Parameter(help="Leave alone what ended later: 7d.")] = "0s",
+    keep_tape: Annotated[
+        str | None, Parameter(help="Delete older tapes of what verifies; default: forever.")
+    ] = None,
+    keep_csv: Annotated[
+        str | None, Parameter(help="Delete older CSV of what is published; default: 0s.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> int:
+    """Make one file of each ticker's day that is over; delete what was kept for long enough.
+
+    Exits 1 if a file is damaged, or a date waits for `stocktrace recover`.
+    """
+    layout = layout_of(data_dir)
+    settings = Settings.load(data_dir=data_dir, keep_tape=keep_tape, keep_csv=keep_csv)
+
+    from stocktrace.compacting import compact_days
+    from stocktrace.retention import prune
+    from stocktrace.store.query import parse_day
+
+    result = compact_days(layout, parse_day(date), older_than=parse_keep(older_than) or 0.0)
+    pruned = prune(layout, settings.keep_tape, settings.keep_csv)
+    done = result.done
+    if as_json:
+        output.json({"compaction": result, "pruning": pruned})
+    else:
+        files, before = sum(one.files for one in done), sum(one.before for one in done)
+        size = sum(one.size for one in done)
+        print(
+            f"{len(done)} days of tickers compacted: {files:,} files of {before:,} bytes "
+            f"are {len(done)} of {size:,} bytes now"
+        )
+        if pruned.tapes or pruned.csv:
+            print(f"{pruned.tapes} tapes and {pruned.csv} CSV deleted, {pruned.size:,} bytes")
+        for name, why in result.waiting.items():
+            print(f"{name} waits: {why}")
+    for sentence in (*result.failed, *pruned.kept):
+        output.complain(sentence)
+    waits = any("recover" in why for why in result.waiting.values()) or (date in result.waiting)
+    return 1 if result.failed or pruned.kept or waits else 0
+
+
 def verify(
     *sessions: str,
     repair: Annotated[
@@ -111,6 +158,14 @@ def verify(
     """
     layout = layout_of(data_dir)
 
+    from stocktrace.compacting import alone, undisturbed
+
+    # With files of days being put in the place of others, nothing could be compared.
+    with alone(layout) if repair else undisturbed(layout):
+        return _verify(layout, sessions, repair=repair, as_json=as_json)
+
+
+def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: bool) -> int:
     from stocktrace.verify import sessions_of, strangers
     from stocktrace.verify import verify as verify_session
 

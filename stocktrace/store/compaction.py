@@ -128,22 +128,25 @@ def finish(layout: Layout, ticker: str, date: str) -> bool:
     Raises:
         StoreError: the dataset lacks one.
     """
-    staged = layout.staged(ticker, date)
-    if not staged.exists():
-        return False
-    live = layout.partition(ticker, date)
-    if _number(staged) <= _number(live):
-        held = {piece.part for piece in pieces(live)}
-        for piece in (each for path in in_order(staged) for each in pieces_of(path)):
-            if piece.part not in held:
-                raise StoreError(
-                    f"{piece.path} has {piece.part.stem}, which {live} has not: put it there."
-                )
-    with files.telling(staged):
-        shutil.rmtree(staged)
-        with contextlib.suppress(OSError):  # other tickers of the date stand there
-            staged.parent.rmdir()
-    return True
+    staged, live = layout.staged(ticker, date), layout.partition(ticker, date)
+    found = staged.exists()
+    if found:
+        if _number(staged) <= _number(live):
+            _check_old(staged, live)
+        with files.telling(staged):
+            shutil.rmtree(staged)
+    with contextlib.suppress(OSError):  # other tickers of the date stand there, or none ever did
+        staged.parent.rmdir()
+    return found
+
+
+def _check_old(old: Path, live: Path) -> None:
+    held = {piece.part for piece in pieces(live)}
+    for piece in (each for path in in_order(old) for each in pieces_of(path)):
+        if piece.part not in held:
+            raise StoreError(
+                f"{piece.path} has {piece.part.stem}, which {live} has not: put it there."
+            )
 
 
 def _number(folder: Path) -> int:

@@ -28,6 +28,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from stocktrace.errors import LayoutError
+from stocktrace.settings import Settings
 from stocktrace.store.window import Window, compact_utc
 
 OPEN = ".open"
@@ -121,6 +122,11 @@ class Part:
         return f"{self.window[:4]}-{self.window[4:6]}-{self.window[6:8]}"
 
     @property
+    def number(self) -> int:
+        """Its place in the session; the times in the names can go back, when a clock is set."""
+        return int(self.window.rpartition("_")[2])
+
+    @property
     def stem(self) -> str:
         """What its files' names begin with."""
         return f"{self.session}-{self.window}"
@@ -132,6 +138,11 @@ class Layout:
 
     root: Path
     keeps_csv: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> Layout:
+        """The data folder of ``settings``."""
+        return cls(settings.data_dir, settings.keep_csv != 0)
 
     @property
     def sessions(self) -> Path:
@@ -246,7 +257,7 @@ class Layout:
         for ending in (".tape.zst", ".tape"):
             for path in self.tapes(session).glob(f"[0-9]*{ending}"):
                 found[self.part_of_tape(path)] = path
-        return dict(sorted(found.items(), key=lambda item: item[0].window))
+        return dict(sorted(found.items(), key=lambda item: item[0].number))
 
     def temporaries(self, session: str) -> list[Path]:
         """Files of a session that were being written when their process ended."""

@@ -25,7 +25,6 @@ from stocktrace.store import columns, content, files, footer, lock, partition
 from stocktrace.store.footer import UNREADABLE
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.segment import HEADER
-from stocktrace.store.slices import Slices
 from stocktrace.trade import COLUMNS
 
 #: As ``columns`` has them; readers of this module need no second one.
@@ -180,8 +179,7 @@ def _compacted(layout: Layout, ticker: str, segment: Path, part: Part) -> Conver
     piece = partition.in_day(layout, ticker, part)
     if piece is None:
         return None
-    with Slices(piece.path) as file:
-        found = content_hash(file.rows(piece.offset, piece.rows))
+    found = content_hash(piece.read())
     if found.hexdigest() != content_hash(read_csv(segment)).hexdigest():
         raise ConversionError(f"{piece.path} holds other rows than {segment}.")
     return Converted(ticker, piece.path, piece.rows, piece.size)

@@ -14,9 +14,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
+
 from stocktrace.errors import ConversionError
 from stocktrace.store import footer
 from stocktrace.store.layout import Layout, Part, decode_ticker, is_day
+from stocktrace.store.slices import Slices
 
 # Compaction takes the files away between a listing and its reading at most once a day.
 _TRIES = 5
@@ -36,6 +39,15 @@ class Piece:
     rows: int
     content: str
     size: int
+
+    def read(self) -> Iterator[pa.RecordBatch]:
+        """Its rows, from the file that is opened for it.
+
+        Raises:
+            ConversionError: they cannot be read, or are not there.
+        """
+        with Slices(self.path) as file:
+            yield from file.rows(self.offset, self.rows)
 
 
 def pieces(folder: Path, session: str | None = None) -> list[Piece]:
@@ -136,3 +148,9 @@ def pieces_of(path: Path) -> list[Piece]:
         Piece(part, path, end - rows, rows, content, size * rows // (total or 1))
         for (part, rows, content), end in zip(parts, ends, strict=True)
     ]
+
+
+def find(layout: Layout, ticker: str, part: Part) -> Piece | None:
+    """The published rows of a ticker's window, in a file of their own or in that of the day."""
+    own = layout.parquet(ticker, part)
+    return pieces_of(own)[0] if own.exists() else in_day(layout, ticker, part)

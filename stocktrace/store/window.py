@@ -40,7 +40,7 @@ class Window:
 
     @property
     def name(self) -> str:
-        """``<opened, UTC>_<number>``; names of a session's windows sort as they were recorded."""
+        """``<opened, UTC>_<number>``; sorts by time, and the number as it was recorded."""
         return f"{compact_utc(self.opened)}_{self.number:05}"
 
 

@@ -38,7 +38,7 @@ def seal(layout: Layout) -> Callable[..., list[Path]]:
 def batch_of(trades: Sequence[Trade], stamp: int = NOON, frame: bytes = b"{}") -> Batch:
     """One read with ``trades`` in one frame, parted by ticker as the intake does."""
     read = Read(stamp, [frame], [trades])
-    parted: dict[str, list[Trade]] = {}
-    for trade in trades:
-        parted.setdefault(trade.s, []).append(trade)
-    return [(ticker, [(read, some)]) for ticker, some in parted.items()]
+    parted: dict[str, list[int]] = {}
+    for row, trade in enumerate(trades):
+        parted.setdefault(trade.s, []).append(row)
+    return [(ticker, [(read, rows)]) for ticker, rows in parted.items()]

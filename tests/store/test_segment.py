@@ -111,7 +111,7 @@ def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
     good, bad, worse = trade(p=1.0), trade(p=-1.0, v=0.1 + 0.2), trade("MSFT", v=-1.0)
     read = Read(NOON, [b"first", b"second"], [[good], [bad, worse]])
     writer = SegmentWriter(layout, PART)
-    writer.write([("AAPL", [(read, [good, bad])]), ("MSFT", [(read, [worse])])])
+    writer.write([("AAPL", [(read, [0, 1])]), ("MSFT", [(read, [2])])])
     writer.seal()
     assert quarantined(layout) == [
         Refused(
@@ -131,12 +131,16 @@ def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
     assert tree(layout.root) == [f"csv/AAPL/{STEM}.csv", f"quarantine/{STEM}.jsonl"]
 
 
-def test_of_equal_prints_the_frame_of_each_is_found(layout: Layout) -> None:
-    one, other = trade(p=-1.0), trade(p=-1.0)
-    read = Read(NOON, [b"first", b"second"], [[one], [other]])
-    assert (read.frame_of(one), read.frame_of(other)) == (b"first", b"second")
-    with pytest.raises(LookupError):
-        read.frame_of(trade(p=-1.0))
+def test_of_each_row_of_a_read_the_trade_and_its_frame_are_found() -> None:
+    one, twin, third = trade(p=-1.0), trade(p=-1.0), trade("MSFT", c=None)
+    read = Read(NOON, [b"first", b"ping", b"second"], [[one], [], [twin, third]])
+    assert len(read) == 3
+    assert [read.frame_of(row) for row in range(3)] == [b"first", b"second", b"second"]
+    assert [read.trade(row, t) for row, t in enumerate(("AAPL", "AAPL", "MSFT"))] == [
+        one,
+        twin,
+        third,
+    ]
 
 
 def test_a_batch_of_nothing_but_faults_writes_no_segment(layout: Layout) -> None:

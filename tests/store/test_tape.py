@@ -393,7 +393,7 @@ def test_an_archive_that_would_hold_something_else_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Forgetful:
-        def read_to_iter(self, file: Any) -> Iterator[bytes]:
+        def read_to_iter(self, *_: Any, **__: Any) -> Iterator[bytes]:
             return iter([b"something else"])
 
     tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"

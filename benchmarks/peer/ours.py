@@ -1,0 +1,42 @@
+"""stocktrace with everything on: tape, queues, pandera, CSV, Parquet, tape compression."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from pydantic import SecretStr
+
+import stocktrace.capturing
+from benchmarks.peer.meter import Meter
+from stocktrace.run import Handle, Status
+from stocktrace.settings import Settings
+
+
+def main() -> None:
+    """Record until all trades are in, then end in order."""
+    given: dict[str, Any] = json.loads(os.environ.get("BENCH_SETTINGS", "{}"))
+    settings = Settings.load(
+        url=meter.url, data_dir=meter.folder, finnhub_api_key=SecretStr("bench"), **given
+    )
+    handle = Handle()
+
+    def watch(status: Status) -> None:
+        if status.trades >= meter.trades:
+            handle.stop("all were sent")
+
+    report = stocktrace.capturing.capture(
+        meter.tickers, lasting="1h", settings=settings, watch=watch, handle=handle
+    )
+    books = report.books
+    parquet = sum(one.parquet for one in report.per_ticker.values())
+    spilled = sum(len(names) for names in report.spilled.values())
+    meter.done(rows=books.recorded, parquet=parquet, windows=len(report.windows), spilled=spilled)
+    if not books.trades == books.recorded == parquet == meter.trades:
+        sys.exit(f"{meter.trades} were sent: {books}, {parquet} in Parquet")
+
+
+meter = Meter()
+main()

@@ -1,0 +1,217 @@
+"""A server on loopback that costs next to nothing: it sends frames that were made before.
+
+A process of its own. It serves one client: handshake, greeting (each dialect has its own), then
+``--trades`` trades, either as fast as they are taken or at most ``--rate`` a second in steps of a
+millisecond; TCP's backpressure holds it back. Then it waits for the client to go. Standard output:
+one JSON line with the port, one with what was sent.
+
+``--times FILE`` keeps (trades sent so far, epoch ns) of each step, for the latency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import array
+import base64
+import contextlib
+import hashlib
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import market
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+# Nobody waits for a client that does not come, or does not go.
+_PATIENCE_S = 60.0
+_STEP_S = 0.001
+# At most this much in one ``sendall``, so that pings are answered in between.
+_CHUNK_BYTES = 1 << 18
+
+
+@dataclass
+class Client:
+    """The one client: what it sends is read on a thread of its own, its pings are answered."""
+
+    sock: socket.socket
+    messages: list[bytes] = field(default_factory=list)
+    gone: threading.Event = field(default_factory=threading.Event)
+    _told: threading.Condition = field(default_factory=threading.Condition)
+    _sending: threading.Lock = field(default_factory=threading.Lock)
+
+    def shake_hands(self) -> None:
+        """Answer the upgrade."""
+        request = b""
+        while b"\r\n\r\n" not in request:
+            chunk = self.sock.recv(4096)
+            if not chunk:
+                raise SystemExit("the client went before its handshake")
+            request += chunk
+        keys = [
+            line.split(b":", 1)[1].strip()
+            for line in request.split(b"\r\n")
+            if line.lower().startswith(b"sec-websocket-key:")
+        ]
+        accept = base64.b64encode(hashlib.sha1(keys[0] + _GUID, usedforsecurity=False).digest())
+        self.sock.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send whole frames."""
+        with self._sending:
+            self.sock.sendall(data)
+
+    def await_messages(self, count: int) -> None:
+        """Wait until the client has sent so many."""
+        with self._told:
+            if not self._told.wait_for(lambda: len(self.messages) >= count, _PATIENCE_S):
+                raise SystemExit(f"the client sent {len(self.messages)} of {count} messages")
+
+    def _listen(self) -> None:
+        buffer = b""
+        with contextlib.suppress(OSError):
+            while chunk := self.sock.recv(1 << 16):
+                buffer = self._take(buffer + chunk)
+        self.gone.set()
+
+    def _take(self, buffer: bytes) -> bytes:
+        while len(buffer) >= 6:
+            length, begin = buffer[1] & 0x7F, 2
+            if length == 126:
+                length, begin = struct.unpack_from("!H", buffer, 2)[0], 4
+            end = begin + 4 + length
+            if len(buffer) < end:
+                break
+            mask, masked = buffer[begin : begin + 4], buffer[begin + 4 : end]
+            text = bytes(byte ^ mask[at % 4] for at, byte in enumerate(masked))
+            opcode = buffer[0] & 0x0F
+            if opcode == 9:
+                self.send(market.frame(text, 10))
+            elif opcode == 8:
+                self.send(market.frame(text, 8))
+            elif opcode != 10:
+                with self._told:
+                    self.messages.append(text)
+                    self._told.notify()
+            buffer = buffer[end:]
+        return buffer
+
+
+def _greet_finnhub(client: Client, tickers: int) -> None:
+    client.await_messages(tickers)  # one subscription each
+
+
+def _greet_massive(client: Client, tickers: int) -> None:
+    del tickers
+    for count, status in enumerate(("connected", "auth_success", "success")):
+        client.await_messages(count)
+        client.send(market.frame(json.dumps([{"ev": "status", "status": status}]).encode()))
+    client.await_messages(2)
+
+
+def _greet_alpaca(client: Client, tickers: int) -> None:
+    del tickers
+    import msgpack
+
+    for count, message in enumerate(("connected", "authenticated")):
+        client.await_messages(count)
+        client.send(market.frame(msgpack.packb([{"T": "success", "msg": message}]), 2))
+    client.await_messages(2)
+    client.send(market.frame(msgpack.packb([{"T": "subscription", "trades": ["*"]}]), 2))
+
+
+def _greet_okx(client: Client, tickers: int) -> None:
+    del tickers
+    client.await_messages(1)
+
+
+_GREETINGS: dict[str, Callable[[Client, int], None]] = {
+    "finnhub": _greet_finnhub,
+    "massive": _greet_massive,
+    "alpaca": _greet_alpaca,
+    "okx": _greet_okx,
+}
+
+
+@dataclass
+class Pace:
+    """What to send: ``trades`` in all, at most ``rate`` a second (0: no limit)."""
+
+    trades: int
+    rate: float
+    times: array.array[int] | None = None
+    behind_s: float = 0.0
+
+
+def play(client: Client, pool: market.Pool, pace: Pace) -> float:
+    """Send; the seconds it took."""
+    frames = pace.trades // pool.per_frame
+    per_s = pace.rate / pool.per_frame
+    sent, at = 0, 0  # frames in all; frames of this round of the pool
+    began = time.monotonic()
+    while sent < frames and not client.gone.is_set():
+        due = frames
+        if per_s:
+            due = min(frames, int((time.monotonic() - began) * per_s))
+            if due <= sent:
+                time.sleep(_STEP_S)
+                continue
+            pace.behind_s = max(pace.behind_s, time.monotonic() - began - sent / per_s)
+        stop = min(at + due - sent, pool.frames)
+        while pool.ends[stop] - pool.ends[at] > _CHUNK_BYTES and stop - at > 1:
+            stop = at + (stop - at) // 2
+        if pace.times is not None:
+            pace.times.append((sent + stop - at) * pool.per_frame)
+            pace.times.append(time.time_ns())
+        client.send(pool.data[pool.ends[at] : pool.ends[stop]])
+        sent += stop - at
+        at = 0 if stop == pool.frames else stop
+        if per_s:
+            time.sleep(_STEP_S)
+    return time.monotonic() - began
+
+
+def main() -> None:
+    """Serve one client."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dialect", default="finnhub", choices=_GREETINGS)
+    parser.add_argument("--tickers", type=int, default=50)
+    parser.add_argument("--per-frame", type=int, default=5)
+    parser.add_argument("--trades", type=int, default=100_000)
+    parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--times", type=Path)
+    given = parser.parse_args()
+    pool = market.load(given.dialect, given.tickers, given.per_frame)
+    server = socket.create_server(("127.0.0.1", 0))
+    server.settimeout(_PATIENCE_S)
+    print(json.dumps({"port": server.getsockname()[1]}), flush=True)
+    sock, _ = server.accept()
+    server.close()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.settimeout(_PATIENCE_S * 10)
+    client = Client(sock)
+    client.shake_hands()
+    _GREETINGS[given.dialect](client, given.tickers)
+    pace = Pace(given.trades, given.rate, array.array("q") if given.times else None)
+    seconds, error = 0.0, ""
+    try:
+        seconds = play(client, pool, pace)
+    except OSError as caught:
+        error = str(caught)
+    client.gone.wait(_PATIENCE_S * 2)
+    if given.times is not None and pace.times is not None:
+        given.times.write_bytes(pace.times.tobytes())
+    report = {"seconds": seconds, "behind_s": pace.behind_s, "error": error}
+    print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    main()

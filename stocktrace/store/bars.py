@@ -1,0 +1,194 @@
+"""Bars: what the trades of each minute (or any interval) came to, and whether we listened to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from stocktrace.errors import UsageError
+from stocktrace.store.conditions import counting
+from stocktrace.store.dataset import Backend, read, to_backend
+from stocktrace.store.grid import Grid, Hours, Times, grid_of
+from stocktrace.store.layout import Layout
+from stocktrace.store.listening import Listening
+from stocktrace.store.query import Day, Moment, Query, layout_of
+
+#: The columns of a bar; the prices and ``vwap`` are missing where no trade made them.
+BARS = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("start", pa.timestamp("ms", "UTC"), nullable=False),
+        pa.field("open", pa.float64()),
+        pa.field("high", pa.float64()),
+        pa.field("low", pa.float64()),
+        pa.field("close", pa.float64()),
+        pa.field("volume", pa.float64(), nullable=False),
+        pa.field("trades", pa.int64(), nullable=False),
+        pa.field("vwap", pa.float64()),
+        pa.field("gap", pa.float64(), nullable=False),
+    ]
+)
+Floats = npt.NDArray[np.float64]
+# The columns between ``start`` and ``gap``, of no bars.
+_NONE = {
+    name: np.empty(0, np.int64 if name == "trades" else np.float64) for name in BARS.names[2:-1]
+}
+
+
+def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one question
+    tickers: str | Sequence[str],
+    every: str | float | timedelta = "1m",
+    start: Moment | None = None,
+    end: Moment | None = None,
+    *,
+    date: Day | None = None,
+    session: Hours = None,
+    empty: Literal["drop", "keep"] = "drop",
+    backend: Backend = "pandas",
+    data_dir: str | Path | None = None,
+) -> Any:
+    """The published trades of ``tickers`` as bars, by the time at which they happened.
+
+    Of US stocks, some sale conditions make volume and no price, others neither (docs/reading.md).
+    A price update (volume 0, of currencies) makes prices and is no trade.
+
+    Args:
+        tickers: One or more Finnhub symbols.
+        every: Length of a bar, at most a day: ``30s``, ``5m``, seconds or a ``timedelta``.
+        start: First trade time, inclusive; ISO text or aware ``datetime`` (naive means UTC).
+        end: Last trade time, exclusive.
+        date: A date instead: UTC; with ``session`` of New York.
+        session: ``None``: all hours, bars begin with the UTC day. ``regular``: from the opening to
+            the closing bell of New York, ``extended``: from 4:00 to 20:00 there, bars begin with
+            the session. Half days end when they do.
+        empty: ``drop`` bars without trades, or ``keep`` all between the bounds (else between the
+            first and last trade of any ticker).
+        backend: What to give: a pandas or polars DataFrame, or a pyarrow Table.
+        data_dir: The data folder; default as in the settings.
+
+    Returns:
+        By ticker and time: ``symbol`` str · ``start`` datetime64[ms, UTC] · ``open``, ``high``,
+        ``low``, ``close`` float64 (trades of one millisecond in the order of arrival) · ``volume``
+        float64 · ``trades`` int64, those of the volume · ``vwap`` float64, turnover by volume ·
+        ``gap`` float64, seconds of the bar in which no published session listened.
+
+    Raises:
+        UsageError: an argument is wrong.
+        StoreError: a file is damaged.
+    """
+    if empty not in ("drop", "keep"):
+        raise UsageError(f"Empty bars are dropped (drop) or kept (keep), not {empty!r}.")
+    layout, query = layout_of(data_dir), Query.of(tickers, start, end, date)
+    grid = grid_of(layout, query, every, session)
+    found = {ticker: _bars(layout, query, ticker, grid) for ticker in query.tickers}
+    if empty == "keep":
+        wanted = _all_starts(query, grid, found)
+        found = {ticker: bars.among(wanted) for ticker, bars in found.items()}
+    tables = [_table(layout, ticker, bars, grid) for ticker, bars in found.items()]
+    return to_backend(pa.concat_tables(tables), backend)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bars:
+    """Bars of one ticker as columns; ``values`` has those between ``start`` and ``gap``."""
+
+    starts: Times
+    values: dict[str, npt.NDArray[Any]]
+
+    def among(self, starts: Times) -> _Bars:
+        """The same, with an empty bar for each of ``starts`` that has none."""
+        at = np.searchsorted(starts, self.starts)
+        values = {}
+        for name, column in self.values.items():
+            nothing = 0 if name in ("volume", "trades") else np.nan
+            values[name] = np.full(len(starts), nothing, column.dtype)
+            values[name][at] = column
+        return _Bars(starts, values)
+
+
+def _bars(layout: Layout, query: Query, ticker: str, grid: Grid) -> _Bars:
+    """The bars that trades were in."""
+    begin, end = grid.begin(query.begin), grid.end(query.end)
+    if begin is None or end is None:
+        return _Bars(np.empty(0, np.int64), _NONE)
+    within = Query((ticker,), begin, end)
+    trades = read(layout, within, ["ts_event", "price", "volume", "conditions"])
+    times = trades["ts_event"].to_numpy().astype(np.int64)
+    starts, kept = grid.starts(times)
+    prices, volumes = counting(ticker, trades["conditions"])
+    kept &= prices | volumes
+    # A stable sort leaves trades of one millisecond in the order of arrival.
+    order = np.flatnonzero(kept)[np.argsort(times[kept], kind="stable")]
+    return _aggregate(
+        starts[order],
+        trades["price"].to_numpy()[order],
+        trades["volume"].to_numpy()[order],
+        prices[order],
+        volumes[order],
+    )
+
+
+def _aggregate(
+    starts: Times,
+    price: Floats,
+    volume: Floats,
+    prices: npt.NDArray[np.bool_],
+    volumes: npt.NDArray[np.bool_],
+) -> _Bars:
+    """Trades in order of time as bars; ``prices`` and ``volumes`` say which make such."""
+    if not len(starts):
+        return _Bars(starts, _NONE)
+    firsts = np.flatnonzero(np.diff(starts, prepend=starts[0] - 1))
+    at, some = np.arange(len(starts)), np.logical_or.reduceat(prices, firsts)
+    first = np.minimum.reduceat(np.where(prices, at, len(at) - 1), firsts)
+    last = np.maximum.reduceat(np.where(prices, at, 0), firsts)
+    traded = np.where(volumes, volume, 0.0)
+    total = np.add.reduceat(traded, firsts)
+    turnover = np.add.reduceat(traded * price, firsts)
+    high = np.maximum.reduceat(np.where(prices, price, -np.inf), firsts)
+    low = np.minimum.reduceat(np.where(prices, price, np.inf), firsts)
+    return _Bars(
+        starts[firsts],
+        {
+            "open": np.where(some, price[first], np.nan),
+            "high": np.where(some, high, np.nan),
+            "low": np.where(some, low, np.nan),
+            "close": np.where(some, price[last], np.nan),
+            "volume": total,
+            "trades": np.add.reduceat((traded > 0).astype(np.int64), firsts),
+            "vwap": np.divide(turnover, total, out=np.full(len(total), np.nan), where=total > 0),
+        },
+    )
+
+
+def _table(layout: Layout, ticker: str, bars: _Bars, grid: Grid) -> pa.Table:
+    starts, ends = bars.starts, grid.ends(bars.starts)
+    columns = {
+        "symbol": np.full(len(starts), ticker, object),
+        "start": starts.view("datetime64[ms]"),
+        **bars.values,
+        "gap": Listening.of(layout, ticker, starts, ends).missed(starts, ends),
+    }
+    arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in BARS]
+    return pa.Table.from_arrays(arrays, schema=BARS)
+
+
+def _all_starts(query: Query, grid: Grid, found: dict[str, _Bars]) -> Times:
+    """Where all bars begin: within the bounds, or from the first bar with trades to the last."""
+    have = np.concatenate([bars.starts for bars in found.values()])
+    begin, end = grid.begin(query.begin), grid.end(query.end)
+    if begin is None or end is None:  # no day, or no session at all
+        return have
+    first, last = int(begin.timestamp() * 1000), int(end.timestamp() * 1000)
+    if query.date is None and query.begin is None:
+        first = int(have.min()) if len(have) else last
+    if query.date is None and query.end is None:
+        last = int(have.max()) + 1 if len(have) else first
+    return grid.between(first, last)

@@ -1,0 +1,129 @@
+"""What is asked of the published trades: which tickers, which stretch of time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Literal, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stocktrace.errors import UsageError
+from stocktrace.settings import Settings
+from stocktrace.store.columns import SCHEMA
+from stocktrace.store.layout import Layout
+from stocktrace.trade import parse_tickers
+
+Moment = str | datetime
+Day = str | date
+#: Whose time: the exchange's, or that of receipt.
+Time = Literal["ts_event", "ts_recv"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Trades of ``tickers`` with ``begin`` <= ``by`` < ``end``, or received on the UTC ``date``."""
+
+    tickers: tuple[str, ...]
+    begin: datetime | None = None
+    end: datetime | None = None
+    date: date | None = None
+    by: Time = "ts_event"
+
+    @classmethod
+    def of(
+        cls,
+        tickers: str | Sequence[str],
+        start: Moment | None = None,
+        end: Moment | None = None,
+        day: Day | None = None,
+        by: Time = "ts_event",
+    ) -> Self:
+        """The query in these words.
+
+        Raises:
+            UsageError: something is wrong with it.
+        """
+        wanted = parse_tickers((tickers,) if isinstance(tickers, str) else tuple(tickers))
+        if day is not None and (start is not None or end is not None):
+            raise UsageError("Give date, or start and end, not both.")
+        if by not in ("ts_event", "ts_recv"):
+            raise UsageError(f"There is no time {by!r}: ts_event or ts_recv.")
+        return cls(wanted, parse_moment(start), parse_moment(end), parse_day(day), by)
+
+    def folders(self, layout: Layout) -> list[tuple[str, str, Path]]:
+        """The folders that can hold the trades, by ticker and date: ``(ticker, date, folder)``."""
+        dates = [path.name.removeprefix("date=") for path in layout.dataset.glob("date=*")]
+        chosen = [each for each in sorted(dates) if self._may_hold(each)]
+        wanted = [(ticker, day) for ticker in self.tickers for day in chosen]
+        found = ((ticker, day, layout.partition(ticker, day)) for ticker, day in wanted)
+        return [each for each in found if each[2].is_dir()]
+
+    def _may_hold(self, day: str) -> bool:
+        """Whether trades asked for can have been received on ``day``.
+
+        The schema lets an event be a day ahead of its receipt; late prints come within a day,
+        what comes later is a fault.
+        """
+        if self.date is not None:
+            return day == self.date.isoformat()
+        slack = timedelta(days=1 if self.by == "ts_event" else 0)
+        return (self.begin is None or (self.begin - slack).date().isoformat() <= day) and (
+            self.end is None or day <= (self.end + slack).date().isoformat()
+        )
+
+    @property
+    def rows(self) -> pc.Expression | None:
+        """The condition on a row, or ``None`` if all of the folders' are wanted."""
+        time, unit = pc.field(self.by), SCHEMA.field(self.by).type
+        bounds = []
+        if self.begin is not None:
+            bounds.append(time >= _up_to(self.begin, unit))
+        if self.end is not None:
+            bounds.append(time < _up_to(self.end, unit))
+        if not bounds:
+            return None
+        return bounds[0] if len(bounds) == 1 else bounds[0] & bounds[1]
+
+
+def layout_of(data_dir: str | Path | None) -> Layout:
+    """The data folder to read from; default as in the settings."""
+    return Layout(Path(data_dir) if data_dir is not None else Settings.load().data_dir)
+
+
+def parse_day(day: Day | None) -> date | None:
+    """A date, from itself or ISO text.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if day is None or isinstance(day, date):
+        return day
+    try:
+        return date.fromisoformat(day)
+    except ValueError:
+        raise UsageError(f"{day!r} is no date: write it like 2026-11-23.") from None
+
+
+def parse_moment(when: Moment | None) -> datetime | None:
+    """A time in UTC, from ISO text or a ``datetime``; naive means UTC.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if when is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(when) if isinstance(when, str) else when
+    except ValueError:
+        raise UsageError(f"{when!r} is no time: write it like 2026-11-23T14:30Z.") from None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _up_to(moment: datetime, unit: pa.TimestampType) -> pa.Scalar:
+    """The first time of ``unit`` that is not before ``moment``: a bound of either kind."""
+    scalar = pa.scalar(moment, pa.timestamp("us", "UTC"))
+    return pc.ceil_temporal(scalar, unit="millisecond").cast(unit) if unit.unit == "ms" else scalar

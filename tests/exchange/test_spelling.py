@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+
+from stocktrace import cli
+from stocktrace.errors import UsageError
+from stocktrace.exchange import Fault
+from stocktrace.exchange.faults import KINDS
+from stocktrace.exchange.spelling import parse_fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("drop", Fault("drop")),
+        ("drop,after=1000trades", Fault("drop", after_trades=1000)),
+        ("drop,after=1m30s,repeat", Fault("drop", after_seconds=90.0, repeat=True)),
+        ("stall,after=2connections", Fault("stall", after_connections=2)),
+        (
+            "reset,after=2connections,after=10trades",
+            Fault("reset", after_connections=2, after_trades=10),
+        ),
+        ("status", Fault("status")),
+        ("status,status=524,for=2m", Fault("status", status=524, lasting=120.0)),
+        ("handshake-delay,by=65s", Fault("handshake-delay", seconds=65.0)),
+        ("close,code=1000,repeat", Fault("close", code=1000, repeat=True)),
+        ("duplicate,times=3", Fault("duplicate", times=3)),
+        ("silent,symbol=BINANCE:BTCUSDT", Fault("silent", symbol="BINANCE:BTCUSDT")),
+        ("lag,by=500ms,for=10s", Fault("lag", seconds=0.5, lasting=10.0)),
+        ("inject,frame=null", Fault("inject", frame=b"null")),
+        (
+            'inject,after=5s,frame={"a":1,"b":"x,repeat"}',
+            Fault("inject", after_seconds=5.0, frame=b'{"a":1,"b":"x,repeat"}'),
+        ),
+    ],
+)
+def test_a_fault_is_what_it_says(text: str, fault: Fault) -> None:
+    assert parse_fault(text) == fault
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_written(kind: str) -> None:
+    assert parse_fault(f"{kind},after=3s" + (",frame=x" if kind == "inject" else "")).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "'' is no fault: use one of status, "),
+        ("boom", "'boom' is no fault: use one of status, "),
+        ("drop,after=5x", "after=5x is no time: write it like 5s or 1m30s, or 1000trades"),
+        ("drop,for=", "for= is no time: write it like 5s or 1m30s."),
+        ("drop,code=1001", "takes after=…, for=… and repeat, and not 'code=1001'."),
+        ("drop,repeat=1", "and not 'repeat=1'."),
+        ("drop,after", "and not 'after'."),
+        ("drop,", "and not ''."),
+        ("close,code=12", "The code of the fault close is a number from 1000 to 4999."),
+        ("status,status=teapot", "The status of the fault status is a number from 200 to 599."),
+        ("status,status=２００", "a number from 200 to 599."),
+        ("copies,times=1", "a number from 2 to 100."),
+        ("inject", "The fault inject needs frame=…."),
+        ("drop,frame=x", "and not 'frame=x'."),
+        ("drop,after=1s,after=2s", "says after twice."),
+        ("drop,after=1s,after=2trades", "after trades or after seconds, not after both."),
+    ],
+)
+def test_nonsense_gets_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_fault(text)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_command_line_refuses_nonsense_before_it_listens(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["exchange", "--fault", "drop", "--fault", "boom"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("stocktrace: 'boom' is no fault: ")
+    assert cli.run(["exchange", "--chaos", "many"]) == 2
+
+
+def test_the_command_line_plays_with_faults(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[Fault]] = []
+
+    class Seen:
+        def __init__(self, source: object, settings: object, faults: list[Fault]) -> None:
+            made.append(faults)
+            raise UsageError("seen")
+
+    monkeypatch.setattr("stocktrace.exchange.Exchange", Seen)
+    cli.run(["exchange", "--fault", "drop,after=5trades", "--fault", "odd", "--chaos", "3"])
+    assert made[0][:2] == [Fault("drop", after_trades=5), Fault("odd")]
+    assert len(made[0]) > 1000
+    cli.run(["exchange"])
+    assert made[1] == []
+
+
+def test_the_command_line_ends_after_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["exchange", "--for", "100ms", "--chaos", "1", "--second", "kills-both"]) == 0
+    assert capsys.readouterr().out.startswith("ws://127.0.0.1:")

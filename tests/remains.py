@@ -1,0 +1,168 @@
+"""What a session leaves behind: folders of dead and of whole sessions, made by hand.
+
+Three windows of one session, with every kind of half-done work that a kill can leave:
+
+1. counted in the report; its tape is archived, AAPL is published, MSFT is sealed;
+2. its tape stands; AAPL is sealed, MSFT is open (killed while sealing);
+3. its tape ends in a torn line; AAPL is open, with half a row.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stocktrace.deadline import Clock
+from stocktrace.publish import rebuild
+from stocktrace.recovery import recover
+from stocktrace.report import Report
+from stocktrace.session import Journal, new_report
+from stocktrace.store import parquet
+from stocktrace.store.audit import Audit
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.segment import HEADER
+from stocktrace.store.tape import Frames, Mark, TapeWriter, archive
+from tests.conftest import NOON, SESSION, frame
+
+SECOND = 10**9
+TICKERS = ["AAPL", "MSFT", "7203"]
+PARTS = [Part(SESSION, f"20261123T143{minute}00Z_0000{minute + 1}") for minute in range(3)]
+#: A clock that stands: what is stamped while recovering is the same each time.
+STILL = Clock(wall=lambda: NOON + 3600 * SECOND)
+#: No process has this number (proc(5), pid_max).
+NOBODY = 2**22 + 1
+T = NOON // 10**6
+
+
+def stamp(minute: int, second: float) -> int:
+    """A receive time within a window."""
+    return NOON + int((minute * 60 + second) * SECOND)
+
+
+def mark(minute: int, second: float, name: str, **facts: Any) -> Mark:
+    return Mark(stamp(minute, second), name, facts)
+
+
+def read(minute: int, second: float, *frames: bytes) -> Frames:
+    return Frames(stamp(minute, second), frames)
+
+
+def opening(minute: int, *, connected: bool = True) -> Mark:
+    return mark(minute, 0, "tape", session=SESSION, connected=connected, tickers=TICKERS)
+
+
+#: What the tapes of the three windows hold; the prices tell the trades apart.
+ENTRIES: list[list[Mark | Frames]] = [
+    [
+        opening(0, connected=False),
+        mark(0, 1, "gap", start=stamp(0, 0), reason="connecting"),
+        mark(0, 1, "connected", tickers=TICKERS),
+        read(0, 2, frame(("AAPL", 1), ("MSFT", 2)), b'{"type":"ping"}', frame(("AAPL", 3))),
+        read(0, 3, frame(("MSFT", 4), ("MSFT", -4)), b"not JSON"),
+    ],
+    [
+        opening(1),
+        read(1, 5, frame(("AAPL", 5), ("MSFT", 6)), frame(("AAPL", 5))),
+        mark(1, 9, "disconnected", reason="closed by the server (1001)"),
+        mark(1, 10, "gap", start=stamp(1, 5), reason="closed by the server (1001)"),
+        mark(1, 10, "connected", tickers=TICKERS),
+        read(1, 11, frame(("MSFT", 7), ("AAPL", -7))),
+    ],
+    [
+        opening(2),
+        read(2, 1, frame(("AAPL", 8)), frame(("7203", 9))),
+        read(2, 2, frame(("AAPL", 10), ("7203", 11))),
+    ],
+]
+TORN = b'%d\t{"data":[{"c":["1"],"p":12' % stamp(2, 3)
+
+#: Each ticker's prices, in their order.
+PRICES = {"AAPL": [1, 3, 5, 5, 8, 10], "MSFT": [2, 4, 6, 7], "7203": [9, 11]}
+
+
+def write_tape(layout: Layout, part: Part, entries: Sequence[Mark | Frames]) -> Path:
+    """A tape as the intake writes it."""
+    writer = TapeWriter(layout.tapes(part.session) / f"{part.window}.tape")
+    for entry in entries:
+        if isinstance(entry, Mark):
+            writer.mark(entry)
+        else:
+            writer.append(entry.stamp, entry.frames)
+    writer.close()
+    return writer.path
+
+
+def running_report() -> Report:
+    report = new_report(SESSION, TICKERS, stamp(0, 0), {"roll_every": 60.0})
+    report.host, report.pid = "elsewhere", NOBODY
+    return report
+
+
+def dead(root: Path) -> Layout:
+    """The folder of a session that was killed; the module's docstring says how."""
+    layout = Layout(root)
+    for part, entries in zip(PARTS, ENTRIES, strict=True):
+        write_tape(layout, part, entries)
+    report = running_report()
+    journal = Journal(layout, report, Audit(layout.audit, SESSION, STILL))
+    report.unpublished.append(PARTS[0].window)
+    journal.count(rebuild(layout, PARTS[0]))
+    journal.save()
+    archive(layout.tape(PARTS[0]), layout.archived_tape(PARTS[0]))
+    parquet.convert(layout, layout.csv("AAPL", PARTS[0]))
+    rebuild(layout, PARTS[1])
+    layout.csv("MSFT", PARTS[1]).rename(layout.open_csv("MSFT", PARTS[1]))
+    with layout.open_csv("AAPL", PARTS[2]).open("wb") as segment:
+        segment.write(HEADER + b"AAPL,2026-11-23 14:3")
+    with layout.tape(PARTS[2]).open("ab") as tape:
+        tape.write(TORN)
+    return layout
+
+
+def litter(layout: Layout) -> None:
+    """What a killed process leaves under temporary names."""
+    final = layout.parquet("MSFT", PARTS[0])
+    final.parent.mkdir(parents=True, exist_ok=True)
+    coverage = layout.coverage(SESSION, PARTS[0].date)
+    coverage.parent.mkdir(parents=True, exist_ok=True)
+    scratch = layout.root / f".scratch.{NOBODY}.abc" / "csv"
+    scratch.mkdir(parents=True)
+    anchor = layout.anchor(PARTS[0].date)
+    anchor.parent.mkdir(parents=True, exist_ok=True)
+    for path in (
+        final.with_name(f".{final.name}.{NOBODY}.tmp"),
+        coverage.with_name(f".{coverage.name}.{NOBODY}.tmp"),
+        layout.tapes(SESSION) / f".{PARTS[0].window}.tape.zst.{NOBODY}.tmp",
+        layout.sessions / f".{SESSION}.json.{NOBODY}.tmp",
+        layout.sessions / f".probe.{NOBODY}.tmp",
+        anchor.with_name(f".{anchor.name}.{NOBODY}.tmp"),
+        scratch / "half",
+    ):
+        path.write_bytes(b"half")
+
+
+def whole(root: Path) -> Layout:
+    """The folder of a session that is recorded, published and balanced."""
+    layout = dead(root)
+    recover(layout, STILL)
+    return layout
+
+
+def copy(layout: Layout, root: Path) -> Layout:
+    """The same folder elsewhere."""
+    shutil.copytree(layout.root, root)
+    return Layout(root)
+
+
+def snapshot(layout: Layout) -> dict[str, Any]:
+    """All files with their contents; of the log and the locks, which tell who and when, none."""
+    found: dict[str, Any] = {}
+    for path in sorted(layout.root.rglob("*")):
+        name = str(path.relative_to(layout.root))
+        if name.startswith("log/") or path.suffix == ".lock" or path.is_dir():
+            continue
+        found[name] = json.loads(path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
+    return found

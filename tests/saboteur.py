@@ -1,0 +1,180 @@
+"""Runs ``stocktrace`` in this process with a disk that fails and a kill at a chosen call.
+
+The package has no hooks for it: the system calls that it makes are replaced here, before its
+``main`` is called. ``tests/soak.py`` forks processes that run ``play``; everything is imported
+before the fork.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+# All that a child would import by itself, so that the fork has it.
+import stocktrace.capturing
+import stocktrace.recovery
+import stocktrace.run
+import stocktrace.session
+import stocktrace.verify
+from stocktrace import cli, publish
+from stocktrace.store import parquet, segment
+
+#: What a process can be at; the later in this list, the more telling. Each has a byte in a file
+#: that the soak reads when the process is dead: how many threads are at it.
+PHASES = (
+    "starting",
+    "recording",
+    "ending",
+    "recovering",
+    "sealing",
+    "counting again",
+    "rebuilding",
+    "archiving",
+    "converting",
+    "mending a tape",
+)
+_CALLS = ("write", "fsync", "replace", "rename", "unlink", "mkdir", "open")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to go wrong with the disk, by the number of the call; ``None``: nothing."""
+
+    #: Kill at this call of one of ``kill_calls``, before or after it was made.
+    kill_at: int | None = None
+    kill_calls: tuple[str, ...] = ()
+    kill_after: bool = False
+    #: From this call on so many fail, with this error; a write may take a part before.
+    fail_at: int | None = None
+    fail_for: int = 1
+    fail_with: int = errno.ENOSPC
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A process: its arguments and environment, where it writes what it says, and its plan."""
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    folder: Path
+    output: Path
+    phase: Path
+    plan: Plan
+
+
+@dataclass(slots=True)
+class Saboteur:
+    """Counts system calls and lets some of them fail, or kills."""
+
+    plan: Plan
+    phase: mmap.mmap
+    killable: int = 0
+    calls: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def install(self) -> None:
+        """Take the place of the system."""
+        for name in _CALLS:
+            setattr(os, name, self._sabotaged(name, getattr(os, name)))
+
+    def _sabotaged(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def sabotaged(*arguments: Any, **options: Any) -> Any:
+            kill, fail = self._turn(name, arguments)
+            if kill and not self.plan.kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fail:
+                if name == "write":
+                    call(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
+                raise OSError(self.plan.fail_with, os.strerror(self.plan.fail_with))
+            result = call(*arguments, **options)
+            if kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return sabotaged
+
+    def _turn(self, name: str, arguments: tuple[Any, ...]) -> tuple[bool, bool]:
+        """Whether to kill, and whether to fail, at this call."""
+        plan = self.plan
+        with self._lock:
+            kill = fail = False
+            if name in plan.kill_calls:
+                self.killable += 1
+                kill = self.killable == plan.kill_at
+            # What only reads does not need room.
+            if name != "open" or arguments[1] & os.O_CREAT:
+                self.calls += 1
+                if plan.fail_at is not None:
+                    fail = plan.fail_at <= self.calls < plan.fail_at + plan.fail_for
+            return kill, fail
+
+    @contextmanager
+    def at(self, phase: str) -> Iterator[None]:
+        """Tell that a thread is at ``phase``."""
+        place = PHASES.index(phase)
+        with self._lock:
+            self.phase[place] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.phase[place] -= 1
+
+    def watch(self, owner: Any, name: str, phase: str) -> None:
+        """Tell when a function is running."""
+        work = getattr(owner, name)
+
+        @wraps(work)
+        def watched(*arguments: Any, **options: Any) -> Any:
+            with self.at(phase):
+                return work(*arguments, **options)
+
+        setattr(owner, name, watched)
+
+    def begin(self, phase: str) -> None:
+        """Tell that the process is at ``phase`` from now on."""
+        self.phase[PHASES.index(phase)] = 1
+
+
+def play(job: Job) -> None:
+    """Be the process: never returns."""
+    os.chdir(job.folder)
+    os.environ.update(job.environment)
+    output = os.open(job.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    with job.phase.open("r+b") as file:
+        saboteur = Saboteur(job.plan, mmap.mmap(file.fileno(), len(PHASES)))
+    saboteur.begin("starting")
+    _watch(saboteur)
+    saboteur.install()
+    cli.main(list(job.arguments))
+
+
+def _watch(saboteur: Saboteur) -> None:
+    saboteur.watch(publish, "archive", "archiving")
+    saboteur.watch(publish, "rebuild", "rebuilding")
+    saboteur.watch(parquet, "convert", "converting")
+    saboteur.watch(segment.SegmentWriter, "seal", "sealing")
+    saboteur.watch(stocktrace.recovery, "_recover", "recovering")
+    saboteur.watch(stocktrace.recovery, "recount", "counting again")
+    saboteur.watch(stocktrace.recovery, "mend", "mending a tape")
+    saboteur.watch(stocktrace.run.Run, "_stop", "ending")
+    connected = stocktrace.session.Observer.on_connected
+
+    @wraps(connected)
+    def on_connected(*arguments: Any) -> None:
+        connected(*arguments)
+        saboteur.begin("recording")
+
+    setattr(stocktrace.session.Observer, "on_connected", on_connected)  # noqa: B010 - for mypy

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import datetime as dt
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pytest
+
+import stocktrace
+from stocktrace.errors import UsageError
+from stocktrace.store import compaction, dataset, parquet
+from stocktrace.store.columns import SCHEMA
+from stocktrace.store.content import content_hash
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.partition import in_order
+from stocktrace.trade import Trade
+from tests.conftest import NOON, SESSION
+from tests.store.conftest import T
+
+HOUR_MS = 3_600_000
+MIDNIGHT = T - 14 * HOUR_MS - HOUR_MS // 2
+TICKERS = ["A", "B", "C", "D"]
+ROWS = 4_000
+ALL = 24 * ROWS
+DATE = "2026-11-23"
+
+
+def put(layout: Layout, ticker: str, part: Part, table: pa.Table) -> None:
+    """Publish a window without its CSV."""
+    path = layout.parquet(ticker, part)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with parquet.writer(path) as writer:
+        writer.write_table(table)
+        content = content_hash(iter(table.to_batches())).hexdigest()
+        writer.add_key_value_metadata({"stocktrace.content": content})
+
+
+def an_hour(hour: int, rows: int = ROWS) -> pa.Table:
+    """Trades that came in an hour, in the order of arrival, each a little after it happened."""
+    dice = np.random.default_rng(hour)
+    arrived = MIDNIGHT * 1000 + hour * HOUR_MS * 1000 + np.sort(dice.integers(0, 36 * 10**8, rows))
+    happened = arrived // 1000 - dice.integers(0, 900, rows)
+    numbers = [happened, arrived, dice.random(rows) + 100, dice.integers(1, 900, rows) / 1.0]
+    kinds = SCHEMA.types[:4]
+    arrays = [pa.array(one).cast(kind) for one, kind in zip(numbers, kinds, strict=True)]
+    return pa.Table.from_arrays([*arrays, pa.array(["1 12"] * rows)], schema=SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A day of four tickers, compacted."""
+    layout = Layout(tmp_path_factory.mktemp("day"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "ROW_GROUP", ROWS)
+        for ticker in TICKERS:
+            for hour in range(24):
+                part = Part(SESSION, f"20261123T{hour:02}0000Z_{hour + 1:05}")
+                put(layout, ticker, part, an_hour(hour))
+            compaction.compact(layout, ticker, DATE)
+    return layout
+
+
+class Counting(pafs.FileSystemHandler):  # type: ignore[misc]
+    """The local file system; counts what is read, by file."""
+
+    def __init__(self) -> None:
+        self.read: dict[str, int] = {}
+
+    def get_type_name(self) -> str:
+        return "counting"
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        self.read.setdefault(path, 0)
+        read = self.read
+
+        class File(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                data = super().read(size)
+                read[path] += len(data)
+                return data
+
+        return pa.PythonFile(File(Path(path).read_bytes()), mode="r")
+
+    def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
+        return list(pafs.LocalFileSystem().get_file_info(paths))
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def _no(self, *_: object) -> Any:
+        raise NotImplementedError
+
+    get_file_info_selector = create_dir = delete_dir = delete_dir_contents = _no
+    delete_root_dir_contents = delete_file = move = copy_file = open_input_stream = _no
+    open_output_stream = open_append_stream = _no
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
+    counting = Counting()
+    monkeypatch.setattr(dataset, "_FILE_SYSTEM", pafs.PyFileSystem(counting))
+    return counting
+
+
+@pytest.fixture
+def cost(counting: Counting, day: Layout) -> Callable[..., int]:
+    """The bytes that a question costs."""
+
+    def cost(*tickers: str, **question: Any) -> int:
+        counting.read.clear()
+        stocktrace.read_trades(tickers, data_dir=day.root, backend="pyarrow", **question)
+        return sum(counting.read.values())
+
+    return cost
+
+
+# --- what is read ----------------------------------------------------------------------------
+
+
+def test_one_ticker_costs_its_own_file(
+    day: Layout, cost: Callable[..., int], counting: Counting
+) -> None:
+    everything = cost(*TICKERS, date=DATE)
+    one = cost("B", date=DATE)
+    assert list(counting.read) == [str(day.partition("B", DATE) / "day-00001.parquet")]
+    assert 0.2 < one / everything < 0.3
+
+
+def test_one_hour_costs_the_footer_and_the_row_groups_of_that_hour(
+    day: Layout, cost: Callable[..., int]
+) -> None:
+    everything = cost(*TICKERS, date=DATE)
+    size = (day.partition("B", DATE) / "day-00001.parquet").stat().st_size
+    footer = 1 << 16  # pyarrow reads that much of the end at once
+    hour = {"start": f"{DATE}T14:00Z", "end": f"{DATE}T15:00Z"}
+    assert cost("B", **hour) < footer + 2.5 * size / 24
+    assert cost("B", **hour, by="ts_recv") < footer + 1.5 * size / 24
+    assert cost("B", **hour) / everything < 0.1
+    assert cost("B", start="2026-11-24T06:00Z") <= footer
+
+
+def test_one_column_costs_less_than_all(cost: Callable[..., int]) -> None:
+    assert cost("B", columns=["ts_event"]) < cost("B") / 2
+
+
+def test_a_query_over_a_scan_reads_no_more(day: Layout, counting: Counting) -> None:
+    trades = stocktrace.scan(TICKERS, data_dir=day.root)
+    start = dt.datetime(2026, 11, 23, 14, tzinfo=dt.UTC)
+    within = (pc.field("symbol") == "B") & (pc.field("ts_event") >= start)
+    table = trades.to_table(["price"], within & (pc.field("ts_event") < start.replace(hour=15)))
+    assert 0.9 * ROWS < len(table) < 1.1 * ROWS
+    assert [Path(path).parent.name for path in counting.read] == ["symbol=B"]
+    size = (day.partition("B", DATE) / "day-00001.parquet").stat().st_size
+    assert sum(counting.read.values()) < (1 << 16) + 2.5 * size / 24
+
+
+# --- what comes of it ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["ts_event", "ts_recv"])
+def test_passing_over_row_groups_leaves_out_no_trade(day: Layout, by: Any) -> None:
+    whole = stocktrace.read_trades("C", data_dir=day.root)
+    assert len(whole) == ALL
+    for start, end in (("13:59:59.950", "14:00:00.050"), ("02:00", "02:00:07"), ("00:00", "23:59")):
+        first, last = f"{DATE}T{start}Z", f"{DATE}T{end}Z"
+        found = stocktrace.read_trades("C", first, last, by=by, data_dir=day.root)
+        wanted = whole[(whole[by] >= first) & (whole[by] < last)]
+        assert found.equals(wanted.reset_index(drop=True))
+
+
+def test_duckdb_and_polars_query_a_scan(day: Layout) -> None:
+    trades = stocktrace.scan(["A", "C"], f"{DATE}T14:00Z", f"{DATE}T15:00Z", data_dir=day.root)
+    wanted = trades.count_rows()
+    found = duckdb.sql("SELECT symbol, date, count(*) FROM trades GROUP BY ALL ORDER BY 1")
+    assert found is not None
+    rows = found.fetchall()
+    assert [row[:2] for row in rows] == [("A", DATE), ("C", DATE)]
+    assert sum(row[2] for row in rows) == wanted
+    lazy = pl.scan_pyarrow_dataset(trades).filter(pl.col("price") > 100.5).select(pl.len())
+    assert lazy.collect().item() == trades.count_rows(filter=pc.field("price") > 100.5)
+
+
+def test_a_scan_has_the_columns_of_a_trade_and_the_date_of_its_receipt(day: Layout) -> None:
+    for ticker in ("A", "MISSING"):
+        schema = stocktrace.scan(ticker, data_dir=day.root).schema
+        assert schema.names == [
+            "symbol", "ts_event", "ts_recv", "price", "volume", "conditions", "date",
+        ]  # fmt: skip
+    assert stocktrace.scan("MISSING", data_dir=day.root).count_rows() == 0
+
+
+def test_a_question_that_makes_no_sense_is_told(day: Layout) -> None:
+    with pytest.raises(UsageError, match="There is no time 'ts_sent'"):
+        stocktrace.scan("A", by="ts_sent", data_dir=day.root)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="Give date, or start and end, not both"):
+        stocktrace.scan("A", end="2026-11-23", date="2026-11-23", data_dir=day.root)
+
+
+def test_a_trade_ahead_of_our_clock_is_found_on_the_day_it_says(
+    layout: Layout, seal: Callable[..., list[Path]]
+) -> None:
+    """Our clock is some ms late at midnight: received on the 23rd, happened on the 24th."""
+    before_midnight = NOON + int(9.5 * 3600) * 10**9 - 10**6
+    part = Part(SESSION, "20261123T235900Z_00001")
+    for segment in seal(
+        [Trade("A", 1.0, before_midnight // 10**6 + 3, 1.0)], part, before_midnight
+    ):
+        parquet.convert(layout, segment)
+    read = stocktrace.read_trades
+    assert len(read("A", "2026-11-24T00:00Z", "2026-11-24T00:01Z", data_dir=layout.root)) == 1
+    assert len(read("A", "2026-11-24T00:00Z", by="ts_recv", data_dir=layout.root)) == 0
+    assert len(read("A", date="2026-11-23", data_dir=layout.root)) == 1
+
+
+def test_a_time_of_receipt_opens_no_file_of_another_date(
+    layout: Layout, counting: Counting
+) -> None:
+    for date in ("20261122", "20261123", "20261124"):
+        put(layout, "A", Part(SESSION, f"{date}T120000Z_00001"), an_hour(0, 10))
+    stocktrace.read_trades("A", f"{DATE}T10:00Z", f"{DATE}T11:00Z", by="ts_recv",
+                           data_dir=layout.root)  # fmt: skip
+    assert [Path(path).parent.parent.name for path in counting.read] == [f"date={DATE}"]
+
+
+def test_a_file_that_goes_between_the_listing_and_the_reading_is_looked_for_again(
+    day: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def stale(folder: Path) -> Iterator[Path]:
+        nonlocal calls
+        calls += 1
+        return iter([folder / "gone.parquet"] if calls in (1, 3) else in_order(folder))
+
+    monkeypatch.setattr(dataset, "in_order", stale)
+    assert len(stocktrace.read_trades(["A", "B"], data_dir=day.root)) == 2 * ALL

@@ -1,0 +1,525 @@
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stocktrace.coverage import CONNECTING, Coverage
+from stocktrace.errors import StocktraceError
+from stocktrace.gap import Interval
+from stocktrace.intake import Intake, Recording
+from stocktrace.recorder import Recorder
+from stocktrace.recovery import coverage_of, recover
+from stocktrace.store.coverage import read_coverage, read_gaps, write_coverage
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.tape import Frames, Mark, TapeReader, archive
+from stocktrace.store.window import NS_PER_DAY
+from stocktrace.verify import verify
+from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, played, trades
+from tests.remains import PARTS, write_tape
+
+A, B = "AAPL", "MSFT"
+#: A mark, or the stamp of frames that came.
+Entry = Mark | int
+
+
+def told(*entries: Entry, end: int) -> list[Interval]:
+    """The intervals of a session, by ticker and time."""
+    coverage = Coverage()
+    for entry in entries:
+        if isinstance(entry, Mark):
+            coverage.add(entry)
+        else:
+            coverage.heard(entry)
+    coverage.close(end)
+    assert coverage.unreadable == 0
+    return sorted(coverage.intervals, key=lambda one: (one.ticker, one.start))
+
+
+def tape(stamp: int, *tickers: str, connected: bool = False) -> Mark:
+    return Mark(stamp, "tape", {"session": SESSION, "connected": connected, "tickers": tickers})
+
+
+def connect(stamp: int, *tickers: str) -> Mark:
+    return Mark(stamp, "connected", {"tickers": list(tickers)})
+
+
+def lose(stamp: int, reason: str = "lost") -> Mark:
+    return Mark(stamp, "disconnected", {"reason": reason})
+
+
+def gap(start: int, stamp: int, reason: str = "lost") -> Mark:
+    return Mark(stamp, "gap", {"start": start, "reason": reason})
+
+
+def change(stamp: int, added: Sequence[str] = (), removed: Sequence[str] = ()) -> Mark:
+    return Mark(stamp, "subscription", {"added": list(added), "removed": list(removed)})
+
+
+# --- what is said ------------------------------------------------------------------------------
+
+
+def test_before_the_first_connection_there_is_a_gap_that_says_so() -> None:
+    assert told(tape(0, A), gap(0, 5, CONNECTING), connect(5, A), end=9) == [
+        Interval(A, 0, 5, CONNECTING),
+        Interval(A, 5, 9, ""),
+    ]
+
+
+def test_a_session_that_never_connected_is_one_gap() -> None:
+    assert told(tape(0, A), end=9) == [Interval(A, 0, 9, CONNECTING)]
+
+
+def test_a_loss_begins_with_the_last_sign_of_life_and_ends_with_the_next_connection() -> None:
+    marks = (tape(0, A), connect(1, A), 3, lose(7), gap(3, 8), connect(8, A))
+    assert told(*marks, end=9) == [
+        Interval(A, 0, 1, CONNECTING),
+        Interval(A, 1, 3, ""),
+        Interval(A, 3, 8, "lost"),
+        Interval(A, 8, 9, ""),
+    ]
+
+
+def test_a_loss_that_the_session_did_not_survive_is_a_gap_since_frames_came_last() -> None:
+    assert told(tape(0, A), connect(1, A), 3, lose(7), end=9)[1:] == [
+        Interval(A, 1, 3, ""),
+        Interval(A, 3, 9, "lost"),
+    ]
+
+
+def test_a_loss_of_which_the_gap_was_never_told_is_one_all_the_same() -> None:
+    assert told(tape(0, A), connect(1, A), 3, lose(7), connect(8, A), end=9)[2:] == [
+        Interval(A, 3, 8, "lost"),
+        Interval(A, 8, 9, ""),
+    ]
+
+
+def test_a_feed_that_died_without_a_word_listened_until_frames_came_last() -> None:
+    coverage = Coverage()
+    for mark in (tape(0, A), connect(1, A)):
+        coverage.add(mark)
+    coverage.died(4, "the capture failed")
+    coverage.close(9)
+    assert coverage.intervals[1:] == [
+        Interval(A, 1, 4, ""),
+        Interval(A, 4, 9, "the capture failed"),
+    ]
+
+
+def test_a_feed_that_died_while_it_was_lost_keeps_the_reason() -> None:
+    coverage = Coverage()
+    for mark in (tape(0, A), connect(1, A), lose(7)):
+        coverage.add(mark)
+    coverage.died(4, "the capture failed")
+    coverage.close(9)
+    assert coverage.intervals[1:] == [Interval(A, 1, 4, ""), Interval(A, 4, 9, "lost")]
+
+
+def test_after_the_end_nothing_is_listened_to() -> None:
+    assert told(tape(0, A), connect(1, A), Mark(5, "ended", {}), end=9)[1:] == [
+        Interval(A, 1, 5, "")
+    ]
+
+
+def test_a_ticker_that_is_added_begins_and_one_that_is_given_up_ends() -> None:
+    marks = (tape(0, A), connect(1, A), change(4, [B], [A]), change(6, [A]))
+    assert told(*marks, end=9) == [
+        Interval(A, 0, 1, CONNECTING),
+        Interval(A, 1, 4, ""),
+        Interval(A, 6, 9, ""),
+        Interval(B, 4, 9, ""),
+    ]
+
+
+def test_a_ticker_that_is_added_twice_has_no_hole() -> None:
+    assert told(tape(0, A), connect(1, A), change(4, [A]), end=9)[1:] == [Interval(A, 1, 9, "")]
+
+
+def test_tickers_may_change_while_there_is_no_connection() -> None:
+    marks = (tape(0, A), connect(1, A), lose(3), gap(2, 5), connect(5, B))
+    assert told(*marks, end=9)[1:] == [
+        Interval(A, 1, 2, ""),
+        Interval(A, 2, 5, "lost"),
+        Interval(B, 5, 9, ""),
+    ]
+
+
+def test_a_pause_is_a_gap_of_those_that_were_listened_to() -> None:
+    paused = Mark(6, "paused", {"start": 4, "reason": "suspended"})
+    assert told(tape(0, A), connect(1, A), paused, end=9)[1:] == [
+        Interval(A, 1, 4, ""),
+        Interval(A, 4, 6, "suspended"),
+        Interval(A, 6, 9, ""),
+    ]
+
+
+def test_a_ticker_that_the_server_refuses_is_a_gap_and_others_are_not() -> None:
+    refused = Mark(2, "refused", {"tickers": [B], "text": "Invalid symbol B"})
+    assert told(tape(0, A, B), connect(1, A, B), refused, end=9) == [
+        Interval(A, 0, 1, CONNECTING),
+        Interval(A, 1, 9, ""),
+        Interval(B, 0, 1, CONNECTING),
+        Interval(B, 1, 2, ""),
+        Interval(B, 2, 9, "subscription refused: Invalid symbol B"),
+    ]
+
+
+def test_the_first_line_of_a_later_tape_says_nothing_new() -> None:
+    marks = (tape(0, A), connect(1, A), tape(5, A, connected=True))
+    assert told(*marks, end=9)[1:] == [Interval(A, 1, 9, "")]
+
+
+def test_when_the_first_tapes_are_gone_the_next_one_tells_how_it_stood() -> None:
+    assert told(tape(5, A, connected=True), end=9) == [Interval(A, 5, 9, "")]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {},
+        {"start": "x", "reason": "r"},
+        {"start": 1, "reason": None},
+        {"tickers": "AAPL"},
+        {"a": []},
+    ],
+)
+@pytest.mark.parametrize("name", ["gap", "connected", "subscription", "disconnected", "refused"])
+def test_a_mark_without_its_facts_is_counted_and_changes_nothing(
+    name: str, facts: dict[str, Any]
+) -> None:
+    if name == "disconnected" and "start" in facts and facts["reason"]:
+        facts = {**facts, "reason": 1}
+    coverage = Coverage()
+    coverage.add(tape(0, A))
+    coverage.add(connect(1, A))
+    coverage.add(Mark(4, name, facts))
+    coverage.close(9)
+    assert coverage.unreadable == 1 or (name == "gap" and "start" not in facts)
+    assert coverage.intervals[1:] == [Interval(A, 1, 9, "")]
+
+
+def test_a_mark_of_another_name_says_nothing() -> None:
+    assert told(tape(0, A), connect(1, A), Mark(4, "something", {}), end=9)[1:] == [
+        Interval(A, 1, 9, "")
+    ]
+
+
+def test_the_gaps_are_counted_by_how_many_tickers_they_are_of() -> None:
+    coverage = Coverage()
+    for mark in (tape(0, A, B), connect(1, A, B), lose(3), gap(2, 5), connect(5, A, B)):
+        coverage.add(mark)
+    coverage.close(9)
+    assert coverage.outages() == {(0, 1, CONNECTING): 2, (2, 5, "lost"): 2}
+
+
+# --- properties --------------------------------------------------------------------------------
+
+TICKERS = st.lists(st.sampled_from([A, B, "7203"]), max_size=3, unique=True)
+REASONS = st.sampled_from(["lost", "reset", "suspended"])
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 5),
+        st.sampled_from(
+            [
+                "connected",
+                "disconnected",
+                "gap",
+                "paused",
+                "subscription",
+                "refused",
+                "tape",
+                "heard",
+            ]
+        ),
+        TICKERS,
+        TICKERS,
+        REASONS,
+        st.integers(0, 8),
+    ),
+    max_size=25,
+)
+
+
+def entry_of(stamp: int, name: str, one: list[str], two: list[str], reason: str, ago: int) -> Entry:
+    facts: dict[str, dict[str, Any]] = {
+        "connected": {"tickers": one},
+        "tape": {"tickers": one, "connected": bool(two)},
+        "disconnected": {"reason": reason},
+        "gap": {"start": stamp - ago, "reason": reason},
+        "paused": {"start": stamp - ago, "reason": reason},
+        "subscription": {"added": one, "removed": two},
+        "refused": {"tickers": one, "text": reason},
+    }
+    return stamp if name == "heard" else Mark(stamp, name, facts[name])
+
+
+@dataclass(slots=True)
+class Asked:
+    """The stretches in which each ticker is asked for, by a reading of the marks of its own."""
+
+    stretches: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    since: dict[str, int] = field(default_factory=dict)
+
+    def want(self, names: set[str], at: int) -> None:
+        for ticker in self.since.keys() - names:
+            begin = self.since.pop(ticker)
+            if at > begin:
+                self.stretches.setdefault(ticker, []).append((begin, at))
+        for ticker in names - self.since.keys():
+            self.since[ticker] = at
+
+    def see(self, at: int, name: str, one: list[str], two: list[str]) -> None:
+        if name == "connected":
+            self.want(set(one), at)
+        elif name == "subscription":
+            kept = self.since.keys() - set(two)
+            self.want(set(kept), at)
+            self.want(kept | set(one), at)
+        elif name == "tape" and not self.since and not self.stretches:
+            self.want(set(one), at)
+
+
+def joined(edges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Stretches in order, those that touch made one; none may overlap."""
+    found: list[tuple[int, int]] = []
+    for start, stop in edges:
+        assert start < stop
+        assert not found or found[-1][1] <= start
+        begin = found.pop()[0] if found and found[-1][1] == start else start
+        found.append((begin, stop))
+    return found
+
+
+@given(TICKERS, STEPS, st.integers(0, 5))
+def test_whatever_happens_the_intervals_of_a_ticker_follow_one_another(
+    tickers: list[str],
+    steps: list[tuple[int, str, list[str], list[str], str, int]],
+    rest: int,
+) -> None:
+    """From when it is asked for until it is given up or the session ends: no hole, no overlap."""
+    now = NOON
+    entries: list[Entry] = [tape(now, *tickers)]
+    asked = Asked()
+    asked.want(set(tickers), now)
+    for wait, name, one, two, reason, ago in steps:
+        now += wait
+        entries.append(entry_of(now, name, one, two, reason, ago))
+        asked.see(now, name, one, two)
+    found = told(*entries, end=now + rest)
+    asked.want(set(), now + rest)
+    assert {one.ticker for one in found} == asked.stretches.keys()
+    for ticker, stretches in asked.stretches.items():
+        edges = [(one.start, one.end) for one in found if one.ticker == ticker]
+        assert joined(edges) == joined(stretches)
+
+
+@given(TICKERS.filter(bool), STEPS, st.integers(1, 5))
+def test_from_the_tape_it_is_what_it_was_live(
+    tmp_path_factory: pytest.TempPathFactory,
+    tickers: list[str],
+    steps: list[tuple[int, str, list[str], list[str], str, int]],
+    rest: int,
+) -> None:
+    now = NOON
+    live = Coverage()
+    entries: list[Mark | Frames] = []
+    for wait, name, one, two, reason, ago in [(0, "tape", tickers, [], "", 0), *steps]:
+        now += wait
+        entry = entry_of(now, name, one, two, reason, ago)
+        if isinstance(entry, Mark):
+            live.add(entry)
+            entries.append(entry)
+        else:
+            live.heard(entry)
+            entries.append(Frames(entry, (b"{}",)))
+    ended = Mark(now + rest, "ended", {})
+    live.add(ended)
+    layout = Layout(tmp_path_factory.mktemp("data"))
+    write_tape(layout, PARTS[0], [*entries, ended])
+    from_tape, last = coverage_of(layout, SESSION)
+    assert from_tape.intervals == live.intervals
+    assert last == ended.stamp
+
+
+# --- live --------------------------------------------------------------------------------------
+
+QUICK: dict[str, Any] = {"backoff_base": "10ms", "backoff_floor": "10ms", "backoff_cap": "20ms"}
+
+
+def rows(layout: Layout, session: str) -> list[tuple[str, int, int, str]]:
+    table = read_coverage(session=session, data_dir=layout.root)
+    found = zip(
+        table["symbol"],
+        table["start"].astype("int64"),
+        table["end"].astype("int64"),
+        table["reason"],
+        strict=True,
+    )
+    return sorted((str(a), int(b), int(c), str(d)) for a, b, c, d in found)
+
+
+def as_rows(intervals: Sequence[Interval]) -> list[tuple[str, int, int, str]]:
+    return sorted((i.ticker, i.start // 1000, i.end // 1000, i.reason) for i in intervals)
+
+
+def test_what_a_capture_writes_is_what_its_tapes_tell(studio: Studio) -> None:
+    def scenario() -> Scenario:
+        yield connected
+        exchange.send_raw(frame((A, 1)))
+        yield trades(1)
+        studio.handle.retarget([A, B])
+        yield lambda status: status.tickers == (A, B)
+        exchange.send_raw(frame((B, 2)))
+        yield trades(2)
+        exchange.drop_all()
+        yield lambda status: status.reconnects == 1 and status.connected
+        studio.handle.retarget([B])
+        yield lambda status: status.tickers == (B,)
+
+    with studio.exchange() as exchange:
+        report = studio.record(exchange, [A], scenario(), roll_every="1s", **QUICK)
+    layout = Layout(studio.data_dir)
+    coverage, last = coverage_of(layout, report.session)
+    assert rows(layout, report.session) == as_rows(coverage.intervals)
+    assert [row[3] == "" for row in rows(layout, report.session) if row[0] == B] == [
+        True,
+        False,
+        True,
+    ]
+    assert last == max(one.end for one in coverage.intervals)
+
+
+def test_what_comes_while_the_rest_is_published_is_not_called_listened_to(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the soak: publishing can take minutes, and nobody reads the socket meanwhile."""
+    published_at: list[int] = []
+
+    def slow(source: Path, archived: Path) -> None:
+        exchange.wait_for(lambda exchange: exchange.live == 0)
+        published_at.append(max(entry.stamp for entry in TapeReader(source)))
+        archive(source, archived)
+
+    monkeypatch.setattr("stocktrace.publish.archive", slow)
+
+    def scenario() -> Scenario:
+        yield connected
+        exchange.send_raw(frame((A, 1)))
+        yield all_of(exchange)
+
+    with studio.exchange() as exchange:
+        report = studio.record(exchange, [A], scenario())
+    found = rows(Layout(studio.data_dir), report.session)
+    assert report.ended is not None
+    assert found[-1][3] == ""
+    assert found[-1][2] == published_at[-1] // 1000
+    assert found[-1][2] < report.ended.timestamp() * 1e6
+
+
+def failing_write(suffix: str, after: int, taking: int) -> Any:
+    """``os.write`` that fails at one write to a file, once, having taken some bytes."""
+    write, seen = os.write, [0]
+
+    def failing(descriptor: int, data: bytes) -> int:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().suffix == suffix:
+            seen[0] += 1
+            if seen[0] == after:
+                return write(descriptor, bytes(data)[:taking])
+            if seen[0] == after + 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    return failing
+
+
+def test_a_read_that_the_disk_took_half_of_is_in_no_books_and_in_a_gap(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the soak: whole lines of it had stayed on the tape, and were in no books."""
+
+    def scenario() -> Scenario:
+        yield connected
+        exchange.send_raw(frame((A, 1)))
+        yield trades(1)
+        two = frame((A, 2))
+        # The next write has a line and a half taken before the disk is full.
+        monkeypatch.setattr(os, "write", failing_write(".tape", 1, len(two) + 60))
+        exchange.act(lambda gateway: gateway.links[0].send([two, frame((A, 3))]))
+        yield trades(3)
+
+    with studio.exchange() as exchange, pytest.raises(StocktraceError, match="make room"):
+        studio.record(exchange, [A], scenario())
+    monkeypatch.undo()
+    layout = Layout(studio.data_dir)
+    recover(layout)
+    (session,) = [path.name for path in layout.root.glob("tape/*")]
+    assert list(verify(layout, session)) == []
+    coverage, _ = coverage_of(layout, session)
+    heard = max(
+        entry.stamp
+        for path in layout.session_tapes(session).values()
+        for entry in TapeReader(path)
+        if isinstance(entry, Frames)
+    )
+    assert [(row[2], row[3]) for row in rows(layout, session)][-2:] == [
+        (heard // 1000, ""),
+        (rows(layout, session)[-1][2], "the capture failed"),
+    ]
+    assert coverage.intervals[-1].end == heard
+
+
+def test_a_sync_that_is_due_when_the_last_tape_was_sealed_does_not_fail_the_capture(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+    run = Recorder.run
+
+    def sealed_and_waiting(recorder: Recorder) -> None:
+        run(recorder)
+        assert asked.wait(30)
+
+    def noticed(intake: Intake) -> Recording:
+        if not intake.recordings:
+            asked.set()
+        return intake.recordings[-1]
+
+    monkeypatch.setattr(Recorder, "run", sealed_and_waiting)
+    monkeypatch.setattr(Intake, "current", property(noticed))
+    with studio.exchange() as exchange:
+        report = studio.record(exchange, [A], played(exchange), sync_every="5ms")
+    assert report.state == "interrupted"
+
+
+def test_a_day_can_be_read_by_itself(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    midnight = NOON - NOON % NS_PER_DAY + NS_PER_DAY
+    write_coverage(
+        layout,
+        SESSION,
+        [
+            Interval(A, midnight - 5000, midnight + 7000, ""),
+            Interval(A, midnight + 7000, midnight + 9000, "lost"),
+        ],
+    )
+    assert len(read_coverage(date="2026-11-23", data_dir=tmp_path)) == 1
+    assert len(read_coverage(date="2026-11-24", data_dir=tmp_path)) == 2
+    (found,) = read_gaps(A, data_dir=tmp_path).to_dict("records")
+    assert (found["session"], found["symbol"], found["reason"]) == (SESSION, A, "lost")
+    assert (found["start"].value, found["end"].value) == (midnight + 7000, midnight + 9000)
+
+
+def test_a_roll_is_no_sign_of_life(tmp_path: Path) -> None:
+    """It is written for what was read next, which a kill may have kept from the tape."""
+    layout = Layout(tmp_path)
+    write_tape(layout, PARTS[0], [tape(NOON, A), connect(NOON + 1, A), Frames(NOON + 9, (b"{}",))])
+    write_tape(layout, Part(SESSION, PARTS[1].window), [tape(NOON + 99, A, connected=True)])
+    coverage, last = coverage_of(layout, SESSION)
+    assert (coverage.intervals[-1].end, last) == (NOON + 9, NOON + 9)

@@ -1,0 +1,39 @@
+"""All at once, at random: whatever the exchange does, the books balance and nothing is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from stocktrace.exchange import SyntheticMarket
+from stocktrace.exchange.chaos import chaos
+from tests.conftest import Scenario, Studio
+from tests.test_faults.conftest import findings, record, tape_frames
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_capture_in_chaos_keeps_what_it_received(studio: Studio, seed: int) -> None:
+    def scenario() -> Scenario:
+        yield lambda status: status.reconnects >= 8 and status.elapsed_s > 2
+
+    faults = chaos(seed, pace=0.3, connections=500)
+    market = SyntheticMarket(seed=seed, rate=1000)
+    with studio.exchange(market, faults, settle=None) as exchange:
+        report = record(
+            studio, exchange, scenario(), ["AAPL", "MSFT", "BINANCE:BTCUSDT"], lasting=40.0,
+            handshake_within="300ms", frame_within="300ms", roll_every="1s", flush_every="100ms",
+        )  # fmt: skip
+        sent = [connection.frames for connection in exchange.connections]
+    assert report.reconnects >= 8
+    # What was kept is, connection by connection, a beginning of what was sent on it.
+    kept = tape_frames(studio.data_dir, report.session)
+    assert len(kept) > 20
+    for frames in sent:
+        count = next(
+            (at for at, pair in enumerate(zip(kept, frames, strict=False)) if pair[0] != pair[1]),
+            min(len(kept), len(frames)),
+        )
+        kept = kept[count:]
+    assert kept == []
+    assert report.balanced
+    assert len(report.outages) >= report.reconnects - 1
+    assert findings(studio.data_dir) == []

@@ -1,0 +1,260 @@
+"""FAULTS.md 19, 20, 33-36: clocks that are set, days that end, days that are shorter."""
+
+from __future__ import annotations
+
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pyarrow.parquet as pq
+import pytest
+
+from stocktrace.calendar import session_close, us_session
+from stocktrace.errors import StocktraceError
+from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
+from stocktrace.settings import parse_until
+from stocktrace.store.window import NS_PER_DAY, RollPolicy, utc_date
+from stocktrace.vigil import silent
+from tests.conftest import Scenario, Studio, connected, frame, played, published, sent, trades
+from tests.test_faults.conftest import (
+    QUICK_BOUND,
+    SECOND,
+    SLACK,
+    Hands,
+    Launch,
+    at,
+    events,
+    findings,
+    numbered,
+    record,
+    recorded,
+    report_of,
+    snapshot,
+    tape_frames,
+    until,
+)
+
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+def all_sent(exchange: Exchange) -> list[bytes]:
+    return [frame for connection in exchange.connections for frame in connection.frames]
+
+
+def test_19_a_clock_set_back_over_midnight_opens_nothing_again(studio: Studio) -> None:
+    hands = Hands(at("2026-11-24T23:59:50"))
+    tapes: dict[str, tuple[int, bytes]] = {}
+
+    def scenario(exchange: Exchange) -> Scenario:
+        folder = studio.data_dir
+        yield connected
+        exchange.send_raw(frame(("AAPL", 1)))
+        yield trades(1)
+        hands.stepped += 20  # into the next day
+        exchange.send_raw(frame(("AAPL", 2)))
+        yield trades(2)
+        yield lambda _: len(list(folder.glob("parquet/*/*/[!.]*.parquet"))) == 1
+        tapes.update(snapshot(folder / "tape", "*.tape.zst"))
+        tapes.update(snapshot(folder / "parquet", "[!.]*.parquet"))
+        hands.stepped -= 30  # and back into the one before
+        exchange.send_raw(frame(("AAPL", 3)))
+        yield trades(3)
+
+    with studio.exchange() as exchange:
+        report = record(studio, exchange, scenario(exchange), clock=hands.clock())
+    assert len(tapes) == 2
+    after = {
+        **snapshot(studio.data_dir / "tape", "*.tape.zst"),
+        **snapshot(studio.data_dir / "parquet"),
+    }
+    assert tapes.items() <= after.items()
+    assert [name[-5:] for name in report.windows] == ["00001", "00002", "00003"]
+    days = {
+        path.parent.parent.name: sorted(
+            price
+            for each in path.parent.parent.glob("*/*.parquet")
+            for price in pq.ParquetFile(each).read()["price"].to_pylist()
+        )
+        for path in studio.data_dir.glob("parquet/*/*/*.parquet")
+    }
+    assert days == {"date=2026-11-24": [1, 3], "date=2026-11-25": [2]}
+    reasons = [event["reason"] for event in events(studio.data_dir, "gap")]
+    assert any(reason.startswith("the clock was set back by 30.") for reason in reasons)
+    assert findings(studio.data_dir) == []
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0], ids=["an hour on", "an hour back"])
+def test_20_a_clock_that_is_set_changes_no_timer(studio: Studio, step: float) -> None:
+    hands, took = Hands(), 0.0
+
+    def scenario(exchange: Exchange) -> Scenario:
+        nonlocal took
+        yield trades(10)
+        exchange.inject(Fault("stall"))
+        began = time.monotonic()
+        hands.stepped += step
+        yield lambda status: status.connected and status.reconnects == 1
+        took = time.monotonic() - began
+
+    with studio.exchange(Script(numbered(10)), settle=0.05) as exchange:
+        report = record(studio, exchange, scenario(exchange), clock=hands.clock())
+    assert 0.3 <= took < QUICK_BOUND + SLACK
+    (gap,) = [gap for gap in report.gaps if gap.reason == "ping unanswered for 0.3 s"]
+    length = (gap.end - gap.start).total_seconds()
+    assert 0 < length < QUICK_BOUND + SLACK + max(0, step)
+    assert published(studio.data_dir) == {"AAPL": recorded(range(1, 11))}
+
+
+def test_33_a_burst_across_midnight_is_parted_exactly(studio: Studio) -> None:
+    # The next one, for a market's trades happen now.
+    midnight = (time.time_ns() // NS_PER_DAY + 1) * NS_PER_DAY
+    hands = Hands(midnight - SECOND)
+
+    def scenario(exchange: Exchange) -> Scenario:
+        yield lambda _: hands.wall() > midnight + SECOND
+        exchange.mute()
+        yield lambda status: status.trades >= exchange.sent_trades
+
+    with studio.exchange(SyntheticMarket(rate=2000), settle=0.05) as exchange:
+        report = record(studio, exchange, scenario(exchange), ["AAPL", "MSFT"], clock=hands.clock())
+    rows = {utc_date(midnight - 1): 0, utc_date(midnight): 0}
+    for path in studio.data_dir.glob("parquet/*/*/*.parquet"):
+        date = path.parent.parent.name.removeprefix("date=")
+        received = pq.ParquetFile(path).read()["ts_recv"].to_pylist()
+        assert {f"{stamp:%Y-%m-%d}" for stamp in received} == {date}
+        rows[date] += len(received)
+    assert all(count > 100 for count in rows.values())
+    assert sum(rows.values()) == report.books.trades
+    assert published(studio.data_dir) == sent(all_sent(exchange))
+    assert findings(studio.data_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("day", "now", "close", "hours"),
+    [
+        ("2026-03-08", "2026-03-08T01:30-05:00", "2026-03-08T20:00+00:00", 23),
+        ("2026-11-01", "2026-11-01T01:30-04:00", "2026-11-01T21:00+00:00", 25),
+    ],
+)
+def test_34_on_the_days_of_other_lengths_times_mean_what_new_york_means(
+    day: str, now: str, close: str, hours: int
+) -> None:
+    here = datetime.fromisoformat(now).astimezone(NEW_YORK)
+    assert parse_until("16:00 America/New_York", here) == datetime.fromisoformat(close)
+    # A window every ten minutes from midnight to midnight there: none missing, none twice.
+    begin = datetime.fromisoformat(day).replace(tzinfo=NEW_YORK).astimezone(UTC)
+    policy, names, stamp = RollPolicy(600.0, 1 << 40), [], int(begin.timestamp()) * SECOND
+    end = stamp + hours * 3600 * SECOND
+    while stamp < end:
+        window = policy.open("s", len(names) + 1, stamp)
+        assert (window.start, window.end) == (stamp, stamp + 600 * SECOND)
+        assert policy.due(window, window.end, 0)
+        names.append(window.name[:16])
+        stamp = window.end
+    assert len(set(names)) == len(names) == hours * 6
+
+
+def test_34_the_hour_that_comes_twice_has_files_of_its_own(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        for begin in ("2026-11-01T05:59:59", "2026-11-01T06:59:59"):  # both are 01:59:59 there
+            hands = Hands(at(begin))
+            frames = [(n * SECOND, frame(("AAPL", n), t=hands.start // 10**6)) for n in range(1, 6)]
+            with studio.exchange(Script(frames, speed=4.0), settle=0.05) as exchange:
+                record(studio, exchange, played(exchange), clock=hands.clock(), roll_every="1s")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    files = list(studio.data_dir.glob("parquet/date=2026-11-01/*/*.parquet"))
+    assert len(files) >= 4
+    (rows,) = published(studio.data_dir).values()
+    assert [row[1] for row in rows] == [1, 2, 3, 4, 5] * 2
+    assert findings(studio.data_dir) == []
+
+
+def test_35_a_suspended_process_wakes_and_tells_the_gap(studio: Studio, launch: Launch) -> None:
+    # What a person would call a pause is 5 s; a test has no time for that.
+    before = "from stocktrace import pulse; pulse.PAUSE_S = 0.8"
+    with studio.exchange(SyntheticMarket(rate=200), ping_period=0.05, settle=0.05) as exchange:
+        process = launch(exchange, before=before, roll_every="1s", flush_every="100ms")
+        until(lambda: list(studio.data_dir.glob("tape/*/*_00002.tape")), why="no second window")
+        process.signal(signal.SIGSTOP)
+        stopped, beats = time.monotonic(), exchange.sent_frames
+        exchange.wait_for(
+            lambda exchange: time.monotonic() - stopped > 2.0 and exchange.sent_frames > beats, 30
+        )
+        process.signal(signal.SIGCONT)
+        until(lambda: any("suspended" in gap["reason"] for gap in gaps(studio.data_dir)))
+        process.signal(signal.SIGINT)
+        assert process.end()[0] == 130
+    report = report_of(studio.data_dir)
+    assert report.state == "interrupted"
+    (gap,) = [gap for gap in report.outages if gap.reason.startswith("suspended or stalled for")]
+    assert (gap.end - gap.start).total_seconds() >= 2.0
+    assert not list(studio.data_dir.glob("tape/*/*.tape"))  # all windows were closed
+    assert published(studio.data_dir) == sent(tape_frames(studio.data_dir, report.session))
+    assert findings(studio.data_dir) == []
+
+
+def gaps(data_dir: Path) -> list[dict[str, str]]:
+    return events(data_dir, "gap")
+
+
+def test_35_a_machine_that_slept_for_a_day_ends_what_is_over(studio: Studio) -> None:
+    """Linux's monotonic clock stands still meanwhile; the wall clock does not."""
+    hands = Hands(at("2026-11-24T15:00:00"))
+
+    def scenario(exchange: Exchange) -> Scenario:
+        yield trades(5)
+        hands.stepped += 86_400
+        exchange.send_raw(frame(("AAPL", 6)))
+        yield trades(6)
+        yield lambda _: False
+
+    end = datetime.fromisoformat("2026-11-25T15:00:02+00:00")
+    began = time.monotonic()
+    with studio.exchange(Script(numbered(5)), settle=0.05) as exchange:
+        report = record(studio, exchange, scenario(exchange), clock=hands.clock(), until=end)
+    assert time.monotonic() - began < 6 + SLACK
+    assert (report.state, report.reason) == ("complete", "its time was up")
+    (gap,) = [gap for gap in report.outages if "suspended" in gap.reason]
+    assert (gap.end - gap.start).total_seconds() == pytest.approx(86_400, abs=5)
+    dates = {path.name for path in studio.data_dir.glob("parquet/*")}
+    assert dates == {"date=2026-11-24", "date=2026-11-25"}
+    assert published(studio.data_dir) == {"AAPL": recorded(range(1, 7))}
+    assert findings(studio.data_dir) == []
+
+
+def test_36_until_close_ends_at_one_on_a_half_day(studio: Studio) -> None:
+    session = us_session(datetime(2026, 11, 27, tzinfo=UTC).date())
+    assert session is not None
+    assert session.closes.astimezone(NEW_YORK) == datetime(2026, 11, 27, 13, tzinfo=NEW_YORK)
+    hands = Hands(int(session.closes.timestamp() - 1) * SECOND)
+    now = datetime.fromtimestamp(hands.wall() / SECOND, UTC)
+    with studio.exchange(Script(numbered(5)), settle=0.05) as exchange:
+        report = record(studio, exchange, clock=hands.clock(), until=session_close(now))
+    assert report.state == "complete"
+    assert report.ended is not None
+    assert 0 <= (report.ended - session.closes).total_seconds() < SLACK
+    assert published(studio.data_dir) == {"AAPL": recorded(range(1, 6))}
+    # The long afternoon after it, and Thanksgiving before it, are no silence of a stock.
+    for begin, end in (
+        ("2026-11-27T18:00", "2026-11-28T00:00"),
+        ("2026-11-26T09", "2026-11-26T23"),
+    ):
+        times = [datetime.fromtimestamp(at(text) / SECOND, UTC) for text in (begin, end)]
+        assert silent(["AAPL", "BRK.B"], {}, *times) == {}
+
+
+def test_36_a_holiday_is_told_and_skipped() -> None:
+    for day in ("2026-05-25", "2026-11-26", "2026-11-28"):  # Memorial Day, Thanksgiving, a Saturday
+        with pytest.raises(StocktraceError, match="closed today[:;] its next session opens"):
+            session_close(datetime.fromisoformat(f"{day}T10:00-05:00"))
+    begin, end = (datetime.fromisoformat(f"2026-05-25T{hour}:30+00:00") for hour in (13, 20))
+    assert silent(["AAPL"], {}, begin, end) == {}
+    assert silent(["BINANCE:BTCUSDT"], {}, begin, end) == {"BINANCE:BTCUSDT": 7 * 3600.0}

@@ -1,0 +1,370 @@
+"""FAULTS.md 21-27, 41, 44: what dies in the middle, and what is found afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stocktrace import cli
+from stocktrace.errors import ConversionError, StoreError
+from stocktrace.exchange import Script, SyntheticMarket
+from stocktrace.publish import rebuild
+from stocktrace.recovery import mend, recover
+from stocktrace.store import audit, parquet
+from stocktrace.store.layout import Layout
+from stocktrace.store.tape import Frames, TapeReader, archive
+from stocktrace.verify import verify
+from tests.conftest import (
+    SESSION,
+    Scenario,
+    Studio,
+    all_of,
+    frame,
+    played,
+    published,
+    sent,
+    tree,
+)
+from tests.test_faults.conftest import (
+    PART,
+    Launch,
+    dead_session,
+    findings,
+    numbered,
+    record,
+    recorded,
+    report_of,
+    snapshot,
+    tape_frames,
+    until,
+)
+
+FRAMES = [frame(("AAPL", n)) for n in range(1, 6)]
+
+
+def sealed(data_dir: Path, prices: range = range(1, 6)) -> Path:
+    """A sealed segment with its tape, as a session leaves it that dies before it publishes."""
+    dead_session(data_dir, [frame(("AAPL", n)) for n in prices])
+    rebuild(Layout(data_dir), PART)
+    return Layout(data_dir).csv("AAPL", PART)
+
+
+def temporaries(data_dir: Path) -> list[str]:
+    return [name for name in tree(data_dir) if name.endswith((".tmp", ".open"))]
+
+
+# Deaths in the middle of a conversion: what is patched dies instead, in a process of its own.
+DEATHS = {
+    "before the first row": "parquet.pq.ParquetWriter.write_table = die",
+    "before the footer": "parquet.pq.ParquetWriter.close = die",
+    "before it is read again": "parquet.read_parquet = die",
+    "before the name": "files.publish = die",
+    "before the source goes": "parquet.Converted = die; Path.unlink = die",
+}
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from stocktrace.store import files, parquet
+from stocktrace.store.layout import Layout
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), {number})
+
+layout = Layout(Path(sys.argv[1]))
+(segment,) = layout.root.glob("csv/*/*.csv")
+{patch}
+parquet.convert(layout, segment)
+"""
+
+
+def die_converting(data_dir: Path, patch: str, number: signal.Signals) -> None:
+    program = PROGRAM.format(patch=patch, number=int(number))
+    done = subprocess.run([sys.executable, "-c", program, str(data_dir)], check=False)
+    assert done.returncode == -number
+
+
+def test_21_a_tape_torn_at_any_byte_gives_no_wrong_row_and_says_what_it_lost(
+    tmp_path: Path,
+) -> None:
+    text = dead_session(tmp_path / "whole", FRAMES[:3]).read_bytes()
+    lines = text.splitlines(keepends=True)
+    begin = len(text) - len(lines[-1]) - len(lines[-2])
+    tape = tmp_path / "torn.tape"
+    for end in range(begin, len(text) + 1):
+        whole, _, torn = text[:end].rpartition(b"\n")
+        tape.write_bytes(text[:end])
+        reader = TapeReader(tape)
+        frames = [each for entry in reader if isinstance(entry, Frames) for each in entry.frames]
+        assert frames == FRAMES[: len(whole.splitlines()) - 2]  # the first two are marks
+        assert (reader.torn_bytes, reader.bad_lines) == (len(torn), 0)
+        mend(tape)
+        assert tape.read_bytes() == whole + b"\n"
+        aside = tape.with_suffix(".torn")
+        assert aside.read_bytes() == torn if torn else not aside.exists()
+        aside.unlink(missing_ok=True)
+    # The same through all of a recovery: around the line feeds, and in the last number.
+    for end in (begin, begin + 1, text.rindex(b'"p":3') + 5, len(text) - 1, len(text)):
+        root = tmp_path / f"cut{end}"
+        tape = dead_session(root, [])
+        tape.write_bytes(text[:end])
+        complete = text[:end].count(b"\n") - 2
+        torn = text[:end].rpartition(b"\n")[2]
+        (one,) = recover(Layout(root))
+        assert (one.rows, one.torn_bytes) == (complete, len(torn))
+        assert published(root)["AAPL"] == recorded(range(1, complete + 1))
+        aside = tape.with_suffix(".torn")
+        assert aside.read_bytes() == torn if torn else not aside.exists()
+
+
+def test_21_a_csv_torn_at_any_byte_is_not_believed(tmp_path: Path) -> None:
+    segment = sealed(tmp_path, range(1, 4))
+    text = segment.read_bytes()
+    rows = 0
+    for end in range(len(text) - 1, 0, -1):
+        segment.write_bytes(text[:end])
+        if text[:end].endswith(b"\n") and text[:end].count(b"\n") > 1:
+            rows += 1  # it lost whole rows, which only a comparison with the tape can tell
+            continue
+        with pytest.raises(ConversionError):
+            parquet.convert(Layout(tmp_path), segment)
+        assert segment.read_bytes() == text[:end]
+        assert not list(tmp_path.glob("parquet/*/*/*.parquet"))
+        assert temporaries(tmp_path) == []
+    assert rows == 2
+
+
+def test_22_a_torn_tail_is_set_aside_before_anything_is_added(studio: Studio) -> None:
+    tape = dead_session(studio.data_dir, FRAMES)
+    text = tape.read_bytes()
+    tape.write_bytes(text[:-7])
+    log = Layout(studio.data_dir).audit
+    audit.Audit(log, SESSION)("start")
+    audit.Audit(log, SESSION)("connect")
+    log.write_bytes(log.read_bytes()[:-9])
+    with studio.exchange(Script(numbered(5, begin=6)), settle=0.05) as exchange:
+        record(studio, exchange, played(exchange))
+    (rows,) = published(studio.data_dir).values()
+    assert sorted(rows) == recorded([1, 2, 3, 4, *range(6, 11)])
+    assert tape.with_suffix(".torn").read_bytes() == text.splitlines()[-1][:-6]
+    # The log's torn line stands alone, and is told; what was added to it is whole.
+    assert [line.endswith('"}') for line in log.read_text().splitlines()[:3]] == [True, False, True]
+    assert len(list(audit.check(log))) == 1
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_23_a_conversion_killed_anywhere_is_done_again(tmp_path: Path, death: str) -> None:
+    segment = sealed(tmp_path)
+    text = segment.read_bytes()
+    die_converting(tmp_path, DEATHS[death], signal.SIGKILL)
+    assert segment.read_bytes() == text
+    (one,) = recover(Layout(tmp_path))
+    assert one.balanced
+    assert temporaries(tmp_path) == []
+    assert not segment.exists()
+    assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
+    before = snapshot(tmp_path / "parquet")
+    assert recover(Layout(tmp_path)) == []
+    assert snapshot(tmp_path / "parquet") == before
+    assert findings(tmp_path) == []
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, -1], ids=["empty", "magic", "middle", "last byte"])
+def test_24_a_truncated_file_is_not_accepted_because_it_exists(tmp_path: Path, cut: int) -> None:
+    layout = Layout(tmp_path)
+    segment = sealed(tmp_path)
+    text = segment.read_bytes()
+    parquet.convert(layout, segment)
+    final = layout.parquet("AAPL", PART)
+    whole = final.read_bytes()
+
+    final.write_bytes(whole[:cut])  # beside its source: the next conversion sees through it
+    segment.write_bytes(text)
+    assert parquet.convert(layout, segment) is not None
+    assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
+
+    recover(layout)
+    final.write_bytes(whole[:cut])  # without: verify finds it and the tape brings it back
+    found = list(verify(layout, SESSION, repair=True))
+    assert [finding.path for finding in found] == [final]
+    assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
+    assert findings(tmp_path) == []
+
+
+def test_25_of_a_truncated_tape_every_complete_line_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tape = dead_session(tmp_path, [frame(("AAPL", n)) for n in range(1, 5001)])
+    lines = tape.read_bytes().splitlines(keepends=True)
+    kept, torn = b"".join(lines[:4902]), lines[4902][:50]  # with the two marks 4,900 trades
+    tape.write_bytes(kept + torn)
+    assert cli.run(["recover", "--data-dir", str(tmp_path)]) == 0
+    assert len(published(tmp_path)["AAPL"]) == 4900
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split("  ")[-1].strip() == "books"
+    assert shown[1].replace(",", "").split() == [SESSION, "1", "4900", "50", "balance"]
+
+
+@pytest.mark.parametrize("ending", [".zst", ".gz"])
+def test_25_of_a_truncated_compressed_tape_every_complete_line_is_kept(
+    tmp_path: Path, ending: str
+) -> None:
+    # Prices that do not repeat: something that no compressor makes one block of.
+    tape = dead_session(tmp_path, [frame(("AAPL", n * 1.000_37)) for n in range(1, 20_001)])
+    whole = tape.read_bytes()
+    packed = tape.with_name(tape.name + ending)
+    if ending == ".gz":
+        packed.write_bytes(gzip.compress(whole))
+    else:
+        archive(tape, packed)
+    packed.write_bytes(packed.read_bytes()[: packed.stat().st_size * 9 // 10])
+    reader = TapeReader(packed)
+    frames = [frame for entry in reader if isinstance(entry, Frames) for frame in entry.frames]
+    true = [line.split(b"\t")[1] for line in whole.splitlines()[2:]]
+    assert frames == true[: len(frames)]
+    assert len(frames) > 10_000
+    assert reader.broken is not None
+    assert reader.bad_lines == 0
+
+
+def test_25_a_truncated_archive_is_told_and_costs_nothing_that_was_published(
+    tmp_path: Path,
+) -> None:
+    layout = Layout(tmp_path)
+    dead_session(tmp_path, FRAMES)
+    recover(layout)
+    archived = layout.archived_tape(PART)
+    archived.write_bytes(archived.read_bytes()[:-20])
+    found = list(verify(layout, SESSION, repair=True))
+    assert [finding.path for finding in found] == [archived]
+    assert "damaged" in found[0].problem
+    assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
+
+
+def test_25_a_truncated_csv_is_told_and_had_from_the_tape(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    segment = sealed(tmp_path)
+    whole = segment.read_bytes()
+    segment.write_bytes(b"".join(whole.splitlines(keepends=True)[:-2]))  # two rows are missing
+    found = list(verify(layout, SESSION, repair=True))
+    assert segment in [finding.path for finding in found]
+    assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
+
+
+def test_26_rows_in_and_none_out_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segment = sealed(tmp_path)
+    monkeypatch.setattr(parquet.pq.ParquetWriter, "write_table", lambda *_: None)
+    assert cli.run(["convert", "--data-dir", str(tmp_path)]) == 1
+    assert "does not hold the 5 rows" in capsys.readouterr().err
+    monkeypatch.undo()
+    text = segment.read_bytes()
+    segment.write_bytes(text.splitlines(keepends=True)[0])
+    assert cli.run(["convert", "--data-dir", str(tmp_path)]) == 1
+    assert "without rows" in capsys.readouterr().err
+    assert segment.exists()
+    assert published(tmp_path) == {}
+    assert temporaries(tmp_path) == []
+
+
+def test_27_the_source_stays_when_the_writer_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = sealed(tmp_path)
+    text = segment.read_bytes()
+    for broken in ("write_table", "close", "add_key_value_metadata"):
+        with monkeypatch.context() as patch:
+            fail = Failing(getattr(parquet.pq.ParquetWriter, broken))
+            patch.setattr(parquet.pq.ParquetWriter, broken, lambda *given: fail(*given))
+            with pytest.raises(StoreError, match="Cannot write .*Input/output error"):
+                parquet.convert(Layout(tmp_path), segment)
+        assert segment.read_bytes() == text
+        assert published(tmp_path) == {}
+        assert temporaries(tmp_path) == []
+    parquet.convert(Layout(tmp_path), segment)
+    assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
+
+
+class Failing:
+    """Fails once; what is closed again when it is forgotten then can be."""
+
+    def __init__(self, works: Callable[..., object]) -> None:
+        self._works = works
+        self._failed = False
+
+    def __call__(self, *given: object) -> object:
+        if self._failed:
+            return self._works(*given)
+        self._failed = True
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_27_the_source_stays_when_a_term_comes_in_the_middle(tmp_path: Path, death: str) -> None:
+    segment = sealed(tmp_path)
+    text = segment.read_bytes()
+    die_converting(tmp_path, DEATHS[death], signal.SIGTERM)
+    assert segment.read_bytes() == text
+    with contextlib.suppress(FileNotFoundError):
+        parquet.convert(Layout(tmp_path), segment)
+    assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
+
+
+def test_41_a_killed_capture_is_recovered_by_the_next_without_double_rows(
+    studio: Studio, launch: Launch
+) -> None:
+    tickers = ["AAPL", "MSFT", "BINANCE:BTCUSDT"]
+    with studio.exchange(SyntheticMarket(rate=2000), settle=0.05) as exchange:
+        process = launch(exchange, *tickers, roll_every="1s", flush_every="200ms")
+        until(lambda: list(studio.data_dir.glob("tape/*/*_00003.tape")), why="no third window")
+        until(lambda: list(studio.data_dir.glob("parquet/*/*/*")), why="nothing was published")
+        process.signal(signal.SIGKILL)
+        assert process.end()[0] == -signal.SIGKILL
+        first = report_of(studio.data_dir)
+        assert first.state == "running"
+        (connection,) = exchange.connections
+        exchange.wait_for(lambda _: not connection.open)
+    dead = tape_frames(studio.data_dir, first.session)
+    assert connection.frames[: len(dead)] == dead  # in order, none twice, to the last one read
+    assert len(dead) > 50
+    with studio.exchange(Script(numbered(5, "NVDA")), settle=0.05) as exchange:
+        record(studio, exchange, played(exchange), ["NVDA"])
+    assert published(studio.data_dir) == {**sent(dead), "NVDA": recorded(range(1, 6))}
+    states = [path.read_text().count('"recovered"') for path in sessions(studio.data_dir)]
+    assert states == [1, 0]
+    assert findings(studio.data_dir) == []
+    assert recover(Layout(studio.data_dir)) == []
+
+
+def sessions(data_dir: Path) -> list[Path]:
+    return sorted(Layout(data_dir).sessions.glob("*.json"))
+
+
+def test_44_what_a_dead_session_left_is_published_while_the_next_begins(studio: Studio) -> None:
+    layout = Layout(studio.data_dir)
+    segment = sealed(studio.data_dir)  # one window sealed, not converted …
+    later = type(PART)(SESSION, "20261123T143100Z_00002")
+    dead_session(studio.data_dir, [frame(("AAPL", n)) for n in (6, 7)], part=later)  # … one open
+    assert segment.exists()
+
+    def scenario(exchange) -> Scenario:
+        yield lambda _: len(list(layout.published(SESSION))) == 2
+        yield all_of(exchange)
+
+    with studio.exchange(Script(numbered(3, "MSFT")), settle=0.05) as exchange:
+        record(studio, exchange, scenario(exchange), ["MSFT"])
+    assert published(studio.data_dir) == {
+        "AAPL": recorded(range(1, 8)),
+        "MSFT": recorded(range(1, 4)),
+    }
+    assert [name for name in tree(studio.data_dir) if name.startswith("csv/")] == []
+    assert findings(studio.data_dir) == []

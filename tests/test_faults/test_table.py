@@ -1,0 +1,66 @@
+"""docs/faults.md tells where each story is held: the table is complete, and every test is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from stocktrace.exchange.faults import KINDS
+from stocktrace.exchange.odd import odd_frames
+
+ROOT = Path(__file__).parents[2]
+HERE = "tests/test_faults/"
+PAGE = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
+_ROW = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+_NAME = re.compile(r"`([\w/.]+\.py)::(test_\w+)`")
+
+
+def functions(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def table() -> dict[int, set[tuple[str, str]]]:
+    return {
+        int(number): {
+            (path if "/" in path else HERE + path, name) for path, name in _NAME.findall(tests)
+        }
+        for number, _, tests in _ROW.findall(PAGE)
+    }
+
+
+def test_each_story_stands_in_the_table_once_and_has_a_test() -> None:
+    numbers = [int(number) for number, _, _ in _ROW.findall(PAGE)]
+    assert numbers == list(range(1, 46))
+    assert [number for number, tests in table().items() if not tests] == []
+
+
+def test_every_test_of_the_table_is_there() -> None:
+    named = {test for tests in table().values() for test in tests}
+    missing = [
+        f"{path}::{name}"
+        for path, name in sorted(named)
+        if not (ROOT / path).is_file() or name not in functions(ROOT / path)
+    ]
+    assert missing == []
+
+
+def test_every_test_of_a_story_stands_in_its_row() -> None:
+    told, rows = {}, table()
+    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+        for name in functions(path):
+            if match := re.match(r"test_(\d\d)_", name):
+                told[HERE + path.name, name] = int(match[1])
+    astray = {test: number for test, number in told.items() if test not in rows[number]}
+    assert astray == {}
+
+
+def test_every_kind_of_fault_is_told() -> None:
+    kinds = re.findall(r"^\| `([\w-]+)` \| .* \| .*\|$", PAGE, re.MULTILINE)
+    assert [kind for kind in kinds if kind in KINDS] == list(KINDS)
+    assert f"{len(odd_frames())} frames that have killed clients" in PAGE

@@ -1,0 +1,506 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from stocktrace.gap import Interval
+from stocktrace.report import Report
+from stocktrace.store import parquet
+from stocktrace.store.coverage import write_coverage
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.segment import HEADER
+from stocktrace.verify import Finding, sessions_of, strangers, verify
+from tests import remains
+from tests.conftest import SESSION, Scenario, Studio, all_of, connected, frame, published
+from tests.remains import PARTS, PRICES, SECOND, snapshot, stamp
+
+DATE = "2026-11-23"
+
+
+@pytest.fixture(scope="module")
+def remembered(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A session that is recorded and whole, made once; tests work on copies."""
+    return remains.whole(tmp_path_factory.mktemp("whole") / "data")
+
+
+@pytest.fixture
+def layout(remembered: Layout, tmp_path: Path) -> Layout:
+    return remains.copy(remembered, tmp_path / "data")
+
+
+def look(layout: Layout, *, repair: bool = False) -> list[tuple[str, str, bool]]:
+    """The findings: file, problem, whether it was repaired."""
+    return [
+        (str(one.path.relative_to(layout.root)), one.problem, one.repaired)
+        for one in [*strangers(layout), *verify(layout, SESSION, repair=repair)]
+    ]
+
+
+def files_of(layout: Layout) -> set[str]:
+    return {path for path, _, _ in look(layout)}
+
+
+def final(layout: Layout, ticker: str = "AAPL", part: Part = PARTS[1]) -> Path:
+    return layout.parquet(ticker, part)
+
+
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], **metadata: str) -> None:
+    """Another Parquet file in the place of one, whole in itself; ``metadata`` as it was or told."""
+    with pq.ParquetFile(path) as file:
+        table, before = file.read(), file.metadata.metadata
+    with parquet.writer(path) as writer:
+        writer.write_table(change(table))
+        kept = {k.decode(): v.decode() for k, v in before.items() if k.startswith(b"stocktrace.")}
+        writer.add_key_value_metadata({**kept, **metadata})
+
+
+def alter_report(layout: Layout, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = layout.report(SESSION)
+    report = json.loads(path.read_text())
+    change(report)
+    path.write_text(json.dumps(report))
+
+
+# --- what is well ------------------------------------------------------------------------------
+
+
+def test_a_whole_session_is_found_whole(layout: Layout) -> None:
+    before = snapshot(layout)
+    assert look(layout) == []
+    assert look(layout, repair=True) == []
+    assert snapshot(layout) == before
+    assert sessions_of(layout) == [SESSION]
+
+
+def test_a_capture_whose_refused_rows_came_in_many_batches_is_found_whole(
+    studio: Studio,
+) -> None:
+    """The order of a quarantine is that of batches, which a rebuild does not know."""
+
+    def scenario() -> Scenario:
+        yield connected
+        total = 0
+        for number in range(4):
+            exchange.send_raw(b"no JSON %d" % number)
+            exchange.send_raw(frame(("MSFT", -1 - number), ("AAPL", 1 + number)))
+            exchange.send_raw(frame(("AAPL", -1 - number)))
+            total += 3
+            yield lambda status, total=total: status.trades >= total and not status.backlog  # type: ignore[misc]
+
+    with studio.exchange() as exchange:
+        report = studio.record(exchange, ["AAPL", "MSFT"], scenario(), flush_every="10ms")
+    assert report.books.quarantined == 8
+    layout = Layout(studio.data_dir)
+    assert list(verify(layout, report.session)) == []
+
+
+def test_a_capture_that_lost_its_connection_is_found_whole(studio: Studio) -> None:
+    def scenario() -> Scenario:
+        yield connected
+        exchange.send_raw(frame(("AAPL", 1)))
+        yield all_of(exchange)
+        exchange.drop_all()
+        yield lambda status: status.reconnects == 1 and status.connected
+        exchange.send_raw(frame(("AAPL", 2)))
+        yield all_of(exchange)
+
+    quick: dict[str, Any] = {"backoff_base": "10ms", "backoff_floor": "10ms", "backoff_cap": "20ms"}
+    with studio.exchange() as exchange:
+        report = studio.record(exchange, ["AAPL"], scenario(), **quick)
+    layout = Layout(studio.data_dir)
+    assert len(report.outages) == 1
+    assert list(verify(layout, report.session)) == []
+    # From the tape it is told as it was live, to the last moment.
+    before = snapshot(layout)
+    for path in layout.root.glob("coverage/*/*.parquet"):
+        path.unlink()
+    assert [one.repaired for one in verify(layout, report.session, repair=True)] == [True]
+    assert snapshot(layout) == before
+
+
+def test_a_session_that_lives_is_not_asked_for(layout: Layout) -> None:
+    from stocktrace.store import lock
+
+    with lock.held(layout.lock(SESSION), {}):
+        assert sessions_of(layout) == []
+
+
+# --- what can be wrong, and is mended from the tape --------------------------------------------
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def one_price_changed(table: pa.Table) -> pa.Table:
+    prices = table["price"].to_pylist()
+    prices[0] += 0.01
+    return table.set_column(2, table.schema.field("price"), pa.array(prices, pa.float64()))
+
+
+def flip_in_page(path: Path) -> None:
+    with pq.ParquetFile(path) as file:
+        column = file.metadata.row_group(0).column(2)
+    begin = column.dictionary_page_offset or column.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[begin + column.total_compressed_size - 2] ^= 4
+    path.write_bytes(data)
+
+
+def damage_quarantine(layout: Layout) -> None:
+    path = layout.quarantine(PARTS[0])
+    path.write_text(path.read_text().replace("-4", "-5"))
+
+
+def sealed_with_another_price(layout: Layout) -> None:
+    path = final(layout)
+    rows = [row for batch in parquet.read_parquet(path) for row in batch.to_pylist()]
+    segment = layout.csv("AAPL", PARTS[1])
+    segment.parent.mkdir(parents=True, exist_ok=True)
+    segment.write_bytes(HEADER)
+    with segment.open("a") as file:
+        for row in rows:
+            file.write(
+                f"AAPL,{row['ts_event']:%Y-%m-%d %H:%M:%S}.000Z,"
+                f"{row['ts_recv']:%Y-%m-%d %H:%M:%S}.000000Z,6,100,1\n"
+            )
+    path.unlink()
+
+
+PARQUET = f"parquet/date={DATE}/symbol=AAPL/{PARTS[1].stem}.parquet"
+REPORT = f"sessions/{SESSION}.json"
+COVERAGE = f"coverage/date={DATE}/{SESSION}.parquet"
+QUARANTINE = f"quarantine/{PARTS[0].stem}.jsonl"
+WRONGS: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
+    "a file is gone": (lambda layout: final(layout).unlink(), PARQUET, "is missing"),
+    "a file is cut short": (lambda layout: cut_short(final(layout)), PARQUET, "cannot be read"),
+    "a file is empty": (
+        lambda layout: final(layout).write_bytes(b""),
+        PARQUET,
+        "cannot be read",
+    ),
+    "a bit of a page is flipped": (
+        lambda layout: flip_in_page(final(layout)),
+        PARQUET,
+        "cannot be read",
+    ),
+    "a price is another": (
+        lambda layout: rewrite(final(layout), one_price_changed),
+        PARQUET,
+        "holds 2 trades that are not the 2",
+    ),
+    "a row is missing": (
+        lambda layout: rewrite(final(layout), lambda table: table.slice(1)),
+        PARQUET,
+        "holds 1 trades that are not the 2",
+    ),
+    "a row is there twice": (
+        lambda layout: rewrite(final(layout), lambda table: pa.concat_tables([table, table])),
+        PARQUET,
+        "holds 4 trades",
+    ),
+    "rows are in another order": (
+        lambda layout: rewrite(final(layout, "AAPL", PARTS[0]), lambda table: table.take([1, 0])),
+        PARQUET.replace(PARTS[1].stem, PARTS[0].stem),
+        "holds 2 trades that are not the 2",
+    ),
+    "a column has another name": (
+        lambda layout: pq.write_table(
+            pq.ParquetFile(final(layout)).read().rename_columns(["a", "b", "c", "d", "e"]),
+            final(layout),
+        ),
+        PARQUET,
+        "has other columns than ours",
+    ),
+    "the footer tells another content": (
+        lambda layout: rewrite(final(layout), lambda t: t, **{"stocktrace.content": "0" * 32}),
+        PARQUET,
+        "its footer does not tell its content",
+    ),
+    "the footer tells another window": (
+        lambda layout: rewrite(final(layout), lambda t: t, **{"stocktrace.window": "x"}),
+        PARQUET,
+        "its footer tells of another session or window",
+    ),
+    "a segment holds another price": (
+        sealed_with_another_price,
+        f"csv/AAPL/{PARTS[1].stem}.csv",
+        "does not hold what",
+    ),
+    "a refused row is another": (damage_quarantine, QUARANTINE, "does not hold what"),
+    "the quarantine is gone": (
+        lambda layout: layout.quarantine(PARTS[0]).unlink(),
+        QUARANTINE,
+        "does not hold what",
+    ),
+    "there is quarantine where nothing was refused": (
+        lambda layout: layout.quarantine(PARTS[2]).write_text("{}\n"),
+        QUARANTINE.replace(PARTS[0].stem, PARTS[2].stem),
+        "does not hold what",
+    ),
+    "the books do not balance": (
+        lambda layout: alter_report(layout, lambda r: r["books"].update(recorded=11)),
+        REPORT,
+        "the books: 14 trades received, but 11 recorded and 2 quarantined",
+    ),
+    "a window has other books": (
+        lambda layout: alter_report(
+            layout, lambda r: r["windows"][PARTS[1].window].update(control=1)
+        ),
+        REPORT,
+        f"window {PARTS[1].window}",
+    ),
+    "a window is not in the report": (
+        lambda layout: alter_report(layout, lambda r: r["windows"].pop(PARTS[1].window)),
+        REPORT,
+        f"window {PARTS[1].window}: None in the report",
+    ),
+    "a ticker has the books of another": (
+        lambda layout: alter_report(
+            layout,
+            lambda r: r["per_ticker"].update(
+                AAPL=r["per_ticker"]["MSFT"], MSFT=r["per_ticker"]["AAPL"]
+            ),
+        ),
+        REPORT,
+        "AAPL: 4 parquet, on disk 6",
+    ),
+    "the coverage is gone": (
+        lambda layout: layout.coverage(SESSION, DATE).unlink(),
+        COVERAGE,
+        "is missing",
+    ),
+    "the coverage is damaged": (
+        lambda layout: flip_in_page(layout.coverage(SESSION, DATE)),
+        COVERAGE,
+        "cannot be read",
+    ),
+    "the coverage calls a gap listened to": (
+        lambda layout: write_coverage(
+            layout, SESSION, [Interval("AAPL", stamp(0, 0), stamp(2, 2), "")]
+        ),
+        COVERAGE,
+        "does not tell what the marks",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONGS)
+def test_it_is_found_named_and_mended_from_the_tape(
+    layout: Layout, remembered: Layout, wrong: str
+) -> None:
+    damage, path, problem = WRONGS[wrong]
+    damage(layout)
+    before = snapshot(layout)
+    found = look(layout)
+    assert [name for name, text, _ in found if name == path and problem in text], found
+    assert not any(repaired for _, _, repaired in found)
+    assert snapshot(layout) == before, "looking changes nothing"
+    assert all(repaired for _, _, repaired in look(layout, repair=True))
+    assert look(layout) == []
+    assert published(layout.root) == published(remembered.root)
+    names = {name for name in snapshot(layout) if not name.endswith("jsonl")}
+    assert names == {name for name in snapshot(remembered) if not name.endswith("jsonl")}
+
+
+# --- what is found and not mended --------------------------------------------------------------
+
+
+def test_a_report_that_is_gone_is_found_and_told_how_to_mend(layout: Layout) -> None:
+    layout.report(SESSION).unlink()
+    problem = "the report is missing or cannot be read: run `stocktrace recover`"
+    assert look(layout, repair=True) == [(REPORT, problem, False)]
+
+
+def test_a_window_that_waits_is_found(layout: Layout) -> None:
+    alter_report(layout, lambda report: report.update(unpublished=[PARTS[0].window]))
+    assert look(layout, repair=True) == [
+        (REPORT, f"window {PARTS[0].window} waits: run `stocktrace recover`", False)
+    ]
+
+
+def test_a_file_in_the_place_of_another_date_is_found_though_its_rows_are_right(
+    layout: Layout,
+) -> None:
+    elsewhere = layout.dataset / "date=2026-11-24" / "symbol=AAPL" / final(layout).name
+    elsewhere.parent.mkdir(parents=True)
+    shutil.copy(final(layout), elsewhere)
+    name = str(elsewhere.relative_to(layout.root))
+    assert (name, "is not where it belongs: remove it", False) in look(layout, repair=True)
+    assert name in files_of(layout)
+
+
+def test_a_file_in_the_folder_of_another_ticker_is_found(layout: Layout) -> None:
+    elsewhere = layout.parquet("TSLA", PARTS[1])
+    elsewhere.parent.mkdir(parents=True)
+    shutil.copy(final(layout), elsewhere)
+    assert (
+        str(elsewhere.relative_to(layout.root)),
+        "holds trades that the tape does not have there",
+        False,
+    ) in look(layout)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["symbol=AAPL/copy.parquet", "symbol=a%3ab/x.parquet", "loose.parquet"],
+)
+def test_a_file_that_readers_take_for_data_and_nobody_recorded_is_found(
+    layout: Layout, name: str
+) -> None:
+    path = layout.dataset / f"date={DATE}" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(final(layout), path)
+    assert str(path.relative_to(layout.root)) in files_of(layout)
+    assert sessions_of(layout) == [SESSION]
+
+
+def test_an_anchor_with_rows_is_found(layout: Layout) -> None:
+    shutil.copy(final(layout), layout.anchor(DATE))
+    assert look(layout) == [
+        (
+            f"parquet/date={DATE}/symbol=~/anchor.parquet",
+            "is no file without rows: remove it",
+            False,
+        )
+    ]
+
+
+def test_a_session_of_which_only_files_are_left_is_known(layout: Layout) -> None:
+    shutil.rmtree(layout.tapes(SESSION))
+    layout.report(SESSION).unlink()
+    assert sessions_of(layout) == [SESSION]
+    assert files_of(layout) == {REPORT}
+
+
+# --- without a tape to trust -------------------------------------------------------------------
+
+
+def replace_tape(layout: Layout, part: Part, change: Callable[[bytes], bytes]) -> Path:
+    """The tape of a window as it was before it was archived, changed."""
+    archived, tape = layout.archived_tape(part), layout.tape(part)
+    with archived.open("rb") as file:
+        text = b"".join(zstandard.ZstdDecompressor().read_to_iter(file))
+    tape.write_bytes(change(text))
+    archived.unlink()
+    return tape
+
+
+def test_a_damaged_tape_is_named_and_the_files_are_checked_by_themselves(layout: Layout) -> None:
+    tape = layout.archived_tape(PARTS[1])
+    data = bytearray(tape.read_bytes())
+    data[40] ^= 1
+    tape.write_bytes(data)
+    ((name, problem, repaired),) = look(layout, repair=True)
+    assert name == f"tape/{SESSION}/{PARTS[1].window}.tape.zst"
+    assert "is damaged" in problem or "lines that are none of a tape" in problem
+    assert not repaired
+    flip_in_page(final(layout))
+    assert files_of(layout) == {name, PARQUET}
+    assert not any(repaired for _, _, repaired in look(layout, repair=True))
+
+
+def test_without_a_tape_a_file_is_checked_against_its_footer(layout: Layout) -> None:
+    shutil.rmtree(layout.tapes(SESSION))
+    assert look(layout) == []
+    rewrite(final(layout), one_price_changed)
+    assert look(layout, repair=True) == [(PARQUET, "its footer does not tell its content", False)]
+
+
+def test_without_tape_and_file_the_report_tells_that_trades_are_gone(layout: Layout) -> None:
+    layout.archived_tape(PARTS[1]).unlink()
+    final(layout).unlink()
+    found = look(layout, repair=True)
+    assert (
+        f"tape/{SESSION}/{PARTS[1].window}.tape.zst",
+        "is not there, nor all its trades: 2 of 4 are published",
+        False,
+    ) in found
+    assert (REPORT, "AAPL: 6 parquet, on disk 4", False) in found
+
+
+def test_a_file_that_is_whole_is_not_replaced_after_a_tape_that_has_no_checksum(
+    layout: Layout,
+) -> None:
+    """A tape that is not archived proves nothing; the file proves itself."""
+    tape = replace_tape(layout, PARTS[1], lambda text: text.replace(b'"p":6,', b'"p":2,'))
+    before = snapshot(layout)
+    ((name, problem, repaired),) = look(layout, repair=True)
+    assert name == str(tape.relative_to(layout.root))
+    assert problem == (
+        f"{final(layout, 'MSFT')}, which is whole, holds 2 trades that are not the 2 here"
+    )
+    assert not repaired
+    assert snapshot(layout) == before
+
+
+def test_a_damaged_file_is_mended_from_a_tape_that_is_not_archived(layout: Layout) -> None:
+    replace_tape(layout, PARTS[1], lambda text: text)
+    flip_in_page(final(layout))
+    assert [repaired for _, _, repaired in look(layout, repair=True)] == [True]
+    assert look(layout) == []
+    assert {t: [row[1] for row in rows] for t, rows in published(layout.root).items()} == PRICES
+
+
+def test_a_torn_tape_is_told(layout: Layout) -> None:
+    tape = replace_tape(layout, PARTS[2], lambda text: text + b"123")
+    assert look(layout) == [
+        (str(tape.relative_to(layout.root)), "ends in a torn line of 3 bytes", False)
+    ]
+
+
+def test_lines_that_are_none_are_told(layout: Layout) -> None:
+    tape = replace_tape(layout, PARTS[2], lambda text: text + b"nonsense\n")
+    assert look(layout) == [
+        (str(tape.relative_to(layout.root)), "has 1 lines that are none of a tape", False)
+    ]
+
+
+def test_a_mark_without_its_facts_is_told(layout: Layout) -> None:
+    tape = replace_tape(layout, PARTS[1], lambda text: text.replace(b'"reason"', b'"rfason"'))
+    assert look(layout) == [
+        (
+            str(tape.relative_to(layout.root)),
+            "has 2 marks without the facts that they promise",
+            False,
+        )
+    ]
+
+
+def test_a_finding_is_a_value(layout: Layout) -> None:
+    layout.coverage(SESSION, DATE).unlink()
+    (found,) = verify(layout, SESSION)
+    assert found == Finding(SESSION, layout.coverage(SESSION, DATE), "is missing")
+
+
+def test_a_report_keeps_what_the_tape_does_not_tell_when_it_is_mended(layout: Layout) -> None:
+    alter_report(layout, lambda report: report.update(notices=["mind this"]))
+    alter_report(layout, lambda report: report["books"].update(frames=0))
+    assert all(repaired for _, _, repaired in look(layout, repair=True))
+    report = Report.read(layout.report(SESSION))
+    assert (report.notices, report.books.frames, report.state) == (["mind this"], 11, "recovered")
+
+
+def test_a_gap_that_is_too_short_by_a_microsecond_is_found(layout: Layout) -> None:
+    from stocktrace.recovery import coverage_of
+
+    coverage, _ = coverage_of(layout, SESSION)
+    shorter = [
+        Interval(one.ticker, one.start, one.end - 1000, one.reason)
+        if one.reason.startswith("closed")
+        else one
+        for one in coverage.intervals
+    ]
+    write_coverage(layout, SESSION, shorter)
+    assert look(layout) == [
+        (COVERAGE, f"does not tell what the marks on {layout.tapes(SESSION)} do", False)
+    ]
+    assert coverage.intervals[0].end == stamp(0, 0) + SECOND
