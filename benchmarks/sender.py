@@ -97,6 +97,7 @@ class Client:
                 self.send(market.frame(text, 10))
             elif opcode == 8:
                 self.send(market.frame(text, 8))
+                self.sock.shutdown(socket.SHUT_RDWR)
             elif opcode != 10:
                 with self._told:
                     self.messages.append(text)

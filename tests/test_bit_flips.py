@@ -53,7 +53,7 @@ class Figures:
 
 
 def recorded(root: Path) -> Layout:
-    """A session of three windows of a market; the second is not archived, the third not converted."""
+    """Three windows of a market; the second is not archived, the third not converted."""
     layout = Layout(root)
     frames = list(synthetic_frames(TICKERS, 900, seed=4, rate=30.0, start=stamp(0, 2)))
     connected = {"tickers": TICKERS}

@@ -28,7 +28,7 @@ from stocktrace.errors import ConversionError, StocktraceError, StoreError
 from stocktrace.store import files, footer, lock, parquet
 from stocktrace.store.content import ContentHash, content_hash
 from stocktrace.store.layout import Layout, Part, day_number, is_day
-from stocktrace.store.partition import Piece, in_order, pieces, pieces_of
+from stocktrace.store.partition import PieceReader, in_order, pieces, pieces_of
 from stocktrace.store.slices import Slices
 from stocktrace.store.swap import exchange
 
@@ -78,7 +78,7 @@ def compact(layout: Layout, ticker: str, date: str) -> Compacted | None:
     for one, following in pairwise(held):
         if one.part == following.part:
             raise ConversionError(f"{live} has {one.part.stem} twice: run `stocktrace verify`.")
-    with contextlib.closing(_Readers()) as readers:
+    with contextlib.closing(PieceReader()) as readers:
         sources = [Source(each.part, partial(readers.rows, each), each.content) for each in held]
         return replace(layout, ticker, date, sources)
 
@@ -142,11 +142,14 @@ def finish(layout: Layout, ticker: str, date: str) -> bool:
 
 def _check_old(old: Path, live: Path) -> None:
     held = {piece.part for piece in pieces(live)}
-    for piece in (each for path in in_order(old) for each in pieces_of(path)):
-        if piece.part not in held:
-            raise StoreError(
-                f"{piece.path} has {piece.part.stem}, which {live} has not: put it there."
-            )
+    for path in in_order(old):
+        try:
+            parts = [piece.part for piece in pieces_of(path)]
+        except ConversionError:
+            continue  # compaction stops at such a file: only what mended it took its place
+        for part in parts:
+            if part not in held:
+                raise StoreError(f"{path} has {part.stem}, which {live} has not: put it there.")
 
 
 def _number(folder: Path) -> int:
@@ -229,24 +232,3 @@ def _check(path: Path, wanted: dict[Part, ContentHash]) -> None:
         found[part].hexdigest() != wanted[part].hexdigest() for part in wanted
     ):
         raise ConversionError(f"{path} does not hold the rows that were written.")
-
-
-class _Readers:
-    """Reads pieces, and keeps the last file open: the pieces of one mostly follow one another."""
-
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._file = contextlib.ExitStack()
-        self._slices: Slices | None = None
-
-    def rows(self, piece: Piece) -> Iterator[pa.RecordBatch]:
-        """The rows of ``piece``."""
-        if self._slices is None or self._path != piece.path:
-            self.close()
-            self._slices = self._file.enter_context(Slices(piece.path))
-            self._path = piece.path
-        return self._slices.rows(piece.offset, piece.rows)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

@@ -8,6 +8,7 @@ each as they were recorded.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -154,3 +155,24 @@ def find(layout: Layout, ticker: str, part: Part) -> Piece | None:
     """The published rows of a ticker's window, in a file of their own or in that of the day."""
     own = layout.parquet(ticker, part)
     return pieces_of(own)[0] if own.exists() else in_day(layout, ticker, part)
+
+
+class PieceReader:
+    """Reads pieces, and keeps the last file open: the pieces of one mostly follow one another."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file = contextlib.ExitStack()
+        self._slices: Slices | None = None
+
+    def rows(self, piece: Piece) -> Iterator[pa.RecordBatch]:
+        """The rows of ``piece``."""
+        if self._slices is None or self._path != piece.path:
+            self.close()
+            self._slices = self._file.enter_context(Slices(piece.path))
+            self._path = piece.path
+        return self._slices.rows(piece.offset, piece.rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

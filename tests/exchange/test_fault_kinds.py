@@ -94,8 +94,8 @@ def test_all_odd_frames_are_sent_and_harm_no_trade(exchange: Exchange, dial: Dia
 
 
 def test_several_states_add_up(exchange: Exchange, dial: Dial) -> None:
-    for kind in ("duplicate", "copies", "out-of-order"):
-        exchange.inject(Fault(kind))  # type: ignore[arg-type]
+    for fault in (Fault("duplicate"), Fault("copies"), Fault("out-of-order")):
+        exchange.inject(fault)
     assert prices(subscribed(exchange, dial).trades(8)) == [1.5, 1, 1.5, 1] * 2
 
 

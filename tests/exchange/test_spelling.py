@@ -56,7 +56,7 @@ def test_every_kind_can_be_written(kind: str) -> None:
         ("drop,", "and not ''."),
         ("close,code=12", "The code of the fault close is a number from 1000 to 4999."),
         ("status,status=teapot", "The status of the fault status is a number from 200 to 599."),
-        ("status,status=２００", "a number from 200 to 599."),
+        ("status,status=\uff12\uff10\uff10", "a number from 200 to 599."),
         ("copies,times=1", "a number from 2 to 100."),
         ("inject", "The fault inject needs frame=…."),
         ("drop,frame=x", "and not 'frame=x'."),

@@ -18,12 +18,12 @@ import stocktrace
 from stocktrace.errors import UsageError
 from stocktrace.store import compaction, dataset, parquet
 from stocktrace.store.columns import SCHEMA
-from stocktrace.store.content import content_hash
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.partition import in_order
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION
 from tests.store.conftest import T
+from tests.tables import put
 
 HOUR_MS = 3_600_000
 MIDNIGHT = T - 14 * HOUR_MS - HOUR_MS // 2
@@ -31,16 +31,6 @@ TICKERS = ["A", "B", "C", "D"]
 ROWS = 4_000
 ALL = 24 * ROWS
 DATE = "2026-11-23"
-
-
-def put(layout: Layout, ticker: str, part: Part, table: pa.Table) -> None:
-    """Publish a window without its CSV."""
-    path = layout.parquet(ticker, part)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with parquet.writer(path) as writer:
-        writer.write_table(table)
-        content = content_hash(iter(table.to_batches())).hexdigest()
-        writer.add_key_value_metadata({"stocktrace.content": content})
 
 
 def an_hour(hour: int, rows: int = ROWS) -> pa.Table:

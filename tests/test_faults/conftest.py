@@ -50,6 +50,11 @@ def numbered(count: int, symbol: str = "AAPL", begin: int = 1) -> list[tuple[int
     return [(n * SECOND, frame((symbol, n))) for n in range(begin, begin + count)]
 
 
+def all_sent(exchange: Exchange) -> list[bytes]:
+    """Every frame that the exchange sent, connection by connection; it must ``keep`` them."""
+    return [frame for connection in exchange.connections for frame in connection.frames]
+
+
 def findings(data_dir: Path) -> list[str]:
     """Whatever ``stocktrace verify`` finds wrong with any session."""
     layout = Layout(data_dir)
@@ -107,7 +112,7 @@ def until(
 
 @dataclass(slots=True)
 class Hands:
-    """A wall clock that runs from ``start`` (epoch ns) and can be set; the other is the system's."""
+    """A wall clock that runs from ``start`` (epoch ns) and can be set; no other clock is moved."""
 
     start: int = field(default_factory=time.time_ns)
     stepped: float = 0.0

@@ -24,6 +24,7 @@ from tests.test_faults.conftest import (
     SLACK,
     Hands,
     Launch,
+    all_sent,
     at,
     events,
     findings,
@@ -37,10 +38,6 @@ from tests.test_faults.conftest import (
 )
 
 NEW_YORK = ZoneInfo("America/New_York")
-
-
-def all_sent(exchange: Exchange) -> list[bytes]:
-    return [frame for connection in exchange.connections for frame in connection.frames]
 
 
 def test_19_a_clock_set_back_over_midnight_opens_nothing_again(studio: Studio) -> None:
@@ -145,7 +142,8 @@ def test_34_on_the_days_of_other_lengths_times_mean_what_new_york_means(
     assert parse_until("16:00 America/New_York", here) == datetime.fromisoformat(close)
     # A window every ten minutes from midnight to midnight there: none missing, none twice.
     begin = datetime.fromisoformat(day).replace(tzinfo=NEW_YORK).astimezone(UTC)
-    policy, names, stamp = RollPolicy(600.0, 1 << 40), [], int(begin.timestamp()) * SECOND
+    policy, stamp = RollPolicy(600.0, 1 << 40), int(begin.timestamp()) * SECOND
+    names = list[str]()
     end = stamp + hours * 3600 * SECOND
     while stamp < end:
         window = policy.open("s", len(names) + 1, stamp)
@@ -253,7 +251,7 @@ def test_36_until_close_ends_at_one_on_a_half_day(studio: Studio) -> None:
 
 def test_36_a_holiday_is_told_and_skipped() -> None:
     for day in ("2026-05-25", "2026-11-26", "2026-11-28"):  # Memorial Day, Thanksgiving, a Saturday
-        with pytest.raises(StocktraceError, match="closed today[:;] its next session opens"):
+        with pytest.raises(StocktraceError, match=r"closed today[:;] its next session opens"):
             session_close(datetime.fromisoformat(f"{day}T10:00-05:00"))
     begin, end = (datetime.fromisoformat(f"2026-05-25T{hour}:30+00:00") for hour in (13, 20))
     assert silent(["AAPL"], {}, begin, end) == {}

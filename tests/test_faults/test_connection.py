@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import psutil
 import pytest
@@ -14,12 +15,13 @@ from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
 from stocktrace.feed import backoff, connection
 from stocktrace.feed.socket import BatchSocket
 from stocktrace.report import GapReport, Report
-from stocktrace.run import Status
+from stocktrace.store.layout import Layout
+from stocktrace.store.tape import Frames, TapeReader
 from tests.conftest import Scenario, Studio, all_of, connected, played, published, sent, trades
 from tests.test_faults.conftest import (
-    QUICK,
     QUICK_BOUND,
     SLACK,
+    all_sent,
     events,
     findings,
     numbered,
@@ -28,15 +30,11 @@ from tests.test_faults.conftest import (
     tape_frames,
 )
 
-PATIENT = {"ping_every": "60s", "pong_within": "60s"}
+PATIENT: dict[str, Any] = {"ping_every": "60s", "pong_within": "60s"}
 
 
 def seconds(gap: GapReport) -> float:
     return (gap.end - gap.start).total_seconds()
-
-
-def all_sent(exchange: Exchange) -> list[bytes]:
-    return [frame for connection in exchange.connections for frame in connection.frames]
 
 
 def reconnected(times: int = 1):
@@ -127,7 +125,7 @@ def test_04_connected_but_mute_is_flagged_per_ticker_without_a_storm(
     ids=["ping", "silence", "half a frame", "mute"],
 )
 def test_05_the_watchdog_needs_no_first_message(
-    studio: Studio, fault: Fault, settings: dict[str, str], reason: str
+    studio: Studio, fault: Fault, settings: dict[str, Any], reason: str
 ) -> None:
     with studio.exchange(Script(numbered(5)), [fault], settle=0.05) as exchange:
         report = record(studio, exchange, reconnects(exchange), **settings)
@@ -165,9 +163,6 @@ def test_06_growing_lag_is_told_as_it_is(studio: Studio, monkeypatch: pytest.Mon
 
 def stamped(studio: Studio, report: Report) -> list[tuple[int, tuple[int, float, float, str]]]:
     """The trades on the tape, each with its receive time (epoch ns)."""
-    from stocktrace.store.layout import Layout
-    from stocktrace.store.tape import Frames, TapeReader
-
     tapes = Layout(studio.data_dir).session_tapes(report.session).values()
     return [
         (entry.stamp, row)
@@ -185,9 +180,8 @@ def test_07_an_illiquid_ticker_is_no_reason_to_reconnect(studio: Studio) -> None
         beats = exchange.sent_frames
         yield lambda _: exchange.sent_frames >= beats + 20  # several times all bounds
 
-    settings = {"silence": "600ms", "frame_within": "300ms"}
     with studio.exchange(Script(numbered(1)), settle=0.05, ping_period=0.1) as exchange:
-        report = record(studio, exchange, scenario(exchange), **settings)
+        report = record(studio, exchange, scenario(exchange), silence="600ms", frame_within="300ms")
     assert (exchange.dials, report.reconnects, report.outages) == (1, 0, [])
     assert report.books.trades == 1
 
@@ -235,7 +229,7 @@ def test_08_no_reconnect_storm(
 def connections_to(port: int) -> int:
     """This process' own open connections to ``port``."""
     return sum(
-        each.raddr != () and each.raddr.port == port and each.status == psutil.CONN_ESTABLISHED
+        each.status == psutil.CONN_ESTABLISHED and each.raddr[1] == port
         for each in psutil.Process().net_connections("tcp")
     )
 
@@ -352,8 +346,10 @@ def test_14_a_second_capture_with_the_key_is_refused_and_harms_nothing(studio: S
     with studio.exchange(market, settle=0.05) as exchange:
         report = record(studio, exchange, scenario(exchange))
     assert told == [
-        f"Another capture on this host already uses this API key (session {report.session}, "
-        f"process {report.pid}): stop it first, or use a second key."
+        (
+            f"Another capture on this host already uses this API key (session {report.session}, "
+            f"process {report.pid}): stop it first, or use a second key."
+        )
     ]
     assert (exchange.dials, report.reconnects) == (1, 0)
     assert published(studio.data_dir) == sent(all_sent(exchange))
@@ -368,7 +364,9 @@ def test_14_a_key_in_use_on_another_host_is_suspected_aloud(studio: Studio) -> N
     with studio.exchange(faults=[Fault("drop", repeat=True)]) as exchange:
         report = record(studio, exchange, scenario())
     assert report.notices == [
-        f"{connection.SHORT_LIVES} connections in a row ended within 10 s: "
-        "is this API key in use elsewhere?"
+        (
+            f"{connection.SHORT_LIVES} connections in a row ended within 10 s: "
+            "is this API key in use elsewhere?"
+        )
     ]
     assert tape_frames(studio.data_dir, report.session) == []

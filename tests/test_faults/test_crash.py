@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from stocktrace import cli
@@ -263,7 +264,7 @@ def test_26_rows_in_and_none_out_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     segment = sealed(tmp_path)
-    monkeypatch.setattr(parquet.pq.ParquetWriter, "write_table", lambda *_: None)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", lambda *_: None)
     assert cli.run(["convert", "--data-dir", str(tmp_path)]) == 1
     assert "does not hold the 5 rows" in capsys.readouterr().err
     monkeypatch.undo()
@@ -283,9 +284,8 @@ def test_27_the_source_stays_when_the_writer_raises(
     text = segment.read_bytes()
     for broken in ("write_table", "close", "add_key_value_metadata"):
         with monkeypatch.context() as patch:
-            fail = Failing(getattr(parquet.pq.ParquetWriter, broken))
-            patch.setattr(parquet.pq.ParquetWriter, broken, lambda *given: fail(*given))
-            with pytest.raises(StoreError, match="Cannot write .*Input/output error"):
+            patch.setattr(pq.ParquetWriter, broken, failing(getattr(pq.ParquetWriter, broken)))
+            with pytest.raises(StoreError, match=r"Cannot write .*Input/output error"):
                 parquet.convert(Layout(tmp_path), segment)
         assert segment.read_bytes() == text
         assert published(tmp_path) == {}
@@ -294,18 +294,18 @@ def test_27_the_source_stays_when_the_writer_raises(
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
 
 
-class Failing:
-    """Fails once; what is closed again when it is forgotten then can be."""
+def failing(works: Callable[..., object]) -> Callable[..., object]:
+    """Fails once: a writer is closed again when it is forgotten."""
+    failed = False
 
-    def __init__(self, works: Callable[..., object]) -> None:
-        self._works = works
-        self._failed = False
-
-    def __call__(self, *given: object) -> object:
-        if self._failed:
-            return self._works(*given)
-        self._failed = True
+    def fail(*given: object) -> object:
+        nonlocal failed
+        if failed:
+            return works(*given)
+        failed = True
         raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    return fail
 
 
 @pytest.mark.parametrize("death", DEATHS)

@@ -25,9 +25,9 @@ from tests.conftest import (
     played,
     published,
     sent,
-    trades,
 )
 from tests.test_faults.conftest import (
+    all_sent,
     events,
     findings,
     numbered,
@@ -36,10 +36,6 @@ from tests.test_faults.conftest import (
     snapshot,
     tape_frames,
 )
-
-
-def all_sent(exchange: Exchange) -> list[bytes]:
-    return [frame for connection in exchange.connections for frame in connection.frames]
 
 
 def files_published(data_dir: Path, count: int) -> Callable[[Status], bool]:

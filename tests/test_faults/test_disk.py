@@ -26,6 +26,7 @@ from tests.conftest import SESSION, Scenario, Studio, frame, published, sent, tr
 from tests.test_faults.conftest import (
     PART,
     SLACK,
+    all_sent,
     dead_session,
     findings,
     record,
@@ -34,12 +35,8 @@ from tests.test_faults.conftest import (
 )
 
 
-def all_sent(exchange: Exchange) -> list[bytes]:
-    return [frame for connection in exchange.connections for frame in connection.frames]
-
-
 def path_of(descriptor: int) -> str:
-    return os.readlink(f"/proc/self/fd/{descriptor}")
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
 
 
 def broken(call: Callable[..., int | None], ending: str) -> Callable[..., int | None]:
@@ -164,18 +161,18 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Small]:
     root = tmp_path / "small"
     root.mkdir()
     if _mounted(root):
+
+        def grow() -> None:
+            subprocess.run(["mount", "-o", "remount,size=64m", str(root)], check=True)
+
         try:
-            yield Small(
-                root,
-                lambda: subprocess.run(
-                    ["mount", "-o", "remount,size=64m", str(root)], check=True
-                ) and None,
-            )  # fmt: skip
+            yield Small(root, grow)
         finally:
             subprocess.run(["umount", "-l", str(root)], check=True)
     else:
         budget = Budget(root, 1 << 20)
         monkeypatch.setattr(os, "write", budget)
+        monkeypatch.setattr("stocktrace.store.files.free_bytes", lambda _: max(0, budget.left))
         yield Small(root, lambda: setattr(budget, "left", 1 << 30))
 
 
@@ -310,7 +307,7 @@ def test_31_verify_names_the_file_that_rotted(
 def test_31_verify_tells_of_a_tape_that_rotted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One that is not compressed yet has no checksum: it then tells another story than its views."""
+    """One that is not compressed has no checksum: it tells another story than its views."""
     layout = Layout(tmp_path)
     tape = dead_session(tmp_path, FRAMES)
     text = tape.read_bytes()

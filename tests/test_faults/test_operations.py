@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -21,6 +22,7 @@ from tests.feed.conftest import Listener, close
 from tests.test_faults.conftest import (
     SLACK,
     Launch,
+    all_sent,
     events,
     findings,
     numbered,
@@ -29,10 +31,6 @@ from tests.test_faults.conftest import (
     tape_frames,
     until,
 )
-
-
-def all_sent(exchange: Exchange) -> list[bytes]:
-    return [frame for connection in exchange.connections for frame in connection.frames]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +97,7 @@ def recovered(studio: Studio) -> Scenario:
     ids=lambda fault: fault.kind,
 )
 def test_42_the_window_ends_on_time_with_a_blocked_socket(studio: Studio, fault: Fault) -> None:
-    patient = {
+    patient: dict[str, Any] = {
         "ping_every": "60s", "pong_within": "60s", "frame_within": "60s", "handshake_within": "60s"
     }  # fmt: skip
     with studio.exchange(Script(numbered(20)), [fault], settle=0.05) as exchange:
@@ -134,7 +132,7 @@ def test_43_a_run_that_overlaps_is_refused_and_the_next_one_is_not(
         assert first.end()[0] == 143
         third = launch(exchange, lasting="1s")
         assert third.end()[0] == 0
-    assert [event["session"] for event in events(studio.data_dir, "start")][0] == session
+    assert events(studio.data_dir, "start")[0]["session"] == session
     assert len(list(Layout(studio.data_dir).sessions.glob("*.json"))) == 2
     assert findings(studio.data_dir) == []
 
@@ -230,10 +228,10 @@ def unfriendly(studio: Studio):
             server.join(30)
     assert len(seen) == 3
     assert all(quote(NASTY) in request for request in seen)
-    error: BaseException | None = told
-    while error is not None:
-        yield f"{error!r} {error}"
-        error = error.__cause__ or error.__context__
+    link: BaseException | None = told
+    while link is not None:
+        yield f"{link!r} {link}"
+        link = link.__cause__ or link.__context__
     yield report_of(studio.data_dir).reason
 
 

@@ -1,0 +1,410 @@
+"""The upkeep of a data folder: compaction, verification and recovery after it, retention."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stocktrace import cli, recovery
+from stocktrace.compacting import alone, compact_days, undisturbed
+from stocktrace.deadline import Clock
+from stocktrace.errors import StoreError, UsageError
+from stocktrace.report import Report
+from stocktrace.retention import Pruning, prune
+from stocktrace.settings import Settings
+from stocktrace.store import compaction, lock, parquet, partition
+from stocktrace.store.audit import check
+from stocktrace.store.layout import Layout, Part
+from stocktrace.trade import Trade
+from stocktrace.verify import sessions_of, strangers, verify
+from tests import remains
+from tests.conftest import NOON, SESSION, published, tree
+from tests.remains import PARTS, PRICES
+from tests.store.conftest import batch_of
+from tests.tables import put, table_of
+
+DATE = "2026-11-23"
+DAY_S = 86_400
+TOMORROW = Clock(wall=lambda: NOON + DAY_S * 10**9)
+NEXT_MONTH = Clock(wall=lambda: NOON + 30 * DAY_S * 10**9)
+DAYS = {ticker: f"parquet/date={DATE}/symbol={ticker}/day-00001.parquet" for ticker in PRICES}
+
+
+@pytest.fixture(scope="module")
+def remembered(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A session that is recorded and whole, made once; tests work on copies."""
+    return remains.whole(tmp_path_factory.mktemp("whole") / "data")
+
+
+@pytest.fixture
+def layout(remembered: Layout, tmp_path: Path) -> Layout:
+    return remains.copy(remembered, tmp_path / "data")
+
+
+@pytest.fixture
+def compacted(layout: Layout) -> Layout:
+    assert len(compact_days(layout, clock=TOMORROW).done) == 3
+    return layout
+
+
+def findings(layout: Layout, *, repair: bool = False) -> list[tuple[str, str, bool]]:
+    return [
+        (one.path.name, one.problem, one.repaired)
+        for one in [*strangers(layout), *verify(layout, SESSION, repair=repair)]
+    ]
+
+
+def prices(layout: Layout) -> dict[str, list[float]]:
+    return {ticker: [row[1] for row in rows] for ticker, rows in published(layout.root).items()}
+
+
+def parquet_files(layout: Layout) -> list[str]:
+    return [path for path in tree(layout.root) if path.startswith("parquet/") and "~" not in path]
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 8
+    path.write_bytes(data)
+
+
+def damage_page(path: Path, group: int = 0) -> None:
+    """Change one bit of the trades in a row group."""
+    with pq.ParquetFile(path) as file:
+        column = file.metadata.row_group(group).column(0)
+    flip(path, column.data_page_offset + column.total_compressed_size - 1)
+
+
+def damage_footer(path: Path) -> None:
+    """Change one bit of the length of the footer."""
+    flip(path, -7)
+
+
+def bigger(layout: Layout) -> Part:
+    """A window of a session with neither report nor tape, large enough to be damaged."""
+    part = Part("20261123T100000Z_bbbbbb", "20261123T100000Z_00001")
+    put(layout, "AAPL", part, table_of([(NOON // 10**6, n + 1.0, 1.0, "1") for n in range(3000)]))
+    return part
+
+
+# --- which days ------------------------------------------------------------------------------
+
+
+def test_a_day_that_is_over_becomes_a_file_a_ticker(layout: Layout) -> None:
+    done = compact_days(layout, clock=TOMORROW)
+    assert {one.ticker: (one.files, one.rows) for one in done.done} == {
+        "AAPL": (3, 6), "MSFT": (2, 4), "7203": (1, 2),
+    }  # fmt: skip
+    assert (done.waiting, done.failed) == ({}, [])
+    assert parquet_files(layout) == sorted(DAYS.values())
+    assert prices(layout) == PRICES
+    assert list(check(layout.audit)) == []
+    lines = [json.loads(line) for line in layout.audit.read_text().splitlines()]
+    assert [line["ticker"] for line in lines if line["event"] == "compact"] == sorted(PRICES)
+
+
+def test_the_second_time_nothing_is_left_to_do(compacted: Layout) -> None:
+    before = remains.snapshot(compacted)
+    assert compact_days(compacted, clock=TOMORROW).done == []
+    assert remains.snapshot(compacted) == before
+
+
+def test_the_day_of_now_is_left_alone(layout: Layout) -> None:
+    assert compact_days(layout, clock=remains.STILL).done == []
+    with pytest.raises(UsageError, match="2026-11-23 is not over"):
+        compact_days(layout, dt.date(2026, 11, 23), clock=remains.STILL)
+
+
+def test_days_can_be_chosen_by_date_or_age(layout: Layout) -> None:
+    put(layout, "AAPL", Part(SESSION, "20261120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
+    chosen = compact_days(layout, older_than=2 * DAY_S, clock=TOMORROW).done
+    assert [one.date for one in chosen] == ["2026-11-20"]
+    chosen = compact_days(layout, dt.date(2026, 11, 23), clock=TOMORROW).done
+    assert {one.date for one in chosen} == {DATE}
+
+
+def test_a_day_of_a_session_that_died_waits_for_its_recovery(tmp_path: Path) -> None:
+    layout = remains.dead(tmp_path / "data")
+    before = remains.snapshot(layout)
+    done = compact_days(layout, clock=TOMORROW)
+    assert done.done == []
+    assert done.waiting == {DATE: f"session {SESSION} died: run `stocktrace recover`"}
+    assert remains.snapshot(layout) == before
+    recovery.recover(layout, remains.STILL)
+    assert len(compact_days(layout, clock=TOMORROW).done) == 3
+
+
+def test_a_day_of_a_live_session_waits_while_a_window_of_it_is_not_published(
+    tmp_path: Path,
+) -> None:
+    layout = remains.dead(tmp_path / "data")
+    with lock.held(layout.lock(SESSION), {}):
+        waiting = compact_days(layout, clock=TOMORROW).waiting
+    assert list(waiting) == [DATE]
+    assert "is not published" in waiting[DATE]
+
+
+def test_a_session_that_lives_on_does_not_keep_days_that_are_published(layout: Layout) -> None:
+    with lock.held(layout.lock(SESSION), {}):
+        assert len(compact_days(layout, clock=TOMORROW).done) == 3
+
+
+def test_a_damaged_file_fails_its_ticker_alone(layout: Layout) -> None:
+    damage_footer(layout.parquet("AAPL", PARTS[0]))
+    done = compact_days(layout, clock=TOMORROW)
+    assert [one.ticker for one in done.done] == ["7203", "MSFT"]
+    assert len(done.failed) == 1
+
+
+def test_two_compactions_do_not_meet_nor_does_one_meet_a_verification(layout: Layout) -> None:
+    with undisturbed(layout), undisturbed(layout), pytest.raises(StoreError, match="try again"):
+        compact_days(layout, clock=TOMORROW)
+    with alone(layout), pytest.raises(StoreError, match="try again"), undisturbed(layout):
+        pass
+    assert len(compact_days(layout, clock=TOMORROW).done) == 3
+
+
+def test_what_a_killed_compaction_left_goes_with_the_next_of_any_date(compacted: Layout) -> None:
+    staged = compacted.staged("GONE", "2026-11-01")
+    staged.mkdir(parents=True)
+    (staged / "day-00001.parquet").write_bytes(b"half")
+    compact_days(compacted, clock=TOMORROW)
+    assert not staged.parent.exists()
+
+
+# --- verification and recovery afterwards ----------------------------------------------------
+
+
+def test_a_compacted_session_verifies_and_nothing_is_changed(compacted: Layout) -> None:
+    before = remains.snapshot(compacted)
+    assert findings(compacted) == []
+    assert findings(compacted, repair=True) == []
+    assert remains.snapshot(compacted) == before
+    assert sessions_of(compacted) == [SESSION]
+
+
+def test_a_session_is_known_by_the_files_of_days_alone(compacted: Layout) -> None:
+    compacted.report(SESSION).unlink()
+    shutil.rmtree(compacted.tapes(SESSION))
+    assert sessions_of(compacted) == [SESSION]
+    assert [problem for _, problem, _ in findings(compacted)] == [
+        "the report is missing or cannot be read: run `stocktrace recover`"
+    ]
+
+
+def test_rows_in_files_of_days_count_when_a_session_is_counted_again(compacted: Layout) -> None:
+    path = compacted.report(SESSION)
+    before = Report.read(path)
+    path.unlink()
+    recovery.recover(compacted, remains.STILL)
+    after = Report.read(path)
+    assert after.balanced
+    assert {name: one.parquet for name, one in after.per_ticker.items()} == {
+        name: one.parquet for name, one in before.per_ticker.items()
+    }
+    assert {one.files for one in after.per_ticker.values()} == {1}
+    assert findings(compacted) == []
+
+
+def test_a_rebuild_publishes_nothing_that_is_compacted(compacted: Layout) -> None:
+    before = parquet_files(compacted)
+    (tape,) = [path for part, path in compacted.session_tapes(SESSION).items() if part == PARTS[1]]
+    remains.write_tape(compacted, PARTS[1], remains.ENTRIES[1])
+    tape.unlink()
+    recovery.recover(compacted, remains.STILL)
+    assert parquet_files(compacted) == before
+    assert prices(compacted) == PRICES
+
+
+def rewritten(layout: Layout, ticker: str, change: Any) -> Path:
+    """The day's file of a ticker with other rows, whole in itself."""
+    path = layout.root / DAYS[ticker]
+    sources = []
+    for piece in partition.pieces(path.parent):
+        rows = [change(piece.part, batch) for batch in list(piece.read())]
+        content = parquet.content_hash(iter(rows)).hexdigest()
+        sources.append(compaction.Source(piece.part, lambda rows=rows: iter(rows), content))  # type: ignore[misc]
+    done = compaction.replace(layout, ticker, DATE, sources)
+    assert done is not None
+    return done.path
+
+
+def test_a_window_with_other_rows_is_found_inside_a_file_and_had_from_its_tape(
+    compacted: Layout,
+) -> None:
+    path = rewritten(
+        compacted, "AAPL", lambda part, batch: batch.take([1, 0]) if part == PARTS[0] else batch
+    )
+    problem = f"holds other trades of window {PARTS[0].stem}, 2 of them"
+    assert findings(compacted) == [(path.name, problem, False)]
+    assert findings(compacted, repair=True) == [(path.name, problem, True)]
+    assert findings(compacted) == []
+    assert prices(compacted) == PRICES
+    assert not path.exists()
+
+
+def test_a_damaged_page_is_told_once_and_the_file_had_from_the_tapes(compacted: Layout) -> None:
+    path = compacted.root / DAYS["AAPL"]
+    damage_page(path)
+    (finding,) = findings(compacted)
+    assert "CRC" in finding[1]
+    assert findings(compacted, repair=True) == [(path.name, finding[1], True)]
+    assert findings(compacted) == []
+    assert prices(compacted) == PRICES
+
+
+def test_a_file_without_a_footer_is_had_from_the_tapes(compacted: Layout) -> None:
+    path = compacted.root / DAYS["AAPL"]
+    damage_footer(path)
+    assert {name for name, _, _ in findings(compacted)} == {path.name, f"{SESSION}.json"}
+    mended = [(name, repaired) for name, _, repaired in findings(compacted, repair=True)]
+    assert (path.name, True) in mended
+    assert findings(compacted) == []
+    assert prices(compacted) == PRICES
+
+
+@pytest.mark.parametrize("damage", [damage_page, damage_footer])
+def test_a_damaged_file_is_left_as_it_is_when_a_tape_of_it_is_gone(
+    compacted: Layout, damage: Callable[[Path], None]
+) -> None:
+    path = compacted.root / DAYS["AAPL"]
+    damage(path)
+    compacted.archived_tape(PARTS[1]).unlink()
+    before = path.read_bytes()
+    found = findings(compacted, repair=True)
+    assert (path.name, False) in [(name, mended) for name, _, mended in found]
+    assert path.read_bytes() == before
+
+
+def test_what_is_good_of_a_damaged_file_is_kept_without_its_tape(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "ROW_GROUP", 3000)
+    bigger(layout)  # its session began first: the first row group is all its own
+    compact_days(layout, clock=TOMORROW)
+    path = layout.root / DAYS["AAPL"]
+    damage_page(path, group=1)
+    assert [mended for _, _, mended in findings(layout, repair=True)] == [True]
+    assert findings(layout) == []
+    assert prices(layout)["AAPL"] == [n + 1.0 for n in range(3000)] + PRICES["AAPL"]
+
+
+def test_trades_that_are_in_two_files_are_told(compacted: Layout) -> None:
+    (piece, *_) = partition.pieces((compacted.root / DAYS["MSFT"]).parent)
+    put(compacted, "MSFT", piece.part, pa.Table.from_batches(piece.read()))
+    names = [name for name, problem, _ in findings(compacted) if "holds, too" in problem]
+    assert names == ["day-00001.parquet"]
+
+
+def test_a_file_of_a_day_in_another_folder_is_told(compacted: Layout) -> None:
+    path = compacted.root / DAYS["MSFT"]
+    other = compacted.partition("MSFT", "2026-11-24")
+    other.mkdir(parents=True)
+    path.rename(other / path.name)
+    problems = [problem for _, problem, _ in findings(compacted)]
+    assert "is not where it belongs: remove it" in problems
+
+
+# --- retention -------------------------------------------------------------------------------
+
+
+def test_by_default_tapes_stay_and_csv_goes_when_it_is_published(layout: Layout) -> None:
+    settings = Settings.load()
+    assert (settings.keep_tape, settings.keep_csv) == (None, 0.0)
+    assert Settings.load(keep_tape="forever").keep_tape is None
+    assert settings.public()["keep_tape"] == "forever"
+    before = remains.snapshot(layout)
+    assert prune(layout, settings.keep_tape, settings.keep_csv, NEXT_MONTH) == Pruning()
+    assert remains.snapshot(layout) == before
+
+
+def test_tapes_that_are_old_enough_go_once_their_session_verifies(compacted: Layout) -> None:
+    size = sum(path.stat().st_size for path in compacted.session_tapes(SESSION).values())
+    assert prune(compacted, 31 * DAY_S, None, NEXT_MONTH) == Pruning()
+    assert prune(compacted, 29 * DAY_S, None, NEXT_MONTH) == Pruning(3, 0, size, [])
+    assert compacted.session_tapes(SESSION) == {}
+    assert findings(compacted) == []
+    assert prices(compacted) == PRICES
+    deleted = [line for line in compacted.audit.read_text().splitlines() if '"delete"' in line]
+    assert len(deleted) == 3
+
+
+def test_tapes_stay_when_anything_of_their_session_does_not_verify(compacted: Layout) -> None:
+    damage_page(compacted.root / DAYS["MSFT"])
+    pruned = prune(compacted, 0.0, None, NEXT_MONTH)
+    assert pruned.tapes == 0
+    assert len(pruned.kept) >= 1
+    assert len(compacted.session_tapes(SESSION)) == 3
+
+
+def test_tapes_of_a_session_that_lives_or_died_stay(tmp_path: Path, compacted: Layout) -> None:
+    with lock.held(compacted.lock(SESSION), {}):
+        assert prune(compacted, 0.0, None, NEXT_MONTH) == Pruning()
+    dead = remains.dead(tmp_path / "dead")
+    assert prune(dead, 0.0, None, NEXT_MONTH) == Pruning()
+
+
+def kept_csv(root: Path) -> tuple[Layout, Path]:
+    """A published segment that was kept."""
+    from stocktrace.store.segment import SegmentWriter
+
+    layout = Layout.of(Settings.load(data_dir=root, keep_csv="7d"))
+    writer = SegmentWriter(layout, PARTS[0])
+    writer.write(batch_of([Trade("BRK.B", 1.0, NOON // 10**6, 1.0)]))
+    writer.seal()
+    parquet.convert(layout, layout.csv("BRK.B", PARTS[0]))
+    return layout, layout.kept_csv("BRK.B", PARTS[0])
+
+
+def test_csv_is_kept_for_as_long_as_was_asked_and_compared_before_it_goes(tmp_path: Path) -> None:
+    layout, path = kept_csv(tmp_path)
+    assert path.read_text().startswith("symbol,ts_event")
+    size = path.stat().st_size
+    assert prune(layout, None, 31 * DAY_S, NEXT_MONTH) == Pruning()
+    compact_days(layout, clock=TOMORROW)
+    assert prune(layout, None, 29 * DAY_S, NEXT_MONTH) == Pruning(0, 1, size, [])
+    assert not path.exists()
+
+
+def test_csv_that_is_not_what_is_published_stays(tmp_path: Path) -> None:
+    layout, path = kept_csv(tmp_path)
+    path.write_text(path.read_text().replace(",1.0,", ",2.0,").replace(",1,", ",2,"))
+    pruned = prune(layout, None, 0.0, NEXT_MONTH)
+    assert pruned.csv == 0
+    assert pruned.kept == [f"{path}: is not what is published; run `stocktrace verify`"]
+    layout.parquet("BRK.B", PARTS[0]).unlink()
+    assert len(prune(layout, None, 0.0, NEXT_MONTH).kept) == 1
+    assert path.exists()
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+def test_the_command_compacts_prunes_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = Layout(tmp_path / "data")
+    for number in (1, 2):
+        part = Part("20201120T100000Z_bbbbbb", f"20201120T1{number}0000Z_{number:05}")
+        put(layout, "AAPL", part, table_of([(NOON // 10**6, 1.0, 1.0, "1")]))
+    where = ["--data-dir", str(layout.root)]
+    assert cli.run(["compact", "--older-than", "7d", *where]) == 0
+    assert capsys.readouterr().out.startswith("1 days of tickers compacted: 2 files of ")
+    assert cli.run(["compact", "--json", "--keep-tape", "30d", *where]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "compaction": {"done": [], "waiting": {}, "failed": []},
+        "pruning": {"tapes": 0, "csv": 0, "size": 0, "kept": []},
+    }
+    assert cli.run(["compact", "--date", "2999-01-01", *where]) == 2
+    assert "is not over" in capsys.readouterr().err
+    assert cli.run(["compact", "--keep-tape", "often", *where]) == 2
+    assert "'often' is no time to keep something" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""The tasks of the nightly flow, as functions; ``test_flows.py`` has the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stocktrace.store.layout import Part
+from stocktrace.store.partition import folders, in_order
+from tests import remains
+from tests.conftest import SESSION
+from tests.tables import put, table_of
+
+pytestmark = [
+    pytest.mark.xdist_group("prefect"),
+    pytest.mark.timeout(300),  # the first to come waits for Prefect's import
+]
+
+
+def test_the_tasks_recover_compact_and_delete(tmp_path: Path) -> None:
+    from flows.compact import compact_dates, delete, recover
+
+    layout = remains.dead(tmp_path / "data")
+    put(layout, "AAPL", Part(SESSION, "20201120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
+    asked: dict[str, str | None] = {"data_dir": str(layout.root)}
+    assert [one.session for one in recover.fn(asked)] == [SESSION]
+    done = compact_dates.fn(asked, None, "7d")
+    assert [(one.ticker, one.date) for one in done.done] == [("AAPL", "2020-11-20")]
+    (folder,) = folders(layout, "2020-11-20")
+    assert [path.name for path in in_order(folder)] == ["day-00001.parquet"]
+    deleted = delete.fn({**asked, "keep_tape": "365d"})
+    assert (deleted.tapes, deleted.csv, deleted.kept) == (0, 0, [])
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"date": "23.11.2026"}, {"older_than": "a week"}, {"keep_tape": "-1d"}, {"keep_csv": ""}],
+)
+def test_what_makes_no_sense_is_no_parameter(parameters: dict[str, str]) -> None:
+    from prefect.exceptions import ParameterTypeError
+
+    from flows.compact import compact
+
+    with pytest.raises(ParameterTypeError):
+        compact.validate_parameters(parameters)
