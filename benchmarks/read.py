@@ -113,12 +113,12 @@ def readers(layout: Layout) -> dict[str, tuple[Callable[[], int], Callable[[], i
             lambda: len(ds.dataset(folder, partitioning="hive").to_table(filter=chosen)),
         ),
         "DuckDB": (
-            lambda: len(duckdb.execute(f"SELECT * FROM {files}").fetch_arrow_table()),
+            lambda: len(duckdb.execute(f"SELECT * FROM {files}").to_arrow_table()),
             lambda: len(
                 duckdb.execute(
                     f"SELECT * FROM {files} WHERE symbol = 'SPY' AND ts_event >= '{HOUR[0]}' "
                     f"AND ts_event < '{HOUR[1]}'"
-                ).fetch_arrow_table()
+                ).to_arrow_table()
             ),
         ),
         "polars": (
