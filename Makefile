@@ -80,6 +80,10 @@ types: $(STAMP) ## mypy, strict
 .PHONY: check
 check: lint types test ## all three
 
+.PHONY: soak
+soak: $(STAMP) ## kill captures and recoveries at any moment, account for every trade: KILLS= MINUTES= SEED=
+	@$(PY) -m tests.soak --kills $(or $(KILLS),200) --minutes $(or $(MINUTES),8) --seed $(or $(SEED),1)
+
 .PHONY: format
 format: $(STAMP) ## let ruff mend what it can
 	@$(PY) -m ruff check --fix

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import market
 
-_LONGEST_S = 900
+_LONGEST_S = 300
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,19 +114,22 @@ def _greet_massive(client: Client, tickers: int) -> None:
     del tickers
     for count, status in enumerate(("connected", "auth_success", "success")):
         client.await_messages(count)
-        client.send(market.frame(json.dumps([{"ev": "status", "status": status}]).encode()))
+        client.send(
+            market.frame(
+                json.dumps([{"ev": "status", "status": status, "message": status}]).encode()
+            )
+        )
     client.await_messages(2)
 
 
 def _greet_alpaca(client: Client, tickers: int) -> None:
     del tickers
-    import msgpack
-
-    for count, message in enumerate(("connected", "authenticated")):
+    for count, message in enumerate((b"connected", b"authenticated")):
         client.await_messages(count)
-        client.send(market.frame(msgpack.packb([{"T": "success", "msg": message}]), 2))
+        # msgpack of [{"T": "success", "msg": message}]
+        told = b"\xa1T\xa7success\xa3msg" + bytes([0xA0 + len(message)]) + message
+        client.send(market.frame(b"\x91\x82" + told, 2))
     client.await_messages(2)
-    client.send(market.frame(msgpack.packb([{"T": "subscription", "trades": ["*"]}]), 2))
 
 
 def _greet_okx(client: Client, tickers: int) -> None:

@@ -225,8 +225,8 @@ def _close(layout: Layout, session: str, report: Report, torn: int) -> None:
 def coverage_of(layout: Layout, session: str) -> tuple[Coverage, int]:
     """The coverage that a session's tapes tell, and their last sign of life (epoch ns).
 
-    It ends with that. The first line of a further tape is no sign
-    of life: it is written for what was read next, and that may never have been written.
+    It ends with that. The first line of a further tape is no sign of life: it is written for what
+    was read next, and that may never have been written.
     """
     coverage, last = Coverage(), 0
     for path in layout.session_tapes(session).values():

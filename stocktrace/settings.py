@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     )
 
     # The tape is the truth, and data that comes only once is not deleted unasked; compressed, it
-    # takes about five times what its trades do in Parquet (docs/storage.md).
+    # takes two and a half times what its trades do in Parquet (docs/storage.md).
     keep_tape: Keep = Field(None, description="How long tapes stay that verify, or forever.")
     # A second copy of what is in Parquet, that can be had from the tape byte by byte.
     keep_csv: Keep = Field(0.0, description="How long CSV stays that is published, or forever.")

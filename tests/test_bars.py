@@ -18,6 +18,7 @@ import stocktrace
 from stocktrace import cli
 from stocktrace.errors import SettingsError, UsageError
 from stocktrace.gap import Interval
+from stocktrace.store import lock
 from stocktrace.store.bars import BARS
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout, Part
@@ -319,6 +320,18 @@ def test_one_session_that_listens_is_enough(layout: Layout, publish: Callable[..
     listened(layout, SESSION, ("14:30:00", "14:30:20", ""), ("14:30:20", "14:31:00", "lost"))
     listened(layout, OTHER, ("14:30:10", "14:30:50", ""))
     assert stocktrace.read_bars("AAPL", data_dir=layout.root)["gap"].tolist() == [10.0]
+
+
+def test_what_a_live_session_heard_is_not_known_before_it_ends(
+    layout: Layout, publish: Callable[..., None]
+) -> None:
+    publish(
+        [(NOON - 120_000, 1.0, 1.0, "1"), (NOON, 1.0, 1.0, "1"), (NOON + 60_000, 1.0, 1.0, "1")]
+    )
+    listened(layout, OTHER, ("14:30:00", "14:31:00", ""))
+    with lock.held(layout.lock(SESSION), {}):  # since 14:29:58
+        gaps = stocktrace.read_bars("AAPL", data_dir=layout.root, backend="pyarrow")["gap"]
+    assert gaps.to_pylist() == [60.0, 0.0, None]
 
 
 def test_empty_bars_are_kept_between_the_first_trade_and_the_last_of_any_ticker(

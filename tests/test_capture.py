@@ -463,7 +463,7 @@ def test_batch_rows_write_at_once_what_flush_every_would_keep_waiting(
                 yield lambda _: batches == [3]
             exchange.send_raw(frame(("AAPL", 4)))
             yield trades(4)
-            assert batches == ([3] if batch_rows == 3 else [])
+            assert batches[:1] == ([3] if batch_rows == 3 else [])
 
         report = studio.record(exchange, scenario=scenario(), flush_every=60, batch_rows=batch_rows)
     assert report.books.recorded == 4

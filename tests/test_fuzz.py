@@ -65,7 +65,7 @@ def mutations(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
             case _:
                 data[at:at] = draw(
                     st.sampled_from([b"\n", b"\r", b"\t", b"#", b'"', b"\\", b"\0", b",", b"9" * 30,
-                                     b"\xff", b"null", b"NaN", b"[[[[", b"1e999", b"-", b"\xe2\x80\xa8"])
+                                     b"\xff", b"null", b"NaN", b"[[[[", b"1e999", b"-"])
                 )  # fmt: skip
     return bytes(data)
 

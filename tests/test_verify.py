@@ -504,3 +504,14 @@ def test_a_gap_that_is_too_short_by_a_microsecond_is_found(layout: Layout) -> No
         (COVERAGE, f"does not tell what the marks on {layout.tapes(SESSION)} do", False)
     ]
     assert coverage.intervals[0].end == stamp(0, 0) + SECOND
+
+
+def test_of_a_session_whose_first_tapes_were_removed_the_rest_is_found_whole(
+    layout: Layout,
+) -> None:
+    layout.archived_tape(PARTS[0]).unlink()
+    assert look(layout) == []
+    final(layout).unlink()
+    assert PARQUET in files_of(layout)
+    look(layout, repair=True)
+    assert look(layout) == []

@@ -21,9 +21,7 @@ async def on_trade(trade: Trade) -> None:
     """Write a row; the last one ends the stream."""
     global rows  # noqa: PLW0603 - as in their example
     codes = " ".join(trade.conditions or ())
-    writer.writerow(
-        [trade.symbol, trade.timestamp, time.time_ns(), trade.price, trade.size, codes]
-    )
+    writer.writerow([trade.symbol, trade.timestamp, time.time_ns(), trade.price, trade.size, codes])
     rows += 1
     if rows == meter.trades:
         await stream.stop_ws()

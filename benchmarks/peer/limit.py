@@ -50,9 +50,7 @@ class Listener(picows.WSListener):
         stamp = time.time_ns()
         trades = decode(frame.get_payload_as_memoryview()).data
         self._file.write(
-            "".join(
-                [f"{t.s},{t.t},{stamp},{t.p},{t.v},{' '.join(t.c or ())}\n" for t in trades]
-            )
+            "".join([f"{t.s},{t.t},{stamp},{t.p},{t.v},{' '.join(t.c or ())}\n" for t in trades])
         )
         self._left -= len(trades)
         if self._left <= 0:

@@ -32,7 +32,7 @@ BARS = pa.schema(
         pa.field("volume", pa.float64(), nullable=False),
         pa.field("trades", pa.int64(), nullable=False),
         pa.field("vwap", pa.float64()),
-        pa.field("gap", pa.float64(), nullable=False),
+        pa.field("gap", pa.float64()),
     ]
 )
 Floats = npt.NDArray[np.float64]
@@ -77,7 +77,8 @@ def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one qu
         By ticker and time: ``symbol`` str · ``start`` datetime64[ms, UTC] · ``open``, ``high``,
         ``low``, ``close`` float64 (trades of one millisecond in the order of arrival) · ``volume``
         float64 · ``trades`` int64, those of the volume · ``vwap`` float64, turnover by volume ·
-        ``gap`` float64, seconds of the bar in which no published session listened.
+        ``gap`` float64, seconds of the bar in which no session listened; missing for as long as a
+        session is alive that may have, for it writes its coverage when it ends.
 
     Raises:
         UsageError: an argument is wrong.

@@ -34,9 +34,9 @@ from stocktrace.store.swap import exchange
 
 # 4 % smaller than level 3, for twice the time; once a day, off the capture's hours.
 LEVEL = 9
-# A quarter of a window's: 3 % more bytes, and an hour of a busy ticker is read in a quarter of the
-# time, for readers pass over the groups whose times do not fit.
-ROW_GROUP = 1 << 16
+# Much smaller than a window's: for 3 % more bytes, readers pass over the groups whose times do not
+# fit, and an hour of one ticker costs that hour (docs/reading.md).
+ROW_GROUP = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)

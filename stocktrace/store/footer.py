@@ -55,8 +55,10 @@ def has_wrong_statistics(path: Path) -> bool:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, use_threads=False)
                 facts = file.metadata.row_group(group)
-                told = [facts.column(at) for at in range(facts.num_columns)]
-                for column, values in zip(told, table.columns, strict=True):
+                for at, values in enumerate(table.columns):
+                    column = facts.column(at)
+                    if column.physical_type != file.schema.column(at).physical_type:
+                        return True  # asked for its statistics, pyarrow 26 would abort
                     limits = pc.min_max(values).as_py()
                     found = column.statistics
                     if facts.num_rows != len(values) or column.num_values != len(values):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
 
@@ -13,28 +13,35 @@ import pyarrow.compute as pc
 
 from stocktrace.store.coverage import COVERAGE, read_file
 from stocktrace.store.grid import Times
-from stocktrace.store.layout import Layout
+from stocktrace.store.layout import Layout, is_session
+from stocktrace.store.lock import is_held
 
 _US_PER_MS = 1000
+LATEST = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Stretches in order and apart; ``edges`` are start, end, start, end and so on (epoch us)."""
+    """Stretches in order and apart; ``edges`` are start, end, start, end and so on (epoch us).
+
+    From ``unknown`` on (epoch ms) a session is alive, whose coverage will be written when it ends.
+    """
 
     edges: npt.NDArray[np.int64]
+    unknown: int = LATEST
 
     @classmethod
     def of(cls, layout: Layout, ticker: str, starts: Times, ends: Times) -> Self:
         """What the coverage on disk says of the days that bars (epoch ms) are in."""
         first, last = (_date(int(starts[0])), _date(int(ends[-1]))) if len(starts) else ("9", "0")
         tables = [
-            _heard(read_file(path), ticker)
+            _listening(read_file(path), ticker)
             for path in layout.root.glob("coverage/date=*/*.parquet")
             if first <= path.parent.name.removeprefix("date=") <= last
         ]
         table = pa.concat_tables([COVERAGE.empty_table(), *tables]).sort_by("start")
-        return cls.union(*(table[name].cast("int64").to_numpy() for name in ("start", "end")))
+        edges = (table[name].cast("int64").to_numpy() for name in ("start", "end"))
+        return replace(cls.union(*edges), unknown=_alive_since(layout))
 
     @classmethod
     def union(cls, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Self:
@@ -47,10 +54,15 @@ class Listening:
         return cls(np.column_stack([starts[opening], reached[closing]]).ravel())
 
     def missed(self, starts: Times, ends: Times) -> npt.NDArray[np.float64]:
-        """Of each stretch from ``starts`` to ``ends`` (epoch ms) the seconds nobody listened."""
+        """The seconds nobody listened from ``starts`` to ``ends`` (ms); nan: not yet known."""
         length: npt.NDArray[np.float64] = (ends - starts) / 1e3
+        missed = np.maximum(np.round(length - self._heard(starts, ends), 6), 0.0)
+        missed[(ends > self.unknown) & (missed > 0)] = np.nan
+        return missed
+
+    def _heard(self, starts: Times, ends: Times) -> npt.NDArray[np.float64]:
         if not len(self.edges) or not len(starts):
-            return length
+            return np.zeros(len(starts))
         # Listened time grows between a start and its end, and stands still from there on.
         lengths = np.diff(self.edges)
         lengths[1::2] = 0
@@ -60,11 +72,22 @@ class Listening:
             np.interp((each * _US_PER_MS - zero).astype(float), (self.edges - zero), grown)
             for each in (starts, ends)
         ]
-        missed: npt.NDArray[np.float64] = np.round(length - (until[1] - until[0]) / 1e6, 6)
-        return np.maximum(missed, 0.0)
+        heard: npt.NDArray[np.float64] = (until[1] - until[0]) / 1e6
+        return heard
 
 
-def _heard(table: pa.Table, ticker: str) -> pa.Table:
+def _alive_since(layout: Layout) -> int:
+    """When the first of the sessions began that are alive (epoch ms)."""
+    paths = [path for path in layout.sessions.glob("*.lock") if is_session(path.stem)]
+    began = [_began(path.stem) for path in paths if is_held(path)]
+    return min(began, default=LATEST)
+
+
+def _began(session: str) -> int:
+    return int(datetime.strptime(f"{session[:15]}+0000", "%Y%m%dT%H%M%S%z").timestamp() * 1000)
+
+
+def _listening(table: pa.Table, ticker: str) -> pa.Table:
     return table.filter(
         pc.and_(
             pc.equal(table["symbol"], ticker),

@@ -280,15 +280,19 @@ class _Columns:
         return pc.binary_join_element_wise(
             pa.array([f"{text}," for text in self.symbols], pa.string()).take(symbol),
             ts_event.cast(pa.string()),
-            pc.binary_join_element_wise(utc, pa.array(stamps).cast(pa.string()), utc, "").take(
-                read
-            ),
+            received.take(read),
             price.cast(pa.string()),
             pa.scalar(","),
             volume.cast(pa.string()),
             pa.array([f",{text}\n" for text in self.texts], pa.string()).take(conditions),
             "",
         )
+
+
+def _texts(column: pa.Array) -> pa.StringArray:
+    """A column as texts; each value is spelled once, for many rows have the same."""
+    encoded = pc.dictionary_encode(column)
+    return encoded.dictionary.cast(pa.string()).take(encoded.indices)
 
 
 def _joined(columns: Sequence[array[Any]], kind: type[np.generic]) -> npt.NDArray[Any]:

@@ -42,6 +42,7 @@ def test_a_port_that_is_taken_is_told() -> None:
 
 
 def test_stopping_closes_with_1001_and_ends_the_thread(dial: Dial) -> None:
+    before = set(threading.enumerate())
     exchange = Exchange(Script([]), QUICK)
     assert repr(exchange) == "<Exchange, not started>"
     exchange.stop()
@@ -53,7 +54,8 @@ def test_stopping_closes_with_1001_and_ends_the_thread(dial: Dial) -> None:
         client.frame()
     assert ended.value.rcvd is not None
     assert ended.value.rcvd.code == 1001
-    assert "stocktrace-exchange" not in [thread.name for thread in threading.enumerate()]
+    left = set(threading.enumerate()) - before
+    assert "stocktrace-exchange" not in [thread.name for thread in left]
 
 
 def test_stopping_in_the_middle_of_a_play(dial: Dial) -> None:

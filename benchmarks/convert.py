@@ -1,0 +1,95 @@
+"""CPU time a row, from a sealed CSV segment to Parquet, beside pandas, which verifies nothing.
+
+python -m benchmarks.convert [--rounds 5] [--rows 500000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import bench, market
+
+_OURS = """
+import sys, time
+from pathlib import Path
+from stocktrace.store import parquet
+from stocktrace.store.layout import Layout
+layout = Layout(Path(sys.argv[1]))
+began = time.process_time()
+for path in sorted(layout.root.glob("csv/*/*.csv")):
+    parquet.convert(layout, path)
+print(time.process_time() - began)
+"""
+_PANDAS = """
+import sys, time
+from pathlib import Path
+import pandas
+from pyarrow import csv, parquet
+began = time.process_time()
+for path in sorted(Path(sys.argv[1]).glob("csv/*/*.csv")):
+    frame = pandas.read_csv(path, parse_dates=["ts_event", "ts_recv"], keep_default_na=False)
+    frame.to_parquet(path.with_suffix(".parquet"))
+print(time.process_time() - began)
+"""
+_STEM = "20251121T143000Z_0123ab-20251121T143000Z_00001"
+
+
+def segments(root: Path, rows: int, files: int) -> None:
+    """Segments as the recorder writes them, through its own code."""
+    from stocktrace.store.layout import Layout, Part
+    from stocktrace.store.segment import Read, SegmentWriter
+    from stocktrace.trade import Trade
+
+    layout = Layout(root)
+    writer = SegmentWriter(layout, Part(*_STEM.split("-")))
+    for name in market.tickers(files):
+        trades = [
+            Trade(name, each.price, each.ms, float(each.size), tuple(each.codes or ()))
+            for each in market.prints([name], rows)
+        ]
+        for begin in range(0, rows, 1000):
+            some = trades[begin : begin + 1000]
+            stamp = some[-1].t * 1_000_000 + 80_123_456
+            writer.write([(name, [(Read(stamp, [b""], [some]), range(len(some)))])])
+    writer.seal()
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=500_000)
+    given = parser.parse_args()
+    found: dict[str, dict[str, float]] = {}
+    rows = []
+    for files in (1, 50):
+        runs: dict[str, list[float]] = {"stocktrace": [], "pandas": []}
+        with tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as made:
+            segments(Path(made), given.rows // files, files)
+            for _ in range(given.rounds):
+                for name, program in (("stocktrace", _OURS), ("pandas", _PANDAS)):
+                    with tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as folder:
+                        subprocess.run(["cp", "-r", f"{made}/csv", folder], check=True)
+                        said = subprocess.run(
+                            [sys.executable, "-c", program, folder],
+                            cwd=market.ROOT,
+                            capture_output=True,
+                            text=True,
+                            check=True,
+                        )
+                        runs[name].append(json.loads(said.stdout) / given.rows * 1e9)
+        found[str(files)] = {name: bench.median(values) for name, values in runs.items()}
+        ours, pandas = found[str(files)]["stocktrace"], found[str(files)]["pandas"]
+        rows.append([str(files), f"{ours:.0f} ns", f"{pandas:.0f} ns", f"{ours / pandas:.2f}"])
+    head = [f"files for {given.rows:,} rows", "stocktrace, verified", "pandas, unverified", "ratio"]
+    print(bench.table(head, rows))
+    bench.say(f"kept in {bench.save('convert', found)}")
+
+
+if __name__ == "__main__":
+    main()

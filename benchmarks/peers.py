@@ -1,0 +1,127 @@
+"""The peers: what they are, and a virtual environment of its own for each, in ``.bench``.
+
+    python -m benchmarks.peers            install those that are missing
+    python -m benchmarks.peers limit ...  only these
+
+They are pinned, come from the usual index, and are no dependency of stocktrace.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import bench, market
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A program to compare with; ``requires`` is empty for stocktrace, which runs from here.
+
+    ``trades`` is how many it is given: enough for a second of work.
+    """
+
+    name: str
+    title: str
+    module: str
+    requires: tuple[str, ...] = ()
+    dialect: str = "finnhub"
+    trades: int = 20_000
+    per_frame: tuple[int, ...] = (1, 5, 20)
+    arguments: tuple[str, ...] = ()
+    venv: str = ""
+
+    @property
+    def python(self) -> Path:
+        """The interpreter that has what it requires."""
+        if not self.requires:
+            return Path(sys.executable)
+        return market.BENCH / (self.venv or self.name) / "bin" / "python"
+
+    @property
+    def client(self) -> bench.Client:
+        """How it is run."""
+        return bench.Client(self.module, self.python, self.arguments)
+
+
+OURS, LIMIT = "stocktrace", "limit"
+# Python 3.11 is the oldest that stocktrace supports; newer releases of two peers want 3.12.
+_NEW = sys.version_info >= (3, 12)
+_NAUTILUS = (f"nautilus_trader=={'1.231.0' if _NEW else '1.221.0'}",)
+
+PEERS = [
+    Peer(OURS, "**stocktrace, everything on**", "ours", trades=1_000_000),
+    Peer(
+        LIMIT,
+        "limit: picows + msgspec → buffered CSV, nothing validated, no tape",
+        "limit",
+        ("picows==2.3.1", "msgspec==0.22.0"),
+        trades=1_000_000,
+    ),
+    Peer(
+        "websockets",
+        "websockets + orjson → buffered CSV",
+        "orjson_websockets",
+        ("websockets==17.4", "orjson==3.13.0"),
+        trades=300_000,
+    ),
+    Peer(
+        "cryptofeed2",
+        "cryptofeed 2.4 callback → CSV",
+        "cryptofeed",
+        ("cryptofeed==2.4.1",),
+        dialect="okx",
+        trades=100_000,
+    ),
+    Peer("massive", "massive client → CSV", "massive", ("massive==2.9.1",), dialect="massive"),
+    Peer("alpaca", "alpaca-py handler → CSV", "alpaca", ("alpaca-py==0.44.0",), dialect="alpaca"),
+    Peer(
+        "nautilus",
+        "nautilus_trader (Rust core) handler → CSV",
+        "nautilus",
+        _NAUTILUS,
+        trades=50_000,
+    ),
+    Peer(
+        "nautilus-feather",
+        "nautilus_trader, its streaming Feather writer",
+        "nautilus",
+        _NAUTILUS,
+        trades=5_000,
+        per_frame=(1,),
+        arguments=("feather",),
+        venv="nautilus",
+    ),
+    Peer(
+        "naive",
+        "naive: WebSocketApp, `json`, a thread a ticker, a file opened a row",
+        "naive",
+        ("websocket-client==1.9.2",),
+        trades=10_000,
+    ),
+]
+
+
+def install(peers: Sequence[Peer]) -> list[Peer]:
+    """Make the environments that are missing; the peers that can be run."""
+    usable = []
+    for peer in peers:
+        if not peer.python.exists():
+            bench.say(f"installing {' '.join(peer.requires)}")
+            folder = peer.python.parent.parent
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            pip = [peer.python, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+            if subprocess.run([*pip, *peer.requires], check=False).returncode:
+                peer.python.unlink()
+                bench.say(f"{peer.name} cannot be installed here: it is left out")
+                continue
+        usable.append(peer)
+    return usable
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:]
+    install([peer for peer in PEERS if not chosen or peer.name in chosen])
