@@ -113,7 +113,7 @@ def install(peers: Sequence[Peer]) -> list[Peer]:
             bench.say(f"installing {' '.join(peer.requires)}")
             folder = peer.python.parent.parent
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-            pip = [peer.python, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+            pip = [str(peer.python), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
             if subprocess.run([*pip, *peer.requires], check=False).returncode:
                 peer.python.unlink()
                 bench.say(f"{peer.name} cannot be installed here: it is left out")
