@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -15,6 +16,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from flows.request import Request
+from stocktrace.cli import output
 from stocktrace.errors import UsageError
 
 _SAFE = "; what was received is on disk."
@@ -68,7 +70,9 @@ def run(
 
     _start_server()
     state = capture(list(tickers), for_, until, **asked, return_state=True)
-    if state.is_completed():
+    result = state.result(raise_on_failure=False)
+    if state.is_completed() and isinstance(result, dict):
+        show(Path(result["data_dir"]), result["session"])
         return 0
     return _complain(state.message or str(state.type), 1)
 
@@ -102,6 +106,14 @@ def _interrupted(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None
+
+
+def show(data_dir: Path, session: str) -> None:
+    """Print where the files are and the books."""
+    from stocktrace.report import Report
+    from stocktrace.store.layout import Layout
+
+    output.summary(Report.read(Layout(data_dir).report(session)), data_dir)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -15,6 +15,7 @@ from typing import Annotated
 import cyclopts
 from cyclopts import Parameter
 
+from flows.command import show
 from stocktrace.cli import output
 from stocktrace.cli.capturing import DEMO_KEY, DEMO_TICKERS, demo_exchange, read_back
 from stocktrace.cli.progress import Lines
@@ -44,8 +45,6 @@ def main(
 
     from flows.capture import capture
     from flows.display import ON_LOOKERS
-    from stocktrace.report import Report
-    from stocktrace.store.layout import Layout
 
     ON_LOOKERS.append(Lines(PROGRESS_EVERY_S))
     with demo_exchange() as url:
@@ -62,9 +61,8 @@ def main(
         return 1
     result = state.result()
     session = result["session"] if isinstance(result, dict) else ""
-    report = Report.read(Layout(data_dir).report(session))
     output.to_stdout("\n")
-    output.summary(report, data_dir)
+    show(data_dir, session)
     read_back(DEMO_TICKERS[0], data_dir)
     return 0
 
