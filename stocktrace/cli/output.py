@@ -65,7 +65,7 @@ def summary(report: Report, data_dir: Path) -> None:
     for ticker, seconds in report.silent.items():
         print(f"  {ticker} was silent for {seconds / 60:.0f} minutes of open market")
     if report.unpublished:
-        print(f"  {len(report.unpublished)} windows wait: run `stocktrace convert`")
+        print(f"  {len(report.unpublished)} windows wait: run `stocktrace recover`")
     print(f"  {files:,} Parquet files, {size:,} bytes, in {data_dir / 'parquet'}")
     busiest = sorted(published.items(), key=lambda item: -item[1].trades)
     table(

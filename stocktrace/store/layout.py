@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from stocktrace.deadline import NS_PER_SECOND
 from stocktrace.errors import LayoutError
 from stocktrace.settings import Settings
 from stocktrace.store.window import Window, compact_utc
@@ -44,8 +45,12 @@ _DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|COM\d|LPT\d)(?=\.|$)", re.IGNORECASE)
 
 
 def new_session(stamp: int) -> str:
-    """A session's name: when it began (epoch ns), and six digits that no other one has."""
-    return f"{compact_utc(stamp)}_{secrets.token_hex(3)}"
+    """A session's name: the second in which it began (``stamp``, epoch ns), and six digits.
+
+    Three are of the second's fraction, so that names sort as sessions began; three are random.
+    """
+    fraction = stamp % NS_PER_SECOND * 4096 // NS_PER_SECOND
+    return f"{compact_utc(stamp)}_{fraction:03x}{secrets.randbelow(4096):03x}"
 
 
 def is_session(name: str) -> bool:

@@ -200,3 +200,10 @@ def test_segments_of_one_window_are_found_by_their_suffix(tmp_path: Path) -> Non
             path.touch()
     assert layout.open_segments(PART) == [layout.open_csv(t, PART) for t in ("7203", "A:B")]
     assert layout.sealed_segments(PART) == [layout.csv(t, PART) for t in ("7203", "A:B")]
+
+
+def test_names_of_sessions_sort_as_they_began_within_a_second_too():
+    second = 1_795_444_200_000_000_000
+    names = [new_session(second + fraction * 1_000_000) for fraction in range(0, 1000, 7)]
+    assert names == sorted(names)
+    assert all(map(is_session, names))
