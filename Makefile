@@ -19,7 +19,7 @@ STAMP := .venv/.installed
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # ------------------------------------------------------------------------------------- set up
 
@@ -104,6 +104,23 @@ else
 run: $(STAMP)
 	@$(PY) -m flows.capture $(TICKERS) --for $(FOR)
 endif
+
+# -------------------------------------------------------------------------------------- bench
+
+.PHONY: bench
+bench: bench-capture bench-convert bench-scale ## measure beside the peers, in .bench (30 min)
+
+.PHONY: bench-capture
+bench-capture: $(STAMP) ## CPU a trade, beside the peers: make bench-capture ARGS="--rounds 5"
+	@$(PY) -m benchmarks.capture $(ARGS)
+
+.PHONY: bench-convert
+bench-convert: $(STAMP) ## CPU a row from CSV to Parquet, beside pandas
+	@$(PY) -m benchmarks.convert $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: $(STAMP) ## peak, idle, 5,000 tickers, latency, pauses; ARGS="memory --seconds 1800"
+	@$(PY) -m benchmarks.scale $(ARGS)
 
 # -------------------------------------------------------------------------------------- build
 

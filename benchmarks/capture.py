@@ -51,6 +51,10 @@ def summary(
     return found
 
 
+def _ratio(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
 def tables(found: dict[str, dict[int, float]], peers: list[Peer], per_frame: list[int]) -> str:
     """What the page in docs has."""
     rows = []
@@ -62,8 +66,8 @@ def tables(found: dict[str, dict[int, float]], peers: list[Peer], per_frame: lis
             if ns is None:
                 cells.append("")
                 continue
-            of_limit = f" · {ns / limit:.2g}times the limit" if limit else ""
-            of_ours = f" · {ns / ours:.3g}times ours" if ours and peer.name != OURS else ""
+            of_limit = f" · {_ratio(ns / limit)} of the limit" if limit else ""
+            of_ours = f" · {_ratio(ns / ours)} of ours" if ours and peer.name != OURS else ""
             cells.append(f"{ns / 1000:.3g} µs{of_limit}{of_ours}")
         rows.append(cells)
     return bench.table(["CPU a trade", *(f"k = {k}" for k in per_frame)], rows)

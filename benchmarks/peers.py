@@ -53,13 +53,13 @@ _NEW = sys.version_info >= (3, 12)
 _NAUTILUS = (f"nautilus_trader=={'1.231.0' if _NEW else '1.221.0'}",)
 
 PEERS = [
-    Peer(OURS, "**stocktrace, everything on**", "ours", trades=1_000_000),
+    Peer(OURS, "**stocktrace, everything on**", "ours", trades=1_200_000),
     Peer(
         LIMIT,
         "limit: picows + msgspec → buffered CSV, nothing validated, no tape",
         "limit",
         ("picows==2.3.1", "msgspec==0.22.0"),
-        trades=1_000_000,
+        trades=1_200_000,
     ),
     Peer(
         "websockets",
