@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from stocktrace.report import Report
     from stocktrace.store.layout import Layout
 
+Start = Annotated[str | None, Parameter(help="First trade time: 2026-11-23T14:30Z.")]
+End = Annotated[str | None, Parameter(help="Trade time to stop before.")]
+To = Annotated[
+    Literal["table", "csv", "json", "parquet"], Parameter(help="JSON is one object a line.")
+]
+OutputFile = Annotated[Path | None, Parameter(name="--output", help="A file instead of stdout.")]
 DataDir = Annotated[Path | None, Parameter(help="The data folder; also STOCKTRACE_DATA_DIR.")]
 
 
@@ -36,15 +42,11 @@ def layout_of(data_dir: Path | None) -> Layout:
 def trades(
     *tickers: str,
     date: Annotated[str | None, Parameter(help="A UTC date of receipt: 2026-11-23.")] = None,
-    start: Annotated[str | None, Parameter(help="First trade time: 2026-11-23T14:30Z.")] = None,
-    end: Annotated[str | None, Parameter(help="Trade time to stop before.")] = None,
+    start: Start = None,
+    end: End = None,
     tail: Annotated[int, Parameter(help="How many of the last; 0: all.")] = 20,
-    to: Annotated[
-        Literal["table", "csv", "json", "parquet"], Parameter(help="JSON is one object a line.")
-    ] = "table",
-    output_file: Annotated[
-        Path | None, Parameter(name="--output", help="A file instead of stdout.")
-    ] = None,
+    to: To = "table",
+    output_file: OutputFile = None,
     data_dir: DataDir = None,
 ) -> int:
     """Print published trades of TICKERS."""
@@ -65,20 +67,16 @@ def bars(
     date: Annotated[
         str | None, Parameter(help="A UTC date; with --session of New York: 2026-11-23.")
     ] = None,
-    start: Annotated[str | None, Parameter(help="First trade time: 2026-11-23T14:30Z.")] = None,
-    end: Annotated[str | None, Parameter(help="Trade time to stop before.")] = None,
+    start: Start = None,
+    end: End = None,
     session: Annotated[
         Literal["regular", "extended"] | None, Parameter(help="Hours of US stocks; default all.")
     ] = None,
     empty: Annotated[
         Literal["drop", "keep"], Parameter(help="What becomes of bars without trades.")
     ] = "drop",
-    to: Annotated[
-        Literal["table", "csv", "json", "parquet"], Parameter(help="JSON is one object a line.")
-    ] = "table",
-    output_file: Annotated[
-        Path | None, Parameter(name="--output", help="A file instead of stdout.")
-    ] = None,
+    to: To = "table",
+    output_file: OutputFile = None,
     data_dir: DataDir = None,
 ) -> int:
     """Print published trades of TICKERS as bars; ``gap`` is the seconds nobody listened."""
