@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks import market
 
+# Beyond what the load itself lasts.
 _LONGEST_S = 300
 
 
@@ -73,7 +74,7 @@ def run(client: Client, load: Load, times: Path | None = None) -> dict[str, Any]
                 env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **client.environment},
                 capture_output=True,
                 text=True,
-                timeout=_LONGEST_S,
+                timeout=_LONGEST_S + (load.trades / load.rate if load.rate else 0),
                 check=False,
             )
             if done.returncode:

@@ -42,7 +42,9 @@ _STEM = "20251121T143000Z_0123ab-20251121T143000Z_00001"
 def segments(root: Path, rows: int, files: int) -> None:
     """Segments as the recorder writes them, through its own code."""
     from stocktrace.store.layout import Layout, Part
-    from stocktrace.store.segment import Read, SegmentWriter
+    from stocktrace.store.read import Read
+    from stocktrace.store.segment import SegmentWriter
+    from stocktrace.store.tape import Frames
     from stocktrace.trade import Trade
 
     layout = Layout(root)
@@ -55,7 +57,8 @@ def segments(root: Path, rows: int, files: int) -> None:
         for begin in range(0, rows, 1000):
             some = trades[begin : begin + 1000]
             stamp = some[-1].t * 1_000_000 + 80_123_456
-            writer.write([(name, [(Read(stamp, [b""], [some]), range(len(some)))])])
+            read = Read([Frames(stamp, [b""])], [some])
+            writer.write([(name, [(read, range(len(some)))])])
     writer.seal()
 
 

@@ -18,10 +18,16 @@ _PEAK = 240_000.0  # trades a second: about the highest second of the whole US t
 
 
 def watched(
-    load: bench.Load, *, seconds: float = 0.0, settle: float = 0.0, **settings: Any
+    load: bench.Load,
+    *,
+    seconds: float = 0.0,
+    settle: float = 0.0,
+    timed: bool = True,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """One run of stocktrace that is watched from inside."""
-    told = json.dumps({"settings": settings, "seconds": seconds, "settle": settle})
+    """One run of stocktrace that is watched from inside; each read and write if ``timed``."""
+    watch = {"settings": settings, "seconds": seconds, "settle": settle, "timed": timed}
+    told = json.dumps(watch)
     said = bench.run(bench.Client("watched", environment={"BENCH_WATCH": told}), load)
     if not said["balanced"] or (not seconds and said["rows"] != load.trades):
         raise RuntimeError(f"{load.trades} were sent: {said}")
@@ -62,7 +68,7 @@ def idle(seconds: float) -> dict[str, Any]:
     for tickers in (50, 5000):
         lasts = seconds + 10
         load = _load(10.0, lasts + 30, 1, tickers)
-        said = runs[str(tickers)] = watched(load, seconds=lasts, settle=10)
+        said = runs[str(tickers)] = watched(load, seconds=lasts, settle=10, timed=False)
         rows.append([f"{tickers:,}", f"{said['core']:.2%}", f"{said['memory_mb'][-1]:.0f} MB"])
     print(bench.table(["tickers, 10 trades/s", "of a core", "memory"], rows))
     return runs
@@ -74,7 +80,7 @@ def tickers(seconds: float) -> dict[str, Any]:
     for _ in range(3):
         for count, values in found.items():
             load = _load(100_000.0, seconds, 5, count)
-            values.append(watched(load)["cpu_s"] / load.trades * 1e9)
+            values.append(watched(load, timed=False)["cpu_s"] / load.trades * 1e9)
     medians = {str(count): bench.median(values) for count, values in found.items()}
     rows = [[f"{int(count):,}", f"{ns / 1000:.2f} µs"] for count, ns in medians.items()]
     print(bench.table(["tickers, 100,000 trades/s", "CPU a trade"], rows))
@@ -103,7 +109,7 @@ def pause(seconds: float) -> dict[str, Any]:
 
 def memory(seconds: float) -> dict[str, Any]:
     """Whether memory grows: 10,000 trades/s for as long as is asked."""
-    said = watched(_load(10_000.0, seconds))
+    said = watched(_load(10_000.0, seconds), timed=False)
     row = [*(f"{size:.0f} MB" for size in said["memory_mb"]), f"{said['slope_mb_h']:+.0f} MB/h"]
     print(bench.table(["after a quarter", "highest", "at the end", "slope"], [row]))
     return said

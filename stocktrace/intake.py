@@ -17,9 +17,10 @@ from typing import Any
 
 from stocktrace.feed import wire
 from stocktrace.receipts import Receipts
+from stocktrace.store.batch import Chunk
 from stocktrace.store.layout import Layout, Part
-from stocktrace.store.segment import Chunk, Codes, Read
-from stocktrace.store.tape import Mark, TapeWriter
+from stocktrace.store.read import Numbering, Read
+from stocktrace.store.tape import Frames, Mark, TapeWriter
 from stocktrace.store.window import RollPolicy, Window
 
 
@@ -33,7 +34,7 @@ class Recording:
     receipts: Receipts = field(default_factory=Receipts)
     #: Tickers whose queue was full: their segments are had from the tape.
     spilled: set[str] = field(default_factory=set)
-    codes: Codes = field(default_factory=Codes)
+    numbering: Numbering = field(default_factory=Numbering)
 
     @property
     def part(self) -> Part:
@@ -47,7 +48,7 @@ class TickerQueue:
     def __init__(self, ticker: str, capacity: int) -> None:
         self.ticker = ticker
         self._capacity = capacity
-        self._chunks: deque[tuple[Recording, Read, Sequence[int]]] = deque()
+        self._chunks: deque[tuple[Recording, Read, range]] = deque()
         self._put = 0
         self._taken = 0
         #: Whether the queue stands in the line of those with something to take.
@@ -58,7 +59,7 @@ class TickerQueue:
         """Trades that wait."""
         return self._put - self._taken
 
-    def put(self, recording: Recording, read: Read, rows: Sequence[int]) -> bool:
+    def put(self, recording: Recording, read: Read, rows: range) -> bool:
         """Append; ``False`` if there is no room, and nothing was appended."""
         count = len(rows)
         if self._put - self._taken + count > self._capacity:
@@ -136,9 +137,9 @@ class Intake:
         recording.tape.append(stamp, frames)
         self.heard = stamp
         decoded = wire.decode(frames)
-        parted = recording.receipts.take(stamp, decoded)
-        read = Read(stamp, frames, decoded.messages, recording.codes)
-        for ticker, rows in parted.items():
+        read = Read([Frames(stamp, frames)], decoded.messages, recording.numbering)
+        recording.receipts.take(decoded, read)
+        for ticker, rows in read.parts:
             self.received[ticker] += len(rows)
             self.last[ticker] = stamp
             if ticker not in recording.spilled:
@@ -166,9 +167,7 @@ class Intake:
         tape.mark(Mark(stamp, "tape", {"session": self._session, **self.state}))
         self.recordings.append(Recording(window, tape))
 
-    def _put_in_queue(
-        self, recording: Recording, read: Read, ticker: str, rows: Sequence[int]
-    ) -> None:
+    def _put_in_queue(self, recording: Recording, read: Read, ticker: str, rows: range) -> None:
         queue = self.queues.get(ticker)
         if queue is None:
             queue = self.queues[ticker] = TickerQueue(ticker, self._limits.queue_rows)

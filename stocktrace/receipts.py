@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from stocktrace.feed.wire import Decoded
 from stocktrace.report import Books
 from stocktrace.store.quarantine import Refused
+from stocktrace.store.read import Read
 
 #: Stands for the ticker of a refused row that names none.
 NO_TICKER = ""
@@ -25,8 +26,8 @@ class Receipts:
     errors: Counter[str] = field(default_factory=Counter)
     refused: list[Refused] = field(default_factory=list)
 
-    def take(self, stamp: int, decoded: Decoded) -> dict[str, list[int]]:
-        """Count what was received at ``stamp``; gives the rows of each ticker, in their order."""
+    def take(self, decoded: Decoded, read: Read) -> None:
+        """Count what was read; if anything of it is refused, it is of one arrival."""
         books = self.books
         books.frames += len(decoded.messages)
         books.trade_frames += decoded.trade_frames
@@ -35,18 +36,14 @@ class Receipts:
         books.trades += decoded.refused_trades
         self.errors.update(decoded.errors)
         for refusal in decoded.refusals:
+            stamp = read.arrivals[0].stamp
             self.refused.append(Refused(stamp, refusal.frame, refusal.row, refusal.reason))
             if refusal.row is not None:
                 self.undecoded[_ticker(refusal.row)] += 1
-        parted: defaultdict[str, list[int]] = defaultdict(list)
-        symbols = [trade.s for message in decoded.messages for trade in message]
-        for row, symbol in enumerate(symbols):
-            parted[symbol].append(row)
-        books.trades += len(symbols)
-        for ticker, rows in parted.items():
+        for ticker, rows in read.parts:
+            books.trades += len(rows)
             self.received[ticker] += len(rows)
-            self.last[ticker] = stamp
-        return parted
+            self.last[ticker] = read.stamp_of(rows[-1])
 
 
 def _ticker(row: Any) -> str:

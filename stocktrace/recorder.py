@@ -10,8 +10,9 @@ from stocktrace.intake import Intake, Recording, TickerQueue
 from stocktrace.lags import Lags
 from stocktrace.receipts import Receipts
 from stocktrace.report import Books, TickerBooks
+from stocktrace.store.batch import Chunk
 from stocktrace.store.layout import Layout, Part
-from stocktrace.store.segment import Chunk, SegmentWriter
+from stocktrace.store.segment import SegmentWriter
 
 
 @dataclass(frozen=True, slots=True)

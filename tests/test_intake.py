@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from stocktrace.intake import Intake, Limits, Recording, TickerQueue
 from stocktrace.store.layout import Layout
-from stocktrace.store.segment import Read
+from stocktrace.store.read import Read
 from stocktrace.store.tape import Frames, Mark, TapeReader
 from stocktrace.store.window import RollPolicy
 from stocktrace.trade import Trade
@@ -16,22 +17,37 @@ from tests.conftest import NOON, SESSION, frame, tree
 SECOND = 10**9
 
 
-def intake(
-    folder: Path,
-    *,
-    queue_rows: int = 100,
-    backlog_rows: int = 1000,
-    batch_rows: int = 1000,
-    roll_size: int = 1 << 30,
-) -> Intake:
-    return Intake(
-        Layout(folder),
-        SESSION,
-        RollPolicy(600.0, roll_size),
-        Limits(queue_rows, backlog_rows, batch_rows),
-        NOON,
-        ["AAPL"],
-    )
+MakeIntake = Callable[..., Intake]
+
+
+@pytest.fixture
+def intake(tmp_path: Path) -> Iterator[MakeIntake]:
+    """Makes intakes, and closes their tapes."""
+    made: list[Intake] = []
+
+    def make(
+        *,
+        queue_rows: int = 100,
+        backlog_rows: int = 1000,
+        batch_rows: int = 1000,
+        roll_size: int = 1 << 30,
+    ) -> Intake:
+        made.append(
+            Intake(
+                Layout(tmp_path),
+                SESSION,
+                RollPolicy(600.0, roll_size),
+                Limits(queue_rows, backlog_rows, batch_rows),
+                NOON,
+                ["AAPL"],
+            )
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        for recording in each.recordings:
+            recording.tape.close()
 
 
 def waiting(at: Intake, recording: Recording | None = None) -> dict[str, list[float]]:
@@ -49,9 +65,9 @@ def tape_of(recording: Recording) -> list[Frames | Mark]:
 
 
 def test_a_read_is_on_the_tape_before_anything_else_happens_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    intake: MakeIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = intake(tmp_path)
+    at = intake()
     seen: list[list[Frames | Mark]] = []
 
     def decode(frames: object) -> None:
@@ -62,21 +78,19 @@ def test_a_read_is_on_the_tape_before_anything_else_happens_to_it(
     with pytest.raises(ZeroDivisionError):
         at.frames(NOON + 1, [b"anything"])
     assert seen[0][-1] == Frames(NOON + 1, [b"anything"])
-    at.current.tape.close()
 
 
-def test_trades_wait_by_ticker_in_the_order_of_arrival(tmp_path: Path) -> None:
-    at = intake(tmp_path)
+def test_trades_wait_by_ticker_in_the_order_of_arrival(intake: MakeIntake) -> None:
+    at = intake()
     at.frames(NOON, [frame(("A", 1), ("B", 2), ("A", 3)), frame(("A", 4))])
     at.frames(NOON + 1, [frame(("B", 5))])
     assert (at.backlog, dict(at.received)) == (5, {"A": 3, "B": 2})
     assert waiting(at) == {"A": [1.0, 3.0, 4.0], "B": [2.0, 5.0]}
     assert at.current.spilled == set()
-    at.current.tape.close()
 
 
-def test_a_new_tape_begins_with_how_the_feed_stands(tmp_path: Path) -> None:
-    at = intake(tmp_path)
+def test_a_new_tape_begins_with_how_the_feed_stands(intake: MakeIntake) -> None:
+    at = intake()
     at.state = {"connected": True, "tickers": ["A"]}
     at.tick(NOON + 600 * SECOND)
     first, second = at.recordings
@@ -86,12 +100,10 @@ def test_a_new_tape_begins_with_how_the_feed_stands(tmp_path: Path) -> None:
     assert tape_of(second) == [
         Mark(NOON + 600 * SECOND, "tape", {"session": SESSION, "connected": True, "tickers": ["A"]})
     ]
-    for each in at.recordings:
-        each.tape.close()
 
 
-def test_a_tick_rolls_without_frames_and_wakes_the_recorder(tmp_path: Path) -> None:
-    at = intake(tmp_path)
+def test_a_tick_rolls_without_frames_and_wakes_the_recorder(intake: MakeIntake) -> None:
+    at = intake()
     at.tick(NOON + 599 * SECOND)
     assert (len(at.recordings), at.wake.is_set()) == (1, False)
     at.tick(NOON + 600 * SECOND)
@@ -100,12 +112,10 @@ def test_a_tick_rolls_without_frames_and_wakes_the_recorder(tmp_path: Path) -> N
         "20261123T143000Z_00001",
         "20261123T144000Z_00002",
     ]
-    for each in at.recordings:
-        each.tape.close()
 
 
-def test_a_frame_goes_to_the_window_of_its_own_time(tmp_path: Path) -> None:
-    at = intake(tmp_path)
+def test_a_frame_goes_to_the_window_of_its_own_time(intake: MakeIntake) -> None:
+    at = intake()
     at.frames(NOON, [frame(("A", 1))])
     at.frames(NOON + 600 * SECOND, [frame(("A", 2))])
     first, second = at.recordings
@@ -113,12 +123,10 @@ def test_a_frame_goes_to_the_window_of_its_own_time(tmp_path: Path) -> None:
     assert at.queues["A"].rows == 1
     assert waiting(at, second) == {"A": [2.0]}
     assert (first.receipts.books.frames, second.receipts.books.frames) == (1, 1)
-    for each in at.recordings:
-        each.tape.close()
 
 
-def test_a_large_tape_rolls_with_the_next_frame(tmp_path: Path) -> None:
-    at = intake(tmp_path, roll_size=200)
+def test_a_large_tape_rolls_with_the_next_frame(intake: MakeIntake, tmp_path: Path) -> None:
+    at = intake(roll_size=200)
     for n in range(6):
         at.frames(NOON + n, [frame(("A", n + 1))])
     assert len(at.recordings) > 2
@@ -127,24 +135,22 @@ def test_a_large_tape_rolls_with_the_next_frame(tmp_path: Path) -> None:
     assert tree(tmp_path) == [f"tape/{SESSION}/{name}.tape" for name in names]
     found = [price for each in list(at.recordings) for price in waiting(at, each).get("A", [])]
     assert found == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-    for each in at.recordings:
-        each.tape.close()
 
 
-def test_a_clock_that_steps_back_over_midnight_reopens_nothing(tmp_path: Path) -> None:
-    at = intake(tmp_path)
+def test_a_clock_that_steps_back_over_midnight_reopens_nothing(
+    intake: MakeIntake, tmp_path: Path
+) -> None:
+    at = intake()
     midnight = NOON - NOON % (86_400 * SECOND) + 86_400 * SECOND
     for stamp in (midnight - 1, midnight, midnight - 1):
         at.frames(stamp, [frame(("A", 1))])
     dates = [each.part.date for each in at.recordings]
     assert dates == ["2026-11-23", "2026-11-23", "2026-11-24", "2026-11-23"]
     assert len(tree(tmp_path)) == 4
-    for each in at.recordings:
-        each.tape.close()
 
 
-def test_a_full_queue_spills_its_ticker_for_the_window_and_no_other(tmp_path: Path) -> None:
-    at = intake(tmp_path, queue_rows=3)
+def test_a_full_queue_spills_its_ticker_for_the_window_and_no_other(intake: MakeIntake) -> None:
+    at = intake(queue_rows=3)
     for n in range(5):
         at.frames(NOON + n, [frame(("A", n + 1))])
     at.frames(NOON, [frame(("B", 9))])
@@ -155,37 +161,32 @@ def test_a_full_queue_spills_its_ticker_for_the_window_and_no_other(tmp_path: Pa
     assert waiting(at) == {}, "a ticker that spilled is had from the tape"
     at.frames(NOON + 600 * SECOND, [frame(("A", 7))])
     assert at.current.spilled == set()
-    for each in at.recordings:
-        each.tape.close()
 
 
-def test_a_frame_larger_than_a_queue_spills_whole(tmp_path: Path) -> None:
-    at = intake(tmp_path, queue_rows=3)
+def test_a_frame_larger_than_a_queue_spills_whole(intake: MakeIntake) -> None:
+    at = intake(queue_rows=3)
     at.frames(NOON, [frame(*(("A", n + 1) for n in range(4)))])
     assert at.current.spilled == {"A"}
     assert waiting(at) == {}
-    at.current.tape.close()
 
 
-def test_a_full_backlog_spills_whatever_ticker_comes_next(tmp_path: Path) -> None:
-    at = intake(tmp_path, backlog_rows=3)
+def test_a_full_backlog_spills_whatever_ticker_comes_next(intake: MakeIntake) -> None:
+    at = intake(backlog_rows=3)
     at.frames(NOON, [frame(("A", 1), ("B", 2), ("C", 3), ("D", 4))])
     assert at.current.spilled == {"D"}
     assert at.backlog == 3
-    at.current.tape.close()
 
 
-def test_the_recorder_is_woken_when_a_batch_waits(tmp_path: Path) -> None:
-    at = intake(tmp_path, batch_rows=3)
+def test_the_recorder_is_woken_when_a_batch_waits(intake: MakeIntake) -> None:
+    at = intake(batch_rows=3)
     at.frames(NOON, [frame(("A", 1), ("B", 2))])
     assert not at.wake.is_set()
     at.frames(NOON, [frame(("C", 3))])
     assert at.wake.is_set()
-    at.current.tape.close()
 
 
-def test_control_and_nonsense_are_counted_and_kept(tmp_path: Path) -> None:
-    at = intake(tmp_path)
+def test_control_and_nonsense_are_counted_and_kept(intake: MakeIntake) -> None:
+    at = intake()
     decoded = at.frames(
         NOON,
         [b'{"type":"ping"}', b"nonsense", b'{"type":"error","msg":"no"}', frame(("A", 1))],
@@ -196,22 +197,20 @@ def test_control_and_nonsense_are_counted_and_kept(tmp_path: Path) -> None:
     assert at.current.receipts.errors == {"no": 1}
     (refused,) = at.current.receipts.refused
     assert (refused.stamp, refused.frame, refused.row) == (NOON, b"nonsense", None)
-    at.current.tape.close()
 
 
-def test_a_mark_stands_among_the_frames(tmp_path: Path) -> None:
-    at = intake(tmp_path)
+def test_a_mark_stands_among_the_frames(intake: MakeIntake) -> None:
+    at = intake()
     at.frames(NOON, [b'{"type":"ping"}'])
     at.mark(Mark(NOON + 1, "disconnected", {"reason": "test"}))
     assert tape_of(at.current)[1:] == [
         Frames(NOON, [b'{"type":"ping"}']),
         Mark(NOON + 1, "disconnected", {"reason": "test"}),
     ]
-    at.current.tape.close()
 
 
-def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(tmp_path: Path) -> None:
-    at = intake(tmp_path)
+def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(intake: MakeIntake) -> None:
+    at = intake()
     queue = TickerQueue("A", 100)
     recording = at.current
     spilled, found = list[int](), list[int]()
@@ -220,7 +219,7 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(tmp_path:
     def produce() -> None:
         for n in range(20_000):
             trade = Trade("A", 1.0, n, 1.0)
-            if not queue.put(recording, Read(NOON, [b""], [[trade]]), [0]):
+            if not queue.put(recording, Read([Frames(NOON, [b""])], [[trade]]), range(1)):
                 spilled.append(n)
         done.set()
 
@@ -238,4 +237,3 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(tmp_path:
     assert found == sorted(found)
     assert sorted(found + spilled) == list(range(20_000))
     assert queue.rows == 0
-    recording.tape.close()

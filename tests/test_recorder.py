@@ -67,6 +67,20 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.end()
 
 
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a batch has been written."""
+    done = threading.Event()
+    write = SegmentWriter.write
+
+    def writing(self: SegmentWriter, batch: Any) -> None:
+        write(self, batch)
+        done.set()
+
+    monkeypatch.setattr(SegmentWriter, "write", writing)
+    return done
+
+
 def csv(ticker: str, window: str = "20261123T143000Z_00001", suffix: str = "") -> str:
     return f"csv/{ticker}/{SESSION}-{window}.csv{suffix}"
 
@@ -100,38 +114,24 @@ def test_a_session_without_frames_seals_a_window_of_nothing(desk: Desk) -> None:
     assert desk.rows() == {}
 
 
-def test_a_batch_is_written_as_soon_as_it_is_large_enough(tmp_path: Path) -> None:
+def test_a_batch_is_written_as_soon_as_it_is_large_enough(
+    tmp_path: Path, written: threading.Event
+) -> None:
     desk = Desk(tmp_path, batch_rows=3)
     desk.thread.start()
-    written = threading.Event()
-    write = SegmentWriter.write
-
-    def writing(self: SegmentWriter, batch: Any) -> None:
-        write(self, batch)
-        written.set()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SegmentWriter, "write", writing)
-        desk.intake.frames(NOON, [frame(("A", 1), ("B", 2), ("A", 3))])
-        assert written.wait(10), "flush_every is a minute: only the batch can have woken it"
+    desk.intake.frames(NOON, [frame(("A", 1), ("B", 2), ("A", 3))])
+    assert written.wait(10), "flush_every is a minute: only the batch can have woken it"
     assert desk.rows() == {csv("A", suffix=".open"): 2, csv("B", suffix=".open"): 1}
     desk.end()
 
 
-def test_a_smaller_batch_is_written_when_its_time_is_up(tmp_path: Path) -> None:
+def test_a_smaller_batch_is_written_when_its_time_is_up(
+    tmp_path: Path, written: threading.Event
+) -> None:
     desk = Desk(tmp_path, flush_every_s=0.01)
     desk.thread.start()
-    written = threading.Event()
-    write = SegmentWriter.write
-
-    def writing(self: SegmentWriter, batch: Any) -> None:
-        write(self, batch)
-        written.set()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SegmentWriter, "write", writing)
-        desk.intake.frames(NOON, [frame(("A", 1))])
-        assert written.wait(10)
+    desk.intake.frames(NOON, [frame(("A", 1))])
+    assert written.wait(10)
     assert desk.rows() == {csv("A", suffix=".open"): 1}
     desk.end()
 

@@ -14,7 +14,9 @@ from benchmarks.peer.meter import Meter
 from stocktrace.run import Handle, Status
 from stocktrace.settings import Settings
 from stocktrace.store import schema
-from stocktrace.store.segment import Read, _Columns
+from stocktrace.store.batch import Columns
+from stocktrace.store.read import Read
+from stocktrace.store.tape import Frames
 from stocktrace.trade import Trade
 
 
@@ -42,6 +44,8 @@ def main() -> None:
 
 
 # pandera imports a good part of itself in its first call: 0.15 s, once in the life of a process.
-schema.failures(_Columns.of([("A", [(Read(0, [b""], [[Trade("A", 1.0, 0, 1.0)]]), [0])])]).frame())
+schema.failures(
+    Columns.of([("A", [(Read([Frames(0, [b""])], [[Trade("A", 1.0, 0, 1.0)]]), range(1))])]).frame()
+)
 meter = Meter()
 main()

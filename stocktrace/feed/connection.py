@@ -18,7 +18,6 @@ import enum
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
@@ -32,6 +31,8 @@ from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import FeedStopped, KeyRefused
 from stocktrace.feed import wire
 from stocktrace.feed.backoff import Backoff
+from stocktrace.feed.pace import Pace
+from stocktrace.feed.policy import FeedPolicy
 from stocktrace.feed.probe import Probe
 from stocktrace.feed.socket import BatchSocket, keep_secret
 from stocktrace.feed.watchdog import Watchdog
@@ -94,21 +95,6 @@ class FeedObserver(Protocol):
         """Something that a person should know."""
 
 
-@dataclass(frozen=True, slots=True)
-class FeedPolicy:
-    """Bounds and patience of a feed; seconds. The reasons stand beside the settings."""
-
-    handshake_s: float
-    ping_every_s: float
-    pong_within_s: float
-    frame_within_s: float
-    silence_s: float
-    backoff_base_s: float
-    backoff_cap_s: float
-    backoff_floor_s: float
-    stable_s: float
-
-
 class Feed:
     """One connection to ``url`` for ``tickers``, told to ``observer``."""
 
@@ -136,6 +122,7 @@ class Feed:
         )
         self._answers_pings: bool | None = None
         self._probe = Probe(self._has_traded)
+        self._pace = Pace(clock.monotonic())
         self._short_lives = 0
         self._lost_since = 0
         self._lost_reason = "connecting"
@@ -153,6 +140,10 @@ class Feed:
         self._thread = threading.Thread(target=self._run, name="stocktrace-feed", daemon=True)
 
     # --- what other threads call -------------------------------------------------------------
+
+    def take_over(self, since: int, reason: str) -> None:
+        """Before the start: nobody has listened since then (epoch ns), and why."""
+        self._lost_since, self._lost_reason = since, reason
 
     def start(self) -> None:
         """Dial, in the feed's own thread."""
@@ -200,7 +191,7 @@ class Feed:
     # --- the feed's thread -------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._lost_since = self._clock.wall()
+        self._lost_since = self._lost_since or self._clock.wall()
         try:
             try:
                 while not self._stop.is_set():
@@ -358,6 +349,8 @@ class Feed:
                 self._note_refusals(errors or (), stamp, now)
             if batch.closed is not None:
                 return self._told(batch.closed)
+            if wait := self._pace.after(batch.size, now):
+                self._stop.wait(wait)
         reason = watchdog.verdict(now)
         if reason is None:
             self._ask(socket, watchdog, now)
@@ -396,6 +389,7 @@ class Feed:
             for ticker in added:
                 socket.send(wire.subscribe(ticker))
         if self.state is State.LISTENING and (added or removed):
+            self._probe.requested(added, self._clock.monotonic())
             self._observer.on_subscription(self._clock.wall(), added, removed)
         return wanted
 

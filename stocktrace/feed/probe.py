@@ -3,7 +3,7 @@
 A subscribe is not acknowledged, so after "Invalid symbol" or "Subscribing to too many symbols"
 any ticker that has not traded yet may be the one. They are asked for again, one at a time: the one
 whose request is answered by an error is refused. Asking again for a ticker that is subscribed
-changes nothing.
+changes nothing. Those asked for last come first: the one too many is mostly one of them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,18 @@ class Probe:
 
     has_traded: Callable[[str], bool]
     _suspects: deque[str] = field(default_factory=deque)
+    _latest: tuple[str, ...] = ()
     _asked: str | None = None
     _until: float = 0.0
+
+    def requested(self, tickers: Iterable[str], now: float) -> None:
+        """More tickers were asked for: the next errors may mean them."""
+        self._latest, self._until = tuple(tickers), now + ANSWER_S
+        if self._asked is not None:  # its answer can no longer be told from theirs
+            self._suspects.appendleft(self._asked)
+            self._asked = None
+        if self._suspects:
+            self._suspects.extendleft(reversed(self._latest))
 
     def error(self, text: str, tickers: Iterable[str], now: float) -> str | None:
         """An error came; gives the ticker that it means, if that is known by now."""
@@ -48,7 +58,8 @@ class Probe:
             culprit, self._asked = self._asked, None
             return culprit
         if not self._suspects and is_about_symbols(text):
-            self._suspects.extend(tickers)
+            latest = [ticker for ticker in tickers if ticker in self._latest]
+            self._suspects.extend(dict.fromkeys([*latest, *tickers]))
             self._until = now + ANSWER_S  # errors of the first requests may still be on their way
         return None
 

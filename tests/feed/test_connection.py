@@ -24,7 +24,8 @@ from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import FeedError, FeedStopped, KeyRefused
 from stocktrace.exchange import Exchange, ExchangeSettings, Fault, Script
 from stocktrace.feed import connection, wire
-from stocktrace.feed.connection import Feed, FeedPolicy, State
+from stocktrace.feed.connection import Feed, State
+from stocktrace.feed.policy import FeedPolicy
 from stocktrace.feed.socket import Batch, BatchSocket
 from stocktrace.gap import Gap
 from stocktrace.trade import Trade
@@ -644,6 +645,15 @@ def quiet(
     return peer
 
 
+def given_up_in_half_a_second(notes: Notes, hands: Hands, reason: str) -> None:
+    """Not now, but half a second later, the connection is lost for this reason."""
+    notes.look_up()
+    assert reasons(notes) == []
+    hands.monotonic += 0.5
+    notes.wait_for("disconnected")
+    assert reasons(notes) == [reason]
+
+
 @pytest.mark.parametrize("step_s", [0, 3600, -3600])
 def test_half_open_is_noticed_in_16_seconds_whatever_the_wall_clock_does(
     start: Start, listener: Listener, notes: Notes, hands: Hands, step_s: int
@@ -657,11 +667,7 @@ def test_half_open_is_noticed_in_16_seconds_whatever_the_wall_clock_does(
     assert peer.take() == (PING, b"")
     notes.look_up()
     hands.monotonic += 7.5
-    notes.look_up()
-    assert reasons(notes) == []
-    hands.monotonic += 0.5
-    notes.wait_for("disconnected")
-    assert reasons(notes) == ["ping unanswered for 8 s"]
+    given_up_in_half_a_second(notes, hands, "ping unanswered for 8 s")
     assert peer.ended()
 
 
@@ -673,11 +679,7 @@ def test_half_a_frame_is_noticed_in_10_seconds(
     peer.send(frame(bytes(100))[:12])
     notes.look_up()
     hands.monotonic += 9.5
-    notes.look_up()
-    assert reasons(notes) == []
-    hands.monotonic += 0.5
-    notes.wait_for("disconnected")
-    assert reasons(notes) == ["half a frame, then nothing for 10 s"]
+    given_up_in_half_a_second(notes, hands, "half a frame, then nothing for 10 s")
 
 
 def test_a_frame_that_drips_is_noticed_in_a_minute(
@@ -689,10 +691,7 @@ def test_a_frame_that_drips_is_noticed_in_a_minute(
         notes.look_up()
         hands.monotonic += 8.5
         notes.look_up()
-    assert reasons(notes) == []
-    hands.monotonic += 0.5
-    notes.wait_for("disconnected")
-    assert reasons(notes) == ["a frame not complete after 60 s"]
+    given_up_in_half_a_second(notes, hands, "a frame not complete after 60 s")
 
 
 def test_a_frame_that_drips_without_a_pause_is_noticed_too(
@@ -722,11 +721,7 @@ def test_a_server_that_says_nothing_for_150_seconds_is_given_up(
     peer.send(frame(b'{"type":"ping"}'))
     notes.wait(lambda: len(notes.frames) == 2)
     hands.monotonic += 149.5
-    notes.look_up()
-    assert reasons(notes) == []
-    hands.monotonic += 0.5
-    notes.wait_for("disconnected")
-    assert reasons(notes) == ["no frame for 150 s"]
+    given_up_in_half_a_second(notes, hands, "no frame for 150 s")
 
 
 def test_a_server_that_answers_no_pings_is_not_asked_on_the_next_connection(

@@ -51,6 +51,26 @@ def test_a_second_error_before_the_first_question_changes_nothing():
     assert asked == [*TICKERS, None]
 
 
+def test_those_asked_for_last_are_suspected_first():
+    one = probe()
+    one.requested(["MSFT", "GONE"], 0.0)
+    one.error("Subscribing to too many symbols", TICKERS, 0.1)
+    asked = [one.next(0.1 + ANSWER_S * (step + 1)) for step in range(4)]
+    assert asked == ["MSFT", "AAPL", "BAD", None]
+
+
+def test_an_error_after_more_was_asked_for_is_not_taken_for_the_answer_of_another():
+    one = probe()
+    one.error("Invalid symbol", ("AAPL", "MSFT"), 0.0)
+    assert one.next(ANSWER_S) == "AAPL"
+    one.requested(["BAD"], ANSWER_S)
+    assert one.error("Invalid symbol", TICKERS, ANSWER_S) is None, "it may be that of BAD"
+    assert one.next(ANSWER_S * 1.5) is None
+    assert one.next(ANSWER_S * 2) == "BAD"
+    assert one.error("Invalid symbol", TICKERS, ANSWER_S * 2) == "BAD"
+    assert [one.next(ANSWER_S * step) for step in (3, 4, 5)] == ["AAPL", "MSFT", None]
+
+
 def test_a_named_ticker_is_a_suspect_no_more():
     one = probe()
     one.error("Invalid symbol", TICKERS, 0.0)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from stocktrace.store.batch import Batch
 from stocktrace.store.layout import Layout, Part
-from stocktrace.store.segment import Batch, Read, SegmentWriter
+from stocktrace.store.read import Read
+from stocktrace.store.segment import SegmentWriter
+from stocktrace.store.tape import Frames
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION, WINDOW
 
@@ -37,8 +40,5 @@ def seal(layout: Layout) -> Callable[..., list[Path]]:
 
 def batch_of(trades: Sequence[Trade], stamp: int = NOON, frame: bytes = b"{}") -> Batch:
     """One read with ``trades`` in one frame, parted by ticker as the intake does."""
-    read = Read(stamp, [frame], [trades])
-    parted: dict[str, list[int]] = {}
-    for row, trade in enumerate(trades):
-        parted.setdefault(trade.s, []).append(row)
-    return [(ticker, [(read, rows)]) for ticker, rows in parted.items()]
+    read = Read([Frames(stamp, [frame])], [trades])
+    return [(ticker, [(read, rows)]) for ticker, rows in read.parts]

@@ -17,7 +17,9 @@ from stocktrace.errors import StoreError
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
 from stocktrace.store.quarantine import Refused
-from stocktrace.store.segment import Read, SegmentWriter, Tally
+from stocktrace.store.read import Read
+from stocktrace.store.segment import SegmentWriter, Tally
+from stocktrace.store.tape import Frames
 from stocktrace.trade import Trade
 from tests.conftest import NOON, tree
 from tests.store.conftest import PART, T, batch_of
@@ -109,9 +111,9 @@ def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
     layout: Layout,
 ) -> None:
     good, bad, worse = trade(p=1.0), trade(p=-1.0, v=0.1 + 0.2), trade("MSFT", v=-1.0)
-    read = Read(NOON, [b"first", b"second"], [[good], [bad, worse]])
+    read = Read([Frames(NOON, [b"first", b"second"])], [[good], [bad, worse]])
     writer = SegmentWriter(layout, PART)
-    writer.write([("AAPL", [(read, [0, 1])]), ("MSFT", [(read, [2])])])
+    writer.write([(ticker, [(read, rows)]) for ticker, rows in read.parts])
     writer.seal()
     assert quarantined(layout) == [
         Refused(
@@ -129,18 +131,6 @@ def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
     ]
     assert writer.tallies == {"AAPL": Tally(1, 1), "MSFT": Tally(0, 1)}
     assert tree(layout.root) == [f"csv/AAPL/{STEM}.csv", f"quarantine/{STEM}.jsonl"]
-
-
-def test_of_each_row_of_a_read_the_trade_and_its_frame_are_found() -> None:
-    one, twin, third = trade(p=-1.0), trade(p=-1.0), trade("MSFT", c=None)
-    read = Read(NOON, [b"first", b"ping", b"second"], [[one], [], [twin, third]])
-    assert len(read) == 3
-    assert [read.frame_of(row) for row in range(3)] == [b"first", b"second", b"second"]
-    assert [read.trade(row, t) for row, t in enumerate(("AAPL", "AAPL", "MSFT"))] == [
-        one,
-        twin,
-        third,
-    ]
 
 
 def test_a_batch_of_nothing_but_faults_writes_no_segment(layout: Layout) -> None:

@@ -1,0 +1,166 @@
+"""A batch: trades of many tickers and reads as columns, checked and written together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stocktrace.store.quarantine import Refused
+from stocktrace.store.read import Read
+from stocktrace.trade import Trade, is_ticker
+
+# A condition code: anything printable that neither the CSV nor the list of codes is parted by.
+_CODE = re.compile(r"[!#-+\--~]{1,16}")
+
+#: Rows of one ticker in one read.
+Chunk = tuple[Read, range]
+#: Tickers, each once, with their chunks in the order of arrival.
+Batch = Sequence[tuple[str, Sequence[Chunk]]]
+
+
+@dataclass(slots=True)
+class Columns:
+    """A batch as columns of equal length, sorted by ticker and within it by arrival.
+
+    ``symbol`` and ``conditions`` are numbers (int32) into their texts, -1 for what has none,
+    ``arrival`` such into ``stamps`` (UTC, µs), ``read`` into ``reads``, and ``row`` is the row
+    there. ``counts`` are the rows of each ticker in ``symbols``.
+    """
+
+    symbol: npt.NDArray[np.int32]
+    symbols: list[str]
+    counts: list[int]
+    ts_event: npt.NDArray[np.datetime64]
+    ts_recv: npt.NDArray[np.datetime64]
+    price: npt.NDArray[np.float64]
+    volume: npt.NDArray[np.float64]
+    conditions: npt.NDArray[np.int32]
+    texts: list[str]
+    arrival: npt.NDArray[np.int64]
+    stamps: npt.NDArray[np.datetime64]
+    reads: list[Read]
+    read: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, batch: Batch) -> Columns:
+        """The columns of a batch with at least one row."""
+        chunks = [chunk for _, some in batch for chunk in some]
+        counts = [sum([len(rows) for _, rows in some]) for _, some in batch]
+        reads = list(dict.fromkeys([read for read, _ in chunks]))
+        numbers = {read: number for number, read in enumerate(reads)}
+        lengths = np.array([len(rows) for _, rows in chunks])
+        read = np.repeat([numbers[read] for read, _ in chunks], lengths)
+        # Of each row of the batch: its row in its read, and in all reads one after another.
+        begins = np.array([rows.start for _, rows in chunks])
+        row = np.arange(len(read)) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
+        at = row + np.cumsum([0, *map(len, reads[:-1])])[read]
+        symbols = [ticker for ticker, _ in batch]
+        storable = [at if is_ticker(ticker) else -1 for at, ticker in enumerate(symbols)]
+        texts, conditions = _conditions(reads)
+        stamps = np.array([one.stamp // 1000 for read in reads for one in read.arrivals], np.int64)
+        earlier = np.cumsum([0, *(len(read.arrivals) for read in reads[:-1])])
+        arrival = np.concatenate([read.arrival for read in reads])[at] + earlier[read]
+        return cls(
+            np.repeat(np.array(storable, np.int32), counts),
+            symbols,
+            counts,
+            np.concatenate([read.ts_event for read in reads])[at].view("datetime64[ms]"),
+            stamps[arrival].view("datetime64[us]"),
+            np.concatenate([read.price for read in reads])[at],
+            np.concatenate([read.volume for read in reads])[at],
+            conditions[at],
+            texts,
+            arrival,
+            stamps.view("datetime64[us]"),
+            reads,
+            read,
+            row,
+        )
+
+    def refused(self, at: int, why: str) -> Refused:
+        """Row ``at`` of the batch for the quarantine."""
+        read, row = self.reads[self.read[at]], int(self.row[at])
+        return Refused(read.stamp_of(row), read.frame_of(row), _row(read.trade(row)), why)
+
+    def frame(self) -> pd.DataFrame:
+        """As the schema wants it; no column is copied."""
+        return pd.DataFrame(
+            {
+                "symbol": _categorical(self.symbol, self.symbols),
+                "ts_event": self.ts_event,
+                "ts_recv": self.ts_recv,
+                "price": self.price,
+                "volume": self.volume,
+                "conditions": _categorical(self.conditions, self.texts),
+            },
+            copy=False,
+        )
+
+    def lines(self, keep: npt.NDArray[np.bool_]) -> pa.StringArray:
+        """The rows of ``keep`` as CSV lines, each with its line feed.
+
+        One pass joins the columns; texts that stand once for many rows bring their separators with
+        them. pyarrow's CSV writer takes twice as long, and ten times for zoned timestamps.
+        """
+        columns: list[npt.NDArray[Any]] = [self.symbol, self.ts_event, self.arrival]
+        columns += [self.price, self.volume, self.conditions]
+        if not keep.all():
+            columns = [column[keep] for column in columns]
+        symbol, ts_event, arrival, price, volume, conditions = map(pa.array, columns)
+        utc = pa.scalar("Z,")
+        received = pc.binary_join_element_wise(
+            utc, pa.array(self.stamps).cast(pa.string()), utc, ""
+        )
+        return pc.binary_join_element_wise(
+            pa.array([f"{text}," for text in self.symbols], pa.string()).take(symbol),
+            ts_event.cast(pa.string()),
+            received.take(arrival),
+            price.cast(pa.string()),
+            pa.scalar(","),
+            volume.cast(pa.string()),
+            pa.array([f",{text}\n" for text in self.texts], pa.string()).take(conditions),
+            "",
+        )
+
+
+@lru_cache(4096)
+def _text(codes: tuple[str, ...] | None) -> str | None:
+    """Codes as a row carries them; ``None`` if it cannot."""
+    return " ".join(codes or ()) if all(map(_CODE.fullmatch, codes or ())) else None
+
+
+def _conditions(reads: Sequence[Read]) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """The texts of conditions, and for each row of all ``reads`` the number of its text, or -1."""
+    tables = {id(read.numbering): read.numbering.codes for read in reads}
+    texts: dict[str, int] = {}
+    numbers: list[int] = []  # of the texts of all tables' lists
+    begins: dict[int, int] = {}
+    for key, table in tables.items():
+        begins[key] = len(numbers)
+        for codes in list(table.met):  # the feed's thread may append meanwhile
+            text = _text(codes)
+            numbers.append(-1 if text is None else texts.setdefault(text, len(texts)))
+    rows = np.concatenate([read.codes for read in reads])
+    if len(tables) > 1:
+        rows += np.repeat([begins[id(read.numbering)] for read in reads], list(map(len, reads)))
+    return list(texts), np.array(numbers, np.int32)[rows]
+
+
+def _categorical(numbers: npt.NDArray[np.int32], texts: list[str]) -> pd.Categorical:
+    # The numbers were made here, and looking at each again would cost what the schema does.
+    return pd.Categorical.from_codes(numbers, pd.Index(texts, dtype=object), validate=False)
+
+
+def _row(trade: Trade) -> dict[str, Any]:
+    """A refused trade as it came: a float64 in JSON has the same digits again."""
+    return {"c": trade.c, "p": trade.p, "s": trade.s, "t": trade.t, "v": trade.v}
