@@ -68,13 +68,15 @@ def keep_secret(*spellings: str) -> None:
 class Batch:
     """What one read brought: text or binary messages, pongs, perhaps a close (code, reason).
 
-    ``completed`` tells whether any frame, of whatever kind, came to its end.
+    ``size`` are its bytes; ``completed`` tells whether any frame, of whatever kind, came to its
+    end.
     """
 
     frames: list[bytes] = field(default_factory=list)
     completed: bool = False
     pongs: int = 0
     closed: str | None = None
+    size: int = field(default=0, compare=False)
 
 
 class BatchSocket(websocket.WebSocket):
@@ -115,7 +117,7 @@ class BatchSocket(websocket.WebSocket):
             raise WebSocketConnectionClosedException("TCP ended without a close frame")
         self._chunks.append(bytes(self._view[:count]))
         self._size += count
-        batch = Batch()
+        batch = Batch(size=count)
         if self._size >= self._need:
             try:
                 self._take(batch)
@@ -181,13 +183,15 @@ class BatchSocket(websocket.WebSocket):
                 self.send_close()
         else:
             self.cont_frame.validate(frame)
+            if not frame.fin:  # the next is appended to it, which would copy bytes each time
+                frame.data = bytearray(frame.data)
             self.cont_frame.add(frame)
             _, so_far = self.cont_frame.cont_data or (0, b"")
             if len(so_far) > FRAME_BYTES:
                 raise WebSocketProtocolException("a message of too many fragments")
             if self.cont_frame.is_fire(frame):
                 _, message = self.cont_frame.extract(frame)
-                batch.frames.append(message.data)
+                batch.frames.append(bytes(message.data))
 
     def _answer(self, ping: bytes) -> None:
         try:
@@ -199,6 +203,8 @@ class BatchSocket(websocket.WebSocket):
     def _recv(self, bufsize: int) -> bytes:
         """What ``recv_frame`` reads from: the complete frame in the buffer."""
         piece = self._buffer[self._at : self._at + bufsize]
+        if not piece:  # recv() or close(), which would ask for ever
+            raise WebSocketConnectionClosedException("this socket is read by recv_batch alone")
         self._at += len(piece)
         return piece
 

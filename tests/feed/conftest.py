@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+import websocket
 
 from stocktrace.deadline import NS_PER_SECOND, Clock
 
@@ -43,6 +45,10 @@ def frame(
 
 def close(code: int, reason: bytes = b"") -> bytes:
     return frame(struct.pack("!H", code) + reason, CLOSE)
+
+
+def cut(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 class Peer:
@@ -113,6 +119,16 @@ class Peer:
             found.append((command["type"], command["symbol"]))
         return found
 
+    def rest(self) -> list[tuple[int, bytes]]:
+        """All further frames of a client that has ended TCP, or reset it."""
+        with contextlib.suppress(ConnectionResetError):
+            while data := self.sock.recv(1 << 16):
+                self._rest += data
+        frames = []
+        while self._rest:
+            frames.append(self.take())
+        return frames
+
     def ended(self) -> bool:
         """Whether the client has ended TCP, or reset it, by now or in time."""
         try:
@@ -137,6 +153,14 @@ class Peer:
         data = self.sock.recv(1 << 16)
         assert data, "the client hung up"
         return data
+
+
+def paired(sockets: ExitStack, ours: websocket.WebSocket) -> Peer:
+    """Makes ``ours`` what it is after a handshake; the server's end of it."""
+    near, far = (sockets.enter_context(end) for end in socket.socketpair())
+    ours.sock, ours.connected = near, True
+    ours.settimeout(PATIENCE)
+    return Peer(far)
 
 
 class Listener:
