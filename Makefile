@@ -84,6 +84,10 @@ check: lint types test ## all three
 soak: $(STAMP) ## kill captures and recoveries at any moment, account for every trade: KILLS= MINUTES= SEED=
 	@$(PY) -m tests.soak --kills $(or $(KILLS),200) --minutes $(or $(MINUTES),8) --seed $(or $(SEED),1)
 
+.PHONY: autobahn
+autobahn: $(STAMP) ## the Autobahn suite: PYTHON27=/path/to/a/python2.7 that has autobahntestsuite
+	@$(PY) -m tests.autobahn $(PYTHON27)
+
 .PHONY: format
 format: $(STAMP) ## let ruff mend what it can
 	@$(PY) -m ruff check --fix
@@ -108,7 +112,7 @@ endif
 # -------------------------------------------------------------------------------------- bench
 
 .PHONY: bench
-bench: bench-capture bench-convert bench-scale ## measure beside the peers, in .bench (30 min)
+bench: bench-capture bench-convert bench-scale bench-size bench-read ## measure beside the peers, in .bench (30 min)
 
 .PHONY: bench-capture
 bench-capture: $(STAMP) ## CPU a trade, beside the peers: make bench-capture ARGS="--rounds 5"
@@ -117,6 +121,14 @@ bench-capture: $(STAMP) ## CPU a trade, beside the peers: make bench-capture ARG
 .PHONY: bench-convert
 bench-convert: $(STAMP) ## CPU a row from CSV to Parquet, beside pandas
 	@$(PY) -m benchmarks.convert $(ARGS)
+
+.PHONY: bench-size
+bench-size: $(STAMP) ## bytes a trade, beside pandas, DBN and pcodec; ARGS="--tape FILE"
+	@$(PY) -m benchmarks.size $(ARGS)
+
+.PHONY: bench-read
+bench-read: $(STAMP) ## an hour of one ticker out of a day of four
+	@$(PY) -m benchmarks.read $(ARGS)
 
 .PHONY: bench-scale
 bench-scale: $(STAMP) ## peak, idle, 5,000 tickers, latency, pauses; ARGS="memory --seconds 1800"

@@ -65,7 +65,8 @@ def prints(names: Sequence[str], count: int) -> Iterator[Print]:
         yield Print(name, round(price, 4), size, ms, rng.choice(_CODES))
 
 
-def _finnhub(trades: Sequence[Print]) -> bytes:
+def spelled(trades: Sequence[Print]) -> bytes:
+    """The payload in which Finnhub sends trades."""
     data = [
         {"c": each.codes, "p": each.price, "s": each.symbol, "t": each.ms, "v": each.size}
         for each in trades
@@ -137,7 +138,7 @@ def _json(value: Any) -> bytes:
 
 
 _DIALECTS: dict[str, Callable[[Sequence[Print]], bytes]] = {
-    "finnhub": _finnhub,
+    "finnhub": spelled,
     "massive": _massive,
     "okx": _okx,
     "alpaca": _alpaca,

@@ -8,6 +8,7 @@ They are pinned, come from the usual index, and are no dependency of stocktrace.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from benchmarks import bench, market
 class Peer:
     """A program to compare with; ``requires`` is empty for stocktrace, which runs from here.
 
-    ``trades`` is how many it is given: enough for a second of work.
+    ``trades`` is how many it is given: enough for a second of work. ``base`` is the Python that it
+    wants, if it is another one than ours.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Peer:
     per_frame: tuple[int, ...] = (1, 5, 20)
     arguments: tuple[str, ...] = ()
     venv: str = ""
+    base: str = ""
 
     @property
     def python(self) -> Path:
@@ -47,10 +50,15 @@ class Peer:
         return bench.Client(self.module, self.python, self.arguments)
 
 
+#: What ``benchmarks.size`` compares with.
+SIZES = Peer(
+    "sizes",
+    "sizes",
+    "sizes",
+    ("databento-dbn==0.72.0", "pcodec==1.1.0", "pyarrow==26.0.1", "zstandard==0.25.0"),
+)
 OURS, LIMIT = "stocktrace", "limit"
-# Python 3.11 is the oldest that stocktrace supports; newer releases of two peers want 3.12.
-_NEW = sys.version_info >= (3, 12)
-_NAUTILUS = (f"nautilus_trader=={'1.231.0' if _NEW else '1.221.0'}",)
+_NAUTILUS = ("nautilus_trader==1.231.0",)
 
 PEERS = [
     Peer(OURS, "**stocktrace, everything on**", "ours", trades=1_200_000),
@@ -76,6 +84,15 @@ PEERS = [
         dialect="okx",
         trades=100_000,
     ),
+    Peer(
+        "cryptofeed3",
+        "cryptofeed 3 callback → CSV",
+        "cryptofeed",
+        ("cryptofeed==3.0.1",),
+        dialect="okx",
+        trades=100_000,
+        base="python3.13",
+    ),
     Peer("massive", "massive client → CSV", "massive", ("massive==2.9.1",), dialect="massive"),
     Peer("alpaca", "alpaca-py handler → CSV", "alpaca", ("alpaca-py==0.44.0",), dialect="alpaca"),
     Peer(
@@ -84,6 +101,7 @@ PEERS = [
         "nautilus",
         _NAUTILUS,
         trades=50_000,
+        base="python3.12",
     ),
     Peer(
         "nautilus-feather",
@@ -94,6 +112,7 @@ PEERS = [
         per_frame=(1,),
         arguments=("feather",),
         venv="nautilus",
+        base="python3.12",
     ),
     Peer(
         "naive",
@@ -107,19 +126,21 @@ PEERS = [
 
 def install(peers: Sequence[Peer]) -> list[Peer]:
     """Make the environments that are missing; the peers that can be run."""
-    usable = []
-    for peer in peers:
-        if not peer.python.exists():
-            bench.say(f"installing {' '.join(peer.requires)}")
-            folder = peer.python.parent.parent
-            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-            pip = [str(peer.python), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
-            if subprocess.run([*pip, *peer.requires], check=False).returncode:
-                peer.python.unlink()
-                bench.say(f"{peer.name} cannot be installed here: it is left out")
-                continue
-        usable.append(peer)
-    return usable
+    return [peer for peer in peers if peer.python.exists() or _make(peer)]
+
+
+def _make(peer: Peer) -> bool:
+    bench.say(f"installing {' '.join(peer.requires)}")
+    base = shutil.which(peer.base) or peer.base or sys.executable
+    pip = [str(peer.python), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+    for command in ([base, "-m", "venv", str(peer.python.parent.parent)], [*pip, *peer.requires]):
+        try:
+            subprocess.run(command, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            peer.python.unlink(missing_ok=True)
+            bench.say(f"{peer.name} cannot be installed here: it is left out")
+            return False
+    return True
 
 
 if __name__ == "__main__":

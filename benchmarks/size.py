@@ -1,0 +1,110 @@
+"""Bytes a trade on disk: converted, compacted, beside what others write of the same trades.
+
+    python -m benchmarks.size [--tape FILE]
+
+``--tape`` is a recording, with receive times of its own; without one a market is made up. Sizes are
+exact and need no quiet machine. DBN and pcodec are in an environment of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import bench, market
+from benchmarks.peers import SIZES, install
+from stocktrace.publish import publish
+from stocktrace.store import compaction
+from stocktrace.store.layout import Layout, Part, decode_ticker
+from stocktrace.store.tape import Frames, TapeReader, TapeWriter
+
+# A session of ours that never was; its date is that of the trades' receipt.
+_SESSION = "20251121T142958Z_3f9a1c"
+_WINDOW = "20251121T142958Z_00001"
+_PER_FRAME = 4
+_TRADES = 400_000
+
+
+def record(layout: Layout, recording: Path | None) -> Part:
+    """A window with all trades, published; its tape is the recording or a market made up."""
+    part = Part(_SESSION, _WINDOW)
+    tape = TapeWriter(layout.tape(part))
+    if recording is not None:
+        for entry in TapeReader(recording):
+            if isinstance(entry, Frames):
+                tape.append(entry.stamp, entry.frames)
+    else:
+        trades = list(market.prints(market.tickers(4), _TRADES))
+        dice = random.Random(1)
+        for begin in range(0, _TRADES, _PER_FRAME):
+            some = trades[begin : begin + _PER_FRAME]
+            stamp = some[-1].ms * 1_000_000 + dice.randrange(60_000_000, 69_000_000)
+            tape.append(stamp, [market.spelled(some)])
+    tape.close()
+    publish(layout, part, whole=False)
+    return part
+
+
+def measure(layout: Layout, part: Part, plain: Path) -> dict[str, float]:
+    """Bytes a trade of each way to write them; ``plain`` is a folder for others to read from."""
+    published = sorted(layout.dataset.glob(f"date={part.date}/symbol=*/*.parquet"))
+    pandas = rows = 0
+    for path in published:
+        frame = pq.ParquetFile(path).read().to_pandas()
+        rows += len(frame)
+        path_of_pandas = plain / f"{path.parent.name}.pandas"
+        frame.to_parquet(path_of_pandas)
+        pandas += path_of_pandas.stat().st_size
+        pq.write_table(pa.Table.from_pandas(frame), plain / f"{path.parent.name}.parquet")
+    converted = sum(path.stat().st_size for path in published)
+    command = [str(SIZES.python), "-m", "benchmarks.peer.sizes", str(plain)]
+    told = subprocess.run(command, cwd=market.ROOT, capture_output=True, text=True, check=True)
+    others: dict[str, Any] = json.loads(told.stdout)
+    for ticker in [decode_ticker(path.parent.name.partition("=")[2]) for path in published]:
+        done = compaction.compact(layout, ticker, part.date)
+        assert done is not None
+    compacted = sum(path.stat().st_size for path in layout.dataset.rglob("*.parquet"))
+    sizes = {"pandas": pandas, "converted": converted, "compacted": compacted, **others}
+    return {name: size / rows for name, size in sizes.items()}
+
+
+_TITLES = {
+    "pandas": "pandas' `to_parquet` as it comes",
+    "dbn": "Databento DBN + zstd 3 (no conditions)",
+    "converted": "stocktrace, converted",
+    "compacted": "**stocktrace, compacted**",
+    "pcodec": "pcodec, level 12, column by column (no file)",
+}
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tape", type=Path)
+    given = parser.parse_args()
+    if not install([SIZES]):
+        raise SystemExit("databento-dbn and pcodec cannot be installed here.")
+    with (
+        tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as root,
+        tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as plain,
+    ):
+        layout = Layout(Path(root))
+        found = measure(layout, record(layout, given.tape), Path(plain))
+    rows = [
+        [title, f"{found[name]:.2f}", f"{found['compacted'] / found[name]:.2f}"]
+        for name, title in _TITLES.items()
+    ]
+    print(bench.table(["five columns", "bytes a trade", "compacted is"], rows))
+    bench.say(f"kept in {bench.save('size', found)}")
+
+
+if __name__ == "__main__":
+    main()
