@@ -1,0 +1,58 @@
+"""Verification: everything on disk is counted and compared again, from the tape.
+
+Each window is recorded once more into a scratch folder, through the code that recorded it, and each
+file is compared with what came out: Parquet by content and statistics, CSV byte by byte, quarantine
+line by line (whose order is that of batches), books number by number, coverage by the marks.
+
+The tape is the truth, but only an archived one proves by its checksum that it is what was written.
+A Parquet file that is whole by its own footer is not blamed, nor replaced, for differing from a
+tape that is not archived. A window whose tape is gone or damaged is checked against the footers of
+its files and the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stocktrace.compacted import Days
+from stocktrace.mending import mend_day
+from stocktrace.recorder import Sealed
+from stocktrace.recovery import read_report
+from stocktrace.store.layout import Layout, Part
+from stocktrace.verify.books import check_report
+from stocktrace.verify.coverage import check_coverage
+from stocktrace.verify.finding import Finding
+from stocktrace.verify.folder import sessions_of, strangers
+from stocktrace.verify.footer import by_itself
+from stocktrace.verify.window import against_tape, tape_problems
+
+__all__ = ["Finding", "sessions_of", "strangers", "verify"]
+
+
+def verify(layout: Layout, session: str, *, repair: bool = False) -> Iterator[Finding]:
+    """All that is wrong with a session; with ``repair`` what the tape can bring back is rebuilt."""
+    report = read_report(layout, session)
+    if report is None:
+        problem = "the report is missing or cannot be read: run `stocktrace recover`"
+        yield Finding(session, layout.report(session), problem)
+    tapes = layout.session_tapes(session)
+    published = [Part.parse(path) for _, path in layout.published(session)]
+    told = [Part(session, window) for window in report.windows] if report is not None else []
+    days = Days(layout, session, {part.date for part in (*tapes, *told)} if told else None)
+    for path, problem in days.broken.items():
+        yield Finding(session, path, problem, repaired=repair and mend_day(layout, path))
+    days.look()
+    counted: dict[str, Sealed] = {}
+    for part in sorted({*tapes, *published, *told, *days.held}, key=lambda part: part.window):
+        problems = tape_problems(session, tapes[part]) if part in tapes else []
+        yield from problems
+        if part in tapes and not problems:
+            yield from against_tape(layout, part, days, counted, repair=repair)
+        else:
+            yield from by_itself(layout, part, days, report)
+    if report is not None:
+        yield from check_report(layout, report, counted, days, repair=repair)
+        windows = {part.window for part in tapes}
+        # Tapes are removed when they are old: what is left does not tell how it began.
+        if windows and report.windows.keys() <= windows == counted.keys():
+            yield from check_coverage(layout, report, repair=repair)

@@ -1,0 +1,81 @@
+"""The coverage of a session on disk against the marks on its tapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from stocktrace.errors import ConversionError
+from stocktrace.gap import Interval
+from stocktrace.recovery import coverage_of
+from stocktrace.report import Report
+from stocktrace.store.coverage import cut, read_file, write_coverage
+from stocktrace.store.layout import Layout
+from stocktrace.store.window import utc_date
+from stocktrace.verify.finding import Finding
+
+_NS_PER_US = 1000
+
+#: A row of coverage: ticker, start and end (epoch us), reason.
+_Row = tuple[str, int, int, str]
+
+
+def check_coverage(layout: Layout, report: Report, *, repair: bool) -> Iterator[Finding]:
+    """The intervals on disk against those of the marks, up to the tapes' last sign of life."""
+    session = report.session
+    if report.ended is None:
+        return  # written when it is recovered
+    coverage, last = coverage_of(layout, session)
+    wanted = _rows_by_file(layout, session, coverage.intervals, last)
+    problems: dict[Path, str] = {}
+    for path in sorted({*wanted, *layout.root.glob(f"coverage/date=*/{session}.parquet")}):
+        try:
+            found = _rows_of(path, last) if path.exists() else None
+        except ConversionError as error:
+            problems[path] = str(error)
+            continue
+        if found is None:
+            problems[path] = "is missing"
+        elif found != wanted.get(path, set()):
+            problems[path] = f"does not tell what the marks on {layout.tapes(session)} do"
+    if repair and problems:
+        write_coverage(layout, session, coverage.intervals)
+    for path, problem in problems.items():
+        yield Finding(session, path, problem, repaired=repair and path in wanted)
+
+
+def _rows_by_file(
+    layout: Layout, session: str, intervals: Iterable[Interval], last: int
+) -> dict[Path, set[_Row]]:
+    found: dict[Path, set[_Row]] = {}
+    for interval in intervals:
+        for piece in cut(interval):
+            start, end = piece.start // _NS_PER_US, piece.end // _NS_PER_US
+            rows = found.setdefault(layout.coverage(session, utc_date(piece.start)), set())
+            rows.update(_until((piece.ticker, start, end, piece.reason), last))
+    return found
+
+
+def _rows_of(path: Path, last: int) -> set[_Row]:
+    table = read_file(path)
+    rows = zip(
+        table["symbol"].to_pylist(),
+        table["start"].cast("int64").to_pylist(),
+        table["end"].cast("int64").to_pylist(),
+        table["reason"].to_pylist(),
+        table["state"].to_pylist(),
+        strict=True,
+    )
+    found: set[_Row] = set()
+    for ticker, start, end, reason, state in rows:
+        if (state == "gap") != bool(reason):
+            raise ConversionError(f"{path} calls {state!r} what has the reason {reason!r}.")
+        found.update(_until((ticker, start, end, reason), last))
+    return found
+
+
+def _until(row: _Row, last: int) -> Iterator[_Row]:
+    """``row`` as far as the tapes can tell of it."""
+    ticker, start, end, reason = row
+    if start < last // _NS_PER_US:
+        yield ticker, start, min(end, last // _NS_PER_US), reason

@@ -1,0 +1,56 @@
+"""What a data folder has: its sessions, and files among the published ones that are nobody's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stocktrace.compacted import misplaced, sessions_in_days
+from stocktrace.errors import ConversionError, LayoutError
+from stocktrace.store import lock, parquet
+from stocktrace.store.layout import Layout, Part, decode_ticker, is_day, is_session
+from stocktrace.verify.finding import Finding
+
+
+def sessions_of(layout: Layout) -> list[str]:
+    """All sessions of a data folder that are not alive."""
+    names = {path.name for path in layout.root.glob("tape/*")}
+    names |= {path.stem for path in layout.sessions.glob("*.json")}
+    names |= {path.name[: path.name.find("-")] for path in _parquet_files(layout)}
+    names |= sessions_in_days(layout)
+    return sorted(
+        name for name in names if is_session(name) and not lock.is_held(layout.lock(name))
+    )
+
+
+def _parquet_files(layout: Layout) -> Iterator[Path]:
+    for path in sorted(layout.dataset.rglob("*.parquet")):
+        if not any(part.startswith(".") for part in path.relative_to(layout.dataset).parts):
+            yield path
+
+
+def strangers(layout: Layout) -> Iterator[Finding]:
+    """Files among the published ones that readers take for trades and no session put there."""
+    for path in _parquet_files(layout):
+        if path.parent.name == "symbol=~":
+            if not _is_anchor(path):
+                yield Finding("", path, "is no file without rows: remove it")
+            continue
+        try:
+            if is_day(path):
+                yield from (Finding("", path, problem) for problem in misplaced(layout, path))
+                continue
+            part = Part.parse(path)
+            ticker = decode_ticker(path.parent.name.removeprefix("symbol="))
+        except LayoutError as error:
+            yield Finding("", path, str(error))
+            continue
+        if path != layout.parquet(ticker, part):
+            yield Finding(part.session, path, "is not where it belongs: remove it")
+
+
+def _is_anchor(path: Path) -> bool:
+    try:
+        return not parquet.content_hash(parquet.read_parquet(path)).rows
+    except ConversionError:
+        return False

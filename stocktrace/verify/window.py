@@ -1,0 +1,155 @@
+"""One window against its tape: recorded once more into a scratch folder, and compared."""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stocktrace.compacted import Days
+from stocktrace.coverage import Coverage
+from stocktrace.errors import ConversionError
+from stocktrace.mending import mend_day
+from stocktrace.publish import again, tape_of
+from stocktrace.recorder import Sealed
+from stocktrace.store import parquet
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.partition import Piece
+from stocktrace.store.tape import Mark, TapeReader
+from stocktrace.verify.finding import Finding
+from stocktrace.verify.footer import footer_problem
+
+
+def tape_problems(session: str, tape: Path) -> list[Finding]:
+    """What is wrong with a tape by itself."""
+    reader, marks = TapeReader(tape), Coverage()
+    try:
+        for entry in reader:
+            if isinstance(entry, Mark):
+                marks.add(entry)
+    except OSError as error:
+        return [Finding(session, tape, f"cannot be read: {error.strerror or error}")]
+    found = []
+    if reader.broken:
+        found.append(f"is damaged: {reader.broken}")
+    if reader.bad_lines:
+        found.append(f"has {reader.bad_lines} lines that are none of a tape")
+    if marks.unreadable:
+        found.append(f"has {marks.unreadable} marks without the facts that they promise")
+    if reader.torn_bytes:
+        found.append(f"ends in a torn line of {reader.torn_bytes} bytes")
+    return [Finding(session, tape, problem) for problem in found]
+
+
+def against_tape(
+    layout: Layout, part: Part, days: Days, counted: dict[str, Sealed], *, repair: bool
+) -> Iterator[Finding]:
+    """Each file of a window against what its tape gives; its books go into ``counted``."""
+    with again(layout, part) as (scratch, sealed):
+        counted[part.window] = sealed
+        window = _Window(layout, part, tape_of(layout, part))
+        segments = {scratch.ticker_of_csv(path): path for path in scratch.sealed_segments(part)}
+        for ticker, segment in segments.items():
+            if days.is_broken(ticker, part):
+                continue  # it was told of
+            if piece := days.of_part(part).get(ticker):
+                yield from _in_day(days, piece, segment, window.tape, repair=repair)
+                continue
+            for path, problem, mendable in window.wrong_files(ticker, segment):
+                if repair and mendable:
+                    _restore(layout, part, ticker, segment)
+                yield Finding(part.session, path, problem, repaired=repair and mendable)
+        for path in window.files:
+            if path not in window.expected:
+                yield Finding(part.session, path, "holds trades that the tape does not have there")
+        for ticker, piece in days.of_part(part).items():
+            if ticker not in segments:
+                problem = f"holds trades of window {part.stem} that the tape does not have"
+                mended = repair and mend_day(layout, piece.path, part)
+                yield Finding(part.session, piece.path, problem, repaired=mended)
+        yield from _quarantine(layout, scratch, part, repair=repair)
+
+
+def _in_day(
+    days: Days, piece: Piece, segment: Path, tape: Path, *, repair: bool
+) -> Iterator[Finding]:
+    """A window that is part of the file of its day, against the segment of the tape."""
+    wanted = parquet.content_hash(parquet.read_csv(segment)).hexdigest()
+    problem = days.problem(piece, wanted)
+    if problem is not None:
+        archived = tape.suffix == ".zst"
+        mended = repair and archived and mend_day(days.layout, piece.path, piece.part)
+        yield Finding(piece.part.session, piece.path, problem, repaired=mended)
+        if mended:
+            days.look()
+
+
+@dataclass(slots=True)
+class _Window:
+    """What of one window stands on disk; ``expected`` are the files that may be there."""
+
+    layout: Layout
+    part: Part
+    tape: Path
+    expected: set[Path] = field(default_factory=set)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of trades that readers and ``convert`` find."""
+        published = self.layout.dataset.glob(f"date=*/symbol=*/{self.part.stem}.parquet")
+        return sorted([*published, *self.layout.sealed_segments(self.part)])
+
+    def wrong_files(self, ticker: str, segment: Path) -> Iterator[tuple[Path, str, bool]]:
+        """Each wrong file of a ticker, what is wrong, and whether the tape is to mend it."""
+        final = self.layout.parquet(ticker, self.part)
+        sealed = self.layout.csv(ticker, self.part)
+        self.expected |= {final, sealed}
+        if sealed.exists() and not filecmp.cmp(sealed, segment, shallow=False):
+            yield sealed, f"does not hold what {self.tape} does", True
+        if not final.exists():
+            if not sealed.exists():
+                yield final, "is missing", True
+            return
+        wanted = parquet.content_hash(parquet.read_csv(segment))
+        try:
+            found = parquet.content_hash(parquet.read_parquet(final))
+            told = parquet.metadata(final)
+        except ConversionError as error:
+            yield final, str(error), True
+            return
+        if found.hexdigest() != wanted.hexdigest():
+            difference = f"{found.rows} trades that are not the {wanted.rows}"
+            if self.tape.suffix == ".tape" and told.get("content") == found.hexdigest():
+                yield self.tape, f"{final}, which is whole, holds {difference} here", False
+            else:
+                yield final, f"holds {difference} of {self.tape}", True
+        elif problem := footer_problem(final, told, self.part, wanted.hexdigest()):
+            yield final, problem, True
+
+
+def _restore(layout: Layout, part: Part, ticker: str, segment: Path) -> None:
+    """Put the segment of the tape in place and publish it; a wrong file is replaced as a whole."""
+    sealed = layout.csv(ticker, part)
+    sealed.parent.mkdir(parents=True, exist_ok=True)
+    temporary = sealed.with_suffix(".csv.open")
+    shutil.copyfile(segment, temporary)
+    temporary.replace(sealed)
+    parquet.convert(layout, sealed, anew=True)
+
+
+def _quarantine(layout: Layout, scratch: Layout, part: Part, *, repair: bool) -> Iterator[Finding]:
+    path, wanted = layout.quarantine(part), scratch.quarantine(part)
+    if _sorted_lines(path) != _sorted_lines(wanted):
+        if repair and wanted.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(wanted, path)
+        elif repair:
+            path.unlink()
+        problem = f"does not hold what {tape_of(layout, part)} does"
+        yield Finding(part.session, path, problem, repaired=repair)
+
+
+def _sorted_lines(path: Path) -> list[bytes]:
+    return sorted(path.read_bytes().splitlines(keepends=True)) if path.exists() else []
