@@ -10,6 +10,7 @@
 5. Archive the tapes, convert every sealed segment.
 6. Count again: windows that the report does not know, rows in Parquet, coverage from the marks.
 7. Write the report as ``recovered``.
+8. Send what waits in the outbox to the lake that the session was recorded for, or that is set.
 
 Killed anywhere, it does the rest the next time: each step finds on disk what is left to do.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from stocktrace.coverage import Coverage
 from stocktrace.deadline import SYSTEM_CLOCK, Clock
+from stocktrace.delivery import bound_for_lake, deliver
 from stocktrace.errors import StocktraceError, StoreError
 from stocktrace.publish import again, publish
 from stocktrace.report import Report
@@ -33,7 +35,7 @@ from stocktrace.session import Journal, at, gap_reports, new_report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
-from stocktrace.store.layout import Layout, Part, is_session
+from stocktrace.store.layout import Layout, Part, is_import, is_session
 from stocktrace.store.partition import of_session
 from stocktrace.store.tape import Frames, Mark, TapeReader
 
@@ -41,17 +43,22 @@ log = logging.getLogger(__name__)
 
 RUNNING = "running"
 RECOVERED = "recovered"
+IMPORTED = "imported"
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A session that was dead; ``rows`` came to Parquet now, ``torn_bytes`` were set aside."""
+    """A session that was dead; ``rows`` came to Parquet now, ``torn_bytes`` were set aside.
+
+    ``unsent`` says why it is not in the lake, if it should be.
+    """
 
     session: str
     windows: int
     rows: int
     torn_bytes: int
     balanced: bool
+    unsent: str = ""
 
 
 def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[Recovered]:
@@ -62,21 +69,15 @@ def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[Recovered]:
     """
     done: list[Recovered] = []
     failures: list[Exception] = []
-    for path in layout.leftovers():
-        _clear(path)
+    sweep(layout)
     for session in dead_sessions(layout):
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(lock.held(layout.lock(session), {"session": session}))
-            except BlockingIOError:
-                continue  # another process is at it
-            if _ended(layout, session):
-                continue  # another process has just done it
-            try:
-                done.append(_recover(layout, session, clock))
-            except (StocktraceError, OSError) as error:
-                failures.append(error)
-                log.error("session %s cannot be recovered: %s", session, error)  # noqa: TRY400
+        try:
+            recovered = recover_session(layout, session, clock)
+        except (StocktraceError, OSError) as error:
+            failures.append(error)
+            log.error("session %s cannot be recovered: %s", session, error)  # noqa: TRY400
+        else:
+            done += [recovered] if recovered is not None else []
     if failures:
         if len(failures) == 1 and isinstance(failures[0], StocktraceError):
             raise failures[0]
@@ -86,13 +87,36 @@ def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[Recovered]:
     return done
 
 
-def _clear(path: Path) -> None:
-    """Remove what a process that died was writing; another thread of ours may be at its own."""
-    if files.is_stale(path) and f".{os.getpid()}." not in path.name:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)  # another recovery may be at it, too
+def sweep(layout: Layout) -> None:
+    """Remove what processes that died were writing; another thread of ours may be at its own."""
+    for path in layout.leftovers():
+        if files.is_stale(path) and f".{os.getpid()}." not in path.name:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)  # another recovery may be at it, too
+            else:
+                path.unlink(missing_ok=True)
+
+
+def recover_session(layout: Layout, session: str, clock: Clock = SYSTEM_CLOCK) -> Recovered | None:
+    """Recover one dead session; ``None`` if another process is at it, or has done it.
+
+    Raises:
+        StocktraceError: it cannot be; what it left stays.
+    """
+    with claimed(layout, session) as ours:
+        return _recover(layout, session, clock) if ours and not _ended(layout, session) else None
+
+
+@contextlib.contextmanager
+def claimed(layout: Layout, session: str) -> Iterator[bool]:
+    """Hold a session's lock meanwhile; whether that could be had."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.held(layout.lock(session), {"session": session}))
+        except BlockingIOError:
+            yield False
         else:
-            path.unlink(missing_ok=True)
+            yield True
 
 
 def dead_sessions(layout: Layout) -> list[str]:
@@ -112,6 +136,7 @@ def _ended(layout: Layout, session: str) -> bool:
         and report.state != RUNNING
         and not report.unpublished
         and not any(layout.tapes(session).glob("[0-9]*.tape"))
+        and not layout.outbox(session).exists()
     )
 
 
@@ -125,6 +150,7 @@ def read_report(layout: Layout, session: str) -> Report | None:
 
 def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
     report = read_report(layout, session) or _report_from_tape(layout, session, clock)
+    layout = bound_for_lake(layout, report)
     journal = Journal(layout, report, Audit(layout.audit, session, clock))
     died = report.state == RUNNING
     for temporary in layout.temporaries(session):
@@ -139,7 +165,7 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
     rows = 0
     for part in parts:
         whole = not layout.tape(part).exists() and not layout.open_segments(part)
-        published = publish(layout, part, whole=whole)
+        published = publish(layout, part, whole=whole, sending=False)
         if published.rebuilt is not None and part.window not in report.windows:
             journal.count(published.rebuilt)
         rows += sum(file.rows for file in published.files)
@@ -155,7 +181,8 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
         torn_bytes=torn,
     )
     journal.save()
-    return Recovered(session, len(parts), rows, torn, report.balanced)
+    deliver(layout, report, clock)
+    return Recovered(session, len(parts), rows, torn, report.balanced, report.unsent)
 
 
 def mend(tape: Path) -> None:
@@ -213,7 +240,7 @@ def recount(layout: Layout, session: str, report: Report, journal: Journal) -> N
 
 def _close(layout: Layout, session: str, report: Report, torn: int) -> None:
     coverage, last = coverage_of(layout, session)
-    report.state = RECOVERED
+    report.state = IMPORTED if is_import(session) else RECOVERED
     report.ended = at(last) if last else report.started
     report.reason = f"its process died; its last line is of {report.ended:%Y-%m-%d %H:%M:%S} UTC"
     if torn:
@@ -248,5 +275,6 @@ def _report_from_tape(layout: Layout, session: str, clock: Clock) -> Report:
         for entry in TapeReader(path):
             if isinstance(entry, Mark) and entry.name == "tape":
                 tickers = [str(ticker) for ticker in entry.facts.get("tickers", ())]
-                return new_report(session, tickers, entry.stamp, {})
+                imported = dict(entry.facts.get("imported", {}))
+                return new_report(session, tickers, entry.stamp, imported)
     return new_report(session, [], clock.wall(), {})

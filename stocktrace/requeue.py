@@ -13,20 +13,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from stocktrace.deadline import SYSTEM_CLOCK, Clock
+from stocktrace.delivery import deliver
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.feed import wire
 from stocktrace.publish import publish
+from stocktrace.recovery import IMPORTED
 from stocktrace.report import Report
 from stocktrace.session import Journal, new_report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
-from stocktrace.store.layout import Layout, Part, new_session
+from stocktrace.store.layout import Layout, Part, is_import, new_import, new_session
 from stocktrace.store.quarantine import Refused
 from stocktrace.store.tape import TapeWriter
 from stocktrace.store.window import RollPolicy
@@ -68,11 +71,12 @@ def _requeue(layout: Layout, source: Path, clock: Clock) -> Report | None:
     )
     if not fresh:
         return None
-    session = new_session(clock.wall())
+    session = _name(source, clock)
     with lock.held(layout.lock(session), {"session": session}):
         symbols = {line.refused.row.get("s") for line in fresh}
         tickers = sorted(symbol for symbol in symbols if isinstance(symbol, str))
-        report = new_report(session, tickers, clock.wall(), {})
+        bound: dict[str, str | int | float] = {"lake": layout.lake} if layout.lake else {}
+        report = new_report(session, tickers, clock.wall(), bound)
         report.reason = f"requeued from {source.name}"
         staged = layout.tapes(session).with_name(f".{session}.{os.getpid()}.tmp")
         parts = _write_tapes(staged, session, fresh)
@@ -85,9 +89,18 @@ def _requeue(layout: Layout, source: Path, clock: Clock) -> Report | None:
         for part in parts:
             report.unpublished.append(part.window)
             journal.published(publish(layout, part, whole=False))
-        report.state, report.ended = "complete", report.started
+        report.state = IMPORTED if is_import(session) else "complete"
+        report.ended = report.started
         journal.save()
+        deliver(layout, report, clock)
     return report
+
+
+def _name(source: Path, clock: Clock) -> str:
+    """What was imported stays marked as such."""
+    if is_import(source.name.partition("-")[0]):
+        return new_import(clock.wall(), secrets.token_hex(8))
+    return new_session(clock.wall())
 
 
 def _taken(layout: Layout, path: Path) -> dict[str, str]:

@@ -124,21 +124,18 @@ def dead(root: Path) -> Layout:
 
 def litter(layout: Layout) -> None:
     """What a killed process leaves under temporary names."""
-    final = layout.parquet("MSFT", PARTS[0])
-    final.parent.mkdir(parents=True, exist_ok=True)
+    layout.converting.mkdir(exist_ok=True)
     coverage = layout.coverage(SESSION, PARTS[0].date)
     coverage.parent.mkdir(parents=True, exist_ok=True)
     scratch = layout.root / f".scratch.{NOBODY}.abc" / "csv"
     scratch.mkdir(parents=True)
-    anchor = layout.anchor(PARTS[0].date)
-    anchor.parent.mkdir(parents=True, exist_ok=True)
     for path in (
-        final.with_name(f".{final.name}.{NOBODY}.tmp"),
+        layout.converting / f".{PARTS[0].stem}.parquet.0a1b2c3d.{NOBODY}.tmp",
+        layout.converting / f".anchor.parquet.0a1b2c3d.{NOBODY}.tmp",
         coverage.with_name(f".{coverage.name}.{NOBODY}.tmp"),
         layout.tapes(SESSION) / f".{PARTS[0].window}.tape.zst.{NOBODY}.tmp",
         layout.sessions / f".{SESSION}.json.{NOBODY}.tmp",
         layout.sessions / f".probe.{NOBODY}.tmp",
-        anchor.with_name(f".{anchor.name}.{NOBODY}.tmp"),
         scratch / "half",
     ):
         path.write_bytes(b"half")

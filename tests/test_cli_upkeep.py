@@ -90,6 +90,7 @@ def test_recover_tells_programs_in_json(run: Command, dead: Layout) -> None:
                 "rows": 10,
                 "torn_bytes": len(TORN),
                 "balanced": True,
+                "unsent": "",
             }
         ],
     )
@@ -199,7 +200,7 @@ def test_verify_of_a_session_that_is_none_is_wrong_usage(run: Command, whole: La
 def test_verify_says_which_session_is_just_being_recovered(
     run: Command, whole: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stocktrace.verify.lock.is_held", lambda _: False)
+    monkeypatch.setattr("stocktrace.store.lock.is_held", lambda _: False)
     with lock.held(whole.lock(SESSION), {}):
         sentence = f"session {SESSION} is being recovered: it was not verified."
         assert run("verify") == (

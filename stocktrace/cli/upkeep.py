@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,67 +11,40 @@ from cyclopts import Parameter
 from stocktrace.cli import output
 from stocktrace.cli.capturing import Json
 from stocktrace.cli.data import DataDir, layout_of
-from stocktrace.errors import StocktraceError, UsageError
+from stocktrace.errors import UsageError
 from stocktrace.settings import Settings, parse_keep
 
 if TYPE_CHECKING:
     from stocktrace.store.layout import Layout
 
 
-@contextlib.contextmanager
-def _claimed(layout: Layout, session: str) -> Iterator[bool]:
-    """Hold a session's lock meanwhile; whether that could be had."""
-    from stocktrace.store import lock
-
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(lock.held(layout.lock(session), {"session": session}))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+LakeUrl = Annotated[
+    str | None, Parameter(help="The lake to send to; default: that of the session.")
+]
 
 
-def convert(*, data_dir: DataDir = None, as_json: Json = False) -> int:
+def convert(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = False) -> int:
     """Publish every sealed CSV segment as Parquet; running it again changes nothing.
 
-    The segments of a live capture are left to it.
+    What waits for the lake is sent. The segments of a live capture are left to it.
     """
-    layout = layout_of(data_dir)
+    layout = layout_of(data_dir, lake)
 
-    from stocktrace.store import parquet
-    from stocktrace.store.layout import Part
+    from stocktrace.converting import convert_segments
 
-    sessions: dict[str, list[Path]] = {}
-    done, failed = [], []
-    for segment in sorted(layout.root.glob("csv/*/*.csv")):
-        try:
-            sessions.setdefault(Part.parse(segment).session, []).append(segment)
-        except StocktraceError as error:
-            failed.append(str(error))
-    for session, segments in sessions.items():
-        with _claimed(layout, session) as ours:
-            for segment in segments if ours else ():  # whoever has it counts what it publishes
-                try:
-                    converted = parquet.convert(layout, segment)
-                except StocktraceError as error:
-                    failed.append(str(error))
-                    continue
-                if converted is not None:
-                    done.append(converted)
-    rows = sum(one.rows for one in done)
+    conversion = convert_segments(layout)
     if as_json:
-        output.json({"files": len(done), "rows": rows, "failed": failed})
+        output.json(conversion)
     else:
-        print(f"{len(done)} segments converted, {rows:,} trades")
-    for sentence in failed:
+        print(f"{conversion.files} segments converted, {conversion.rows:,} trades")
+    for sentence in conversion.failed:
         output.complain(sentence)
-    return 1 if failed else 0
+    return 1 if conversion.failed else 0
 
 
-def recover(*, data_dir: DataDir = None, as_json: Json = False) -> int:
+def recover(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = False) -> int:
     """Publish what captures left that died; a live one is not touched."""
-    layout = layout_of(data_dir)
+    layout = layout_of(data_dir, lake)
 
     from stocktrace.recovery import recover as recover_all
 
@@ -95,7 +67,7 @@ def recover(*, data_dir: DataDir = None, as_json: Json = False) -> int:
         )
     else:
         print("nothing to recover")
-    return 0 if all(one.balanced for one in done) else 1
+    return 0 if all(one.balanced and not one.unsent for one in done) else 1
 
 
 def compact(
@@ -166,6 +138,7 @@ def verify(
 
 
 def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: bool) -> int:
+    from stocktrace.recovery import claimed
     from stocktrace.verify import sessions_of, strangers
     from stocktrace.verify import verify as verify_session
 
@@ -176,7 +149,7 @@ def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: b
     verified = 0
     for session in sessions or known:
         # So that no recovery moves what is being compared.
-        with _claimed(layout, session) as ours:
+        with claimed(layout, session) as ours:
             if ours:
                 findings += verify_session(layout, session, repair=repair)
                 verified += 1
@@ -213,7 +186,7 @@ def requeue(
         print("nothing to requeue")
     else:
         output.summary(report, layout.root)
-    return 0 if report is None or report.balanced else 1
+    return 0 if report is None or (report.balanced and not report.unsent) else 1
 
 
 def audit(*, data_dir: DataDir = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,22 @@ def replace_text(path: Path, text: str) -> None:
 def temporary_for(final: Path) -> Path:
     """A name beside ``final`` that no reader takes for data and no other process uses."""
     return final.with_name(f".{final.name}.{os.getpid()}.tmp")
+
+
+def temporary_in(folder: Path, name: str) -> Path:
+    """A name in ``folder`` (made if need be) that nobody else uses, not even this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f".{name}.{secrets.token_hex(4)}.{os.getpid()}.tmp"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, and see that their names last."""
+    missing = [path]
+    while not missing[-1].exists():
+        missing.append(missing[-1].parent)
+    path.mkdir(parents=True, exist_ok=True)
+    for parent in missing[1:]:
+        sync(parent)
 
 
 def is_stale(temporary: Path) -> bool:

@@ -5,16 +5,20 @@
       csv/<ticker>/<session>-<window>.csv.open        being appended to
       csv/<ticker>/<session>-<window>.csv             sealed: complete
       quarantine/<session>-<window>.jsonl[.open]      what was refused, and why
-      sessions/<session>.json · .lock                 the report; the lock of the live capture
+      sessions/<session>.json · .lock · .status       the report; the lock and status while live
+      sessions/<session>.changes/                     changes of tickers on their way to it
       log/audit.jsonl                                 one line an event
       coverage/date=<UTC date>/<session>.parquet      when which ticker was listened to
       parquet/date=<UTC date>/symbol=<ticker>/<session>-<window>.parquet
       parquet/date=<UTC date>/symbol=<ticker>/day-<n>.parquet   once compacted; n counts how often
       parquet/date=<UTC date>/symbol=~/anchor.parquet   no rows; keeps numeric tickers text
       compacting/date=<UTC date>/symbol=<ticker>/       what is to take that folder's place
+      converting/.<session>-<window>.*.tmp              what is to become a published file
       csv-kept/<ticker>/<session>-<window>.csv          published; kept if ``keep_csv`` says so
+      outbox/<session>/<name>                           what is still to be sent to the lake
 
-``<session>`` is ``20261123T142958Z_3f9a1c``, ``<window>`` ``20261123T143000Z_00002``, ``<ticker>``
+``<session>`` is ``20261123T142958Z_3f9a1c``, or ``20261123T142958Z_0f1e2d3c4b5a6978_import`` if its
+trades were not captured but imported, ``<window>`` ``20261123T143000Z_00002``, ``<ticker>``
 percent-encoded. A name that does not fit is an error, not skipped.
 """
 
@@ -34,7 +38,7 @@ from stocktrace.store.window import Window, compact_utc
 
 OPEN = ".open"
 _STAMP = r"\d{8}T\d{6}Z"
-_SESSION = rf"{_STAMP}_[0-9a-f]{{6}}"
+_SESSION = rf"{_STAMP}_(?:[0-9a-f]{{6}}|[0-9a-f]{{16}}_import)"
 _WINDOW = rf"{_STAMP}_\d{{5,}}"
 _PART = re.compile(rf"(?P<session>{_SESSION})-(?P<window>{_WINDOW})\.(?:csv|parquet|jsonl)")
 _DAY = re.compile(r"day-(?P<number>\d{5,})\.parquet")
@@ -51,6 +55,20 @@ def new_session(stamp: int) -> str:
     """
     fraction = stamp % NS_PER_SECOND * 4096 // NS_PER_SECOND
     return f"{compact_utc(stamp)}_{fraction:03x}{secrets.randbelow(4096):03x}"
+
+
+def new_import(stamp: int, digest: str) -> str:
+    """The name of trades that were imported, the first of them of ``stamp`` (epoch ns).
+
+    ``digest`` is of what they were imported from, 16 hexadecimal digits or more: the same source
+    has the same name.
+    """
+    return f"{compact_utc(stamp)}_{digest[:16]}_import"
+
+
+def is_import(session: str) -> bool:
+    """Whether the trades of a session were imported: nobody listened for them."""
+    return session.endswith("_import")
 
 
 def is_session(name: str) -> bool:
@@ -83,6 +101,11 @@ def decode_ticker(name: str) -> str:
 def is_day(path: Path) -> bool:
     """Whether ``path`` is called as the one file of a ticker's day is."""
     return _DAY.fullmatch(path.name) is not None
+
+
+def reading_order(path: Path) -> tuple[bool, str]:
+    """A key that sorts the files of a folder: the day's first, then late windows."""
+    return not is_day(path), path.name
 
 
 def day_number(path: Path) -> int:
@@ -139,15 +162,19 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The data folder; ``keeps_csv`` says whether segments stay when they are published."""
+    """The data folder; ``keeps_csv`` says whether segments stay when they are published.
+
+    ``lake`` is the URL of where published files are sent to, or empty.
+    """
 
     root: Path
     keeps_csv: bool = False
+    lake: str = ""
 
     @classmethod
     def of(cls, settings: Settings) -> Layout:
         """The data folder of ``settings``."""
-        return cls(settings.data_dir, settings.keep_csv != 0)
+        return cls(settings.data_dir, settings.keep_csv != 0, settings.lake)
 
     @property
     def sessions(self) -> Path:
@@ -171,6 +198,14 @@ class Layout:
     def lock(self, session: str) -> Path:
         """The lock that the process of a live session holds."""
         return self.sessions / f"{session}.lock"
+
+    def status(self, session: str) -> Path:
+        """How a live session stands, replaced twice a second; no ``.json``: those are reports."""
+        return self.sessions / f"{session}.status"
+
+    def changes(self, session: str) -> Path:
+        """The folder through which a live session is asked for other tickers (``changes``)."""
+        return self.sessions / f"{session}.changes"
 
     def tapes(self, session: str) -> Path:
         """The folder of a session's tapes."""
@@ -226,6 +261,21 @@ class Layout:
         """
         return self.root / "compacting" / f"date={date}" / f"symbol={encode_ticker(ticker)}"
 
+    def imports(self, digest: str) -> list[str]:
+        """The sessions of what was imported from a source (``new_import``): one, or none."""
+        ending = f"_{digest[:16]}_import"
+        found = {path.name for path in self.root.glob(f"tape/[0-9]*{ending}")}
+        found |= {path.stem for path in self.sessions.glob(f"[0-9]*{ending}.json")}
+        return sorted(found)
+
+    @property
+    def converting(self) -> Path:
+        """Where a file is written before it is published: outside the dataset, for the same reason.
+
+        It must be of the dataset's file system: a rename is only there one step.
+        """
+        return self.root / "converting"
+
     @property
     def compaction(self) -> Path:
         """The lock of whoever compacts, and of those who must not be disturbed by it."""
@@ -238,6 +288,10 @@ class Layout:
     def anchor(self, date: str) -> Path:
         """The file without rows that keeps numeric tickers text (``parquet.convert``)."""
         return self.dataset / f"date={date}" / "symbol=~" / "anchor.parquet"
+
+    def outbox(self, session: str) -> Path:
+        """What of a session is still to be sent to the lake (``outbox``)."""
+        return self.root / "outbox" / session
 
     def quarantine(self, part: Part) -> Path:
         """What of a window was refused."""
@@ -268,7 +322,7 @@ class Layout:
         """Files of a session that were being written when their process ended."""
         return [
             *self.tapes(session).glob(".*.tmp"),
-            *self.dataset.glob(f"date=*/symbol=*/.{session}-*.tmp"),
+            *self.converting.glob(f".{session}-*.tmp"),
             *self.root.glob(f"coverage/date=*/.{session}.*.tmp"),
             *self.sessions.glob(f".{session}.*.tmp"),
         ]
@@ -278,7 +332,7 @@ class Layout:
         return [
             *self.root.glob(".scratch.*"),
             *self.root.glob("tape/.*.tmp"),
-            *self.dataset.glob("date=*/symbol=~/.*.tmp"),
+            *self.converting.glob(".*.tmp"),
             *self.root.glob("quarantine/.*.tmp"),
             *self.sessions.glob(".probe.*.tmp"),
         ]

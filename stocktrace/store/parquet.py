@@ -1,8 +1,8 @@
 """One segment to one Parquet file, published only when it is whole (docs/storage.md).
 
-temp name → write with page checksums → re-read with checksums → compare content with the CSV →
-sync → rename → sync the folder → only then the CSV goes. Running it again changes nothing; a file
-under the final name is believed only after it was read and compared, too.
+temp name outside the dataset → write with page checksums → re-read with checksums → compare content
+with the CSV → sync → rename → sync the folder → only then the CSV goes. Running it again changes
+nothing; a file under the final name is believed only after it was read and compared, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from stocktrace import __version__
 from stocktrace.errors import ConversionError
-from stocktrace.store import columns, content, files, footer, lock, partition
+from stocktrace.store import columns, content, files, footer, lock, outbox, partition
 from stocktrace.store.footer import UNREADABLE
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.segment import HEADER
@@ -90,11 +90,29 @@ def read_csv(path: Path) -> Iterator[pa.RecordBatch]:
         # A number that was cut still parses: a row counts only with its line feed.
         if file.read(1) != b"\n":
             raise ConversionError(f"{path} is torn: its last line has no end.")
-    if empty:
-        return
+    if not empty:
+        yield from _rows(path, path)
+
+
+def read_open_csv(path: Path) -> Iterator[pa.RecordBatch]:
+    """The complete lines of a segment that may still be appended to, as ``read_csv`` gives them.
+
+    Raises:
+        ConversionError: it is not a segment of ours.
+        FileNotFoundError: it is not there (any more).
+    """
+    data = path.read_bytes()
+    lines = data[: data.rfind(b"\n") + 1]
+    if not HEADER.startswith(lines[: len(HEADER)]):
+        raise ConversionError(f"{path} does not begin with the header of a segment.")
+    if len(lines) > len(HEADER):
+        yield from _rows(path, pa.BufferReader(lines))
+
+
+def _rows(path: Path, source: Path | pa.BufferReader) -> Iterator[pa.RecordBatch]:
     try:
         with pcsv.open_csv(
-            path,
+            source,
             pcsv.ReadOptions(
                 use_threads=False, block_size=_CSV_BLOCK, column_names=list(COLUMNS), skip_rows=1
             ),
@@ -148,15 +166,24 @@ def convert(layout: Layout, segment: Path, *, anew: bool = False) -> Converted |
         if not segment.exists():  # it went between the open and the lock
             return None
         final = layout.parquet(ticker, part)
-        final.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(final.parent)
         # A compaction has the date to itself while it puts a new folder in the ticker's place.
         with lock.folder(final.parent.parent, exclusive=False):
             converted = _compacted(layout, ticker, segment, part)
             if converted is None:
                 wanted = _publish(layout, ticker, segment, part, anew=anew)
                 converted = Converted(ticker, final, wanted.rows, final.stat().st_size)
+                if layout.lake:
+                    _send(layout, ticker, part)
         _let_go(layout, ticker, segment, part)
     return converted
+
+
+def _send(layout: Layout, ticker: str, part: Part) -> None:
+    """Before the CSV goes: what is to be sent is then on disk, whatever happens."""
+    if (anchor := layout.anchor(part.date)).exists():
+        outbox.put(layout, part.session, anchor)
+    outbox.put(layout, part.session, layout.parquet(ticker, part))
 
 
 def _let_go(layout: Layout, ticker: str, segment: Path, part: Part) -> None:
@@ -194,32 +221,36 @@ def _publish(
             wanted = content_hash(read_csv(segment))
             if content_hash(read_parquet(final)).hexdigest() == wanted.hexdigest():
                 return wanted
-    temporary = files.temporary_for(final)
+    temporary = files.temporary_in(layout.converting, final.name)
     try:
         wanted = _write(read_csv(segment), temporary, part)
         found = content_hash(read_parquet(temporary))
         if found.hexdigest() != wanted.hexdigest():
             raise ConversionError(f"{temporary} does not hold the {wanted.rows} rows of {segment}.")
-        _anchor(layout, ticker, part.date)
+        _anchor(layout, ticker, part)
         files.publish(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
     return wanted
 
 
-def _anchor(layout: Layout, ticker: str, date: str) -> None:
+def _anchor(layout: Layout, ticker: str, part: Part) -> None:
     """Keep readers that guess from taking tickers for numbers, dates or truths.
 
     They guess the type of a partition from all its values: ``7203`` and ``007`` alone would come
     back as 7203 and 7. Beside them stands a file without rows under a name that is no
     number, and no ticker.
     """
-    anchor = layout.anchor(date)
+    anchor = layout.anchor(part.date)
     if _GUESSED.fullmatch(ticker) and not anchor.exists():
-        anchor.parent.mkdir(parents=True, exist_ok=True)
-        temporary = files.temporary_for(anchor)
-        pq.write_table(SCHEMA.empty_table(), temporary, store_schema=False)
-        files.publish(temporary, anchor)
+        files.make_folder(anchor.parent)
+        # Under the session's name, so that its recovery knows it.
+        temporary = files.temporary_in(layout.converting, f"{part.stem}.{anchor.name}")
+        try:
+            pq.write_table(SCHEMA.empty_table(), temporary, store_schema=False)
+            files.publish(temporary, anchor)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _write(rows: Iterator[pa.RecordBatch], path: Path, part: Part) -> content.ContentHash:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,7 +18,7 @@ from stocktrace import __version__
 from stocktrace.errors import ConversionError, DiskFull, LayoutError, StoreError
 from stocktrace.exchange import synthetic_frames
 from stocktrace.feed import wire
-from stocktrace.store import parquet
+from stocktrace.store import files, parquet
 from stocktrace.store.layout import Layout, Part
 from stocktrace.trade import Trade
 from tests.conftest import SESSION, published, sent, tree
@@ -169,15 +172,46 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_run_gives_one_right_fil
     assert [row["price"] for row in rows(converted.path)] == [3.0, 1.5, 2.0]
 
 
-def test_a_kill_leaves_at_most_a_hidden_file_that_no_reader_takes(
-    layout: Layout, seal: Seal
+def test_readers_of_the_whole_folder_never_meet_a_half_written_file(
+    layout: Layout, seal: Seal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (segment,) = seal(THREE)
-    left = layout.root / f"parquet/date=2026-11-23/symbol=AAPL/.{STEM}.parquet.99999.tmp"
-    left.parent.mkdir(parents=True)
-    left.write_bytes(b"half a file")
+    parquet.convert(layout, *seal(THREE))
+    (segment,) = seal([Trade("7203", 9.0, T, 1.0)])  # the first of its kind brings an anchor, too
+    read: list[list[list[float]]] = []
+    sync = files.sync
+
+    def reading(path: Path) -> None:
+        """At each step that a conversion has: written, renamed."""
+        read.append([sorted(prices) for prices in whole_folder(layout.dataset)])
+        sync(path)
+
+    monkeypatch.setattr(files, "sync", reading)
+    monkeypatch.setattr(pq.ParquetWriter, "close", noticing(pq.ParquetWriter.close, read, layout))
     parquet.convert(layout, segment)
-    assert published(layout.root) == {"AAPL": [(t.t, t.p, t.v, "1 12") for t in THREE]}
+    before, after = [[1.5, 2.0, 3.0]] * 3, [[1.5, 2.0, 3.0, 9.0]] * 3
+    assert read[0] == before
+    assert read[-1] == after
+    assert all(each in (before, after) for each in read)
+    assert len(read) > 4
+
+
+def noticing(whole: Callable[..., Any], read: list[Any], layout: Layout) -> Callable[..., Any]:
+    """``whole``, and what is read before it: while the file has no footer yet."""
+
+    def notice(*arguments: Any) -> Any:
+        read.append([sorted(prices) for prices in whole_folder(layout.dataset)])
+        return whole(*arguments)
+
+    return notice
+
+
+def whole_folder(folder: Path) -> list[list[float]]:
+    """The prices that others find, each given the folder and nothing else."""
+    return [
+        pl.scan_parquet(folder).collect()["price"].to_list(),
+        duckdb.read_parquet(f"{folder}/**/*.parquet").fetchnumpy()["price"].tolist(),
+        ds.dataset(folder, partitioning="hive").to_table()["price"].to_pylist(),
+    ]
 
 
 def test_the_folder_is_synced_after_the_rename_and_before_the_segment_goes(
@@ -198,7 +232,11 @@ def test_the_folder_is_synced_after_the_rename_and_before_the_segment_goes(
     monkeypatch.setattr(Path, "replace", noting("rename", Path.replace))
     monkeypatch.setattr(Path, "unlink", noting("delete", Path.unlink))
     parquet.convert(layout, segment)
-    assert steps == ["sync tmp", "rename tmp", "sync symbol=AAPL", "delete tmp", "delete csv"]
+    folders = ["date=2026-11-23", "parquet", layout.root.name]  # those that have a new name in them
+    assert steps == [
+        *(f"sync {name}" for name in folders),
+        *["sync tmp", "rename tmp", "sync symbol=AAPL", "delete tmp", "delete csv"],
+    ]
 
 
 def test_a_full_disk_is_told_and_keeps_the_segment(

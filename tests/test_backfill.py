@@ -1,0 +1,532 @@
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stocktrace import cli
+from stocktrace.adopting import adopt
+from stocktrace.backfill import backfill, plan
+from stocktrace.errors import UsageError
+from stocktrace.foreign import Source
+from stocktrace.importing import import_file
+from stocktrace.mapping import Mapping
+from stocktrace.report import Report
+from stocktrace.store import files, lock
+from stocktrace.store.coverage import read_coverage
+from stocktrace.store.dataset import read_trades
+from stocktrace.store.layout import Layout, is_import
+from stocktrace.store.quarantine import Refused
+from stocktrace.verify import sessions_of, strangers, verify
+from tests import remains
+from tests.conftest import NOON, SESSION, Row, published, tree
+from tests.remains import PRICES
+from tests.test_faults.conftest import until
+
+T = NOON // 10**6
+OURS = "symbol,ts_event,ts_recv,price,volume,conditions\n"
+ROW = "AAPL,2026-11-23 14:30:00.123Z,2026-11-23 14:30:00.200300Z,1.5,100,1 24\n"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "data")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "theirs"
+    path.mkdir()
+    return path
+
+
+def problems(layout: Layout) -> list[str]:
+    found = list(strangers(layout))
+    for session in sessions_of(layout):
+        found += verify(layout, session)
+    return [f"{one.path}: {one.problem}" for one in found]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def run(*words: str | Path) -> int:
+    return cli.run(["backfill", *map(str, words)])
+
+
+def reports(layout: Layout) -> list[Report]:
+    return [Report.read(path) for path in sorted(layout.sessions.glob("*.json"))]
+
+
+def quarantined(layout: Layout) -> list[Refused]:
+    lines = [path.read_text() for path in sorted(layout.root.glob("quarantine/*.jsonl"))]
+    return [Refused.parse(line) for line in "".join(lines).splitlines()]
+
+
+# --- a file of others ------------------------------------------------------------------------
+
+
+def test_a_csv_of_ours_is_published_without_a_word_about_its_columns(
+    layout: Layout, folder: Path
+) -> None:
+    source = write(folder / "a.csv", OURS + ROW)
+    assert run(source, "--data-dir", layout.root) == 0
+    (trade,) = read_trades("AAPL", data_dir=layout.root).itertuples(index=False)
+    assert (trade.price, trade.volume, trade.conditions) == (1.5, 100.0, "1 24")
+    assert trade.ts_event.isoformat() == "2026-11-23T14:30:00.123000+00:00"
+    assert trade.ts_recv.isoformat() == "2026-11-23T14:30:00.200300+00:00"
+    assert source.read_text() == OURS + ROW
+    assert problems(layout) == []
+
+
+def test_what_was_imported_is_never_passed_off_as_captured(layout: Layout, folder: Path) -> None:
+    source = write(folder / "a.csv", OURS + ROW)
+    run(source, "--data-dir", layout.root)
+    (report,) = reports(layout)
+    assert is_import(report.session)
+    assert (report.state, report.reason) == ("imported", "imported from a.csv")
+    assert report.settings["source"] == str(source)
+    assert report.tickers == ["AAPL"]
+    assert report.balanced
+    assert read_coverage(data_dir=layout.root).empty  # nobody listened, at no moment
+
+
+MASSIVE = """\
+ticker,conditions,correction,exchange,id,participant_timestamp,price,sequence_number,sip_timestamp,size,tape,trf_id,trf_timestamp
+MSFT,"12,37",0,11,1,1679990400018025984,276.16,1550,1679990400018381329,55,3,0,0
+"""
+BINANCE = "51175358,17.80180000,5.69000000,101.29224200,1583709433583,True,True\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words", "ticker", "row"),
+    [
+        (
+            "2023-03-28.csv.gz",
+            MASSIVE,
+            ["--preset", "massive"],
+            "MSFT",
+            (1679990400018, 276.16, 55.0, "12 37"),
+        ),
+        (
+            "BTCUSDT-trades-2020-03-08.csv",
+            BINANCE,
+            ["--preset", "binance-spot", "--unit", "ms"],
+            "BINANCE:BTCUSDT",
+            (1583709433583, 17.8018, 5.69, ""),
+        ),
+        (
+            "aapl.csv",
+            "Time;Price;Size\n2026-11-23 09:30:00.5;1.25;7\n",
+            [
+                *("--column", "ts_event=Time", "--column", "price=Price"),
+                *("--column", "volume=Size", "--delimiter", ";"),
+                *("--timezone", "America/New_York", "--ticker", "AAPL"),
+            ],
+            "AAPL",
+            (1795444200500, 1.25, 7.0, ""),
+        ),
+        (
+            "x.csv",
+            "symbol,ts_event,price,volume\nAAPL,1795444200.1239,1,2\n",
+            ["--unit", "s"],
+            "AAPL",
+            (1795444200123, 1.0, 2.0, ""),
+        ),
+    ],
+    ids=["massive", "binance", "local time", "fractions of seconds"],
+)
+def test_files_of_others_are_read_as_they_are_said_to_be(
+    layout: Layout, folder: Path, name: str, text: str, words: list[str], ticker: str, row: Row
+) -> None:
+    source = folder / name
+    if source.suffix == ".gz":
+        source.write_bytes(gzip.compress(text.encode()))
+    else:
+        source.write_text(text)
+    assert run(source, *words, "--data-dir", layout.root) == 0
+    assert published(layout.root) == {ticker: [row]}
+    assert problems(layout) == []
+
+
+def test_a_row_that_is_refused_is_kept_with_its_reason_and_can_be_put_back(
+    layout: Layout, folder: Path, tmp_path: Path
+) -> None:
+    bad = [
+        ROW.replace(",1.5,", ",abc,"),
+        ROW.replace("14:30:00.123Z", "25:61"),
+        ROW.replace(",1.5,", ",-2,"),
+        "AAPL,1\n",
+        ROW.replace(",1.5,", ",0.12345678901234567890,"),
+    ]
+    source = write(folder / "a.csv", OURS + ROW + "".join(bad) + ROW[:-20])
+    assert run(source, "--data-dir", layout.root) == 0
+    refused = quarantined(layout)
+    assert sorted(one.reason for one in refused) == [
+        "price 0.12345678901234567890 has more digits than float64 holds",
+        "price is missing or no number",
+        "price: not above 0",
+        "symbol is missing or no text",
+        "symbol is missing or no text",
+        "time is missing or no whole number of milliseconds",
+    ]
+    texts = [one.frame.decode() for one in refused]
+    for text in ("abc", "25:61", "-2", "AAPL,1", "0.12345678901234567890", "its line has no end"):
+        assert any(text in frame for frame in texts), text
+    (report,) = reports(layout)
+    assert (report.books.recorded, report.books.quarantined) == (1, 6)
+    assert problems(layout) == []
+    (path,) = layout.root.glob("quarantine/*.jsonl")
+    mended = write(tmp_path / path.name, path.read_text().replace("abc", "9.5"))
+    assert cli.run(["requeue", str(mended), "--data-dir", str(layout.root)]) == 0
+    assert sorted(row[1] for row in published(layout.root)["AAPL"]) == [1.5, 9.5]
+    assert [one.state for one in reports(layout)] == ["imported", "imported"]
+
+
+def test_the_same_content_is_imported_once_whatever_its_file_is_called(
+    layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder / "a.csv", OURS + ROW)
+    (folder / "b.csv.gz").write_bytes(gzip.compress((OURS + ROW).encode()))
+    assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 0
+    before = remains.snapshot(layout)
+    assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 0
+    assert "2 sources (2 known), 0 trades" in capsys.readouterr().out
+    assert remains.snapshot(layout) == before
+    assert len(published(layout.root)["AAPL"]) == 1
+
+
+def test_the_same_content_in_another_way_is_told(
+    layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(folder / "a.csv", OURS + ROW)
+    run(source, "--data-dir", layout.root)
+    assert run(source, "--ticker", "MSFT", "--data-dir", layout.root) == 1
+    assert "in another way (ticker '{}')" in capsys.readouterr().err
+    assert list(published(layout.root)) == ["AAPL"]
+
+
+def test_a_wrong_unit_imports_nothing(
+    layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(folder / "a.csv", f"symbol,ts_event,price,volume\nAAPL,{T},1,2\n")
+    assert run(source, "--unit", "s", "--data-dir", layout.root) == 1
+    assert "Not one of the first 1 rows" in capsys.readouterr().err
+    assert tree(layout.root) == []
+    assert run(source, "--unit", "ms", "--data-dir", layout.root) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "status", "sentence"),
+    [
+        ("a,b\n1,2\n", [], 1, "has no column 'symbol' for symbol"),
+        ("", [], 0, "is empty"),
+        (OURS, [], 0, "has no rows"),
+        (OURS + ROW, ["--column", "Price"], 2, "maps no column"),
+        (OURS + ROW, ["--unit", "days"], 2, "is no unit of time"),
+        (OURS + ROW, ["--timezone", "New York"], 2, "is no time zone"),
+        (OURS + ROW, ["--preset", "taq"], 2, "There is no preset 'taq'"),
+        (OURS + ROW, ["--preset", "binance-spot"], 2, "Say the unit of its times"),
+        (OURS + ROW, ["--ticker-from", "[A-Z"], 2, "is no pattern"),
+        (OURS + ROW, ["--ticker-from", "([A-Z]+)-x"], 1, "does not have the pattern"),
+        (OURS + ROW, ["--delimiter", "::"], 2, "parts no columns"),
+    ],
+)
+def test_what_cannot_be_imported_is_told_in_a_sentence(
+    layout: Layout,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    words: list[str],
+    status: int,
+    sentence: str,
+) -> None:
+    source = write(folder / "a.csv", text)
+    assert run(source, *words, "--data-dir", layout.root) == status
+    out, err = capsys.readouterr()
+    assert sentence in out + err
+    assert "Traceback" not in err
+    assert published(layout.root) == {}
+
+
+def test_a_truncated_archive_is_no_file(
+    layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = folder / "a.csv.gz"
+    source.write_bytes(gzip.compress((OURS + ROW * 50).encode())[:-9])
+    assert run(source, "--data-dir", layout.root) == 1
+    assert "cannot be read to its end" in capsys.readouterr().err
+    assert tree(layout.root) == []
+
+
+def test_a_source_that_is_not_there_is_wrong_usage(layout: Layout, folder: Path) -> None:
+    assert run(folder / "none.csv", "--data-dir", layout.root) == 2
+    assert run(folder, "--data-dir", layout.root) == 2
+    with pytest.raises(UsageError):
+        plan(layout, [folder / "none"])
+
+
+def test_a_dry_run_says_what_would_be_and_changes_nothing(
+    layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(folder / "a.csv", OURS + ROW + ROW.replace(",1.5,", ",-1,"))
+    assert run(source, "--dry-run", "--json", "--data-dir", layout.root) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], told["rows"], told["quarantined"]) == ("possible", 1, 1)
+    assert told["reason"] == "price: not above 0"
+    assert not layout.root.exists()
+
+
+def test_days_in_any_order_become_a_window_each(layout: Layout, folder: Path) -> None:
+    days = [23, 21, 22, 21, 23]
+    text = "".join(ROW.replace("11-23", f"11-{day}") for day in days)
+    run(write(folder / "a.csv", OURS + text), "--data-dir", layout.root)
+    found = [path.name[5:] for path in sorted(layout.dataset.glob("date=*"))]
+    assert found == ["2026-11-21", "2026-11-22", "2026-11-23"]
+    (report,) = reports(layout)
+    assert len(report.windows) == 3
+    assert problems(layout) == []
+
+
+# --- our trades, exported as others would, and imported again ---------------------------------
+
+PRICE = st.integers(1, 10**7).map(lambda cents: cents / 100)
+TRADE = st.tuples(
+    st.sampled_from(["AAPL", "BRK.B", "BINANCE:BTCUSDT", "007"]),
+    st.integers(T - 10**9, T + 10**9),
+    PRICE,
+    st.floats(0, 1e9).map(lambda volume: float(f"{volume:.6g}")),
+    st.lists(st.sampled_from(["1", "12", "37", "@"]), max_size=3),
+)
+FACTORS = {"ms": 1, "us": 10**3, "ns": 10**6}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    trades=st.lists(TRADE, min_size=1, max_size=30),
+    unit=st.sampled_from(["s", "ms", "us", "ns", "iso", "local"]),
+    delimiter=st.sampled_from([",", ";", "\t", "|"]),
+    named=st.booleans(),
+    order=st.permutations(["symbol", "ts_event", "price", "volume", "conditions"]),
+)
+def test_what_was_exported_in_any_form_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    trades: list[tuple[str, int, float, float, list[str]]],
+    unit: str,
+    delimiter: str,
+    named: bool,
+    order: list[str],
+) -> None:
+    root = tmp_path_factory.mktemp("round")
+    zone = ZoneInfo("Asia/Tokyo" if unit == "local" else "UTC")
+
+    def time(ms: int) -> str:
+        if unit in FACTORS:
+            return str(ms * FACTORS[unit])
+        if unit == "s":
+            return f"{ms // 1000}.{ms % 1000:03}"
+        moment = datetime.fromtimestamp(ms // 1000, UTC).astimezone(zone)
+        return f"{moment:%Y-%m-%d %H:%M:%S}.{ms % 1000:03}" + ("Z" if unit == "iso" else "")
+
+    def line(trade: tuple[str, int, float, float, list[str]]) -> str:
+        symbol, ms, price, volume, codes = trade
+        texts = {
+            "symbol": symbol,
+            "ts_event": time(ms),
+            "price": repr(price),
+            "volume": repr(volume),
+            "conditions": f'"{",".join(codes)}"',
+        }
+        return delimiter.join(texts[name] for name in order) + "\n"
+
+    head = delimiter.join(f"their {name}" for name in order) + "\n"
+    source = root / "export.csv"
+    source.write_text((head if named else "") + "".join(map(line, trades)))
+    mapping = Mapping.of(
+        [f"{name}=their {name}" for name in order],
+        unit="iso" if unit == "local" else unit,
+        names=None if named else ",".join(f"their {name}" for name in order),
+        timezone=str(zone),
+        delimiter=delimiter,
+    )
+    layout = Layout(root / "data")
+    layout.root.mkdir()
+    report = import_file(layout, Source.of(source, mapping))
+    assert report is not None
+    assert report.balanced
+    assert report.books.quarantined == 0
+    wanted: dict[str, list[Row]] = {}
+    for symbol, ms, price, volume, codes in trades:
+        wanted.setdefault(symbol, []).append((ms, price, volume, " ".join(codes)))
+    found = published(layout.root)
+    assert {ticker: sorted(rows) for ticker, rows in found.items()} == {
+        ticker: sorted(rows) for ticker, rows in wanted.items()
+    }
+
+
+# --- killed ----------------------------------------------------------------------------------
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from stocktrace import importing
+from stocktrace.backfill import Work, backfill
+from stocktrace.mapping import Mapping
+from stocktrace.session import Journal
+from stocktrace.store import files, parquet
+from stocktrace.store.layout import Layout
+from stocktrace.store.tape import TapeWriter
+
+calls = 0
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def later(whole, number):
+    def once(*args, **kwargs):
+        global calls
+        calls += 1
+        return die() if calls == number else whole(*args, **kwargs)
+    return once
+
+{patch}
+list(backfill(Layout(Path(sys.argv[1])), [Work(Path(sys.argv[2]))], Mapping(), jobs=1))
+"""
+DEATHS = {
+    "in the trial": "importing.rebuild = die",
+    "while the tapes are written": "TapeWriter.append = later(TapeWriter.append, 3)",
+    "before the tapes are there": "importing.files.publish = die",
+    "before the report": "Journal.save = die",
+    "before the first window": "importing.publish = die",
+    "in a conversion": "parquet.pq.ParquetWriter.close = die",
+    "before the second window": "importing.publish = later(importing.publish, 2)",
+    "before the end": "importing.at = die",
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_killed_anywhere_the_next_run_does_the_rest(
+    layout: Layout, folder: Path, death: str
+) -> None:
+    text = OURS + "".join(ROW.replace("11-23", f"11-{day}") for day in (21, 22, 23))
+    source = write(folder / "a.csv", text)
+    command = [sys.executable, "-c", PROGRAM.format(patch=DEATHS[death])]
+    done = subprocess.run([*command, str(layout.root), str(source)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert run(source, "--data-dir", layout.root) == 0
+    assert len(published(layout.root)["AAPL"]) == 3
+    (report,) = reports(layout)
+    assert (report.state, report.balanced, report.unpublished) == ("imported", True, [])
+    assert report.settings["source"] == str(source)
+    assert problems(layout) == []
+    assert [name for name in tree(layout.root) if name.endswith((".tmp", ".open", ".csv"))] == []
+    assert source.read_text() == text
+
+
+def test_a_parent_that_is_killed_leaves_no_process_behind(layout: Layout, folder: Path) -> None:
+    for number in range(2):
+        rows = (ROW.replace("00.123Z", f"{n % 60:02}.{n % 997:03}Z") for n in range(20_000))
+        write(folder / f"{number}.csv", OURS + "".join(rows) + ROW * (number + 1))
+    words = ["backfill", str(folder), "--jobs", "2", "--data-dir", str(layout.root)]
+    parent = subprocess.Popen([sys.executable, "-m", "stocktrace", *words])
+    staged = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    until(lambda: list(layout.root.glob("tape/.*.tmp")), timeout=100, why="nobody imports")
+    children = [int(pid) for pid in staged.read_text().split()]
+    parent.kill()
+    parent.wait()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), timeout=60)
+    assert len(children) >= 2
+    assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 0
+    assert len(published(layout.root)["AAPL"]) == 40_003
+    assert problems(layout) == []
+
+
+# --- sessions of ours ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [remains.dead, remains.whole])
+def test_a_session_of_another_folder_is_adopted_under_its_name(
+    layout: Layout, folder: Path, make: Callable[[Path], Layout]
+) -> None:
+    other = make(folder / "data")
+    before = remains.snapshot(other)
+    assert run(other.root, "--data-dir", layout.root) == 0
+    prices = {ticker: [row[1] for row in rows] for ticker, rows in published(layout.root).items()}
+    assert prices == PRICES
+    (report,) = reports(layout)
+    assert (report.session, report.balanced) == (SESSION, True)
+    told = Report.read(other.report(SESSION))
+    assert report.state == "recovered"
+    assert report.settings == told.settings
+    assert set(read_coverage(data_dir=layout.root)["session"]) == {SESSION}
+    assert problems(layout) == []
+    assert remains.snapshot(other) == before
+    ours = remains.snapshot(layout)
+    assert run(other.root, "--data-dir", layout.root) == 0
+    assert remains.snapshot(layout) == ours
+
+
+@pytest.mark.parametrize("step", ["the name", "the report", "the recovery"])
+def test_an_adoption_that_died_is_ended_by_the_next(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    other = remains.whole(folder / "data")
+    layout.root.mkdir()
+    target = {
+        "the name": (files, "publish"),
+        "the report": (sys.modules["stocktrace.adopting"], "_copy_report"),
+        "the recovery": (sys.modules["stocktrace.adopting"], "recover_session"),
+    }[step]
+    with monkeypatch.context() as patch:
+        patch.setattr(*target, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            adopt(layout, other, SESSION)
+    assert run(other.root, "--data-dir", layout.root) == 0
+    prices = {ticker: [row[1] for row in rows] for ticker, rows in published(layout.root).items()}
+    assert prices == PRICES
+    assert problems(layout) == []
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_session_that_is_alive_or_without_its_tapes_is_left_and_told(
+    layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = remains.whole(folder / "data")
+    with lock.held(other.lock(SESSION), {}):
+        assert run(other.root, "--data-dir", layout.root) == 1
+    assert "is alive" in capsys.readouterr().err
+    shutil.rmtree(other.tapes(SESSION))
+    assert run(other.root, "--data-dir", layout.root) == 1
+    assert "has not all its tapes" in capsys.readouterr().err
+    assert published(layout.root) == {}
+
+
+def test_without_sources_what_died_here_is_published(layout: Layout) -> None:
+    remains.dead(layout.root)
+    assert run("--data-dir", layout.root) == 0
+    assert problems(layout) == []
+    assert run("--data-dir", layout.root) == 0
+
+
+def test_several_processes_do_what_one_does(layout: Layout, folder: Path) -> None:
+    for number in range(3):
+        write(folder / f"{number}.csv", OURS + ROW * (number + 1))
+    outcomes = list(backfill(layout, plan(layout, [folder]), Mapping(), jobs=2))
+    assert sorted(one.rows for one in outcomes) == [1, 2, 3]
+    assert {one.state for one in outcomes} == {"published"}
+    assert problems(layout) == []
