@@ -14,14 +14,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stocktrace.delivery import send
 from stocktrace.feed import wire
 from stocktrace.receipts import Receipts
 from stocktrace.recorder import Sealed, close_books
 from stocktrace.store import parquet
+from stocktrace.store.batch import Chunk
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.parquet import Converted
 from stocktrace.store.partition import in_day
-from stocktrace.store.segment import Chunk, Codes, Read, SegmentWriter
+from stocktrace.store.read import Numbering, Read
+from stocktrace.store.segment import SegmentWriter
 from stocktrace.store.tape import Frames, TapeReader, archive
 
 # Frames that are decoded together: more leave the processor's cache (docs/performance.md).
@@ -31,21 +34,29 @@ _BATCH_ROWS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A window whose trades are all in Parquet; ``rebuilt`` are its books if it was rebuilt."""
+    """A window whose trades are all in Parquet; ``rebuilt`` are its books if it was rebuilt.
+
+    ``unsent`` says why they are not in the lake, too, if one is set.
+    """
 
     part: Part
     files: tuple[Converted, ...]
     rebuilt: Sealed | None = None
+    unsent: str = ""
 
 
-def publish(layout: Layout, part: Part, *, whole: bool = True) -> Published:
-    """Publish a window; first rebuild it from its tape if it is not ``whole``."""
+def publish(layout: Layout, part: Part, *, whole: bool = True, sending: bool = True) -> Published:
+    """Publish a window; first rebuild it from its tape if it is not ``whole``.
+
+    Without ``sending``, what is to go to the lake is left to who sends it later, at once.
+    """
     rebuilt = None if whole else rebuild(layout, part)
     tape = layout.tape(part)
     if tape.exists():
         archive(tape, layout.archived_tape(part))
-    converted = (parquet.convert(layout, path) for path in layout.sealed_segments(part))
-    return Published(part, tuple(one for one in converted if one is not None), rebuilt)
+    converted = [parquet.convert(layout, path) for path in layout.sealed_segments(part)]
+    unsent = send(layout, part.session)[1] if layout.lake and sending else ""
+    return Published(part, tuple(one for one in converted if one is not None), rebuilt, unsent)
 
 
 def rebuild(layout: Layout, part: Part, tape: Path | None = None) -> Sealed:
@@ -58,10 +69,10 @@ def rebuild(layout: Layout, part: Part, tape: Path | None = None) -> Sealed:
     receipts = Receipts()
     batch: dict[str, list[Chunk]] = {}
     rows = 0
-    for read, parted in replay(tape or tape_of(layout, part), receipts):
-        for ticker, some in parted.items():
+    for read in replay(tape or tape_of(layout, part), receipts):
+        rows += len(read)
+        for ticker, some in read.parts:
             batch.setdefault(ticker, []).append((read, some))
-            rows += len(some)
         if rows >= _BATCH_ROWS:
             writer.write(list(batch.items()))
             batch, rows = {}, 0
@@ -89,9 +100,9 @@ def tape_of(layout: Layout, part: Part) -> Path:
     return tape if tape.exists() else layout.archived_tape(part)
 
 
-def replay(tape: Path, receipts: Receipts) -> Iterator[tuple[Read, dict[str, list[int]]]]:
-    """The reads of a tape, decoded and counted in ``receipts``, with the rows of each ticker."""
-    codes = Codes()
+def replay(tape: Path, receipts: Receipts) -> Iterator[Read]:
+    """The reads of a tape, decoded and counted in ``receipts``."""
+    numbering = Numbering()
     entries: list[Frames] = []
     frames = 0
     for entry in TapeReader(tape):
@@ -99,26 +110,23 @@ def replay(tape: Path, receipts: Receipts) -> Iterator[tuple[Read, dict[str, lis
             entries.append(entry)
             frames += len(entry.frames)
             if frames >= _FRAMES:
-                yield from _decoded(entries, receipts, codes)
+                yield from _decoded(entries, receipts, numbering)
                 entries, frames = [], 0
-    yield from _decoded(entries, receipts, codes)
+    if entries:
+        yield from _decoded(entries, receipts, numbering)
 
 
-def _decoded(
-    entries: list[Frames], receipts: Receipts, codes: Codes
-) -> Iterator[tuple[Read, dict[str, list[int]]]]:
-    """One typed call for all entries, as long as nothing in them is odd."""
+def _decoded(entries: list[Frames], receipts: Receipts, numbering: Numbering) -> Iterator[Read]:
+    """One typed call and one read for all entries, as long as nothing in them is odd."""
     together = wire.decode([frame for entry in entries for frame in entry.frames])
-    begin = 0
-    for entry in entries:
-        end = begin + len(entry.frames)
-        if together.refusals or together.errors or together.control:
-            decoded = wire.decode(entry.frames)
-        else:
-            decoded = wire.Decoded(together.messages[begin:end], end - begin, 0, 0)
-        parted = receipts.take(entry.stamp, decoded)
-        yield Read(entry.stamp, entry.frames, decoded.messages, codes), parted
-        begin = end
+    if together.refusals or together.errors or together.control:
+        pieces = [([entry], wire.decode(entry.frames)) for entry in entries]
+    else:
+        pieces = [(entries, together)]
+    for arrivals, decoded in pieces:
+        read = Read(arrivals, decoded.messages, numbering)
+        receipts.take(decoded, read)
+        yield read
 
 
 class _Done:

@@ -16,9 +16,9 @@ from stocktrace.errors import UsageError
 from stocktrace.store.conditions import counting
 from stocktrace.store.dataset import Backend, read, to_backend
 from stocktrace.store.grid import Grid, Hours, Times, grid_of
-from stocktrace.store.layout import Layout
-from stocktrace.store.listening import Listening
-from stocktrace.store.query import Day, Moment, Query, layout_of
+from stocktrace.store.listening import Listening, alive_since
+from stocktrace.store.query import Day, Moment, Query
+from stocktrace.store.shelf import Shelf, shelf_of
 
 #: The columns of a bar; the prices and ``vwap`` are missing where no trade made them.
 BARS = pa.schema(
@@ -71,7 +71,7 @@ def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one qu
         empty: ``drop`` bars without trades, or ``keep`` all between the bounds (else between the
             first and last trade of any ticker).
         backend: What to give: a pandas or polars DataFrame, or a pyarrow Table.
-        data_dir: The data folder; default as in the settings.
+        data_dir: The data folder, default as in the settings; or the URL of a lake.
 
     Returns:
         By ticker and time: ``symbol`` str · ``start`` datetime64[ms, UTC] · ``open``, ``high``,
@@ -86,13 +86,14 @@ def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one qu
     """
     if empty not in ("drop", "keep"):
         raise UsageError(f"Empty bars are dropped (drop) or kept (keep), not {empty!r}.")
-    layout, query = layout_of(data_dir), Query.of(tickers, start, end, date)
-    grid = grid_of(layout, query, every, session)
-    found = {ticker: _bars(layout, query, ticker, grid) for ticker in query.tickers}
+    shelf, query = shelf_of(data_dir), Query.of(tickers, start, end, date)
+    grid = grid_of(shelf, query, every, session)
+    found = {ticker: _bars(shelf, query, ticker, grid) for ticker in query.tickers}
     if empty == "keep":
         wanted = _all_starts(query, grid, found)
         found = {ticker: bars.among(wanted) for ticker, bars in found.items()}
-    tables = [_table(layout, ticker, bars, grid) for ticker, bars in found.items()]
+    unknown = alive_since(shelf)
+    tables = [_table(shelf, ticker, bars, grid, unknown) for ticker, bars in found.items()]
     return to_backend(pa.concat_tables(tables), backend)
 
 
@@ -114,14 +115,31 @@ class _Bars:
         return _Bars(starts, values)
 
 
-def _bars(layout: Layout, query: Query, ticker: str, grid: Grid) -> _Bars:
+def _bars(shelf: Shelf, query: Query, ticker: str, grid: Grid) -> _Bars:
     """The bars that trades were in."""
     begin, end = grid.begin(query.begin), grid.end(query.end)
     if begin is None or end is None:
         return _Bars(np.empty(0, np.int64), _NONE)
     within = Query((ticker,), begin, end)
-    trades = read(layout, within, ["ts_event", "price", "volume", "conditions"])
-    times = trades["ts_event"].to_numpy().astype(np.int64)
+    trades = read(shelf, within, ["ts_event", "price", "volume", "conditions"])
+    return _made_of(ticker, trades, trades["ts_event"].to_numpy().astype(np.int64), grid)
+
+
+def bars_by_receipt(ticker: str, trades: pa.Table, grid: Grid) -> pa.Table:
+    """``trades`` of one ticker as bars by the time of receipt: ``BARS`` without ``gap``."""
+    times = trades["ts_recv"].to_numpy().astype(np.int64) // 1000
+    bars = _made_of(ticker, trades, times, grid)
+    columns = {
+        "symbol": np.full(len(bars.starts), ticker, object),
+        "start": bars.starts.view("datetime64[ms]"),
+        **bars.values,
+    }
+    fields = [field for field in BARS if field.name != "gap"]
+    arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in fields]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _made_of(ticker: str, trades: pa.Table, times: Times, grid: Grid) -> _Bars:
     starts, kept = grid.starts(times)
     prices, volumes = counting(ticker, trades["conditions"])
     kept &= prices | volumes
@@ -169,13 +187,13 @@ def _aggregate(
     )
 
 
-def _table(layout: Layout, ticker: str, bars: _Bars, grid: Grid) -> pa.Table:
+def _table(shelf: Shelf, ticker: str, bars: _Bars, grid: Grid, unknown: int) -> pa.Table:
     starts, ends = bars.starts, grid.ends(bars.starts)
     columns = {
         "symbol": np.full(len(starts), ticker, object),
         "start": starts.view("datetime64[ms]"),
         **bars.values,
-        "gap": Listening.of(layout, ticker, starts, ends).missed(starts, ends),
+        "gap": Listening.of(shelf, ticker, starts, ends, unknown).missed(starts, ends),
     }
     arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in BARS]
     return pa.Table.from_arrays(arrays, schema=BARS)

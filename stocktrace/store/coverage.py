@@ -13,13 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from stocktrace.errors import ConversionError
 from stocktrace.gap import Interval
-from stocktrace.settings import Settings
-from stocktrace.store import files
+from stocktrace.store import files, outbox
 from stocktrace.store.layout import Layout
+from stocktrace.store.shelf import shelf_of
 from stocktrace.store.window import NS_PER_DAY, utc_date
 
 COVERAGE = pa.schema(
@@ -45,11 +46,11 @@ def read_coverage(
 
     ``date`` is one UTC date, ``session`` one session; columns as in this module's docstring.
     """
-    layout = Layout(Path(data_dir) if data_dir is not None else Settings.load().data_dir)
+    shelf = shelf_of(data_dir)
     wanted = [tickers] if isinstance(tickers, str) else list(tickers)
     tables = []
-    for path in sorted(layout.root.glob(f"coverage/date={date or '*'}/{session or '*'}.parquet")):
-        table = read_file(path)
+    for path in shelf.coverage(date, session):
+        table = read_file(path, shelf.files)
         tables.append(
             table.filter(pc.is_in(table["symbol"], pa.array(wanted, pa.string())))
             if wanted
@@ -62,14 +63,14 @@ def read_coverage(
     return frame
 
 
-def read_file(path: Path) -> pa.Table:
+def read_file(path: str | Path, files: pafs.FileSystem | None = None) -> pa.Table:
     """The rows of one file, page checksums verified.
 
     Raises:
         ConversionError: it is damaged, or not a file of ours.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True, filesystem=files) as file:
             table = file.read(use_threads=False)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{path} cannot be read: {error}.") from error
@@ -90,6 +91,17 @@ def read_gaps(
     return coverage[coverage["state"] == "gap"].reset_index(drop=True)
 
 
+def listened(data_dir: str | Path, tickers: Sequence[str]) -> dict[str, list[tuple[int, int]]]:
+    """When ``tickers`` were listened to, by any session: ``(start, end)`` in epoch ns, by start."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    frame = read_coverage(tickers, data_dir=data_dir)
+    rows = frame[frame["state"] == "listening"]
+    times = (rows[name].astype("int64") * 1000 for name in ("start", "end"))  # they are in us
+    for ticker, start, end in zip(rows["symbol"], *times, strict=True):
+        found.setdefault(ticker, []).append((start, end))
+    return found
+
+
 def write_coverage(layout: Layout, session: str, intervals: Iterable[Interval]) -> None:
     """Publish the coverage of a session, a file a day; writing it again replaces it."""
     days: dict[str, list[Interval]] = {}
@@ -105,6 +117,8 @@ def write_coverage(layout: Layout, session: str, intervals: Iterable[Interval]) 
                 _table(session, pieces), temporary, compression="zstd", write_page_checksum=True
             )
         files.publish(temporary, path)
+        if layout.lake:
+            outbox.put(layout, session, path)
 
 
 def cut(interval: Interval) -> Iterator[Interval]:

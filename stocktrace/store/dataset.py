@@ -10,21 +10,20 @@ from typing import Any, Literal
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.fs as pafs
 
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.store.columns import SCHEMA
 from stocktrace.store.footer import UNREADABLE
 from stocktrace.store.layout import Layout, decode_ticker
-from stocktrace.store.partition import in_order, steadily
-from stocktrace.store.query import Day, Moment, Query, Time, layout_of
+from stocktrace.store.partition import steadily
+from stocktrace.store.query import Day, Moment, Query, Time
+from stocktrace.store.shelf import Shelf, shelf_of
 from stocktrace.trade import COLUMNS
 
 Backend = Literal["pandas", "pyarrow", "polars"]
 
 _FILES = pa.schema([pa.field("symbol", pa.string()), *SCHEMA])
 _DATASET = pa.schema([*_FILES, pa.field("date", pa.string())])
-_FILE_SYSTEM = pafs.LocalFileSystem()
 # Without being asked, pyarrow reads damaged pages as data.
 _FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -52,7 +51,7 @@ def scan(
         end: Last time, exclusive.
         date: A UTC date of receipt instead; whole partitions, nothing else is opened.
         by: Which time ``start`` and ``end`` are about: the exchange's, or that of receipt.
-        data_dir: The data folder; default as in the settings.
+        data_dir: The data folder, default as in the settings; or the URL of a lake.
 
     Returns:
         Columns ``symbol`` str · ``ts_event`` timestamp[ms, UTC] · ``ts_recv`` timestamp[us, UTC] ·
@@ -63,8 +62,8 @@ def scan(
     Raises:
         UsageError: an argument is wrong.
     """
-    query = Query.of(tickers, start, end, date, by)
-    return _dataset(query.folders(layout_of(data_dir)), query)
+    query, shelf = Query.of(tickers, start, end, date, by), shelf_of(data_dir)
+    return _dataset(shelf, query.days(shelf.dates()), query)
 
 
 def read_trades(  # noqa: PLR0913 - keyword arguments with defaults, all of one question
@@ -88,7 +87,7 @@ def read_trades(  # noqa: PLR0913 - keyword arguments with defaults, all of one 
         by: Which time ``start`` and ``end`` are about: the exchange's, or that of receipt.
         columns: Some of ``symbol, ts_event, ts_recv, price, volume, conditions``; default all.
         backend: What to give: a pandas or polars DataFrame, or a pyarrow Table.
-        data_dir: The data folder; default as in the settings.
+        data_dir: The data folder, default as in the settings; or the URL of a lake.
 
     Returns:
         ``symbol`` str · ``ts_event`` datetime64[ms, UTC] · ``ts_recv`` datetime64[us, UTC] ·
@@ -102,25 +101,25 @@ def read_trades(  # noqa: PLR0913 - keyword arguments with defaults, all of one 
     if unknown := sorted(set(names) - set(COLUMNS)):
         raise UsageError(f"There is no column {', '.join(unknown)}: choose from {COLUMNS}.")
     query = Query.of(tickers, start, end, date, by)
-    return to_backend(read(layout_of(data_dir), query, names), backend)
+    return to_backend(read(shelf_of(data_dir), query, names), backend)
 
 
-def read(layout: Layout, query: Query, names: Sequence[str]) -> pa.Table:
+def read(shelf: Shelf, query: Query, names: Sequence[str]) -> pa.Table:
     """The columns ``names`` of what a query asks for.
 
     Raises:
         StoreError: a file is damaged.
     """
-    folders, columns = query.folders(layout), list(names)
+    days, columns = query.days(shelf.dates()), list(names)
 
-    def table(some: Sequence[tuple[str, str, Path]]) -> pa.Table:
-        return _dataset(some, query).to_table(columns)
+    def table(some: Sequence[tuple[str, str]]) -> pa.Table:
+        return _dataset(shelf, some, query).to_table(columns)
 
     try:
         try:
-            return table(folders)
-        except FileNotFoundError:  # a day was compacted meanwhile: read each folder for itself
-            return pa.concat_tables(steadily(partial(table, [folder])) for folder in folders)
+            return table(days)
+        except FileNotFoundError:  # a day was compacted meanwhile: read each for itself
+            return pa.concat_tables(steadily(partial(table, [day])) for day in days)
     except UNREADABLE as error:
         text = " ".join(str(error).split())
         raise StoreError(
@@ -136,16 +135,16 @@ def tickers_of(layout: Layout) -> list[str]:
     return sorted(decode_ticker(name) for name in names - {"~"})
 
 
-def _dataset(folders: Sequence[tuple[str, str, Path]], query: Query) -> ds.Dataset:
-    """The files of ``folders``, each with what its path tells, filtered by the query's times."""
+def _dataset(shelf: Shelf, days: Sequence[tuple[str, str]], query: Query) -> ds.Dataset:
+    """The files of ``days``, each with what its path tells, filtered by the query's times."""
     fragments = [
         _FORMAT.make_fragment(
-            str(path), _FILE_SYSTEM, (ds.field("symbol") == ticker) & (ds.field("date") == day)
+            path, shelf.files, (ds.field("symbol") == ticker) & (ds.field("date") == day)
         )
-        for ticker, day, folder in folders
-        for path in in_order(folder)
+        for ticker, day in days
+        for path in shelf.trades(ticker, day)
     ]
-    dataset = ds.FileSystemDataset(fragments, _DATASET, _FORMAT, _FILE_SYSTEM)
+    dataset = ds.FileSystemDataset(fragments, _DATASET, _FORMAT, shelf.files)
     return dataset if query.rows is None else dataset.filter(query.rows)
 
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from stocktrace.calendar import NEW_YORK, us_extended, us_session
 from stocktrace.errors import UsageError
 from stocktrace.settings import parse_duration
-from stocktrace.store.layout import Layout
 from stocktrace.store.query import Query
+from stocktrace.store.shelf import Shelf
 
 DAY_MS = 86_400_000
 # What seconds as a float may be off.
@@ -96,7 +96,7 @@ class Grid:
 
 
 def grid_of(
-    layout: Layout, query: Query, every: str | float | timedelta, hours: Hours = None
+    shelf: Shelf, query: Query, every: str | float | timedelta, hours: Hours = None
 ) -> Grid:
     """The days or sessions that can have trades of a query.
 
@@ -106,7 +106,7 @@ def grid_of(
     every_ms = _length(every)
     first, last = query.date, query.date
     if query.date is None:
-        have = [path.name.removeprefix("date=") for path in layout.dataset.glob("date=*")]
+        have = shelf.dates()
         around = timedelta(days=1)  # an event can be of the day before or after its receipt
         first = date.fromisoformat(min(have)) - around if have else None
         last = date.fromisoformat(max(have)) + around if have else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -13,8 +14,7 @@ import pyarrow.compute as pc
 
 from stocktrace.store.coverage import COVERAGE, read_file
 from stocktrace.store.grid import Times
-from stocktrace.store.layout import Layout, is_session
-from stocktrace.store.lock import is_held
+from stocktrace.store.shelf import Shelf
 
 _US_PER_MS = 1000
 LATEST = 2**62
@@ -31,17 +31,17 @@ class Listening:
     unknown: int = LATEST
 
     @classmethod
-    def of(cls, layout: Layout, ticker: str, starts: Times, ends: Times) -> Self:
-        """What the coverage on disk says of the days that bars (epoch ms) are in."""
+    def of(cls, shelf: Shelf, ticker: str, starts: Times, ends: Times, unknown: int) -> Self:
+        """What the coverage says of the days that bars (epoch ms) are in."""
         first, last = (_date(int(starts[0])), _date(int(ends[-1]))) if len(starts) else ("9", "0")
         tables = [
-            _listening(read_file(path), ticker)
-            for path in layout.root.glob("coverage/date=*/*.parquet")
-            if first <= path.parent.name.removeprefix("date=") <= last
+            _listening(read_file(path, shelf.files), ticker)
+            for path in shelf.coverage()
+            if first <= Path(path).parent.name.removeprefix("date=") <= last
         ]
         table = pa.concat_tables([COVERAGE.empty_table(), *tables]).sort_by("start")
         edges = (table[name].cast("int64").to_numpy() for name in ("start", "end"))
-        return replace(cls.union(*edges), unknown=_alive_since(layout))
+        return replace(cls.union(*edges), unknown=unknown)
 
     @classmethod
     def union(cls, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Self:
@@ -76,11 +76,9 @@ class Listening:
         return heard
 
 
-def _alive_since(layout: Layout) -> int:
+def alive_since(shelf: Shelf) -> int:
     """When the first of the sessions began that are alive (epoch ms)."""
-    paths = [path for path in layout.sessions.glob("*.lock") if is_session(path.stem)]
-    began = [_began(path.stem) for path in paths if is_held(path)]
-    return min(began, default=LATEST)
+    return min(map(_began, shelf.alive()), default=LATEST)
 
 
 def _began(session: str) -> int:

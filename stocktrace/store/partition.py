@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from stocktrace.errors import ConversionError
 from stocktrace.store import footer
-from stocktrace.store.layout import Layout, Part, decode_ticker, is_day
+from stocktrace.store.layout import Layout, Part, decode_ticker, is_day, reading_order
 from stocktrace.store.slices import Slices
 
 # Compaction takes the files away between a listing and its reading at most once a day.
@@ -104,7 +104,7 @@ def days(folder: Path) -> list[Path]:
 
 def in_order(folder: Path) -> list[Path]:
     """The files of a folder in the order in which to read them: the day's, then late windows."""
-    return sorted(folder.glob("*.parquet"), key=lambda path: (not is_day(path), path.name))
+    return sorted(folder.glob("*.parquet"), key=reading_order)
 
 
 def steadily(read: Callable[[], _Found]) -> _Found:

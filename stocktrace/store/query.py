@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stocktrace.errors import UsageError
-from stocktrace.settings import Settings
 from stocktrace.store.columns import SCHEMA
-from stocktrace.store.layout import Layout
 from stocktrace.trade import parse_tickers
 
 Moment = str | datetime
@@ -54,13 +51,10 @@ class Query:
             raise UsageError(f"There is no time {by!r}: ts_event or ts_recv.")
         return cls(wanted, parse_moment(start), parse_moment(end), parse_day(day), by)
 
-    def folders(self, layout: Layout) -> list[tuple[str, str, Path]]:
-        """The folders that can hold the trades, by ticker and date: ``(ticker, date, folder)``."""
-        dates = [path.name.removeprefix("date=") for path in layout.dataset.glob("date=*")]
-        chosen = [each for each in sorted(dates) if self._may_hold(each)]
-        wanted = [(ticker, day) for ticker in self.tickers for day in chosen]
-        found = ((ticker, day, layout.partition(ticker, day)) for ticker, day in wanted)
-        return [each for each in found if each[2].is_dir()]
+    def days(self, dates: Iterable[str]) -> list[tuple[str, str]]:
+        """Those of ``dates`` that can hold the trades, for each ticker: ``(ticker, date)``."""
+        chosen = [each for each in dates if self._may_hold(each)]
+        return [(ticker, day) for ticker in self.tickers for day in chosen]
 
     def _may_hold(self, day: str) -> bool:
         """Whether trades asked for can have been received on ``day``.
@@ -87,11 +81,6 @@ class Query:
         if not bounds:
             return None
         return bounds[0] if len(bounds) == 1 else bounds[0] & bounds[1]
-
-
-def layout_of(data_dir: str | Path | None) -> Layout:
-    """The data folder to read from; default as in the settings."""
-    return Layout(Path(data_dir) if data_dir is not None else Settings.load().data_dir)
 
 
 def parse_day(day: Day | None) -> date | None:

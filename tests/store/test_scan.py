@@ -16,7 +16,7 @@ import pytest
 
 import stocktrace
 from stocktrace.errors import UsageError
-from stocktrace.store import compaction, dataset, parquet
+from stocktrace.store import compaction, parquet, shelf
 from stocktrace.store.columns import SCHEMA
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.partition import in_order
@@ -96,7 +96,7 @@ class Counting(pafs.FileSystemHandler):  # type: ignore[misc]
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting()
-    monkeypatch.setattr(dataset, "_FILE_SYSTEM", pafs.PyFileSystem(counting))
+    monkeypatch.setattr(shelf, "_LOCAL", pafs.PyFileSystem(counting))
     return counting
 
 
@@ -230,5 +230,5 @@ def test_a_file_that_goes_between_the_listing_and_the_reading_is_looked_for_agai
         calls += 1
         return iter([folder / "gone.parquet"] if calls in (1, 3) else in_order(folder))
 
-    monkeypatch.setattr(dataset, "in_order", stale)
+    monkeypatch.setattr(shelf, "in_order", stale)
     assert len(stocktrace.read_trades(["A", "B"], data_dir=day.root)) == 2 * ALL

@@ -1,0 +1,82 @@
+"""Where published files are read from: a data folder of this machine, or a lake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow.fs as pafs
+
+from stocktrace.lake_url import is_lake, lake_url
+from stocktrace.settings import Settings
+from stocktrace.store.lake import Lake
+from stocktrace.store.layout import Layout, is_import, is_session
+from stocktrace.store.lock import is_held
+from stocktrace.store.partition import in_order
+
+_LOCAL = pafs.LocalFileSystem()
+
+
+class Shelf(Protocol):
+    """What readers ask of the place that they read from; all paths are of ``files``."""
+
+    @property
+    def files(self) -> pafs.FileSystem:
+        """The file system."""
+
+    def dates(self) -> list[str]:
+        """The UTC dates that something is published of, sorted."""
+
+    def trades(self, ticker: str, date: str) -> list[str]:
+        """The files of a ticker's date, in the order in which to read them."""
+
+    def coverage(self, date: str | None = None, session: str | None = None) -> list[str]:
+        """The files of coverage, of one date and one session or of all, sorted."""
+
+    def alive(self) -> list[str]:
+        """The sessions that go on, whose coverage is still to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A data folder."""
+
+    layout: Layout
+
+    @property
+    def files(self) -> pafs.FileSystem:
+        """See ``Shelf``."""
+        return _LOCAL
+
+    def dates(self) -> list[str]:
+        """See ``Shelf``."""
+        found = self.layout.dataset.glob("date=*")
+        return sorted(path.name.removeprefix("date=") for path in found)
+
+    def trades(self, ticker: str, date: str) -> list[str]:
+        """See ``Shelf``."""
+        return [str(path) for path in in_order(self.layout.partition(ticker, date))]
+
+    def coverage(self, date: str | None = None, session: str | None = None) -> list[str]:
+        """See ``Shelf``."""
+        found = self.layout.root.glob(f"coverage/date={date or '*'}/{session or '*'}.parquet")
+        return sorted(map(str, found))
+
+    def alive(self) -> list[str]:
+        """See ``Shelf``; their locks tell."""
+        names = [path.stem for path in self.layout.sessions.glob("*.lock") if is_session(path.stem)]
+        captures = [name for name in names if not is_import(name)]
+        return [name for name in captures if is_held(self.layout.lock(name))]
+
+
+def shelf_of(data_dir: str | Path | None) -> Shelf:
+    """The data folder or lake to read from; default is the data folder of the settings.
+
+    Raises:
+        SettingsError: that is no URL of a lake.
+        LakeError: it cannot be opened.
+    """
+    if isinstance(data_dir, str) and is_lake(data_dir):
+        return Lake.open(lake_url(data_dir))
+    return Folder(Layout(Path(data_dir) if data_dir is not None else Settings.load().data_dir))

@@ -1,0 +1,419 @@
+"""What goes to the lake: whole, once, compared, and never in the way of a capture."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+
+import stocktrace
+from stocktrace.cli import run
+from stocktrace.converting import convert_segments
+from stocktrace.errors import LakeError
+from stocktrace.exchange import SyntheticMarket
+from stocktrace.recovery import recover
+from stocktrace.report import Report
+from stocktrace.store import outbox, parquet
+from stocktrace.store.lake import Lake, scrubbed
+from stocktrace.store.layout import Layout
+from tests.cloud import Store, s3
+from tests.conftest import SESSION, Studio, played, published, tree
+
+TICKERS = ("AAPL", "7203", "BINANCE:BTCUSDT")
+MARKET = SyntheticMarket(seed=3, rate=900.0, trades=300)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    """The folder of a lake on this machine."""
+    return tmp_path / "lake"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with s3(tmp_path_factory.mktemp("s3")) as store:
+        yield store
+
+
+@pytest.fixture
+def store(running: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    for name, text in running.env.items():
+        monkeypatch.setenv(name, text)
+    return running
+
+
+def capture(studio: Studio, lake: str, **given: Any) -> Report:
+    with studio.exchange(MARKET) as exchange:
+        return studio.record(exchange, TICKERS, played(exchange), lake=lake, **given)
+
+
+def of_lake(files: list[str]) -> list[str]:
+    """Those of a data folder's files that belong into a lake."""
+    kept = (path for path in files if path.endswith((".parquet", ".json")))
+    return [path for path in kept if path.startswith(("parquet/", "coverage/", "sessions/"))]
+
+
+def rows(place: str | Path) -> list[dict[str, Any]]:
+    table = stocktrace.read_trades(TICKERS, data_dir=place, backend="pyarrow")
+    return list(table.to_pylist())
+
+
+# --- a capture with a lake -------------------------------------------------------------------
+
+
+def test_a_capture_leaves_in_the_lake_what_it_published_and_nothing_to_be_sent(
+    studio: Studio, lake: Path
+) -> None:
+    report = capture(studio, f"file://{lake}", roll_size="10KB")
+    assert (report.state, report.unsent) == ("complete", "") or report.state == "interrupted"
+    assert len(report.windows) > 1
+    assert tree(lake) == of_lake(studio.files())
+    for name in tree(lake):
+        assert (lake / name).read_bytes() == (studio.data_dir / name).read_bytes()
+    assert not (studio.data_dir / "outbox").exists() or not tree(studio.data_dir / "outbox")
+    assert published(lake) == published(studio.data_dir)
+
+
+def test_a_capture_without_a_lake_makes_no_outbox(studio: Studio) -> None:
+    capture(studio, "")
+    assert not (studio.data_dir / "outbox").exists()
+
+
+def test_a_lake_that_cannot_be_used_costs_the_capture_nothing_and_is_told(
+    studio: Studio, lake: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake.write_text("a file where the folder should be")
+    report = capture(studio, f"file://{lake}", roll_size="10KB")
+    assert report.balanced
+    assert report.books.recorded == 300
+    assert f"The lake file://{lake} cannot be used" in report.unsent
+    assert "run `stocktrace recover`" in report.unsent
+    assert studio.report().unsent == report.unsent
+    assert studio.events("unsent")
+    assert report.unsent in caplog.text
+    assert tree(studio.data_dir / "outbox" / report.session) == of_lake(studio.files())
+
+    lake.unlink()
+    (recovered,) = recover(Layout(studio.data_dir))  # the report tells where to
+    assert recovered.unsent == ""
+    assert studio.report().unsent == ""
+    assert tree(lake) == of_lake(studio.files())
+    assert published(lake) == published(studio.data_dir)
+    assert recover(Layout(studio.data_dir)) == []
+
+
+def test_the_command_line_says_that_files_wait_and_exits_1(
+    studio: Studio, lake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake.write_text("")
+    capture(studio, f"file://{lake}")
+    folder = str(studio.data_dir)
+    assert run(["convert", "--data-dir", folder]) == 1
+    assert "cannot be used" in capsys.readouterr().err
+    assert run(["recover", "--data-dir", folder]) == 1
+    lake.unlink()
+    assert run(["convert", "--data-dir", folder]) == 0
+    assert tree(lake) == of_lake(studio.files())
+
+
+def test_what_waits_is_sent_with_the_next_window(studio: Studio, lake: Path) -> None:
+    layout = Layout(studio.data_dir, lake=f"file://{lake}")
+    capture(studio, "")
+    session = studio.report().session
+    first, second, *_ = sorted(layout.dataset.rglob(f"{session}*.parquet"))
+    outbox.put(layout, session, first)
+    lake.write_text("")
+    with pytest.raises(LakeError):
+        outbox.send(layout, session)
+    lake.unlink()
+    outbox.put(layout, session, second)
+    assert outbox.send(layout, session).files == 2
+    assert len(tree(lake)) == 2
+
+
+@pytest.mark.parametrize("place", ["stocktrace.store.parquet._let_go", "stocktrace.publish.send"])
+def test_a_capture_that_dies_between_publishing_and_sending_is_in_the_lake_after_recovery(
+    studio: Studio, lake: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, die)
+        with pytest.raises(KeyboardInterrupt):
+            capture(studio, f"file://{lake}")
+    assert not tree(lake)
+    layout = Layout(studio.data_dir)
+    assert convert_segments(layout).failed == []
+    recover(layout)
+    assert tree(lake) == of_lake(studio.files())
+    assert published(lake) == published(studio.data_dir)
+    assert sum(map(len, published(lake).values())) == 300
+
+
+def test_compacting_the_day_takes_nothing_away_from_what_waits(studio: Studio, lake: Path) -> None:
+    layout = Layout(studio.data_dir, lake=f"file://{lake}")
+    capture(studio, "")
+    session = studio.report().session
+    files = sorted(layout.dataset.rglob(f"{session}*.parquet"))
+    for path in files:
+        outbox.put(layout, session, path)
+        path.unlink()
+    assert outbox.send(layout, session).files == len(files)
+    assert sum(map(len, published(lake).values())) == 300
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def test_a_lake_is_read_like_a_data_folder(studio: Studio, lake: Path) -> None:
+    url = f"file://{lake}"
+    capture(studio, url, roll_size="10KB")
+    assert len(rows(url)) == 300
+    assert rows(url) == rows(studio.data_dir)
+    assert stocktrace.scan(TICKERS, data_dir=url).count_rows() == 300
+    for place in (url, studio.data_dir):
+        bars = stocktrace.read_bars(TICKERS, "1s", data_dir=place)
+        gaps = stocktrace.read_gaps(data_dir=place)
+        if place == url:
+            there = bars, gaps
+    assert there[0].equals(bars)
+    assert there[1].equals(gaps)
+
+
+def test_other_readers_get_all_of_it_numeric_tickers_as_text(studio: Studio, lake: Path) -> None:
+    capture(studio, f"file://{lake}")
+    query = f"select distinct symbol from read_parquet('{lake}/parquet/*/*/*.parquet')"
+    assert sorted(duckdb.execute(query).fetchall()) == [(ticker,) for ticker in sorted(TICKERS)]
+
+
+def test_the_command_line_reads_a_lake(
+    studio: Studio, lake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"file://{lake}"
+    capture(studio, url)
+    assert run(["trades", "7203", "--data-dir", url]) == 0
+    assert "7203" in capsys.readouterr().out
+    assert run(["bars", "7203", "--data-dir", url]) == 0
+    assert run(["gaps", "--data-dir", url]) == 0
+    assert "connecting" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["compact", "convert", "verify", "sessions"])
+def test_a_lake_is_not_changed_and_not_compacted(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command, "--data-dir", "s3://bucket/prefix"]) == 2
+    assert "A lake is read by" in capsys.readouterr().err
+
+
+def test_a_session_of_another_machine_is_alive_as_long_as_its_report_says_so(
+    tmp_path: Path, lake: Path
+) -> None:
+    layout = Layout(tmp_path / "data", lake=f"file://{lake}")
+    for state, session in (("running", SESSION), ("complete", SESSION.replace("3f", "4f"))):
+        path = layout.report(session)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"session": session, "state": state}))
+        outbox.put(layout, session, path)
+        outbox.send(layout, session)
+    assert Lake.open(layout.lake).alive() == [SESSION]
+
+
+# --- the outbox ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def layout(tmp_path: Path, lake: Path) -> Layout:
+    found = Layout(tmp_path / "data", lake=f"file://{lake}")
+    for name in (f"sessions/{SESSION}.json", "coverage/date=2026-11-23/one.parquet"):
+        (found.root / name).parent.mkdir(parents=True)
+        (found.root / name).write_text(name)
+    return found
+
+
+def test_what_is_put_again_replaces_what_waited(layout: Layout, lake: Path) -> None:
+    path = layout.report(SESSION)
+    outbox.put(layout, SESSION, path)
+    path.unlink()
+    path.write_text("newer")
+    outbox.put(layout, SESSION, path)
+    outbox.put(layout, SESSION, path)
+    assert [found.read_text() for found in outbox.waiting(layout, SESSION)] == ["newer"]
+    assert outbox.send(layout, SESSION) == outbox.Sent(1, 5)
+    assert (lake / "sessions" / path.name).read_text() == "newer"
+    assert not layout.outbox(SESSION).exists()
+
+
+def test_a_file_system_without_hard_links_keeps_copies(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    outbox.put(layout, SESSION, layout.report(SESSION))
+    (kept,) = outbox.waiting(layout, SESSION)
+    assert kept.read_text() == layout.report(SESSION).read_text()
+    assert kept.stat().st_ino != layout.report(SESSION).stat().st_ino
+
+
+def test_the_report_is_sent_when_all_that_it_tells_of_is_there(
+    layout: Layout, lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (layout.report(SESSION), *layout.root.rglob("one.parquet")):
+        outbox.put(layout, SESSION, path)
+    put = Lake.put
+
+    def refuse(self: Lake, source: Path, key: str) -> int:
+        if key.endswith(".parquet"):
+            raise LakeError("no")
+        return put(self, source, key)
+
+    monkeypatch.setattr(Lake, "put", refuse)
+    with pytest.raises(LakeError):
+        outbox.send(layout, SESSION)
+    assert tree(lake) == []
+    assert len(outbox.waiting(layout, SESSION)) == 2
+
+
+def test_files_that_wait_for_a_lake_when_none_is_set_are_told(layout: Layout) -> None:
+    outbox.put(layout, SESSION, layout.report(SESSION))
+    with pytest.raises(LakeError, match=r"1 files of session .* wait for a lake, and none is set"):
+        outbox.send(Layout(layout.root), SESSION)
+
+
+# --- the store -------------------------------------------------------------------------------
+
+
+class Memory(pafs.FileSystemHandler):  # type: ignore[misc]
+    """A store that keeps files in memory, and gives back ``wrong`` if that is set."""
+
+    def __init__(self, wrong: bytes | None = None) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.wrong = wrong
+
+    def get_type_name(self) -> str:
+        return "memory"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        pass
+
+    def open_output_stream(self, path: str, metadata: object) -> pa.NativeFile:
+        sink = pa.BufferOutputStream()
+        kept = self.kept
+
+        class Sink:
+            closed = False
+
+            def write(self, data: Any) -> int:
+                return int(sink.write(data) or len(data))
+
+            def flush(self) -> None:
+                pass
+
+            def close(self) -> None:
+                self.closed = True
+                kept[path] = sink.getvalue().to_pybytes()
+
+        return pa.PythonFile(Sink(), "w")
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return pa.BufferReader(self.kept[path] if self.wrong is None else self.wrong)
+
+    def move(self, source: str, target: str) -> None:
+        self.kept[target] = self.kept.pop(source)
+
+    def _not_asked(self, *_: object) -> None:
+        raise NotImplementedError
+
+    get_file_info = get_file_info_selector = delete_dir = delete_dir_contents = _not_asked
+    delete_root_dir_contents = delete_file = copy_file = open_input_file = _not_asked
+    open_append_stream = _not_asked
+
+
+def test_a_file_that_comes_back_different_is_not_published(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"as it is")
+    store = Memory(wrong=b"as it was")
+    lake = Lake("memory://", pafs.PyFileSystem(store), "root")
+    with pytest.raises(LakeError, match=r"one came back .* with other bytes"):
+        lake.put(tmp_path / "one", "one")
+    assert list(store.kept) == ["root/.one.tmp"]
+
+
+def test_where_a_file_shows_before_it_is_whole_it_is_moved_to_its_name(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"as it is")
+    store = Memory()
+    lake = Lake("memory://", pafs.PyFileSystem(store), "root")
+    for _ in range(2):
+        assert lake.put(tmp_path / "one", "a/one") == 8
+        assert store.kept == {"root/a/one": b"as it is"}
+
+
+def test_an_s3_store_takes_a_capture_and_gives_it_back(studio: Studio, store: Store) -> None:
+    url = store.url("captured")
+    report = capture(studio, url, roll_size="10KB")
+    assert report.unsent == ""
+    assert rows(url) == rows(studio.data_dir)
+    names = [
+        info.path.removeprefix("lake/captured/")
+        for info in store.client().get_file_info(pafs.FileSelector("lake/captured", recursive=True))
+        if info.type == pafs.FileType.File
+    ]
+    assert sorted(names) == of_lake(studio.files())
+    assert stocktrace.read_bars("AAPL", "1s", data_dir=url).equals(
+        stocktrace.read_bars("AAPL", "1s", data_dir=studio.data_dir)
+    )
+
+
+def test_no_credential_is_told_when_the_store_refuses_them(
+    studio: Studio, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anothersecretthatmustnotleak")
+    report = capture(studio, store.url("refused"))
+    assert "cannot be used" in report.unsent
+    for path in studio.data_dir.rglob("*"):
+        if stat.S_ISREG(path.stat().st_mode):
+            assert b"mustnotleak" not in path.read_bytes(), path
+
+
+def test_what_a_store_says_is_told_without_credentials() -> None:
+    environment = {
+        "AWS_SECRET_ACCESS_KEY": "s3cret",
+        "AWS_ACCESS_KEY_ID": "whose",
+        "AZURE_STORAGE_ACCOUNT_KEY": "azure",
+        "AWS_REGION": "us-east-1",
+        "GOOGLE_APPLICATION_CREDENTIALS": "",
+        "AWS_SESSION_TOKEN": "in",
+    }
+    text = "no s3cret of whose in azure, us-east-1"
+    assert scrubbed(text, environment) == "no *** of *** in ***, us-east-1"
+
+
+def test_a_converted_file_waits_before_its_csv_goes(
+    studio: Studio, lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    let_go = parquet._let_go
+
+    def watch(layout: Layout, ticker: str, segment: Path, part: Any) -> None:
+        waits = layout.outbox(part.session) / layout.parquet(ticker, part).relative_to(layout.root)
+        seen.append((waits.exists(), segment.exists()))
+        let_go(layout, ticker, segment, part)
+
+    monkeypatch.setattr(parquet, "_let_go", watch)
+    capture(studio, f"file://{lake}")
+    assert seen
+    assert set(seen) == {(True, True)}

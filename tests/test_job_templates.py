@@ -1,0 +1,110 @@
+"""The job templates of deploy/: what a worker on Kubernetes or ECS makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.utilities.templating import find_placeholders
+
+ROOT = Path(__file__).parents[1]
+VALUES: dict[str, dict[str, Any]] = {
+    "kubernetes": {
+        "image": "registry.example/stocktrace:1",
+        "key_secret": "finnhub-1",
+        "data_claim": "stocktrace-1",
+        "namespace": "market",
+    },
+    "ecs": {
+        "image": "registry.example/stocktrace:1",
+        "key_secret_arn": "arn:aws:secretsmanager:eu-west-1:1:secret:finnhub-1",
+        "file_system_id": "fs-1",
+        "access_point_id": "fsap-1",
+        "execution_role_arn": "arn:aws:iam::1:role/start",
+        "task_role_arn": "arn:aws:iam::1:role/capture",
+        "cluster": "market",
+    },
+}
+RUN = FlowRun(id=uuid4(), flow_id=uuid4(), name="AAPL")
+
+
+def template(kind: str) -> dict[str, Any]:
+    path = ROOT / "deploy" / kind / "job-template.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_template_asks_for_what_it_uses_and_uses_what_it_asks_for(kind: str) -> None:
+    found = template(kind)
+    asked = found["variables"]["properties"]
+    used = {one.name for one in find_placeholders(found["job_configuration"])}
+    assert used == set(asked)
+    assert set(found["variables"]["required"]) <= set(asked)
+    jsonschema.Draft202012Validator.check_schema(found["variables"])
+    jsonschema.validate(VALUES[kind], found["variables"])
+    for name in found["variables"]["required"]:
+        with pytest.raises(jsonschema.ValidationError, match=name):
+            jsonschema.validate(
+                {key: value for key, value in VALUES[kind].items() if key != name},
+                found["variables"],
+            )
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_no_key_stands_in_the_environment_that_prefect_keeps(kind: str) -> None:
+    assert not [
+        name
+        for name in template(kind)["variables"]["properties"]["env"]["default"]
+        if "KEY" in name
+    ]
+
+
+def test_a_job_of_kubernetes_has_the_key_and_a_volume_that_outlives_it() -> None:
+    worker = pytest.importorskip(
+        "prefect_kubernetes.worker", reason="pip install prefect-kubernetes"
+    )
+    job = asyncio.run(
+        worker.KubernetesWorkerJobConfiguration.from_template_and_values(
+            template("kubernetes"), VALUES["kubernetes"]
+        )
+    )
+    job.prepare_for_flow_run(RUN)
+    spec = job.job_manifest["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert env["STOCKTRACE_HOME"] == container["workingDir"] == "/srv/stocktrace"
+    assert env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    # An evicted capture goes on elsewhere.
+    assert env["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
+    assert container["envFrom"] == [{"secretRef": {"name": "finnhub-1"}}]
+    assert container["image"] == "registry.example/stocktrace:1"
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "stocktrace-1"
+    assert container["volumeMounts"][0]["mountPath"] == "/srv/stocktrace"
+    assert job.namespace == "market"
+    assert spec["backoffLimit"] == 0
+    assert pod["restartPolicy"] == "Never"
+
+
+def test_a_task_of_ecs_has_the_key_and_a_volume_that_outlives_it() -> None:
+    worker = pytest.importorskip("prefect_aws.workers.ecs_worker", reason="pip install prefect-aws")
+    job = asyncio.run(
+        worker.ECSJobConfiguration.from_template_and_values(template("ecs"), VALUES["ecs"])
+    )
+    job.prepare_for_flow_run(RUN)
+    (container,) = job.task_definition["containerDefinitions"]
+    assert container["secrets"] == [
+        {"name": "FINNHUB_API_KEY", "valueFrom": VALUES["ecs"]["key_secret_arn"]}
+    ]
+    assert container["image"] == "registry.example/stocktrace:1"
+    (volume,) = job.task_definition["volumes"]
+    assert volume["efsVolumeConfiguration"]["fileSystemId"] == "fs-1"
+    assert container["mountPoints"][0]["sourceVolume"] == volume["name"]
+    assert job.task_definition["taskRoleArn"] == VALUES["ecs"]["task_role_arn"]
+    assert job.env["STOCKTRACE_HOME"] == container["workingDirectory"] == "/srv/stocktrace"

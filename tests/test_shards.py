@@ -1,0 +1,148 @@
+"""How a watch-list is split over keys, and who takes over from whom."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import stocktrace
+from stocktrace.errors import UsageError
+from stocktrace.gap import Interval
+from stocktrace.report import Report, TickerBooks, TickerChange
+from stocktrace.shards import Shard, earlier, name_gaps, rates, split, spread
+from stocktrace.store.coverage import write_coverage
+from stocktrace.store.layout import Layout
+from stocktrace.store.outbox import put, send
+from tests.conftest import NOON, SESSION
+
+START = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+SECOND = 10**9
+
+
+def report(trades: dict[str, int], seconds: float, session: str = SESSION) -> Report:
+    books = {ticker: TickerBooks(trades=count) for ticker, count in trades.items()}
+    ended = START + timedelta(seconds=seconds)
+    return Report(session, list(trades), START, "complete", ended=ended, per_ticker=books)
+
+
+# --- rates -----------------------------------------------------------------------------------
+
+
+def test_a_rate_is_of_all_seconds_that_a_ticker_was_asked_for() -> None:
+    reports = [report({"A": 100, "B": 0}, 10.0), report({"A": 20}, 30.0)]
+    assert rates(reports) == {"A": 3.0, "B": 0.0}
+
+
+def test_a_ticker_that_joined_late_and_a_session_that_runs_tell_no_rate() -> None:
+    late = report({"A": 100, "B": 7}, 10.0)
+    late.changes.append(TickerChange(START, "cli", ["B"], []))
+    running = report({"C": 5}, 10.0)
+    running.ended = None
+    assert rates([late, running]) == {"A": 10.0}
+
+
+def test_the_rates_of_earlier_sessions_are_read_from_the_lake(tmp_path: Path) -> None:
+    lake = f"file://{tmp_path}/lake"
+    layout = Layout(tmp_path / "data", lake=lake)
+    report({"A": 100}, 10.0).write(layout.report(SESSION))
+    put(layout, SESSION, layout.report(SESSION))
+    assert earlier(lake) == {}
+    send(layout, SESSION)
+    assert earlier(lake) == {"A": 10.0}
+
+
+# --- splitting -------------------------------------------------------------------------------
+
+
+def test_the_busiest_tickers_go_to_different_keys() -> None:
+    known = {"A": 100.0, "B": 90.0, "C": 10.0, "D": 5.0}
+    assert [one.tickers for one in split(["D", "C", "B", "A"], 2, known)] == [
+        ["A", "D"],
+        ["B", "C"],
+    ]
+
+
+@given(
+    st.dictionaries(st.integers(0, 999).map(str), st.floats(0, 1e4), min_size=1),
+    st.integers(1, 8),
+)
+def test_every_ticker_is_with_one_key_and_none_has_much_more_than_another(
+    known: dict[str, float], keys: int
+) -> None:
+    keys = min(keys, len(known))
+    shards = split(list(known), keys, known, limit=0)
+    assert sorted(ticker for one in shards for ticker in one.tickers) == sorted(known)
+    loads = [sum(known[ticker] for ticker in one.tickers) for one in shards]
+    assert loads == pytest.approx([one.rate for one in shards])
+    # The last ticker that a key got went to it when it had least.
+    assert max(loads) - min(loads) <= max(known.values()) * (1 + 1e-9)
+
+
+def test_tickers_of_which_nothing_is_known_are_spread_by_number() -> None:
+    assert [len(one.tickers) for one in split([str(n) for n in range(100)], 2, {})] == [50, 50]
+
+
+def test_no_key_gets_more_than_its_limit_however_quiet_its_tickers_are() -> None:
+    known = {"A": 1000.0} | {f"Q{n}": 0.001 for n in range(9)}
+    assert sorted(len(one.tickers) for one in split(list(known), 2, known, limit=5)) == [5, 5]
+
+
+def test_too_few_keys_are_refused_with_how_many_it_takes() -> None:
+    with pytest.raises(UsageError, match="101 tickers need 3 keys at 50 each, and there are 2"):
+        split([str(n) for n in range(101)], 2, {})
+
+
+def test_more_keys_than_tickers_are_refused() -> None:
+    with pytest.raises(UsageError, match="3 keys for 2 tickers"):
+        split(["A", "B"], 3, {})
+
+
+# --- taking over -----------------------------------------------------------------------------
+
+
+def test_survivors_take_over_what_they_have_room_for() -> None:
+    survivors = [Shard(["A"], 10.0), Shard(["B", "C"], 1.0)]
+    got, left = spread(["X", "Y", "Z"], survivors, {"X": 5.0, "Y": 4.0, "Z": 3.0}, limit=3)
+    assert got == [["Y", "Z"], ["X"]]
+    assert left == []
+    got, left = spread(["V", "W"], survivors, {}, limit=3)
+    assert (got, left) == ([[], []], ["V", "W"])
+
+
+def test_without_survivors_all_is_left() -> None:
+    assert spread(["X"], [], {}) == ([], ["X"])
+
+
+def test_the_gap_between_a_shard_and_the_one_that_took_over_is_named(tmp_path: Path) -> None:
+    lake = f"file://{tmp_path}/lake"
+    dead, heir = SESSION, SESSION.replace("3f9a1c", "4f9a1c")
+    for session, start, end in ((dead, 0, 40), (heir, 65, 90)):
+        layout = Layout(tmp_path / session, lake=lake)
+        listening = Interval("A", NOON + start * SECOND, NOON + end * SECOND, "")
+        write_coverage(layout, session, [listening])
+        send(layout, session)
+    fleet = SESSION.replace("3f9a1c", "5f9a1c")
+    lost = {"A": NOON + 30 * SECOND}  # the last heartbeat: it lived for ten seconds more
+    assert name_gaps(lake, fleet, lost, NOON + 90 * SECOND, "its shard was lost") == 1
+    (gap,) = stocktrace.read_gaps("A", data_dir=lake).to_dict("records")
+    assert (gap["start"].value, gap["end"].value) == (NOON + 40 * SECOND, NOON + 65 * SECOND)
+    assert (gap["session"], gap["reason"]) == (fleet, "its shard was lost")
+
+
+def test_a_ticker_that_nobody_took_over_is_a_gap_to_the_end(tmp_path: Path) -> None:
+    lake = f"file://{tmp_path}/lake"
+    assert name_gaps(lake, SESSION, {"A": NOON}, NOON + SECOND, "lost") == 1
+    (gap,) = stocktrace.read_gaps(data_dir=lake).to_dict("records")
+    assert (gap["start"].value, gap["end"].value) == (NOON, NOON + SECOND)
+
+
+def test_no_gap_is_named_where_somebody_listened(tmp_path: Path) -> None:
+    lake = f"file://{tmp_path}/lake"
+    layout = Layout(tmp_path / "data", lake=lake)
+    write_coverage(layout, SESSION, [Interval("A", NOON, NOON + 5 * SECOND, "")])
+    send(layout, SESSION)
+    assert name_gaps(lake, SESSION, {"A": NOON}, NOON + 5 * SECOND, "lost") == 0
