@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from flows.request import Request
 from stocktrace.cli import output
 from stocktrace.errors import UsageError
+from stocktrace.until import HELP
 
 _SAFE = "; what was received is on disk."
 
@@ -53,7 +54,7 @@ def run(
     for_: Annotated[str | None, Parameter(name="--for", help="How long: 30s, 10m, 1h30m.")] = None,
     until: Annotated[
         str | None,
-        Parameter(help="When to end: 16:00, '16:00 America/New_York' or an ISO time."),
+        Parameter(help=HELP),
     ] = None,
     data_dir: Annotated[str | None, Parameter(help="Folder for what is recorded.")] = None,
     url: Annotated[str | None, Parameter(help="Address of the trade WebSocket.")] = None,
@@ -69,7 +70,7 @@ def run(
     from flows.capture import capture
 
     _start_server()
-    state = capture(list(tickers), for_, until, **asked, return_state=True)
+    state = capture(list(tickers), for_, until, return_state=True, **asked)
     result = state.result(raise_on_failure=False)
     if state.is_completed() and isinstance(result, dict):
         show(Path(result["data_dir"]), result["session"])

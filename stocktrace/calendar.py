@@ -11,6 +11,7 @@ import enum
 import functools
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -58,6 +59,10 @@ class Session:
     closes: datetime
 
 
+#: The hours of a New York date in which a market is open, if it is.
+SessionOf = Callable[[date], Session | None]
+
+
 def us_session(day: date) -> Session | None:
     """The regular session of a New York date, or ``None`` on a weekend or holiday."""
     schedule = _schedule(day.year)
@@ -80,29 +85,29 @@ def us_extended(day: date) -> Session | None:
     return Session(opens.astimezone(UTC), regular.closes + _LATE_SESSION)
 
 
-def session_close(now: datetime) -> datetime:
+def session_close(now: datetime, session_of: SessionOf = us_session) -> datetime:
     """When today's US session closes; ``now`` is aware.
+
+    ``session_of`` tells the hours of a date: ``us_session`` or ``us_extended``.
 
     Raises:
         MarketClosed: there is none today, or it has closed; the sentence tells the next one.
     """
-    today = now.astimezone(NEW_YORK).date()
-    session = us_session(today)
+    session = session_of(now.astimezone(NEW_YORK).date())
     if session is not None and now < session.closes:
         return session.closes
-    following = next_session(now)
     state = "has closed" if session is not None else "is closed today"
-    opens = following.opens.astimezone(NEW_YORK)
+    opens = next_session(now, session_of).opens.astimezone(NEW_YORK)
     raise MarketClosed(
         f"The US market {state}; its next session opens {opens:%a %Y-%m-%d %H:%M %Z}."
     )
 
 
-def next_session(now: datetime) -> Session:
+def next_session(now: datetime, session_of: SessionOf = us_session) -> Session:
     """The first US session that opens after ``now``."""
     day = now.astimezone(NEW_YORK).date()
     while True:  # at most four days in a row are without a session
-        session = us_session(day)
+        session = session_of(day)
         if session is not None and session.opens > now:
             return session
         day += timedelta(days=1)

@@ -30,13 +30,17 @@ def held(path: Path, facts: dict[str, str]) -> Iterator[None]:
     descriptor = _open(path)
     try:
         _take(descriptor)
-        text = json.dumps({**facts, "pid": os.getpid(), "host": socket.gethostname()})
-        with contextlib.suppress(OSError):  # another user's file: the lock holds all the same
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, text.encode(), 0)
+        _write(descriptor, facts)
         yield
     finally:
         os.close(descriptor)
+
+
+def _write(descriptor: int, facts: dict[str, str]) -> None:
+    text = json.dumps({**facts, "pid": os.getpid(), "host": socket.gethostname()})
+    with contextlib.suppress(OSError):  # another user's file: the lock holds all the same
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
 
 
 def _take(descriptor: int) -> None:
@@ -96,26 +100,66 @@ def is_held(path: Path) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def one_capture_per_key(key: str, url: str, session: str) -> Iterator[None]:
-    """Hold this host's place for ``key`` at ``url`` (FINNHUB.md: one connection per key).
+def key_id(key: str, url: str) -> str:
+    """A name for ``key`` at ``url``: a hash that does not lead back to the key."""
+    digest = hashlib.blake2b(f"{key}@{url}".encode(), digest_size=8, person=b"stocktrace-key")
+    return digest.hexdigest()
 
-    The lock's name is a hash that does not lead back to the key.
+
+def key_lock(key: str, url: str) -> Path:
+    """The lock of this host's place for ``key``."""
+    return Path(tempfile.gettempdir()) / f"stocktrace-{key_id(key, url)}.lock"
+
+
+class Place:
+    """This host's place for a key, while it is held.
+
+    ``ended`` is when its last holder ended its connection (epoch ns), if it could say so.
+    """
+
+    def __init__(self, path: Path, session: str) -> None:
+        self._descriptor = _open(path)
+        self._facts = {"session": session}
+        try:
+            _take(self._descriptor)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self.ended = _ended(path)
+        _write(self._descriptor, self._facts)
+
+    def leave_word(self, ended: int) -> None:
+        """Tell the next holder when the connection ended."""
+        _write(self._descriptor, {**self._facts, "ended": str(ended)})
+
+    def give_back(self) -> None:
+        """Let go of it."""
+        os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def one_capture_per_key(key: str, url: str, session: str) -> Iterator[Place]:
+    """Hold this host's place for ``key`` at ``url`` (FINNHUB.md: one connection per key).
 
     Raises:
         KeyInUse: a living capture holds it.
     """
-    digest = hashlib.blake2b(f"{key}@{url}".encode(), digest_size=8, person=b"stocktrace-key")
-    path = Path(tempfile.gettempdir()) / f"stocktrace-{digest.hexdigest()}.lock"
-    lock = held(path, {"session": session})
+    path = key_lock(key, url)
     try:
-        lock.__enter__()
+        place = Place(path, session)
     except BlockingIOError:
         raise KeyInUse(_holder(path)) from None
     try:
-        yield
+        yield place
     finally:
-        lock.__exit__(None, None, None)
+        place.give_back()
+
+
+def _ended(path: Path) -> int | None:
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["ended"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _holder(path: Path) -> str:
