@@ -20,14 +20,16 @@ from typing import Any
 
 from stocktrace import __version__
 from stocktrace.coverage import Coverage
-from stocktrace.deadline import SYSTEM_CLOCK, Clock
+from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock
+from stocktrace.feed.probe import is_about_symbols
 from stocktrace.gap import Gap
 from stocktrace.intake import Intake
 from stocktrace.lags import Lags
 from stocktrace.publish import Published
 from stocktrace.pulse import Pulse
 from stocktrace.recorder import Sealed
-from stocktrace.report import GapReport, LagReport, Report, TickerBooks
+from stocktrace.report import GapReport, LagReport, Report, TickerBooks, TickerChange
+from stocktrace.status import Retry
 from stocktrace.store.audit import Audit
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import Mark
@@ -77,10 +79,19 @@ class Journal:
     connected: bool = False
     #: Why there is no connection, as far as is known.
     lost: str = "no connection was ever made"
+    #: The wait for the next dial, while there is no connection.
+    retry: Retry | None = None
+    #: How often the server refused a subscription, and its last word on that.
+    refusals: int = 0
+    refusal: str = ""
+    #: What was last told of as an error.
+    last_error: str = ""
 
     def tell(self, event: str, message: str, level: int = logging.INFO, **facts: Any) -> None:
         """Something happened: a line in the audit log, a message for a person."""
         self.audit(event, **facts)
+        if level >= logging.WARNING:
+            self.last_error = message
         # Words of the server may be in it: they must not steer a terminal or begin a line.
         log.log(level, "".join(each if each.isprintable() else "?" for each in message))
 
@@ -116,6 +127,9 @@ class Journal:
         self.report.unpublished.remove(window)
         rows = sum(file.rows for file in published.files)
         self.audit("convert", window=window, files=len(published.files), rows=rows)
+        self.report.unsent = published.unsent
+        if published.unsent:
+            self.tell("unsent", published.unsent, logging.WARNING, window=window)
         self.save()
 
     def count(self, sealed: Sealed) -> None:
@@ -135,8 +149,11 @@ class Journal:
     # --- the feed's events -------------------------------------------------------------------
 
     def on_connected(self, tickers: Sequence[str]) -> None:
-        """The feed listens."""
+        """The feed listens, and the gap before it is over."""
+        self.report.gaps = gap_reports(self.coverage)
         self.connected = True
+        self.retry = None
+        self.report.tickers = list(tickers)  # they may have changed meanwhile
         self.tell("connect", f"connected, {len(tickers)} tickers subscribed", tickers=list(tickers))
 
     def on_disconnected(self, reason: str) -> None:
@@ -145,9 +162,11 @@ class Journal:
         self.report.reconnects += 1
         self.tell("disconnect", f"connection lost: {reason}", logging.WARNING, reason=reason)
 
-    def on_retry(self, reason: str, wait_s: float) -> None:
-        """The feed will dial again."""
+    def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
+        """The feed will dial again, ``wait_s`` after ``stamp`` (epoch ns)."""
         self.lost = reason
+        attempt = self.retry.attempt + 1 if self.retry is not None else 1
+        self.retry = Retry(attempt, at(stamp + int(wait_s * NS_PER_SECOND)), reason)
         self.tell(
             "retry",
             f"{reason}; next try in {wait_s:.1f} s",
@@ -174,8 +193,18 @@ class Journal:
         """The tickers of the live connection changed."""
         old = self.report.tickers
         self.report.tickers = [t for t in old if t not in set(removed)] + list(added)
+        for ticker in added:
+            self.report.refused.pop(ticker, None)  # it is asked for again
         text = " ".join([*(f"+{ticker}" for ticker in added), *(f"-{t}" for t in removed)])
         self.tell("subscribe", f"tickers: {text}", added=list(added), removed=list(removed))
+        self.save()
+
+    def on_change(self, stamp: int, by: str, added: Sequence[str], removed: Sequence[str]) -> None:
+        """Other tickers were asked for at ``stamp`` (epoch ns); the feed is about to tell."""
+        change = TickerChange(at(stamp), by, list(added), list(removed))
+        self.report.changes.append(change)
+        self.audit("retarget", by=by, added=change.added, removed=change.removed)
+        self.save()
 
     def on_notice(self, text: str) -> None:
         """Something that a person should know."""
@@ -191,6 +220,9 @@ class Journal:
 
     def on_error(self, text: str) -> None:
         """The server sent an error frame."""
+        if is_about_symbols(text):
+            self.refusals += 1
+            self.refusal = text
         self.tell("error", f"the server says: {text}", logging.WARNING, text=text)
 
 
@@ -276,7 +308,7 @@ class Observer:
     def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
         """For the log; time passes meanwhile."""
         self._intake.tick(stamp)
-        self._mailbox.put(partial(self._journal.on_retry, reason, wait_s))
+        self._mailbox.put(partial(self._journal.on_retry, stamp, reason, wait_s))
 
     def on_notice(self, stamp: int, text: str) -> None:
         """For the report."""

@@ -134,7 +134,7 @@ def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_t
     assert journal.connected
     journal.on_disconnected("TCP ended")
     assert not journal.connected
-    journal.on_retry("TCP ended", 1.23456)
+    journal.on_retry(NOON, "TCP ended", 1.23456)
     journal.on_subscription(["C"], ["A"])
     journal.on_notice("a word")
     journal.on_error("Invalid symbol B")

@@ -1,0 +1,87 @@
+"""Other tickers for captures that run: a flow, for its form in the UI is the form for a change.
+
+Prefect's UI has no input for a run that runs. This one sends each capture what it is to do; the
+capture's log, report and coverage tell what became of it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow, get_client, runtime
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Failed
+from pydantic import Field
+
+from flows.capture import Tickers, capture
+from flows.steer import TickerCommand
+from stocktrace.errors import TickerError
+from stocktrace.handle import Action
+from stocktrace.trade import parse_tickers
+
+# As many as the server gives in one answer.
+_PAGE = 200
+
+RunName = Annotated[str, Field(min_length=1, examples=["AAPL MSFT · 30m"])]
+
+
+def run_name() -> str:
+    """``add TSLA NVDA``; it must not fail, or the run would."""
+    asked = runtime.flow_run.parameters or {}
+    return " ".join(map(str, [asked.get("action"), *(asked.get("symbols") or ())]))
+
+
+@flow(name="stocktrace-retarget", flow_run_name=run_name)
+def retarget(
+    symbols: Tickers, action: Action = "add", flow_run: RunName | None = None
+) -> dict[str, Any] | State[Any]:
+    """Change the tickers of captures while they run.
+
+    Args:
+        symbols: Finnhub symbols, such as AAPL, BINANCE:BTCUSDT or OANDA:EUR_USD.
+        action: add them to what is captured, remove them from it, or set: capture them and no
+            others.
+        flow_run: The name or the id of one capture's flow run; leave it out for all that run.
+
+    Returns:
+        What was sent, and the names and ids of the runs it was sent to.
+    """
+    try:
+        tickers = parse_tickers(symbols)
+    except TickerError as error:
+        return Failed(message=str(error))
+    runs = [run for run in _running() if flow_run in {None, run.name, str(run.id)}]
+    if not runs:
+        meant = "No capture runs" if flow_run is None else f"No capture {flow_run} runs"
+        return Failed(message=f"{meant} under this Prefect server: nothing was sent.")
+    for run in runs:
+        TickerCommand(symbols=list(tickers), action=action).send_to(run.id)
+    return {
+        "action": action,
+        "symbols": list(tickers),
+        "sent_to": {str(run.id): run.name for run in runs},
+    }
+
+
+def _running() -> list[FlowRun]:
+    """The flow runs that capture, the oldest first."""
+    running = FlowRunFilterStateType(any_=[StateType.RUNNING])
+    found: list[FlowRun] = []
+    with get_client(sync_client=True) as client:
+        while True:
+            page = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[capture.name])),
+                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
+                limit=_PAGE,
+                offset=len(found),
+            )
+            found += page
+            if len(page) < _PAGE:
+                return sorted(found, key=lambda run: str(run.start_time))

@@ -1,0 +1,149 @@
+"""``stocktrace tickers``: the tickers of a capture that runs, shown and changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import cyclopts
+import msgspec
+from cyclopts import Parameter
+
+from stocktrace.cli import output
+from stocktrace.cli.capturing import Json
+from stocktrace.cli.data import DataDir, layout_of
+from stocktrace.settings import parse_duration
+from stocktrace.trade import parse_tickers
+
+if TYPE_CHECKING:
+    from stocktrace.changes import Outcome
+    from stocktrace.handle import Action, Change
+
+app = cyclopts.App(
+    name="tickers",
+    help="Show or change the tickers of a capture that runs.",
+    help_format="plaintext",
+    version_flags=[],
+    result_action="return_value",
+)
+
+SessionName = Annotated[
+    str | None, Parameter(name="--session", help="Which capture; needed if several run.")
+]
+Wait = Annotated[
+    str, Parameter(help="How long to wait for the capture's answer, at most; else status 1.")
+]
+
+
+@app.command
+def add(
+    *tickers: str,
+    session: SessionName = None,
+    wait: Wait = "15s",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> int:
+    """Capture TICKERS, too.
+
+    Status 0: they are subscribed, or will be as soon as there is a connection. Status 1: the
+    server refuses one, or the capture did not answer.
+    """
+    return _change("add", tickers, session, wait, data_dir, as_json=as_json)
+
+
+@app.command
+def remove(
+    *tickers: str,
+    session: SessionName = None,
+    wait: Wait = "15s",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> int:
+    """Capture TICKERS no more; what was recorded of them stays."""
+    return _change("remove", tickers, session, wait, data_dir, as_json=as_json)
+
+
+@app.command(name="set")
+def set_(
+    *tickers: str,
+    session: SessionName = None,
+    wait: Wait = "15s",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> int:
+    """Capture TICKERS and no others."""
+    return _change("set", tickers, session, wait, data_dir, as_json=as_json)
+
+
+@app.command(name="list")
+def list_(*, session: SessionName = None, data_dir: DataDir = None, as_json: Json = False) -> int:
+    """List the tickers that are captured, since when, and who asked for them."""
+    layout = layout_of(data_dir)
+
+    from stocktrace.changes import the_running
+    from stocktrace.report import Report
+
+    report = Report.read(layout.report(the_running(layout, session)))
+    if as_json:
+        names = ("session", "tickers", "changes", "refused")
+        output.json({name: getattr(report, name) for name in names})
+        return 0
+    asked = {ticker: change for change in report.changes for ticker in change.added}
+    output.table(
+        ["ticker", "since", "by", "refused"],
+        [
+            (
+                ticker,
+                f"{asked[ticker].at if ticker in asked else report.started:%Y-%m-%d %H:%M:%S}",
+                asked[ticker].by if ticker in asked else "",
+                report.refused.get(ticker, ""),
+            )
+            for ticker in report.tickers
+        ],
+    )
+    return 0
+
+
+def _change(
+    action: Action,
+    tickers: Sequence[str],
+    session: str | None,
+    wait: str,
+    data_dir: DataDir,
+    *,
+    as_json: bool,
+) -> int:
+    names, within = parse_tickers(tickers), parse_duration(wait)
+    layout = layout_of(data_dir)
+
+    from stocktrace.changes import send, the_running
+    from stocktrace.handle import Change
+
+    name = the_running(layout, session)
+    change = Change(action, names, "cli")
+    outcome = send(layout, name, change, within)
+    if as_json:
+        output.json({"session": name, **msgspec.to_builtins(outcome)})
+    elif not outcome.error:
+        _print(name, change, outcome)
+    sentences = [f"{ticker} is refused: {text}" for ticker, text in outcome.refused.items()]
+    if outcome.unclear:
+        sentences.append(f"The server says: {outcome.unclear}. See `stocktrace tickers list`.")
+    if outcome.error:
+        sentences.append(outcome.error)
+    for sentence in sentences:
+        output.complain(sentence)
+    return 1 if sentences else 0
+
+
+def _print(session: str, change: Change, outcome: Outcome) -> None:
+    changed = [*(f"+{t}" for t in outcome.added), *(f"-{t}" for t in outcome.removed)]
+    count = len(outcome.captured)
+    print(
+        f"session {session}: {' '.join(changed) or 'nothing to change'}; "
+        f"{count:,} ticker{'' if count == 1 else 's'}"
+    )
+    if outcome.added and not outcome.connected:
+        print("  there is no connection now: they are asked for when there is one")
+    if change.action == "remove" and (others := set(change.tickers) - set(outcome.removed)):
+        print(f"  not captured anyway: {' '.join(sorted(others))}")

@@ -1,0 +1,504 @@
+"""Other tickers for a capture that runs: what is asked for, by several at once, and what comes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stocktrace import changes, cli
+from stocktrace.changes import Inbox, Outcome, send
+from stocktrace.errors import NotRunning, NotTaken
+from stocktrace.exchange import Fault
+from stocktrace.handle import Action, Change, Handle
+from stocktrace.lookout import Lookout
+from stocktrace.report import Report
+from stocktrace.store import lock
+from stocktrace.store.coverage import read_coverage
+from stocktrace.store.layout import Layout
+from stocktrace.vigil import SILENT_S
+from tests.conftest import SESSION, Scenario, Studio, connected, frame, published, sent, trades
+from tests.station import eventually
+
+pytestmark = pytest.mark.xdist_group("capture")
+
+ADD = Change("add", ("TSLA",), "cli")
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Senders: they wait for the capture, which runs on the test's own thread."""
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path / "data")
+    layout.sessions.mkdir(parents=True)
+    return layout
+
+
+@contextlib.contextmanager
+def alive(layout: Layout, session: str = SESSION) -> Iterator[Inbox]:
+    """A session that holds its lock and takes what the test takes."""
+    with lock.held(layout.lock(session), {}), changes.inbox(layout, session) as inbox:
+        yield inbox
+
+
+def command(studio: Studio, *words: str) -> int:
+    return cli.run(["tickers", *words, "--data-dir", str(studio.data_dir)])
+
+
+def intervals(studio: Studio, ticker: str) -> list[tuple[str, str]]:
+    rows = read_coverage(ticker, data_dir=studio.data_dir)
+    return list(zip(rows["state"], rows["reason"], strict=True))
+
+
+# --- the command line and a capture --------------------------------------------------------------
+
+
+def test_a_ticker_that_is_added_is_captured_and_the_change_stands_everywhere(
+    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Future[int]] = []
+    with studio.exchange() as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            asked.append(pool.submit(command, studio, "add", "tsla", "TSLA,NVDA", "AAPL"))
+            yield lambda status: len(status.tickers) == 4
+            exchange.send_raw(frame(("TSLA", 1), ("NVDA", 2), ("tsla", 3)))
+            yield trades(3)
+            yield lambda _: asked[0].done()
+
+        report = studio.record(exchange, scenario=scenario())
+    assert asked[0].result() == 0
+    told = f"session {report.session}: +tsla +TSLA +NVDA; 4 tickers\n"
+    assert capsys.readouterr().out == told
+    assert report.tickers == ["AAPL", "tsla", "TSLA", "NVDA"]
+    assert published(studio.data_dir) == sent([frame(("TSLA", 1), ("NVDA", 2), ("tsla", 3))])
+    (change,) = report.changes
+    assert (change.by, change.added, change.removed) == ("cli", ["tsla", "TSLA", "NVDA"], [])
+    assert str(change) == f"{change.at:%Y-%m-%d %H:%M:%S} UTC, by cli: +tsla +TSLA +NVDA"
+    (event,) = studio.events("retarget")
+    assert (event["by"], event["added"], event["removed"]) == ("cli", change.added, [])
+    coverage = read_coverage("TSLA", data_dir=studio.data_dir)
+    assert list(coverage["state"]) == ["listening"]
+    assert coverage["start"][0] >= change.at
+    assert not list(studio.data_dir.glob("sessions/*.changes")), "nothing is left of it"
+
+
+def test_the_coverage_of_a_ticker_that_is_removed_ends(
+    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Future[int]] = []
+    with studio.exchange() as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            asked.append(pool.submit(command, studio, "remove", "MSFT", "IBM"))
+            yield lambda _: asked[0].done()
+            exchange.wait_for(lambda each: each.subscriptions == ("AAPL",))
+
+        report = studio.record(exchange, ("AAPL", "MSFT"), scenario())
+    assert asked[0].result() == 0
+    out = capsys.readouterr().out
+    assert out == f"session {report.session}: -MSFT; 1 ticker\n  not captured anyway: IBM\n"
+    assert report.tickers == ["AAPL"]
+    ends = {
+        ticker: read_coverage(ticker, data_dir=studio.data_dir)["end"].max()
+        for ticker in ("AAPL", "MSFT")
+    }
+    assert ends["MSFT"] < ends["AAPL"]
+
+
+def test_several_senders_at_once_lose_nothing_and_undo_nothing(
+    studio: Studio, pool: ThreadPoolExecutor
+) -> None:
+    begun = tuple(f"OLD{n}" for n in range(6))
+    words = [("add", f"NEW{n}") for n in range(8)] + [("remove", ticker) for ticker in begun[1:]]
+    asked: list[Future[int]] = []
+    with studio.exchange() as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            asked.extend(pool.submit(command, studio, *each) for each in words)
+            studio.handle.retarget("HANDLE", "add")
+            yield lambda _: all(each.done() for each in asked)
+
+        report = studio.record(exchange, begun, scenario())
+    assert {each.result() for each in asked} == {0}
+    wanted = {"OLD0", "HANDLE", *(f"NEW{n}" for n in range(8))}
+    assert set(report.tickers) == set(exchange.connections[0].subscriptions) == wanted
+    assert sorted(change.by for change in report.changes) == ["cli"] * 13 + ["library"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_refusal_of_the_server_is_told_with_status_1(
+    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str], *, named: bool
+) -> None:
+    asked: list[Future[int]] = []
+    odd = frozenset({"TSLA"})
+    with studio.exchange(unknown_symbols=odd, names_invalid_symbol=named) as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            asked.append(pool.submit(command, studio, "add", "TSLA", "NVDA"))
+            yield lambda _: asked[0].done()
+
+        report = studio.record(exchange, ("AAPL", "MSFT"), scenario())
+    text = f"Invalid symbol{' TSLA' if named else ''}"
+    assert asked[0].result() == 1
+    out, err = capsys.readouterr()
+    assert out == f"session {report.session}: +TSLA +NVDA; 4 tickers\n"
+    assert err == f"stocktrace: TSLA is refused: {text}\n"
+    assert report.refused == {"TSLA": text}
+    assert intervals(studio, "TSLA")[-1] == ("gap", f"subscription refused: {text}")
+    assert intervals(studio, "NVDA") == [("listening", "")]
+
+
+def test_the_ticker_over_the_limit_is_the_refused_one_and_served_when_there_is_room(
+    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Future[int]] = []
+    with studio.exchange(symbol_limit=3) as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            for words in (("add", "TSLA"), ("add", "TSLA"), ("set", "A", "B"), ("add", "TSLA")):
+                asked.append(pool.submit(command, studio, *words))
+                yield lambda _: asked[-1].done()
+
+        report = studio.record(exchange, ("A", "B", "C"), scenario())
+    assert [each.result() for each in asked] == [1, 1, 0, 0]
+    told = "stocktrace: TSLA is refused: Subscribing to too many symbols\n"
+    assert capsys.readouterr().err == told * 2
+    assert (report.tickers, report.refused) == (["A", "B", "TSLA"], {})
+    for ticker in ("A", "B", "C"):
+        assert intervals(studio, ticker)[-1] == ("listening", ""), "only TSLA was refused"
+
+
+def test_without_a_connection_a_change_is_kept_for_the_next(
+    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Future[int]] = []
+    with studio.exchange(faults=[Fault("status", status=503)]) as exchange:
+
+        def scenario() -> Scenario:
+            yield lambda _: True
+            asked.append(pool.submit(command, studio, "set", "TSLA"))
+            yield lambda _: asked[0].done()
+            yield connected
+
+        report = studio.record(exchange, ("AAPL",), scenario(), backoff_floor=2, backoff_base=0.01)
+    assert asked[0].result() == 0
+    assert "  there is no connection now: they are asked for when there is one\n" in (
+        capsys.readouterr().out
+    )
+    assert report.tickers == ["TSLA"]
+    assert exchange.connections[-1].subscriptions == ("TSLA",)
+
+
+def test_not_all_tickers_can_be_removed(
+    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Future[int]] = []
+    with studio.exchange() as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            asked.append(pool.submit(command, studio, "remove", "AAPL"))
+            yield lambda _: asked[0].done()
+
+        report = studio.record(exchange, scenario=scenario())
+    assert asked[0].result() == 1
+    sentence = "stocktrace: A capture needs at least one ticker: end it instead.\n"
+    assert capsys.readouterr() == ("", sentence)
+    assert (report.tickers, report.changes) == (["AAPL"], [])
+
+
+def test_the_list_tells_since_when_and_who_asked(
+    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Future[int]] = []
+    with studio.exchange() as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            for words in (("add", "TSLA"), ("list",), ("list", "--json"), ("add", "X", "--json")):
+                asked.append(pool.submit(command, studio, *words))
+                yield lambda _: asked[-1].done()
+
+        report = studio.record(exchange, scenario=scenario())
+    _, head, first, second, *rest = capsys.readouterr().out.splitlines()
+    assert head.split() == ["ticker", "since", "by", "refused"]
+    assert first.split() == ["AAPL", *f"{report.started:%Y-%m-%d %H:%M:%S}".split()]
+    assert second.split() == ["TSLA", *f"{report.changes[0].at:%Y-%m-%d %H:%M:%S}".split(), "cli"]
+    listed, added = map(json.loads, rest)
+    assert (listed["session"], listed["tickers"]) == (report.session, ["AAPL", "TSLA"])
+    assert (added["added"], added["captured"]) == (["X"], ["AAPL", "TSLA", "X"])
+
+
+def test_whoever_waits_when_the_capture_ends_is_answered(
+    studio: Studio, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it had not come to look for changes any more."""
+    asked: list[Future[Outcome]] = []
+    monkeypatch.setattr("stocktrace.steering.Steering.look", lambda _: None)
+    with studio.exchange() as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            layout, session = Layout(studio.data_dir), studio.statuses[-1].session
+            asked.append(pool.submit(send, layout, session, ADD, 60))
+            yield lambda _: bool(list(layout.changes(session).glob("*.json")))
+
+        studio.record(exchange, scenario=scenario())
+        assert asked[0].result() == Outcome(error="The capture is ending.")
+    assert not list(studio.data_dir.glob("sessions/*.changes"))
+
+
+@pytest.mark.slow
+def test_a_capture_that_is_killed_takes_no_change_and_its_successor_does_not_either(
+    studio: Studio, tmp_path: Path
+) -> None:
+    """Each a process of its own."""
+    layout = Layout(studio.data_dir)
+    data = ["--data-dir", str(studio.data_dir)]
+    environment = {**os.environ, "FINNHUB_API_KEY": studio.key}
+
+    def stocktrace(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "stocktrace", *words, *data],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with studio.exchange() as exchange:
+        first = stocktrace("capture", "AAPL", "--for", "60s", "--url", exchange.url)
+        exchange.wait_for(lambda each: each.live == 1, timeout=60)
+        (session,) = eventually(lambda: changes.running(layout))
+        adding = stocktrace("tickers", "add", "TSLA")
+        out, err = adding.communicate(timeout=60)
+        assert (adding.returncode, out, err) == (0, f"session {session}: +TSLA; 2 tickers\n", "")
+        first.send_signal(signal.SIGSTOP)  # it is there and takes nothing
+        late = stocktrace("tickers", "add", "LATE", "--session", session, "--wait", "60s")
+        eventually(lambda: list(layout.changes(session).glob("*.json")))
+        first.kill()
+        first.communicate()
+        out, err = late.communicate(timeout=60)
+        sentence = f"Session {session} ended before it told what became of the change."
+        assert (late.returncode, out, err) == (1, "", f"stocktrace: {sentence}\n")
+        exchange.wait_for(lambda each: each.live == 0, timeout=60)
+        second = stocktrace("capture", "AAPL", "--for", "2s", "--url", exchange.url)
+        second.communicate(timeout=60)
+        assert second.returncode == 0
+        assert [each.subscriptions for each in exchange.connections] == [
+            ("AAPL", "TSLA"),
+            ("AAPL",),
+        ]
+    recovered = Report.read(layout.report(session))
+    assert (recovered.state, recovered.tickers) == ("recovered", ["AAPL", "TSLA"])
+    assert [change.added for change in recovered.changes] == [["TSLA"]]
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+def test_a_change_is_taken_once(layout: Layout, pool: ThreadPoolExecutor) -> None:
+    with alive(layout) as inbox:
+        sending = pool.submit(send, layout, SESSION, ADD, 60)
+        taken = waited_for(inbox)
+        assert [change for _, change in taken] == [ADD]
+        assert list(inbox.take()) == []
+        inbox.answer(taken[0][0], Outcome(("TSLA",), ("TSLA",)))
+        assert sending.result() == Outcome(("TSLA",), ("TSLA",))
+        assert list(inbox.folder.iterdir()) == []
+
+
+def waited_for(inbox: Inbox) -> list[tuple[str, Change]]:
+    tick = threading.Event()
+    while not (taken := list(inbox.take())):
+        tick.wait(0.01)
+    return taken
+
+
+def test_changes_are_taken_in_the_order_in_which_they_were_sent(layout: Layout) -> None:
+    with alive(layout) as inbox:
+        for number in (3, 1, 2):
+            text = json.dumps({"action": "add", "tickers": [f"T{number}"], "by": "cli"})
+            (inbox.folder / f"{number:020}_00000000.json").write_text(text)
+        assert [change.tickers for _, change in inbox.take()] == [("T1",), ("T2",), ("T3",)]
+
+
+def test_a_change_that_nobody_takes_is_withdrawn(layout: Layout) -> None:
+    with alive(layout) as inbox:
+        with pytest.raises(NotTaken, match="it is withdrawn, nothing was changed"):
+            send(layout, SESSION, ADD, 0.2)
+        assert list(inbox.take()) == []
+
+
+def test_a_change_that_was_taken_and_not_answered_is_not_called_withdrawn(
+    layout: Layout, pool: ThreadPoolExecutor
+) -> None:
+    with alive(layout) as inbox:
+        sending = pool.submit(send, layout, SESSION, ADD, 1.0)
+        waited_for(inbox)
+        with pytest.raises(NotTaken, match="took the change, and did not tell"):
+            sending.result()
+
+
+def test_a_capture_that_dies_meanwhile_is_told_of(layout: Layout, pool: ThreadPoolExecutor) -> None:
+    with contextlib.ExitStack() as process:
+        inbox = process.enter_context(alive(layout))
+        sending = pool.submit(send, layout, SESSION, ADD, 60)
+        tick = threading.Event()
+        while not list(inbox.folder.glob("*.json")):
+            tick.wait(0.01)
+        process.close()
+    with pytest.raises(NotRunning, match="ended before it told what became of the change"):
+        sending.result()
+    assert not inbox.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "no JSON",
+        '{"action": "buy", "tickers": ["A"], "by": ""}',
+        '{"action": "add", "tickers": ["\\n"], "by": ""}',
+        '{"action": "add", "tickers": [], "by": ""}',
+    ],
+)
+def test_a_file_that_is_no_change_is_answered_and_harms_nobody(layout: Layout, text: str) -> None:
+    with alive(layout) as inbox:
+        (inbox.folder / "1_x.json").write_text(text)
+        (inbox.folder / ".1_x.json.123.tmp").write_text("half a")
+        (inbox.folder / "1_y.json").write_text('{"action": "add", "tickers": ["A"], "by": "x"}')
+        assert [change.tickers for _, change in inbox.take()] == [("A",)]
+        answer = json.loads((inbox.folder / "1_x.answer").read_text())
+        assert answer["error"].startswith("It is no change of tickers: ")
+
+
+def test_what_a_dead_capture_left_is_never_applied_and_is_swept(layout: Layout) -> None:
+    dead = layout.changes("20261122T142958Z_3f9a1c")
+    dead.mkdir()
+    (dead / "1_x.json").write_text('{"action": "add", "tickers": ["A"], "by": "x"}')
+    other = "20261123T152958Z_3f9a1c"
+    with alive(layout, other), alive(layout) as inbox:
+        assert list(inbox.take()) == []
+        assert not dead.exists()
+        assert layout.changes(other).exists(), "it lives"
+
+
+# --- which capture -------------------------------------------------------------------------------
+
+
+def test_if_no_capture_runs_that_is_told_with_status_1(
+    layout: Layout, studio: Studio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = f"No capture runs in {layout.root}: start one, or name its folder with --data-dir."
+    for words in (["add", "TSLA"], ["remove", "TSLA"], ["set", "TSLA"], ["list"]):
+        assert command(studio, *words) == 1
+        assert capsys.readouterr() == ("", f"stocktrace: {sentence}\n")
+
+
+def test_a_session_that_does_not_run_is_told_with_status_1(
+    layout: Layout, studio: Studio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout.report(SESSION).write_text("{}")
+    with lock.held(layout.lock(SESSION), {}):  # as a recovery does
+        assert command(studio, "add", "TSLA", "--session", SESSION) == 1
+    assert capsys.readouterr().err == f"stocktrace: Session {SESSION} does not run any more.\n"
+    assert command(studio, "add", "TSLA", "--session", "../x") == 1
+    sentence = f"There is no session ../x in {layout.root}: see `stocktrace sessions`."
+    assert capsys.readouterr().err == f"stocktrace: {sentence}\n"
+
+
+def test_if_several_run_one_must_be_named(
+    layout: Layout, studio: Studio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "20261123T152958Z_3f9a1c"
+    with alive(layout), alive(layout, other):
+        assert command(studio, "add", "TSLA") == 2
+        sentence = f"2 captures run in {layout.root}: name one with --session: {SESSION}, {other}."
+        assert capsys.readouterr().err == f"stocktrace: {sentence}\n"
+        assert command(studio, "add", "TSLA", "--session", other, "--wait", "100ms") == 1
+    assert f"Session {other} did not take the change within 0.1 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["add"], "Name at least one ticker"),
+        (["remove", "é"], "'é' is no ticker"),
+        (["set", "A", "--wait", "soon"], "'soon' is no duration"),
+    ],
+)
+def test_wrong_usage_is_status_2(
+    layout: Layout,
+    studio: Studio,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    sentence: str,
+) -> None:
+    assert command(studio, *words) == 2
+    assert sentence in capsys.readouterr().err
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "tickers", "wanted"),
+    [
+        ("add", ["C", "A"], ("A", "B", "C")),
+        ("remove", ["A", "X"], ("B",)),
+        ("remove", ["A", "B"], ()),
+        ("set", ["C", "A"], ("C", "A")),
+    ],
+)
+def test_a_change_is_relative_to_what_is_captured(
+    action: Action, tickers: Sequence[str], wanted: tuple[str, ...]
+) -> None:
+    handle = Handle()
+    handle.retarget(tickers, action)
+    (change,) = handle.changes()
+    assert change.applied(("A", "B")) == wanted
+    assert list(handle.changes()) == []
+
+
+def test_a_ticker_is_not_called_silent_for_the_time_before_it_was_asked_for(
+    studio: Studio,
+) -> None:
+    with studio.exchange() as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            studio.handle.retarget("BINANCE:BTCUSDT", "add")
+            yield lambda status: len(status.tickers) == 2
+
+        report = studio.record(exchange, ("BINANCE:ETHUSDT",), scenario())
+    report.started -= timedelta(seconds=SILENT_S)
+    journal: Any = type("Journal", (), {"report": report})
+    intake: Any = type("Intake", (), {"last": {}})
+    lookout = Lookout(journal, intake, recorder=None)  # type: ignore[arg-type]
+    now = int(report.changes[0].at.timestamp() * 1e9)
+    assert set(lookout.silent(now)) == {"BINANCE:ETHUSDT"}
+    assert set(lookout.silent(now + int(SILENT_S * 1e9))) == set(report.tickers)
