@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before the imports: Prefect alone takes 5 s
 import contextlib
 import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -29,33 +30,35 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, PrefectWrappedFuture
 from prefect.logging.handlers import APILogHandler
-from prefect.states import Cancelled, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.display import Display
 from flows.request import Request
-from stocktrace import capturing
-from stocktrace.errors import StocktraceError
+from flows.slot import Slot
+from flows.steer import Steer
+from stocktrace import capturing, lake_url, schedule
+from stocktrace import until as until_words
+from stocktrace.errors import MarketClosed, StocktraceError
 from stocktrace.publish import Published, publish
+from stocktrace.publishing import Result
 from stocktrace.report import Report
-from stocktrace.run import Handle, Result
+from stocktrace.run import Handle
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout, Part
 
 log = logging.getLogger("stocktrace.flow")
 
 _DURATION = r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"
-_UNTIL = (
-    r"^(\d{1,2}:\d{2}(:\d{2})?( [A-Za-z_]+(/[A-Za-z0-9_+-]+)*)?|\d{4}-\d{2}-\d{2}[T ]\d{2}:.+)$"
-)
 
 Ticker = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_\-/^][A-Za-z0-9.:_\-/^ ,]*$")]
 Tickers = Annotated[list[Ticker], Field(min_length=1, examples=[["AAPL", "BINANCE:BTCUSDT"]])]
 Duration = Annotated[str, Field(pattern=_DURATION, examples=["30m"])]
-Until = Annotated[str, Field(pattern=_UNTIL, examples=["16:00 America/New_York"])]
+Until = Annotated[str, Field(pattern=until_words.PATTERN, examples=["close"])]
 # No "?" and no "@": a key in the address is refused before it is written anywhere.
 Url = Annotated[str, Field(pattern=r"^wss?://[^\s?@]+$", examples=["wss://ws.finnhub.io"])]
+LakeUrl = Annotated[str, Field(pattern=lake_url.PATTERN, examples=["s3://bucket/prefix"])]
 
 
 # Never closed: see _outlast_lease.
@@ -71,6 +74,11 @@ def run_name() -> str:
     return f"{' '.join(map(str, names))} · {asked.get('lasting') or f'until {until}'}"
 
 
+def now() -> datetime:
+    """The time, which tests set."""
+    return datetime.now(UTC)
+
+
 @flow(
     name="stocktrace-capture",
     flow_run_name=run_name,
@@ -81,9 +89,12 @@ def capture(
     tickers: Tickers,
     lasting: Duration | None = None,
     until: Until | None = None,
+    market: schedule.Hours = "always",
+    wait_for_key: Duration | None = None,
     data_dir: str | None = None,
     url: Url | None = None,
     roll_every: Duration | None = None,
+    lake: LakeUrl | None = None,
 ) -> dict[str, Any] | State[Any]:
     """Record the trades of some tickers for a bounded time.
 
@@ -93,26 +104,44 @@ def capture(
     Args:
         tickers: Finnhub symbols, such as AAPL, BINANCE:BTCUSDT or OANDA:EUR_USD.
         lasting: How long: 30s, 10m, 1h30m. Leave it out if there is an end in *until*.
-        until: When to end: 16:00 (of the machine), 16:00 America/New_York, or an ISO time.
+        until: When to end: close (of the US session, also on half days), extended close, 16:00
+            (of the machine), 16:00 America/New_York, tomorrow 00:00 UTC, or an ISO time.
+        market: The market whose hours the run keeps. When it is closed, or closes within a
+            minute, the run ends at once as Skipped, whatever tickers there are.
+        wait_for_key: How long to wait for a capture with the same key to end, and take over; else
+            STOCKTRACE_WAIT_FOR_KEY, else not at all.
         data_dir: The folder for everything that is recorded; else STOCKTRACE_DATA_DIR, else
             data.
         url: The address of the trade WebSocket; else STOCKTRACE_URL, else Finnhub's.
         roll_every: The length of a window, after which its trades are in Parquet; else
             STOCKTRACE_ROLL_EVERY, else 10m.
+        lake: The store that published files are sent to, such as s3://bucket/prefix; else
+            STOCKTRACE_LAKE, else none. Its credentials are never a parameter.
 
     Returns:
         Session, state, reason, books and data folder.
     """
-    asked = {"data_dir": data_dir, "url": url, "roll_every": roll_every}
+    asked = {
+        "wait_for_key": wait_for_key,
+        "data_dir": data_dir,
+        "url": url,
+        "roll_every": roll_every,
+        "lake": lake,
+    }
     _take_in_messages()
     _outlast_lease()
     try:
+        schedule.check(market, tickers, now(), runtime.flow_run.scheduled_start_time)
         Request.of(tickers, lasting, until, **asked)
         report, folder = record(tickers, lasting, until, asked)
+    except MarketClosed as closed:
+        return Completed(name="Skipped", message=str(closed))
     except StocktraceError as error:
         return Failed(message=str(error))
     if report.state == "failed":
         return Failed(message=f"Session {report.session}: {report.reason}")
+    if report.unsent:
+        return Failed(message=f"Session {report.session}: {report.unsent}")
     if report.state == "interrupted":
         return Cancelled(message=f"Session {report.session}: {report.reason}")
     return {
@@ -133,16 +162,21 @@ def record(
     """Capture; gives the report and the data folder."""
     request = Request.of(tickers, lasting, until, **asked)
     layout = Layout(request.settings.data_dir)
-    handle = Handle()
-    with Display(layout, request.tickers, handle) as display:
+    handle, slot = Handle(), Slot(request.settings)
+    with (
+        contextlib.closing(slot),
+        Display(layout, request.tickers, handle) as display,
+        Steer(handle),
+    ):
         report = capturing.capture(
             request.tickers,
-            lasting=request.lasting,
-            until=request.until,
+            lasting=request.span.lasting,
+            until=request.span.until,
             settings=request.settings,
             publisher=begin,
             watch=display.watch,
             handle=handle,
+            guard=slot,
         )
     return report, str(layout.root.resolve())
 
@@ -155,9 +189,9 @@ def record(
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def convert(data_dir: str, session: str, window: str, *, whole: bool) -> Published:
+def convert(data_dir: str, session: str, window: str, *, whole: bool, lake: str) -> Published:
     """Publish a rolled window as Parquet; again changes nothing."""
-    layout = Layout.of(Settings.load(data_dir=data_dir))
+    layout = Layout.of(Settings.load(data_dir=data_dir, lake=lake))
     return publish(layout, Part(session, window), whole=whole)
 
 
@@ -165,7 +199,9 @@ def begin(layout: Layout, part: Part, *, whole: bool) -> Result:
     """Have a window converted by a task of the flow run; the capture's ``Publisher``."""
     future: PrefectFuture[Published] | None = None
     try:
-        future = convert.submit(str(layout.root), part.session, part.window, whole=whole)
+        future = convert.submit(
+            str(layout.root), part.session, part.window, whole=whole, lake=layout.lake
+        )
     except Exception as error:  # noqa: BLE001 - whatever it is, the window will be published
         _tell(part, error)
     return Conversion(layout, part, whole, future)

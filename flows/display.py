@@ -1,6 +1,7 @@
-"""What a person sees of a capture in Prefect: a progress bar while it runs, a report at its end.
+"""What a person sees of a capture in Prefect: how far it is, how it stands, its report at the end.
 
-The server may be slow or gone. It is therefore asked on a thread of its own, one call at a time,
+The page of how it stands is one artifact, replaced where it stands, and becomes the report. The
+server may be slow or gone. It is therefore asked on a thread of its own, one call at a time,
 and what fails is counted and told, but never reaches the capture.
 """
 
@@ -10,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Self, cast
 from uuid import UUID
@@ -20,11 +22,18 @@ from prefect.artifacts import (
     create_progress_artifact,
     update_progress_artifact,
 )
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.page import one_line, page, progress_line
+from flows.events import News, Newsroom
+from flows.page import live_line, live_page, one_line, page, progress_line
 from stocktrace.deadline import Deadline
+from stocktrace.errors import StocktraceError
+from stocktrace.handle import Handle
+from stocktrace.picture import MOST_PANELS, picture
 from stocktrace.report import Report
-from stocktrace.run import Handle, Status
+from stocktrace.session_view import SessionView
+from stocktrace.status import Status
 from stocktrace.store.layout import Layout
 
 log = logging.getLogger("stocktrace.flow")
@@ -38,6 +47,8 @@ REPORT_WITHIN_S = 5.0
 
 PROGRESS_KEY = "stocktrace-progress"
 REPORT_KEY = "stocktrace-report"
+# Prefect refuses the event of an artifact of more than a megabyte, and with it nothing is shown.
+PICTURE_BYTES = 500_000
 _TAGS = 10
 
 
@@ -54,10 +65,14 @@ class Display:
         self._call: Future[None] | None = None
         self._state_due = self._progress_due = Deadline.after(0)
         self._progress: UUID | None = None
+        self._page: UUID | None = None
         self._status: Status | None = None
+        self._shown: Status | None = None
+        self._newsroom = Newsroom()
         #: Calls that failed.
         self.failures = 0
         self._away = False
+        self._over = False
 
     def __enter__(self) -> Self:
         self._submit(lambda: self._try(self._tag))
@@ -70,6 +85,7 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         wait([self._submit(lambda: self._try(self._report))], REPORT_WITHIN_S)
+        self._over = True
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def watch(self, status: Status) -> None:
@@ -77,6 +93,8 @@ class Display:
         self._status = status
         for look in ON_LOOKERS:
             look(status)
+        for news in self._newsroom(status):
+            self._submit(partial(self._emit, news))
         if (self._call is None or self._call.done()) and self._state_due.passed():
             self._state_due = Deadline.after(STATE_EVERY_S)
             self._call = self._submit(self._look)
@@ -88,10 +106,12 @@ class Display:
 
     def _try(self, call: Callable[[], None]) -> None:
         try:
-            call()
+            # Prefect's own five retries would hold up the next call long after the server is back.
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
+                call()
         except Exception as error:  # noqa: BLE001 - whatever it is, the capture goes on
             self.failures += 1
-            if not self._away:
+            if not self._away and not self._over:
                 log.warning(
                     "Prefect cannot be told (%s); the capture goes on", type(error).__name__
                 )
@@ -101,11 +121,19 @@ class Display:
                 log.info("Prefect can be told again; it could not %d times", self.failures)
             self._away = False
 
+    def _emit(self, news: News) -> None:
+        """It is only put in Prefect's queue here, and so tells nothing about the server."""
+        try:
+            news.emit()
+        except Exception:  # noqa: BLE001 - the report's notes have the number
+            self.failures += 1
+
     def _look(self) -> None:
         self._try(self._heed_cancel)
         if self._progress_due.passed():
             self._progress_due = Deadline.after(PROGRESS_EVERY_S)
             self._try(self._show_progress)
+            self._try(self._show_page)
 
     def _heed_cancel(self) -> None:
         """A script is sent no signal when its run is cancelled, and a long run may miss it."""
@@ -136,6 +164,13 @@ class Display:
         else:
             update_progress_artifact(self._progress, percent, text)
 
+    def _show_page(self) -> None:
+        status = self._status
+        if status is None:
+            return
+        self._put(live_page(status, self._shown), live_line(status))
+        self._shown = status
+
     def _report(self) -> None:
         """The report as it stands on disk: it is there however the capture ended."""
         if self._status is None:
@@ -143,6 +178,25 @@ class Display:
         report = Report.read(self._layout.report(self._status.session))
         if self._progress is not None and report.state == "complete":
             self._show_progress(1.0)
-        create_markdown_artifact(
-            page(report, self._layout, self.failures), REPORT_KEY, one_line(report)
-        )
+        # First without the picture: it takes longer, and there may be no time for it.
+        self._put(page(report, self._layout, self.failures), one_line(report))
+        drawn = self._draw(report.session)
+        self._put(page(report, self._layout, self.failures, drawn), one_line(report))
+
+    def _draw(self, session: str) -> str:
+        """The picture, or why there is none."""
+        try:
+            drawn = picture(SessionView.of(self._layout, session, MOST_PANELS))
+        except StocktraceError as error:
+            return str(error)
+        if len(drawn.encode()) > PICTURE_BYTES:
+            return f"It is too large for Prefect: run stocktrace report {session}."
+        return drawn
+
+    def _put(self, text: str, line: str) -> None:
+        """Show a page in the place of the one before."""
+        if self._page is None:
+            self._page = cast("UUID", create_markdown_artifact(text, REPORT_KEY, line))
+        else:
+            update = ArtifactUpdate(data=text, description=line)
+            get_client(sync_client=True).update_artifact(self._page, update)

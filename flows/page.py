@@ -1,17 +1,28 @@
-"""A capture's report as a page of Markdown; pure, and every value on it is escaped."""
+"""How a capture stands, and its report, as pages of Markdown; every value on them is escaped."""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from stocktrace.report import GapReport, Report
-from stocktrace.run import Status
+from stocktrace.session_view import NAMELESS
+from stocktrace.status import Status
 from stocktrace.store.layout import Layout
 
 # A page is for reading; all there is stands in the session's report on disk.
 ROWS = 50
+BUSIEST = 20
+
+_STATES = {
+    "connecting": "Connecting",
+    "connected": "Connected",
+    "reconnecting": "Not connected",
+    "ending": "Publishing the rest",
+    "ended": "Ended",
+}
 
 _ACTIVE = re.compile(r"([\\`*_\[\]<>|~#&$!])")
 
@@ -34,19 +45,92 @@ def progress_line(status: Status) -> str:
     )
 
 
+def live_line(status: Status) -> str:
+    """The state of a capture, for where a page is only named."""
+    gaps = f"{_count(status.outages, 'gap')} ({status.outage_s:.0f} s)"
+    return f"{_STATES[status.state].lower()}: {_count(status.trades, 'trade')}, {gaps}"
+
+
+def live_page(status: Status, before: Status | None) -> str:
+    """How a capture stands; rates are those since ``before``, else since it began."""
+    seconds = status.elapsed_s - (before.elapsed_s if before else 0.0)
+    earlier = before.per_ticker if before else {}
+
+    def rate(now: int, then: int) -> str:
+        return f"{(now - then) / seconds:,.1f}" if seconds > 0 else "0.0"
+
+    elapsed, left, lag = _clock(status.elapsed_s), _clock(status.left_s), status.lag
+    parts = [
+        f"# {_STATES[status.state]}",
+        f"Session {plain(status.session)}, {elapsed} elapsed, {left} left.",
+        _table(
+            ("Trades", "A second", "Lag 50 % / 99 %", "Gaps", "Quarantined", "Waiting", "Parquet"),
+            [
+                (
+                    status.trades,
+                    rate(status.trades, before.trades if before else 0),
+                    f"{_ms(lag.p50)} / {_ms(lag.p99)}",
+                    f"{status.outages:,} ({status.outage_s:.1f} s)",
+                    status.quarantined,
+                    status.backlog,
+                    f"{status.published:,} of {_count(status.rolled, 'window')}",
+                )
+            ],
+        ),
+        _table(
+            ("Ticker", "Trades", "A second", "Quarantined", "Waiting"),
+            [
+                (
+                    name or NAMELESS,
+                    count,
+                    rate(count, earlier.get(name, 0)),
+                    status.quarantined_of.get(name, 0),
+                    status.queued.get(name, 0),
+                )
+                for name, count in _busiest(status)[:BUSIEST]
+            ],
+        ),
+    ]
+    if len(status.tickers) > BUSIEST:
+        parts.append(f"… and {len(status.tickers) - BUSIEST} more.")
+    if (retry := status.retry) is not None:
+        when = f"{retry.at:%H:%M:%S} UTC"
+        parts.insert(1, f"**Attempt {retry.attempt} at {when}:** {plain(retry.reason)}")
+    if (gap := status.last_outage) is not None:
+        span = f"{_time(gap.start)} to {gap.end:%H:%M:%S} UTC"
+        parts.append(f"Last gap: {span}, {_count(gap.tickers, 'ticker')}: {plain(gap.reason)}.")
+    if status.at is not None:
+        parts.append(f"As of {_time(status.at)} UTC.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _busiest(status: Status) -> list[tuple[str, int]]:
+    counts = {**dict.fromkeys(status.tickers, 0), **status.per_ticker}
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _ms(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.0f} ms"
+
+
 def one_line(report: Report) -> str:
     """What a capture came to."""
     return f"{report.state}: {_count(report.books.recorded, 'trade')} recorded"
 
 
-def page(report: Report, layout: Layout, failures: int = 0) -> str:
-    """The report; ``failures`` are calls that Prefect did not answer."""
+def page(report: Report, layout: Layout, failures: int = 0, drawn: str = "") -> str:
+    """The report.
+
+    ``failures`` are calls that Prefect did not answer; ``drawn`` is a picture of the session as
+    SVG, or a sentence that says why there is none.
+    """
     ended = report.ended or report.started
     took = _clock((ended - report.started).total_seconds())
     when = f"{_time(report.started)} to {_time(ended)} UTC ({took})"
     parts = [
         f"# {plain(report.state.capitalize())}: {plain(report.reason)}",
         f"Session {plain(report.session)}, {when}.",
+        *([_picture(drawn)] if drawn else []),
         "## Books",
         *_books(report),
         "## Tickers",
@@ -59,6 +143,13 @@ def page(report: Report, layout: Layout, failures: int = 0) -> str:
     if notes := list(_notes(report, failures)):
         parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in notes)]
     return "\n\n".join(parts) + "\n"
+
+
+def _picture(drawn: str) -> str:
+    if not drawn.startswith("<svg"):
+        return f"No picture: {plain(drawn)}"
+    data = base64.b64encode(drawn.encode()).decode()
+    return f"![Price and volume, gaps shaded](data:image/svg+xml;base64,{data})"
 
 
 def _books(report: Report) -> Iterator[str]:
@@ -86,7 +177,7 @@ def _tickers(report: Report) -> Iterator[str]:
         ("Ticker", "Trades", "Recorded", "Quarantined", "In Parquet", "Files", "kB"),
         [
             (
-                name,
+                name or NAMELESS,
                 one.trades,
                 one.recorded,
                 one.quarantined,
@@ -150,6 +241,7 @@ def _notes(report: Report, failures: int) -> Iterator[str]:
         yield f"from trade to receipt: {lag.p50:,.0f} ms for half, {lag.p99:,.0f} ms for 99 %"
     if report.reconnects:
         yield _count(report.reconnects, "reconnect")
+    yield from (f"tickers changed {change}" for change in report.changes[:ROWS])
     yield from report.notices[:ROWS]
     for text, times in list(report.errors.items())[:ROWS]:
         yield f"the server said {_count(times, 'time')}: {text}"

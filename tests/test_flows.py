@@ -6,12 +6,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -26,14 +25,15 @@ import yaml  # type: ignore[import-untyped]
 from flows import command, environment
 from flows.page import page, plain, progress_line
 from flows.request import Request
-from stocktrace.deadline import Deadline
+from stocktrace import schedule
 from stocktrace.errors import KeyRefused, SettingsError
 from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
 from stocktrace.report import Books, GapReport, Report, TickerBooks
 from stocktrace.run import Status
-from stocktrace.settings import parse_until
 from stocktrace.store.dataset import read_trades
 from stocktrace.store.layout import Layout, Part
+from stocktrace.until import parse_until
+from tests.station import Api, Station, eventually, reading
 
 pytestmark = [
     pytest.mark.xdist_group("prefect"),
@@ -50,33 +50,6 @@ MARKET = SyntheticMarket(seed=7, rate=300.0, trades=900)
 # ----------------------------------------------------------------------------------- fixtures
 
 
-@pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("prefect")
-
-
-@pytest.fixture(scope="session")
-def server(prefect_home: Path) -> Iterator[str]:
-    """A server for all tests of this file; gives the address of its API."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(prefect_home))
-        patch.delenv("PREFECT_API_URL", raising=False)
-        from prefect.settings import (
-            PREFECT_API_URL,
-            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-            PREFECT_LOGGING_TO_API_BATCH_INTERVAL,
-            temporary_settings,
-        )
-        from prefect.testing.utilities import prefect_test_harness
-
-        fast = {
-            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread takes a second to join
-            PREFECT_LOGGING_TO_API_BATCH_INTERVAL: 0.2,
-        }
-        with prefect_test_harness(server_startup_timeout=120), temporary_settings(fast):
-            yield str(PREFECT_API_URL.value())
-
-
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     monkeypatch.chdir(tmp_path)  # no .env of the developer's
@@ -91,50 +64,10 @@ def exchange(key: str) -> Iterator[Exchange]:
         yield running
 
 
-class Api:
-    """Prefect's REST API, read as plain JSON: what is not here is nowhere."""
-
-    def __init__(self, http: Any) -> None:
-        self._http = http
-
-    def one(self, path: str) -> Any:
-        return self._http.get(path).raise_for_status().json()
-
-    def all(self, what: str, **asked: Any) -> list[dict[str, Any]]:
-        answer = self._http.post(f"/{what}/filter", json=asked).raise_for_status().json()
-        return list(answer["events"] if what == "events" else answer)
-
-    def of_run(self, what: str, run: str) -> list[dict[str, Any]]:
-        if what == "task_runs":
-            return self.all(what, flow_runs={"id": {"any_": [run]}})
-        return self.all(what, **{what: {"flow_run_id": {"any_": [run]}}})
-
-    def artifact(self, run: str, key: str) -> dict[str, Any]:
-        (found,) = [one for one in self.of_run("artifacts", run) if one["key"] == key]
-        return found
-
-
 @pytest.fixture(scope="session")
 def api(server: str) -> Iterator[Api]:
     with reading(server) as api:
         yield api
-
-
-@contextmanager
-def reading(url: str) -> Iterator[Api]:
-    import httpx
-
-    with httpx.Client(base_url=url, timeout=30) as http:
-        yield Api(http)
-
-
-def eventually(ask: Callable[[], Any], *, within: float = 30.0) -> Any:
-    """What ``ask`` gives once it is true: the server learns of tasks and logs a little later."""
-    deadline, tick = Deadline.after(within), threading.Event()
-    while not (answer := ask()):
-        assert not deadline.passed(), f"still {answer!r} after {within} s"
-        tick.wait(0.1)
-    return answer
 
 
 def sent(exchange: Exchange) -> list[dict[str, Any]]:
@@ -601,17 +534,23 @@ def deployments() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("deployment", deployments(), ids=lambda one: str(one["name"]))
 def test_a_deployment_asks_for_what_its_flow_takes(key: str, deployment: dict[str, Any]) -> None:
     module, _, name = deployment["entrypoint"].rpartition(".")
-    asked = getattr(import_module(module), name).validate_parameters(
-        deployment.get("parameters", {})
-    )
+    # What stands in no file is asked for in the form.
+    forms: dict[str, dict[str, Any]] = {
+        "retarget": {"symbols": ["TSLA"]},
+        "fleet": {"tickers": ["AAPL"], "keys": 1, "lake": "s3://bucket/prefix"},
+        "shard": {"tickers": ["AAPL"], "lasting": "1s"},
+    }
+    given = deployment.get("parameters", forms.get(deployment["name"], {}))
+    asked = getattr(import_module(module), name).validate_parameters(given)
     if deployment["entrypoint"] != "flows.capture.capture":
         return
+    opening = datetime(2026, 11, 23, 9, 25, tzinfo=ZoneInfo("America/New_York"))
     if asked.get("until") is not None:
         # It may have passed for today; whether it is understood is what matters.
-        opening = datetime(2026, 11, 23, 9, 25, tzinfo=ZoneInfo("America/New_York"))
-        assert parse_until(asked["until"], opening) == opening.replace(hour=16, minute=0)
+        assert parse_until(asked["until"], opening) > opening
         asked |= {"until": None, "lasting": "1s"}
-    assert Request.of(**asked).tickers == tuple(deployment["parameters"]["tickers"])
+    schedule.check(asked.pop("market"), asked["tickers"], opening)
+    assert Request.of(**asked).tickers == tuple(given["tickers"])
 
 
 def test_the_environment_of_a_worker_is_that_of_a_script() -> None:
@@ -621,6 +560,7 @@ def test_the_environment_of_a_worker_is_that_of_a_script() -> None:
         assert set(environment.DEFAULTS) - set(env) == {
             "DO_NOT_TRACK",
             "PREFECT_SERVER_ANALYTICS_ENABLED",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
             "PREFECT_SERVER_EPHEMERAL_ENABLED",
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS",
         }
@@ -688,106 +628,35 @@ def test_progress_says_when_nobody_listens() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
-    """A Prefect server of its own, with all deployments and a worker."""
+class Running:
+    """A station with all deployments and a worker."""
 
+    place: Station
     api: Api
-    env: dict[str, str]
-    folder: Path
 
-    def prefect(self, *words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *words],
-            env=self.env,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    @property
+    def folder(self) -> Path:
+        return self.place.folder
 
     def start(self, deployment: str, **parameters: Any) -> str:
-        """Ask for a run; gives its id."""
-        words = [f"-p{name}={json.dumps(value)}" for name, value in parameters.items()]
-        told = self.prefect("deployment", "run", f"stocktrace-capture/{deployment}", *words)
-        (run,) = set(re.findall(r"runs/flow-run/([0-9a-f-]{36})", told))
-        return str(run)
+        return self.place.start(deployment, **parameters)
 
     def ended(self, run: str) -> dict[str, Any]:
-        def state() -> dict[str, Any] | None:
-            found = self.api.one(f"/flow_runs/{run}")
-            final = {"COMPLETED", "CANCELLED", "FAILED", "CRASHED"}
-            return found if found["state_type"] in final else None
-
-        return dict(eventually(state, within=120))
-
-
-@contextmanager
-def process(log: Path, *words: str, env: dict[str, str], cwd: Path) -> Iterator[None]:
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(words, env=env, cwd=cwd, stdout=output, stderr=output) as started,
-    ):
-        try:
-            yield
-        finally:
-            started.terminate()
-            try:
-                started.wait(30)
-            except subprocess.TimeoutExpired:
-                started.kill()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+        return self.place.ended(self.api, run)
 
 
 @pytest.fixture(scope="module")
-def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
-    folder = tmp_path_factory.mktemp("station")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    clean = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")}
-    env = {
-        **clean,
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "DO_NOT_TRACK": "1",
-        "STOCKTRACE_HOME": str(folder),
-        "FINNHUB_API_KEY": KEY,
-        "COLUMNS": "300",
-    }
-    python = [sys.executable, "-m", "prefect"]
-    serve = [*python, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    work = [*python, "worker", "start", "--pool", "stocktrace"]
-    with ExitStack() as stack:
-        api = stack.enter_context(reading(url))
-        stack.enter_context(process(folder / "server.log", *serve, env=env, cwd=folder))
-        eventually(lambda: is_up(api), within=120)
-        station = Station(api, env, folder)
-        station.prefect("work-pool", "create", "stocktrace", "--type", "process")
-        station.prefect("deploy", "--all")
-        stack.enter_context(process(folder / "worker.log", *work, env=env, cwd=folder))
-        yield station
-
-
-def is_up(api: Api) -> bool:
-    import httpx
-
-    try:
-        return bool(api.one("/health"))
-    except httpx.HTTPError:
-        return False
+def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    place = Station(tmp_path_factory.mktemp("station"), KEY)
+    with place.server() as api:
+        place.deploy()
+        with place.worker():
+            yield Running(place, api)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_deployed_capture_completes(station: Station, exchange: Exchange) -> None:
+def test_a_deployed_capture_completes(station: Running, exchange: Exchange) -> None:
     run = station.ended(
         station.start("ad-hoc", tickers=TICKERS, lasting="5s", roll_every="2s", url=exchange.url)
     )
@@ -803,7 +672,7 @@ def test_a_deployed_capture_completes(station: Station, exchange: Exchange) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_cancelled_deployed_capture_keeps_what_it_received(station: Station, key: str) -> None:
+def test_a_cancelled_deployed_capture_keeps_what_it_received(station: Running, key: str) -> None:
     folder = station.folder / "cancelled"
     market = replace(MARKET, trades=None)
     with Exchange(market, ExchangeSettings(key=key, keep=True)) as exchange:
@@ -816,7 +685,7 @@ def test_a_cancelled_deployed_capture_keeps_what_it_received(station: Station, k
             data_dir=str(folder),
         )
         eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
-        station.prefect("flow-run", "cancel", run)
+        station.place.prefect("flow-run", "cancel", run)
         assert station.ended(run)["state_type"] == "CANCELLED"
         exchange.wait_for(lambda one: one.live == 0, timeout=30)
     report = the_report(folder)
@@ -830,7 +699,7 @@ def test_a_cancelled_deployed_capture_keeps_what_it_received(station: Station, k
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_schedule_makes_runs(station: Station) -> None:
+def test_the_schedule_makes_runs(station: Running) -> None:
     """With SQLAlchemy 2.1, Prefect 3.8 takes the schedule and never makes a run of it."""
 
     def scheduled() -> list[dict[str, Any]]:

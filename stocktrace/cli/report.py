@@ -1,0 +1,38 @@
+"""``stocktrace report``: a session as a page, and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from stocktrace.cli.data import DataDir, layout_of
+
+
+def report(
+    session: Annotated[str, Parameter(help="Its name, as `stocktrace sessions` lists it.")],
+    *,
+    out: Annotated[Path | None, Parameter(help="The HTML file; default: SESSION.html.")] = None,
+    svg: Annotated[Path | None, Parameter(help="Write the picture alone as well.")] = None,
+    data_dir: DataDir = None,
+) -> int:
+    """Write a session as one HTML file that opens offline: books, charts, gaps, quarantine.
+
+    Of one that runs, it shows how it stands now.
+    """
+    layout = layout_of(data_dir)
+
+    from stocktrace.picture import picture
+    from stocktrace.session_page import session_page
+    from stocktrace.session_view import SessionView
+    from stocktrace.store.files import replace_text
+
+    view = SessionView.of(layout, session)
+    page = out or Path(f"{session}.html")
+    replace_text(page, session_page(view))
+    print(page)
+    if svg is not None:
+        replace_text(svg, picture(view))
+        print(svg)
+    return 0

@@ -1,0 +1,216 @@
+"""What a report of a session shows: its books, bars, gaps and quarantine, read from the disk.
+
+Works for a session in any state. Of one that runs, the books are those of the windows that have
+rolled, the bars those of all that is on disk by now.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, Self
+
+from stocktrace.errors import StoreError, UsageError
+from stocktrace.report import Report
+from stocktrace.status import Status
+from stocktrace.store import lock
+from stocktrace.store.coverage import read_gaps
+from stocktrace.store.layout import Layout
+from stocktrace.store.quarantine import Refused
+from stocktrace.store.recorded import session_bars
+
+#: Lengths of a bar (s) to choose from: the shortest with which a session has at most ``MOST_BARS``.
+LENGTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
+#: A session of the US market in minutes, and a few.
+MOST_BARS = 400
+#: More charts than this nobody looks at, and each costs up to 16 kB of the page.
+MOST_TICKERS = 50
+#: What stands in a table for the ticker of rows that name none.
+NAMELESS = "(no ticker)"
+
+
+class Bar(NamedTuple):
+    """What the trades of ``every_s`` seconds came to; ``start`` is epoch s, by receipt.
+
+    The prices are ``None`` where only trades came that make none.
+    """
+
+    start: int
+    open: float | None
+    high: float | None
+    low: float | None
+    close: float | None
+    volume: float
+    trades: int
+
+
+class Stretch(NamedTuple):
+    """A gap of ``tickers``; ``None``: of which is not known yet, for the session is running."""
+
+    start: datetime
+    end: datetime
+    reason: str
+    tickers: frozenset[str] | None
+
+    def concerns(self, ticker: str) -> bool:
+        """Whether ``ticker`` was not listened to."""
+        return self.tickers is None or ticker in self.tickers
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A session from ``begin`` to ``end``.
+
+    ``bars`` are of the busiest tickers, busiest first; ``quarantine`` counts rows by reason.
+    ``state`` is the report's, or ``dead`` if it says that it runs and no process holds its lock;
+    ``live`` is how it stands while it runs.
+    """
+
+    report: Report
+    state: str
+    live: Status | None
+    begin: datetime
+    end: datetime
+    every_s: int
+    bars: dict[str, list[Bar]]
+    gaps: list[Stretch]
+    quarantine: dict[str, int]
+
+    @classmethod
+    def of(cls, layout: Layout, session: str, most: int = MOST_TICKERS) -> Self:
+        """The session as it stands on disk, with the bars of ``most`` tickers.
+
+        Raises:
+            UsageError: there is no such session.
+            StoreError: its report, or a file of it, is damaged.
+        """
+        report = _report(layout, session)
+        state = report.state
+        if state == "running" and not lock.is_held(layout.lock(session)):
+            state = "dead"
+        begin, end = report.started, _end(report, state)
+        every_s = length_of_bars((end - begin).total_seconds())
+        busiest = sorted(report.tickers, key=lambda name: (-_trades(report, name), name))
+        gone = sorted(set(report.per_ticker) - set(report.tickers))
+        bars = {
+            name: _bars(layout, session, name, every_s, begin, end)
+            for name in [*busiest, *gone][:most]
+        }
+        return cls(
+            report,
+            state,
+            _live(layout, session) if state == "running" else None,
+            begin,
+            end,
+            every_s,
+            dict(sorted(bars.items(), key=lambda item: -sum(bar.trades for bar in item[1]))),
+            _gaps(layout, report),
+            _quarantine(layout, session),
+        )
+
+    @property
+    def trades(self) -> int:
+        """How many were received."""
+        return self.live.trades if self.live is not None else self.report.books.trades
+
+    @property
+    def quarantined(self) -> int:
+        """How many rows and frames were refused."""
+        return sum(self.quarantine.values())
+
+    @property
+    def outages(self) -> list[Stretch]:
+        """The gaps, but not the moment before the first connection stood."""
+        return [gap for gap in self.gaps if gap.reason != "connecting"]
+
+    @property
+    def unheard(self) -> list[str]:
+        """Tickers without any trade."""
+        heard = {name for name, bars in self.bars.items() if bars} | set(self.report.per_ticker)
+        return [name for name in self.report.tickers if name not in heard]
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, or has taken."""
+        return (self.end - self.begin).total_seconds()
+
+
+def length_of_bars(seconds: float) -> int:
+    """How many seconds a bar has when so many are shown."""
+    fitting = (length for length in LENGTHS_S if seconds / length <= MOST_BARS)
+    return next(fitting, LENGTHS_S[-1])
+
+
+def _report(layout: Layout, session: str) -> Report:
+    path = layout.report(session)
+    if path not in layout.sessions.glob("*.json"):
+        raise UsageError(f"There is no session {session}: see `stocktrace sessions`.")
+    try:
+        return Report.read(path)
+    except ValueError as error:
+        raise StoreError(f"{path} is no report: {error}.") from error
+
+
+def _live(layout: Layout, session: str) -> Status | None:
+    try:
+        return Status.read(layout.status(session))
+    except (FileNotFoundError, ValueError):  # not looked yet, or another version's
+        return None
+
+
+def _end(report: Report, state: str) -> datetime:
+    if report.ended is not None:
+        return report.ended
+    if state == "running":
+        return datetime.now(UTC)
+    # It died, and nobody has recovered it yet: its last sign of life.
+    heard = [one.last for one in report.per_ticker.values() if one.last is not None]
+    gaps = [gap.end for gap in report.gaps]
+    return max([report.started + timedelta(seconds=1), *heard, *gaps])
+
+
+def _trades(report: Report, ticker: str) -> int:
+    return report.per_ticker[ticker].trades if ticker in report.per_ticker else 0
+
+
+def _bars(
+    layout: Layout, session: str, ticker: str, every_s: int, begin: datetime, end: datetime
+) -> list[Bar]:
+    rows = session_bars(layout, session, ticker, every_s, begin, end).to_pylist()
+    return [
+        Bar(
+            int(row["start"].timestamp()),
+            *(row[name] for name in ("open", "high", "low", "close", "volume", "trades")),
+        )
+        for row in rows
+    ]
+
+
+def _gaps(layout: Layout, report: Report) -> list[Stretch]:
+    """From the coverage, which is written at the end; till then the report has them."""
+    found = read_gaps(session=report.session, data_dir=layout.root)
+    if not len(found):
+        every = len(report.tickers)
+        return [
+            Stretch(gap.start, gap.end, gap.reason, None if gap.tickers >= every else frozenset())
+            for gap in report.gaps
+        ]
+    tickers: dict[tuple[datetime, datetime, str], set[str]] = defaultdict(set)
+    for row in found.to_dict("records"):
+        start, end = row["start"].to_pydatetime(), row["end"].to_pydatetime()
+        tickers[start, end, row["reason"]].add(row["symbol"])
+    return [Stretch(*gap, frozenset(names)) for gap, names in sorted(tickers.items())]
+
+
+def _quarantine(layout: Layout, session: str) -> dict[str, int]:
+    reasons: Counter[str] = Counter()
+    for path in sorted(layout.root.glob(f"quarantine/{session}-*.jsonl*")):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:  # sealed just now
+            text = path.with_suffix("").read_text(encoding="utf-8", errors="replace")
+        # The last line of an open file may not be whole yet.
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        reasons.update(Refused.parse(line).reason for line in whole)
+    return dict(reasons.most_common())

@@ -1,0 +1,56 @@
+"""What one session recorded of a ticker, wherever it stands by now: CSV, Parquet, a day's file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+
+from stocktrace.store import parquet
+from stocktrace.store.bars import bars_by_receipt
+from stocktrace.store.columns import SCHEMA
+from stocktrace.store.grid import Grid
+from stocktrace.store.layout import Layout, Part, encode_ticker
+from stocktrace.store.partition import PieceReader, pieces, steadily
+
+
+def session_bars(
+    layout: Layout, session: str, ticker: str, every_s: int, begin: datetime, end: datetime
+) -> pa.Table:
+    """The trades that ``session`` recorded of ``ticker`` as bars, by the time of receipt.
+
+    By receipt, because so are the session's gaps: what is recorded from a replay may have happened
+    at any time. Bars are of the UTC days from ``begin`` to ``end``, each of ``every_s`` seconds.
+
+    Returns:
+        Those of ``read_bars``, without ``gap``.
+
+    Raises:
+        ConversionError: a file is damaged.
+    """
+    days = [begin.date() + timedelta(n) for n in range((end.date() - begin.date()).days + 1)]
+    dates = [day.isoformat() for day in days]
+    batches = steadily(lambda: list(_batches(layout, session, ticker, dates)))
+    trades = pa.Table.from_batches(batches, SCHEMA)
+    return bars_by_receipt(ticker, trades, Grid.of_days(every_s * 1000, days))
+
+
+def _batches(
+    layout: Layout, session: str, ticker: str, dates: list[str]
+) -> Iterator[pa.RecordBatch]:
+    # The CSV first: one that goes meanwhile is in Parquet, and then all is read again.
+    waiting = {
+        Part.parse(path): list(parquet.read_open_csv(path))
+        for path in layout.root.glob(f"csv/{encode_ticker(ticker)}/{session}-*.csv*")
+    }
+    reader = PieceReader()
+    try:
+        for date in dates:
+            for piece in pieces(layout.partition(ticker, date), session):
+                waiting.pop(piece.part, None)
+                yield from reader.rows(piece)
+    finally:
+        reader.close()
+    for part in sorted(waiting, key=lambda each: each.number):
+        yield from waiting[part]

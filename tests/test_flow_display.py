@@ -1,0 +1,234 @@
+"""What a person sees of a capture in Prefect's UI, and what an automation hears."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from flows.page import live_line, live_page, page
+from stocktrace.exchange import Exchange, ExchangeSettings, Fault, SyntheticMarket
+from stocktrace.handle import Handle
+from stocktrace.report import GapReport, LagReport, Report
+from stocktrace.status import Retry, Status
+from stocktrace.store.layout import Layout
+from tests.conftest import SESSION
+from tests.station import Api, eventually, reading
+
+pytestmark = [
+    pytest.mark.xdist_group("prefect"),
+    pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
+]
+
+KEY = "c9k3yth4tmustn0tleak"
+TICKERS = ["AAPL", "BINANCE:BTCUSDT"]
+BEGIN = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def api(server: str) -> Iterator[Api]:
+    with reading(server) as api:
+        yield api
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A flow run that lost its connection once, and what was put on its page."""
+
+    run: str
+    report: Report
+    pages: list[tuple[Any, str]]
+
+
+@pytest.fixture(scope="module")
+def shown(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    from flows import display
+    from flows.capture import capture
+
+    pages: list[tuple[Any, str]] = []
+    put = display.Display._put
+
+    def note(self: Any, text: str, line: str) -> None:
+        put(self, text, line)
+        pages.append((self._page, text))
+
+    folder = tmp_path_factory.mktemp("shown")
+    market = SyntheticMarket(seed=5, rate=200.0)
+    faults = [Fault("drop", after_seconds=1.0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("FINNHUB_API_KEY", KEY)
+        patch.setattr(display, "STATE_EVERY_S", 0.2)
+        patch.setattr(display, "PROGRESS_EVERY_S", 0.2)
+        patch.setattr(display.Display, "_put", note)
+        with Exchange(market, ExchangeSettings(key=KEY), faults) as exchange:
+            state = capture(
+                TICKERS,
+                lasting="5s",
+                url=exchange.url,
+                data_dir=str(folder / "data"),
+                return_state=True,
+            )
+    assert state.is_completed(), state
+    (path,) = (folder / "data" / "sessions").glob("*.json")
+    return Shown(str(state.state_details.flow_run_id), Report.read(path), pages)
+
+
+def test_one_page_is_replaced_where_it_stands_and_becomes_the_report(
+    shown: Shown, api: Api
+) -> None:
+    assert len(shown.pages) >= 4
+    assert len({artifact for artifact, _ in shown.pages}) == 1
+    heads = [text.partition("\n")[0] for _, text in shown.pages]
+    assert "# Connected" in heads[:-2]
+    assert heads[-2:] == ["# Complete: its time was up"] * 2
+    page = api.artifact(shown.run, "stocktrace-report")
+    assert page["id"] == str(shown.pages[0][0])
+    assert page["data"] == shown.pages[-1][1]
+    assert page["description"].startswith("complete: ")
+
+
+def test_the_live_page_has_counts_and_rates(shown: Shown) -> None:
+    live = [text for _, text in shown.pages if text.startswith("# Connected")]
+    last = live[-1]
+    assert "| AAPL | " in last
+    assert "1 (" in last
+    assert "Last gap: " in last
+    trades = [
+        int(re.findall(r"^\| ([\d,]+) \|", text, re.MULTILINE)[0].replace(",", "")) for text in live
+    ]
+    assert trades == sorted(trades)
+    assert trades[-1] > trades[0]
+
+
+def test_the_report_has_the_picture_with_each_gap_shaded(shown: Shown) -> None:
+    _, text = shown.pages[-1]
+    (data,) = re.findall(r"!\[.*?\]\(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)\)", text)
+    root = ET.fromstring(base64.b64decode(data))
+    gaps = [each for each in root.iter() if each.get("class") == "gap"]
+    assert len(gaps) == len(shown.report.gaps) == 2  # before the first connection, and the lost one
+    assert len(text) < 1_000_000
+
+
+def test_gaps_and_reconnects_are_events_of_the_session_and_its_run(shown: Shown, api: Api) -> None:
+    def found() -> dict[str, dict[str, Any]]:
+        resource = {"id": [f"stocktrace.session.{shown.report.session}"]}
+        events = api.all("events", limit=50, filter={"resource": resource})
+        by_name = {event["event"]: event for event in events}
+        wanted = {"stocktrace.feed.gap", "stocktrace.feed.reconnect"}
+        return by_name if set(by_name) == wanted and len(events) == 2 else {}
+
+    events = eventually(found)
+    gap = shown.report.outages[0]
+    assert events["stocktrace.feed.gap"]["payload"] == {
+        "start": gap.start.isoformat(),
+        "end": gap.end.isoformat(),
+        "seconds": round((gap.end - gap.start).total_seconds(), 3),
+        "reason": gap.reason,
+        "tickers": 2,
+        "gaps": 1,
+    }
+    for event in events.values():
+        runs = [each for each in event["related"] if each["prefect.resource.role"] == "flow-run"]
+        assert [run["prefect.resource.id"] for run in runs] == [f"prefect.flow-run.{shown.run}"]
+        assert runs[0]["prefect.resource.name"] == "AAPL BINANCE:BTCUSDT · 5s"
+
+
+def test_an_event_that_cannot_be_sent_is_told_and_nothing_else(
+    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from flows import display, events
+
+    def gone(*args: object, **named: object) -> None:
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(events, "emit_event", gone)
+    monkeypatch.setattr(display, "get_client", gone)
+    with display.Display(Layout(tmp_path), ["A"], Handle()) as shown:
+        shown.watch(status(outages=1, last_outage=GapReport(BEGIN, BEGIN, "lost", 1)))
+        shown._submit(lambda: None).result(30)
+    assert shown.failures >= 2
+
+
+# ----------------------------------------------------------------------------------- the live page
+
+
+def status(**given: Any) -> Status:
+    fields: dict[str, Any] = {
+        "session": SESSION,
+        "connected": True,
+        "elapsed_s": 30.0,
+        "left_s": 90.0,
+        "trades": 600,
+        "backlog": 7,
+        "reconnects": 0,
+        "lag_ms": 80.0,
+        "tickers": ("A", "B"),
+        "per_ticker": {"A": 600},
+        "state": "connected",
+        "at": BEGIN,
+        "lag": LagReport(80.0, 250.0, 900.0),
+        "quarantined": 3,
+        "quarantined_of": {"A": 3},
+        "queued": {"A": 7},
+        "rolled": 2,
+        "published": 1,
+    }
+    return Status(**{**fields, **given})
+
+
+def test_the_live_page_says_how_it_stands() -> None:
+    before = status(elapsed_s=20.0, trades=500, per_ticker={"A": 500})
+    lines = live_page(status(), before).split("\n")
+    session = SESSION.replace("_", r"\_")
+    assert lines[0] == "# Connected"
+    assert f"Session {session}, 00:00:30 elapsed, 00:01:30 left." in lines
+    assert "| 600 | 10.0 | 80 ms / 250 ms | 0 (0.0 s) | 3 | 7 | 1 of 2 windows |" in lines
+    assert "| A | 600 | 10.0 | 3 | 7 |" in lines
+    assert "| B | 0 | 0.0 | 0 | 0 |" in lines
+    assert "As of 2026-11-23 14:30:00 UTC." in lines
+
+
+def test_the_first_live_page_has_the_rates_since_the_beginning() -> None:
+    assert "| A | 600 | 20.0 | 3 | 7 |" in live_page(status(), None)
+    assert "| A | 600 | 0.0 | 3 | 7 |" in live_page(status(elapsed_s=0.0), None)
+
+
+def test_the_live_page_of_a_lost_connection_says_when_it_tries_again() -> None:
+    retry = Retry(3, BEGIN + timedelta(seconds=5), "<b>refused</b>")
+    lost = status(connected=False, state="reconnecting", retry=retry, outages=1, outage_s=2.4)
+    lines = live_page(lost, None).split("\n")
+    assert lines[0] == "# Not connected"
+    assert r"**Attempt 3 at 14:30:05 UTC:** \<b\>refused\</b\>" in lines
+    assert live_line(lost) == "not connected: 600 trades, 1 gap (2 s)"
+
+
+def test_the_live_page_of_many_tickers_shows_the_busiest() -> None:
+    counts = {f"T{n:03}": n for n in range(100)}
+    text = live_page(status(tickers=tuple(counts), per_ticker=counts), None)
+    assert "| T099 | 99 |" in text
+    assert "| T079 |" not in text
+    assert "… and 80 more." in text
+
+
+def test_a_picture_that_is_too_large_for_prefect_is_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from flows import display
+
+    report = Report(SESSION, ["A"], BEGIN, state="complete", ended=BEGIN + timedelta(seconds=9))
+    layout = Layout(tmp_path)
+    report.write(layout.report(SESSION))
+    shown = display.Display(layout, ["A"], Handle())
+    assert shown._draw(SESSION).startswith("<svg")
+    monkeypatch.setattr(display, "PICTURE_BYTES", 10)
+    text = page(report, layout, drawn=shown._draw(SESSION))
+    assert "No picture: It is too large for Prefect: run stocktrace report" in text
+    assert "data:image" not in text

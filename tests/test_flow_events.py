@@ -1,0 +1,109 @@
+"""What becomes an event, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from stocktrace.report import GapReport
+from stocktrace.status import Status
+
+pytestmark = [
+    pytest.mark.xdist_group("prefect"),
+    pytest.mark.timeout(300),  # the first to come waits for Prefect's import
+]
+
+BEGIN = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+GAP = GapReport(BEGIN, BEGIN + timedelta(seconds=2.5), "connection lost", 3)
+
+
+def at(elapsed: float, **given: Any) -> Status:
+    fields: dict[str, Any] = {
+        "session": "20261123T143000Z_3f9a1c",
+        "connected": True,
+        "elapsed_s": elapsed,
+        "left_s": 60.0,
+        "trades": 0,
+        "backlog": 0,
+        "reconnects": 0,
+        "lag_ms": 80.0,
+        "tickers": ("A",),
+        "per_ticker": {},
+        "at": BEGIN + timedelta(seconds=elapsed),
+    }
+    return Status(**{**fields, **given})
+
+
+def told(statuses: Iterable[Status]) -> list[tuple[float, str, dict[str, Any]]]:
+    """When, what and with what."""
+    from flows.events import Newsroom
+
+    newsroom = Newsroom()
+    return [
+        (status.elapsed_s, news.event, news.payload)
+        for status in statuses
+        for news in newsroom(status)
+    ]
+
+
+def test_a_quiet_capture_is_no_news() -> None:
+    assert told(at(second / 2) for second in range(400)) == []
+
+
+def test_a_gap_is_told_once_when_it_is_over() -> None:
+    after = {"outages": 1, "last_outage": GAP}
+    assert told([at(0), at(1, **after), at(2, **after)]) == [
+        (
+            1,
+            "stocktrace.feed.gap",
+            {
+                "start": "2026-11-23T14:30:00+00:00",
+                "end": "2026-11-23T14:30:02.500000+00:00",
+                "seconds": 2.5,
+                "reason": "connection lost",
+                "tickers": 3,
+                "gaps": 1,
+            },
+        )
+    ]
+
+
+def test_gaps_between_two_looks_are_counted_in_one_event() -> None:
+    (news,) = told([at(0), at(1, outages=3, last_outage=GAP)])
+    assert news[2]["gaps"] == 3
+
+
+def test_a_reconnect_is_told_when_it_listens_again() -> None:
+    statuses = [
+        at(0),
+        at(1, connected=False, reconnects=1),
+        at(2, connected=True, reconnects=1, last_outage=GAP),
+        at(3, connected=True, reconnects=1, last_outage=GAP),
+        # Lost and back between two looks.
+        at(4, connected=True, reconnects=2, last_outage=GAP),
+    ]
+    name = "stocktrace.feed.reconnect"
+    assert told(statuses) == [
+        (2, name, {"reconnects": 1, "reason": "connection lost"}),
+        (4, name, {"reconnects": 2, "reason": "connection lost"}),
+    ]
+
+
+def test_refused_rows_are_a_burst_when_they_come_within_a_minute() -> None:
+    # One each three seconds is the 20th within 60 s; one each four never is.
+    slow = (at(4.0 * n, quarantined=n) for n in range(200))
+    assert told(slow) == []
+    fast = [at(3.0 * n, quarantined=n, quarantined_of={"B": n // 3, "A": n}) for n in range(200)]
+    ((when, name, payload),) = told(fast)
+    assert (when, name) == (60.0, "stocktrace.quarantine.burst")
+    assert payload == {"rows": 20, "seconds": 60.0, "quarantined": 20, "tickers": ["A", "B"]}
+
+
+def test_a_burst_is_told_again_after_it_was_over() -> None:
+    counts = [0, 50, 50, 50, 90]
+    times = [0.0, 1.0, 62.0, 124.0, 125.0]
+    bursts = told(at(time, quarantined=n) for time, n in zip(times, counts, strict=True))
+    assert [(when, payload["rows"]) for when, _, payload in bursts] == [(1.0, 50), (125.0, 40)]
