@@ -404,21 +404,17 @@ def test_the_command_prints_bars_and_writes_files(
     publish([(NOON, 1.5, 2.0, "1")])
     listened(layout, SESSION, ("14:00:00", "15:00:00", ""))
     where = ["--data-dir", str(layout.root)]
-    assert cli.run(["bars", "AAPL", "--date", DATE, "--to", "csv", *where]) == 0
+    assert cli.run(["bars", "AAPL", "--date", DATE, "--csv", *where]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "symbol,start,open,high,low,close,volume,trades,vwap,gap",
-        "AAPL,2026-11-23 14:30:00+00:00,1.5,1.5,1.5,1.5,2.0,1,1.5,0.0",
+        '"AAPL",2026-11-23 14:30:00.000Z,1.5,1.5,1.5,1.5,2,1,1.5,0',
     ]
+    assert cli.run(["bars", "AAPL", "--json", *where]) == 0
+    assert capsys.readouterr().out.startswith(
+        '{"symbol":"AAPL","start":"2026-11-23T14:30:00.000000Z"'
+    )
     assert cli.run(["bars", "AAPL", "--every", "1h", "--session", "regular", *where]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["AAPL", DATE, "14:30:00+00:00"]
     file = layout.root / "bars.parquet"
-    assert cli.run(["bars", "AAPL", "--to", "parquet", "--output", str(file), *where]) == 0
+    assert cli.run(["bars", "AAPL", "--parquet", str(file), *where]) == 0
     assert pq.read_table(file)["close"].to_pylist() == [1.5]
-    assert cli.run(["trades", "AAPL", "--to", "parquet", "--output", str(file), *where]) == 0
-    assert pq.read_table(file)["price"].to_pylist() == [1.5]
-    assert cli.run(["bars", "AAPL", "--to", "json", "--output", str(file), *where]) == 0
-    assert file.read_text().startswith('{"symbol":"AAPL","start":"2026-11-23T14:30:00.000000Z"')
-    capsys.readouterr()
-    assert cli.run(["bars", "AAPL", "--to", "parquet", *where]) == 2
-    assert "name it with --output" in capsys.readouterr().err
-    assert cli.run(["bars", "AAPL", "--output", str(file), *where]) == 2

@@ -2,20 +2,26 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from stocktrace.cli.progress import Lines, Live, Rate, clock, progress
-from stocktrace.run import Status
+from stocktrace.cli.progress import Lines, Live, Rates, clock, picture, progress
+from stocktrace.errors import UsageError
+from stocktrace.status import Retry, Status
 from tests.conftest import Scenario, Studio, connected
 
 
-def status(elapsed_s: float, trades: int = 0, *, up: bool = True) -> Status:
+def status(elapsed_s: float, trades: int = 0, *, up: bool = True, **more: Any) -> Status:
     return Status(
         session="s",
         connected=up,
+        state="connected" if up else "reconnecting",
         elapsed_s=elapsed_s,
         left_s=100 - elapsed_s,
         trades=trades,
@@ -24,6 +30,7 @@ def status(elapsed_s: float, trades: int = 0, *, up: bool = True) -> Status:
         lag_ms=80.4,
         tickers=("AAPL", "MSFT"),
         per_ticker={"AAPL": trades, "MSFT": 1},
+        **more,
     )
 
 
@@ -35,12 +42,19 @@ class Terminal(io.StringIO):
 
 
 def test_the_rate_is_that_of_the_last_looks() -> None:
-    rate = Rate()
-    assert rate(status(0, 0)) == 0
-    assert rate(status(1, 100)) == 100
-    found = [rate(status(2 + n, 100)) for n in range(12)]
+    rates = Rates()
+    assert rates(status(0, 0)) == 0
+    assert rates(status(1, 100)) == 100
+    found = [rates(status(2 + n, 100)) for n in range(12)]
     assert found[0] == 50
     assert found[-1] == 0
+
+
+def test_each_ticker_has_its_rate() -> None:
+    rates = Rates()
+    for second in range(3):
+        rates(status(second, 10 * second))
+    assert [rates.ticker(name) for name in ("AAPL", "MSFT", "NONE")] == [10, 0, 0]
 
 
 def test_a_clock_shows_hours_minutes_and_seconds() -> None:
@@ -57,12 +71,72 @@ def test_lines_come_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     with Lines(every_s=30) as look:
         for second in range(0, 100, 10):
             look(status(second, second * 5, up=second < 60))
-    rest = "lag=80ms waiting=7 reconnects=1"
+    rest = "lag=80ms waiting=7 quarantined=0 reconnects=1 gaps=0"
     assert [record.getMessage() for record in caplog.records] == [
         f"connected=yes elapsed=00:00:30 left=00:01:10 trades=150 rate=5/s {rest}",
         f"connected=no elapsed=00:01:00 left=00:00:40 trades=300 rate=5/s {rest}",
         f"connected=no elapsed=00:01:30 left=00:00:10 trades=450 rate=5/s {rest}",
     ]
+
+
+def test_who_looks_later_gets_a_line_at_once_and_then_now_and_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "stocktrace")
+    with Lines(every_s=30) as look:
+        for second in range(65, 100, 5):
+            look(status(second))
+    assert [record.getMessage().split()[1] for record in caplog.records] == [
+        "elapsed=00:01:05",
+        "elapsed=00:01:30",
+    ]
+
+
+def drawn(shown: Status, **options: Any) -> str:
+    console = Console(file=io.StringIO(), **{"width": 100, **options})
+    rates = Rates()
+    console.print(picture(shown, rates(shown), rates))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_picture_says_why_it_is_not_connected_and_when_it_tries_again() -> None:
+    at = datetime(2026, 11, 23, tzinfo=UTC)
+    retry = Retry(2, at + timedelta(seconds=4), "refused\x1b[2J")
+    text = drawn(status(10, up=False, at=at, retry=retry))
+    assert text.startswith("○ reconnecting: try 3 in 4 s (refused?[2J)")
+
+
+def test_a_picture_says_that_what_was_received_is_being_published() -> None:
+    ending = msgspec.structs.replace(status(10), state="ending")
+    assert drawn(ending).startswith("● ending: what was received is being published  session s")
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_a_picture_fits_its_terminal(width: int) -> None:
+    lines = drawn(status(3000, 1234567), width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 8
+
+
+def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    coloured = drawn(status(1), force_terminal=True, color_system="standard")
+    assert "\x1b[32m" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = drawn(status(1), force_terminal=True, color_system="standard")
+    assert not re.search(r"\x1b\[[0-9;]*3\dm", plain)
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", term)
+    assert isinstance(progress("auto"), Lines)
+
+
+def test_live_progress_without_a_terminal_is_refused_with_a_way_out() -> None:
+    with pytest.raises(UsageError, match="use --progress log"):
+        progress("live")
 
 
 def test_a_terminal_shows_a_live_picture_with_messages_above_it(
@@ -85,10 +159,10 @@ def test_a_terminal_shows_a_live_picture_with_messages_above_it(
     shown = terminal.getvalue()
     for text in (
         "● connected",
-        "○ not connected",
+        "○ reconnecting",
         "2 tickers",
         "1,234 trades",
-        "AAPL 1,234",
+        "AAPL",
         "7 waiting",
     ):
         assert text in shown

@@ -1,4 +1,4 @@
-"""``stocktrace trades``, ``gaps`` and ``sessions``: what is on disk."""
+"""``stocktrace trades``, ``bars``, ``gaps`` and ``sessions``: what is on disk."""
 
 from __future__ import annotations
 
@@ -6,37 +6,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from stocktrace.cli import output
-from stocktrace.cli.capturing import Json
+from stocktrace.cli.output import AsForm
 from stocktrace.errors import UsageError
+from stocktrace.lake_url import is_lake
 from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
-    from stocktrace.report import Report
     from stocktrace.store.layout import Layout
+
+# What of a table of trades fits a screen.
+_TAIL = 20
 
 Start = Annotated[str | None, Parameter(help="First trade time: 2026-11-23T14:30Z.")]
 End = Annotated[str | None, Parameter(help="Trade time to stop before.")]
-To = Annotated[
-    Literal["table", "csv", "json", "parquet"], Parameter(help="JSON is one object a line.")
+Place = Annotated[
+    str | None,
+    Parameter(help="The data folder, also STOCKTRACE_DATA_DIR; or a lake: s3://bucket/prefix."),
 ]
-OutputFile = Annotated[Path | None, Parameter(name="--output", help="A file instead of stdout.")]
 DataDir = Annotated[Path | None, Parameter(help="The data folder; also STOCKTRACE_DATA_DIR.")]
 
 
-def layout_of(data_dir: Path | None) -> Layout:
-    """The data folder that a command is about.
+def layout_of(data_dir: Path | None, lake: str | None = None) -> Layout:
+    """The data folder that a command is about, and the lake that it sends to.
 
     Raises:
         UsageError: there is none.
     """
     from stocktrace.store.layout import Layout
 
-    layout = Layout.of(Settings.load(data_dir=data_dir))
+    layout = Layout.of(Settings.load(data_dir=data_dir, lake=lake))
     if not layout.root.is_dir():
         raise UsageError(f"There is no data folder {layout.root}: give one with --data-dir.")
     return layout
+
+
+def place_of(data_dir: str | None) -> str | Path:
+    """The data folder to read from, or the lake.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if data_dir is not None and is_lake(data_dir):
+        return data_dir
+    return layout_of(None if data_dir is None else Path(data_dir)).root
 
 
 def trades(
@@ -44,20 +59,26 @@ def trades(
     date: Annotated[str | None, Parameter(help="A UTC date of receipt: 2026-11-23.")] = None,
     start: Start = None,
     end: End = None,
-    tail: Annotated[int, Parameter(help="How many of the last; 0: all.")] = 20,
-    to: To = "table",
-    output_file: OutputFile = None,
-    data_dir: DataDir = None,
+    tail: Annotated[
+        int | None,
+        Parameter(
+            validator=Number(gte=0),
+            help=f"How many of the last; 0: all. Default: {_TAIL} in a table, else all.",
+        ),
+    ] = None,
+    form: AsForm = None,
+    data_dir: Place = None,
 ) -> int:
     """Print published trades of TICKERS."""
-    layout = layout_of(data_dir)
+    place = place_of(data_dir)
 
-    from stocktrace.store.dataset import read_trades
+    from stocktrace.store import export
+    from stocktrace.store.dataset import scan
 
-    frame = read_trades(tickers, start, end, date=date, data_dir=layout.root)
-    if tail > 0:
-        frame = frame.tail(tail)
-    output.frame(frame, to, output_file)
+    if tail is None:
+        tail = _TAIL if form is None else 0
+    found = export.of_trades(scan(tickers, start, end, date=date, data_dir=place))
+    output.rows(export.last(found, tail), form)
     return 0
 
 
@@ -75,19 +96,26 @@ def bars(
     empty: Annotated[
         Literal["drop", "keep"], Parameter(help="What becomes of bars without trades.")
     ] = "drop",
-    to: To = "table",
-    output_file: OutputFile = None,
-    data_dir: DataDir = None,
+    form: AsForm = None,
+    data_dir: Place = None,
 ) -> int:
     """Print published trades of TICKERS as bars; ``gap`` is the seconds nobody listened."""
-    layout = layout_of(data_dir)
+    place = place_of(data_dir)
 
     from stocktrace.store.bars import read_bars
 
-    frame = read_bars(
-        tickers, every, start, end, date=date, session=session, empty=empty, data_dir=layout.root
+    table = read_bars(
+        tickers,
+        every,
+        start,
+        end,
+        date=date,
+        session=session,
+        empty=empty,
+        backend="pyarrow",
+        data_dir=place,
     )
-    output.frame(frame, to, output_file)
+    output.rows(table.to_reader(), form)
     return 0
 
 
@@ -95,31 +123,27 @@ def gaps(
     *tickers: str,
     date: Annotated[str | None, Parameter(help="A UTC date: 2026-11-23.")] = None,
     session: Annotated[str | None, Parameter(help="One session only.")] = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
+    form: AsForm = None,
+    data_dir: Place = None,
 ) -> int:
     """Print when TICKERS (or all) were not listened to, and why."""
-    layout = layout_of(data_dir)
+    place = place_of(data_dir)
 
+    from stocktrace.store import export
     from stocktrace.store.coverage import read_gaps
+    from stocktrace.store.query import parse_day
 
-    found = read_gaps(tickers, date=date, session=session, data_dir=layout.root)
-    if as_json:
-        text = found.to_json(orient="records", lines=True, date_format="iso", date_unit="us")
-        output.to_stdout(text if len(found) else "")  # pandas writes an empty line for no row
-        return 0
-    shown = found.assign(
-        seconds=(found["end"] - found["start"]).dt.total_seconds().round(3),
-        start=found["start"].astype(str),
-        end=found["end"].astype(str),
-    )
-    names = ["session", "symbol", "start", "end", "seconds", "reason"]
-    output.table(names, shown[names].itertuples(index=False))
+    parse_day(date)
+    found = read_gaps(tickers, date=date, session=session, data_dir=place)
+    if form is None:
+        found["seconds"] = (found["end"] - found["start"]).dt.total_seconds().round(3)
+        found = found[["session", "symbol", "start", "end", "seconds", "reason"]]
+    output.rows(export.of_frame(found), form)
     return 0
 
 
-def sessions(*, data_dir: DataDir = None, as_json: Json = False) -> int:
-    """List the captures of a data folder."""
+def sessions(*, form: AsForm = None, data_dir: DataDir = None) -> int:
+    """List the captures of a data folder; --json prints their reports, whole."""
     layout = layout_of(data_dir)
 
     from stocktrace.report import Report
@@ -134,30 +158,7 @@ def sessions(*, data_dir: DataDir = None, as_json: Json = False) -> int:
     for report in reports:
         if report.state == "running" and not lock.is_held(layout.lock(report.session)):
             report.state = "dead"
-    if as_json:
-        for report in reports:
-            output.json(report)
-    else:
-        _list(reports)
+    output.sessions(reports, form)
     for sentence in failed:
         output.complain(sentence)
     return 1 if failed else 0
-
-
-def _list(reports: list[Report]) -> None:
-    output.table(
-        ["session", "state", "started", "tickers", "trades", "gaps", "quarantined", "unpublished"],
-        [
-            (
-                one.session,
-                one.state,
-                f"{one.started:%Y-%m-%d %H:%M:%S}",
-                len(one.tickers),
-                f"{one.books.trades:,}",
-                len(one.outages),
-                one.books.quarantined,
-                len(one.unpublished),
-            )
-            for one in reports
-        ],
-    )

@@ -4,19 +4,56 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-
-from stocktrace.errors import UsageError
+from cyclopts import Group, Parameter
+from cyclopts.validators import mutually_exclusive
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from stocktrace.report import Report
+    from stocktrace.store.export import Rows
 
 _TICKERS = 20
+_FORMS = Group("For programs", help="Instead of a table; one of:", validator=mutually_exclusive)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How rows are printed: at most one of these, else as a table."""
+
+    json: Annotated[
+        bool,
+        Parameter(
+            group=_FORMS, negative="", show_default=False, help="Print JSON, an object a line."
+        ),
+    ] = False
+    csv: Annotated[
+        bool,
+        Parameter(
+            group=_FORMS,
+            show_default=False,
+            negative="",
+            help="Print CSV, texts as they are: a spreadsheet may take =1+1 for a formula.",
+        ),
+    ] = False
+    parquet: Annotated[Path | None, Parameter(group=_FORMS, help="Write a Parquet file.")] = None
+
+
+# The columns of a list of sessions.
+_SESSION = {
+    "session": "str",
+    "state": "str",
+    "started": "datetime64[us, UTC]",
+    **dict.fromkeys(("tickers", "trades", "gaps", "quarantined", "unpublished"), "int64"),
+}
+
+#: For the parameter of a command that prints rows.
+AsForm = Annotated[Form | None, Parameter(name="*")]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -57,9 +94,12 @@ def summary(report: Report, data_dir: Path) -> None:
     balance = report.differences()
     print("  the books balance" if not balance else f"  the books DO NOT balance: {balance}")
     away = sum((gap.end - gap.start).total_seconds() for gap in report.outages)
-    print(f"  {len(report.outages)} gaps ({away:.1f} s), {report.reconnects} reconnects")
+    outages = counted(len(report.outages), "gap")
+    print(f"  {outages} ({away:.1f} s), {counted(report.reconnects, 'reconnect')}")
     for text, count in report.errors.items():
         print(f"  the server said {count} times: {_plain(text)}")
+    for change in report.changes[:_TICKERS]:
+        print(f"  tickers changed {_plain(change)}")
     for ticker, text in report.refused.items():
         print(f"  {_plain(ticker)} was refused: {_plain(text)}")
     for ticker, seconds in report.silent.items():
@@ -71,12 +111,23 @@ def summary(report: Report, data_dir: Path) -> None:
     table(
         ["ticker", "trades", "recorded", "quarantined", "in Parquet", "files"],
         [
-            (name, one.trades, one.recorded, one.quarantined, one.parquet, one.files)
+            (
+                name,
+                *map(
+                    "{:,}".format,
+                    (one.trades, one.recorded, one.quarantined, one.parquet, one.files),
+                ),
+            )
             for name, one in busiest[:_TICKERS]
         ],
     )
     if len(busiest) > _TICKERS:
         print(f"and {len(busiest) - _TICKERS} more in {data_dir / 'sessions'}")
+
+
+def counted(count: int, thing: str) -> str:
+    """``1 gap``, ``2 gaps``."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def trades(data: pd.DataFrame) -> None:
@@ -86,30 +137,60 @@ def trades(data: pd.DataFrame) -> None:
     table(list(data.columns), shown.itertuples(index=False))
 
 
-def frame(data: pd.DataFrame, form: str, file: Path | None = None) -> None:
-    """A DataFrame as a table, CSV, JSON (an object a line) or Parquet, on stdout or in a file.
+def rows(found: Rows, form: Form | None) -> None:
+    """``found`` in the form that was asked for: a table, or CSV, JSON or Parquet, streamed."""
+    from stocktrace.store import export
 
-    Raises:
-        UsageError: Parquet needs a file, a table none.
-    """
-    if form == "parquet" and file is None:
-        raise UsageError("Parquet is written to a file: name it with --output.")
-    if form == "table" and file is not None:
-        raise UsageError("A table is printed: give --to csv, json or parquet for a file.")
-    if form == "table":
-        trades(data)
-    elif form == "parquet":
-        data.to_parquet(file, index=False, compression="zstd")
+    form = form or Form()
+    if form.parquet is not None:
+        export.parquet(found, form.parquet)
+    elif form.csv:
+        export.csv(found, to_stdout)
+    elif form.json:
+        export.json_lines(found, to_stdout)
     else:
-        text = (
-            data.to_csv(index=False)
-            if form == "csv"
-            else data.to_json(orient="records", lines=True, date_format="iso", date_unit="us")
+        trades(export.frame(found))
+
+
+def sessions(reports: Sequence[Report], form: Form | None) -> None:
+    """Captures, a row each; as JSON their reports, whole."""
+    if form is not None and form.json:
+        for report in reports:
+            json(report)
+        return
+    found = [
+        (
+            one.session,
+            one.state,
+            one.started,
+            len(one.tickers),
+            one.books.trades,
+            len(one.outages),
+            one.books.quarantined,
+            len(one.unpublished),
         )
-        if file is None:
-            to_stdout(text)
-        else:
-            file.write_text(text, encoding="utf-8")
+        for one in reports
+    ]
+    if form is None:
+        table(
+            list(_SESSION),
+            [
+                (session, state, f"{started:%Y-%m-%d %H:%M:%S}", *map("{:,}".format, counts))
+                for session, state, started, *counts in found
+            ],
+        )
+        return
+
+    import pandas as pd
+
+    from stocktrace.store import export
+
+    rows(export.of_frame(pd.DataFrame(found, columns=list(_SESSION)).astype(_SESSION)), form)
+
+
+def line(text: str) -> None:
+    """One line on stdout."""
+    print(_plain(text))
 
 
 def complain(sentence: str) -> None:
@@ -125,3 +206,9 @@ def json(value: object) -> None:
 def to_stdout(text: str) -> None:
     """``text`` as it is, for programs."""
     sys.stdout.write(text)
+
+
+def flush() -> None:
+    """Hand on what was printed, now: a reader waits for it, or has gone."""
+    if sys.stdout is not None:
+        sys.stdout.flush()

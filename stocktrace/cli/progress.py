@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
+from stocktrace.cli.output import counted
+from stocktrace.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
-    from stocktrace.run import Status
+    from stocktrace.status import Status
 
 Mode = Literal["auto", "live", "log", "none"]
 
@@ -24,17 +30,25 @@ _BUSIEST = 8
 log = logging.getLogger(__name__)
 
 
-class Rate:
-    """Trades a second over the last few looks."""
+class Rates:
+    """Trades a second over the last few looks: in all, and of each ticker."""
 
     def __init__(self) -> None:
-        self._looks: deque[tuple[float, int]] = deque(maxlen=_RATE_LOOKS)
+        self._looks: deque[Status] = deque(maxlen=_RATE_LOOKS)
 
     def __call__(self, status: Status) -> float:
-        """Take a look; the rate."""
-        self._looks.append((status.elapsed_s, status.trades))
-        (begin, before), (end, after) = self._looks[0], self._looks[-1]
-        return (after - before) / (end - begin) if end > begin else 0.0
+        """Take a look; the rate in all."""
+        self._looks.append(status)
+        return self._of(lambda look: look.trades)
+
+    def ticker(self, name: str) -> float:
+        """The rate of one ticker."""
+        return self._of(lambda look: look.per_ticker.get(name, 0))
+
+    def _of(self, count: Callable[[Status], int]) -> float:
+        first, last = self._looks[0], self._looks[-1]
+        seconds = last.elapsed_s - first.elapsed_s
+        return (count(last) - count(first)) / seconds if seconds > 0 else 0.0
 
 
 class Lines:
@@ -43,7 +57,7 @@ class Lines:
     def __init__(self, every_s: float = LOG_EVERY_S) -> None:
         self._every_s = every_s
         self._next = every_s
-        self._rate = Rate()
+        self._rates = Rates()
 
     def __enter__(self) -> Self:
         return self
@@ -53,12 +67,12 @@ class Lines:
 
     def __call__(self, status: Status) -> None:
         """Log a line if it is time."""
-        rate = self._rate(status)
+        rate = self._rates(status)
         if status.elapsed_s >= self._next:
-            self._next += self._every_s
+            self._next = status.elapsed_s - status.elapsed_s % self._every_s + self._every_s
             log.info(
                 "connected=%s elapsed=%s left=%s trades=%d rate=%.0f/s lag=%.0fms waiting=%d "
-                "reconnects=%d",
+                "quarantined=%d reconnects=%d gaps=%d",
                 "yes" if status.connected else "no",
                 clock(status.elapsed_s),
                 clock(status.left_s),
@@ -66,7 +80,9 @@ class Lines:
                 rate,
                 status.lag_ms,
                 status.backlog,
+                status.quarantined,
                 status.reconnects,
+                status.outages,
             )
 
 
@@ -75,15 +91,20 @@ class Live:
 
     def __init__(self) -> None:
         from rich.console import Console
+        from rich.highlighter import NullHighlighter
         from rich.live import Live as RichLive
         from rich.logging import RichHandler
 
         self._console = Console(stderr=True)
         self._live = RichLive(console=self._console, transient=True, auto_refresh=False)
         self._handler = RichHandler(
-            console=self._console, show_path=False, show_level=False, log_time_format="%H:%M:%S"
+            console=self._console,
+            show_path=False,
+            show_level=False,
+            log_time_format="%H:%M:%S",
+            highlighter=NullHighlighter(),
         )
-        self._rate = Rate()
+        self._rates = Rates()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -105,42 +126,76 @@ class Live:
 
     def __call__(self, status: Status) -> None:
         """Draw."""
-        self._live.update(_picture(status, self._rate(status)), refresh=True)
+        self._live.update(picture(status, self._rates(status), self._rates), refresh=True)
 
 
-def _picture(status: Status, rate: float) -> RenderableType:
+def picture(status: Status, rate: float, rates: Rates) -> RenderableType:
+    """How a capture stands, on a few lines of any width."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    state = ("● connected", "green") if status.connected else ("○ not connected", "yellow")
-    whole = status.elapsed_s + status.left_s
-    head = Table.grid(padding=(0, 2))
-    head.add_row(
-        Text(*state),
-        Text(f"{len(status.tickers)} tickers"),
-        Text(f"session {status.session}", "dim"),
-        ProgressBar(whole, status.elapsed_s, width=24),
-        Text(f"{clock(status.elapsed_s)} elapsed, {clock(status.left_s)} left"),
+    head = Text.assemble(_state(status), (f"  session {status.session}", "dim"), no_wrap=True)
+    time = Table.grid(padding=(0, 2))
+    bar = ProgressBar(
+        status.elapsed_s + status.left_s, status.elapsed_s, width=24, complete_style="green"
     )
-    counts = Text(
-        f"{status.trades:,} trades · {rate:,.0f}/s · lag {status.lag_ms:,.0f} ms · "
-        f"{status.backlog:,} waiting · "
-        f"{status.reconnects} reconnects"
-    )
-    busiest = sorted(status.per_ticker.items(), key=lambda item: -item[1])[:_BUSIEST]
-    names = Text("  ".join(f"{ticker} {count:,}" for ticker, count in busiest), "cyan")
-    return Group(head, counts, names)
+    time.add_row(bar, f"{clock(status.elapsed_s)} elapsed, {clock(status.left_s)} left")
+    counts = [
+        f"{status.trades:,} trades",
+        f"{rate:,.0f}/s",
+        f"lag {status.lag_ms:,.0f} ms",
+        f"{status.backlog:,} waiting",
+        f"{status.quarantined:,} quarantined",
+        f"{counted(status.outages, 'gap')} ({status.outage_s:,.1f} s)",
+    ]
+    tickers = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    tickers.add_column("ticker", style="cyan", no_wrap=True)
+    for name in ("trades", "trades/s", "waiting", "quarantined"):
+        tickers.add_column(name, justify="right", no_wrap=True)
+    for name in sorted(status.per_ticker, key=lambda name: -status.per_ticker[name])[:_BUSIEST]:
+        tickers.add_row(
+            Text(name),
+            f"{status.per_ticker[name]:,}",
+            f"{rates.ticker(name):,.0f}",
+            f"{status.queued.get(name, 0):,}",
+            f"{status.quarantined_of.get(name, 0):,}",
+        )
+    return Group(head, time, Text(" · ".join(counts)), tickers)
+
+
+def _state(status: Status) -> Text:
+    """What it is doing, and why if that is not what it should."""
+    from rich.text import Text
+
+    if status.state == "connected":
+        return Text(f"● connected, {counted(len(status.tickers), 'ticker')}", "green")
+    if status.state in ("ending", "ended"):
+        return Text("● ending: what was received is being published", "cyan")
+    words = f"○ {status.state}"
+    if status.retry is not None and status.at is not None:
+        wait_s = max(0.0, (status.retry.at - status.at).total_seconds())
+        reason = "".join(each if each.isprintable() else "?" for each in status.retry.reason)
+        words += f": try {status.retry.attempt + 1} in {wait_s:.0f} s ({reason})"
+    return Text(words, "yellow")
 
 
 def progress(mode: Mode) -> Live | Lines | contextlib.nullcontext[None]:
-    """What ``--progress`` asks for; ``auto`` is live on a terminal, else lines."""
-    if mode == "auto":
-        mode = "live" if sys.stderr.isatty() else "log"
-    if mode == "live":
+    """What ``--progress`` asks for; ``auto`` is live on a terminal, else lines.
+
+    Raises:
+        UsageError: ``live`` without a terminal that can.
+    """
+    if mode in ("auto", "live") and _is_terminal():
         return Live()
-    return Lines() if mode == "log" else contextlib.nullcontext()
+    if mode == "live":
+        raise UsageError("Standard error is no terminal to draw on: use --progress log.")
+    return contextlib.nullcontext() if mode == "none" else Lines()
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def clock(seconds: float) -> str:

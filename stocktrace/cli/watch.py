@@ -1,0 +1,99 @@
+"""``stocktrace watch``: a capture that another process runs, such as Prefect's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from stocktrace.cli import output
+from stocktrace.cli.capturing import Json, Progress
+from stocktrace.cli.data import DataDir, layout_of
+from stocktrace.cli.progress import progress
+from stocktrace.errors import StocktraceError, UsageError
+
+if TYPE_CHECKING:
+    from stocktrace.status import Status
+    from stocktrace.store.layout import Layout
+
+# The status is written twice a second.
+_LOOK_S = 0.5
+
+
+def watch(
+    session: Annotated[str | None, Parameter(help="Default: the capture that began last.")] = None,
+    *,
+    show: Progress = "auto",
+    as_json: Json = False,
+    data_dir: DataDir = None,
+) -> int:
+    """Show a capture that another process runs, until it ends.
+
+    With --json a line for each look. Ctrl-C ends the watching, not the capture. Exits 1 if the
+    capture failed or its process died.
+    """
+    layout = layout_of(data_dir)
+    session = session or _running(layout)
+
+    from stocktrace.report import Report
+
+    last: Status | None = None
+    try:
+        with progress("none" if as_json else show) as look:
+            for last in _statuses(layout, session):
+                if as_json:
+                    output.json(last)
+                    output.flush()
+                elif look is not None:
+                    look(last)
+    except KeyboardInterrupt:
+        output.complain(f"session {session} goes on")
+        return 130
+    if last is None or last.state != "ended":
+        raise StocktraceError(
+            f"The process of session {session} has died: run `stocktrace recover`; "
+            "what was received is on its tape."
+        )
+    if not as_json:
+        output.summary(Report.read(layout.report(session)), layout.root)
+    return 1 if last.outcome == "failed" else 0
+
+
+def _running(layout: Layout) -> str:
+    """The session that began last, of those that run; names sort as sessions began."""
+    from stocktrace.store import lock
+
+    for path in sorted(layout.sessions.glob("*.status"), reverse=True):
+        if lock.is_held(layout.lock(path.stem)):
+            return path.stem
+    raise StocktraceError(f"No capture is running in {layout.root}: see `stocktrace sessions`.")
+
+
+def _statuses(layout: Layout, session: str) -> Iterator[Status]:
+    """Each status of a session as it is written; ends with the session or with its process."""
+    from stocktrace.status import Status
+    from stocktrace.store import lock
+    from stocktrace.store.layout import is_session
+
+    if not is_session(session):
+        raise UsageError(f"{session!r} is no session: see `stocktrace sessions`.")
+    path, before, never = layout.status(session), None, threading.Event()
+    while True:
+        alive = lock.is_held(layout.lock(session))  # asked first: then the status is its last word
+        try:
+            status = Status.read(path)
+        except FileNotFoundError:
+            raise UsageError(
+                f"There is no status of a session {session} in {layout.root}: "
+                "see `stocktrace sessions`."
+            ) from None
+        except ValueError as error:
+            raise StocktraceError(f"{path} is no status of this version: {error}.") from error
+        if status != before:
+            yield status
+        before = status
+        if status.state == "ended" or not alive:
+            return
+        never.wait(_LOOK_S)

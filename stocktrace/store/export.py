@@ -1,0 +1,134 @@
+"""Rows on their way out, batch by batch: memory does not grow with what was asked for."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from stocktrace.errors import StoreError
+from stocktrace.store import files
+from stocktrace.store.footer import UNREADABLE
+from stocktrace.trade import COLUMNS
+
+#: Batches of rows that are read while they are asked for.
+Rows: TypeAlias = pa.RecordBatchReader
+
+# About 4 MB of trades; conversions cost per batch, and not more per row beyond that.
+BATCH_ROWS = 65_536
+
+
+def of_trades(trades: ds.Dataset) -> Rows:
+    """The rows of a ``scan``; no more than a few files are read ahead."""
+    scanner = trades.scanner(
+        list(COLUMNS),
+        batch_size=BATCH_ROWS,
+        batch_readahead=1,
+        fragment_readahead=1,
+        use_threads=False,
+    )
+    return scanner.to_reader()
+
+
+def of_frame(frame: pd.DataFrame) -> Rows:
+    """The rows of a DataFrame, without its index."""
+    return pa.Table.from_pandas(frame, preserve_index=False).to_reader(BATCH_ROWS)
+
+
+def last(rows: Rows, count: int) -> Rows:
+    """The last ``count`` of ``rows``, which are read to their end; all of them for 0.
+
+    Raises:
+        StoreError: a file is damaged, or was compacted meanwhile.
+    """
+    if not count:
+        return rows
+    kept: deque[pa.RecordBatch] = deque()
+    held = 0
+    for batch in _read(rows):
+        kept.append(batch)
+        held += len(batch)
+        while held - len(kept[0]) >= count:
+            held -= len(kept.popleft())
+    table = pa.Table.from_batches(kept, rows.schema)
+    return table.slice(max(0, held - count)).to_reader(BATCH_ROWS)
+
+
+def frame(rows: Rows) -> pd.DataFrame:
+    """All of ``rows`` at once, for a table that a person reads.
+
+    Raises:
+        StoreError: as for ``last``.
+    """
+    data: pd.DataFrame = pa.Table.from_batches(_read(rows), rows.schema).to_pandas()
+    return data
+
+
+def csv(rows: Rows, write: Callable[[str], object]) -> None:
+    """As CSV: times as ``2026-11-23 14:30:00.000Z``, texts in quotes, as they are.
+
+    A spreadsheet may take a text that begins with one of ``= + - @`` for a formula; to change it
+    would change the data.
+
+    Raises:
+        StoreError: as for ``last``.
+    """
+    write(",".join(rows.schema.names) + "\n")
+    options = pacsv.WriteOptions(include_header=False)
+    for batch in _read(rows):
+        text = io.BytesIO()
+        pacsv.write_csv(batch, text, options)
+        write(text.getvalue().decode())
+
+
+def json_lines(rows: Rows, write: Callable[[str], object]) -> None:
+    """As JSON, an object a line; times as ISO text with microseconds.
+
+    Raises:
+        StoreError: as for ``last``.
+    """
+    for batch in _read(rows):
+        data = batch.to_pandas()
+        write(data.to_json(orient="records", lines=True, date_format="iso", date_unit="us"))
+
+
+def parquet(rows: Rows, path: Path) -> None:
+    """As a Parquet file, which is there when it is whole; one that was there is replaced.
+
+    Raises:
+        StoreError: as for ``last``; or the file cannot be written.
+    """
+    temporary = files.temporary_for(path)
+    try:
+        with (
+            files.telling(path),
+            pq.ParquetWriter(
+                temporary, rows.schema, compression="zstd", write_page_checksum=True
+            ) as writer,
+        ):
+            for batch in _read(rows):
+                writer.write_batch(batch)
+        files.publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(rows: Rows) -> Iterator[pa.RecordBatch]:
+    """The batches that hold something; what cannot be read is told in a sentence."""
+    try:
+        for batch in rows:
+            if len(batch):
+                yield batch
+    except FileNotFoundError as error:
+        raise StoreError("A day was compacted while it was read: ask again.") from error
+    except UNREADABLE as error:
+        text = " ".join(str(error).split())
+        raise StoreError(f"A file is damaged, `stocktrace verify` tells more: {text}") from error

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from stocktrace.health import KINDS, Look, problems
+from stocktrace.status import Retry, Status
+from tests.conftest import SESSION
+
+OPEN = datetime(2026, 11, 23, 15, 30, tzinfo=UTC)  # Monday, an hour after the bell
+GB = 10**9
+
+
+def look(**given: Any) -> Look:
+    """A capture with nothing wrong, an hour old and in open market; ``given`` is what is."""
+    status = Status(
+        session=SESSION,
+        connected=True,
+        elapsed_s=3600.0,
+        left_s=3600.0,
+        trades=10,
+        backlog=5,
+        reconnects=0,
+        lag_ms=80.0,
+        tickers=("AAPL",),
+        per_ticker={"AAPL": 10},
+        state="connected",
+        last={"AAPL": int((OPEN - timedelta(seconds=1)).timestamp() * 1e9)},
+    )
+    names = {field for field in Status.__struct_fields__ if field in given}
+    status = msgspec.structs.replace(status, **{name: given.pop(name) for name in names})
+    usual: dict[str, Any] = {"now": OPEN, "age_s": 0.5, "away_s": 0.0, "free": 100 * GB}
+    return Look(status, **{**usual, "min_free": GB, "flush_every_s": 1.0, **given})
+
+
+def told(**given: Any) -> list[tuple[str, str]]:
+    return [(problem.kind, problem.sentence) for problem in problems(look(**given))]
+
+
+def test_nothing_is_wrong_with_a_capture_that_is_well() -> None:
+    assert told() == []
+
+
+WRONG: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = [
+    (
+        {"free": 2 * GB - 1},
+        {"free": 2 * GB},
+        ("disk", "the disk has 2,000 MB left, and the capture ends at 1,000 MB"),
+    ),
+    (
+        {"age_s": 11.0},
+        {"age_s": 9.0},
+        ("stalled", "the capture has not been heard of for 11 s"),
+    ),
+    (
+        {"away_s": 61.0, "retry": Retry(3, OPEN, "cannot connect: refused")},
+        {"away_s": 59.0, "connected": False},
+        ("disconnected", "not connected for 61 s: cannot connect: refused"),
+    ),
+    (
+        {"behind_s": 21.0},
+        {"behind_s": 19.0},
+        ("queue", "5 trades wait for the disk, the oldest for 21 s"),
+    ),
+    (
+        {"lag_ms": 60_001.0},
+        {"lag_ms": 59_999.0},
+        ("lag", "trades come 60 s after the exchange's time"),
+    ),
+    (
+        {"last": {}},
+        {"last": {}, "elapsed_s": 600.0},
+        ("late", "no trade of AAPL for 60 minutes of its market"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "well", "problem"), WRONG, ids=[case[2][0] for case in WRONG])
+def test_each_kind_of_problem_is_told_from_its_limit_on(
+    wrong: dict[str, Any], well: dict[str, Any], problem: tuple[str, str]
+) -> None:
+    assert told(**wrong) == [problem]
+    assert told(**well) == []
+
+
+def test_all_kinds_are_looked_at_here() -> None:
+    assert {problem[0] for _, _, problem in WRONG} == set(KINDS)
+
+
+def test_nobody_is_late_while_the_market_is_closed() -> None:
+    thanksgiving = datetime(2026, 11, 26, 16, 0, tzinfo=UTC)
+    assert told(now=thanksgiving, last={}, elapsed_s=7200.0) == []
+    assert [kind for kind, _ in told(now=thanksgiving, tickers=("BINANCE:BTCUSDT",), last={})] == [
+        "late"
+    ]
+
+
+def test_a_longer_batch_is_given_longer() -> None:
+    assert told(behind_s=100.0, flush_every_s=10.0) == []
+
+
+@pytest.mark.parametrize("state", ["ending", "ended"])
+def test_a_capture_that_publishes_its_end_is_asked_for_the_disk_only(state: str) -> None:
+    assert told(state=state, age_s=100.0, away_s=100.0, last={}, behind_s=100.0) == []
+    assert [kind for kind, _ in told(state=state, free=0)] == ["disk"]
+
+
+def test_without_a_watermark_the_disk_is_not_watched() -> None:
+    assert told(free=0, min_free=0) == []

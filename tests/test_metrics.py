@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stocktrace.deadline import Clock
+from stocktrace.endpoint import serving
+from stocktrace.errors import SettingsError
+from stocktrace.exchange import SyntheticMarket
+from stocktrace.metrics import MOST_TICKERS, Metrics
+from stocktrace.report import LagReport
+from stocktrace.settings import Settings
+from stocktrace.status import Status
+from tests.conftest import NOON, SESSION, Scenario, Studio, all_of
+
+#: Ten seconds after the last trade.
+NOW = NOON + 10_000_000_000
+
+Samples = dict[tuple[str, str], float]
+
+
+def a_status(**given: Any) -> Status:
+    usual: dict[str, Any] = {
+        "session": SESSION,
+        "connected": True,
+        "elapsed_s": 10.0,
+        "left_s": 20.0,
+        "trades": 30,
+        "backlog": 4,
+        "reconnects": 1,
+        "lag_ms": 80.0,
+        "tickers": ("AAPL", 'odd"\\\n'),
+        "per_ticker": {"AAPL": 30},
+        "state": "connected",
+        "recorded": 25,
+        "quarantined": 1,
+        "quarantined_of": {"AAPL": 1},
+        "queued": {"AAPL": 4},
+        "outages": 2,
+        "outage_s": 8.5,
+        "lag": LagReport(70.0, 90.0, 100.0),
+        "behind_s": 0.5,
+        "trade_frames": 9,
+        "control": 2,
+        "undecodable": 1,
+        "last": {"AAPL": NOON + 500_000_000},
+        "rolled": 3,
+        "published": 2,
+        "files": 6,
+        "parquet": 20,
+        "notices": 1,
+    }
+    return Status(**{**usual, **given})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.load(data_dir=tmp_path, min_free="1MB", metrics="0")
+
+
+def clock(monotonic: float = 0.0) -> Clock:
+    return Clock(lambda: NOW, lambda: monotonic)
+
+
+def samples(text: str) -> Samples:
+    """Name and label (one at most) to value."""
+    return {
+        (sample.name, next(iter(sample.labels.values()), "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def scraped(metrics: Metrics) -> Samples:
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    return samples(generate_latest(registry).decode())
+
+
+def test_every_figure_of_the_status_is_a_metric(settings: Settings) -> None:
+    metrics = Metrics(settings, clock())
+    metrics(a_status())
+    found = scraped(metrics)
+    assert found.pop(("stocktrace_disk_free_bytes", "")) > 0
+    problems = {key: value for key, value in found.items() if key[0] == "stocktrace_problems"}
+    assert problems == {
+        ("stocktrace_problems", kind): 0.0
+        for kind in ("stalled", "disconnected", "late", "lag", "queue", "disk")
+    }
+    assert {key: value for key, value in found.items() if key not in problems} == {
+        ("stocktrace_session_info", SESSION): 1.0,
+        ("stocktrace_frames_total", "trade"): 9.0,
+        ("stocktrace_frames_total", "control"): 2.0,
+        ("stocktrace_frames_total", "undecodable"): 1.0,
+        ("stocktrace_trades_total", ""): 30.0,
+        ("stocktrace_trades_recorded_total", ""): 25.0,
+        ("stocktrace_trades_quarantined_total", ""): 1.0,
+        ("stocktrace_trades_published_total", ""): 20.0,
+        ("stocktrace_windows_rolled_total", ""): 3.0,
+        ("stocktrace_windows_published_total", ""): 2.0,
+        ("stocktrace_parquet_files_total", ""): 6.0,
+        ("stocktrace_reconnects_total", ""): 1.0,
+        ("stocktrace_gaps_total", ""): 2.0,
+        ("stocktrace_gap_seconds_total", ""): 8.5,
+        ("stocktrace_notices_total", ""): 1.0,
+        ("stocktrace_connected", ""): 1.0,
+        ("stocktrace_disconnected_seconds", ""): 0.0,
+        ("stocktrace_tickers", ""): 2.0,
+        ("stocktrace_session_elapsed_seconds", ""): 10.0,
+        ("stocktrace_session_left_seconds", ""): 20.0,
+        ("stocktrace_status_age_seconds", ""): 0.0,
+        ("stocktrace_queue_trades", ""): 4.0,
+        ("stocktrace_queue_oldest_seconds", ""): 0.5,
+        ("stocktrace_lag_seconds", ""): 0.08,
+        ("stocktrace_session_lag_seconds", "0.5"): 0.07,
+        ("stocktrace_session_lag_seconds", "0.99"): 0.09,
+        ("stocktrace_session_lag_seconds", "1"): 0.1,
+        ("stocktrace_disk_min_free_bytes", ""): 1_000_000.0,
+        ("stocktrace_ticker_trades_total", "AAPL"): 30.0,
+        ("stocktrace_ticker_trades_total", 'odd"\\\n'): 0.0,
+        ("stocktrace_ticker_quarantined_total", "AAPL"): 1.0,
+        ("stocktrace_ticker_quarantined_total", 'odd"\\\n'): 0.0,
+        ("stocktrace_ticker_queue_trades", "AAPL"): 4.0,
+        ("stocktrace_ticker_queue_trades", 'odd"\\\n'): 0.0,
+        ("stocktrace_ticker_last_trade_timestamp_seconds", "AAPL"): 1_795_444_200.5,
+    }
+
+
+def test_a_capture_that_has_not_begun_has_no_metrics(settings: Settings) -> None:
+    metrics = Metrics(settings)
+    assert scraped(metrics) == {}
+    assert metrics.problems() is None
+
+
+def test_with_very_many_tickers_there_are_the_totals_only(settings: Settings) -> None:
+    tickers = tuple(f"T{number}" for number in range(MOST_TICKERS + 1))
+    metrics = Metrics(settings, clock())
+    metrics(a_status(tickers=tickers))
+    found = scraped(metrics)
+    assert found["stocktrace_tickers", ""] == MOST_TICKERS + 1
+    assert not [name for name, _ in found if name.startswith("stocktrace_ticker_")]
+    metrics(a_status(tickers=tickers[1:]))
+    assert ("stocktrace_ticker_trades_total", "T1") in scraped(metrics)
+
+
+def test_how_long_there_is_no_connection_is_counted_from_the_last_time_there_was(
+    settings: Settings,
+) -> None:
+    metrics = Metrics(settings, clock())
+    for elapsed_s, connected in ((10.0, True), (40.0, False), (80.0, False)):
+        metrics(a_status(elapsed_s=elapsed_s, connected=connected))
+    assert scraped(metrics)["stocktrace_disconnected_seconds", ""] == 70.0
+    assert scraped(metrics)["stocktrace_problems", "disconnected"] == 1.0
+    metrics(a_status(elapsed_s=81.0))
+    assert scraped(metrics)["stocktrace_disconnected_seconds", ""] == 0.0
+
+
+def test_a_capture_that_is_not_heard_of_any_more_is_stalled(settings: Settings) -> None:
+    now = [0.0]
+    metrics = Metrics(settings, replace(clock(), monotonic=lambda: now[0]))
+    metrics(a_status())
+    now[0] = 60.0
+    assert scraped(metrics)["stocktrace_status_age_seconds", ""] == 60.0
+    assert [problem.kind for problem in metrics.problems() or ()] == ["stalled"]
+
+
+# --- over HTTP -------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    status: int
+    text: str
+
+
+@pytest.fixture
+def ask(caplog: pytest.LogCaptureFixture) -> Callable[[str], Answer]:
+    """Asks the endpoint that told its address last."""
+    caplog.set_level("INFO", "stocktrace")
+
+    def ask(path: str) -> Answer:
+        connection = http.client.HTTPConnection(address(caplog), timeout=30)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return Answer(response.status, response.read().decode())
+
+    return ask
+
+
+def address(caplog: pytest.LogCaptureFixture) -> str:
+    told = [each.getMessage() for each in caplog.records if "metrics at" in each.getMessage()]
+    return told[-1].split("/")[2]
+
+
+def test_it_answers_metrics_and_health_and_nothing_else(
+    settings: Settings, ask: Callable[[str], Answer]
+) -> None:
+    with serving(settings, clock()) as tell:
+        early = ask("/healthz")
+        tell(a_status())
+        found = samples(ask("/metrics").text)
+        assert found["stocktrace_trades_total", ""] == 30.0
+        assert ("process_resident_memory_bytes", "") in found, "the process's own are there, too"
+        health, other = ask("/healthz"), ask("/")
+        assert ask("/health?probe=1") == health
+    assert early.status == 503
+    assert json.loads(early.text)["problems"] == ["the capture has not begun"]
+    assert health.status == 200
+    assert json.loads(health.text) == {"healthy": True, "session": SESSION, "problems": []}
+    assert other.status == 404
+
+
+def test_what_is_wrong_makes_health_503_and_says_what(
+    settings: Settings, ask: Callable[[str], Answer]
+) -> None:
+    with serving(settings, clock()) as tell:
+        tell(a_status(behind_s=90.0))
+        answer = ask("/healthz")
+        tell(a_status())
+        assert ask("/healthz").status == 200
+    assert answer.status == 503
+    assert json.loads(answer.text) == {
+        "healthy": False,
+        "session": SESSION,
+        "problems": ["4 trades wait for the disk, the oldest for 90 s"],
+    }
+
+
+def test_a_client_that_says_nothing_holds_nobody_up(
+    settings: Settings, ask: Callable[[str], Answer], caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(settings, clock()) as tell:
+        tell(a_status())
+        host, port = address(caplog).split(":")
+        with contextlib.ExitStack() as silent:
+            for _ in range(20):
+                silent.enter_context(socket.create_connection((host, int(port))))
+            assert ask("/healthz").status == 200
+
+
+def test_the_address_is_free_again_afterwards(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    again = settings.model_copy(update={"metrics": f"127.0.0.1:{port}"})
+    for _ in range(2):
+        with serving(again):
+            pass
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield str(server.getsockname()[1])
+
+
+def test_an_address_that_is_taken_is_told_before_anything_is_made(
+    studio: Studio, taken: str
+) -> None:
+    with (
+        studio.exchange() as exchange,
+        pytest.raises(SettingsError, match=r"cannot listen on 127\.0\.0\.1:.*: give another port"),
+    ):
+        studio.record(exchange, metrics=taken)
+    assert not studio.data_dir.exists()
+    assert not exchange.connections
+
+
+def test_a_host_that_is_none_is_told(settings: Settings) -> None:
+    wrong = settings.model_copy(update={"metrics": "no.such.host.invalid:0"})
+    with (
+        pytest.raises(SettingsError, match=r"cannot listen on no\.such\.host\.invalid:0"),
+        serving(wrong),
+    ):
+        pass
+
+
+# --- of a real capture -----------------------------------------------------------------------
+
+
+def test_the_metrics_of_a_capture_are_its_books(
+    studio: Studio, ask: Callable[[str], Answer]
+) -> None:
+    seen: list[Samples] = []
+    health: list[int] = []
+    with studio.exchange(SyntheticMarket(rate=5000, trades=2000)) as exchange:
+
+        def scenario() -> Scenario:
+            yield lambda _: bool(exchange.connections)
+            seen.append(samples(ask("/metrics").text))
+            yield lambda status: all_of(exchange)(status) and status.recorded == status.trades
+            seen.append(samples(ask("/metrics").text))
+            health.append(ask("/healthz").status)
+
+        report = studio.record(exchange, ["AAPL", "MSFT"], scenario(), metrics="0")
+    last = seen[-1]
+    assert last["stocktrace_trades_total", ""] == report.books.trades > 0
+    assert last["stocktrace_trades_recorded_total", ""] == report.books.recorded
+    assert last["stocktrace_frames_total", "trade"] == report.books.trade_frames
+    assert {name: last["stocktrace_ticker_trades_total", name] for name in ("AAPL", "MSFT")} == {
+        name: one.trades for name, one in report.per_ticker.items()
+    }
+    assert health == [200]
+    with pytest.raises(ConnectionRefusedError):
+        ask("/metrics")

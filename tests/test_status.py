@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from stocktrace.exchange import Fault, Script, synthetic_frames
+from stocktrace.status import Status, StatusFile
+from stocktrace.store.layout import Layout
+from tests.conftest import SESSION, Scenario, Studio, all_of, connected, frame, played
+
+
+def a_status(trades: int = 0) -> Status:
+    tickers = tuple(f"T{n}" for n in range(500))
+    return Status(
+        session=SESSION,
+        connected=True,
+        elapsed_s=1.0,
+        left_s=2.0,
+        trades=trades,
+        backlog=0,
+        reconnects=0,
+        lag_ms=0.0,
+        tickers=tickers,
+        per_ticker=dict.fromkeys(tickers, trades),
+    )
+
+
+def last_status(studio: Studio) -> Status:
+    return Status.read(Layout(studio.data_dir).status(studio.report().session))
+
+
+def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
+    status = a_status(7)
+    StatusFile(tmp_path / "s.status").write(status)
+    assert Status.read(tmp_path / "s.status") == status
+
+
+def test_no_reader_ever_sees_half_a_status(tmp_path: Path) -> None:
+    path, stop = tmp_path / "s.status", threading.Event()
+    file = StatusFile(path)
+    file.write(a_status())
+
+    def keep_writing() -> None:
+        trades = 0
+        while not stop.is_set():
+            trades += 1
+            file.write(a_status(trades))
+
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    try:
+        seen = []
+        for _ in range(1000):
+            status = Status.read(path)
+            assert set(status.per_ticker.values()) == {status.trades}
+            seen.append(status.trades)
+    finally:
+        stop.set()
+        writer.join()
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0], "it must have been written while it was read"
+
+
+def test_a_status_that_cannot_be_written_is_told_once_and_again_after_it_was_well(
+    tmp_path: Path,
+) -> None:
+    file = StatusFile(tmp_path / "away" / "s.status")
+    sentence = file.write(a_status())
+    assert sentence is not None
+    assert sentence.startswith("the live status cannot be written: ")
+    assert file.write(a_status()) is None
+    (tmp_path / "away").mkdir()
+    assert file.write(a_status()) is None
+    (tmp_path / "away" / "s.status").unlink()
+    (tmp_path / "away").rmdir()
+    assert file.write(a_status()) == sentence
+
+
+def test_a_capture_leaves_its_last_status_with_the_figures_of_its_report(studio: Studio) -> None:
+    frames = list(synthetic_frames(("AAPL", "MSFT"), 3000, seed=3))
+    frames.append((frames[-1][0], frame(("AAPL", -1.0), ("MSFT", -1.0), ("MSFT", -2.0))))
+    with studio.exchange(Script(frames)) as exchange:
+        report = studio.record(exchange, ("AAPL", "MSFT"), played(exchange))
+    status = last_status(studio)
+    assert (status.state, status.outcome, status.reason) == ("ended", report.state, report.reason)
+    assert (status.trades, status.recorded, status.quarantined) == (3003, 3000, 3)
+    assert status.quarantined_of == {"AAPL": 1, "MSFT": 2}
+    assert (status.backlog, status.queued) == (0, {})
+    assert status.lag == report.lag
+    assert (status.rolled, status.published) == (len(report.windows),) * 2
+    assert status.files == sum(one.files for one in report.per_ticker.values())
+    assert status.at is not None
+    assert report.ended is not None
+    assert abs((status.at - report.ended).total_seconds()) < 60
+
+
+def test_what_is_refused_and_recorded_is_counted_before_the_window_ends(studio: Studio) -> None:
+    rows = [("AAPL", 1.0), ("AAPL", -1.0), ("MSFT", 2.0)]
+    with studio.exchange(Script([(0, frame(*rows))])) as exchange:
+
+        def scenario() -> Scenario:
+            yield all_of(exchange)
+            yield lambda status: (status.recorded, status.quarantined) == (2, 1)
+
+        studio.record(exchange, ("AAPL", "MSFT"), scenario(), flush_every="50ms")
+    live = next(one for one in studio.statuses if one.quarantined)
+    assert live.state == "connected"
+    assert live.rolled == 0
+    assert live.quarantined_of == {"AAPL": 1}
+
+
+def test_a_lost_connection_shows_the_attempt_and_the_next_try(studio: Studio) -> None:
+    with studio.exchange() as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            exchange.inject(Fault("status", status=503, repeat=True))
+            exchange.drop_all()
+            yield lambda status: status.retry is not None and status.retry.attempt >= 2
+            exchange.clear_faults()
+            yield lambda status: status.connected and status.outages == 1
+
+        studio.record(
+            exchange,
+            scenario=scenario(),
+            backoff_base="50ms",
+            backoff_floor="50ms",
+            backoff_cap="50ms",
+        )
+    lost = [one for one in studio.statuses if one.retry is not None]
+    assert {one.state for one in lost} == {"reconnecting"}
+    assert lost[-1].retry is not None
+    assert lost[-1].retry.reason == "HTTP 503 at the handshake"
+    assert lost[-1].last_error.startswith("HTTP 503 at the handshake; next try in ")
+    back = [one for one in studio.statuses if one.state == "connected"][-1]
+    assert (back.state, back.retry, back.reconnects) == ("connected", None, 1)
+    assert back.outage_s > 0

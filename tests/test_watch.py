@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stocktrace import cli
+from stocktrace.exchange import Exchange, SyntheticMarket
+from stocktrace.report import Report
+from stocktrace.status import Status
+from stocktrace.store import lock
+from stocktrace.store.layout import Layout
+from tests.conftest import SESSION, Studio, connected
+
+PATIENCE_S = 60
+Watch = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def watch(studio: Studio, capfd: pytest.CaptureFixture[str]) -> Watch:
+    """Runs ``stocktrace watch`` in this process."""
+
+    def watch(*words: str) -> tuple[int, str, str]:
+        status = cli.run(["watch", *words, "--data-dir", str(studio.data_dir)])
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return watch
+
+
+@contextlib.contextmanager
+def recorded(studio: Studio, exchange: Exchange) -> Iterator[None]:
+    """A capture in another thread, up to the end of the block; there is a status in it."""
+    up = threading.Event()
+
+    def scenario() -> Iterator[Callable[[Status], bool]]:
+        yield connected
+        up.set()
+        yield lambda _: False
+
+    def record() -> None:
+        studio.record(exchange, scenario=scenario(), lasting=PATIENCE_S)  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    try:
+        assert up.wait(PATIENCE_S)
+        yield
+    finally:
+        studio.handle.stop("the test is through")
+        thread.join(PATIENCE_S)
+
+
+def test_what_another_process_captures_is_shown_until_it_ends(
+    studio: Studio, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Status] = []
+
+    def look(status: Status) -> None:
+        seen.append(status)
+        if len(seen) == 2:
+            studio.handle.stop("enough")
+
+    monkeypatch.setattr("stocktrace.cli.watch.progress", lambda _: contextlib.nullcontext(look))
+    with studio.exchange(SyntheticMarket(rate=2000)) as exchange, recorded(studio, exchange):
+        status, out, err = watch()
+    report = studio.report()
+    assert status == 0
+    assert [seen[0].state, seen[-1].state] == ["connected", "ended"]
+    assert seen[0].trades <= seen[1].trades <= seen[-1].trades == report.books.trades
+    assert out.startswith(f"session {report.session}: interrupted (enough)\n")
+    assert f"{report.books.trades:,} trades = " in out
+    assert "\x1b" not in out + err
+
+
+def test_as_json_each_look_is_a_line_and_the_last_has_the_outcome(
+    studio: Studio, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed: list[None] = []
+
+    def flush() -> None:
+        printed.append(None)
+        if len(printed) == 2:
+            studio.handle.stop("enough")
+
+    monkeypatch.setattr("stocktrace.cli.output.flush", flush)
+    with studio.exchange(SyntheticMarket(rate=2000)) as exchange, recorded(studio, exchange):
+        status, out, _ = watch("--json")
+    looks = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert len(looks) > 2
+    assert (looks[-1]["state"], looks[-1]["outcome"]) == ("ended", "interrupted")
+    assert looks[-1]["trades"] == studio.report().books.trades
+    assert {look["session"] for look in looks} == {studio.report().session}
+
+
+def test_a_session_that_has_ended_is_summed_up_at_once(studio: Studio, watch: Watch) -> None:
+    with studio.exchange() as exchange:
+        report = studio.record(exchange, lasting=0.3)
+    status, out, _ = watch(report.session, "--progress", "none")
+    assert status == 0
+    assert out.startswith(f"session {report.session}: complete ")
+
+
+def test_a_capture_that_failed_exits_1(studio: Studio, watch: Watch) -> None:
+    studio.record("ws://127.0.0.1:1", lasting=0.3)
+    report = studio.report()
+    assert report.state == "failed"
+    status, out, _ = watch(report.session)
+    assert status == 1
+    assert "failed" in out.splitlines()[0]
+
+
+def a_dead_one(studio: Studio) -> str:
+    """The remains of a capture: its status says that it is connected, and nobody holds its lock."""
+    with studio.exchange() as exchange:
+        report = studio.record(exchange, lasting=0.3)
+    path = Layout(studio.data_dir).status(report.session)
+    last = json.loads(path.read_text()) | {"state": "connected", "outcome": "running"}
+    path.write_text(json.dumps(last))
+    return report.session
+
+
+def test_a_process_that_died_is_told_with_what_to_do(studio: Studio, watch: Watch) -> None:
+    session = a_dead_one(studio)
+    status, out, err = watch(session, "--progress", "none")
+    assert (status, out) == (1, "")
+    assert err == (
+        f"stocktrace: The process of session {session} has died: run `stocktrace recover`; "
+        "what was received is on its tape.\n"
+    )
+
+
+def test_when_nothing_runs_that_is_told(studio: Studio, watch: Watch) -> None:
+    a_dead_one(studio)
+    assert watch() == (
+        1,
+        "",
+        f"stocktrace: No capture is running in {studio.data_dir}: see `stocktrace sessions`.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("session", "sentence"),
+    [
+        (SESSION, f"There is no status of a session {SESSION}"),
+        ("../../etc/passwd", "'../../etc/passwd' is no session"),
+    ],
+)
+def test_a_session_that_is_none_is_told(
+    studio: Studio, watch: Watch, session: str, sentence: str
+) -> None:
+    studio.data_dir.mkdir()
+    status, out, err = watch(session)
+    assert (status, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_a_status_of_another_version_is_told(studio: Studio, watch: Watch) -> None:
+    path = Layout(studio.data_dir).status(SESSION)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"session": 7}')
+    status, _, err = watch(SESSION)
+    assert status == 1
+    assert f"{path} is no status of this version" in err
+
+
+def test_of_several_the_capture_that_began_last_is_shown(studio: Studio, watch: Watch) -> None:
+    layout = Layout(studio.data_dir)
+    with studio.exchange() as exchange:
+        report = studio.record(exchange, lasting=0.3)
+    earlier = "20200101T000000Z_000000"
+    layout.status(earlier).write_bytes(layout.status(report.session).read_bytes())
+    with (
+        lock.held(layout.lock(earlier), {"session": earlier}),
+        lock.held(layout.lock(report.session), {"session": report.session}),
+    ):
+        status, out, _ = watch("--progress", "none")
+    assert status == 0
+    assert out.startswith(f"session {report.session}")
+
+
+def test_ctrl_c_ends_the_watching_and_not_the_capture(studio: Studio) -> None:
+    command = [sys.executable, "-m", "stocktrace", "watch", "--json"]
+    command += ["--data-dir", str(studio.data_dir)]
+    with studio.exchange() as exchange, recorded(studio, exchange):
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.stdout is not None
+                first = json.loads(process.stdout.readline())
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=PATIENCE_S)
+            finally:
+                process.kill()
+        assert studio.report().state == "running"
+    assert process.returncode == 130
+    assert err == f"stocktrace: session {first['session']} goes on\n"
+    assert Report.read(next(studio.data_dir.glob("sessions/*.json"))).state == "interrupted"
+
+
+def test_a_reader_of_the_looks_that_goes_away_is_no_failure(studio: Studio, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m stocktrace watch --json --data-dir {studio.data_dir} | head -1"
+    with studio.exchange() as exchange, recorded(studio, exchange):
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {command}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+    assert json.loads(done.stdout)["connected"] is True
+    assert (done.returncode, done.stderr) == (0, "")
