@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
 from stocktrace.deadline import SYSTEM_CLOCK, Clock, Deadline
+from stocktrace.delivery import deliver
 from stocktrace.errors import UsageError
 from stocktrace.publish import publish
+from stocktrace.publishing import Publisher, Result
 from stocktrace.report import Report
-from stocktrace.run import Handle, Publisher, Result, Run, Status
-from stocktrace.settings import Settings, parse_duration
+from stocktrace.run import Handle, Run, Status
+from stocktrace.settings import OFF, Settings, parse_duration
 from stocktrace.store import files, lock
-from stocktrace.store.layout import Layout, Part, new_session
+from stocktrace.store.layout import Layout, Part
 from stocktrace.trade import parse_tickers
+from stocktrace.turn import taken
 
 
 def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
@@ -27,6 +31,7 @@ def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
     publisher: Publisher | None = None,
     watch: Callable[[Status], None] | None = None,
     handle: Handle | None = None,
+    guard: AbstractContextManager[object] | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Report:
     """Record the trades of ``tickers`` for a bounded time.
@@ -39,6 +44,8 @@ def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
         publisher: Publishes each rolled window in the background; by default a thread of ours.
         watch: Called about twice a second, on the calling thread.
         handle: Stops or retargets the capture from another thread.
+        guard: Held while there is a connection, after the host's own lock: for who must see to it
+            that no other machine uses the key, either.
         clock: The clocks; tests bring their own.
 
     Returns:
@@ -46,22 +53,31 @@ def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
 
     Raises:
         UsageError: a ticker, a time or a setting is wrong; nothing was made or changed.
-        KeyInUse: another capture of this host uses the key.
+        KeyInUse: another capture uses the key, and did not end within ``wait_for_key``.
         KeyRefused: the server does not know the key.
         StocktraceError: the capture failed; what was received is on disk, the report says why.
     """
     settings = settings or Settings.load()
     wanted = parse_tickers(tickers)
     key = settings.key()
-    deadline = _deadline(lasting, until, clock)
+    _deadline(lasting, until, clock)
     layout = Layout.of(settings)
-    session = new_session(clock.wall())
-    with lock.one_capture_per_key(key, settings.url, session):
+    handle = handle or Handle()
+    # Until the feed has ended the key is ours; what is published then needs no connection.
+    with contextlib.ExitStack() as connection:
+        turn = connection.enter_context(taken(key, settings, handle.stopping, clock))
+        connection.enter_context(guard or contextlib.nullcontext())
+        # Given back before the key is: whoever takes over answers at the same address.
+        tell = connection.enter_context(_metrics(settings, clock))
+        deadline = _deadline(lasting, until, clock)  # time may have passed while it waited
         _make_folder(layout)
-        with lock.held(layout.lock(session), {"session": session}):
-            run = Run(layout, session, wanted, key, settings, deadline, clock)
+        with lock.held(layout.lock(turn.session), {"session": turn.session}):
+            run = Run(layout, turn, wanted, key, settings, deadline, clock)
             with contextlib.nullcontext(publisher) if publisher else _background() as publishing:
-                return run(publishing, watch or (lambda _: None), handle or Handle())
+                watches = [tell, *([watch] if watch else [])]
+                report = run(publishing, _each(watches), handle, connection)
+            deliver(layout, report, clock)
+            return report
 
 
 def _deadline(
@@ -77,6 +93,24 @@ def _deadline(
     if deadline.passed():
         raise UsageError(f"until {until:%Y-%m-%d %H:%M:%S %Z} has passed: give a later time.")
     return deadline
+
+
+def _metrics(settings: Settings, clock: Clock) -> AbstractContextManager[Callable[[Status], None]]:
+    """Whom to tell each status; answers at the address that is set, if one is."""
+    if settings.metrics == OFF:
+        return contextlib.nullcontext(lambda _: None)
+
+    from stocktrace.endpoint import serving
+
+    return serving(settings, clock)
+
+
+def _each(watches: Sequence[Callable[[Status], None]]) -> Callable[[Status], None]:
+    def watch(status: Status) -> None:
+        for one in watches:
+            one(status)
+
+    return watch
 
 
 def _make_folder(layout: Layout) -> None:

@@ -7,13 +7,16 @@
     ├── FeedError             the connection
     │   ├── KeyRefused        401 or 403 at the handshake: final
     │   └── FeedStopped       the feed's thread died; the reason is its ``__cause__``
-    ├── KeyInUse              another capture on this host holds the same key
+    ├── KeyInUse              another capture holds the same key
+    ├── NotRunning            the capture that is meant does not run
+    ├── NotTaken              a running capture did not answer in time
     ├── WireError             a frame that is not Finnhub's protocol (theirs, not ours)
     └── StoreError            the disk
         ├── LayoutError       a file name that is not of our grammar
         ├── TapeError         a tape that cannot be read on
         ├── DiskFull          no space, or too little to go on
-        └── ConversionError   a published file would not equal its source
+        ├── ConversionError   a published file would not equal its source
+        └── LakeError         the lake takes nothing, or something else than was sent
 
 Facts are attributes; ``str()`` is one sentence for a person.
 """
@@ -66,16 +69,45 @@ class FeedStopped(FeedError):
 
 
 class KeyInUse(StocktraceError):
-    """One connection per key is all that Finnhub allows (FINNHUB.md, #158)."""
+    """One connection per key is all that Finnhub allows (FINNHUB.md, #158).
 
-    def __init__(self, holder: str) -> None:
-        super().__init__(holder)
+    ``place`` is where the other one runs, ``holder`` what is known of it.
+    """
+
+    def __init__(self, holder: str, place: str = "on this host") -> None:
+        super().__init__(holder, place)
         self.holder = holder
+        self.place = place
 
     def __str__(self) -> str:
         return (
-            f"Another capture on this host already uses this API key ({self.holder}): "
+            f"Another capture {self.place} already uses this API key ({self.holder}): "
             "stop it first, or use a second key."
+        )
+
+
+class NotRunning(StocktraceError):
+    """The capture that is meant does not run, or none does."""
+
+
+class NotTaken(StocktraceError):
+    """A running capture did not tell in time what became of a change."""
+
+    def __init__(self, session: str, within: float, *, withdrawn: bool) -> None:
+        super().__init__(session, within)
+        self.session = session
+        self.within = within
+        self.withdrawn = withdrawn
+
+    def __str__(self) -> str:
+        if self.withdrawn:
+            return (
+                f"Session {self.session} did not take the change within {self.within:g} s: "
+                "it is withdrawn, nothing was changed."
+            )
+        return (
+            f"Session {self.session} took the change, and did not tell within {self.within:g} s "
+            "what became of it: see `stocktrace tickers list`."
         )
 
 
@@ -112,3 +144,7 @@ class DiskFull(StoreError):
 
 class ConversionError(StoreError):
     """What was written is not what was read; the source stays where it is."""
+
+
+class LakeError(StoreError):
+    """The lake cannot be used; what was to be sent waits on this machine."""

@@ -65,6 +65,19 @@ class GapReport(msgspec.Struct, frozen=True):
     tickers: int
 
 
+class TickerChange(msgspec.Struct, frozen=True):
+    """Other tickers while it ran; ``by`` is who asked: ``cli``, ``prefect``, ``library``."""
+
+    at: datetime
+    by: str
+    added: list[str]
+    removed: list[str]
+
+    def __str__(self) -> str:
+        changed = [*(f"+{ticker}" for ticker in self.added), *(f"-{t}" for t in self.removed)]
+        return f"{self.at:%Y-%m-%d %H:%M:%S} UTC, by {self.by}: {' '.join(changed)}"
+
+
 class LagReport(msgspec.Struct, frozen=True):
     """Milliseconds from the trade's own time to its receipt."""
 
@@ -76,10 +89,12 @@ class LagReport(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct):
     """A session, as ``sessions/<session>.json`` has it and ``capture`` gives it back.
 
-    ``state``: ``running``, ``complete`` (its time was up), ``interrupted``, ``failed``, or
-    ``recovered`` after its process had died. ``silent`` has tickers that came to nothing though
-    their market was open, with the seconds; ``refused`` those the server does not serve, with its
-    words; ``spilled`` the tickers of a window that were had from the tape.
+    ``state``: ``running``, ``complete`` (its time was up), ``interrupted``, ``failed``,
+    ``recovered`` after its process had died, or ``imported`` from elsewhere. ``silent`` has
+    tickers that came to nothing though their market was open, with the seconds; ``refused`` those
+    the server does not serve, with its words; ``unsent`` why files of it are not in the lake;
+    ``spilled`` the tickers of a window that were had from the tape; ``changes`` how ``tickers``,
+    those at the end, came to differ from those it began with.
     """
 
     session: str
@@ -92,7 +107,9 @@ class Report(msgspec.Struct):
     per_ticker: dict[str, TickerBooks] = msgspec.field(default_factory=dict)
     windows: dict[str, Books] = msgspec.field(default_factory=dict)
     unpublished: list[str] = msgspec.field(default_factory=list)
+    unsent: str = ""
     gaps: list[GapReport] = msgspec.field(default_factory=list)
+    changes: list[TickerChange] = msgspec.field(default_factory=list)
     reconnects: int = 0
     lag: LagReport = LagReport()
     silent: dict[str, float] = msgspec.field(default_factory=dict)
@@ -108,6 +125,11 @@ class Report(msgspec.Struct):
     def ticker(self, name: str) -> TickerBooks:
         """The books of one ticker."""
         return self.per_ticker.setdefault(name, TickerBooks())
+
+    @property
+    def joined(self) -> dict[str, datetime]:
+        """When tickers were asked for that were not there from the start."""
+        return {ticker: change.at for change in self.changes for ticker in change.added}
 
     @property
     def outages(self) -> list[GapReport]:
@@ -143,7 +165,12 @@ class Report(msgspec.Struct):
         Raises:
             ValueError: it is none.
         """
-        return msgspec.json.decode(path.read_bytes(), type=cls)
+        return cls.decode(path.read_bytes())
+
+    @classmethod
+    def decode(cls, text: bytes) -> Report:
+        """The report that ``text`` is; ``ValueError`` if it is none."""
+        return msgspec.json.decode(text, type=cls)
 
 
 def _sums(books: Books, tickers: Iterable[TickerBooks]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Settings: a flag, else ``STOCKTRACE_<NAME>``, else the ``.env`` file, else the default here.
+"""Settings: a flag, else ``STOCKTRACE_<NAME>``, else ``.env``, else ``stocktrace.toml``, else here.
 
 The API key comes from ``FINNHUB_API_KEY`` (environment or ``.env``) and from nowhere else: a flag
 would show it in the list of processes.
@@ -10,22 +10,30 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, time, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from stocktrace import settings_file
 from stocktrace.errors import SettingsError
+from stocktrace.lake_url import lake_url, local_path
 
 _PREFIX = "STOCKTRACE_"
 # The folder that deployments run in: prefect.yaml reads it, we do not.
 _HOME = "STOCKTRACE_HOME"
 FINNHUB = "wss://ws.finnhub.io"
 FOREVER = "forever"
+OFF = "off"
+LOOPBACK = "127.0.0.1"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
@@ -33,8 +41,8 @@ _PIECE = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SHORTEST_S, _LONGEST_S = 0.001, 366 * 86400.0
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMG]?B)?", re.IGNORECASE | re.ASCII)
-_WALL_TIME = re.compile(
-    r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}))?(?: +(?P<zone>\S+))?", re.ASCII
+_LISTENER = re.compile(
+    r"(?:(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):)?(?P<port>\d{1,5})", re.ASCII
 )
 # More than any disk holds, and well within 64 bits.
 _LARGEST = 10**18
@@ -59,6 +67,15 @@ def parse_duration(text: object) -> float:
     return seconds
 
 
+def parse_patience(text: object) -> float:
+    """Seconds, as ``parse_duration`` has them; 0 for ``0`` or ``0s``, too.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    return 0.0 if str(text) in ("0", "0.0", "0s", "0d") else parse_duration(text)
+
+
 def parse_keep(text: object) -> float | None:
     """Seconds to keep something; ``None`` for ``forever``, 0 for ``0`` or ``0s``.
 
@@ -67,10 +84,8 @@ def parse_keep(text: object) -> float | None:
     """
     if text is None or text == FOREVER:
         return None
-    if str(text) in ("0", "0.0", "0s", "0d"):
-        return 0.0
     try:
-        return parse_duration(text)
+        return parse_patience(text)
     except SettingsError:
         raise SettingsError(
             f"{text!r} is no time to keep something: write it like 30d, 0s or {FOREVER}."
@@ -92,63 +107,6 @@ def parse_size(text: object) -> int:
     return int(size)
 
 
-def parse_until(text: str, now: datetime) -> datetime:
-    """The moment meant by ``text``; ``now`` is aware, in this machine's zone.
-
-    ``16:00`` or ``16:00:30`` is today, in that zone; ``16:00 America/New_York`` is today in New
-    York, whatever day it is here; else it is an ISO time like ``2026-11-23T16:00-05:00``.
-
-    Raises:
-        SettingsError: it is none, or has passed.
-    """
-    match = _WALL_TIME.fullmatch(text)
-    try:
-        if match is None:
-            moment = datetime.fromisoformat(text)
-            moment = moment if moment.tzinfo else _at_home(moment, now)
-        elif match["zone"] is None:
-            moment = _at_home(datetime.combine(now.date(), _time(match)), now)
-        else:
-            zone = _zone(match["zone"])
-            moment = datetime.combine(now.astimezone(zone).date(), _time(match), zone)
-    except SettingsError:
-        raise
-    except ValueError:
-        raise SettingsError(
-            f"{text!r} is no time: write it like 16:00, 16:00 America/New_York "
-            "or 2026-11-23T16:00-05:00."
-        ) from None
-    # Two times of one zone compare by what the clock on the wall says, which is twice the same
-    # when summer time ends.
-    if moment.astimezone(UTC) <= now.astimezone(UTC):
-        raise SettingsError(
-            f"{text} has passed (it is {now.astimezone(moment.tzinfo):%Y-%m-%d %H:%M:%S %Z}): "
-            "give a later time, with its date if it is not today."
-        )
-    return moment
-
-
-def _time(match: re.Match[str]) -> time:
-    return time(int(match["hour"]), int(match["minute"]), int(match["second"] or 0))
-
-
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a folder of zones
-        raise SettingsError(
-            f"{name!r} is no time zone: use an IANA name like America/New_York."
-        ) from None
-
-
-def _at_home(moment: datetime, now: datetime) -> datetime:
-    """``moment`` in the zone of ``now``; the offset from UTC may change between the two."""
-    here = now.astimezone()
-    if (now.tzname(), now.utcoffset()) == (here.tzname(), here.utcoffset()):
-        return moment.astimezone()
-    return moment.replace(tzinfo=now.tzinfo)
-
-
 def _feed_url(url: str) -> str:
     if "token=" in url.lower() or "@" in url:
         raise SettingsError("Take the key out of the URL: it belongs into FINNHUB_API_KEY.")
@@ -162,6 +120,19 @@ def _feed_url(url: str) -> str:
     return url
 
 
+def _listener(address: object) -> str:
+    """``HOST:PORT`` for what was given, or ``off``."""
+    text = str(address)
+    if text == OFF:
+        return text
+    match = _LISTENER.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        raise SettingsError(
+            f"{text!r} is no address to listen on: write it like 9464, 0.0.0.0:9464 or {OFF}."
+        )
+    return f"{match['host'] or LOOPBACK}:{match['port']}"
+
+
 def _refuse_misspelt(names: Iterable[str]) -> None:
     """A variable that nothing reads would be a setting that is silently not made."""
     known = {f"{_PREFIX}{name.upper()}" for name in names} | {_HOME}
@@ -173,7 +144,11 @@ def _refuse_misspelt(names: Iterable[str]) -> None:
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
+#: Seconds, perhaps none.
+Patience = Annotated[float, BeforeValidator(parse_patience)]
 Size = Annotated[int, BeforeValidator(parse_size)]
+#: ``HOST:PORT``, or ``off``.
+Listener = Annotated[str, BeforeValidator(_listener)]
 #: Seconds, or ``None``: forever.
 Keep = Annotated[float | None, BeforeValidator(parse_keep)]
 
@@ -194,7 +169,17 @@ class Settings(BaseSettings):
     url: Annotated[str, AfterValidator(_feed_url)] = Field(
         FINNHUB, description="Address of the trade WebSocket."
     )
-    data_dir: Path = Field(Path("data"), description="Folder that everything is written to.")
+    data_dir: Annotated[Path, AfterValidator(local_path)] = Field(
+        Path("data"), description="Folder that everything is written to."
+    )
+    # An empty one is none. What is published here goes there, too (docs/decisions/0005-lake.md).
+    lake: Annotated[str, AfterValidator(lake_url)] = Field(
+        "", description="Store that published files are sent to: s3://, gs://, abfs://, file://."
+    )
+    # A second capture with a key is mostly a mistake, to be told at once (FINNHUB.md, #158).
+    wait_for_key: Patience = Field(
+        0.0, description="How long to wait for a capture with the same key to end, and take over."
+    )
 
     # Freshness of the Parquet against 2 kB fixed cost a file: at 10 minutes 30 % (docs/storage.md),
     # which compaction takes away again.
@@ -220,6 +205,11 @@ class Settings(BaseSettings):
         200_000_000, description="Free space below which the capture ends in order."
     )
 
+    # Without a host only this machine can ask: nobody has to log in.
+    metrics: Listener = Field(
+        OFF, description="PORT or HOST:PORT of /metrics (Prometheus) and /healthz, or off."
+    )
+
     # The tape is the truth, and data that comes only once is not deleted unasked; compressed, it
     # takes two and a half times what its trades do in Parquet (docs/storage.md).
     keep_tape: Keep = Field(None, description="How long tapes stay that verify, or forever.")
@@ -241,6 +231,20 @@ class Settings(BaseSettings):
     stable_after: Seconds = Field(60.0, description="Life that makes a connection a success.")
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What goes before what; called by pydantic."""
+        del file_secret_settings
+        file = InitSettingsSource(settings_cls, dict(settings_file.read(cls.model_fields)))
+        return init_settings, env_settings, dotenv_settings, file
+
+    @classmethod
     def load(cls, **given: Any) -> Settings:
         """The settings, with those ``given`` (not ``None``) above all else.
 
@@ -259,7 +263,11 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
-            where = f"--{name.replace('_', '-')}" if name in given else f"STOCKTRACE_{name.upper()}"
+            where = f"STOCKTRACE_{name.upper()}"
+            if name in given:
+                where = f"--{name.replace('_', '-')}"
+            elif where not in os.environ and name in settings_file.read(cls.model_fields):
+                where = f"{name} in {settings_file.FILE}"
             raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
     def key(self) -> str:
@@ -281,7 +289,11 @@ class Settings(BaseSettings):
     def public(self) -> dict[str, str | int | float]:
         """All settings but the key, for reports and logs."""
         return {
-            name: value if isinstance(value, (int, float)) else str(value or FOREVER)
+            name: value
+            if isinstance(value, (int, float))
+            else FOREVER
+            if value is None
+            else str(value)
             for name, value in self
             if name != "finnhub_api_key"
         }

@@ -66,6 +66,33 @@ def clean(
     _clean(monkeypatch, tmp_path_factory.mktemp("cwd"))
 
 
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def server(prefect_home: Path) -> Iterator[str]:
+    """A server for all tests of flows; gives the address of its API."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(prefect_home))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        from prefect.settings import (
+            PREFECT_API_URL,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+            PREFECT_LOGGING_TO_API_BATCH_INTERVAL,
+            temporary_settings,
+        )
+        from prefect.testing.utilities import prefect_test_harness
+
+        fast = {
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread takes a second to join
+            PREFECT_LOGGING_TO_API_BATCH_INTERVAL: 0.2,
+        }
+        with prefect_test_harness(server_startup_timeout=120), temporary_settings(fast):
+            yield str(PREFECT_API_URL.value())
+
+
 @dataclass(slots=True)
 class Studio:
     """Makes exchanges and captures them, with a key of its own."""

@@ -111,8 +111,8 @@ GOOD = ("capture", "AAPL", "--for", "1s")
         (("capture", "--for", "1s"), "Name at least one ticker"),
         (("capture", "é", "--for", "1s"), "'é' is no ticker"),
         (("capture", "A,B\n", "--for", "1s", "AA\nBB"), "is no ticker"),
-        (("capture", "AAPL"), "Say how long: --for 30m, or --until 16:00"),
-        ((*GOOD, "--until", "23:59"), "Say how long: --for 30m, or --until 16:00"),
+        (("capture", "AAPL"), "Say how long: lasting (--for 30m) or until (--until 16:00), one of them."),
+        ((*GOOD, "--until", "23:59"), "Say how long: lasting (--for 30m) or until (--until 16:00), one of them."),
         (("capture", "AAPL", "--for", "soon"), "'soon' is no duration"),
         (("capture", "AAPL", "--for", "0s"), "'0s' is no duration"),
         (("capture", "AAPL", "--for=-5s"), "'-5s' is no duration"),
@@ -402,7 +402,7 @@ def test_trades_are_printed_as_a_table(say: Callable[..., Said], data: Path) -> 
 
 
 def test_trades_are_printed_as_csv(say: Callable[..., Said], data: Path) -> None:
-    said = say("trades", "AAPL", "7203", "--to", "csv", "--data-dir", data)
+    said = say("trades", "AAPL", "7203", "--csv", "--data-dir", data)
     rows = list(csv.DictReader(io.StringIO(said.out)))
     assert [(row["symbol"], float(row["price"]), row["conditions"]) for row in rows] == [
         ("AAPL", 1.5, "1 12"),
@@ -412,7 +412,7 @@ def test_trades_are_printed_as_csv(say: Callable[..., Said], data: Path) -> None
 
 
 def test_trades_are_printed_as_json_one_a_line(say: Callable[..., Said], data: Path) -> None:
-    said = say("trades", "AAPL", "--to", "json", "--tail", 1, "--data-dir", data)
+    said = say("trades", "AAPL", "--json", "--tail", 1, "--data-dir", data)
     assert json.loads(said.out) == {
         "symbol": "AAPL",
         "ts_event": "2026-11-23T14:30:00.001000Z",
@@ -443,7 +443,7 @@ def test_trades_of_nothing_are_a_header(say: Callable[..., Said], data: Path) ->
 def test_trades_are_chosen_by_time_and_number(
     say: Callable[..., Said], data: Path, words: tuple[str, ...], count: int
 ) -> None:
-    said = say("trades", "AAPL", *words, "--to", "csv", "--data-dir", data)
+    said = say("trades", "AAPL", *words, "--csv", "--data-dir", data)
     assert said.status == 0
     assert len(said.out.splitlines()) == count + 1
 
@@ -455,7 +455,9 @@ def test_trades_are_chosen_by_time_and_number(
         (("trades", "AAPL", "--date", "today"), "'today' is no date"),
         (("trades", "AAPL", "--start", "soon"), "'soon' is no time"),
         (("trades", "AAPL", "--date", "2026-11-23", "--end", "2026-11-24"), "not both"),
-        (("trades", "AAPL", "--to", "excel"), "excel"),
+        (("trades", "AAPL", "--csv", "--json"), "Mutually exclusive"),
+        (("trades", "AAPL", "--parquet"), "--parquet"),
+        (("trades", "AAPL", "--tail=-1"), "--tail"),
         (("trades", "AAPL", "--tail", "x"), "--tail"),
     ],
 )

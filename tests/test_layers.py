@@ -13,30 +13,52 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: The words that everybody uses; each may know only others of them.
-GROUND = {"trade", "errors", "deadline", "settings", "gap", "lags", "pulse", "calendar"}
+GROUND = {
+    "trade", "errors", "deadline", "settings", "settings_file", "lake_url", "gap", "lags", "pulse",
+    "calendar",
+}  # fmt: skip
 
 #: Packages of others, and the only places that may know them.
 DOORS = {
     "websocket": {"feed"},
     "websockets": {"exchange"},
-    "msgspec": {"trade", "feed.wire", "report", "coverage", "cli", "exchange", "flows"},
+    "msgspec": {
+        "trade",
+        "feed.wire",
+        "report",
+        "coverage",
+        "changes",
+        "status",
+        "dashboard",
+        "cli",
+        "exchange",
+        "flows",
+    },
+    "jinja2": {"session_page"},
     "pandera": {"store.schema"},
     "zstandard": {"store.tape"},
-    "pyarrow": {"store"},
+    "pyarrow": {"store", "dashboard.rows", "dashboard.tail"},
     "pandas": {"store", "cli.output", "calendar"},
     "polars": {"store.dataset"},
-    "numpy": {"store", "lags"},
+    "numpy": {"store", "lags", "dashboard"},
+    "starlette": {"dashboard"},
+    "uvicorn": {"dashboard"},
     "pydantic": {"settings", "cli.capturing", "flows"},
     "pydantic_settings": {"settings"},
     "cyclopts": {"cli", "flows"},
     "exchange_calendars": {"calendar"},
     "rich": {"cli"},
+    "prometheus_client": {"metrics", "endpoint"},
     "prefect": {"flows"},
+    "yaml": {"flows.serve"},
 }
 
 #: What makes a thread, and who may.
 THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread", "ProcessPoolExecutor"}
-THREAD_MAKERS = {"feed.connection", "run", "capturing", "cli", "exchange", "flows"}
+THREAD_MAKERS = {
+    "feed.connection", "backfill", "worker", "capturing", "endpoint", "cli", "exchange", "flows",
+    "store.outbox",
+}  # fmt: skip
 
 
 def modules() -> dict[str, ast.Module]:

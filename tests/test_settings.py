@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from stocktrace.errors import SettingsError, UsageError
-from stocktrace.settings import Settings, parse_duration, parse_size, parse_until
+from stocktrace.settings import Settings, parse_duration, parse_size
+from stocktrace.until import parse_until
 
 KEY = "s3cret-key"
 NEW_YORK = ZoneInfo("America/New_York")
@@ -36,17 +37,46 @@ SIZES = ("roll_size", "min_free")
 KEPT = ("keep_tape", "keep_csv")
 ROWS = ("batch_rows", "queue_rows", "backlog_rows")
 
+NO_LAKE = "That is no lake: write it like s3://bucket/prefix, gs://…, abfs://… or file:///path."
+CREDENTIALS_IN_URL = (
+    "Take the credentials out of the URL of the lake: they belong into the variables of its store, "
+    "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+)
+LAKE_FOR_FOLDER = (
+    "The data folder is one of this machine. A lake is read by `stocktrace trades`, `bars` and "
+    "`gaps` and sent to with --lake; it is not changed, and not compacted."
+)
+
 # Of every setting: texts and what they mean, and texts and what is said of them.
 MEANT: dict[str, dict[str, object]] = {
     **{name: {"1h30m": 5400.0, "250ms": 0.25} for name in DURATIONS},
     **{name: {"64MB": 64_000_000, "1.5 gb": 1_500_000_000, "17": 17} for name in SIZES},
     **{name: {"forever": None, "0": 0.0, "0s": 0.0, "30d": 2_592_000.0} for name in KEPT},
     **{name: {"1": 1, "250000": 250_000} for name in ROWS},
+    "metrics": {
+        "off": "off",
+        "9464": "127.0.0.1:9464",
+        "0.0.0.0:9464": "0.0.0.0:9464",
+        "[::1]:0": "[::1]:0",
+    },
+    "wait_for_key": {"0": 0.0, "0s": 0.0, "5m": 300.0},
     "url": {
         "ws://127.0.0.1:8000": "ws://127.0.0.1:8000",
         "wss://[::1]/path?a=1": "wss://[::1]/path?a=1",
     },
     "data_dir": {"somewhere/else": Path("somewhere/else")},
+    "lake": {
+        "s3://bucket": "s3://bucket",
+        "s3://bucket/prefix/": "s3://bucket/prefix",
+        "s3://bucket/p?endpoint_override=127.0.0.1:9000&scheme=http": (
+            "s3://bucket/p?endpoint_override=127.0.0.1:9000&scheme=http"
+        ),
+        "gs://bucket/prefix": "gs://bucket/prefix",
+        "abfs://container@account.dfs.core.windows.net/prefix": (
+            "abfs://container@account.dfs.core.windows.net/prefix"
+        ),
+        "file:///srv/lake": "file:///srv/lake",
+    },
 }
 REFUSED: dict[str, dict[str, str]] = {
     **{
@@ -61,6 +91,11 @@ REFUSED: dict[str, dict[str, str]] = {
         name: {text: NO_TIME_TO_KEEP.format(text) for text in ("Forever", "-1s", "30", "367d")}
         for name in KEPT
     },
+    "metrics": {
+        text: f"{text!r} is no address to listen on: write it like 9464, 0.0.0.0:9464 or off."
+        for text in ("on", "65536", ":1", "::1", "a@b:1", "host:1/x", "http://host:1", "host:-1")
+    },
+    "wait_for_key": {"a while": NO_DURATION.format("a while"), "5": NO_DURATION.format("5")},
     "roll_size": {"big": NO_SIZE.format("big"), "0": "Input should be greater than 0"},
     "min_free": {
         "-1MB": NO_SIZE.format("-1MB"),
@@ -88,6 +123,20 @@ REFUSED: dict[str, dict[str, str]] = {
         f"wss://user:{KEY}@ws.finnhub.io": KEY_IN_URL,
         f"wss://{KEY}@ws.finnhub.io": KEY_IN_URL,
     },
+    "lake": {
+        **dict.fromkeys(("bucket", "s3://", "file://host", "http://bucket/p", "s3://["), NO_LAKE),
+        f"s3://user:{KEY}@bucket/p": CREDENTIALS_IN_URL,
+        f"s3://{KEY}@bucket/p": CREDENTIALS_IN_URL,
+        f"abfs://container:{KEY}@account/p": CREDENTIALS_IN_URL,
+        f"s3://bucket/p?secret_key={KEY}": (
+            "The URL of the lake has an option secret_key: of s3:// there are endpoint_override, "
+            "region, scheme."
+        ),
+        "file:///srv/lake?access_key=": (
+            "The URL of the lake has an option access_key: of file:// there are none."
+        ),
+    },
+    "data_dir": dict.fromkeys(("s3://bucket/p", "file:///srv/lake"), LAKE_FOR_FOLDER),
 }
 ALL_MEANT = [(name, text, value) for name, texts in MEANT.items() for text, value in texts.items()]
 ALL_REFUSED = [
@@ -109,13 +158,15 @@ def told(work: Callable[[], object]) -> str:
 
 def test_every_setting_is_looked_at_here() -> None:
     assert set(MEANT) == set(Settings.model_fields) - {"finnhub_api_key"}
-    assert set(REFUSED) == set(MEANT) - {"data_dir"}
+    assert set(REFUSED) == set(MEANT)
 
 
 def test_the_defaults() -> None:
     assert Settings.load().public() == {
         "url": "wss://ws.finnhub.io",
         "data_dir": "data",
+        "lake": "",
+        "wait_for_key": 0.0,
         "roll_every": 600.0,
         "roll_size": 128_000_000,
         "flush_every": 1.0,
@@ -124,6 +175,7 @@ def test_the_defaults() -> None:
         "backlog_rows": 500_000,
         "sync_every": 1.0,
         "min_free": 200_000_000,
+        "metrics": "off",
         "keep_tape": "forever",
         "keep_csv": 0.0,
         "handshake_within": 12.0,
@@ -139,10 +191,13 @@ def test_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(("name", "text", "value"), ALL_MEANT)
-def test_a_setting_means_the_same_as_a_flag_in_the_environment_and_in_the_env_file(
+def test_a_setting_means_the_same_as_a_flag_in_the_environment_and_in_files(
     name: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert getattr(Settings.load(**{name: text}), name) == value
+    Path("stocktrace.toml").write_text(f"{name} = '{text}'\n", encoding="utf-8")
+    assert getattr(Settings.load(), name) == value
+    Path("stocktrace.toml").unlink()
     Path(".env").write_text(f"STOCKTRACE_{name.upper()}='{text}'\n", encoding="utf-8")
     assert getattr(Settings.load(), name) == value
     Path(".env").unlink()
@@ -155,6 +210,9 @@ def test_a_wrong_setting_is_named_as_it_was_given(
     name: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert told(lambda: Settings.load(**{name: text})) == f"--{name.replace('_', '-')}: {said}"
+    Path("stocktrace.toml").write_text(f"{name} = '{text}'\n", encoding="utf-8")
+    assert told(Settings.load) == f"{name} in stocktrace.toml: {said}"
+    Path("stocktrace.toml").unlink()
     Path(".env").write_text(f"STOCKTRACE_{name.upper()}='{text}'\n", encoding="utf-8")
     assert told(Settings.load) == f"STOCKTRACE_{name.upper()}: {said}"
     Path(".env").unlink()
@@ -162,16 +220,58 @@ def test_a_wrong_setting_is_named_as_it_was_given(
     assert told(Settings.load) == f"STOCKTRACE_{name.upper()}: {said}"
 
 
-def test_a_flag_is_above_the_environment_is_above_the_env_file_is_above_the_default(
+def test_a_flag_is_above_the_environment_above_the_env_file_above_the_toml_above_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = [Settings.load().batch_rows]
+    Path("stocktrace.toml").write_text("batch_rows = 4\n", encoding="utf-8")
+    seen.append(Settings.load().batch_rows)
     Path(".env").write_text("STOCKTRACE_BATCH_ROWS=1\n", encoding="utf-8")
     seen.append(Settings.load().batch_rows)
     monkeypatch.setenv("STOCKTRACE_BATCH_ROWS", "2")
     seen.append(Settings.load().batch_rows)
     seen.append(Settings.load(batch_rows="3").batch_rows)
-    assert seen == [50_000, 1, 2, 3]
+    assert seen == [50_000, 4, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            'roll_evry = "5m"',
+            "There is no setting roll_evry in stocktrace.toml: did you mean roll_every?",
+        ),
+        (
+            "xyz = 1",
+            "There is no setting xyz in stocktrace.toml: see `stocktrace capture --help`.",
+        ),
+        (
+            f'finnhub_api_key = "{KEY}"',
+            (
+                "There is no setting finnhub_api_key in stocktrace.toml: the key belongs into "
+                "FINNHUB_API_KEY, in the environment or in a .env file."
+            ),
+        ),
+        (
+            "min_free = true",
+            'min_free in stocktrace.toml is no text or number: write it like "5m" or 10.',
+        ),
+        (
+            "roll_every =",
+            "The file stocktrace.toml cannot be read: Invalid value (at end of document).",
+        ),
+    ],
+)
+def test_a_settings_file_that_is_wrong_is_told(text: str, sentence: str) -> None:
+    Path("stocktrace.toml").write_text(text, encoding="utf-8")
+    assert told(Settings.load) == sentence
+
+
+def test_numbers_in_a_settings_file_are_seconds_bytes_and_rows() -> None:
+    Path("stocktrace.toml").write_text("roll_every = 90\nmin_free = 5\nmetrics = 9464\n")
+    settings = Settings.load()
+    assert (settings.roll_every, settings.min_free) == (90.0, 5)
+    assert settings.metrics == "127.0.0.1:9464"
 
 
 def test_a_flag_that_was_not_given_and_an_empty_variable_are_no_settings(
@@ -415,7 +515,7 @@ def test_until_is_in_the_zone_it_was_given_in() -> None:
 )  # fmt: skip
 def test_no_time(text: str) -> None:
     assert told(lambda: parse_until(text, NOW)) == (
-        f"{text!r} is no time: write it like 16:00, 16:00 America/New_York "
+        f"{text!r} is no time: write it like 16:00, 16:00 America/New_York, close "
         "or 2026-11-23T16:00-05:00."
     )
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import cyclopts
 
 from stocktrace import __version__
-from stocktrace.cli import capturing, data, output, upkeep
+from stocktrace.cli import (
+    backfill,
+    capturing,
+    dashboard,
+    data,
+    output,
+    report,
+    tickers,
+    upkeep,
+    watch,
+)
 from stocktrace.errors import StocktraceError, UsageError
 
 app = cyclopts.App(
@@ -22,10 +33,14 @@ for _command in (
     capturing.capture,
     capturing.demo,
     capturing.exchange,
+    watch.watch,
+    dashboard.dashboard,
     data.trades,
     data.bars,
     data.gaps,
     data.sessions,
+    report.report,
+    backfill.backfill,
     upkeep.convert,
     upkeep.recover,
     upkeep.compact,
@@ -34,6 +49,8 @@ for _command in (
     upkeep.audit,
 ):
     app.command(_command)
+app.command(tickers.app)
+app.register_install_completion_command()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,6 +64,7 @@ def run(arguments: list[str] | None = None) -> int:
     logging.getLogger("stocktrace").setLevel(logging.INFO)
     try:
         status = app(arguments, exit_on_error=False, print_error=False)
+        output.flush()
     except cyclopts.CycloptsError as error:
         return _tell(f"{_one_line(error)} Try `stocktrace --help`.", 2)
     except StocktraceError as error:
@@ -54,7 +72,7 @@ def run(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _tell("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        sys.stdout = None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
         return 0
     except OSError as error:
         return _tell(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,16 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from stocktrace.cli import output
+from stocktrace.cli.beside import Dashboard, beside
 from stocktrace.cli.faults import ChaosFlag, FaultFlags, SecondConnection, faults_of
 from stocktrace.cli.flags import AllFlags, load
 from stocktrace.cli.progress import Mode, progress
-from stocktrace.errors import UsageError
-from stocktrace.settings import Settings, parse_duration, parse_until
+from stocktrace.errors import KeyInUse
+from stocktrace.settings import Settings, parse_duration
 from stocktrace.trade import parse_tickers
+from stocktrace.until import HELP, Span
 
 if TYPE_CHECKING:
     from stocktrace.exchange import Source
     from stocktrace.report import Report
+    from stocktrace.status import Status
 
 #: Stocks, a coin and a currency: each kind of trade that the feed has.
 DEMO_TICKERS = ("AAPL", "MSFT", "NVDA", "BRK.B", "BINANCE:BTCUSDT", "OANDA:EUR_USD")
@@ -33,7 +35,7 @@ DEMO_KEY = "demo"
 DEMO_RATE = 300.0
 
 For = Annotated[str | None, Parameter(name="--for", help="How long: 30s, 10m, 1h30m.")]
-Until = Annotated[str | None, Parameter(help="When to end: 16:00 here, or 2026-11-23T16:00-05:00.")]
+Until = Annotated[str | None, Parameter(help=HELP)]
 Progress = Annotated[
     Mode, Parameter(name="--progress", help="On a terminal live, elsewhere a line now and then.")
 ]
@@ -47,6 +49,7 @@ def capture(
     for_: For = None,
     until: Until = None,
     show: Progress = "auto",
+    dashboard: Dashboard = False,
     as_json: Json = False,
     flags: AllFlags = None,
 ) -> int:
@@ -55,7 +58,7 @@ def capture(
     The key is read from FINNHUB_API_KEY, in the environment or in a .env file. Ctrl-C ends in
     order and publishes; a second one leaves at once, and loses nothing that is on the tape.
     """
-    job = Job(parse_tickers(tickers), *_time(for_, until), load(flags))
+    job = Job(parse_tickers(tickers), Span.of(for_, until), load(flags), dashboard)
     return job.run(show, as_json=as_json)
 
 
@@ -63,6 +66,7 @@ def demo(
     *tickers: str,
     for_: For = "30s",
     show: Progress = "auto",
+    dashboard: Dashboard = False,
     as_json: Json = False,
     flags: AllFlags = None,
 ) -> int:
@@ -71,11 +75,11 @@ def demo(
     Prints where the files are, the books, and a few trades read back.
     """
     names = parse_tickers(tickers or DEMO_TICKERS)
-    lasting, until = _time(for_, None)
+    span = Span.of(for_, None)
     given = load(flags)
     with demo_exchange() as url:
         settings = given.model_copy(update={"url": url, **_demo_key()})
-        job = Job(names, lasting, until, settings)
+        job = Job(names, span, settings, dashboard)
         status = job.run(show, as_json=as_json)
     if status == 0 and not as_json:
         read_back(names[0], settings.data_dir)
@@ -157,27 +161,14 @@ def _demo_key() -> dict[str, object]:
     return {"finnhub_api_key": SecretStr(DEMO_KEY)}
 
 
-def _time(for_: str | None, until: str | None) -> tuple[float | None, datetime | None]:
-    if (for_ is None) == (until is None):
-        raise UsageError("Say how long: --for 30m, or --until 16:00; one of them.")
-    if for_ is not None:
-        return parse_duration(for_), None
-    now = datetime.now().astimezone()
-    if until == "close":
-        from stocktrace.calendar import session_close
-
-        return None, session_close(now)
-    return None, parse_until(until or "", now)
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """One capture from the command line."""
 
     tickers: tuple[str, ...]
-    lasting: float | None
-    until: datetime | None
+    span: Span
     settings: Settings
+    dashboard: bool = False
 
     def run(self, mode: Mode, *, as_json: bool) -> int:
         """Capture, show it, print what it came to; gives the exit status."""
@@ -187,19 +178,36 @@ class Job:
         from stocktrace.run import Handle
 
         handle = Handle()
-        with _on_signals(lambda: handle.stop("interrupted")) as caught, progress(mode) as watch:
-            report = run_capture(
-                self.tickers,
-                lasting=self.lasting,
-                until=self.until,
-                settings=self.settings,
-                watch=watch,
-                handle=handle,
-            )
+        with (
+            _on_signals(lambda: handle.stop("interrupted")) as caught,
+            beside(self.settings.data_dir, wanted=self.dashboard) as tell,
+            progress(mode) as show,
+        ):
+
+            def look(status: Status) -> None:
+                tell(status)
+                if show is not None:
+                    show(status)
+
+            try:
+                report = run_capture(
+                    self.tickers,
+                    lasting=self.span.lasting,
+                    until=self.span.until,
+                    settings=self.settings,
+                    watch=look,
+                    handle=handle,
+                )
+            except KeyInUse:
+                if caught.status:  # interrupted while it waited for the key: nothing has begun
+                    return caught.status
+                raise
         _print(report, self.settings.data_dir, as_json=as_json)
         if report.state == "failed":
             output.complain(report.reason)
             return 1
+        if report.unsent:
+            return 1  # the log has told why
         return caught.status
 
 

@@ -9,7 +9,10 @@ from cyclopts import Group, Parameter
 
 from stocktrace.settings import FOREVER, Settings
 
-_GROUP = Group("Settings", help="Also as STOCKTRACE_<NAME> in the environment or in .env.")
+_GROUP = Group(
+    "Settings",
+    help="Also as STOCKTRACE_<NAME> in the environment or in .env, or in stocktrace.toml.",
+)
 
 
 def _flag(name: str) -> tuple[str, Any, Any]:
@@ -30,7 +33,7 @@ def _shown(default: object) -> str:
         return f"{default:g}s"
     if isinstance(default, int) and default % 1_000_000 == 0:
         return f"{default // 1_000_000}MB"
-    return str(default)
+    return str(default) or "none"
 
 
 if TYPE_CHECKING:
