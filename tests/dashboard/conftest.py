@@ -1,0 +1,129 @@
+"""A dashboard in this process, on a thread: real sockets, the real server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stocktrace.dashboard.address import address, bind
+from stocktrace.dashboard.serving import serve
+from stocktrace.exchange import Exchange
+from stocktrace.report import Report
+from stocktrace.status import Status
+from stocktrace.store.layout import Layout
+from tests.conftest import Scenario, Studio, hurry
+
+WITHIN_S = 20.0
+
+
+@contextlib.contextmanager
+def dashboard(data_dir: Path, port: int = 0) -> Iterator[str]:
+    """Serve ``data_dir``; gives the address."""
+    reading, writing = os.pipe()
+    listening = bind(port)
+    with os.fdopen(reading, "rb") as parent:
+        thread = threading.Thread(target=serve, args=(Layout(data_dir), listening, parent))
+        thread.start()
+        try:
+            yield address(listening)
+        finally:
+            os.close(writing)
+            thread.join(WITHIN_S)
+            listening.close()
+    assert not thread.is_alive()
+
+
+@dataclass
+class Capture:
+    """A capture of ``exchange`` on a thread; ``status`` is the newest."""
+
+    studio: Studio
+    exchange: Exchange
+    tickers: tuple[str, ...]
+    report: Report | None = None
+    status: Status | None = None
+
+    def __post_init__(self) -> None:
+        self._news = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def start(self, **given: Any) -> None:
+        """Begin."""
+
+        def run() -> None:
+            self.report = self.studio.record(
+                self.exchange, self.tickers, self._forever(), lasting=300, **given
+            )
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+        self.until(lambda status: status.connected)
+
+    def _forever(self) -> Scenario:
+        yield self._note
+
+    def _note(self, status: Status) -> bool:
+        with self._news:
+            self.status = status
+            self._news.notify_all()
+        return False
+
+    def until(self, wanted: Callable[[Status], bool]) -> Status:
+        """Wait until the capture stands so."""
+        with self._news:
+            found = self._news.wait_for(
+                lambda: self.status is not None and wanted(self.status), WITHIN_S
+            )
+            assert found, self.status
+            assert self.status is not None
+            return self.status
+
+    def stop(self) -> Report:
+        """End in order."""
+        self.studio.handle.stop("the test is through")
+        assert self._thread is not None
+        self._thread.join(WITHIN_S * 3)
+        assert self.report is not None
+        return self.report
+
+    @property
+    def session(self) -> str:
+        """Its name."""
+        assert self.status is not None
+        return self.status.session
+
+
+@contextlib.contextmanager
+def capturing(
+    studio: Studio, exchange: Exchange, tickers: tuple[str, ...], **given: Any
+) -> Iterator[Capture]:
+    """A capture that is stopped at the end, whatever happens."""
+    capture = Capture(studio, exchange, tickers)
+    capture.start(**given)
+    try:
+        yield capture
+    finally:
+        if capture.report is None:
+            capture.stop()
+
+
+@pytest.fixture(scope="module")
+def hurried() -> Iterator[None]:
+    """As ``studio`` has it, for what lasts longer than a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
+        yield
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

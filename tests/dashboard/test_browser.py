@@ -1,0 +1,395 @@
+"""The page in a real browser: Debian's Chromium, driven by Playwright, on synthetic markets."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from stocktrace.deadline import Deadline
+from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket, synthetic_frames
+from stocktrace.report import Report
+from stocktrace.status import Status
+from stocktrace.store import lock
+from stocktrace.store.layout import Layout
+from tests.conftest import Studio, frame, played
+from tests.dashboard.conftest import Capture, capturing, dashboard, free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium on this machine: apt install chromium"
+    ),
+    pytest.mark.xdist_group("browser"),
+]
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TICKERS = ("AAPL", "MSFT", "NVDA", "BINANCE:BTCUSDT")
+PATIENCE_MS = 15_000
+
+expect = playwright.expect
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Watched:
+    """A page, and what its console said and where it went."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def text(self, selector: str) -> str:
+        """What is written there."""
+        return self.page.inner_text(selector)
+
+    def number(self, selector: str) -> float:
+        """The first number that is written there."""
+        found = re.search(r"[\d,.]+", self.text(selector))
+        assert found, self.text(selector)
+        return float(found[0].replace(",", ""))
+
+    def until(self, script: str) -> None:
+        """Wait until an expression of the page holds."""
+        deadline = Deadline.after(PATIENCE_MS / 1000)
+        while not self.page.evaluate(script):  # Playwright's own wait would need `eval` in the page
+            assert not deadline.passed(), script
+            self.page.wait_for_timeout(50)
+
+    def painted(self, *colours: str) -> int:
+        """Pixels of the candles' canvases that have one of the page's colours."""
+        return int(self.page.evaluate(PAINTED, list(colours)))
+
+
+#: Counts pixels by the custom properties of style.css; shading is seen through on the background.
+PAINTED = """(names) => {
+  const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const style = getComputedStyle(document.documentElement);
+  const rgb = (colour) => {
+    context.fillStyle = style.getPropertyValue("--card"); context.fillRect(0, 0, 1, 1);
+    context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data];
+  };
+  const wanted = names.map((name) => rgb(style.getPropertyValue(`--${name}`)));
+  let count = 0;
+  for (const canvas of document.querySelectorAll("#candles canvas")) {
+    if (!canvas.width || !canvas.height) continue;
+    const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    for (let n = 0; n < data.length; n += 4)
+      if (wanted.some((w) => w.slice(0, 3).every((c, k) => Math.abs(data[n + k] - c) < 4))) count++;
+  }
+  return count;
+}"""
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Callable[..., Watched]]:
+    """Opens pages; all of them must have stayed at home, and have had nothing to complain about."""
+    contexts, pages = [], []
+
+    def go(url: str, **given: Any) -> Watched:
+        options: dict[str, Any] = {
+            "viewport": {"width": 1400, "height": 900},
+            "color_scheme": "dark",
+            **given,
+        }
+        context = browser.new_context(**options)
+        contexts.append(context)
+        watched = Watched(context.new_page())
+        pages.append((watched, url.partition("?")[0]))
+        watched.page.goto(url)
+        return watched
+
+    yield go
+    for watched, origin in pages:
+        assert watched.complaints == []
+        assert [url for url in watched.asked if not url.startswith(origin)] == []
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> Iterator[Capture]:
+    """A capture that goes on as long as this module."""
+    studio = Studio(tmp_path_factory.mktemp("live") / "data")
+    with (
+        studio.exchange(SyntheticMarket(seed=5, rate=400, opening=1)) as exchange,
+        capturing(studio, exchange, TICKERS, roll_every="20s", flush_every="200ms") as capture,
+    ):
+        yield capture
+
+
+@pytest.fixture(scope="module")
+def site(live: Capture) -> Iterator[str]:
+    with dashboard(live.studio.data_dir) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> tuple[Path, Report]:
+    """A session that is over and stands in Parquet alone."""
+    studio = Studio(tmp_path_factory.mktemp("finished") / "data")
+    frames = list(synthetic_frames(TICKERS[:3], 6000, seed=2))
+    with studio.exchange(Script(frames)) as exchange:
+        report = studio.record(exchange, TICKERS[:3], played(exchange), lasting=60)
+    assert not list(studio.data_dir.glob("csv/*/*"))
+    return studio.data_dir, report
+
+
+def test_a_live_session_shows_its_trades_as_they_come(
+    live: Capture, site: str, opened: Callable[..., Watched]
+) -> None:
+    watched = opened(f"{site}?session={live.session}")
+    expect(watched.page.locator("#state")).to_have_text("connected")
+    expect(watched.page.locator("#lines tr.line")).to_have_count(len(TICKERS))
+    watched.until("document.querySelector('#tile-trades dd').textContent !== '0'")
+    before = watched.number("#tile-trades dd")
+    total = "document.querySelector('#tile-trades dd span').textContent.replaceAll(',', '')"
+    watched.until(f"Number({total}) > {before}")
+    watched.until("document.querySelector('#tile-rate dd span').textContent !== '0.0'")
+    watched.until(
+        "[...document.querySelectorAll('.spark polyline')].every((s) => s.getAttribute('points'))"
+    )
+    watched.until("document.querySelectorAll('#event-list li').length > 1")
+    watched.until(f"({PAINTED})(['up', 'down']) > 200")
+
+
+def test_a_click_changes_the_chart_and_the_address_and_a_reload_keeps_them(
+    live: Capture, site: str, opened: Callable[..., Watched]
+) -> None:
+    watched = opened(f"{site}?session={live.session}")
+    watched.page.click("#lines tr.line:has-text('MSFT')")
+    expect(watched.page.locator("#chart-title")).to_have_text("MSFT")
+    watched.page.click("#lengths button:has-text('15s')")
+    watched.until("location.search.includes('ticker=MSFT') && location.search.includes('every=15')")
+    watched.page.reload()
+    expect(watched.page.locator("#chart-title")).to_have_text("MSFT")
+    expect(watched.page.locator("#lengths [aria-pressed=true]")).to_have_text("15s")
+    expect(watched.page.locator("#lines tr[aria-selected=true]")).to_contain_text("MSFT")
+
+
+def test_all_can_be_done_with_the_keyboard(
+    live: Capture, site: str, opened: Callable[..., Watched]
+) -> None:
+    watched = opened(f"{site}?session={live.session}&ticker=AAPL")
+    page = watched.page
+    expect(page.locator("#lines tr.line")).to_have_count(len(TICKERS))
+    page.click("th button:has-text('Ticker')")
+    expect(page.locator("th[aria-sort]")).to_have_text("Ticker")
+    assert page.get_attribute("th[aria-sort]", "aria-sort") == "ascending"
+    first = page.locator("#lines tr.line td:first-child").all_inner_texts()
+    assert first == sorted(first)
+    page.keyboard.press("/")
+    page.keyboard.type("nv")
+    expect(page.locator("#lines tr.line")).to_have_count(1)
+    expect(page.locator("#shown")).to_have_text(f"1 of {len(TICKERS)}")
+    page.keyboard.press("Enter")
+    expect(page.locator("#chart-title")).to_have_text("NVDA")
+    page.keyboard.press("1")
+    expect(page.locator("#lengths [aria-pressed=true]")).to_have_text("1s")
+    assert watched.text("#chart-text") or page.text_content("#chart-text")
+
+
+def test_a_lost_connection_is_told_and_the_gap_is_shaded(
+    live: Capture, site: str, opened: Callable[..., Watched]
+) -> None:
+    watched = opened(f"{site}?session={live.session}&ticker=AAPL&every=1")
+    expect(watched.page.locator("#state")).to_have_text("connected")
+    assert live.status is not None
+    had = live.status.outages
+    live.exchange.inject(Fault("status", status=503, repeat=True))
+    live.exchange.drop_all()
+    expect(watched.page.locator("#state")).to_have_text("reconnecting")
+    expect(watched.page.locator("#banner")).to_contain_text("HTTP 503 at the handshake. Try")
+    live.exchange.clear_faults()
+    live.until(lambda status: status.connected and status.outages == had + 1)
+    expect(watched.page.locator("#state")).to_have_text("connected")
+    expect(watched.page.locator("#banner")).to_be_hidden()
+    expect(watched.page.locator("#tile-gaps dd span")).to_have_text(str(had + 1))
+    expect(watched.page.locator("#event-list li[data-kind=gap]").first).to_contain_text(
+        "not listening for"
+    )
+    watched.until(f"({PAINTED})(['gap']) > 500")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_has_no_sideways_scroll(
+    scheme: str, live: Capture, site: str, opened: Callable[..., Watched]
+) -> None:
+    size = {"width": 420, "height": 800}
+    for address in (f"{site}?session={live.session}", site):
+        watched = opened(address, viewport=size, color_scheme=scheme)
+        watched.until("document.querySelector('#lines tr.line, #sessions-table td')")
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        back = watched.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        shade = sum(map(int, re.findall(r"\d+", back)[:3])) / 3
+        assert (shade > 128) == (scheme == "light")
+
+
+def test_the_first_page_lists_sessions_and_leads_to_them(
+    live: Capture, site: str, opened: Callable[..., Watched]
+) -> None:
+    watched = opened(site)
+    row = watched.page.locator("#sessions-table tbody tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("live")
+    row.locator("a").click()
+    expect(watched.page.locator("#state")).to_have_text("connected")
+    assert f"session={live.session}" in watched.page.url
+
+
+def test_a_dashboard_that_comes_back_is_found_again(live: Capture, browser: Browser) -> None:
+    port = free_port()
+    context = browser.new_context()
+    page = context.new_page()
+    with dashboard(live.studio.data_dir, port) as address:
+        page.goto(f"{address}?session={live.session}")
+        expect(page.locator("#state")).to_have_text("connected")
+    expect(page.locator("#state")).to_have_text("dashboard offline")
+    expect(page.locator("#lines tr.line")).to_have_count(len(TICKERS))
+    with dashboard(live.studio.data_dir, port):
+        expect(page.locator("#state")).to_have_text("connected")
+        context.close()
+
+
+def test_a_finished_session_is_shown_from_parquet_alone(
+    finished: tuple[Path, Report], opened: Callable[..., Watched]
+) -> None:
+    data_dir, report = finished
+    with dashboard(data_dir) as address:
+        watched = opened(f"{address}?session=latest")
+        expect(watched.page.locator("#state")).to_have_text("ended")
+        expect(watched.page.locator("#tile-trades dd span")).to_have_text(
+            f"{report.books.recorded:,}"
+        )
+        for ticker, one in report.per_ticker.items():
+            line = watched.page.locator(f"#lines tr.line:has-text('{ticker}')")
+            expect(line.locator("td").nth(5)).to_have_text(f"{one.recorded:,}")
+        expect(watched.page.locator("#time progress")).to_be_hidden()
+        assert watched.painted("up", "down") > 100
+        assert f"session={report.session}" in watched.page.url
+    expect(watched.page.locator("#state")).to_have_text("ended")
+
+
+def test_what_a_server_says_stays_text(
+    live: Capture, site: str, opened: Callable[..., Watched]
+) -> None:
+    text = "<img src=x onerror=document.title='taken'>"
+    symbol = "<img src=y>" + "x" * 300
+    live.exchange.send_raw(msgspec.json.encode({"type": "error", "msg": text}))
+    live.exchange.send_raw(frame((symbol, 1.0)))
+    watched = opened(f"{site}?session={live.session}")
+    expect(watched.page.locator("#event-list li[data-kind=error]").first).to_contain_text(text)
+    line = watched.page.locator("#lines tr.line:has-text('img')")
+    expect(line.locator("td").first).to_have_text(symbol)
+    expect(line.locator("td").last).to_have_text("1")
+    line.click()
+    expect(watched.page.locator("#chart-title")).to_have_text(symbol)
+    assert watched.page.locator("img").count() == 0
+
+
+def a_running_report(data_dir: Path, finished: tuple[Path, Report]) -> Layout:
+    """A session that says it runs; nobody writes its status any more."""
+    shutil.copytree(finished[0], data_dir)
+    layout = Layout(data_dir)
+    report = finished[1]
+    running = msgspec.structs.replace(report, state="running", ended=None)
+    running.write(layout.report(report.session))
+    path = layout.status(report.session)
+    path.write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(Status.read(path), state="connected"))
+    )
+    return layout
+
+
+def test_a_capture_without_heartbeat_is_told_and_one_whose_process_died_too(
+    tmp_path: Path, finished: tuple[Path, Report], opened: Callable[..., Watched]
+) -> None:
+    layout = a_running_report(tmp_path / "data", finished)
+    session = finished[1].session
+    with dashboard(layout.root) as address:
+        with lock.held(layout.lock(session), {}):
+            watched = opened(f"{address}?session={session}")
+            expect(watched.page.locator("#state")).to_have_text("no heartbeat")
+        expect(watched.page.locator("#state")).to_have_text("died")
+        expect(watched.page.locator("#banner")).to_contain_text("stocktrace recover")
+
+
+@pytest.mark.slow
+def test_a_stopped_process_has_no_heartbeat_within_seven_seconds(
+    studio: Studio, opened: Callable[..., Watched]
+) -> None:
+    with (
+        studio.exchange(SyntheticMarket(rate=100)) as exchange,
+        capture_beside(studio, exchange) as process,
+    ):
+        try:
+            assert process.stderr is not None
+            told = next(line for line in process.stderr if "live page: " in line)
+            watched = opened(told.partition("live page: ")[2].strip())
+            expect(watched.page.locator("#state")).to_have_text("connected")
+            os.kill(process.pid, signal.SIGSTOP)
+            expect(watched.page.locator("#state")).to_have_text("no heartbeat", timeout=7000)
+            os.kill(process.pid, signal.SIGCONT)
+            expect(watched.page.locator("#state")).to_have_text("connected")
+            process.send_signal(signal.SIGINT)
+            # The page outlives the capture for as long as it takes to tell how it ended.
+            expect(watched.page.locator("#state")).to_have_text("ended")
+            process.communicate(timeout=60)
+        finally:
+            process.kill()  # nothing, if it has ended
+    assert process.returncode == 128 + signal.SIGINT
+
+
+def capture_beside(studio: Studio, exchange: Exchange) -> subprocess.Popen[str]:
+    command = [
+        *(sys.executable, "-m", "stocktrace", "capture", "AAPL", "MSFT", "--for", "60s"),
+        *("--url", exchange.url, "--data-dir", str(studio.data_dir), "--min-free", "0"),
+        "--dashboard",
+    ]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "FINNHUB_API_KEY": studio.key},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
