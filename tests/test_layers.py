@@ -21,10 +21,12 @@ GROUND = {
 #: Packages of others, and the only places that may know them.
 DOORS = {
     "websocket": {"feed"},
+    "httpx": {"feed.rest"},
     "websockets": {"exchange"},
     "msgspec": {
         "trade",
         "feed.wire",
+        "feed.ticks",
         "report",
         "coverage",
         "changes",
@@ -57,7 +59,7 @@ DOORS = {
 THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread", "ProcessPoolExecutor"}
 THREAD_MAKERS = {
     "feed.connection", "backfill", "worker", "capturing", "endpoint", "cli", "exchange", "flows",
-    "store.outbox",
+    "store.outbox", "store.files",
 }  # fmt: skip
 
 

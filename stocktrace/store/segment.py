@@ -107,8 +107,8 @@ class SegmentWriter:
     def seal(self, unless: Iterable[str] = ()) -> None:
         """All rows are written: give the segments their names, but those of ``unless``."""
         left = set(unless)
-        for ticker, path in self._started.items():
-            if ticker not in left:
-                files.sync(path)
-                path.rename(self.layout.csv(ticker, self.part))
+        whole = {ticker: path for ticker, path in self._started.items() if ticker not in left}
+        files.sync_all(list(whole.values()))
+        for ticker, path in whole.items():
+            path.rename(self.layout.csv(ticker, self.part))
         self._quarantine.seal()
