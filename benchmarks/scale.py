@@ -1,6 +1,6 @@
 """How stocktrace behaves at its limits: peak, idle, many tickers, latency, pauses, memory.
 
-    python -m benchmarks.scale [peak idle tickers latency pause memory] [--seconds 60]
+    python -m benchmarks.scale [peak idle tickers latency pause prefect memory] [--seconds 60]
 
 The parts that are named (all but ``memory``, if none is) run one after another.
 """
@@ -23,10 +23,17 @@ def watched(
     seconds: float = 0.0,
     settle: float = 0.0,
     timed: bool = True,
+    flow: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """One run of stocktrace that is watched from inside; each read and write if ``timed``."""
-    watch = {"settings": settings, "seconds": seconds, "settle": settle, "timed": timed}
+    watch = {
+        "settings": settings,
+        "seconds": seconds,
+        "settle": settle,
+        "timed": timed,
+        "flow": flow,
+    }
     told = json.dumps(watch)
     said = bench.run(bench.Client("watched", environment={"BENCH_WATCH": told}), load)
     if not said["balanced"] or (not seconds and said["rows"] != load.trades):
@@ -107,6 +114,24 @@ def pause(seconds: float) -> dict[str, Any]:
     return said
 
 
+def prefect(seconds: float) -> dict[str, Any]:
+    """What a flow around it costs the capture; imports and Prefect's server are not counted."""
+    runs: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for _ in range(5):
+        for flow, said in runs.items():
+            load = _load(20_000.0, seconds + 60)
+            said.append(watched(load, seconds=seconds, settle=5, flow=flow))
+    rows = []
+    for flow, said in runs.items():
+        figures = [(one["core"], *one["latency_ms"], one["pause_ms"][1]) for one in said]
+        core, p50, p99, pause = (bench.median(column) for column in zip(*figures, strict=True))
+        title = "in a flow run" if flow else "by itself"
+        rows.append([title, f"{core:.1%}", f"{p50:.0f} ms", f"{p99:.0f} ms", f"{pause:.1f} ms"])
+    head = ["20,000 trades/s", "of a core", "socket → CSV row, p50", "p99", "between reads, p99"]
+    print(bench.table(head, rows))
+    return {"flow": runs[True], "plain": runs[False]}
+
+
 def memory(seconds: float) -> dict[str, Any]:
     """Whether memory grows: 10,000 trades/s for as long as is asked."""
     said = watched(_load(10_000.0, seconds), timed=False)
@@ -121,6 +146,7 @@ PARTS: dict[str, Callable[[float], dict[str, Any]]] = {
     "tickers": tickers,
     "latency": latency,
     "pause": pause,
+    "prefect": prefect,
     "memory": memory,
 }
 

@@ -17,9 +17,11 @@ from pydantic import SecretStr
 import stocktrace.capturing
 from benchmarks.peer.meter import Meter
 from stocktrace.feed.socket import BatchSocket
+from stocktrace.report import Report
 from stocktrace.run import Handle, Status
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Batch
+from stocktrace.store.layout import Layout
 from stocktrace.store.segment import SegmentWriter
 
 meter = Meter()
@@ -69,7 +71,7 @@ def watch(status: Status) -> None:
         handle.stop("all were sent")
 
 
-def main() -> None:
+def capture() -> Report:
     """Record."""
     settings = Settings.load(
         url=meter.url,
@@ -77,16 +79,33 @@ def main() -> None:
         finnhub_api_key=SecretStr("bench"),
         **given.get("settings", {}),
     )
-    if given["timed"]:  # what is noted of each read is a slope of its own, half an hour long
-        BatchSocket.recv_batch = watched_receive  # type: ignore[method-assign]
-        SegmentWriter.write = watched_write  # type: ignore[method-assign]
-    report = stocktrace.capturing.capture(
+    return stocktrace.capturing.capture(
         meter.tickers,
         lasting=given.get("seconds") or 7200,
         settings=settings,
         watch=watch,
         handle=handle,
     )
+
+
+def flow_run() -> Report:
+    """Record as a flow run, against a server of its own (another process)."""
+    from flows import capture, display
+
+    os.environ["FINNHUB_API_KEY"] = "bench"
+    display.ON_LOOKERS.append(watch)
+    lasting, folder = f"{given['seconds']:g}s", str(meter.folder)
+    said = capture.capture(meter.tickers, lasting, data_dir=folder, url=meter.url)
+    assert isinstance(said, dict), said
+    return Report.read(Layout(meter.folder).report(said["session"]))
+
+
+def main() -> None:
+    """Record, and tell what was seen."""
+    if given["timed"]:  # what is noted of each read is a slope of its own, half an hour long
+        BatchSocket.recv_batch = watched_receive  # type: ignore[method-assign]
+        SegmentWriter.write = watched_write  # type: ignore[method-assign]
+    report = flow_run() if given["flow"] else capture()
     away = np.sort(np.array(pauses[20:] or [0.0])) * 1000
     ages, rows = zip(*waits, strict=True) if waits else ((0.0,), (1,))
     late = np.sort(np.repeat(ages, rows)) * 1000
