@@ -23,7 +23,8 @@ from stocktrace.store.read import Numbering, Read
 from stocktrace.store.tape import Frames, Mark, TapeWriter
 from stocktrace.store.window import RollPolicy, Window
 
-# A batch costs 40 µs for each ticker in it, above all its file: beyond so many it grows with them.
+# A batch costs 40 µs for each ticker in it, above all its file: with so many more it gathers
+# twice as much.
 _TICKERS = 2500
 
 
@@ -134,6 +135,11 @@ class Intake:
         """Trades that wait in all queues."""
         return self._put - self.taken
 
+    @property
+    def stretch(self) -> int:
+        """By how much a batch gathers more, and longer, for the tickers that there are."""
+        return 1 + len(self.queues) // _TICKERS
+
     def frames(self, stamp: int, frames: Sequence[bytes]) -> wire.Decoded:
         """Take in what one read of the socket brought at ``stamp`` (epoch ns)."""
         recording = self.tick(stamp)
@@ -147,7 +153,7 @@ class Intake:
             self.last[ticker] = stamp
             if ticker not in recording.spilled:
                 self._put_in_queue(recording, read, ticker, rows)
-        if self.backlog >= self._limits.batch_rows * max(1, len(self.queues) // _TICKERS):
+        if self.backlog >= self._limits.batch_rows * self.stretch:
             self.wake.set()
         return decoded
 

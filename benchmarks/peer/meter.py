@@ -24,14 +24,16 @@ class Meter:
         self.trades = int(trades)
         self.tickers = market.tickers(int(sys.argv[4]) if len(sys.argv) > 4 else 50)
         self.folder = Path(folder)
-        self._cpu, self._wall = time.process_time(), time.monotonic()
+        #: CPU seconds at the start.
+        self.cpu = time.process_time()
+        self._wall = time.monotonic()
 
     def done(self, **facts: Any) -> None:
         """All rows are written."""
         print(
             json.dumps(
                 {
-                    "cpu_s": time.process_time() - self._cpu,
+                    "cpu_s": time.process_time() - self.cpu,
                     "wall_s": time.monotonic() - self._wall,
                     "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
                     **facts,

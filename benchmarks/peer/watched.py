@@ -122,6 +122,7 @@ def main() -> None:
         most_waiting=most_waiting,
         memory_mb=[float(sizes[0]), float(sizes.max()), float(sizes[-1])],
         slope_mb_h=float(np.polyfit(times, sizes, 1)[0] * 3600) if len(times) > 2 else 0.0,
+        live_s=settled[-1][1] - meter.cpu if settled else 0.0,
         core=(settled[-1][1] - settled[0][1]) / (settled[-1][0] - settled[0][0])
         if len(settled) > 1
         else 0.0,
