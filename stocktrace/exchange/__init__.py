@@ -11,7 +11,7 @@ from stocktrace.exchange.exchange import Exchange, serve
 from stocktrace.exchange.faults import Fault
 from stocktrace.exchange.market import SyntheticMarket, synthetic_frames
 from stocktrace.exchange.playback import Tape
-from stocktrace.exchange.settings import ExchangeSettings
+from stocktrace.exchange.settings import ExchangeSettings, RestSettings
 from stocktrace.exchange.source import Script, Source
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Exchange",
     "ExchangeSettings",
     "Fault",
+    "RestSettings",
     "Script",
     "Source",
     "SyntheticMarket",

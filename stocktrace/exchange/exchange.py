@@ -18,6 +18,8 @@ from stocktrace.exchange.settings import HOST
 class Exchange(Server):
     """A simulated Finnhub that plays ``source`` on ``ws://127.0.0.1:PORT/?token=KEY``.
 
+    If its settings have ``rest``, what was played is told on ``http://127.0.0.1:PORT/api/v1/``.
+
     It listens between ``start`` and ``stop``, or as a context manager. Its methods may be called
     from any thread but its own; its attributes are counted there and read anywhere.
     """
@@ -47,6 +49,11 @@ class Exchange(Server):
     def url(self) -> str:
         """Where it listens, without the key."""
         return f"ws://{HOST}:{self.port}"
+
+    @property
+    def rest_requests(self) -> int:
+        """Requests to REST, refused ones too."""
+        return self.gateway.rest.requests if self.gateway.rest is not None else 0
 
     @property
     def dials(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,7 +18,9 @@ from stocktrace.exchange.connection import Connection
 from stocktrace.exchange.faults import Fault, FaultPlan
 from stocktrace.exchange.link import Link
 from stocktrace.exchange.protocol import PING, Subscriptions
+from stocktrace.exchange.rest import PREFIX, Rest, phrase
 from stocktrace.exchange.settings import ExchangeSettings
+from stocktrace.exchange.ticks import Ticks
 from stocktrace.exchange.waiting import first_of
 
 _log = logging.getLogger("stocktrace.exchange")
@@ -29,9 +31,19 @@ class Gateway:
     """All connections of one exchange. ``notify`` is called whenever something here changed."""
 
     def __init__(
-        self, settings: ExchangeSettings, faults: FaultPlan, notify: Callable[[], None]
+        self,
+        settings: ExchangeSettings,
+        faults: FaultPlan,
+        notify: Callable[[], None],
+        history: Iterable[bytes] = (),
     ) -> None:
         self.settings = settings
+        #: What was played, and who tells of it; none without REST.
+        self.ticks: Ticks | None = None
+        self.rest: Rest | None = None
+        if settings.rest is not None:
+            self.ticks = Ticks(settings.rest, history)
+            self.rest = Rest(settings.rest, settings.key, self.ticks)
         self.faults = faults
         self.notify = notify
         self.links: list[Link] = []
@@ -48,7 +60,9 @@ class Gateway:
         self._random = Random(settings.seed)
 
     async def handshake(self, peer: ServerConnection, request: Request) -> Response | None:
-        """Judge a dial: ``None`` lets it in."""
+        """Judge a dial: ``None`` lets it in. A request to REST is answered instead."""
+        if self.rest is not None and request.path.startswith(PREFIX):
+            return self._rest(self.rest, peer, request)
         self.dials += 1
         self.notify()
         for fault in self.faults.at_handshake(self.dials):
@@ -62,6 +76,14 @@ class Gateway:
         if self.links and self.settings.second_connection == "refused-429":
             return _refusal(429)
         return None
+
+    def _rest(self, rest: Rest, peer: ServerConnection, request: Request) -> Response:
+        answer = rest.answer(request.path, request.headers, asyncio.get_running_loop().time())
+        self.notify()
+        if answer is None:
+            peer.transport.abort()
+            return _refusal(500)  # nobody sees it
+        return answer
 
     def answered(self, _peer: ServerConnection, _request: Request, response: Response) -> None:
         """Count a dial that is let in, before the client knows."""
@@ -169,13 +191,9 @@ class Gateway:
 
 
 def _refusal(status: int) -> Response:
-    """An answer that is no 101; the status need not be one that HTTP knows (524)."""
-    try:
-        phrase = http.HTTPStatus(status).phrase
-    except ValueError:
-        phrase = "Unknown"
-    body = _TEXTS.get(status, phrase).encode()
+    """An answer to a dial that is no 101."""
+    body = _TEXTS.get(status, phrase(status)).encode()
     headers = Headers(
         {"Connection": "close", "Content-Type": "text/plain", "Content-Length": str(len(body))}
     )
-    return Response(status, phrase, headers, body)
+    return Response(status, phrase(status), headers, body)

@@ -13,6 +13,7 @@ from typing import Literal
 from stocktrace.deadline import NS_PER_SECOND
 from stocktrace.errors import SettingsError, TapeError
 from stocktrace.exchange.cut import retimed
+from stocktrace.exchange.protocol import is_error
 from stocktrace.store.tape import Frames, Mark, TapeReader
 
 _NS_PER_MS = NS_PER_SECOND // 1000
@@ -22,20 +23,22 @@ _log = logging.getLogger("stocktrace.exchange")
 
 @dataclass(frozen=True, slots=True)
 class Tape:
-    """A tape (``.tape``, ``.tape.gz``, ``.tape.zst``), or a folder of them in order of name.
+    """A tape (``.tape``, ``.tape.gz``, ``.tape.zst``), several, or a folder in order of name.
 
     ``speed`` 1 is the recorded pace by receive times, N is N times as fast, 0 as fast as it is
     taken. ``times`` "recorded" leaves each trade's ``t`` as it stands; "now" moves them so that
     the recording seems to begin when play does, and runs with ``speed``. ``replay_disconnects``
     drops all connections where the recording lost its own. Everything recorded is played, its
-    control and odd frames too.
+    control and odd frames too; without ``errors`` no error frames, for these answer what another
+    client had asked.
     """
 
-    path: Path | str
+    path: Path | str | Sequence[Path]
     speed: float = 1.0
     times: Literal["recorded", "now"] = "recorded"
     loop: bool = False
     replay_disconnects: bool = False
+    errors: bool = True
 
     def check(self) -> None:
         """See that there is a tape.
@@ -51,6 +54,8 @@ class Tape:
 
     def paths(self) -> list[Path]:
         """The tapes that make up the session, in their order."""
+        if not isinstance(self.path, (Path, str)):
+            return list(self.path)
         path = Path(self.path)
         if path.is_dir():
             return sorted(tape for tape in path.iterdir() if tape.name.endswith(_SUFFIXES))
@@ -69,11 +74,13 @@ class Tape:
                     yield entry
                 continue
             first = entry.stamp if first is None else first
-            if self.times == "recorded":
-                yield entry
-            else:
+            frames = entry.frames
+            if not self.errors:
+                frames = [frame for frame in frames if not is_error(frame)]
+            if self.times == "now":
                 move = self._move(start, first, entry.stamp)
-                yield Frames(entry.stamp, [retimed(frame, move) for frame in entry.frames])
+                frames = [retimed(frame, move) for frame in frames]
+            yield Frames(entry.stamp, frames)
 
     def _move(self, start: int, first: int, stamp: int) -> Callable[[int], int]:
         if self.speed:

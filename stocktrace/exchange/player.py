@@ -70,6 +70,8 @@ class Player:
 
     async def _flush(self) -> None:
         """Send what was collected; without a pace, to somebody."""
+        if self._gateway.ticks is not None:
+            self._gateway.ticks.add(self._frames)
         rest = pieces(self._frames) if self._frames else []
         self._frames = []
         while rest:

@@ -21,12 +21,25 @@ class _Command(msgspec.Struct):
     symbol: str
 
 
+class _Typed(msgspec.Struct):
+    type: str
+
+
 _decode = msgspec.json.Decoder(_Command).decode
+_type_of = msgspec.json.Decoder(_Typed).decode
 
 
 def error_frame(text: str) -> bytes:
     """The frame in which Finnhub complains."""
     return msgspec.json.encode({"msg": text, "type": "error"})
+
+
+def is_error(frame: bytes) -> bool:
+    """Whether ``frame`` is one in which Finnhub complains."""
+    try:
+        return _type_of(frame).type == "error"
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
 
 
 TOO_MANY_SYMBOLS = error_frame("Subscribing to too many symbols")

@@ -36,7 +36,8 @@ _STOP_TIMEOUT = 10.0
 class Server:
     """The life of an exchange: its thread, its event loop, and what killed it.
 
-    ``source``, ``settings`` and ``faults`` are those of ``Exchange``.
+    ``source``, ``settings`` and ``faults`` are those of ``Exchange``; ``history`` are frames that
+    REST tells of as played before.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class Server:
         source: Source,
         settings: ExchangeSettings | None = None,
         faults: Iterable[Fault] = (),
+        history: Iterable[bytes] = (),
     ) -> None:
         self.source = source
+        self._history = history
         self.settings = settings or ExchangeSettings()
         #: Set when the source was played to its end; connections stay open, with heartbeats.
         self.finished = threading.Event()
@@ -77,7 +80,7 @@ class Server:
             ) from error
         self.port = listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()
-        self.gateway = Gateway(self.settings, self._faults, self._notify)
+        self.gateway = Gateway(self.settings, self._faults, self._notify, self._history)
         self._thread = threading.Thread(
             target=self._run, args=(listener,), name="stocktrace-exchange"
         )

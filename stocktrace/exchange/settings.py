@@ -15,6 +15,42 @@ SecondConnection = Literal["kills-old", "kills-both", "refused-429", "both-live"
 
 
 @dataclass(frozen=True, slots=True)
+class RestSettings:
+    """The behaviour of the REST side, its known faults included (FINNHUB.md, "REST").
+
+    Raises:
+        SettingsError: a value that no exchange can have.
+    """
+
+    # False: the free plan, which has no ticks (403).
+    premium: bool = True
+    # Most rows a page, whatever is asked for.
+    page_limit: int = 25_000
+    # Requests a minute; the free plan's are 60.
+    per_minute: int = 60
+    # What a 429 or 5xx says of when to come again, in seconds; Finnhub mostly says nothing.
+    retry_after: int | None = None
+    # The first requests are answered by these; 0 ends the connection, 200 is no fault.
+    statuses: tuple[int, ...] = ()
+    # New York dates that are answered by 404, as all are until their end.
+    not_loaded: frozenset[str] = frozenset()
+    # Rows of zeros fill a page up to what was asked for (#295).
+    padding: bool = False
+    # Pages go on behind the total, the last one again and again (#296).
+    endless: bool = False
+    # One in so many ticks is not there; 0: all are.
+    missing: int = 0
+    # To one in so many comes one that the live feed never sent; 0: to none.
+    extra: int = 0
+
+    def __post_init__(self) -> None:
+        if self.page_limit < 1 or self.per_minute < 1:
+            raise SettingsError("A page has at least one row, and a minute one request.")
+        if min(self.missing, self.extra) < 0:
+            raise SettingsError("Missing and extra ticks must not be below 0.")
+
+
+@dataclass(frozen=True, slots=True)
 class ExchangeSettings:
     """The behaviour of one simulated exchange; times are in seconds.
 
@@ -39,6 +75,9 @@ class ExchangeSettings:
     unknown_symbols: frozenset[str] = frozenset()
     # "Invalid symbol FX:EURUSD": the text names the symbol since 2026, did not before.
     names_invalid_symbol: bool = True
+    # Give what is played as ticks on REST, too. None: no REST; ticks stay in memory, so that this
+    # is for tests, not for hours of play.
+    rest: RestSettings | None = None
     # For the time of each connection's first heartbeat.
     seed: int = 1
     # Keep every frame sent, and connections that ended: for tests, not for hours of play.

@@ -1,0 +1,121 @@
+"""What Finnhub's REST has of past days, as Prefect flows: gaps are repaired, days are reconciled.
+
+Both can be started again at any time; the key is the worker's, never a parameter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any
+
+import msgspec
+from prefect import flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from flows.page import ROWS
+from stocktrace.errors import StocktraceError
+from stocktrace.feed.rest import Rest, rest_url
+from stocktrace.reconcile import last_day
+from stocktrace.reconcile import reconcile as compare
+from stocktrace.repair import repair_gaps
+from stocktrace.settings import Settings
+from stocktrace.store.completeness import Completeness
+from stocktrace.store.layout import Layout
+from stocktrace.store.query import parse_day
+from stocktrace.store.repairs import Repair
+from stocktrace.trade import parse_tickers
+
+REPAIRS = "stocktrace-repairs"
+COMPLETENESS = "stocktrace-completeness"
+
+Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2026-11-23"])]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@flow(name="stocktrace-repair", persist_result=False)
+def repair(data_dir: str | None = None, url: str | None = None) -> State[Any]:
+    """Repair gaps of past sessions with ticks from Finnhub's REST, as far as they can be had.
+
+    Args:
+        data_dir: The folder of everything that is recorded; else STOCKTRACE_DATA_DIR, else data.
+        url: The WebSocket's address, whose host is asked; else STOCKTRACE_URL, else Finnhub's.
+
+    Returns:
+        How many gaps were repaired, need none, cannot be, are open; and how many trades came.
+    """
+    found, failure = ask_for_gaps({"data_dir": data_dir, "url": url})
+    if found:
+        create_table_artifact([msgspec.to_builtins(one) for one in found[:ROWS]], key=REPAIRS)
+    left = [one.reason for one in found if one.state == "open"]
+    if failure or left:
+        return Failed(message=failure or f"{len(left)} gaps stay open, the first: {left[0]}")
+    counts = dict(Counter(one.state for one in found))
+    told = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to repair"
+    trades = sum(one.rows for one in found)
+    return Completed(message=f"{told}; {trades:,} trades.", data={**counts, "trades": trades})
+
+
+@task(name="repair", cache_policy=NO_CACHE, persist_result=False)
+def ask_for_gaps(asked: dict[str, str | None]) -> tuple[list[Repair], str]:
+    """Repair, and what kept it from going on."""
+    found: list[Repair] = []
+    try:
+        settings = Settings.load(**asked)
+        with Rest(rest_url(settings.url), settings.key()) as rest:
+            found.extend(repair_gaps(Layout.of(settings), rest))
+    except StocktraceError as error:
+        return found, str(error)
+    return found, ""
+
+
+@flow(name="stocktrace-reconcile", persist_result=False)
+def reconcile(
+    date: Date | None = None,
+    tickers: list[str] | None = None,
+    least: Share = 0.99,
+    data_dir: str | None = None,
+    url: str | None = None,
+) -> State[Any]:
+    """Compare a day's published trades with the ticks that Finnhub's REST has of it.
+
+    Args:
+        date: A New York date; else the last that is over.
+        tickers: US stocks; else those that were captured that day.
+        least: The share that makes a day complete.
+        data_dir: The folder of everything that is recorded; else STOCKTRACE_DATA_DIR, else data.
+        url: The WebSocket's address, whose host is asked; else STOCKTRACE_URL, else Finnhub's.
+
+    Returns:
+        How many tickers are complete.
+    """
+    found, failure = ask_for_day({"data_dir": data_dir, "url": url}, date, tickers or [], least)
+    if found:
+        rows = [msgspec.to_builtins(one) for one in found[:ROWS]]
+        create_table_artifact(rows, key=COMPLETENESS)
+    wrong = [f"{one.symbol}: {one.reason}" for one in found if one.state != "complete"]
+    if failure or wrong:
+        text = (
+            f"{len(wrong)} of {len(found)} tickers are not complete, first {', '.join(wrong[:1])}"
+        )
+        return Failed(message=failure or text)
+    return Completed(message=f"{len(found)} tickers are complete.", data={"complete": len(found)})
+
+
+@task(name="reconcile", cache_policy=NO_CACHE, persist_result=False)
+def ask_for_day(
+    asked: dict[str, str | None], date: str | None, tickers: list[str], least: float
+) -> tuple[list[Completeness], str]:
+    """Compare, and what kept it from going on."""
+    found: list[Completeness] = []
+    try:
+        settings = Settings.load(**asked)
+        day, wanted = parse_day(date) or last_day(), parse_tickers(tickers) if tickers else ()
+        with Rest(rest_url(settings.url), settings.key()) as rest:
+            found.extend(compare(Layout.of(settings), rest, day, wanted, least))
+    except StocktraceError as error:
+        return found, str(error)
+    return found, ""

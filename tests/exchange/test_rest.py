@@ -1,0 +1,137 @@
+"""The exchange's REST side, over HTTP, asked as anybody would."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+
+from stocktrace.errors import SettingsError
+from stocktrace.exchange import Exchange, ExchangeSettings, RestSettings, Script
+from tests.exchange.conftest import Dial, frame_of
+
+T = 1_763_736_000_000  # 2025-11-21 14:40 UTC, in New York the same day
+DAY = "2025-11-21"
+
+
+def server(**rest: Any) -> Exchange:
+    history = [frame_of(("A", n), t=T + n) for n in range(1, 8)]
+    return Exchange(Script([]), ExchangeSettings(rest=RestSettings(**rest)), history=history)
+
+
+def ask(exchange: Exchange, path: str, key: str = "demo") -> tuple[int, Any, dict[str, str]]:
+    url = f"http://127.0.0.1:{exchange.port}/api/v1/{path}"
+    request = urllib.request.Request(url, headers={"X-Finnhub-Token": key})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=10) as answer:
+            return answer.status, json.loads(answer.read()), dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        with error:
+            body = error.read()
+            kind = error.headers["Content-Type"]
+            return error.code, json.loads(body) if "json" in kind else body, dict(error.headers)
+
+
+def ticks(exchange: Exchange, **query: Any) -> Any:
+    words = {"symbol": "A", "date": DAY, **query}
+    status, page, _ = ask(
+        exchange, "stock/tick?" + "&".join(f"{name}={value}" for name, value in words.items())
+    )
+    assert status == 200
+    return page
+
+
+def test_a_day_comes_in_pages() -> None:
+    with server() as exchange:
+        assert ticks(exchange, limit=3, skip=5) == {
+            "s": "A",
+            "skip": 5,
+            "count": 2,
+            "total": 7,
+            "p": [6, 7],
+            "v": [100, 100],
+            "t": [T + 6, T + 7],
+            "x": ["D", "D"],
+            "c": [["1"], ["1"]],
+        }
+        assert ticks(exchange)["count"] == 7
+        assert ticks(exchange, skip=7)["count"] == 0
+        assert exchange.rest_requests == 3
+        assert exchange.dials == 0
+
+
+def test_what_is_played_and_what_is_told_agree(dial: Dial) -> None:
+    frames = [frame_of(("A", n), ("B", n), t=T + n) for n in range(4)]
+    settings = ExchangeSettings(settle=0.01, rest=RestSettings())
+    script = Script([(n, frame) for n, frame in enumerate([*frames, b"null", b"{}"])])
+    with Exchange(script, settings) as exchange:
+        assert ask(exchange, f"stock/tick?symbol=A&date={DAY}")[0] == 404  # nobody listens yet
+        client = dial(exchange)
+        client.subscribe("A")
+        heard = client.trades(4)
+        assert exchange.finished.wait(10)
+        page = ticks(exchange)
+        assert list(zip(page["t"], page["p"], page["c"], strict=True)) == [
+            (trade["t"], trade["p"], trade["c"]) for trade in heard
+        ]
+        assert ticks(exchange, symbol="B")["count"] == 4
+
+
+def test_the_faults_that_ticks_are_known_for() -> None:
+    with server(padding=True, endless=True) as exchange:
+        page = ticks(exchange, limit=5, skip=5)
+        assert (page["count"], page["total"], page["t"]) == (5, 7, [T + 6, T + 7, 0, 0, 0])
+        assert ticks(exchange, limit=3, skip=30)["t"] == [T + 5, T + 6, T + 7]
+    with server(missing=7, extra=3) as exchange:
+        assert ticks(exchange)["p"] == [1, 1.01, 2, 3, 4, 4.01, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"stock/tick?symbol=A&date={DAY}&limit=0", 422),
+        (f"stock/tick?symbol=A&date={DAY}&limit=25001", 422),
+        ("stock/tick?symbol=A&date=today", 422),
+        (f"stock/tick?date={DAY}", 422),
+        ("stock/tick?symbol=A&date=2025-11-20", 404),
+        (f"stock/tick?symbol=B&date={DAY}", 404),
+        ("stock/candle?symbol=A", 404),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(path: str, status: int) -> None:
+    with server() as exchange:
+        assert ask(exchange, path)[0] == status
+
+
+def test_a_wrong_key_a_free_one_and_too_many_requests_are_refused() -> None:
+    path = f"stock/tick?symbol=A&date={DAY}"
+    with server(premium=False, per_minute=2, retry_after=7, statuses=(503, 200)) as exchange:
+        assert ask(exchange, path)[:2] == (503, b"<html>upstream request timeout</html>")
+        assert ask(exchange, path, "no")[:2] == (401, {"error": "Invalid API key."})
+        refused = {"error": "You don't have access to this resource."}
+        assert ask(exchange, path)[:2] == (403, refused)
+        _, _, headers = ask(exchange, "stock/market-status?exchange=US")
+        assert (headers["X-Ratelimit-Limit"], headers["X-Ratelimit-Remaining"]) == ("2", "0")
+        status, body, headers = ask(exchange, path)
+        assert (status, headers["Retry-After"]) == (429, "7")
+        assert body["error"].startswith("API limit reached.")
+
+
+def test_holidays_and_half_days_are_those_of_the_calendar() -> None:
+    with server() as exchange:
+        _, told, _ = ask(exchange, "stock/market-holiday?exchange=US")
+        _, status, _ = ask(exchange, "stock/market-status?exchange=US")
+    hours = {day["tradingHour"] for day in told["data"]}
+    assert (told["exchange"], hours) == ("US", {"", "09:30-13:00"})
+    assert any(day["atDate"].endswith("-12-25") for day in told["data"])
+    assert {"isOpen", "session", "holiday", "t"} <= status.keys()
+
+
+@pytest.mark.parametrize("wrong", [{"page_limit": 0}, {"per_minute": 0}, {"missing": -1}])
+def test_settings_that_no_server_has_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(SettingsError):
+        RestSettings(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,522 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from time import time_ns
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import stocktrace
+from stocktrace import cli
+from stocktrace.calendar import NEW_YORK, Session
+from stocktrace.deadline import NS_PER_SECOND, Clock
+from stocktrace.errands import CLOSED, ELSEWHERE, HEARD, NO_SUCH, NOT_LOADED, NOT_OVER, plan
+from stocktrace.errors import KeyRefused, NotInPlan, ServerAway, StoreError
+from stocktrace.exchange import Exchange, Fault, RestSettings, SyntheticMarket
+from stocktrace.missing import by_date, together, without
+from stocktrace.repair import AWAY, NO_PLAN, repair_gaps
+from stocktrace.report import Report
+from stocktrace.store import lock
+from stocktrace.store.layout import Layout, is_import
+from stocktrace.store.repairs import NOT_ASKED, Repair
+from stocktrace.verify import sessions_of, strangers, verify
+from tests.conftest import Studio, hurry, played
+from tests.gaps import (
+    BELL,
+    DAY,
+    KEY,
+    OTHER,
+    SESSION,
+    Trade,
+    capture,
+    client,
+    exchange,
+    here,
+    market,
+    ms,
+    rows,
+)
+from tests.remains import snapshot
+
+TRADES = market()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return capture(tmp_path / "data", TRADES)
+
+
+def after(days: float) -> Clock:
+    return Clock(wall=lambda: BELL + int(days * 86400 * NS_PER_SECOND))
+
+
+def repaired(layout: Layout, server: Exchange, **given: Any) -> list[Repair]:
+    with client(server) as rest:
+        return list(repair_gaps(layout, rest, **given))
+
+
+def ends(layout: Layout) -> list[tuple[str, str, str]]:
+    """What readers are told of each gap."""
+    gaps = stocktrace.read_gaps(data_dir=layout.root)
+    return list(zip(gaps["symbol"], gaps["repair"], gaps["repair_reason"], strict=True))
+
+
+def problems(layout: Layout) -> list[str]:
+    found = list(strangers(layout))
+    for session in sessions_of(layout):
+        found += verify(layout, session)
+    return [f"{one.path}: {one.problem}" for one in found]
+
+
+def imports(layout: Layout) -> list[Report]:
+    paths = sorted(layout.sessions.glob("*.json"))
+    return [Report.read(path) for path in paths if is_import(path.stem)]
+
+
+def test_a_gap_is_repaired_and_the_day_is_whole(layout: Layout) -> None:
+    lost = {ticker: (rows(TRADES)[ticker] - some).total() for ticker, some in here(layout).items()}
+    assert min(lost.values()) > 100
+    assert ends(layout) == [("AAPL", "open", NOT_ASKED), ("MSFT", "open", NOT_ASKED)]
+    with exchange(TRADES) as server:
+        done = repaired(layout, server)
+        assert server.rest_requests == 2
+    assert {(one.symbol, one.state, one.rows) for one in done} == {
+        (ticker, "repaired", count) for ticker, count in lost.items()
+    }
+    assert here(layout) == rows(TRADES)
+    assert ends(layout) == [("AAPL", "repaired", ""), ("MSFT", "repaired", "")]
+    assert problems(layout) == []
+
+
+def test_what_repairs_is_never_passed_off_as_captured(layout: Layout) -> None:
+    coverage = stocktrace.read_coverage(data_dir=layout.root)
+    with exchange(TRADES) as server:
+        done = repaired(layout, server)
+    (report,) = imports(layout)
+    assert {one.source for one in done} == {report.session}
+    assert (report.state, report.tickers) == ("imported", ["AAPL", "MSFT"])
+    assert report.settings["source"] == "Finnhub REST /stock/tick"
+    assert stocktrace.read_coverage(data_dir=layout.root).equals(coverage)
+    trades = stocktrace.read_trades("AAPL", data_dir=layout.root)
+    assert int((trades["ts_recv"] == trades["ts_event"]).sum()) == done[0].rows
+
+
+def test_repairing_twice_changes_nothing(layout: Layout) -> None:
+    with exchange(TRADES) as server:
+        repaired(layout, server)
+        before, asked = snapshot(layout), server.rest_requests
+        repaired(layout, server)
+        assert snapshot(layout) == before
+        assert server.rest_requests == asked
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_the_gaps_and_faults_a_repaired_day_is_whole_and_stays_so(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    trade = st.tuples(
+        st.sampled_from(["AAPL", "BRK.B"]),
+        st.integers(0, 19_000),
+        st.sampled_from([1.0, 2.5]),
+        st.sampled_from([1.0, 7.0]),
+    )
+    trades: list[Trade] = sorted(data.draw(st.lists(trade, min_size=2, max_size=80)))
+    trades += [("AAPL", 3, 1.0, 1.0), ("BRK.B", 3, 1.0, 1.0)]
+    trades.sort(key=lambda one: one[1])
+    edges = sorted(data.draw(st.sets(st.integers(1, 19), min_size=2, max_size=6)))
+    gaps = list(zip(edges[::2], edges[1::2], strict=False))
+    faults: dict[str, Any] = data.draw(
+        st.fixed_dictionaries(
+            {"page_limit": st.integers(20, 40), "padding": st.booleans(), "endless": st.booleans()}
+        )
+    )
+    layout = capture(tmp_path_factory.mktemp("data"), trades, gaps, seconds=20)
+    with exchange(trades, **faults) as server:
+        repaired(layout, server)
+        assert here(layout) == rows(trades)
+        before = snapshot(layout)
+        repaired(layout, server)
+        assert snapshot(layout) == before
+
+
+def test_a_gap_of_two_sessions_is_filled_once(tmp_path: Path) -> None:
+    capture(tmp_path, TRADES, [(20, 40)])
+    some = [one for one in TRADES if 19_900 <= one[1] < 24_900]
+    layout = capture(tmp_path, some, [(25, 61)], session=OTHER)
+    with exchange(TRADES) as server:
+        done = repaired(layout, server)
+        assert server.rest_requests == 2
+    assert {one.session for one in done} == {SESSION, OTHER}
+    assert {one.state for one in done} == {"repaired"}
+    assert here(layout) == rows(TRADES)
+
+
+def test_a_gap_that_another_session_heard_needs_no_repair(tmp_path: Path) -> None:
+    capture(tmp_path, TRADES)
+    layout = capture(
+        tmp_path, [one for one in TRADES if 15_000 < one[1] < 40_000], [], session=OTHER
+    )
+    with exchange(TRADES) as server:
+        done = repaired(layout, server)
+        assert server.rest_requests == 0
+    assert {(one.state, one.reason) for one in done} == {("unneeded", HEARD)}
+    assert ends(layout) == [("AAPL", "unneeded", HEARD), ("MSFT", "unneeded", HEARD)]
+
+
+def test_late_trades_in_a_gap_are_not_had_twice(tmp_path: Path) -> None:
+    """They happened while nobody listened, and came when somebody did again."""
+    layout = capture(tmp_path, TRADES, [(20, 30)])
+    late = [one for one in TRADES if 29_900 <= one[1] < 30_000]
+    assert late
+    assert all(here(layout)[one[0]][ms(one[1]), one[2], one[3], "1 12"] for one in late)
+    with exchange(TRADES) as server:
+        repaired(layout, server)
+    assert here(layout) == rows(TRADES)
+
+
+def test_a_feed_that_sent_everything_twice_gets_what_is_missing_once(tmp_path: Path) -> None:
+    layout = capture(tmp_path, TRADES, copies=2)
+    with exchange(TRADES) as server:
+        repaired(layout, server)
+    found, wanted = here(layout), rows(TRADES)
+    assert found["AAPL"].keys() == wanted["AAPL"].keys()
+    inside = [key for key in wanted["AAPL"] if 20_000 <= key[0] - ms(0) < 29_800]
+    assert inside
+    assert all(found["AAPL"][key] == wanted["AAPL"][key] for key in inside)
+
+
+def test_a_capture_that_lost_its_connection_ends_with_all_that_was_traded(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the exchange plays to nobody, its REST side has."""
+
+    def all_day(day: date) -> Session:
+        begin = datetime.combine(day, time(), NEW_YORK)
+        return Session(begin.astimezone(UTC), (begin + timedelta(days=1)).astimezone(UTC))
+
+    for name in ("missing", "errands"):
+        monkeypatch.setattr(f"stocktrace.{name}.us_extended", all_day)
+    tickers = ("AAPL", "MSFT")
+    market = SyntheticMarket(seed=3, rate=300.0, tickers=tickers, trades=900)
+    away = [Fault("drop", after_trades=200), Fault("drop", after_trades=100, after_connections=1)]
+    options: dict[str, Any] = {"backoff_base": "0.3s", "backoff_floor": "0.3s"}
+    with studio.exchange(market, away, rest=RestSettings(per_minute=1000)) as server:
+        report = studio.record(server, tickers, played(server), **options)
+        assert len(report.outages) == 2
+        layout = Layout(studio.data_dir)
+        missed = 900 - report.books.recorded
+        assert missed > 0
+        tomorrow = Clock(wall=lambda: time_ns() + 2 * 86_400 * NS_PER_SECOND)
+        with client(server, studio.key) as rest:
+            list(repair_gaps(layout, rest, tomorrow))
+    assert sum(some.total() for some in here(layout).values()) == 900
+    assert {state for _, state, _ in ends(layout)} == {"repaired"}
+    (repair,) = imports(layout)
+    assert repair.books.recorded == missed
+
+
+def test_a_lake_has_what_is_repaired(tmp_path: Path) -> None:
+    lake = (tmp_path / "lake").as_uri()
+    layout = capture(tmp_path / "data", TRADES, lake=lake)
+    with exchange(TRADES) as server:
+        repaired(layout, server)
+    gaps = stocktrace.read_gaps(data_dir=lake)
+    assert list(gaps["repair"]) == ["repaired", "repaired"]
+    trades = stocktrace.read_trades(["AAPL", "MSFT"], data_dir=lake)
+    assert len(trades) == len(TRADES)
+
+
+# --- what cannot be repaired -------------------------------------------------------------------
+
+
+def test_a_free_key_is_told_once_and_all_gaps_say_so(layout: Layout) -> None:
+    with exchange(TRADES, premium=False) as server:
+        with pytest.raises(NotInPlan, match="plan of this API key has no historical ticks"):
+            repaired(layout, server)
+        assert server.rest_requests == 1
+    assert ends(layout) == [("AAPL", "unavailable", NO_PLAN), ("MSFT", "unavailable", NO_PLAN)]
+    with exchange(TRADES) as server:  # the plan was changed
+        repaired(layout, server)
+    assert here(layout) == rows(TRADES)
+    assert ends(layout) == [("AAPL", "repaired", ""), ("MSFT", "repaired", "")]
+
+
+def test_a_wrong_key_leaves_gaps_open(layout: Layout) -> None:
+    with exchange(TRADES, key="another") as server, pytest.raises(KeyRefused):
+        repaired(layout, server)
+    assert ends(layout) == [("AAPL", "open", AWAY), ("MSFT", "open", AWAY)]
+
+
+def test_what_was_told_before_the_server_went_away_is_published(layout: Layout) -> None:
+    with exchange(TRADES, statuses=(200, *[500] * 20)) as server, pytest.raises(ServerAway):
+        repaired(layout, server)
+    assert ends(layout) == [("AAPL", "repaired", ""), ("MSFT", "open", AWAY)]
+    assert here(layout)["AAPL"] == rows(TRADES)["AAPL"]
+    with exchange(TRADES) as server:
+        repaired(layout, server)
+        assert server.rest_requests == 1
+    assert here(layout) == rows(TRADES)
+    assert len(imports(layout)) == 2
+    assert problems(layout) == []
+
+
+def test_a_day_that_is_not_loaded_is_asked_for_again_and_one_that_never_was_is_not(
+    layout: Layout,
+) -> None:
+    lacks = frozenset({DAY.isoformat()})
+    with exchange(TRADES, not_loaded=lacks) as server:
+        repaired(layout, server, clock=after(0.01))
+        assert server.rest_requests == 0
+        assert ends(layout)[0] == ("AAPL", "unavailable", NOT_OVER)
+        for days in (1, 3):
+            repaired(layout, server, clock=after(days))
+            assert ends(layout)[0] == ("AAPL", "unavailable", NOT_LOADED)
+        assert server.rest_requests == 4
+        for days in (9, 12):
+            repaired(layout, server, clock=after(days))
+            assert ends(layout)[0] == ("AAPL", "unavailable", NO_SUCH)
+        assert server.rest_requests == 6
+
+
+def test_a_server_that_gives_less_than_it_announced_repairs_nothing(layout: Layout) -> None:
+    class Short:
+        def get(self, path: str, **query: object) -> bytes:
+            return (
+                b'{"total":9,"t":[%d],"p":[1],"v":[1]}' % ms(25_000)
+                if not query["skip"]
+                else (b'{"total":9,"t":[],"p":[],"v":[]}')
+            )
+
+    done = list(repair_gaps(layout, Short()))  # type: ignore[arg-type]
+    assert {one.state for one in done} == {"open"}
+    assert ends(layout)[0] == (
+        "AAPL",
+        "open",
+        "Of 9 ticks of AAPL of 2025-11-21 the server gave 1.",
+    )
+    assert imports(layout) == []
+
+
+def test_rest_has_nothing_of_crypto_and_of_a_closed_market(tmp_path: Path) -> None:
+    capture(tmp_path, [("BINANCE:BTCUSDT", 1, 1.0, 1.0)])
+    weekend = 86_400 * 1000  # ms later it is Saturday
+    layout = capture(
+        tmp_path,
+        [("AAPL", weekend, 1.0, 1.0)],
+        [(86_400, 86_500)],
+        seconds=90_000,
+        session=OTHER,
+    )
+    with exchange(TRADES) as server:
+        repaired(layout, server)
+        assert server.rest_requests == 0
+    assert ends(layout) == [
+        ("BINANCE:BTCUSDT", "unavailable", ELSEWHERE),
+        ("AAPL", "unneeded", CLOSED),
+    ]
+
+
+def test_a_gap_in_which_nobody_traded_is_repaired_with_nothing(tmp_path: Path) -> None:
+    quiet = [one for one in TRADES if not 18_000 < one[1] < 32_000]
+    layout = capture(tmp_path, quiet)
+    with exchange(quiet) as server:
+        repaired(layout, server)
+        repaired(layout, server)
+        assert server.rest_requests == 2
+    assert ends(layout) == [("AAPL", "repaired", ""), ("MSFT", "repaired", "")]
+    assert imports(layout) == []
+
+
+def test_a_repair_that_is_taken_back_leaves_the_gap_open(layout: Layout) -> None:
+    with exchange(TRADES) as server:
+        repaired(layout, server)
+        (report,) = imports(layout)
+        for pattern in ("tape/{}", "sessions/{}.json", "parquet/date=*/symbol=*/{}-*"):
+            for path in layout.root.glob(pattern.format(report.session)):
+                for each in [*path.glob("*"), path]:
+                    each.unlink() if each.is_file() else each.rmdir()
+        assert ends(layout)[0] == ("AAPL", "open", NOT_ASKED)
+        repaired(layout, server)
+    assert here(layout) == rows(TRADES)
+
+
+def test_two_at_once_do_not_happen(layout: Layout) -> None:
+    with (
+        exchange(TRADES) as server,
+        lock.held(layout.lock("repair"), {}),
+        pytest.raises(StoreError, match="Another process is repairing"),
+    ):
+        repaired(layout, server)
+
+
+def test_a_gap_over_midnight_and_the_night_is_asked_of_both_days(tmp_path: Path) -> None:
+    day = 86_400
+    trades = [("AAPL", at * 1000, 5.0, 1.0) for at in range(0, day * 4, 3600)]
+    layout = capture(tmp_path, trades, [(7200, day * 3 + 100)], seconds=day * 4)
+    todo = plan(layout)
+    assert [errand.day.isoformat() for errand in todo.errands] == ["2025-11-21", "2025-11-24"]
+    assert todo.news[0].reason == CLOSED  # the UTC Sunday
+    with exchange(trades) as server:
+        repaired(layout, server)
+    gaps = stocktrace.read_gaps(data_dir=layout.root)
+    states = dict(zip(gaps["start"].dt.strftime("%a"), gaps["repair"], strict=True))
+    assert states == {"Fri": "repaired", "Sat": "repaired", "Sun": "unneeded", "Mon": "repaired"}
+    in_hours = by_date([(ms(-1) * 1000, ms(day * 4000) * 1000)])
+    wanted = Counter(
+        ms(at)
+        for _, at, _, _ in trades
+        if at < 7_200_000
+        or at >= (day * 3 + 100) * 1000
+        or any(a <= ms(at) * 1000 < b for spans in in_hours.values() for a, b in spans)
+    )
+    assert Counter(row[0] for row in here(layout)["AAPL"].elements()) == wanted
+
+
+# --- the command line --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
+    monkeypatch.setenv("FINNHUB_API_KEY", KEY)
+    with exchange(TRADES) as server:
+        monkeypatch.setenv("STOCKTRACE_URL", server.url)
+        yield server
+
+
+def test_the_command_repairs_and_tells(
+    layout: Layout, server: Exchange, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["backfill", "--gaps", "--data-dir", str(layout.root)]
+    before = snapshot(layout)
+    assert cli.run([*words, "--dry-run"]) == 0
+    assert NOT_ASKED in capsys.readouterr().out
+    assert snapshot(layout) == before
+    assert cli.run(words) == 0
+    assert "2025-11-21     2  repaired     228  20251121T1440" in capsys.readouterr().out
+    assert cli.run([*words, "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert told == []
+    assert cli.run(words) == 0
+    assert capsys.readouterr().out == "nothing to repair\n"
+    assert cli.run(["gaps", "--json", "--data-dir", str(layout.root)]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["repair"] for one in told] == ["repaired", "repaired"]
+    assert here(layout) == rows(TRADES)
+
+
+def test_a_free_key_is_one_sentence_and_status_1(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FINNHUB_API_KEY", KEY)
+    with exchange(TRADES, premium=False) as server:
+        words = ["backfill", "--gaps", "--url", server.url, "--data-dir", str(layout.root)]
+        assert cli.run(words) == 1
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1
+    assert "has no historical ticks (HTTP 403)" in told.err
+    assert NO_PLAN in told.out
+
+
+def test_wrong_usage_is_status_2(
+    layout: Layout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["backfill", "--gaps", "--data-dir", str(layout.root)]
+    assert cli.run(words) == 2
+    assert "Set FINNHUB_API_KEY" in capsys.readouterr().err
+    assert cli.run([*words, "some.csv"]) == 2
+    assert "not both" in capsys.readouterr().err
+    assert cli.run(["backfill", "--gaps", "--data-dir", str(layout.root / "no")]) == 2
+
+
+# --- killed ------------------------------------------------------------------------------------
+
+_CHILD = """
+import os, signal, sys
+left = int(sys.argv[1])
+replace = os.replace
+def dying(*names, **given):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*names, **given)
+os.replace = dying
+os.fsync = lambda descriptor: None
+from stocktrace import cli
+from stocktrace.calendar import NEW_YORK, Session
+sys.exit(cli.run(["backfill", "--gaps", "--json", "--data-dir", sys.argv[2]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_at_any_rename_the_same_command_does_the_rest(
+    tmp_path: Path, server: Exchange
+) -> None:
+    environment = {**os.environ, "FINNHUB_API_KEY": KEY, "STOCKTRACE_URL": server.url}
+    for step in range(1, 100):
+        layout = capture(tmp_path / f"data{step}", TRADES)
+
+        def run(at: int, root: Path = layout.root) -> int:
+            done = subprocess.run(
+                [sys.executable, "-c", _CHILD, str(at), str(root)],
+                env=environment,
+                check=False,
+                capture_output=True,
+                timeout=60,
+            )
+            return done.returncode
+
+        killed = run(step)
+        assert killed in (-9, 0)
+        assert run(0) == 0
+        assert here(layout) == rows(TRADES)
+        assert ends(layout) == [("AAPL", "repaired", ""), ("MSFT", "repaired", "")]
+        assert problems(layout) == []
+        assert len(imports(layout)) == 1
+        assert not list(layout.root.rglob("*.tmp"))
+        assert not list(layout.root.glob("repairs/staged/*"))
+        if killed == 0:
+            break
+    assert step > 10
+
+
+# --- what is missing ---------------------------------------------------------------------------
+
+
+STRETCH = st.tuples(st.integers(0, 30), st.integers(0, 30)).map(lambda two: (min(two), max(two)))
+
+
+@given(STRETCH, st.lists(STRETCH, max_size=5))
+def test_what_is_left_of_a_stretch_is_what_nobody_took(
+    stretch: tuple[int, int], taken: list[tuple[int, int]]
+) -> None:
+    left = without(stretch, together(taken))
+    wanted = set(range(*stretch)).difference(*(range(*each) for each in taken))
+    assert [at for each in left for at in range(*each)] == sorted(wanted)
+
+
+def test_the_hours_of_a_day_are_those_of_new_york() -> None:
+    begin = BELL // 1000 - int(timedelta(days=1).total_seconds()) * 10**6
+    days = by_date([(begin, begin + 9 * 86_400 * 10**6)])
+    lengths = {day.isoformat(): sum(b - a for a, b in spans) / 3.6e9 for day, spans in days.items()}
+    assert list(lengths) == [
+        "2025-11-20", "2025-11-21", "2025-11-24", "2025-11-25", "2025-11-26", "2025-11-28",
+    ]  # fmt: skip
+    assert lengths["2025-11-21"] == 16  # from 4:00 to 20:00
+    assert lengths["2025-11-28"] == 13  # the day after Thanksgiving
