@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from stocktrace import cli, read_bars, read_trades
+from stocktrace.cli import output
+from stocktrace.compacting import compact_days
+from stocktrace.deadline import Clock
+from stocktrace.errors import UsageError
+from stocktrace.exchange import Fault, Script
+from stocktrace.report import Report
+from stocktrace.session_page import session_page
+from stocktrace.session_view import SessionView
+from stocktrace.store.columns import SCHEMA
+from stocktrace.store.layout import Layout
+from tests.conftest import NOON, SESSION, Studio, played
+from tests.recorded import MS, SECOND, Trade, frame, listening, record
+
+OTHER = "20261123T142959Z_aaaaaa"
+TICKERS = ["AAPL", "MSFT"]
+#: A second before the UTC midnight that follows.
+LATE = NOON - NOON % (86_400 * SECOND) + 86_399 * SECOND
+COUNT = 60
+#: When all its days are over.
+LATER = Clock(wall=lambda: LATE + 2 * 86_400 * SECOND)
+
+Arrivals = list[tuple[int, list[Trade]]]
+
+
+def stream(begin: int) -> Arrivals:
+    """A trade every 40 ms; each seventh is a pair, each is of both tickers."""
+    found = []
+    for at in range(COUNT):
+        stamp = begin + at * 40 * MS
+        trades: list[Trade] = [
+            (ticker, stamp // MS - 50, 10.0 + at % 5, 100.0, ("1",)) for ticker in TICKERS
+        ]
+        found.append((stamp, trades * (2 if at % 7 == 0 else 1)))
+    return found
+
+
+def again(arrivals: Arrivals, later: int = 60 * MS) -> Arrivals:
+    """The stream, and each frame once more."""
+    both = [*arrivals, *((stamp + later, trades) for stamp, trades in arrivals)]
+    return sorted(both, key=lambda arrival: arrival[0])
+
+
+def heard(root: Path, arrivals: Arrivals, session: str = SESSION) -> Layout:
+    last = arrivals[-1][0] + SECOND
+    return record(root, session, listening(TICKERS, arrivals[0][0] - SECOND, last, arrivals))
+
+
+def values(trades: pd.DataFrame) -> list[tuple[object, ...]]:
+    names = ["symbol", *(name for name in SCHEMA.names if name != "ts_recv")]
+    return list(trades[names].itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("begin", [NOON, LATE], ids=["noon", "midnight"])
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_doubled_session_reads_as_the_stream_it_doubles(
+    tmp_path: Path, begin: int, compacted: bool
+) -> None:
+    plain = heard(tmp_path / "plain", stream(begin))
+    doubled = heard(tmp_path / "doubled", again(stream(begin)))
+    if compacted:
+        assert compact_days(doubled, clock=LATER).done
+    found = read_trades(TICKERS, copies="drop", data_dir=doubled.root)
+    assert values(found) == values(read_trades(TICKERS, data_dir=plain.root))
+    lake = read_trades(TICKERS, copies="drop", data_dir=doubled.root.as_uri())
+    pd.testing.assert_frame_equal(lake, found)
+    every = read_trades(TICKERS, data_dir=doubled.root)
+    assert len(every) == 2 * len(found)
+    marked = read_trades(TICKERS, copies="mark", data_dir=doubled.root)
+    pd.testing.assert_frame_equal(marked.drop(columns="copy"), every)
+    pd.testing.assert_frame_equal(
+        marked[~marked["copy"]].drop(columns="copy").reset_index(drop=True), found
+    )
+
+
+def test_an_honest_session_reads_as_it_is(tmp_path: Path) -> None:
+    layout = heard(tmp_path, stream(NOON))
+    every = read_trades(TICKERS, data_dir=tmp_path)
+    pd.testing.assert_frame_equal(read_trades(TICKERS, copies="drop", data_dir=tmp_path), every)
+    assert Report.read(layout.report(SESSION)).copies == {}
+
+
+def test_what_is_asked_for_changes_no_judgement(tmp_path: Path) -> None:
+    heard(tmp_path, again(stream(LATE)))
+    found = read_trades("AAPL", copies="drop", data_dir=tmp_path)
+    received, event = found["ts_recv"], found["ts_event"]
+    for by, times in (("ts_recv", received), ("ts_event", event)):
+        for start, end in ((times.iloc[10], times.iloc[13]), (times.iloc[20], times.iloc[-1])):
+            part = read_trades(
+                "AAPL",
+                start.to_pydatetime(),
+                end.to_pydatetime(),
+                by=by,  # type: ignore[arg-type]
+                copies="drop",
+                columns=["price", "ts_event"],
+                data_dir=tmp_path,
+            )
+            wanted = found[(times >= start) & (times < end)].reset_index(drop=True)
+            pd.testing.assert_frame_equal(part, wanted[["price", "ts_event"]])
+    days = ["2026-11-23", "2026-11-24"]
+    by_day = [read_trades("AAPL", date=day, copies="drop", data_dir=tmp_path) for day in days]
+    assert all(len(day) for day in by_day)
+    pd.testing.assert_frame_equal(pd.concat(by_day, ignore_index=True), found)
+
+
+def test_two_sessions_that_heard_the_same_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    heard(tmp_path, stream(NOON))
+    heard(tmp_path, stream(NOON), OTHER)
+    every = read_trades("AAPL", data_dir=tmp_path)
+    assert len(read_trades("AAPL", copies="drop", data_dir=tmp_path)) == len(every)
+    assert compact_days(Layout(tmp_path), clock=LATER).done
+    assert len(read_trades("AAPL", copies="drop", data_dir=tmp_path)) == len(every)
+
+
+def test_bars_can_be_made_of_originals_alone(tmp_path: Path) -> None:
+    heard(tmp_path / "plain", stream(NOON))
+    heard(tmp_path / "doubled", again(stream(NOON)))
+    wanted = read_bars("AAPL", "1s", data_dir=tmp_path / "plain").drop(columns="gap")
+    found = read_bars("AAPL", "1s", copies="drop", data_dir=tmp_path / "doubled")
+    pd.testing.assert_frame_equal(found.drop(columns="gap"), wanted)
+    twice = read_bars("AAPL", "1s", data_dir=tmp_path / "doubled")
+    assert twice["volume"].sum() == 2 * wanted["volume"].sum()
+
+
+def test_the_report_of_a_doubled_session_says_so(tmp_path: Path) -> None:
+    layout = heard(tmp_path, again(stream(NOON)))
+    count = len(read_trades("AAPL", data_dir=tmp_path)) // 2
+    report = Report.read(layout.report(SESSION))
+    assert report.copies == {"AAPL": count, "MSFT": count}
+    assert f"{2 * count:,} of 2 tickers are copies" in report.copied
+
+
+def test_the_command_line_marks_and_drops_copies(tmp_path: Path) -> None:
+    heard(tmp_path, again(stream(NOON)))
+
+    def printed(*words: str) -> list[str]:
+        out = io.StringIO()
+        with redirect_stdout(out):
+            assert cli.run([*words, "AAPL", "--data-dir", str(tmp_path)]) == 0
+        return out.getvalue().splitlines()
+
+    every = printed("trades", "--json")
+    marked = [json.loads(line) for line in printed("trades", "--json", "--copies", "mark")]
+    assert len(printed("trades", "--json", "--copies", "drop")) == len(every) // 2
+    assert [row["copy"] for row in marked].count(True) == len(every) // 2
+    twice = printed("bars", "--json")
+    assert printed("bars", "--json", "--copies", "drop") != twice
+
+
+def test_another_way_with_copies_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="keep, mark, drop"):
+        read_trades("AAPL", copies="hide", data_dir=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="drop"):
+        read_bars("AAPL", copies="mark", data_dir=tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_capture_of_a_doubling_feed_keeps_all_and_its_report_says_so(studio: Studio) -> None:
+    frames = [(stamp, frame(trades)) for stamp, trades in stream(NOON)]
+    with studio.exchange(Script(frames), [Fault("copies", times=2)]) as exchange:
+        report = studio.record(exchange, TICKERS, played(exchange))
+    wanted = [trade for _, trades in stream(NOON) for trade in trades if trade[0] == "AAPL"]
+    assert report.books.recorded == 4 * len(wanted)
+    assert report.copies == dict.fromkeys(TICKERS, len(wanted))
+    assert studio.report().copies == report.copies
+    found = read_trades("AAPL", copies="drop", data_dir=studio.data_dir)
+    assert list(found["price"]) == [price for _, _, price, *_ in wanted]
+
+
+def test_the_summary_and_the_page_tell_of_copies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = heard(tmp_path, again(stream(NOON)))
+    report = Report.read(layout.report(SESSION))
+    output.summary(report, tmp_path)
+    assert report.copied in capsys.readouterr().out
+    assert report.copied in session_page(SessionView.of(layout, SESSION))
