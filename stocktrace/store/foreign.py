@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import io
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,11 +30,10 @@ _LINE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a file holds, decompressed: a hash of all of it, and what follows the last line feed."""
+    """What a file holds, decompressed: a hash of all of it."""
 
     digest: str
     size: int
-    tail: bytes
 
     @classmethod
     def of(cls, path: Path) -> Contents:
@@ -43,17 +42,15 @@ class Contents:
         Raises:
             StoreError: it cannot be read to its end.
         """
-        digest, size, tail = hashlib.blake2b(digest_size=16), 0, b""
+        digest, size = _hash(), 0
         try:
             with _open(path) as file:
                 while chunk := file.read(_BLOCK):
                     digest.update(chunk)
                     size += len(chunk)
-                    tail = tail + chunk if b"\n" not in chunk else chunk.rpartition(b"\n")[2]
-                    tail = tail[-_LINE:]
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise StoreError(f"{path} cannot be read to its end: {error}.") from error
-        return cls(digest.hexdigest(), size, tail)
+        return cls(digest.hexdigest(), size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +88,7 @@ def names_of(path: Path, form: Form) -> list[str]:
     try:
         with _open(path) as file:
             line = file.readline(_LINE).decode("utf-8-sig", "replace")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise StoreError(f"{path} cannot be read: {error}.") from error
     return next(csv.reader([line.rstrip("\r\n")], delimiter=form.delimiter), [])
 
@@ -110,36 +107,48 @@ def read(path: Path, form: Form, columns: dict[str, str], contents: Contents) ->
         return "skip"
 
     theirs = list(dict.fromkeys(columns.values()))
-    stream = _Stream(path, contents.size - len(contents.tail))
-    with stream:
-        if stream.length:
+    parsing = pcsv.ParseOptions(delimiter=form.delimiter, invalid_row_handler=skip)
+    converting = pcsv.ConvertOptions(
+        column_types=dict.fromkeys(theirs, pa.binary()),
+        include_columns=theirs,
+        null_values=[],
+        strings_can_be_null=False,
+    )
+    digest = _hash()
+    with _open(path) as file:
+        # The line of the names stands before each block. A file that is only that has no rows.
+        first = b"" if form.names else file.readline(_LINE)
+        digest.update(first)
+        lines, rest, whole = b"", b"", bool(first)
+        while chunk := file.read(_BLOCK):
+            digest.update(chunk)
+            lines, _, rest = (rest + chunk).rpartition(b"\n")
+            if max(len(first), len(rest)) >= _LINE:
+                raise StoreError(f"{path} is no CSV: it has a line of {_LINE:,} bytes or more.")
+            if not lines:
+                continue
+            whole = True
+            reading = pcsv.ReadOptions(
+                use_threads=False,
+                block_size=len(first) + len(lines) + 1,
+                column_names=list(form.names) or None,
+            )
             try:
-                with pcsv.open_csv(
-                    stream,
-                    pcsv.ReadOptions(
-                        use_threads=False,
-                        block_size=_BLOCK,
-                        column_names=list(form.names) or None,
-                    ),
-                    pcsv.ParseOptions(delimiter=form.delimiter, invalid_row_handler=skip),
-                    pcsv.ConvertOptions(
-                        column_types=dict.fromkeys(theirs, pa.binary()),
-                        include_columns=theirs,
-                        null_values=[],
-                        strings_can_be_null=False,
-                    ),
-                ) as reader:
-                    for batch in reader:
-                        block = _block(batch, form, columns)
-                        block.odd, odd[:] = list(odd), []
-                        yield block
-            except (pa.ArrowInvalid, EOFError) as error:
+                # Not as a stream of ours: pyarrow reads ahead on threads that outlive an error, and
+                # would call Python while it ends.
+                table = pcsv.read_csv(
+                    pa.BufferReader(first + lines + b"\n"), reading, parsing, converting
+                )
+            except pa.ArrowInvalid as error:
                 raise StoreError(f"{path} is no CSV: {error}.") from error
-        stream.finish()
-    if stream.digest.hexdigest() != contents.digest:
+            for batch in table.to_batches():
+                block = _block(batch, form, columns)
+                block.odd, odd[:] = list(odd), []
+                yield block
+    if digest.hexdigest() != contents.digest:
         raise StoreError(f"{path} was changed while it was read: run it again.")
-    if contents.tail and stream.length:
-        odd.append((contents.tail.decode(errors="replace"), "its line has no end: it may be cut"))
+    if rest and whole:
+        odd.append((rest.decode(errors="replace"), "its line has no end: it may be cut"))
     if odd:
         yield Block(odd=odd)
 
@@ -163,34 +172,5 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-class _Stream(io.RawIOBase):
-    """The first ``length`` bytes of a file for pyarrow; ``digest`` is of all that was read."""
-
-    def __init__(self, path: Path, length: int) -> None:
-        super().__init__()
-        self.length = length
-        self.digest = hashlib.blake2b(digest_size=16)
-        self._file = _open(path)
-        self._left = length
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer`` as far as can be."""
-        data = self._file.read(min(len(buffer), self._left))
-        self._left -= len(data)
-        self.digest.update(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-    def finish(self) -> None:
-        """Read to the end, for the digest."""
-        while data := self._file.read(_BLOCK):
-            self.digest.update(data)
-
-    def close(self) -> None:
-        """Close the file, too."""
-        self._file.close()
-        super().close()
+def _hash() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -171,12 +172,17 @@ def _holder(path: Path) -> str:
 
 
 def _open(path: Path) -> int:
+    """Open a lock file; a link in its place would have another file written to."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except PermissionError:
         # A lock file of another user in a shared folder: reading is enough to lock it.
         try:
-            return os.open(path, os.O_RDONLY)
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
             raise StoreError(f"Cannot open the lock {path}: {error.strerror}.") from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise StoreError(f"The lock {path} is a link: remove it, if it is not yours.") from error
