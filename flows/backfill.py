@@ -34,7 +34,7 @@ Columns = Annotated[list[Column], Field(examples=[["ts_event=time", "price=Price
 Ticker = Annotated[str, Field(min_length=1, examples=["AAPL", "BINANCE:{}"])]
 
 
-@flow(name="stocktrace-backfill")
+@flow(name="stocktrace-backfill", persist_result=False)
 def backfill(
     sources: Sources | None = None,
     preset: Literal["massive", "binance-spot"] | None = None,

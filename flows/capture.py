@@ -82,6 +82,7 @@ def now() -> datetime:
 @flow(
     name="stocktrace-capture",
     flow_run_name=run_name,
+    persist_result=False,  # it would be a pickle; the report on disk is what stays
     # One conversion at a time: it must not compete with the feed for two cores.
     task_runner=cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=1)),
 )

@@ -27,7 +27,7 @@ Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2026-11-2
 Keep = Annotated[str, Field(pattern=r"^(forever|0|(\d+(\.\d+)?(ms|s|m|h|d))+)$", examples=["30d"])]
 
 
-@flow(name="stocktrace-compact")
+@flow(name="stocktrace-compact", persist_result=False)
 def compact(
     date: Date | None = None,
     older_than: Keep = "0",

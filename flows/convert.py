@@ -22,7 +22,7 @@ from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
 
 
-@flow(name="stocktrace-convert")
+@flow(name="stocktrace-convert", persist_result=False)
 def convert(data_dir: str | None = None) -> State[Any]:
     """Recover what sessions left that died, and publish every sealed segment.
 

@@ -52,7 +52,7 @@ WORTH_S = 30.0
 LOST = "its shard was lost"
 
 
-@flow(name="stocktrace-fleet")
+@flow(name="stocktrace-fleet", persist_result=False)
 def fleet(
     tickers: Tickers,
     keys: Annotated[int, Field(ge=1)],

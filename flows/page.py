@@ -247,6 +247,8 @@ def _notes(report: Report, failures: int) -> Iterator[str]:
         yield f"the server said {_count(times, 'time')}: {text}"
     for window, tickers in list(report.spilled.items())[:ROWS]:
         yield f"window {window} was rebuilt from its tape for {_count(len(tickers), 'ticker')}"
+    if report.copied:
+        yield report.copied
     if failures:
         yield f"Prefect did not answer {_count(failures, 'call')}"
 

@@ -38,7 +38,7 @@ def run_name() -> str:
     return " ".join(map(str, [asked.get("action"), *(asked.get("symbols") or ())]))
 
 
-@flow(name="stocktrace-retarget", flow_run_name=run_name)
+@flow(name="stocktrace-retarget", flow_run_name=run_name, persist_result=False)
 def retarget(
     symbols: Tickers, action: Action = "add", flow_run: RunName | None = None
 ) -> dict[str, Any] | State[Any]:

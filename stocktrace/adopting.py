@@ -33,11 +33,6 @@ def sessions_in(other: Layout) -> list[str]:
     return sorted(name for name in names if is_session(name))
 
 
-def is_here(layout: Layout, session: str) -> bool:
-    """Whether a data folder has a session, published or still to be recovered."""
-    return layout.tapes(session).is_dir() or layout.report(session).exists()
-
-
 def check(other: Layout, session: str) -> None:
     """See that a session can be adopted.
 
@@ -67,7 +62,7 @@ def adopt(
     staged = layout.root / "tape" / f".{session}.{os.getpid()}.tmp"
     try:
         with lock.held(layout.lock(session), {"session": session}):
-            if is_here(layout, session):
+            if layout.has(session):
                 return None
             staged.mkdir(parents=True)
             for part, tape in other.session_tapes(session).items():

@@ -21,7 +21,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Literal
 
-from stocktrace.adopting import adopt, check, is_data_folder, is_here, sessions_in
+from stocktrace.adopting import adopt, check, is_data_folder, sessions_in
 from stocktrace.errors import StocktraceError, StoreError, UsageError
 from stocktrace.foreign import NothingThere, Source
 from stocktrace.importing import import_file, known, try_out
@@ -148,7 +148,7 @@ def _import(layout: Layout, mapping: Mapping, path: Path, *, only_look: bool) ->
 
 def _publish(layout: Layout, folder: Path, session: str, *, only_look: bool) -> Outcome:
     ours, other = folder == layout.root, Layout(folder)
-    if not ours and is_here(layout, session):
+    if not ours and layout.has(session):
         return Outcome(str(folder), "known", session)
     if only_look:
         if not ours:

@@ -48,6 +48,16 @@ class _Refusal(msgspec.Struct):
     text: str
 
 
+class _Covered(msgspec.Struct):
+    """Those of ``covered``: a stretch that others listened to, or did not; in a merge."""
+
+    ticker: str
+    start: int
+    end: int
+    reason: str
+    by: str
+
+
 class _Nothing(msgspec.Struct):
     """Those of ``ended``."""
 
@@ -80,6 +90,7 @@ class Coverage:
             "subscription": (_Change, self._on_subscription),
             "paused": (_Loss, self._on_paused),
             "refused": (_Refusal, self._on_refused),
+            "covered": (_Covered, self._on_covered),
             "ended": (_Nothing, lambda stamp, _: self.close(stamp)),
         }
         if mark.name not in acts:
@@ -133,6 +144,11 @@ class Coverage:
 
     def _on_refused(self, stamp: int, facts: _Refusal) -> None:
         self._switch(facts.tickers, stamp, f"subscription refused: {facts.text}")
+
+    def _on_covered(self, stamp: int, facts: _Covered) -> None:
+        del stamp
+        stretch = Interval(facts.ticker, facts.start, facts.end, facts.reason, facts.by)
+        self.intervals.append(stretch)
 
     def died(self, heard: int, reason: str) -> None:
         """The feed ended at ``heard`` without a word, as when the tape cannot be written."""

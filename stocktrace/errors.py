@@ -5,7 +5,11 @@
     │   ├── SettingsError     a setting is missing or wrong
     │   └── TickerError       a ticker that no file name or subscription can carry
     ├── FeedError             the connection
-    │   ├── KeyRefused        401 or 403 at the handshake: final
+    │   ├── KeyRefused        401 or 403 at the handshake, 401 of REST: final
+    │   ├── NotInPlan         403 of REST: the key is fine, its plan is not
+    │   ├── NoSuchTicks       404 of REST: they are not there, or not yet
+    │   ├── BadAnswer         an answer of REST that cannot be used
+    │   ├── ServerAway        REST gives none, however often it is asked
     │   └── FeedStopped       the feed's thread died; the reason is its ``__cause__``
     ├── KeyInUse              another capture holds the same key
     ├── NotRunning            the capture that is meant does not run
@@ -62,6 +66,28 @@ class KeyRefused(FeedError):
             f"The server refused the API key (HTTP {self.status}): "
             "check FINNHUB_API_KEY at https://finnhub.io/dashboard."
         )
+
+
+class NotInPlan(FeedError):
+    """The key may not ask for historical ticks: all of it would be refused."""
+
+    def __str__(self) -> str:
+        return (
+            "The plan of this API key has no historical ticks (HTTP 403): to repair gaps and to "
+            "reconcile takes a plan that has them, see https://finnhub.io/pricing."
+        )
+
+
+class NoSuchTicks(FeedError):
+    """The server has no ticks of a ticker and date, or has not loaded them yet."""
+
+
+class BadAnswer(FeedError):
+    """What the server said cannot be used, or is less than it announced."""
+
+
+class ServerAway(FeedError):
+    """The server did not answer, or only with errors, as often as it was asked."""
 
 
 class FeedStopped(FeedError):

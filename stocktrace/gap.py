@@ -28,10 +28,12 @@ class Gap:
 class Interval:
     """One stretch of one ticker, ``start`` <= t < ``end`` (epoch ns).
 
-    ``reason`` is empty while it is listened to, else says why it is not.
+    ``reason`` is empty while it is listened to, else says why it is not; ``by`` are the sessions
+    that listened, where that is not the one whose stretch it is: in a merge.
     """
 
     ticker: str
     start: int
     end: int
     reason: str
+    by: str = ""

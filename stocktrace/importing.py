@@ -17,22 +17,26 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from stocktrace.coverage import Coverage
 from stocktrace.deadline import SYSTEM_CLOCK, Clock
 from stocktrace.delivery import deliver
 from stocktrace.errors import StoreError
 from stocktrace.foreign import NothingThere, Row, Source
+from stocktrace.gap import Interval
 from stocktrace.publish import publish, rebuild
-from stocktrace.recovery import IMPORTED, read_report
+from stocktrace.recovery import read_report, state_of
 from stocktrace.report import Books, Report
-from stocktrace.session import Journal, at, new_report
+from stocktrace.session import Journal, at, gap_reports, new_report
 from stocktrace.settings import Settings
 from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
+from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout, Part, new_import
+from stocktrace.store.originals import copies_of_session
 from stocktrace.store.quarantine import Refused
 from stocktrace.store.tape import Mark, TapeWriter
 from stocktrace.store.window import NS_PER_DAY, RollPolicy, Window
@@ -44,6 +48,28 @@ _FIRST_ROWS = 1000
 # How many reasons a person is told of what is refused.
 _REASONS = 5
 _REFUSED_LINES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where imported trades are from.
+
+    ``digest`` names the session: the same trades have the same; ``facts`` are for its report and
+    its tapes, ``reason`` is for a person. ``coverage`` says when who listened, if that is known;
+    ``name`` makes the session's name of the first time in it and the digest.
+    """
+
+    digest: str
+    facts: dict[str, str]
+    reason: str
+    coverage: tuple[Interval, ...] = ()
+    name: Callable[[int, str], str] = new_import
+
+    @classmethod
+    def of(cls, source: Source) -> Origin:
+        """Of a file."""
+        facts = {"source": str(source.path.resolve()), **source.facts}
+        return cls(source.contents.digest, facts, f"imported from {source.path.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +100,15 @@ class _Tapes:
                 self._last = stamp
                 self.first = stamp if self.first is None else min(self.first, stamp)
             self._tape(self._last).append(self._last, [frame for _, frame in some])
+
+    def tell(self, coverage: Sequence[Interval]) -> None:
+        """Append who listened, and that it is over."""
+        if coverage:
+            end = max(self._last, *(each.end for each in coverage))
+            tape = self._tape(self._last)
+            for each in coverage:
+                tape.mark(Mark(end, "covered", asdict(each)))
+            tape.mark(Mark(end, "ended"))
 
     def _tape(self, stamp: int) -> TapeWriter:
         day = stamp // NS_PER_DAY
@@ -134,7 +169,7 @@ def try_out(layout: Layout, source: Source, *, whole: bool = True) -> Trial:
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as root:
         scratch = Layout(Path(root))
         blocks = source.blocks() if whole else _beginning(source)
-        for window in _write(scratch.tapes(session), source, blocks).windows:
+        for window in _write(scratch.tapes(session), Origin.of(source), blocks).windows:
             part = Part(session, window)
             sealed = rebuild(scratch, part)
             trial.books.add(sealed.books)
@@ -173,51 +208,64 @@ def import_file(layout: Layout, source: Source, clock: Clock = SYSTEM_CLOCK) -> 
             f"because: {trial.reasons[0]}. Nothing was imported: see whether its columns, the unit "
             "of its times and their zone are as you say."
         )
-    digest = source.contents.digest
+    return import_rows(layout, Origin.of(source), source.blocks(), clock)
+
+
+def import_rows(
+    layout: Layout, origin: Origin, blocks: Iterable[Iterable[Row]], clock: Clock = SYSTEM_CLOCK
+) -> Report | None:
+    """Import what ``blocks`` give; ``None`` if another process is at it, or has done it meanwhile.
+
+    The session's name is made of the first time in them and the origin's digest.
+    """
+    digest = origin.digest
     staged = layout.root / "tape" / f".{digest}.{os.getpid()}.tmp"
     try:
-        tapes = _write(staged, source, source.blocks())
-        session = new_import(tapes.first or 0, digest)
+        tapes = _write(staged, origin, blocks)
+        session = origin.name(tapes.first or 0, digest)
         with lock.held(layout.lock(session), {"session": session}):
             if layout.imports(digest):
                 return None
-            return _import(layout, session, staged, tapes, source, clock)
+            return _import(layout, session, staged, tapes, origin, clock)
     except BlockingIOError:
         return None
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _write(folder: Path, source: Source, blocks: Iterable[Iterable[Row]]) -> _Tapes:
+def _write(folder: Path, origin: Origin, blocks: Iterable[Iterable[Row]]) -> _Tapes:
     size = Settings.load().roll_size
-    tapes = _Tapes(folder, RollPolicy(86_400.0, size), _told(source))
+    tapes = _Tapes(folder, RollPolicy(86_400.0, size), origin.facts)
     try:
         for rows in blocks:
             tapes.write(rows)
+        tapes.tell(origin.coverage)
     finally:
         tapes.close()
     return tapes
 
 
-def _told(source: Source) -> dict[str, str]:
-    return {"source": str(source.path.resolve()), **source.facts}
-
-
 def _import(
-    layout: Layout, session: str, staged: Path, tapes: _Tapes, source: Source, clock: Clock
+    layout: Layout, session: str, staged: Path, tapes: _Tapes, origin: Origin, clock: Clock
 ) -> Report:
     lake = {"lake": layout.lake} if layout.lake else {}
-    report = new_report(session, [], clock.wall(), {**_told(source), **lake})
-    report.reason = f"imported from {source.path.name}"
+    coverage = origin.coverage
+    began = min((each.start for each in coverage), default=clock.wall())
+    report = new_report(session, [], began, {**origin.facts, **lake})
+    report.reason = origin.reason
     report.unpublished = list(tapes.windows)
     files.publish(staged, layout.tapes(session))
     journal = Journal(layout, report, Audit(layout.audit, session, clock))
-    journal.audit("import", source=str(source.path), content=source.contents.digest)
+    journal.audit("import", source=origin.facts["source"], content=origin.digest)
     journal.save()
     for window in tapes.windows:
         journal.published(publish(layout, Part(session, window), whole=False))
     report.tickers = sorted(name for name, one in report.per_ticker.items() if one.recorded)
-    report.state, report.ended = IMPORTED, at(clock.wall())
+    report.copies = copies_of_session(layout, session)
+    report.gaps = gap_reports(Coverage(list(coverage)))
+    write_coverage(layout, session, coverage)
+    report.state = state_of(session)
+    report.ended = at(max((each.end for each in coverage), default=clock.wall()))
     journal.save()
     deliver(layout, report, clock)
     return report

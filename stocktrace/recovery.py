@@ -35,7 +35,8 @@ from stocktrace.session import Journal, at, gap_reports, new_report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
-from stocktrace.store.layout import Layout, Part, is_import, is_session
+from stocktrace.store.layout import Layout, Part, is_import, is_merge, is_session
+from stocktrace.store.originals import copies_of_session
 from stocktrace.store.partition import of_session
 from stocktrace.store.tape import Frames, Mark, TapeReader
 
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 RUNNING = "running"
 RECOVERED = "recovered"
 IMPORTED = "imported"
+MERGED = "merged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
             journal.count(published.rebuilt)
         rows += sum(file.rows for file in published.files)
     recount(layout, session, report, journal)
+    report.copies = copies_of_session(layout, session)
     if died:
         _close(layout, session, report, torn)
     journal.tell(
@@ -240,7 +243,7 @@ def recount(layout: Layout, session: str, report: Report, journal: Journal) -> N
 
 def _close(layout: Layout, session: str, report: Report, torn: int) -> None:
     coverage, last = coverage_of(layout, session)
-    report.state = IMPORTED if is_import(session) else RECOVERED
+    report.state = state_of(session)
     report.ended = at(last) if last else report.started
     report.reason = f"its process died; its last line is of {report.ended:%Y-%m-%d %H:%M:%S} UTC"
     if torn:
@@ -267,6 +270,11 @@ def coverage_of(layout: Layout, session: str) -> tuple[Coverage, int]:
             last = entry.stamp
     coverage.close(last)
     return coverage, last
+
+
+def state_of(session: str) -> str:
+    """What a session is when all of it is published, and no capture has said so."""
+    return IMPORTED if is_import(session) else MERGED if is_merge(session) else RECOVERED
 
 
 def _report_from_tape(layout: Layout, session: str, clock: Clock) -> Report:

@@ -90,11 +90,12 @@ class Report(msgspec.Struct):
     """A session, as ``sessions/<session>.json`` has it and ``capture`` gives it back.
 
     ``state``: ``running``, ``complete`` (its time was up), ``interrupted``, ``failed``,
-    ``recovered`` after its process had died, or ``imported`` from elsewhere. ``silent`` has
-    tickers that came to nothing though their market was open, with the seconds; ``refused`` those
-    the server does not serve, with its words; ``unsent`` why files of it are not in the lake;
-    ``spilled`` the tickers of a window that were had from the tape; ``changes`` how ``tickers``,
-    those at the end, came to differ from those it began with.
+    ``recovered`` after its process had died, ``imported`` from elsewhere, ``merged`` from others.
+    ``silent`` has tickers that came to nothing though their market was open, with the seconds;
+    ``refused`` those the server does not serve, with its words; ``unsent`` why files of it are not
+    in the lake; ``spilled`` the tickers of a window that were had from the tape; ``changes`` how
+    ``tickers``, those at the end, came to differ from those it began with; ``copies`` how many
+    trades of a ticker the feed had sent before (``store.copies``).
     """
 
     session: str
@@ -117,6 +118,7 @@ class Report(msgspec.Struct):
     errors: dict[str, int] = msgspec.field(default_factory=dict)
     notices: list[str] = msgspec.field(default_factory=list)
     spilled: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    copies: dict[str, int] = msgspec.field(default_factory=dict)
     settings: dict[str, str | int | float] = msgspec.field(default_factory=dict)
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     host: str = ""
@@ -135,6 +137,16 @@ class Report(msgspec.Struct):
     def outages(self) -> list[GapReport]:
         """The gaps, but not the moment before the first connection stood."""
         return [gap for gap in self.gaps if gap.reason != "connecting"]
+
+    @property
+    def copied(self) -> str:
+        """What to know of copies; empty if there are none."""
+        if not self.copies:
+            return ""
+        return (
+            f"the feed sent trades more than once: {sum(self.copies.values()):,} of "
+            f"{len(self.copies)} tickers are copies, which readers leave out with copies=drop"
+        )
 
     def differences(self) -> list[str]:
         """Where the books do not balance, in words; empty is good."""

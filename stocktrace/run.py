@@ -46,6 +46,7 @@ from stocktrace.store import files
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
+from stocktrace.store.originals import copies_of_session
 from stocktrace.store.tape import Mark
 from stocktrace.store.window import RollPolicy
 from stocktrace.turn import Turn
@@ -158,6 +159,7 @@ class Run:
             self._publishing.collect(wait=True)
             self._recovering.join()
             self._raise_failures()
+            report.copies = copies_of_session(self._layout, report.session)
         except BaseException as error:
             state = "failed" if isinstance(error, Exception) else "interrupted"
             reason = str(error) if isinstance(error, Exception) else "interrupted"

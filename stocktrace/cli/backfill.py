@@ -11,6 +11,8 @@ from cyclopts import Group, Parameter
 from stocktrace.cli import output
 from stocktrace.cli.capturing import Json
 from stocktrace.cli.data import DataDir
+from stocktrace.cli.repair import Url, repair
+from stocktrace.errors import UsageError
 from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ _FILES = Group("CSV of others", help="What its columns are; default: as stocktra
 
 def backfill(
     *sources: Path,
+    gaps: Annotated[
+        bool,
+        Parameter(negative="", help="Repair gaps of past sessions with ticks from Finnhub's REST."),
+    ] = False,
+    url: Url = None,
     preset: Annotated[
         str | None, Parameter(group=_FILES, help="Files of massive or binance-spot.")
     ] = None,
@@ -59,8 +66,14 @@ def backfill(
 
     SOURCES are CSV files (also .csv.gz), folders of them, and data folders of stocktrace; without
     any, only what died in this data folder is recovered. No source is changed. Killed anywhere, the
-    same command does the rest. Exits 1 if a source could not be published whole.
+    same command does the rest. Exits 1 if a source could not be published whole, or a gap is open
+    that was asked for.
     """
+    if gaps:
+        if sources:
+            raise UsageError("Give --gaps or sources, not both: gaps are those of the data folder.")
+        return repair(data_dir, url, only_look=dry_run, as_json=as_json)
+
     from stocktrace.backfill import backfill as fill
     from stocktrace.backfill import plan
     from stocktrace.mapping import Mapping

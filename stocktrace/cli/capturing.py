@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from stocktrace.cli import output
+from stocktrace.cli import output, replay
 from stocktrace.cli.beside import Dashboard, beside
 from stocktrace.cli.faults import ChaosFlag, FaultFlags, SecondConnection, faults_of
 from stocktrace.cli.flags import AllFlags, load
@@ -91,6 +91,15 @@ def exchange(
     tape: Annotated[
         Path | None, Parameter(help="A recording: .tape, .gz, .zst, or a folder.")
     ] = None,
+    session: Annotated[
+        str | None, Parameter(help="Instead: what a session of the data folder received.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, Parameter(help="The session's data folder; also STOCKTRACE_DATA_DIR.")
+    ] = None,
+    disconnects: Annotated[
+        Literal["skip", "replay"], Parameter(help="Of a recording: whether it drops clients, too.")
+    ] = "skip",
     speed: Annotated[
         float, Parameter(help="Times recorded pace; 0: as fast as it is taken.")
     ] = 1.0,
@@ -98,9 +107,9 @@ def exchange(
         Literal["recorded", "now"], Parameter(help="Trade times as recorded, or moved to now.")
     ] = "recorded",
     rate: Annotated[
-        float, Parameter(help="Without a tape: trades a second, over all tickers.")
+        float, Parameter(help="Without a recording: trades a second, over all tickers.")
     ] = 300.0,
-    seed: Annotated[int, Parameter(help="Without a tape: which market.")] = 1,
+    seed: Annotated[int, Parameter(help="Without a recording: which market.")] = 1,
     port: Annotated[int, Parameter(help="0: any free port.")] = 0,
     key: Annotated[str, Parameter(help="What a client must send as its token.")] = DEMO_KEY,
     ping_every: Annotated[str, Parameter(help="Heartbeat; 0: none.")] = "60s",
@@ -108,6 +117,9 @@ def exchange(
     second: Annotated[
         SecondConnection, Parameter(help="What a second connection with the key brings.")
     ] = "kills-old",
+    rest: Annotated[
+        bool, Parameter(negative="", help="Give what was played as ticks on REST; it is kept.")
+    ] = False,
     fault: FaultFlags = None,
     chaos: ChaosFlag = None,
     for_: For = None,
@@ -118,12 +130,26 @@ def exchange(
     """
     faults = faults_of(fault, chaos)
 
-    from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket, Tape, serve
+    from stocktrace.exchange import (
+        Exchange,
+        ExchangeSettings,
+        RestSettings,
+        SyntheticMarket,
+        Tape,
+        serve,
+    )
 
+    played = replay.recording(tape, session, data_dir)
     source: Source = (
         SyntheticMarket(seed=seed, rate=rate)
-        if tape is None
-        else Tape(tape, speed=speed, times=times)
+        if played is None
+        else Tape(
+            played,
+            speed=speed,
+            times=times,
+            replay_disconnects=disconnects == "replay",
+            errors=session is None,
+        )
     )
     settings = ExchangeSettings(
         key=key,
@@ -131,6 +157,7 @@ def exchange(
         ping_period=0.0 if ping_every == "0" else parse_duration(ping_every),
         symbol_limit=limit or None,
         second_connection=second,
+        rest=RestSettings() if rest else None,
     )
     lasting = parse_duration(for_) if for_ is not None else None
     stop = threading.Event()

@@ -66,6 +66,9 @@ def trades(
             help=f"How many of the last; 0: all. Default: {_TAIL} in a table, else all.",
         ),
     ] = None,
+    copies: Annotated[
+        Literal["keep", "mark", "drop"], Parameter(help="What the feed sent more than once.")
+    ] = "keep",
     form: AsForm = None,
     data_dir: Place = None,
 ) -> int:
@@ -73,11 +76,16 @@ def trades(
     place = place_of(data_dir)
 
     from stocktrace.store import export
-    from stocktrace.store.dataset import scan
+    from stocktrace.store.dataset import read_trades, scan
 
     if tail is None:
         tail = _TAIL if form is None else 0
-    found = export.of_trades(scan(tickers, start, end, date=date, data_dir=place))
+    if copies == "keep":
+        found = export.of_trades(scan(tickers, start, end, date=date, data_dir=place))
+    else:
+        found = read_trades(
+            tickers, start, end, date=date, copies=copies, backend="pyarrow", data_dir=place
+        ).to_reader()
     output.rows(export.last(found, tail), form)
     return 0
 
@@ -96,6 +104,9 @@ def bars(
     empty: Annotated[
         Literal["drop", "keep"], Parameter(help="What becomes of bars without trades.")
     ] = "drop",
+    copies: Annotated[
+        Literal["keep", "drop"], Parameter(help="What the feed sent more than once.")
+    ] = "keep",
     form: AsForm = None,
     data_dir: Place = None,
 ) -> int:
@@ -112,6 +123,7 @@ def bars(
         date=date,
         session=session,
         empty=empty,
+        copies=copies,
         backend="pyarrow",
         data_dir=place,
     )
@@ -137,7 +149,7 @@ def gaps(
     found = read_gaps(tickers, date=date, session=session, data_dir=place)
     if form is None:
         found["seconds"] = (found["end"] - found["start"]).dt.total_seconds().round(3)
-        found = found[["session", "symbol", "start", "end", "seconds", "reason"]]
+        found = found[["session", "symbol", "start", "end", "seconds", "reason", "repair"]]
     output.rows(export.of_frame(found), form)
     return 0
 

@@ -98,6 +98,8 @@ def summary(report: Report, data_dir: Path) -> None:
     print(f"  {outages} ({away:.1f} s), {counted(report.reconnects, 'reconnect')}")
     for text, count in report.errors.items():
         print(f"  the server said {count} times: {_plain(text)}")
+    if report.copied:
+        print(f"  {report.copied}")
     for change in report.changes[:_TICKERS]:
         print(f"  tickers changed {_plain(change)}")
     for ticker, text in report.refused.items():

@@ -109,7 +109,7 @@ def compact(
         if pruned.tapes or pruned.csv:
             print(f"{pruned.tapes} tapes and {pruned.csv} CSV deleted, {pruned.size:,} bytes")
         for name, why in result.waiting.items():
-            print(f"{name} waits: {why}")
+            output.line(f"{name} waits: {why}")
     for sentence in (*result.failed, *pruned.kept):
         output.complain(sentence)
     waits = any("recover" in why for why in result.waiting.values()) or (date in result.waiting)
@@ -160,7 +160,7 @@ def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: b
     else:
         for finding in findings:
             state = " (repaired)" if finding.repaired else ""
-            print(f"{finding.path}: {finding.problem}{state}")
+            output.line(f"{finding.path}: {finding.problem}{state}")
         print(f"{verified} sessions verified, {len(findings)} findings")
     return 1 if any(not finding.repaired for finding in findings) else 0
 

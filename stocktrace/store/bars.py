@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from stocktrace.errors import UsageError
 from stocktrace.store.conditions import counting
-from stocktrace.store.dataset import Backend, read, to_backend
+from stocktrace.store.dataset import Backend, Copies, read, to_backend
 from stocktrace.store.grid import Grid, Hours, Times, grid_of
 from stocktrace.store.listening import Listening, alive_since
 from stocktrace.store.query import Day, Moment, Query
@@ -51,6 +51,7 @@ def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one qu
     date: Day | None = None,
     session: Hours = None,
     empty: Literal["drop", "keep"] = "drop",
+    copies: Literal["keep", "drop"] = "keep",
     backend: Backend = "pandas",
     data_dir: str | Path | None = None,
 ) -> Any:
@@ -70,6 +71,7 @@ def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one qu
             the session. Half days end when they do.
         empty: ``drop`` bars without trades, or ``keep`` all between the bounds (else between the
             first and last trade of any ticker).
+        copies: ``drop`` leaves out what the feed sent more than once, as in ``read_trades``.
         backend: What to give: a pandas or polars DataFrame, or a pyarrow Table.
         data_dir: The data folder, default as in the settings; or the URL of a lake.
 
@@ -86,9 +88,11 @@ def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one qu
     """
     if empty not in ("drop", "keep"):
         raise UsageError(f"Empty bars are dropped (drop) or kept (keep), not {empty!r}.")
+    if copies not in ("keep", "drop"):
+        raise UsageError(f"Of copies, bars are made (keep) or not (drop), not {copies!r}.")
     shelf, query = shelf_of(data_dir), Query.of(tickers, start, end, date)
     grid = grid_of(shelf, query, every, session)
-    found = {ticker: _bars(shelf, query, ticker, grid) for ticker in query.tickers}
+    found = {ticker: _bars(shelf, query, ticker, grid, copies) for ticker in query.tickers}
     if empty == "keep":
         wanted = _all_starts(query, grid, found)
         found = {ticker: bars.among(wanted) for ticker, bars in found.items()}
@@ -115,13 +119,13 @@ class _Bars:
         return _Bars(starts, values)
 
 
-def _bars(shelf: Shelf, query: Query, ticker: str, grid: Grid) -> _Bars:
+def _bars(shelf: Shelf, query: Query, ticker: str, grid: Grid, copies: Copies) -> _Bars:
     """The bars that trades were in."""
     begin, end = grid.begin(query.begin), grid.end(query.end)
     if begin is None or end is None:
         return _Bars(np.empty(0, np.int64), _NONE)
     within = Query((ticker,), begin, end)
-    trades = read(shelf, within, ["ts_event", "price", "volume", "conditions"])
+    trades = read(shelf, within, ["ts_event", "price", "volume", "conditions"], copies)
     return _made_of(ticker, trades, trades["ts_event"].to_numpy().astype(np.int64), grid)
 
 

@@ -1,13 +1,14 @@
 """Coverage on disk: ``coverage/date=<UTC date>/<session>.parquet``, one row an interval.
 
 Columns: ``session``, ``symbol``, ``start`` and ``end`` (UTC, us; end exclusive), ``state``
-(``listening`` or ``gap``), ``reason``. An interval over midnight is cut there, so that a day can be
-read by itself.
+(``listening`` or ``gap``), ``reason`` (of a gap; of a stretch of a merge, the sessions that
+listened). An interval over midnight is cut there, so that a day can be read by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ from stocktrace.errors import ConversionError
 from stocktrace.gap import Interval
 from stocktrace.store import files, outbox
 from stocktrace.store.layout import Layout
+from stocktrace.store.repairs import Gap, add_states
 from stocktrace.store.shelf import shelf_of
 from stocktrace.store.window import NS_PER_DAY, utc_date
 
@@ -86,9 +88,22 @@ def read_gaps(
     session: str | None = None,
     data_dir: str | Path | None = None,
 ) -> pd.DataFrame:
-    """The gaps of ``tickers`` (default all), by start; see ``read_coverage``."""
+    """The gaps of ``tickers`` (default all), by start; see ``read_coverage``.
+
+    Two more columns tell what became of each (``store.repairs``): ``repair`` is ``repaired``,
+    ``unneeded``, ``unavailable`` or ``open``, ``repair_reason`` why.
+    """
     coverage = read_coverage(tickers, date=date, session=session, data_dir=data_dir)
-    return coverage[coverage["state"] == "gap"].reset_index(drop=True)
+    gaps = coverage[coverage["state"] == "gap"].reset_index(drop=True)
+    return add_states(gaps, shelf_of(data_dir))
+
+
+def gaps_in(data_dir: str | Path) -> list[Gap]:
+    """The gaps of all sessions that ended, by start."""
+    frame = read_coverage(data_dir=data_dir)
+    rows = frame[frame["state"] == "gap"]
+    times = (rows[name].astype("int64").tolist() for name in ("start", "end"))  # they are in us
+    return list(zip(rows["session"], rows["symbol"], *times, strict=True))
 
 
 def listened(data_dir: str | Path, tickers: Sequence[str]) -> dict[str, list[tuple[int, int]]]:
@@ -127,7 +142,7 @@ def cut(interval: Interval) -> Iterator[Interval]:
     while start < interval.end:
         midnight = start - start % NS_PER_DAY + NS_PER_DAY
         end = min(midnight, interval.end)
-        yield Interval(interval.ticker, start, end, interval.reason)
+        yield replace(interval, start=start, end=end)
         start = end
 
 
@@ -140,7 +155,7 @@ def _table(session: str, pieces: list[Interval]) -> pa.Table:
             pa.array([piece.start // 1000 for piece in pieces], pa.timestamp("us", "UTC")),
             pa.array([piece.end // 1000 for piece in pieces], pa.timestamp("us", "UTC")),
             pa.array(["gap" if piece.reason else "listening" for piece in pieces], pa.string()),
-            pa.array([piece.reason for piece in pieces], pa.string()),
+            pa.array([piece.reason or piece.by for piece in pieces], pa.string()),
         ],
         schema=COVERAGE,
     )

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.store.columns import SCHEMA
 from stocktrace.store.footer import UNREADABLE
 from stocktrace.store.layout import Layout, decode_ticker
+from stocktrace.store.originals import COPY, with_copies_marked
 from stocktrace.store.partition import steadily
 from stocktrace.store.query import Day, Moment, Query, Time
 from stocktrace.store.shelf import Shelf, shelf_of
 from stocktrace.trade import COLUMNS
 
 Backend = Literal["pandas", "pyarrow", "polars"]
+#: What becomes of copies (``copies``): they stay, get a mark, or are left out.
+Copies = Literal["keep", "mark", "drop"]
 
 _FILES = pa.schema([pa.field("symbol", pa.string()), *SCHEMA])
 _DATASET = pa.schema([*_FILES, pa.field("date", pa.string())])
@@ -74,6 +78,7 @@ def read_trades(  # noqa: PLR0913 - keyword arguments with defaults, all of one 
     date: Day | None = None,
     by: Time = "ts_event",
     columns: Sequence[str] | None = None,
+    copies: Copies = "keep",
     backend: Backend = "pandas",
     data_dir: str | Path | None = None,
 ) -> Any:
@@ -86,12 +91,14 @@ def read_trades(  # noqa: PLR0913 - keyword arguments with defaults, all of one 
         date: A UTC date of receipt instead; whole partitions, nothing else is opened.
         by: Which time ``start`` and ``end`` are about: the exchange's, or that of receipt.
         columns: Some of ``symbol, ts_event, ts_recv, price, volume, conditions``; default all.
+        copies: What becomes of trades that the feed sent more than once (docs/reading.md): they
+            stay, are marked in a further column ``copy``, or are left out.
         backend: What to give: a pandas or polars DataFrame, or a pyarrow Table.
         data_dir: The data folder, default as in the settings; or the URL of a lake.
 
     Returns:
         ``symbol`` str · ``ts_event`` datetime64[ms, UTC] · ``ts_recv`` datetime64[us, UTC] ·
-        ``price``, ``volume`` float64 · ``conditions`` str.
+        ``price``, ``volume`` float64 · ``conditions`` str · with ``copies="mark"`` ``copy`` bool.
 
     Raises:
         UsageError: an argument is wrong.
@@ -101,21 +108,28 @@ def read_trades(  # noqa: PLR0913 - keyword arguments with defaults, all of one 
     if unknown := sorted(set(names) - set(COLUMNS)):
         raise UsageError(f"There is no column {', '.join(unknown)}: choose from {COLUMNS}.")
     query = Query.of(tickers, start, end, date, by)
-    return to_backend(read(shelf_of(data_dir), query, names), backend)
+    return to_backend(read(shelf_of(data_dir), query, names, copies), backend)
 
 
-def read(shelf: Shelf, query: Query, names: Sequence[str]) -> pa.Table:
-    """The columns ``names`` of what a query asks for.
+def read(shelf: Shelf, query: Query, names: Sequence[str], copies: Copies = "keep") -> pa.Table:
+    """The columns ``names`` of what a query asks for; with copies marked, ``copy`` after them.
 
     Raises:
+        UsageError: there is no such thing to do with copies.
         StoreError: a file is damaged.
     """
+    if copies not in get_args(Copies):
+        raise UsageError(
+            f"Copies can be kept, marked or dropped (keep, mark, drop), not {copies!r}."
+        )
     days, columns = query.days(shelf.dates()), list(names)
 
     def table(some: Sequence[tuple[str, str]]) -> pa.Table:
         return _dataset(shelf, some, query).to_table(columns)
 
     try:
+        if copies != "keep":
+            return _judged(shelf, query, days, columns, copies)
         try:
             return table(days)
         except FileNotFoundError:  # a day was compacted meanwhile: read each for itself
@@ -126,6 +140,27 @@ def read(shelf: Shelf, query: Query, names: Sequence[str]) -> pa.Table:
             f"A file of {', '.join(query.tickers)} is damaged, `stocktrace verify` tells more: "
             f"{text}"
         ) from error
+
+
+def _judged(
+    shelf: Shelf,
+    query: Query,
+    days: Sequence[tuple[str, str]],
+    columns: list[str],
+    copies: Copies,
+) -> pa.Table:
+    fields = [*(_FILES.field(name) for name in columns), *([COPY] if copies == "mark" else [])]
+    wanted = pa.schema(fields)
+    tables = [wanted.empty_table()]
+    for ticker, day in days:
+        trades = with_copies_marked(shelf, ticker, day)
+        if copies == "drop":
+            trades = trades.filter(~pc.field(COPY.name))
+        if query.rows is not None:
+            trades = trades.filter(query.rows)
+        symbol = pa.repeat(pa.scalar(ticker), len(trades))
+        tables.append(trades.append_column(_FILES.field("symbol"), symbol).select(wanted.names))
+    return pa.concat_tables(tables)
 
 
 def tickers_of(layout: Layout) -> list[str]:

@@ -106,6 +106,10 @@ class Lake:
         files = (info.path for each in dates for info in self._listed(f"coverage/date={each}"))
         return sorted(path for path in files if session in (None, Path(path).stem))
 
+    def repairs(self) -> list[str]:
+        """The files that tell of repairs of gaps."""
+        return sorted(info.path for info in self._listed("repairs"))
+
     def reports(self, last: int) -> Iterator[bytes]:
         """The reports of the last so many sessions."""
         paths = sorted(info.path for info in self._listed("sessions"))

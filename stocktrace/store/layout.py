@@ -16,10 +16,15 @@
       converting/.<session>-<window>.*.tmp              what is to become a published file
       csv-kept/<ticker>/<session>-<window>.csv          published; kept if ``keep_csv`` says so
       outbox/<session>/<name>                           what is still to be sent to the lake
+      repairs/<session>.parquet                         gaps that the trades of an import repair
+      repairs/asked.parquet                             what became of the gaps that none does
+      repairs/staged/<digest>.parquet                   ticks on their way into a repair
+      reconciled/date=<New York date>/completeness.parquet   what was recorded, beside the ticks
 
 ``<session>`` is ``20261123T142958Z_3f9a1c``, or ``20261123T142958Z_0f1e2d3c4b5a6978_import`` if its
-trades were not captured but imported, ``<window>`` ``20261123T143000Z_00002``, ``<ticker>``
-percent-encoded. A name that does not fit is an error, not skipped.
+trades were not captured but imported, ``…_merge`` if they are those of other sessions; ``<window>``
+is ``20261123T143000Z_00002``, ``<ticker>`` percent-encoded. A name that does not fit is an error,
+not skipped.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ from stocktrace.store.window import Window, compact_utc
 
 OPEN = ".open"
 _STAMP = r"\d{8}T\d{6}Z"
-_SESSION = rf"{_STAMP}_(?:[0-9a-f]{{6}}|[0-9a-f]{{16}}_import)"
+_SESSION = rf"{_STAMP}_(?:[0-9a-f]{{6}}|[0-9a-f]{{16}}_(?:import|merge))"
 _WINDOW = rf"{_STAMP}_\d{{5,}}"
 _PART = re.compile(rf"(?P<session>{_SESSION})-(?P<window>{_WINDOW})\.(?:csv|parquet|jsonl)")
 _DAY = re.compile(r"day-(?P<number>\d{5,})\.parquet")
@@ -69,6 +74,16 @@ def new_import(stamp: int, digest: str) -> str:
 def is_import(session: str) -> bool:
     """Whether the trades of a session were imported: nobody listened for them."""
     return session.endswith("_import")
+
+
+def new_merge(stamp: int, digest: str) -> str:
+    """The name of what sessions were merged to; the arguments are those of ``new_import``."""
+    return f"{compact_utc(stamp)}_{digest[:16]}_merge"
+
+
+def is_merge(session: str) -> bool:
+    """Whether the trades of a session are those of others."""
+    return session.endswith("_merge")
 
 
 def is_session(name: str) -> bool:
@@ -261,12 +276,33 @@ class Layout:
         """
         return self.root / "compacting" / f"date={date}" / f"symbol={encode_ticker(ticker)}"
 
+    def has(self, session: str) -> bool:
+        """Whether a session is here, published or still to be recovered."""
+        return self.tapes(session).is_dir() or self.report(session).exists()
+
     def imports(self, digest: str) -> list[str]:
-        """The sessions of what was imported from a source (``new_import``): one, or none."""
-        ending = f"_{digest[:16]}_import"
-        found = {path.name for path in self.root.glob(f"tape/[0-9]*{ending}")}
-        found |= {path.stem for path in self.sessions.glob(f"[0-9]*{ending}.json")}
-        return sorted(found)
+        """The sessions of what was imported or merged from a source: one, or none."""
+        pattern = f"[0-9]*_{digest[:16]}_*"
+        found = {path.name for path in self.root.glob(f"tape/{pattern}")}
+        found |= {path.stem for path in self.sessions.glob(f"{pattern}.json")}
+        return sorted(filter(is_session, found))
+
+    def repair(self, session: str) -> Path:
+        """The gaps that an import repairs."""
+        return self.root / "repairs" / f"{session}.parquet"
+
+    @property
+    def asked(self) -> Path:
+        """What became of the gaps that no import repairs."""
+        return self.root / "repairs" / "asked.parquet"
+
+    def staged_ticks(self, digest: str) -> Path:
+        """Ticks that were fetched for a repair."""
+        return self.root / "repairs" / "staged" / f"{digest}.parquet"
+
+    def reconciled(self, date: str) -> Path:
+        """What was recorded of a New York date, beside the ticks."""
+        return self.root / "reconciled" / f"date={date}" / "completeness.parquet"
 
     @property
     def converting(self) -> Path:
@@ -334,5 +370,8 @@ class Layout:
             *self.root.glob("tape/.*.tmp"),
             *self.converting.glob(".*.tmp"),
             *self.root.glob("quarantine/.*.tmp"),
+            *self.root.glob("repairs/.*.tmp"),
+            *self.root.glob("repairs/staged/.*.tmp"),
+            *self.root.glob("reconciled/date=*/.*.tmp"),
             *self.sessions.glob(".probe.*.tmp"),
         ]

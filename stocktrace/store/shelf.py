@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 from stocktrace.lake_url import is_lake, lake_url
 from stocktrace.settings import Settings
 from stocktrace.store.lake import Lake
-from stocktrace.store.layout import Layout, is_import, is_session
+from stocktrace.store.layout import Layout, is_import, is_merge, is_session
 from stocktrace.store.lock import is_held
 from stocktrace.store.partition import in_order
 
@@ -33,6 +33,9 @@ class Shelf(Protocol):
 
     def coverage(self, date: str | None = None, session: str | None = None) -> list[str]:
         """The files of coverage, of one date and one session or of all, sorted."""
+
+    def repairs(self) -> list[str]:
+        """The files that tell of repairs of gaps, sorted."""
 
     def alive(self) -> list[str]:
         """The sessions that go on, whose coverage is still to come."""
@@ -63,10 +66,17 @@ class Folder:
         found = self.layout.root.glob(f"coverage/date={date or '*'}/{session or '*'}.parquet")
         return sorted(map(str, found))
 
+    def repairs(self) -> list[str]:
+        """See ``Shelf``; a file whose import is not here, or was taken back, tells nothing."""
+        layout = self.layout
+        found = [path for path in layout.asked.parent.glob("*.parquet") if is_session(path.stem)]
+        told = [str(path) for path in found if layout.has(path.stem)]
+        return sorted([*told, *([str(layout.asked)] if layout.asked.exists() else [])])
+
     def alive(self) -> list[str]:
         """See ``Shelf``; their locks tell."""
         names = [path.stem for path in self.layout.sessions.glob("*.lock") if is_session(path.stem)]
-        captures = [name for name in names if not is_import(name)]
+        captures = [name for name in names if not (is_import(name) or is_merge(name))]
         return [name for name in captures if is_held(self.layout.lock(name))]
 
 

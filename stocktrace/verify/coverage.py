@@ -16,8 +16,8 @@ from stocktrace.verify.finding import Finding
 
 _NS_PER_US = 1000
 
-#: A row of coverage: ticker, start and end (epoch us), reason.
-_Row = tuple[str, int, int, str]
+#: A row of coverage: ticker, start and end (epoch us), whether it is a gap, reason.
+_Row = tuple[str, int, int, bool, str]
 
 
 def check_coverage(layout: Layout, report: Report, *, repair: bool) -> Iterator[Finding]:
@@ -52,7 +52,8 @@ def _rows_by_file(
         for piece in cut(interval):
             start, end = piece.start // _NS_PER_US, piece.end // _NS_PER_US
             rows = found.setdefault(layout.coverage(session, utc_date(piece.start)), set())
-            rows.update(_until((piece.ticker, start, end, piece.reason), last))
+            told = piece.reason or piece.by
+            rows.update(_until((piece.ticker, start, end, bool(piece.reason), told), last))
     return found
 
 
@@ -68,14 +69,14 @@ def _rows_of(path: Path, last: int) -> set[_Row]:
     )
     found: set[_Row] = set()
     for ticker, start, end, reason, state in rows:
-        if (state == "gap") != bool(reason):
+        if state not in ("gap", "listening") or (state == "gap" and not reason):
             raise ConversionError(f"{path} calls {state!r} what has the reason {reason!r}.")
-        found.update(_until((ticker, start, end, reason), last))
+        found.update(_until((ticker, start, end, state == "gap", reason), last))
     return found
 
 
 def _until(row: _Row, last: int) -> Iterator[_Row]:
     """``row`` as far as the tapes can tell of it."""
-    ticker, start, end, reason = row
+    ticker, start, end, is_gap, reason = row
     if start < last // _NS_PER_US:
-        yield ticker, start, min(end, last // _NS_PER_US), reason
+        yield ticker, start, min(end, last // _NS_PER_US), is_gap, reason
