@@ -1,4 +1,4 @@
-"""cryptofeed 2.4: its OKX feed with a callback a trade, rows to one buffered CSV file.
+"""cryptofeed 2.4 and 3: its OKX feed with a callback a trade, rows to one buffered CSV file.
 
 Its WebSocket takes ``wss`` addresses only and its symbols come from OKX's web site: both are
 pointed at the sender. Nothing else of it is touched.
@@ -7,6 +7,7 @@ pointed at the sender. Nothing else of it is touched.
 from __future__ import annotations
 
 import csv
+import os
 from typing import Any
 
 import cryptofeed.connection
@@ -33,15 +34,14 @@ def connect(address: str, **options: Any) -> Any:
 
 
 async def on_trade(trade: Trade, stamp: float) -> None:
-    """Write a row; the last one ends the handler."""
+    """Write a row; the last one ends the process."""
     global rows  # noqa: PLW0603 - as in their example
     writer.writerow([trade.symbol, trade.timestamp, stamp, trade.price, trade.amount, trade.side])
     rows += 1
     if rows == meter.trades:
         file.close()
         meter.done()
-        handler.running = False
-        raise SystemExit
+        os._exit(0)  # version 3 does not end by itself
 
 
 cryptofeed.connection.connect = connect

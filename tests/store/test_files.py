@@ -32,11 +32,14 @@ def test_no_handle_stays_open_after_an_append_that_failed(
 
 
 @pytest.mark.parametrize("number", [28, 122])
-def test_a_full_disk_or_quota_is_told_as_such(tmp_path: Path, number: int) -> None:
+def test_a_full_disk_or_quota_is_told_as_such(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "free_bytes", {tmp_path / "not" / "there": 4711}.__getitem__)
     with pytest.raises(DiskFull) as caught, files.telling(tmp_path / "not" / "there"):
         raise OSError(number, os.strerror(number))
     assert caught.value.path == tmp_path / "not" / "there"
-    assert caught.value.free_bytes == files.free_bytes(tmp_path)
+    assert caught.value.free_bytes == 4711
     assert isinstance(caught.value.__cause__, OSError)
 
 
