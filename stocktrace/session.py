@@ -160,7 +160,7 @@ class Journal:
         """The feed does not listen any more."""
         self.connected = False
         self.report.reconnects += 1
-        self.tell("disconnect", f"connection lost: {reason}", logging.WARNING, reason=reason)
+        self.tell("disconnect", f"disconnected: {reason}", logging.WARNING, reason=reason)
 
     def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
         """The feed will dial again, ``wait_s`` after ``stamp`` (epoch ns)."""

@@ -58,8 +58,8 @@ DOORS = {
 #: What makes a thread, and who may.
 THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread", "ProcessPoolExecutor"}
 THREAD_MAKERS = {
-    "feed.connection", "backfill", "worker", "capturing", "endpoint", "cli", "exchange", "flows",
-    "store.outbox", "store.files",
+    "feed.connection", "feed.dial", "backfill", "worker", "capturing", "endpoint", "cli",
+    "exchange", "flows", "store.outbox", "store.files",
 }  # fmt: skip
 
 

@@ -142,7 +142,7 @@ def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_t
     assert (report.reconnects, report.tickers, report.notices) == (1, ["B", "C"], ["a word"])
     assert [record.message for record in caplog.records] == [
         "connected, 2 tickers subscribed",
-        "connection lost: TCP ended",
+        "disconnected: TCP ended",
         "TCP ended; next try in 1.2 s",
         "tickers: +C -A",
         "a word",

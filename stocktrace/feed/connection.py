@@ -17,24 +17,20 @@ import contextlib
 import enum
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
-from urllib.parse import quote, urlsplit
+from collections.abc import Iterable, Iterator
 
-from websocket import (
-    WebSocketBadStatusException,
-    WebSocketException,
-    WebSocketTimeoutException,
-)
+from websocket import WebSocketException
 
 from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import FeedStopped, KeyRefused
 from stocktrace.feed import wire
 from stocktrace.feed.backoff import Backoff
+from stocktrace.feed.dial import Dialer
+from stocktrace.feed.observer import FeedObserver
 from stocktrace.feed.pace import Pace
 from stocktrace.feed.policy import FeedPolicy
 from stocktrace.feed.probe import Probe
-from stocktrace.feed.socket import BatchSocket, keep_secret
+from stocktrace.feed.socket import BatchSocket
 from stocktrace.feed.watchdog import Watchdog
 from stocktrace.gap import Gap
 
@@ -61,40 +57,6 @@ class State(enum.Enum):
     ENDED = "ended"
 
 
-class FeedObserver(Protocol):
-    """What is told of the feed; every call comes from the feed's thread, stamps are epoch ns."""
-
-    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> Iterable[str] | None:
-        """Messages as received, all of one read; gives the texts of the error frames in them."""
-
-    def has_traded(self, ticker: str) -> bool:
-        """Whether a trade of ``ticker`` ever came; asked when the server refuses one unnamed."""
-
-    def on_refused(self, stamp: int, ticker: str, text: str) -> None:
-        """The server does not serve ``ticker``; ``text`` is its word."""
-
-    def on_tick(self, stamp: int) -> None:
-        """Time passed without messages."""
-
-    def on_connected(self, stamp: int, tickers: Sequence[str]) -> None:
-        """The handshake is done and ``tickers`` have been asked for."""
-
-    def on_disconnected(self, stamp: int, reason: str) -> None:
-        """A connection that had listened is lost."""
-
-    def on_gap(self, gap: Gap) -> None:
-        """A loss is over, or the feed ends in the middle of one."""
-
-    def on_subscription(self, stamp: int, added: Sequence[str], removed: Sequence[str]) -> None:
-        """The tickers of a live connection have been changed."""
-
-    def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
-        """A dial failed or a connection was lost; the next dial is in ``wait_s``."""
-
-    def on_notice(self, stamp: int, text: str) -> None:
-        """Something that a person should know."""
-
-
 class Feed:
     """One connection to ``url`` for ``tickers``, told to ``observer``."""
 
@@ -107,9 +69,6 @@ class Feed:
         policy: FeedPolicy,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        keep_secret(key, quote(key))
-        self._url = url
-        self._key = key
         self._wanted = tuple(dict.fromkeys(tickers))
         self._observer = observer
         self._policy = policy
@@ -131,9 +90,9 @@ class Feed:
         self._looked = 0
         #: Until when it listened, or tried to (epoch ns); 0 while it lives, and if it died.
         self.ended_at = 0
-        self._socket: BatchSocket | None = None
         self._failure: BaseException | None = None
         self._stop = threading.Event()
+        self._dialer = Dialer(url, key, policy.handshake_s, self._stop, clock)
         self.state = State.IDLE
         self.ended = threading.Event()
         # A daemon: a name lookup cannot be interrupted, and must not hold up the process's end.
@@ -168,7 +127,7 @@ class Feed:
             return True  # it was never started
         self.ended.wait(min(2 * TICK_S, deadline.left()))
         if not self.ended.is_set():
-            self._hang_up()
+            self._dialer.hang_up()
             self.ended.wait(deadline.left())
         if not self.ended.is_set():
             log.warning("the feed's thread does not end (%s); it is left behind", self.state.value)
@@ -206,7 +165,7 @@ class Feed:
         except BaseException as error:  # noqa: BLE001 - kept, and raised by check()
             self._failure = error
         finally:
-            self._hang_up()
+            self._dialer.hang_up()
             self.state = State.ENDED
             self.ended.set()
 
@@ -216,9 +175,9 @@ class Feed:
         too_many_dials = False
         reason: str | None
         try:
-            socket = self._dial()
+            socket = self._dialer.dial()
         except Exception as error:  # noqa: BLE001 - whatever the library makes of an odd answer
-            reason, too_many_dials = self._why(error)
+            reason, too_many_dials = self._dialer.why(error)
         else:
             reason = self._listen(socket)
         if reason is None or self._stop.is_set():
@@ -229,62 +188,6 @@ class Feed:
         retry = Deadline.after(wait, self._clock)
         while not retry.passed() and not self._stop.wait(min(TICK_S, retry.left())):
             self._observer.on_tick(self._clock.wall())
-
-    def _dial(self) -> BatchSocket:
-        socket = self._socket = BatchSocket()
-        limit = Deadline.after(self._policy.handshake_s, self._clock)
-        done = threading.Event()
-        guard = threading.Thread(
-            target=self._guard, args=(socket, limit, done), name="stocktrace-dial", daemon=True
-        )
-        guard.start()
-        try:
-            socket.connect(
-                f"{self._url}{'&' if urlsplit(self._url).query else '?'}token={quote(self._key)}",
-                timeout=self._policy.handshake_s,
-                redirect_limit=0,  # the key is for this host only
-                suppress_origin=True,
-            )
-        except WebSocketBadStatusException:
-            raise
-        except Exception as error:
-            if limit.passed():
-                raise TimeoutError from error
-            raise
-        finally:
-            done.set()
-            guard.join()
-        return socket
-
-    def _guard(self, socket: BatchSocket, limit: Deadline, done: threading.Event) -> None:
-        """Bound a handshake as a whole; the library's time-out is one a read.
-
-        Again and again: until TCP and TLS stand, there is nothing to hang up.
-        """
-        while not done.wait(min(TICK_S, limit.left() or TICK_S)):
-            if limit.passed() or self._stop.is_set():
-                socket.hang_up()
-
-    def _why(self, error: Exception) -> tuple[str, bool]:
-        """A dial's failure in words without the key; whether it was an HTTP 429.
-
-        Raises:
-            KeyRefused: another dial would not help.
-        """
-        if isinstance(error, WebSocketBadStatusException):
-            status = error.status_code
-            if status in (401, 403):
-                # Not chained: the library's text can quote the request, and the key in it.
-                raise KeyRefused(status) from None
-            return f"HTTP {status} at the handshake", status == 429
-        if isinstance(error, (TimeoutError, WebSocketTimeoutException)):
-            return f"no answer to the handshake in {self._policy.handshake_s:g} s", False
-        return f"cannot connect: {self._told(error)}", False
-
-    def _told(self, what: object) -> str:
-        """What the other side or the library says, without the key."""
-        text = str(what).replace(self._key, "***").replace(quote(self._key), "***")
-        return text or type(what).__name__
 
     def _listen(self, socket: BatchSocket) -> str | None:
         """Subscribe and read until the connection ends; the reason, or ``None`` if stopped."""
@@ -348,7 +251,7 @@ class Feed:
                 errors = self._observer.on_frames(stamp, batch.frames)
                 self._note_refusals(errors or (), stamp, now)
             if batch.closed is not None:
-                return self._told(batch.closed)
+                return self._dialer.told(batch.closed)
             if wait := self._pace.after(batch.size, now):
                 self._stop.wait(wait)
         reason = watchdog.verdict(now)
@@ -399,7 +302,7 @@ class Feed:
         try:
             yield
         except (OSError, WebSocketException) as error:
-            raise _Lost(f"connection lost: {self._told(error)}") from error
+            raise _Lost(f"connection lost: {self._dialer.told(error)}") from error
 
     def _lost(self, reason: str, lived: float) -> None:
         self._backoff.lived(lived)
@@ -423,7 +326,3 @@ class Feed:
             gap = Gap(self._lost_since, stamp, self._wanted, self._lost_reason)
             self._lost_since = 0
             self._observer.on_gap(gap)
-
-    def _hang_up(self) -> None:
-        if self._socket is not None:
-            self._socket.hang_up()
