@@ -95,8 +95,8 @@ async def main() -> None:
 
         close = file.close
     bus.subscribe("data.trades*", write)
-    config = WebSocketConfig(meter.url, on_message, [])
-    client = await WebSocketClient.connect(config)
+    config = WebSocketConfig(meter.url, [])
+    client = await WebSocketClient.connect(loop, config, on_message)
     for ticker in meter.tickers:
         await client.send_text(msgspec.json.encode({"type": "subscribe", "symbol": ticker}))
     await done.wait()

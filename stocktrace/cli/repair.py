@@ -84,7 +84,10 @@ def reconcile(
         str | None, Parameter(help="A New York date: 2026-11-23; default: the last that is over.")
     ] = None,
     tickers: Annotated[
-        list[str] | None, Parameter(help="Default: the US stocks that were captured that day.")
+        list[str] | None,
+        Parameter(
+            consume_multiple=True, help="Default: the US stocks that were captured that day."
+        ),
     ] = None,
     least: Annotated[
         float, Parameter(validator=Number(gte=0, lte=1), help="Share that makes a day complete.")
