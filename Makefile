@@ -141,8 +141,12 @@ build: $(STAMP) ## wheel and sdist, into dist/
 	@rm -rf dist
 	@$(PY) -m build --outdir dist </dev/null
 
+.PHONY: docs
+docs: $(STAMP) ## the documentation as a site, into .site; a broken link fails
+	@.venv/bin/mkdocs build
+
 .PHONY: clean
 clean: ## remove what was built and cached; .venv and data stay
-	@rm -rf build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build dist .site htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -path ./.venv -prune -o -path ./.git -prune -o -path ./data -prune \
 	    -o -name __pycache__ -type d -print0 | xargs -0 --no-run-if-empty rm -rf

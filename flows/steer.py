@@ -24,8 +24,9 @@ from stocktrace.handle import Action, Handle
 
 log = logging.getLogger("stocktrace.flow")
 
-# A look is two requests of some milliseconds each; a person waits longer for a page.
-LOOK_EVERY_S = 2.0
+# A look makes clients of its own, TLS contexts and all: some 40 ms of CPU. A person waits longer
+# for a page.
+LOOK_EVERY_S = 5.0
 # What the end of a capture waits for a look that is under way; then the thread is left behind.
 STOP_WITHIN_S = 1.0
 

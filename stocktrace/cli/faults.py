@@ -18,8 +18,8 @@ FaultFlags = Annotated[
     Parameter(
         name="--fault",
         negative="",
-        help="KIND[,after=5s|1000trades|2connections][,for=1m][,repeat][,status=429][,code=1001]"
-        "...; may be given again. The kinds are in docs/faults.md.",
+        help="KIND[,OPTION...], such as drop or mute,after=1000trades,for=1m,repeat; may be given "
+        "again. The kinds and their options are in docs/faults.md.",
     ),
 ]
 ChaosFlag = Annotated[

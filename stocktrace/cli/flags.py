@@ -11,7 +11,7 @@ from stocktrace.settings import FOREVER, Settings
 
 _GROUP = Group(
     "Settings",
-    help="Also as STOCKTRACE_<NAME> in the environment or in .env, or in stocktrace.toml.",
+    help="Also as STOCKTRACE_ROLL_EVERY and so on in the environment, .env or stocktrace.toml.",
 )
 
 

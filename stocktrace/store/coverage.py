@@ -46,7 +46,19 @@ def read_coverage(
 ) -> pd.DataFrame:
     """When ``tickers`` (default all) were listened to and when not, by start.
 
-    ``date`` is one UTC date, ``session`` one session; columns as in this module's docstring.
+    Args:
+        tickers: One or more Finnhub symbols.
+        date: One UTC date; default all.
+        session: One session; default all.
+        data_dir: The data folder, default as in the settings; or the URL of a lake.
+
+    Returns:
+        ``session``, ``symbol`` str · ``start``, ``end`` (exclusive) datetime64[us, UTC] · ``state``
+        str, ``listening`` or ``gap`` · ``reason`` str, of a gap; of a stretch of a merge, the
+        sessions that listened. An interval over midnight is cut there.
+
+    Raises:
+        StoreError: a file is damaged.
     """
     shelf = shelf_of(data_dir)
     wanted = [tickers] if isinstance(tickers, str) else list(tickers)
@@ -88,10 +100,14 @@ def read_gaps(
     session: str | None = None,
     data_dir: str | Path | None = None,
 ) -> pd.DataFrame:
-    """The gaps of ``tickers`` (default all), by start; see ``read_coverage``.
+    """The gaps of ``tickers`` (default all), by start; arguments as of ``read_coverage``.
 
-    Two more columns tell what became of each (``store.repairs``): ``repair`` is ``repaired``,
-    ``unneeded``, ``unavailable`` or ``open``, ``repair_reason`` why.
+    Returns:
+        The columns of ``read_coverage``, and what became of each gap: ``repair`` str, ``repaired``,
+        ``unneeded``, ``unavailable`` or ``open`` · ``repair_reason`` str, why.
+
+    Raises:
+        StoreError: a file is damaged.
     """
     coverage = read_coverage(tickers, date=date, session=session, data_dir=data_dir)
     gaps = coverage[coverage["state"] == "gap"].reset_index(drop=True)
