@@ -58,7 +58,7 @@ def parse_tickers(words: str | Iterable[str]) -> tuple[str, ...]:
     tickers = dict.fromkeys(part.strip() for word in words for part in word.split(","))
     tickers.pop("", None)
     if not tickers:
-        raise TickerError("Name at least one ticker, for example: stocktrace capture AAPL MSFT.")
+        raise TickerError("Name at least one ticker, such as AAPL or BINANCE:BTCUSDT.")
     for ticker in tickers:
         if not is_ticker(ticker):
             raise TickerError(

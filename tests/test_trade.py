@@ -76,9 +76,7 @@ def test_tickers_keep_their_order_and_each_comes_once() -> None:
 def test_no_ticker_at_all_is_told(words: tuple[str, ...]) -> None:
     with pytest.raises(TickerError) as told:
         parse_tickers(words)
-    assert str(told.value) == (
-        "Name at least one ticker, for example: stocktrace capture AAPL MSFT."
-    )
+    assert str(told.value) == ("Name at least one ticker, such as AAPL or BINANCE:BTCUSDT.")
 
 
 def test_a_word_that_is_no_ticker_is_named() -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 #: Stocks, a coin and a currency: each kind of trade that the feed has.
 DEMO_TICKERS = ("AAPL", "MSFT", "NVDA", "BRK.B", "BINANCE:BTCUSDT", "OANDA:EUR_USD")
 DEMO_KEY = "demo"
+DEMO_DATA = Path("data/demo")
 DEMO_RATE = 300.0
 
 For = Annotated[str | None, Parameter(name="--for", help="How long: 30s, 10m, 1h30m.")]
@@ -72,13 +73,17 @@ def demo(
 ) -> int:
     """Record a simulated exchange: no key, no network. TICKERS may be any.
 
-    Prints where the files are, the books, and a few trades read back.
+    What it makes up goes to data/demo, unless a data folder is named. Prints where the files are,
+    the books, and a few trades read back.
     """
     names = parse_tickers(tickers or DEMO_TICKERS)
     span = Span.of(for_, None)
     given = load(flags)
     with demo_exchange() as url:
-        settings = given.model_copy(update={"url": url, **_demo_key()})
+        update = {"url": url, **_demo_key()}
+        if "data_dir" not in given.model_fields_set:
+            update["data_dir"] = DEMO_DATA  # never among what was recorded for real
+        settings = given.model_copy(update=update)
         job = Job(names, span, settings, dashboard)
         status = job.run(show, as_json=as_json)
     if status == 0 and not as_json:

@@ -79,7 +79,11 @@ def _plain(value: object) -> str:
 
 def summary(report: Report, data_dir: Path) -> None:
     """What a capture came to, for a person."""
-    books, published = report.books, report.per_ticker
+    from stocktrace.report import TickerBooks
+
+    books = report.books
+    # A ticker of which nothing came is told, too.
+    published = {**{name: TickerBooks() for name in report.tickers}, **report.per_ticker}
     files = sum(one.files for one in published.values())
     size = sum(one.size for one in published.values())
     print(f"session {report.session}: {report.state} ({_plain(report.reason)})")

@@ -154,10 +154,11 @@ def picture(status: Status, rate: float, rates: Rates) -> RenderableType:
     tickers.add_column("ticker", style="cyan", no_wrap=True)
     for name in ("trades", "trades/s", "waiting", "quarantined"):
         tickers.add_column(name, justify="right", no_wrap=True)
-    for name in sorted(status.per_ticker, key=lambda name: -status.per_ticker[name])[:_BUSIEST]:
+    trades = {**dict.fromkeys(status.tickers, 0), **status.per_ticker}
+    for name in sorted(trades, key=lambda name: -trades[name])[:_BUSIEST]:
         tickers.add_row(
             Text(name),
-            f"{status.per_ticker[name]:,}",
+            f"{trades[name]:,}",
             f"{rates.ticker(name):,.0f}",
             f"{status.queued.get(name, 0):,}",
             f"{status.quarantined_of.get(name, 0):,}",
