@@ -46,7 +46,7 @@ def recorded(studio: Studio, exchange: Exchange) -> Iterator[None]:
         yield lambda _: False
 
     def record() -> None:
-        studio.record(exchange, scenario=scenario(), lasting=PATIENCE_S)  # type: ignore[arg-type]
+        studio.record(exchange, scenario=scenario(), lasting=600.0)  # type: ignore[arg-type]
 
     thread = threading.Thread(target=record)
     thread.start()
