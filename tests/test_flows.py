@@ -426,7 +426,7 @@ def test_a_signal_leaves_sealed_data(
     try:
         eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=180)
+        output, _ = process.communicate(timeout=90)
     finally:
         process.kill()
         process.wait()
