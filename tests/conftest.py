@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,6 +23,10 @@ from stocktrace.report import Report
 from stocktrace.run import Handle, Publisher, Status
 from stocktrace.settings import Settings
 from stocktrace.store.tape import Frames, TapeReader
+
+# A script that starts the tests with "&" has them ignore SIGINT, and what they start as well.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: 2026-11-23 14:30 UTC, epoch ns: when what tests write by hand was received.
 NOON = 1_795_444_200_000_000_000
