@@ -16,7 +16,6 @@ from stocktrace.recorder import Recorder
 from stocktrace.report import Books, GapReport, Report
 from stocktrace.session import Journal, at, lag_report
 from stocktrace.status import State, Status
-from stocktrace.store.segment import SegmentWriter
 
 # Looks that are kept to tell how long a trade waits; at two a second, ten minutes.
 _LOOKS = 1200
@@ -127,7 +126,7 @@ class Gauge:
         refused = Counter({t: one.quarantined for t, one in report.per_ticker.items()})
         for recording in list(self.intake.recordings):
             refused.update(dict(recording.receipts.undecoded))
-        if writer := self._writer:
+        if writer := self.recorder.writer:
             for ticker, tally in writer.tallies.copy().items():
                 recorded += tally.recorded
                 if tally.quarantined:
@@ -140,13 +139,9 @@ class Gauge:
         """The delays of the session so far."""
         lags = Lags()
         lags.merge(self.recorder.lags)
-        if writer := self._writer:
+        if writer := self.recorder.writer:
             lags.merge(writer.lags)
         return lags
-
-    @property
-    def _writer(self) -> SegmentWriter | None:
-        return self.recorder._writer  # noqa: SLF001 - what it counts is nowhere else until it is sealed
 
     def _behind(self, now: float, taken: int, put: int) -> float:
         """For how long the oldest trade in a queue has waited, to half a second."""

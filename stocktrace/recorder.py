@@ -70,7 +70,8 @@ class Recorder:
     lags: Lags = field(default_factory=Lags)
     #: How late the trades of the last batch were: median, ms after the exchange's time.
     latest_lag_ms: float = 0.0
-    _writer: SegmentWriter | None = None
+    #: Of the window that is being written; what it counts is in no books yet.
+    writer: SegmentWriter | None = None
     _ended: bool = False
 
     def end(self) -> None:
@@ -94,9 +95,9 @@ class Recorder:
 
     def _drain(self, recording: Recording) -> None:
         """Write all that waits of ``recording``, in batches."""
-        writer = self._writer
+        writer = self.writer
         if writer is None:
-            writer = self._writer = SegmentWriter(self.layout, recording.part)
+            writer = self.writer = SegmentWriter(self.layout, recording.part)
         refused = recording.receipts.refused
         if refused:
             kept = len(refused)  # the feed's thread may append meanwhile
@@ -132,8 +133,8 @@ class Recorder:
         self.intake.taken += rows
 
     def _seal(self, recording: Recording) -> None:
-        writer = self._writer or SegmentWriter(self.layout, recording.part)
-        self._writer = None
+        writer = self.writer or SegmentWriter(self.layout, recording.part)
+        self.writer = None
         spilled = frozenset(recording.spilled)
         writer.seal(unless=spilled)
         recording.tape.close()
