@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from stocktrace import __version__
@@ -24,8 +23,8 @@ from stocktrace.errors import ConversionError
 from stocktrace.store import columns, content, files, footer, lock, outbox, partition
 from stocktrace.store.footer import UNREADABLE
 from stocktrace.store.layout import Layout, Part
+from stocktrace.store.lines import parse_segment
 from stocktrace.store.segment import HEADER
-from stocktrace.trade import COLUMNS
 
 #: As ``columns`` has them; readers of this module need no second one.
 SCHEMA = columns.SCHEMA
@@ -40,7 +39,6 @@ ROW_GROUP = 1 << 18
 _PAGE_ROWS = 1 << 20
 # The level of the measured knee: 9 gains 4 % in size for twice the time (docs/storage.md).
 LEVEL = 3
-_CSV_BLOCK = 1 << 20
 # What pyarrow (26), polars (2.1) or DuckDB (2.0) may take for a number, a date, a time or a truth
 # (TRUE is listed at Nasdaq) in the name of a partition.
 _GUESSED = re.compile(r"[-.^]*\d.*|[-^]*(?:inf|infinity|nan|true|false)", re.IGNORECASE)
@@ -91,7 +89,7 @@ def read_csv(path: Path) -> Iterator[pa.RecordBatch]:
         if file.read(1) != b"\n":
             raise ConversionError(f"{path} is torn: its last line has no end.")
     if not empty:
-        yield from _rows(path, path)
+        yield from parse_segment(path, path)
 
 
 def read_open_csv(path: Path) -> Iterator[pa.RecordBatch]:
@@ -106,28 +104,7 @@ def read_open_csv(path: Path) -> Iterator[pa.RecordBatch]:
     if not HEADER.startswith(lines[: len(HEADER)]):
         raise ConversionError(f"{path} does not begin with the header of a segment.")
     if len(lines) > len(HEADER):
-        yield from _rows(path, pa.BufferReader(lines))
-
-
-def _rows(path: Path, source: Path | pa.BufferReader) -> Iterator[pa.RecordBatch]:
-    try:
-        with pcsv.open_csv(
-            source,
-            pcsv.ReadOptions(
-                use_threads=False, block_size=_CSV_BLOCK, column_names=list(COLUMNS), skip_rows=1
-            ),
-            pcsv.ParseOptions(quote_char=False),
-            pcsv.ConvertOptions(
-                column_types=SCHEMA,
-                include_columns=SCHEMA.names,
-                null_values=[],
-                strings_can_be_null=False,
-            ),
-        ) as reader:
-            for batch in reader:
-                yield batch.cast(SCHEMA)
-    except pa.ArrowInvalid as error:
-        raise ConversionError(f"{path} is not a segment: {error}.") from error
+        yield from parse_segment(path, pa.BufferReader(lines))
 
 
 def read_parquet(path: Path) -> Iterator[pa.RecordBatch]:

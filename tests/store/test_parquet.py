@@ -18,7 +18,7 @@ from stocktrace import __version__
 from stocktrace.errors import ConversionError, DiskFull, LayoutError, StoreError
 from stocktrace.exchange import synthetic_frames
 from stocktrace.feed import wire
-from stocktrace.store import files, parquet
+from stocktrace.store import files, lines, parquet
 from stocktrace.store.layout import Layout, Part
 from stocktrace.trade import Trade
 from tests.conftest import SESSION, published, sent, tree
@@ -425,7 +425,7 @@ def test_rows_are_gathered_into_row_groups_and_pages_not_cut_by_blocks_of_csv(
     layout: Layout, seal: Seal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, trades = trades_of(30_000, ["AAPL"])
-    monkeypatch.setattr(parquet, "_CSV_BLOCK", 1 << 16)
+    monkeypatch.setattr(lines, "_BLOCK", 1 << 16)
     monkeypatch.setattr(parquet, "ROW_GROUP", 10_000)
     (segment,) = seal(trades)
     converted = parquet.convert(layout, segment)
