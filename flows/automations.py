@@ -9,14 +9,13 @@ an automation is switched on: that is the user's.
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
-import cyclopts
 from cyclopts import Parameter
 
+from flows import script
 from stocktrace.cli import output
 from stocktrace.errors import UsageError
 
@@ -175,12 +174,4 @@ def _block(client: SyncPrefectClient, slug: str) -> UUID:
 
 
 if __name__ == "__main__":
-    app = cyclopts.App(
-        name="python -m flows.automations", version_flags=[], result_action="return_value"
-    )
-    app.default(main)
-    try:
-        sys.exit(app(exit_on_error=False, print_error=False))
-    except (cyclopts.CycloptsError, UsageError) as error:
-        output.complain(" ".join(str(error).split()))
-        sys.exit(2)
+    script.run("flows.automations", main)

@@ -12,14 +12,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import cyclopts
 from cyclopts import Parameter
 
+from flows import script
 from flows.command import show
 from stocktrace.cli import output
 from stocktrace.cli.capturing import DEMO_KEY, DEMO_TICKERS, demo_exchange, read_back
 from stocktrace.cli.progress import Lines
-from stocktrace.errors import UsageError
 from stocktrace.settings import parse_duration
 
 # Half a minute shows two windows rolled and converted while the capture goes on.
@@ -68,10 +67,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = cyclopts.App(name="python -m flows.demo", result_action="return_value")
-    app.default(main)
-    try:
-        sys.exit(app(exit_on_error=False, print_error=False))
-    except (cyclopts.CycloptsError, UsageError) as error:
-        output.complain(" ".join(str(error).split()))
-        sys.exit(2)
+    script.run("flows.demo", main)

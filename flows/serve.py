@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import cyclopts
 import yaml  # type: ignore[import-untyped]
 from cyclopts import Parameter
 
+from flows import script
 from stocktrace.cli import output
 from stocktrace.errors import UsageError
 
@@ -102,12 +102,4 @@ def deployment(words: dict[str, Any]) -> RunnerDeployment:
 
 
 if __name__ == "__main__":
-    app = cyclopts.App(
-        name="python -m flows.serve", result_action="return_value", help_format="plaintext"
-    )
-    app.default(serve)
-    try:
-        sys.exit(app(exit_on_error=False, print_error=False))
-    except (cyclopts.CycloptsError, UsageError) as error:
-        output.complain(" ".join(str(error).split()))
-        sys.exit(2)
+    script.run("flows.serve", serve)

@@ -1,0 +1,28 @@
+"""What ``python -m flows.NAME`` does with its words and its exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import cyclopts
+
+from stocktrace.cli import output
+from stocktrace.errors import UsageError
+
+
+def run(name: str, command: Callable[..., int | None]) -> NoReturn:
+    """Run ``command`` as the module ``name``; status 2 and a sentence for wrong usage."""
+    app = cyclopts.App(
+        name=f"python -m {name}",
+        help_format="plaintext",
+        version_flags=[],
+        result_action="return_value",
+    )
+    app.default(command)
+    try:
+        sys.exit(app(exit_on_error=False, print_error=False))
+    except (cyclopts.CycloptsError, UsageError) as error:
+        output.complain(" ".join(str(error).split()))
+        sys.exit(2)
