@@ -164,10 +164,11 @@ def record(
     request = Request.of(tickers, lasting, until, **asked)
     layout = Layout(request.settings.data_dir)
     handle, slot = Handle(), Slot(request.settings)
+    steer = Steer(handle)
     with (
         contextlib.closing(slot),
-        Display(layout, request.tickers, handle) as display,
-        Steer(handle),
+        Display(layout, request.tickers, handle, [steer.outage, slot.outage]) as display,
+        steer,
     ):
         report = capturing.capture(
             request.tickers,

@@ -7,7 +7,6 @@ and what fails is counted and told, but never reaches the capture.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
@@ -26,6 +25,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.events import News, Newsroom
+from flows.outage import Outage
 from flows.page import live_line, live_page, one_line, page, progress_line
 from stocktrace.deadline import Deadline
 from stocktrace.errors import StocktraceError
@@ -35,8 +35,6 @@ from stocktrace.report import Report
 from stocktrace.session_view import SessionView
 from stocktrace.status import Status
 from stocktrace.store.layout import Layout
-
-log = logging.getLogger("stocktrace.flow")
 
 # An update costs the server 60-100 ms and is an event, too.
 PROGRESS_EVERY_S = 15.0
@@ -59,7 +57,13 @@ ON_LOOKERS: list[Callable[[Status], None]] = []
 class Display:
     """Shows one capture; made in the task that captures, whose context its calls take along."""
 
-    def __init__(self, layout: Layout, tickers: Sequence[str], handle: Handle) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        tickers: Sequence[str],
+        handle: Handle,
+        others: Sequence[Outage] = (),
+    ) -> None:
         self._layout, self._tickers, self._handle = layout, tickers, handle
         self._executor = ThreadPoolExecutor(1, "stocktrace-display")
         self._call: Future[None] | None = None
@@ -69,9 +73,8 @@ class Display:
         self._status: Status | None = None
         self._shown: Status | None = None
         self._newsroom = Newsroom()
-        #: Calls that failed.
-        self.failures = 0
-        self._away = False
+        self._outage = Outage("Prefect cannot be told", "Prefect can be told again")
+        self._outages = (self._outage, *others)
         self._over = False
 
     def __enter__(self) -> Self:
@@ -87,6 +90,11 @@ class Display:
         wait([self._submit(lambda: self._try(self._report))], REPORT_WITHIN_S)
         self._over = True
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def failures(self) -> int:
+        """Calls of this run that failed, whoever made them."""
+        return sum(one.failures for one in self._outages)
 
     def watch(self, status: Status) -> None:
         """Take note of how the capture stands; never waits."""
@@ -110,23 +118,16 @@ class Display:
             with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
                 call()
         except Exception as error:  # noqa: BLE001 - whatever it is, the capture goes on
-            self.failures += 1
-            if not self._away and not self._over:
-                log.warning(
-                    "Prefect cannot be told (%s); the capture goes on", type(error).__name__
-                )
-            self._away = True
+            self._outage.failed(error, silently=self._over)
         else:
-            if self._away:
-                log.info("Prefect can be told again; it could not %d times", self.failures)
-            self._away = False
+            self._outage.answered()
 
     def _emit(self, news: News) -> None:
         """It is only put in Prefect's queue here, and so tells nothing about the server."""
         try:
             news.emit()
         except Exception:  # noqa: BLE001 - the report's notes have the number
-            self.failures += 1
+            self._outage.failures += 1
 
     def _look(self) -> None:
         self._try(self._heed_cancel)

@@ -34,8 +34,10 @@ from pydantic import Field
 
 from flows.automations import ensure, zombies
 from flows.capture import Duration, LakeUrl, Tickers, Until, Url
+from flows.outage import Outage
 from flows.steer import TickerCommand
 from stocktrace import shards
+from stocktrace.cli.output import counted
 from stocktrace.errors import LakeError, StocktraceError
 from stocktrace.shards import Shard
 from stocktrace.store.layout import new_session
@@ -128,6 +130,9 @@ class Fleet:
     members: list[Member] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
+    outage: Outage = field(
+        default_factory=lambda: Outage("Prefect cannot be asked", "Prefect can be asked again")
+    )
 
     def start(self, deployment: str, shard: Shard, *, again: bool = False) -> None:
         """Have a worker capture ``shard``."""
@@ -143,8 +148,9 @@ class Fleet:
             try:
                 run = client.read_flow_run(member.run)
             except Exception as error:  # noqa: BLE001 - captures go on without the server, so do we
-                log.warning("Prefect's server cannot be asked (%s)", type(error).__name__)
+                self.outage.failed(error)
                 return True
+            self.outage.answered()
             state = run.state.type if run.state is not None else member.state
             changed |= state != member.state
             member.state, member.over = state, state in _OVER
@@ -184,6 +190,8 @@ class Fleet:
             for member in self.members
         ]
         head = "| shard | state | tickers | expected trades/s |\n|---|---|---|---|\n"
+        if failures := self.outage.failures:
+            lines.append(f"\nPrefect did not answer {counted(failures, 'call')}")
         create_markdown_artifact(head + "\n".join(lines), key="stocktrace-fleet")
 
     def result(self, lake: str) -> dict[str, Any] | State[Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
+from stocktrace.cli.output import counted
 from stocktrace.report import GapReport, Report
 from stocktrace.session_view import NAMELESS
 from stocktrace.status import Status
@@ -37,9 +38,9 @@ def progress_line(status: Status) -> str:
     return " · ".join(
         [
             "connected" if status.connected else "**not connected**",
-            _count(status.trades, "trade"),
-            _count(len(status.tickers), "ticker"),
-            _count(status.reconnects, "reconnect"),
+            counted(status.trades, "trade"),
+            counted(len(status.tickers), "ticker"),
+            counted(status.reconnects, "reconnect"),
             f"{_clock(status.left_s)} left",
         ]
     )
@@ -47,8 +48,8 @@ def progress_line(status: Status) -> str:
 
 def live_line(status: Status) -> str:
     """The state of a capture, for where a page is only named."""
-    gaps = f"{_count(status.outages, 'gap')} ({status.outage_s:.0f} s)"
-    return f"{_STATES[status.state].lower()}: {_count(status.trades, 'trade')}, {gaps}"
+    gaps = f"{counted(status.outages, 'gap')} ({status.outage_s:.0f} s)"
+    return f"{_STATES[status.state].lower()}: {counted(status.trades, 'trade')}, {gaps}"
 
 
 def live_page(status: Status, before: Status | None) -> str:
@@ -73,7 +74,7 @@ def live_page(status: Status, before: Status | None) -> str:
                     f"{status.outages:,} ({status.outage_s:.1f} s)",
                     status.quarantined,
                     status.backlog,
-                    f"{status.published:,} of {_count(status.rolled, 'window')}",
+                    f"{status.published:,} of {counted(status.rolled, 'window')}",
                 )
             ],
         ),
@@ -98,7 +99,7 @@ def live_page(status: Status, before: Status | None) -> str:
         parts.insert(1, f"**Attempt {retry.attempt} at {when}:** {plain(retry.reason)}")
     if (gap := status.last_outage) is not None:
         span = f"{_time(gap.start)} to {gap.end:%H:%M:%S} UTC"
-        parts.append(f"Last gap: {span}, {_count(gap.tickers, 'ticker')}: {plain(gap.reason)}.")
+        parts.append(f"Last gap: {span}, {counted(gap.tickers, 'ticker')}: {plain(gap.reason)}.")
     if status.at is not None:
         parts.append(f"As of {_time(status.at)} UTC.")
     return "\n\n".join(parts) + "\n"
@@ -115,7 +116,7 @@ def _ms(value: float | None) -> str:
 
 def one_line(report: Report) -> str:
     """What a capture came to."""
-    return f"{report.state}: {_count(report.books.recorded, 'trade')} recorded"
+    return f"{report.state}: {counted(report.books.recorded, 'trade')} recorded"
 
 
 def page(report: Report, layout: Layout, failures: int = 0, drawn: str = "") -> str:
@@ -223,14 +224,14 @@ def _files(report: Report, layout: Layout) -> Iterator[str]:
     yield _table(
         ("What", "Where"),
         [
-            (f"{_count(files, 'Parquet file')}, {size // 1000:,} kB", layout.dataset.resolve()),
+            (f"{counted(files, 'Parquet file')}, {size // 1000:,} kB", layout.dataset.resolve()),
             ("the tape", layout.tapes(report.session).resolve()),
             ("the report", layout.report(report.session).resolve()),
         ],
     )
     if report.unpublished:
         yield (
-            f"**{_count(len(report.unpublished), 'window')} not in Parquet yet:** run "
+            f"**{counted(len(report.unpublished), 'window')} not in Parquet yet:** run "
             f"stocktrace convert --data-dir {plain(root)}"
         )
 
@@ -240,17 +241,17 @@ def _notes(report: Report, failures: int) -> Iterator[str]:
     if lag.p50 is not None and lag.p99 is not None:
         yield f"from trade to receipt: {lag.p50:,.0f} ms for half, {lag.p99:,.0f} ms for 99 %"
     if report.reconnects:
-        yield _count(report.reconnects, "reconnect")
+        yield counted(report.reconnects, "reconnect")
     yield from (f"tickers changed {change}" for change in report.changes[:ROWS])
     yield from report.notices[:ROWS]
     for text, times in list(report.errors.items())[:ROWS]:
-        yield f"the server said {_count(times, 'time')}: {text}"
+        yield f"the server said {counted(times, 'time')}: {text}"
     for window, tickers in list(report.spilled.items())[:ROWS]:
-        yield f"window {window} was rebuilt from its tape for {_count(len(tickers), 'ticker')}"
+        yield f"window {window} was rebuilt from its tape for {counted(len(tickers), 'ticker')}"
     if report.copied:
         yield report.copied
     if failures:
-        yield f"Prefect did not answer {_count(failures, 'call')}"
+        yield f"Prefect did not answer {counted(failures, 'call')}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -268,10 +269,6 @@ def _is_number(value: object) -> bool:
 
 def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else plain(value)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _time(moment: datetime) -> str:

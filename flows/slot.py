@@ -21,6 +21,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.exceptions import PrefectHTTPStatusError
 
+from flows.outage import Outage
 from stocktrace.deadline import Deadline
 from stocktrace.errors import KeyInUse
 from stocktrace.settings import Settings
@@ -52,7 +53,10 @@ class Slot:
         self._lease: UUID | None = None
         self._answered, self._settled, self._over = (threading.Event() for _ in range(3))
         self._refused = self._running = False
-        self._trouble = ""
+        self.outage = Outage(
+            "the place of the key cannot be kept", "the place of the key can be kept again"
+        )
+        self._is_taken = False
         run = runtime.flow_run.id
         self._holder = ConcurrencyLeaseHolder(type="flow_run", id=UUID(run)) if run else None
         self._thread = threading.Thread(
@@ -112,7 +116,9 @@ class Slot:
                     pause = self._step(client)
             except Exception as error:  # noqa: BLE001 - whatever it is, the capture goes on
                 pause = ANSWER_WITHIN_S if self._running else ASK_EVERY_S
-                self._tell(f"the place of the key cannot be kept ({type(error).__name__})")
+                self.outage.failed(error)
+            else:
+                self.outage.answered()
         if self._lease is not None:
             with contextlib.suppress(Exception), get_client(sync_client=True) as client:
                 client.release_concurrency_slots_with_lease(self._lease)
@@ -120,30 +126,26 @@ class Slot:
     def _step(self, client: SyncPrefectClient) -> float:
         """Renew the place or ask for it; gives the seconds until the next step."""
         if self._lease is not None and self._renewed(client, self._lease):
-            self._trouble = ""
+            self._is_taken = False
             return RENEW_EVERY_S
         with contextlib.suppress(OSError, ValueError):  # nothing was left
             left = UUID(self._note.read_text(encoding="utf-8"))
             client.release_concurrency_slots_with_lease(left)
         client.upsert_global_concurrency_limit_by_name(self.name, 1)
         if self._asked(client):
-            self._trouble = ""
+            self._is_taken = False
             self._settled.set()
             return RENEW_EVERY_S
         if self._running:
-            self._tell("another machine has taken the place of the key")
+            if not self._is_taken:
+                log.warning("another machine has taken the place of the key; the capture goes on")
+            self._is_taken = True
             return RENEW_EVERY_S
         if self._patience.passed():
             self._refused = True
             self._over.set()
             self._settled.set()
         return ASK_EVERY_S
-
-    def _tell(self, trouble: str) -> None:
-        """Once for each trouble, not at every try."""
-        if trouble != self._trouble:
-            log.warning("%s; the capture goes on", trouble)
-        self._trouble = trouble
 
     def _renewed(self, client: SyncPrefectClient, lease: UUID) -> bool:
         try:

@@ -19,6 +19,7 @@ from prefect.input import RunInput, receive_input
 from prefect.input.run_input import GetInputHandler
 from pydantic import ValidationError
 
+from flows.outage import Outage
 from stocktrace.errors import TickerError
 from stocktrace.handle import Action, Handle
 
@@ -51,9 +52,9 @@ class Steer:
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name="stocktrace-steer", daemon=True
         )
-        #: Looks that failed.
-        self.failures = 0
-        self._away = False
+        self.outage = Outage(
+            "Prefect cannot be asked for changes of tickers", "Prefect can be asked again"
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -86,21 +87,7 @@ class Steer:
                 log.warning("a change of tickers from Prefect is none: %s", error)
                 continue
             except Exception as error:  # noqa: BLE001 - whatever it is, the capture goes on
-                self._failed(error)
+                self.outage.failed(error)
             else:
-                self._back()
+                self.outage.answered()
             self._ended.wait(LOOK_EVERY_S)
-
-    def _failed(self, error: Exception) -> None:
-        self.failures += 1
-        if not self._away:
-            log.warning(
-                "Prefect cannot be asked for changes of tickers (%s); the capture goes on",
-                type(error).__name__,
-            )
-        self._away = True
-
-    def _back(self) -> None:
-        if self._away:
-            log.info("Prefect can be asked again; it could not %d times", self.failures)
-        self._away = False

@@ -165,7 +165,7 @@ def test_an_outage_of_the_api_is_counted_and_ends_nothing(
     with caplog.at_level(logging.INFO, "stocktrace.flow"), steered() as steering:
         assert taken(steering) == [Change("set", ("TSLA",), "prefect")]
         eventually(lambda: len(caplog.messages) == 2)
-    assert steering.failures == 3
+    assert steering.outage.failures == 3
     assert caplog.messages == [
         "Prefect cannot be asked for changes of tickers (ConnectionError); the capture goes on",
         "Prefect can be asked again; it could not 3 times",
