@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import bench, market
 from benchmarks.peers import SIZES, install
-from stocktrace.publish import publish
+from stocktrace.record.publish import publish
 from stocktrace.store import compaction
 from stocktrace.store.layout import Layout, Part, decode_ticker
 from stocktrace.store.tape import Frames, TapeReader, TapeWriter

@@ -19,10 +19,10 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.page import ROWS
-from stocktrace.backfill import Outcome, Work, plan
-from stocktrace.backfill import backfill as fill
 from stocktrace.errors import StocktraceError
-from stocktrace.mapping import Mapping, Unit
+from stocktrace.ingest.backfill import Outcome, Work, plan
+from stocktrace.ingest.backfill import backfill as fill
+from stocktrace.ingest.mapping import Mapping, Unit
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
 

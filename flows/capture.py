@@ -38,13 +38,14 @@ from flows.display import Display
 from flows.request import Request
 from flows.slot import Slot
 from flows.steer import Steer
-from stocktrace import capturing, lake_url, schedule
+from stocktrace import lake_url, schedule
 from stocktrace import until as until_words
 from stocktrace.errors import MarketClosed, StocktraceError
-from stocktrace.publish import Published, publish
-from stocktrace.publishing import Result
+from stocktrace.live import capturing
+from stocktrace.live.publishing import Result
+from stocktrace.live.run import Handle
+from stocktrace.record.publish import Published, publish
 from stocktrace.report import Report
-from stocktrace.run import Handle
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout, Part
 

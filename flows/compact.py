@@ -14,14 +14,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 from pydantic import Field
 
-from stocktrace.compacting import Compaction, compact_days
 from stocktrace.errors import StocktraceError
-from stocktrace.recovery import Recovered
-from stocktrace.recovery import recover as recover_all
-from stocktrace.retention import Pruning, prune
+from stocktrace.record.recovery import Recovered
+from stocktrace.record.recovery import recover as recover_all
 from stocktrace.settings import Settings, parse_keep
 from stocktrace.store.layout import Layout
 from stocktrace.store.query import parse_day
+from stocktrace.upkeep.compacting import Compaction, compact_days
+from stocktrace.upkeep.retention import Pruning, prune
 
 Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2026-11-23"])]
 Keep = Annotated[str, Field(pattern=r"^(forever|0|(\d+(\.\d+)?(ms|s|m|h|d))+)$", examples=["30d"])]

@@ -14,12 +14,12 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.page import plain
-from stocktrace.converting import Conversion, convert_segments
 from stocktrace.errors import StocktraceError
-from stocktrace.recovery import Recovered
-from stocktrace.recovery import recover as recover_all
+from stocktrace.record.recovery import Recovered
+from stocktrace.record.recovery import recover as recover_all
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
+from stocktrace.upkeep.converting import Conversion, convert_segments
 
 
 @flow(name="stocktrace-convert", persist_result=False)

@@ -29,10 +29,10 @@ from flows.outage import Outage
 from flows.page import live_line, live_page, one_line, page, progress_line
 from stocktrace.deadline import Deadline
 from stocktrace.errors import StocktraceError
-from stocktrace.handle import Handle
-from stocktrace.picture import MOST_PANELS, picture
+from stocktrace.live.handle import Handle
 from stocktrace.report import Report
-from stocktrace.session_view import SessionView
+from stocktrace.show.picture import MOST_PANELS, picture
+from stocktrace.show.view import SessionView
 from stocktrace.status import Status
 from stocktrace.store.layout import Layout
 

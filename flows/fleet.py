@@ -36,10 +36,10 @@ from flows.automations import ensure, zombies
 from flows.capture import Duration, LakeUrl, Tickers, Until, Url
 from flows.outage import Outage
 from flows.steer import TickerCommand
-from stocktrace import shards
 from stocktrace.cli.output import counted
 from stocktrace.errors import LakeError, StocktraceError
-from stocktrace.shards import Shard
+from stocktrace.live import shards
+from stocktrace.live.shards import Shard
 from stocktrace.store.layout import new_session
 from stocktrace.trade import parse_tickers
 from stocktrace.until import Span

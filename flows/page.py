@@ -9,7 +9,7 @@ from datetime import datetime
 
 from stocktrace.cli.output import counted
 from stocktrace.report import GapReport, Report
-from stocktrace.session_view import NAMELESS
+from stocktrace.show.view import NAMELESS
 from stocktrace.status import Status
 from stocktrace.store.layout import Layout
 

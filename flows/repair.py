@@ -19,9 +19,9 @@ from pydantic import Field
 from flows.page import ROWS
 from stocktrace.errors import StocktraceError
 from stocktrace.feed.rest import Rest, rest_url
-from stocktrace.reconcile import last_day
-from stocktrace.reconcile import reconcile as compare
-from stocktrace.repair import repair_gaps
+from stocktrace.repair.reconcile import last_day
+from stocktrace.repair.reconcile import reconcile as compare
+from stocktrace.repair.repair import repair_gaps
 from stocktrace.settings import Settings
 from stocktrace.store.completeness import Completeness
 from stocktrace.store.layout import Layout

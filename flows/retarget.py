@@ -23,7 +23,7 @@ from pydantic import Field
 from flows.capture import Tickers, capture
 from flows.steer import TickerCommand
 from stocktrace.errors import TickerError
-from stocktrace.handle import Action
+from stocktrace.live.handle import Action
 from stocktrace.trade import parse_tickers
 
 # As many as the server gives in one answer.

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from flows.outage import Outage
 from stocktrace.errors import TickerError
-from stocktrace.handle import Action, Handle
+from stocktrace.live.handle import Action, Handle
 
 log = logging.getLogger("stocktrace.flow")
 

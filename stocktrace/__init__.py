@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stocktrace.capturing import capture
     from stocktrace.errors import StocktraceError, UsageError
+    from stocktrace.live.capturing import capture
+    from stocktrace.live.handle import Handle
     from stocktrace.report import Report
-    from stocktrace.run import Handle, Status
     from stocktrace.settings import Settings
+    from stocktrace.status import Status
     from stocktrace.store.bars import read_bars
     from stocktrace.store.coverage import read_coverage, read_gaps
     from stocktrace.store.dataset import read_trades, scan
@@ -40,13 +41,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Handle": "run",
+    "Handle": "live.handle",
     "Report": "report",
     "Settings": "settings",
-    "Status": "run",
+    "Status": "status",
     "StocktraceError": "errors",
     "UsageError": "errors",
-    "capture": "capturing",
+    "capture": "live.capturing",
     "read_bars": "store.bars",
     "read_coverage": "store.coverage",
     "read_gaps": "store.coverage",

@@ -17,10 +17,10 @@ import pyarrow.dataset as ds
 import pytest
 from pydantic import SecretStr
 
-from stocktrace.capturing import capture
 from stocktrace.exchange import Exchange, ExchangeSettings, Fault, Script, Source
+from stocktrace.live.capturing import capture
+from stocktrace.live.run import Handle, Publisher, Status
 from stocktrace.report import Report
-from stocktrace.run import Handle, Publisher, Status
 from stocktrace.settings import Settings
 from stocktrace.store.tape import Frames, TapeReader
 
@@ -177,7 +177,7 @@ class Director:
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
     """Look up 50 times a second, and do not wait for the disk: what it holds is asked elsewhere."""
-    patch.setattr("stocktrace.run.BEAT_S", 0.02)
+    patch.setattr("stocktrace.live.run.BEAT_S", 0.02)
     patch.setattr(os, "fsync", lambda _: None)
 
 

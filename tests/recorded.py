@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from stocktrace.recovery import recover
+from stocktrace.record.recovery import recover
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.tape import Frames, Mark
 from stocktrace.store.window import NS_PER_DAY, compact_utc

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from stocktrace.deadline import Clock
-from stocktrace.publish import rebuild
-from stocktrace.recovery import recover
+from stocktrace.record.publish import rebuild
+from stocktrace.record.recovery import recover
+from stocktrace.record.session import Journal, new_report
 from stocktrace.report import Report
-from stocktrace.session import Journal, new_report
 from stocktrace.store import parquet
 from stocktrace.store.audit import Audit
 from stocktrace.store.layout import Layout, Part

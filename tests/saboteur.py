@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 # All that a child would import by itself, so that the fork has it.
-import stocktrace.capturing
-import stocktrace.recovery
-import stocktrace.run
-import stocktrace.session
+import stocktrace.live.capturing
+import stocktrace.live.run
+import stocktrace.record.recovery
+import stocktrace.record.session
 import stocktrace.verify
-from stocktrace import cli, publish
+from stocktrace import cli
+from stocktrace.record import publish
 from stocktrace.store import parquet, segment
 
 #: What a process can be at; the later in this list, the more telling. Each has a byte in a file
@@ -166,15 +167,15 @@ def _watch(saboteur: Saboteur) -> None:
     saboteur.watch(publish, "rebuild", "rebuilding")
     saboteur.watch(parquet, "convert", "converting")
     saboteur.watch(segment.SegmentWriter, "seal", "sealing")
-    saboteur.watch(stocktrace.recovery, "_recover", "recovering")
-    saboteur.watch(stocktrace.recovery, "recount", "counting again")
-    saboteur.watch(stocktrace.recovery, "mend", "mending a tape")
-    saboteur.watch(stocktrace.run.Run, "_stop", "ending")
-    connected = stocktrace.session.Observer.on_connected
+    saboteur.watch(stocktrace.record.recovery, "_recover", "recovering")
+    saboteur.watch(stocktrace.record.recovery, "recount", "counting again")
+    saboteur.watch(stocktrace.record.recovery, "mend", "mending a tape")
+    saboteur.watch(stocktrace.live.run.Run, "_stop", "ending")
+    connected = stocktrace.record.session.Observer.on_connected
 
     @wraps(connected)
     def on_connected(*arguments: Any) -> None:
         connected(*arguments)
         saboteur.begin("recording")
 
-    setattr(stocktrace.session.Observer, "on_connected", on_connected)  # noqa: B010 - for mypy
+    setattr(stocktrace.record.session.Observer, "on_connected", on_connected)  # noqa: B010 - for mypy

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stocktrace.errors import DiskFull
-from stocktrace.recovery import recover
+from stocktrace.record.recovery import recover
 from stocktrace.store import audit as module
 from stocktrace.store.audit import Audit, check
 from stocktrace.store.layout import Layout

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stocktrace import cli
-from stocktrace.adopting import adopt
-from stocktrace.backfill import backfill, plan
 from stocktrace.errors import UsageError
-from stocktrace.foreign import Source
-from stocktrace.importing import import_file
-from stocktrace.mapping import Mapping
+from stocktrace.ingest.adopting import adopt
+from stocktrace.ingest.backfill import backfill, plan
+from stocktrace.ingest.foreign import Source
+from stocktrace.ingest.importing import import_file
+from stocktrace.ingest.mapping import Mapping
 from stocktrace.report import Report
 from stocktrace.store import files, lock
 from stocktrace.store.coverage import read_coverage
@@ -382,10 +382,10 @@ def test_what_was_exported_in_any_form_comes_back(
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from stocktrace import importing
-from stocktrace.backfill import Work, backfill
-from stocktrace.mapping import Mapping
-from stocktrace.session import Journal
+from stocktrace.ingest import importing
+from stocktrace.ingest.backfill import Work, backfill
+from stocktrace.ingest.mapping import Mapping
+from stocktrace.record.session import Journal
 from stocktrace.store import files, parquet
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeWriter
@@ -486,8 +486,8 @@ def test_an_adoption_that_died_is_ended_by_the_next(
     layout.root.mkdir()
     target = {
         "the name": (files, "publish"),
-        "the report": (sys.modules["stocktrace.adopting"], "_copy_report"),
-        "the recovery": (sys.modules["stocktrace.adopting"], "recover_session"),
+        "the report": (sys.modules["stocktrace.ingest.adopting"], "_copy_report"),
+        "the recovery": (sys.modules["stocktrace.ingest.adopting"], "recover_session"),
     }[step]
     with monkeypatch.context() as patch:
         patch.setattr(*target, interrupted)

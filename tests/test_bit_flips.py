@@ -21,8 +21,8 @@ import pytest
 import zstandard
 
 from stocktrace.exchange import synthetic_frames
-from stocktrace.publish import rebuild
-from stocktrace.recovery import recover
+from stocktrace.record.publish import rebuild
+from stocktrace.record.recovery import recover
 from stocktrace.report import Report
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import Frames, Mark, TapeReader

@@ -13,17 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stocktrace import cli, recovery
-from stocktrace.compacting import alone, compact_days, undisturbed
+from stocktrace import cli
 from stocktrace.deadline import Clock
 from stocktrace.errors import StoreError, UsageError
+from stocktrace.record import recovery
 from stocktrace.report import Report
-from stocktrace.retention import Pruning, prune
 from stocktrace.settings import Settings
 from stocktrace.store import compaction, lock, parquet, partition
 from stocktrace.store.audit import check
 from stocktrace.store.layout import Layout, Part
 from stocktrace.trade import Trade
+from stocktrace.upkeep.compacting import alone, compact_days, undisturbed
+from stocktrace.upkeep.retention import Pruning, prune
 from stocktrace.verify import sessions_of, strangers, verify
 from tests import remains
 from tests.conftest import NOON, SESSION, published, tree

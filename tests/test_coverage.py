@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.coverage import CONNECTING, Coverage
 from stocktrace.errors import StocktraceError
 from stocktrace.gap import Interval
-from stocktrace.intake import Intake, Recording
-from stocktrace.recorder import Recorder
-from stocktrace.recovery import coverage_of, recover
+from stocktrace.record.coverage import CONNECTING, Coverage
+from stocktrace.record.intake import Intake, Recording
+from stocktrace.record.recorder import Recorder
+from stocktrace.record.recovery import coverage_of, recover
 from stocktrace.store.coverage import read_coverage, read_gaps, write_coverage
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.tape import Frames, Mark, TapeReader, archive
@@ -408,7 +408,7 @@ def test_what_comes_while_the_rest_is_published_is_not_called_listened_to(
         published_at.append(max(entry.stamp for entry in TapeReader(source)))
         archive(source, archived)
 
-    monkeypatch.setattr("stocktrace.publish.archive", slow)
+    monkeypatch.setattr("stocktrace.record.publish.archive", slow)
 
     def scenario() -> Scenario:
         yield connected

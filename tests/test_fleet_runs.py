@@ -14,7 +14,7 @@ import stocktrace
 from flows import fleet as fleets
 from flows.fleet import LOST, Fleet
 from flows.steer import TickerCommand
-from stocktrace.shards import Shard
+from stocktrace.live.shards import Shard
 
 HEARTBEAT = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 

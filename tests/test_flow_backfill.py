@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from stocktrace.backfill import plan
-from stocktrace.converting import Conversion
 from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.mapping import Mapping
-from stocktrace.publish import rebuild
-from stocktrace.recovery import Recovered
+from stocktrace.ingest.backfill import plan
+from stocktrace.ingest.mapping import Mapping
+from stocktrace.record.publish import rebuild
+from stocktrace.record.recovery import Recovered
 from stocktrace.report import Report
 from stocktrace.store.layout import Layout
+from stocktrace.upkeep.converting import Conversion
 from tests import remains
 from tests.conftest import SESSION, published
 from tests.station import Station, eventually

@@ -15,7 +15,7 @@ import pytest
 
 from flows.page import live_line, live_page, page
 from stocktrace.exchange import Exchange, ExchangeSettings, Fault, SyntheticMarket
-from stocktrace.handle import Handle
+from stocktrace.live.handle import Handle
 from stocktrace.report import GapReport, LagReport, Report
 from stocktrace.status import Retry, Status
 from stocktrace.store.layout import Layout

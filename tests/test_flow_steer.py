@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.handle import Change, Handle
+from stocktrace.live.handle import Change, Handle
 from stocktrace.report import Report
 from stocktrace.store.coverage import read_coverage
 from tests.station import Station, eventually

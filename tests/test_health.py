@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stocktrace.health import KINDS, Look, problems
+from stocktrace.live.health import KINDS, Look, problems
 from stocktrace.status import Retry, Status
 from tests.conftest import SESSION
 

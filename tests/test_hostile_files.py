@@ -13,8 +13,8 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.report import Report
-from stocktrace.session_page import session_page
-from stocktrace.session_view import SessionView
+from stocktrace.show.page import session_page
+from stocktrace.show.view import SessionView
 from stocktrace.store.layout import Layout
 from tests import remains
 from tests.conftest import SESSION, tree

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.intake import Intake, Limits, Recording, TickerQueue
+from stocktrace.record.intake import Intake, Limits, Recording, TickerQueue
 from stocktrace.store.layout import Layout
 from stocktrace.store.read import Read
 from stocktrace.store.tape import Frames, Mark, TapeReader

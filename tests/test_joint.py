@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.gap import Interval
-from stocktrace.joint import joint_coverage
+from stocktrace.ingest.joint import joint_coverage
 
 
 def a(start: int, end: int, reason: str = "") -> Interval:

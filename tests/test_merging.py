@@ -12,9 +12,9 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.errors import StoreError, UsageError
-from stocktrace.importing import Origin, import_rows
-from stocktrace.merging import Merged, merge
-from stocktrace.recovery import recover
+from stocktrace.ingest.importing import Origin, import_rows
+from stocktrace.ingest.merging import Merged, merge
+from stocktrace.record.recovery import recover
 from stocktrace.report import Report
 from stocktrace.store import lock
 from stocktrace.store.coverage import read_coverage, read_gaps
@@ -281,7 +281,7 @@ def test_killed_anywhere_the_rest_is_done_the_next_time(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"stocktrace.importing.{at}", die)
+        patch.setattr(f"stocktrace.ingest.importing.{at}", die)
         with pytest.raises(Killed):
             merge(into, first, second)
     if by == "recover":

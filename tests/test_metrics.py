@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stocktrace.deadline import Clock
-from stocktrace.endpoint import serving
 from stocktrace.errors import SettingsError
 from stocktrace.exchange import SyntheticMarket
-from stocktrace.metrics import MOST_TICKERS, Metrics
+from stocktrace.live.endpoint import serving
+from stocktrace.live.metrics import MOST_TICKERS, Metrics
 from stocktrace.report import LagReport
 from stocktrace.settings import Settings
 from stocktrace.status import Status

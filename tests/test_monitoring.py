@@ -14,8 +14,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from stocktrace.health import KINDS
-from stocktrace.metrics import Metrics
+from stocktrace.live.health import KINDS
+from stocktrace.live.metrics import Metrics
 from stocktrace.settings import Settings
 from tests.test_metrics import a_status, samples
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from stocktrace import publish as module
 from stocktrace.errors import ConversionError, StoreError
 from stocktrace.exchange import synthetic_frames
-from stocktrace.publish import publish, rebuild
+from stocktrace.record import publish as module
+from stocktrace.record.publish import publish, rebuild
 from stocktrace.report import Books
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout, Part

@@ -11,11 +11,11 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.deadline import NS_PER_SECOND, Clock
-from stocktrace.errands import ELSEWHERE, NO_SUCH, NOT_OVER
 from stocktrace.errors import NotInPlan, ServerAway, StoreError, UsageError
 from stocktrace.exchange import Exchange
-from stocktrace.reconcile import last_day, reconcile
-from stocktrace.repair import repair_gaps
+from stocktrace.repair.errands import ELSEWHERE, NO_SUCH, NOT_OVER
+from stocktrace.repair.reconcile import last_day, reconcile
+from stocktrace.repair.repair import repair_gaps
 from stocktrace.store.completeness import Completeness
 from stocktrace.store.layout import Layout
 from tests.conftest import hurry

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from stocktrace.errors import StoreError
-from stocktrace.intake import Intake, Limits
-from stocktrace.recorder import Recorder, Sealed
+from stocktrace.record.intake import Intake, Limits
+from stocktrace.record.recorder import Recorder, Sealed
 from stocktrace.report import Books
 from stocktrace.store.layout import Layout
 from stocktrace.store.quarantine import Refused

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stocktrace import recovery
 from stocktrace.errors import ConversionError, StoreError
-from stocktrace.recovery import Recovered, recover
+from stocktrace.record import recovery
+from stocktrace.record.recovery import Recovered, recover
+from stocktrace.record.session import at
 from stocktrace.report import Books, GapReport, Report
-from stocktrace.session import at
 from stocktrace.store import files, lock
 from stocktrace.store.audit import check
 from stocktrace.store.coverage import read_coverage
@@ -259,10 +259,10 @@ def test_a_step_that_fails_can_be_done_again(
     layout: Layout, outcome: dict[str, Any], monkeypatch: pytest.MonkeyPatch, step: str, after: bool
 ) -> None:
     home = {
-        "rebuild": "stocktrace.publish",
-        "archive": "stocktrace.publish",
+        "rebuild": "stocktrace.record.publish",
+        "archive": "stocktrace.record.publish",
         "convert": "stocktrace.store.parquet",
-    }.get(step, "stocktrace.recovery")
+    }.get(step, "stocktrace.record.recovery")
     work = getattr(sys.modules[home], step)
 
     def failing(*arguments: Any, **options: Any) -> Any:

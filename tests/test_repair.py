@@ -19,11 +19,19 @@ import stocktrace
 from stocktrace import cli
 from stocktrace.calendar import NEW_YORK, Session
 from stocktrace.deadline import NS_PER_SECOND, Clock
-from stocktrace.errands import CLOSED, ELSEWHERE, HEARD, NO_SUCH, NOT_LOADED, NOT_OVER, plan
 from stocktrace.errors import KeyRefused, NotInPlan, ServerAway, StoreError
 from stocktrace.exchange import Exchange, Fault, RestSettings, SyntheticMarket
-from stocktrace.missing import by_date, together, without
-from stocktrace.repair import AWAY, NO_PLAN, repair_gaps
+from stocktrace.repair.errands import (
+    CLOSED,
+    ELSEWHERE,
+    HEARD,
+    NO_SUCH,
+    NOT_LOADED,
+    NOT_OVER,
+    plan,
+)
+from stocktrace.repair.missing import by_date, together, without
+from stocktrace.repair.repair import AWAY, NO_PLAN, repair_gaps
 from stocktrace.report import Report
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout, is_import
@@ -210,7 +218,7 @@ def test_a_capture_that_lost_its_connection_ends_with_all_that_was_traded(
         return Session(begin.astimezone(UTC), (begin + timedelta(days=1)).astimezone(UTC))
 
     for name in ("missing", "errands"):
-        monkeypatch.setattr(f"stocktrace.{name}.us_extended", all_day)
+        monkeypatch.setattr(f"stocktrace.repair.{name}.us_extended", all_day)
     tickers = ("AAPL", "MSFT")
     market = SyntheticMarket(seed=3, rate=300.0, tickers=tickers, trades=900)
     away = [Fault("drop", after_trades=200), Fault("drop", after_trades=100, after_connections=1)]

@@ -11,7 +11,7 @@ from stocktrace import cli
 from stocktrace.cli.replay import recording
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.exchange import Script, SyntheticMarket, Tape, synthetic_frames
-from stocktrace.merging import merge
+from stocktrace.ingest.merging import merge
 from stocktrace.report import Report
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout

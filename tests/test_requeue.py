@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from stocktrace import requeue as module
 from stocktrace.deadline import Clock
 from stocktrace.errors import StoreError, UsageError
-from stocktrace.recovery import recover
+from stocktrace.record.recovery import recover
 from stocktrace.report import Report
-from stocktrace.requeue import requeue
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.quarantine import Refused
+from stocktrace.upkeep import requeue as module
+from stocktrace.upkeep.requeue import requeue
 from stocktrace.verify import sessions_of, strangers, verify
 from tests.conftest import NOON, SESSION, WINDOW, frame, published
 from tests.remains import SECOND
@@ -293,7 +293,7 @@ def test_two_at_once_take_each_row_once(
 def test_a_recovery_leaves_a_requeue_that_lives_alone(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stocktrace.publish import publish
+    from stocktrace.record.publish import publish
 
     seen: list[Any] = []
 

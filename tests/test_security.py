@@ -80,7 +80,7 @@ def test_what_is_forbidden_would_be_found(source: str) -> None:
 
 def test_no_page_of_ours_takes_text_for_markup_or_for_code() -> None:
     ours = [
-        *(ROOT / "stocktrace" / "templates").iterdir(),
+        *(ROOT / "stocktrace" / "show" / "templates").iterdir(),
         *(ROOT / "stocktrace" / "dashboard" / "static").glob("*.[jh][st]*"),
     ]
     taking = re.compile(

@@ -12,12 +12,12 @@ import pytest
 
 from stocktrace import __version__
 from stocktrace.gap import Gap
-from stocktrace.intake import Intake, Limits
 from stocktrace.lags import Lags
-from stocktrace.publish import Published
-from stocktrace.recorder import Sealed
+from stocktrace.record.intake import Intake, Limits
+from stocktrace.record.publish import Published
+from stocktrace.record.recorder import Sealed
+from stocktrace.record.session import Journal, Mailbox, Observer, at, lag_report, new_report
 from stocktrace.report import Books, LagReport, Report, TickerBooks
-from stocktrace.session import Journal, Mailbox, Observer, at, lag_report, new_report
 from stocktrace.store.audit import Audit
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.parquet import Converted

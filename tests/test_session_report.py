@@ -14,10 +14,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from stocktrace.picture import MOST_PANELS, picture
 from stocktrace.report import Books, GapReport, LagReport, Report, TickerBooks
-from stocktrace.session_page import session_page
-from stocktrace.session_view import LENGTHS_S, MOST_BARS, Bar, SessionView, Stretch, length_of_bars
+from stocktrace.show.page import session_page
+from stocktrace.show.picture import MOST_PANELS, picture
+from stocktrace.show.view import LENGTHS_S, MOST_BARS, Bar, SessionView, Stretch, length_of_bars
 from tests.conftest import SESSION
 
 BEGIN = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from stocktrace.cli import run
-from stocktrace.compacting import compact_days
 from stocktrace.errors import StoreError
 from stocktrace.exchange import Fault, Script, SyntheticMarket
-from stocktrace.picture import picture
-from stocktrace.recovery import recover
+from stocktrace.record.recovery import recover
 from stocktrace.report import GapReport, Report
-from stocktrace.session_page import session_page
-from stocktrace.session_view import SessionView
+from stocktrace.show.page import session_page
+from stocktrace.show.picture import picture
+from stocktrace.show.view import SessionView
 from stocktrace.status import Status
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.recorded import session_bars
+from stocktrace.upkeep.compacting import compact_days
 from tests import remains
 from tests.conftest import SESSION, Scenario, Studio, all_of, frame
 from tests.tables import put, table_of

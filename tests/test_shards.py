@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import stocktrace
 from stocktrace.errors import UsageError
 from stocktrace.gap import Interval
+from stocktrace.live.shards import Shard, earlier, name_gaps, rates, split, spread
 from stocktrace.report import Report, TickerBooks, TickerChange
-from stocktrace.shards import Shard, earlier, name_gaps, rates, split, spread
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.outbox import put, send

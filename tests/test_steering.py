@@ -17,17 +17,18 @@ from typing import Any
 
 import pytest
 
-from stocktrace import changes, cli
-from stocktrace.changes import Inbox, Outcome, send
+from stocktrace import cli
 from stocktrace.errors import NotRunning, NotTaken
 from stocktrace.exchange import Fault
-from stocktrace.handle import Action, Change, Handle
-from stocktrace.lookout import Lookout
+from stocktrace.live import changes
+from stocktrace.live.changes import Inbox, Outcome, send
+from stocktrace.live.handle import Action, Change, Handle
+from stocktrace.live.lookout import Lookout
+from stocktrace.live.vigil import SILENT_S
 from stocktrace.report import Report
 from stocktrace.store import lock
 from stocktrace.store.coverage import read_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.vigil import SILENT_S
 from tests.conftest import SESSION, Scenario, Studio, connected, frame, published, sent, trades
 from tests.station import eventually
 
@@ -256,7 +257,7 @@ def test_whoever_waits_when_the_capture_ends_is_answered(
 ) -> None:
     """Even if it had not come to look for changes any more."""
     asked: list[Future[Outcome]] = []
-    monkeypatch.setattr("stocktrace.steering.Steering.look", lambda _: None)
+    monkeypatch.setattr("stocktrace.live.steering.Steering.look", lambda _: None)
     with studio.exchange() as exchange:
 
         def scenario() -> Scenario:

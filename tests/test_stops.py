@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.recovery import recover
+from stocktrace.record.recovery import recover
 from stocktrace.report import Report
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout

@@ -16,12 +16,12 @@ import pytest
 from stocktrace.deadline import SYSTEM_CLOCK
 from stocktrace.errors import KeyInUse
 from stocktrace.exchange import SyntheticMarket
+from stocktrace.live.run import Handle
+from stocktrace.live.turn import taken
 from stocktrace.report import Report
-from stocktrace.run import Handle
 from stocktrace.store import lock
 from stocktrace.store.coverage import read_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.turn import taken
 from stocktrace.verify import verify
 from tests.conftest import SESSION, Studio, connected, trades
 
@@ -157,7 +157,7 @@ def test_after_one_who_was_killed_the_turn_begins_when_that_is_seen(studio, tmp_
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_who_is_interrupted_while_it_waits_has_made_nothing(studio, number, status):
     code = (
-        "from stocktrace import turn\nfrom stocktrace.cli import main\n"
+        "from stocktrace.live import turn\nfrom stocktrace.cli import main\n"
         "wait = turn.threading.Event.wait\n"
         "def telling(self, timeout=None):\n"
         "    if timeout == turn.LOOK_EVERY_S: print('waits', flush=True)\n"

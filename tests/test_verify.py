@@ -490,7 +490,7 @@ def test_a_report_keeps_what_the_tape_does_not_tell_when_it_is_mended(layout: La
 
 
 def test_a_gap_that_is_too_short_by_a_microsecond_is_found(layout: Layout) -> None:
-    from stocktrace.recovery import coverage_of
+    from stocktrace.record.recovery import coverage_of
 
     coverage, _ = coverage_of(layout, SESSION)
     shorter = [

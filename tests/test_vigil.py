@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from stocktrace.vigil import LATE_MS, SILENT_S, Vigil, silent
+from stocktrace.live.vigil import LATE_MS, SILENT_S, Vigil, silent
 
 OPEN = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)  # Monday, half an hour after the bell
 LONG = timedelta(seconds=SILENT_S)

@@ -106,7 +106,7 @@ def test_the_wheel_has_what_no_import_would_miss(wheel: Path) -> None:
     assert {
         "stocktrace/py.typed",
         "flows/py.typed",
-        "stocktrace/templates/session.html",
+        "stocktrace/show/templates/session.html",
         "stocktrace/dashboard/static/index.html",
         "stocktrace/dashboard/static/LICENSE",
         "stocktrace/dashboard/static/NOTICE",
@@ -158,10 +158,10 @@ def test_pages_and_the_dashboard_find_their_files_in_the_wheel(installed: Path) 
         installed,
         "-c",
         "from stocktrace.dashboard.app import STATIC\n"
-        "from stocktrace import session_page\n"
+        "from stocktrace.show import page\n"
         "from jinja2 import PackageLoader\n"
         "assert (STATIC / 'index.html').is_file()\n"
-        "assert 'session.html' in PackageLoader('stocktrace', 'templates').list_templates()",
+        "assert 'session.html' in PackageLoader('stocktrace.show', 'templates').list_templates()",
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-import stocktrace.capturing
+import stocktrace.live.capturing
 from benchmarks.peer.meter import Meter
-from stocktrace.run import Handle, Status
+from stocktrace.live.run import Handle, Status
 from stocktrace.settings import Settings
 from stocktrace.store import schema
 from stocktrace.store.batch import Columns
@@ -32,7 +32,7 @@ def main() -> None:
         if status.trades >= meter.trades:
             handle.stop("all were sent")
 
-    report = stocktrace.capturing.capture(
+    report = stocktrace.live.capturing.capture(
         meter.tickers, lasting="1h", settings=settings, watch=watch, handle=handle
     )
     books = report.books

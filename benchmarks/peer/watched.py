@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from pydantic import SecretStr
 
-import stocktrace.capturing
+import stocktrace.live.capturing
 from benchmarks.peer.meter import Meter
 from stocktrace.feed.socket import BatchSocket
+from stocktrace.live.run import Handle, Status
 from stocktrace.report import Report
-from stocktrace.run import Handle, Status
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Batch
 from stocktrace.store.layout import Layout
@@ -79,7 +79,7 @@ def capture() -> Report:
         finnhub_api_key=SecretStr("bench"),
         **given.get("settings", {}),
     )
-    return stocktrace.capturing.capture(
+    return stocktrace.live.capturing.capture(
         meter.tickers,
         lasting=given.get("seconds") or 7200,
         settings=settings,

@@ -16,7 +16,7 @@ from stocktrace.errors import UsageError
 from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
-    from stocktrace.backfill import Outcome
+    from stocktrace.ingest.backfill import Outcome
 
 _FILES = Group("CSV of others", help="What its columns are; default: as stocktrace writes CSV.")
 
@@ -74,9 +74,9 @@ def backfill(
             raise UsageError("Give --gaps or sources, not both: gaps are those of the data folder.")
         return repair(data_dir, url, only_look=dry_run, as_json=as_json)
 
-    from stocktrace.backfill import backfill as fill
-    from stocktrace.backfill import plan
-    from stocktrace.mapping import Mapping
+    from stocktrace.ingest.backfill import backfill as fill
+    from stocktrace.ingest.backfill import plan
+    from stocktrace.ingest.mapping import Mapping
     from stocktrace.store.layout import Layout
 
     layout = Layout.of(Settings.load(data_dir=data_dir))

@@ -206,8 +206,8 @@ class Job:
         """Capture, show it, print what it came to; gives the exit status."""
         self.settings.key()  # a missing one is told before a second of imports
 
-        from stocktrace.capturing import capture as run_capture
-        from stocktrace.run import Handle
+        from stocktrace.live.capturing import capture as run_capture
+        from stocktrace.live.run import Handle
 
         handle = Handle()
         with (

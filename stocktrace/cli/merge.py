@@ -12,7 +12,7 @@ from stocktrace.cli.capturing import Json
 from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
-    from stocktrace.merging import Merged
+    from stocktrace.ingest.merging import Merged
 
 _WORDS = {
     "published": "merged as {}",
@@ -37,7 +37,7 @@ def merge(
     FIRST and SECOND are not changed. Killed anywhere, the same command does the rest; run again, it
     changes nothing. Exits 1 if a capture is not over, or the books do not balance.
     """
-    from stocktrace.merging import merge as merge_folders
+    from stocktrace.ingest.merging import merge as merge_folders
     from stocktrace.store.layout import Layout
 
     done = merge_folders(

@@ -38,8 +38,8 @@ def repair(data_dir: Path | None, url: str | None, *, only_look: bool, as_json: 
     """Repair gaps, print what became of each kind; exits 1 if one is open that was asked for."""
     layout = layout_of(data_dir)
 
-    from stocktrace.errands import plan
-    from stocktrace.repair import repair_gaps
+    from stocktrace.repair.errands import plan
+    from stocktrace.repair.repair import repair_gaps
 
     found: list[Repair] = []
     try:
@@ -103,8 +103,8 @@ def reconcile(
     """
     layout = layout_of(data_dir)
 
-    from stocktrace.reconcile import last_day
-    from stocktrace.reconcile import reconcile as compare
+    from stocktrace.repair.reconcile import last_day
+    from stocktrace.repair.reconcile import reconcile as compare
     from stocktrace.store.query import parse_day
     from stocktrace.trade import parse_tickers
 

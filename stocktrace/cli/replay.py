@@ -25,7 +25,7 @@ def recording(
     if tape is not None:
         raise UsageError("Name a --tape or a --session, not both.")
 
-    from stocktrace.recovery import read_report
+    from stocktrace.record.recovery import read_report
     from stocktrace.store import lock
     from stocktrace.store.layout import Layout, is_session
 

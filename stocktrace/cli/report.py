@@ -23,9 +23,9 @@ def report(
     """
     layout = layout_of(data_dir)
 
-    from stocktrace.picture import picture
-    from stocktrace.session_page import session_page
-    from stocktrace.session_view import SessionView
+    from stocktrace.show.page import session_page
+    from stocktrace.show.picture import picture
+    from stocktrace.show.view import SessionView
     from stocktrace.store.files import replace_text
 
     view = SessionView.of(layout, session)

@@ -16,8 +16,8 @@ from stocktrace.settings import parse_duration
 from stocktrace.trade import parse_tickers
 
 if TYPE_CHECKING:
-    from stocktrace.changes import Outcome
-    from stocktrace.handle import Action, Change
+    from stocktrace.live.changes import Outcome
+    from stocktrace.live.handle import Action, Change
 
 app = cyclopts.App(
     name="tickers",
@@ -80,7 +80,7 @@ def list_(*, session: SessionName = None, data_dir: DataDir = None, as_json: Jso
     """List the tickers that are captured, since when, and who asked for them."""
     layout = layout_of(data_dir)
 
-    from stocktrace.changes import the_running
+    from stocktrace.live.changes import the_running
     from stocktrace.report import Report
 
     report = Report.read(layout.report(the_running(layout, session)))
@@ -116,8 +116,8 @@ def _change(
     names, within = parse_tickers(tickers), parse_duration(wait)
     layout = layout_of(data_dir)
 
-    from stocktrace.changes import send, the_running
-    from stocktrace.handle import Change
+    from stocktrace.live.changes import send, the_running
+    from stocktrace.live.handle import Change
 
     name = the_running(layout, session)
     change = Change(action, names, "cli")

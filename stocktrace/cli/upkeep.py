@@ -30,7 +30,7 @@ def convert(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
     """
     layout = layout_of(data_dir, lake)
 
-    from stocktrace.converting import convert_segments
+    from stocktrace.upkeep.converting import convert_segments
 
     conversion = convert_segments(layout)
     if as_json:
@@ -46,7 +46,7 @@ def recover(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
     """Publish what captures left that died; a live one is not touched."""
     layout = layout_of(data_dir, lake)
 
-    from stocktrace.recovery import recover as recover_all
+    from stocktrace.record.recovery import recover as recover_all
 
     done = recover_all(layout)
     if as_json:
@@ -90,9 +90,9 @@ def compact(
     layout = layout_of(data_dir)
     settings = Settings.load(data_dir=data_dir, keep_tape=keep_tape, keep_csv=keep_csv)
 
-    from stocktrace.compacting import compact_days
-    from stocktrace.retention import prune
     from stocktrace.store.query import parse_day
+    from stocktrace.upkeep.compacting import compact_days
+    from stocktrace.upkeep.retention import prune
 
     result = compact_days(layout, parse_day(date), older_than=parse_keep(older_than) or 0.0)
     pruned = prune(layout, settings.keep_tape, settings.keep_csv)
@@ -130,7 +130,7 @@ def verify(
     """
     layout = layout_of(data_dir)
 
-    from stocktrace.compacting import alone, undisturbed
+    from stocktrace.upkeep.compacting import alone, undisturbed
 
     # With files of days being put in the place of others, nothing could be compared.
     with alone(layout) if repair else undisturbed(layout):
@@ -138,7 +138,7 @@ def verify(
 
 
 def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: bool) -> int:
-    from stocktrace.recovery import claimed
+    from stocktrace.record.recovery import claimed
     from stocktrace.verify import sessions_of, strangers
     from stocktrace.verify import verify as verify_session
 
@@ -177,7 +177,7 @@ def requeue(
     """
     layout = layout_of(data_dir)
 
-    from stocktrace.requeue import requeue as requeue_file
+    from stocktrace.upkeep.requeue import requeue as requeue_file
 
     report = requeue_file(layout, file)
     if as_json:

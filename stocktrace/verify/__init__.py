@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stocktrace.compacted import Days
-from stocktrace.mending import mend_day
-from stocktrace.recorder import Sealed
-from stocktrace.recovery import read_report
+from stocktrace.record.recorder import Sealed
+from stocktrace.record.recovery import read_report
 from stocktrace.store.layout import Layout, Part
 from stocktrace.verify.books import check_report
+from stocktrace.verify.compacted import Days
 from stocktrace.verify.coverage import check_coverage
 from stocktrace.verify.finding import Finding
 from stocktrace.verify.folder import sessions_of, strangers
 from stocktrace.verify.footer import by_itself
+from stocktrace.verify.mending import mend_day
 from stocktrace.verify.window import against_tape, tape_problems
 
 __all__ = ["Finding", "sessions_of", "strangers", "verify"]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stocktrace.compacted import Days
 from stocktrace.errors import ConversionError
-from stocktrace.publish import tape_of
-from stocktrace.recorder import Sealed
-from stocktrace.recovery import recount
+from stocktrace.record.publish import tape_of
+from stocktrace.record.recorder import Sealed
+from stocktrace.record.recovery import recount
+from stocktrace.record.session import Journal
 from stocktrace.report import Books, Report, TickerBooks
-from stocktrace.session import Journal
 from stocktrace.store import parquet
 from stocktrace.store.audit import Audit
 from stocktrace.store.layout import Layout
+from stocktrace.verify.compacted import Days
 from stocktrace.verify.finding import Finding
 
 

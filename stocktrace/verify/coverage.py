@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stocktrace.errors import ConversionError
 from stocktrace.gap import Interval
-from stocktrace.recovery import coverage_of
+from stocktrace.record.recovery import coverage_of
 from stocktrace.report import Report
 from stocktrace.store.coverage import cut, read_file, write_coverage
 from stocktrace.store.layout import Layout

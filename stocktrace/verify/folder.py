@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stocktrace.compacted import misplaced, sessions_in_days
 from stocktrace.errors import ConversionError, LayoutError
 from stocktrace.store import lock, parquet
 from stocktrace.store.layout import Layout, Part, decode_ticker, is_day, is_session
+from stocktrace.verify.compacted import misplaced, sessions_in_days
 from stocktrace.verify.finding import Finding
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stocktrace.compacted import Days
 from stocktrace.errors import ConversionError
 from stocktrace.report import Report
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout, Part
+from stocktrace.verify.compacted import Days
 from stocktrace.verify.finding import Finding
 
 

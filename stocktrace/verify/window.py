@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stocktrace.compacted import Days
-from stocktrace.coverage import Coverage
 from stocktrace.errors import ConversionError
-from stocktrace.mending import mend_day
-from stocktrace.publish import again, tape_of
-from stocktrace.recorder import Sealed
+from stocktrace.record.coverage import Coverage
+from stocktrace.record.publish import again, tape_of
+from stocktrace.record.recorder import Sealed
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.partition import Piece
 from stocktrace.store.tape import Mark, TapeReader
+from stocktrace.verify.compacted import Days
 from stocktrace.verify.finding import Finding
 from stocktrace.verify.footer import footer_problem
+from stocktrace.verify.mending import mend_day
 
 
 def tape_problems(session: str, tape: Path) -> list[Finding]:

@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from stocktrace.compacting import compact_days
 from stocktrace.dashboard.bars import Growing
 from stocktrace.dashboard.rows import Rows
 from stocktrace.dashboard.tail import SessionTail
@@ -20,6 +19,7 @@ from stocktrace.exchange import Script, SyntheticMarket, synthetic_frames
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.segment import HEADER
+from stocktrace.upkeep.compacting import compact_days
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, published, trades
 
 PART = Part(SESSION, "20261123T143000Z_00001")

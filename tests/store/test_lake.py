@@ -17,14 +17,14 @@ import pytest
 
 import stocktrace
 from stocktrace.cli import run
-from stocktrace.converting import convert_segments
 from stocktrace.errors import LakeError
 from stocktrace.exchange import SyntheticMarket
-from stocktrace.recovery import recover
+from stocktrace.record.recovery import recover
 from stocktrace.report import Report
 from stocktrace.store import outbox, parquet
 from stocktrace.store.lake import Lake, scrubbed
 from stocktrace.store.layout import Layout
+from stocktrace.upkeep.converting import convert_segments
 from tests.cloud import Store, s3
 from tests.conftest import SESSION, Studio, played, published, tree
 
@@ -140,7 +140,13 @@ def test_what_waits_is_sent_with_the_next_window(studio: Studio, lake: Path) -> 
     assert len(tree(lake)) == 2
 
 
-@pytest.mark.parametrize("place", ["stocktrace.store.parquet._let_go", "stocktrace.publish.send"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "stocktrace.store.parquet._let_go",
+        "stocktrace.record.publish.send",
+    ],
+)
 def test_a_capture_that_dies_between_publishing_and_sending_is_in_the_lake_after_recovery(
     studio: Studio, lake: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -10,15 +10,15 @@ import pytest
 
 from stocktrace import cli, read_bars, read_trades
 from stocktrace.cli import output
-from stocktrace.compacting import compact_days
 from stocktrace.deadline import Clock
 from stocktrace.errors import UsageError
 from stocktrace.exchange import Fault, Script
 from stocktrace.report import Report
-from stocktrace.session_page import session_page
-from stocktrace.session_view import SessionView
+from stocktrace.show.page import session_page
+from stocktrace.show.view import SessionView
 from stocktrace.store.columns import SCHEMA
 from stocktrace.store.layout import Layout
+from stocktrace.upkeep.compacting import compact_days
 from tests.conftest import NOON, SESSION, Studio, played
 from tests.recorded import MS, SECOND, Trade, frame, listening, record
 

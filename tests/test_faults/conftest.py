@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from stocktrace.capturing import capture
 from stocktrace.deadline import Clock
 from stocktrace.exchange import Exchange
+from stocktrace.live.capturing import capture
+from stocktrace.live.run import Handle
 from stocktrace.report import Report
-from stocktrace.run import Handle
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout, Part
 from stocktrace.store.tape import Frames, Mark, TapeReader, TapeWriter

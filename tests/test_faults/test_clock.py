@@ -14,9 +14,9 @@ import pytest
 from stocktrace.calendar import session_close, us_session
 from stocktrace.errors import StocktraceError
 from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
+from stocktrace.live.vigil import silent
 from stocktrace.store.window import NS_PER_DAY, RollPolicy, utc_date
 from stocktrace.until import parse_until
-from stocktrace.vigil import silent
 from tests.conftest import Scenario, Studio, connected, frame, played, published, sent, trades
 from tests.test_faults.conftest import (
     QUICK_BOUND,

@@ -9,11 +9,11 @@ from typing import Any
 import psutil
 import pytest
 
-from stocktrace.capturing import capture
 from stocktrace.errors import KeyInUse
 from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
 from stocktrace.feed import backoff, connection
 from stocktrace.feed.socket import BatchSocket
+from stocktrace.live.capturing import capture
 from stocktrace.report import GapReport, Report
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import Frames, TapeReader
@@ -96,8 +96,8 @@ def test_04_connected_but_mute_is_flagged_per_ticker_without_a_storm(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Coins trade day and night, so that the test has no hours. A quarter of an hour is the default.
-    monkeypatch.setattr("stocktrace.vigil.SILENT_S", 0.5)
-    monkeypatch.setattr("stocktrace.run.WATCH_S", 0.05)
+    monkeypatch.setattr("stocktrace.live.vigil.SILENT_S", 0.5)
+    monkeypatch.setattr("stocktrace.live.run.WATCH_S", 0.05)
     tickers = ["BINANCE:BTCUSDT", "BINANCE:ETHUSDT"]
 
     def scenario() -> Scenario:
@@ -140,7 +140,7 @@ def reconnects(exchange: Exchange) -> Scenario:
 
 
 def test_06_growing_lag_is_told_as_it_is(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stocktrace.run.WATCH_S", 0.05)
+    monkeypatch.setattr("stocktrace.live.run.WATCH_S", 0.05)
 
     def scenario() -> Scenario:
         yield lambda _: bool(events(studio.data_dir, "notice"))

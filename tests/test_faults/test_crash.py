@@ -18,8 +18,8 @@ import pytest
 from stocktrace import cli
 from stocktrace.errors import ConversionError, StoreError
 from stocktrace.exchange import Script, SyntheticMarket
-from stocktrace.publish import rebuild
-from stocktrace.recovery import mend, recover
+from stocktrace.record.publish import rebuild
+from stocktrace.record.recovery import mend, recover
 from stocktrace.store import audit, parquet
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import Frames, TapeReader, archive

@@ -12,7 +12,7 @@ import pytest
 from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
 from stocktrace.exchange.odd import odd_frames
 from stocktrace.feed import probe
-from stocktrace.run import Status
+from stocktrace.live.run import Status
 from stocktrace.store import schema
 from stocktrace.store.layout import decode_ticker
 from stocktrace.store.quarantine import Refused

@@ -19,8 +19,8 @@ import pytest
 from stocktrace import cli
 from stocktrace.errors import DiskFull, StocktraceError
 from stocktrace.exchange import Exchange, SyntheticMarket
-from stocktrace.publish import rebuild
-from stocktrace.recovery import recover
+from stocktrace.record.publish import rebuild
+from stocktrace.record.recovery import recover
 from stocktrace.store.layout import Layout
 from tests.conftest import SESSION, Scenario, Studio, frame, published, sent, trades
 from tests.test_faults.conftest import (

@@ -60,7 +60,7 @@ def test_29_a_second_signal_leaves_at_once_and_the_rest_is_recoverable(
     # The end waits for a disk that takes its time; a person does not.
     before = """
 import threading
-from stocktrace import recorder
+from stocktrace.record import recorder
 recorder.SegmentWriter.seal = lambda *_, **__: threading.Event().wait()
 """
     with studio.exchange(SyntheticMarket(rate=2000), settle=0.05) as exchange:

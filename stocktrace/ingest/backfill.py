@@ -1,0 +1,198 @@
+"""What older sessions and other people's CSV files left, published in this data folder.
+
+Each piece of work is one session: one that died here, one of another data folder, or one that a
+foreign file becomes. Each is idempotent and can be killed anywhere; they have nothing to do with
+one another and go on several processes, for decoding and checking keep a core busy each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Literal
+
+from stocktrace.errors import StocktraceError, StoreError, UsageError
+from stocktrace.ingest.adopting import adopt, check, is_data_folder, sessions_in
+from stocktrace.ingest.foreign import NothingThere, Source
+from stocktrace.ingest.importing import import_file, known, try_out
+from stocktrace.ingest.mapping import Mapping
+from stocktrace.record.recovery import dead_sessions, recover_session, sweep
+from stocktrace.store.foreign import ENDINGS
+from stocktrace.store.layout import Layout
+
+#: What became of one source: it was published, was here already, has nothing in it, could not be
+#: published, or (only looked at) could be.
+State = Literal["published", "known", "empty", "failed", "possible"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One source; ``session`` is named unless ``path`` is a foreign file."""
+
+    path: Path
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one source; ``reason`` says why, or what was refused."""
+
+    source: str
+    state: State
+    session: str = ""
+    rows: int = 0
+    quarantined: int = 0
+    tickers: int = 0
+    reason: str = ""
+
+
+def plan(layout: Layout, sources: Sequence[Path]) -> list[Work]:
+    """The work that ``sources`` are: files, data folders, folders of CSV files; or, none, this one.
+
+    What died in this data folder always comes first.
+
+    Raises:
+        UsageError: a source is not there, or there is nothing in it.
+    """
+    root = layout.root.resolve()
+    found = [Work(layout.root, session) for session in dead_sessions(layout)]
+    for source in sources:
+        if source.resolve() == root:
+            continue
+        if source.is_file():
+            found.append(Work(source))
+        elif source.is_dir() and is_data_folder(source):
+            found += [Work(source, session) for session in sessions_in(Layout(source))]
+        elif source.is_dir():
+            files = sorted(path for path in source.rglob("*") if path.name.endswith(ENDINGS))
+            if not files:
+                raise UsageError(f"{source} is no data folder and has no {' or '.join(ENDINGS)}.")
+            found += [Work(path) for path in files]
+        else:
+            raise UsageError(f"There is no {source}: name files or folders that are there.")
+    return list(dict.fromkeys(found))
+
+
+def backfill(
+    layout: Layout,
+    work: Sequence[Work],
+    mapping: Mapping,
+    *,
+    jobs: int | None = None,
+    only_look: bool = False,
+) -> Iterator[Outcome]:
+    """Do the work, on ``jobs`` processes (default: as many as cores), as it gets done.
+
+    With ``only_look`` nothing is changed, and the outcomes say what would be.
+    """
+    if not only_look:
+        layout.root.mkdir(parents=True, exist_ok=True)
+        sweep(layout)
+    do = partial(_do, layout, mapping, only_look)
+    count = min(jobs or len(os.sched_getaffinity(0)), len(work))
+    if count > 1:
+        yield from _on_processes(do, work, count)
+    else:
+        yield from map(do, work)
+
+
+def _do(layout: Layout, mapping: Mapping, only_look: bool, work: Work) -> Outcome:  # noqa: FBT001
+    try:
+        if work.session is None:
+            return _import(layout, mapping, work.path, only_look=only_look)
+        return _publish(layout, work.path, work.session, only_look=only_look)
+    except NothingThere as error:
+        return Outcome(str(work.path), "empty", reason=str(error))
+    except (StocktraceError, OSError) as error:
+        return Outcome(str(work.path), "failed", work.session or "", reason=str(error))
+
+
+def _import(layout: Layout, mapping: Mapping, path: Path, *, only_look: bool) -> Outcome:
+    source = Source.of(path, mapping)
+    if (session := known(layout, source)) is not None:
+        return Outcome(str(path), "known", session)
+    if only_look:
+        trial = try_out(layout, source)
+        books, tickers, reasons = trial.books, trial.tickers, "; ".join(trial.reasons)
+        if not books.frames:
+            raise NothingThere(f"{path} has no rows.")
+        if not books.recorded:
+            raise StoreError(f"Not one row of {path} would pass: {reasons}.")
+        return Outcome(
+            str(path), "possible", "", books.recorded, books.quarantined, tickers, reasons
+        )
+    report = import_file(layout, source)
+    if report is None:
+        return Outcome(str(path), "known", reason="another process is at it")
+    books = report.books
+    return Outcome(
+        str(path),
+        "published" if report.balanced else "failed",
+        report.session,
+        books.recorded,
+        books.quarantined,
+        sum(one.recorded > 0 for one in report.per_ticker.values()),
+        "; ".join(report.differences()),
+    )
+
+
+def _publish(layout: Layout, folder: Path, session: str, *, only_look: bool) -> Outcome:
+    ours, other = folder == layout.root, Layout(folder)
+    if not ours and layout.has(session):
+        return Outcome(str(folder), "known", session)
+    if only_look:
+        if not ours:
+            check(other, session)
+        return Outcome(str(folder), "possible", session)
+    recovered = recover_session(layout, session) if ours else adopt(layout, other, session)
+    if recovered is None:
+        return Outcome(str(folder), "known", session, reason="another process is at it")
+    balance = "" if recovered.balanced else "its books do not balance"
+    state: State = "published" if recovered.balanced else "failed"
+    return Outcome(str(folder), state, session, recovered.rows, reason=balance)
+
+
+def _on_processes(do: partial[Outcome], work: Iterable[Work], count: int) -> Iterator[Outcome]:
+    # A process that was forked from one with threads can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_prepare)
+    running = [pool.submit(do, each) for each in work]
+    try:
+        for done in as_completed(running):
+            yield done.result()
+    except BrokenProcessPool as error:
+        raise StoreError(
+            "A process of the backfill was killed, perhaps for want of memory: run it again, with "
+            "fewer jobs; what was done stays done."
+        ) from error
+    except BaseException:
+        # What they are at is begun again the next time: nobody need wait for it.
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare() -> None:
+    """In a process of the pool: end with the parent, however it ends, and not with a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    with contextlib.suppress(OSError):
+        wait([sentinel])
+    os._exit(1)

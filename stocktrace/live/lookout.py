@@ -1,0 +1,42 @@
+"""Looks, once a minute, for what a live connection can still lack; tells it in the journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from stocktrace.live.vigil import Vigil, silent
+from stocktrace.record.intake import Intake
+from stocktrace.record.recorder import Recorder
+from stocktrace.record.session import Journal, at
+
+
+@dataclass(frozen=True, slots=True)
+class Lookout:
+    """Applies a vigil to a running capture; one thread."""
+
+    journal: Journal
+    intake: Intake
+    recorder: Recorder
+    vigil: Vigil = field(default_factory=Vigil)
+
+    def look(self, stamp: int) -> None:
+        """Tell what is new at ``stamp`` (epoch ns)."""
+        journal, report = self.journal, self.journal.report
+        if sentence := self.vigil.lag(self.recorder.latest_lag_ms):
+            journal.on_notice(sentence)
+        signs = self._signs()
+        for ticker in self.vigil.silence(report.tickers, signs, report.started, at(stamp)):
+            journal.on_notice(f"{ticker} is silent though its market is open")
+
+    def silent(self, stamp: int) -> dict[str, float]:
+        """Tickers that are silent at ``stamp`` (epoch ns), with the seconds."""
+        report = self.journal.report
+        return silent(report.tickers, self._signs(), report.started, at(stamp))
+
+    def _signs(self) -> dict[str, datetime]:
+        """When each ticker traded last, or was asked for, if that was not at the start."""
+        signs = dict(self.journal.report.joined)
+        for ticker, stamp in dict(self.intake.last).items():
+            signs[ticker] = max(at(stamp), signs.get(ticker, at(stamp)))
+        return signs

@@ -1,0 +1,63 @@
+"""Rolled windows on their way to Parquet, while the capture goes on."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from stocktrace.record.publish import Published
+from stocktrace.record.recorder import Sealed
+from stocktrace.record.session import Journal
+from stocktrace.store.layout import Layout, Part
+
+
+class Result(Protocol):
+    """What is to come of a window's publishing: a future of this process, or Prefect's."""
+
+    def done(self) -> bool:
+        """Whether ``result`` would return, or raise, at once."""
+
+    def result(self) -> Published:
+        """Wait for it, or raise why it failed."""
+
+
+class Publisher(Protocol):
+    """Publishes a rolled window in the background; called on the thread that called ``capture``."""
+
+    def __call__(self, layout: Layout, part: Part, *, whole: bool) -> Result:
+        """Begin; see ``publish``."""
+
+
+class Publishing:
+    """Hands rolled windows to ``publisher`` and takes in what became of them; one thread."""
+
+    def __init__(self, layout: Layout, publisher: Publisher, journal: Journal) -> None:
+        self._layout, self._publisher, self._journal = layout, publisher, journal
+        self._results: dict[str, Result] = {}
+        #: Why windows are not published.
+        self.failures: list[Exception] = []
+
+    def begin(self, sealed: Sealed) -> None:
+        """Have a window published."""
+        whole = not sealed.spilled
+        self._results[sealed.part.window] = self._publisher(self._layout, sealed.part, whole=whole)
+
+    def collect(self, *, wait: bool) -> None:
+        """Take in what was published meanwhile."""
+        for window, result in list(self._results.items()):
+            if not wait and not result.done():
+                continue
+            del self._results[window]
+            try:
+                published = result.result()
+            except Exception as error:  # noqa: BLE001 - kept: the capture goes on, and then fails
+                self.failures.append(error)
+                self._journal.tell(
+                    "failure",
+                    f"window {window} is not published: {error}",
+                    logging.ERROR,
+                    window=window,
+                    error=str(error),
+                )
+                continue
+            self._journal.published(published)

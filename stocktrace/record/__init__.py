@@ -1,0 +1,1 @@
+"""From a read of the socket to published Parquet, live or from the tape again."""

@@ -1,0 +1,193 @@
+"""From the feed's thread to the recorder's: the tape first, then one bounded queue per ticker.
+
+Everything here runs on the feed's thread and never waits: a full queue is not waited for, its
+ticker is marked as *spilled* for the window and had from the tape when the window is rolled.
+
+Two threads share a queue without a lock. The producer only appends and counts what it put, the
+consumer only pops and counts what it took; CPython's ``deque`` makes each append and pop atomic.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stocktrace.feed import wire
+from stocktrace.record.receipts import Receipts
+from stocktrace.store.batch import Chunk
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.read import Numbering, Read
+from stocktrace.store.tape import Frames, Mark, TapeWriter
+from stocktrace.store.window import RollPolicy, Window
+
+# A batch costs 40 µs for each ticker in it, above all its file: with so many more it gathers
+# twice as much.
+_TICKERS = 2500
+
+
+@dataclass(slots=True)
+class Recording:
+    """One window on its way to disk."""
+
+    window: Window
+    tape: TapeWriter
+    #: Counted by the feed's thread; the recorder reads it after the window has closed.
+    receipts: Receipts = field(default_factory=Receipts)
+    #: Tickers whose queue was full: their segments are had from the tape.
+    spilled: set[str] = field(default_factory=set)
+    numbering: Numbering = field(default_factory=Numbering)
+
+    @property
+    def part(self) -> Part:
+        """Its names on disk."""
+        return Part.of(self.window)
+
+
+class TickerQueue:
+    """The trades of one ticker that wait for the recorder: one producer, one consumer."""
+
+    def __init__(self, ticker: str, capacity: int) -> None:
+        self.ticker = ticker
+        self._capacity = capacity
+        self._chunks: deque[tuple[Recording, Read, range]] = deque()
+        self._put = 0
+        self._taken = 0
+        #: Whether the queue stands in the line of those with something to take.
+        self.listed = False
+
+    @property
+    def rows(self) -> int:
+        """Trades that wait."""
+        return self._put - self._taken
+
+    def put(self, recording: Recording, read: Read, rows: range) -> bool:
+        """Append; ``False`` if there is no room, and nothing was appended."""
+        count = len(rows)
+        if self._put - self._taken + count > self._capacity:
+            return False
+        self._chunks.append((recording, read, rows))
+        self._put += count
+        return True
+
+    def take(self, recording: Recording) -> list[Chunk]:
+        """All that waits of one window; what belongs to a later one stays."""
+        chunks: list[Chunk] = []
+        while self._chunks and self._chunks[0][0] is recording:
+            _, read, rows = self._chunks.popleft()
+            self._taken += len(rows)
+            chunks.append((read, rows))
+        return chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Trades that may wait: for one ticker, in all, and until the recorder is woken."""
+
+    queue_rows: int
+    backlog_rows: int
+    batch_rows: int
+
+
+class Intake:
+    """Appends to the tape, rolls it, decodes, and fills the queues."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        session: str,
+        policy: RollPolicy,
+        limits: Limits,
+        stamp: int,
+        tickers: Sequence[str] = (),
+    ) -> None:
+        """Begin the first window at ``stamp`` (epoch ns), before ``tickers`` are asked for."""
+        self._layout = layout
+        self._session = session
+        self._policy = policy
+        self._limits = limits
+        #: How the feed stands, for the first line of the next tape.
+        self.state: dict[str, Any] = {"connected": False, "tickers": list(tickers)}
+        #: Trades of each ticker since the session began.
+        self.received: Counter[str] = Counter()
+        #: When frames were received last, or the connection stood, epoch ns.
+        self.heard = stamp
+        #: When the last trade of each ticker was received, epoch ns.
+        self.last: dict[str, int] = {}
+        self._numbers = 0
+        self._put = 0
+        self.taken = 0  # written by the recorder alone
+        self.queues: dict[str, TickerQueue] = {}
+        self.listed: deque[TickerQueue] = deque()
+        self.recordings: deque[Recording] = deque()
+        self.wake = threading.Event()
+        self._open(stamp)
+
+    @property
+    def current(self) -> Recording:
+        """The window that is being received."""
+        return self.recordings[-1]
+
+    @property
+    def backlog(self) -> int:
+        """Trades that wait in all queues."""
+        return self._put - self.taken
+
+    @property
+    def stretch(self) -> int:
+        """By how much a batch gathers more, and longer, for the tickers that there are."""
+        return 1 + len(self.queues) // _TICKERS
+
+    def frames(self, stamp: int, frames: Sequence[bytes]) -> wire.Decoded:
+        """Take in what one read of the socket brought at ``stamp`` (epoch ns)."""
+        recording = self.tick(stamp)
+        recording.tape.append(stamp, frames)
+        self.heard = stamp
+        decoded = wire.decode(frames)
+        read = Read([Frames(stamp, frames)], decoded.messages, recording.numbering)
+        recording.receipts.take(decoded, read)
+        for ticker, rows in read.parts:
+            self.received[ticker] += len(rows)
+            self.last[ticker] = stamp
+            if ticker not in recording.spilled:
+                self._put_in_queue(recording, read, ticker, rows)
+        if self.backlog >= self._limits.batch_rows * self.stretch:
+            self.wake.set()
+        return decoded
+
+    def mark(self, mark: Mark) -> None:
+        """Write on the tape what happened to the connection."""
+        self.tick(mark.stamp).tape.mark(mark)
+
+    def tick(self, stamp: int) -> Recording:
+        """The window of ``stamp``; rolls if it is a new one."""
+        recording = self.recordings[-1]
+        if self._policy.due(recording.window, stamp, recording.tape.size):
+            self._open(stamp)
+            self.wake.set()
+        return self.recordings[-1]
+
+    def _open(self, stamp: int) -> None:
+        self._numbers += 1
+        window = self._policy.open(self._session, self._numbers, stamp)
+        tape = TapeWriter(self._layout.tape(Part.of(window)))
+        tape.mark(Mark(stamp, "tape", {"session": self._session, **self.state}))
+        self.recordings.append(Recording(window, tape))
+
+    def _put_in_queue(self, recording: Recording, read: Read, ticker: str, rows: range) -> None:
+        queue = self.queues.get(ticker)
+        if queue is None:
+            queue = self.queues[ticker] = TickerQueue(ticker, self._limits.queue_rows)
+        if self.backlog + len(rows) > self._limits.backlog_rows or not queue.put(
+            recording, read, rows
+        ):
+            recording.spilled.add(ticker)
+            return
+        self._put += len(rows)
+        # The recorder takes a queue off the line before it empties it: a chunk that it misses
+        # finds the queue unlisted and lists it again.
+        if not queue.listed:
+            queue.listed = True
+            self.listed.append(queue)

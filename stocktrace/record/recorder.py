@@ -1,0 +1,142 @@
+"""The recorder: takes batches from all queues to disk and seals each window when it has rolled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from stocktrace.lags import Lags
+from stocktrace.record.intake import Intake, Recording, TickerQueue
+from stocktrace.record.receipts import Receipts
+from stocktrace.report import Books, TickerBooks
+from stocktrace.store.batch import Chunk
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.segment import SegmentWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A window whose segments stand sealed on disk, with its books.
+
+    The segments of ``spilled`` are not there yet, nor the window's final books: ``publish`` has
+    them from the tape first.
+    """
+
+    part: Part
+    books: Books
+    tickers: Mapping[str, TickerBooks]
+    errors: Mapping[str, int]
+    lags: Lags
+    spilled: frozenset[str] = frozenset()
+
+
+def close_books(
+    receipts: Receipts, writer: SegmentWriter, spilled: frozenset[str] = frozenset()
+) -> Sealed:
+    """The books of a window, from what was received and what was written."""
+    books = receipts.books
+    tickers: dict[str, TickerBooks] = {}
+    for name, count in receipts.received.items():
+        tally = writer.tallies.get(name)
+        last = datetime.fromtimestamp(receipts.last[name] / 1e9, UTC)
+        tickers[name] = TickerBooks(trades=count, last=last)
+        if tally is not None:
+            tickers[name].recorded = tally.recorded
+            tickers[name].quarantined = tally.quarantined
+    for name, count in receipts.undecoded.items():
+        one = tickers.setdefault(name, TickerBooks())
+        one.trades += count
+        one.quarantined += count
+    books.recorded = sum(one.recorded for one in tickers.values())
+    books.quarantined = sum(one.quarantined for one in tickers.values())
+    return Sealed(writer.part, books, tickers, receipts.errors, writer.lags, spilled)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Drains the queues of ``intake``; ``run`` belongs to a thread of its own.
+
+    A batch is written every ``flush_every_s``, or as soon as ``batch_rows`` trades wait; with
+    thousands of tickers after a few times that;
+    ``on_sealed`` is called on the recorder's thread.
+    """
+
+    layout: Layout
+    intake: Intake
+    batch_rows: int
+    flush_every_s: float
+    on_sealed: Callable[[Sealed], None]
+    lags: Lags = field(default_factory=Lags)
+    #: How late the trades of the last batch were: median, ms after the exchange's time.
+    latest_lag_ms: float = 0.0
+    #: Of the window that is being written; what it counts is in no books yet.
+    writer: SegmentWriter | None = None
+    _ended: bool = False
+
+    def end(self) -> None:
+        """No more frames come: write and seal what is left, then return from ``run``."""
+        self._ended = True
+        self.intake.wake.set()
+
+    def run(self) -> None:
+        """Record until ``end``."""
+        recordings = self.intake.recordings
+        while recordings:
+            self.intake.wake.wait(self.flush_every_s * self.intake.stretch)
+            self.intake.wake.clear()
+            # Asked before the queues are drained: what comes between belongs to the next round.
+            closed = self._ended or len(recordings) > 1
+            self._drain(recordings[0])
+            if closed:
+                self._seal(recordings[0])
+                recordings.popleft()
+                self.intake.wake.set()  # there may be a next one, closed already
+
+    def _drain(self, recording: Recording) -> None:
+        """Write all that waits of ``recording``, in batches."""
+        writer = self.writer
+        if writer is None:
+            writer = self.writer = SegmentWriter(self.layout, recording.part)
+        refused = recording.receipts.refused
+        if refused:
+            kept = len(refused)  # the feed's thread may append meanwhile
+            writer.refuse(refused[:kept])
+            del refused[:kept]
+        later: list[TickerQueue] = []
+        batch: list[tuple[str, list[Chunk]]] = []
+        rows = 0
+        for _ in range(len(self.intake.listed)):
+            queue = self.intake.listed.popleft()
+            queue.listed = False
+            chunks = queue.take(recording)
+            if queue.rows:
+                later.append(queue)
+            if chunks:
+                batch.append((queue.ticker, chunks))
+                rows += sum([len(some) for _, some in chunks])
+            if rows >= self.batch_rows:
+                self._write(writer, batch, rows)
+                batch, rows = [], 0
+        if batch:
+            self._write(writer, batch, rows)
+        for queue in later:
+            if not queue.listed:
+                queue.listed = True
+                self.intake.listed.append(queue)
+
+    def _write(
+        self, writer: SegmentWriter, batch: list[tuple[str, list[Chunk]]], rows: int
+    ) -> None:
+        writer.write(batch)
+        self.latest_lag_ms = writer.latest_lag_ms
+        self.intake.taken += rows
+
+    def _seal(self, recording: Recording) -> None:
+        writer = self.writer or SegmentWriter(self.layout, recording.part)
+        self.writer = None
+        spilled = frozenset(recording.spilled)
+        writer.seal(unless=spilled)
+        recording.tape.close()
+        self.lags.merge(writer.lags)
+        self.on_sealed(close_books(recording.receipts, writer, spilled))

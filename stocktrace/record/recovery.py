@@ -1,0 +1,288 @@
+"""Recovery: what a session that died left behind is published, exactly once.
+
+1. A session is dead when its report says it runs and nobody holds its lock. Take the lock; a live
+   session, or one that another recovery is at, is left alone.
+2. Cut each tape that was not archived behind its last complete line; what was torn off goes into
+   ``<window>.torn`` beside it and is counted. What was being written under a temporary name goes.
+3. Rebuild each such window from its tape, through the code that recorded it: open segments are
+   thrown away, sealed and published ones stay, what is missing is written and sealed.
+4. Rebuild likewise each window that has an open segment though its tape is archived.
+5. Archive the tapes, convert every sealed segment.
+6. Count again: windows that the report does not know, rows in Parquet, coverage from the marks.
+7. Write the report as ``recovered``.
+8. Send what waits in the outbox to the lake that the session was recorded for, or that is set.
+
+Killed anywhere, it does the rest the next time: each step finds on disk what is left to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stocktrace.deadline import SYSTEM_CLOCK, Clock
+from stocktrace.errors import StocktraceError, StoreError
+from stocktrace.record.coverage import Coverage
+from stocktrace.record.delivery import bound_for_lake, deliver
+from stocktrace.record.publish import again, publish
+from stocktrace.record.session import Journal, at, gap_reports, new_report
+from stocktrace.report import Report
+from stocktrace.store import files, lock
+from stocktrace.store.audit import Audit
+from stocktrace.store.coverage import write_coverage
+from stocktrace.store.layout import Layout, Part, is_import, is_merge, is_session
+from stocktrace.store.originals import copies_of_session
+from stocktrace.store.partition import of_session
+from stocktrace.store.tape import Frames, Mark, TapeReader
+
+log = logging.getLogger(__name__)
+
+RUNNING = "running"
+RECOVERED = "recovered"
+IMPORTED = "imported"
+MERGED = "merged"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A session that was dead; ``rows`` came to Parquet now, ``torn_bytes`` were set aside.
+
+    ``unsent`` says why it is not in the lake, if it should be.
+    """
+
+    session: str
+    windows: int
+    rows: int
+    torn_bytes: int
+    balanced: bool
+    unsent: str = ""
+
+
+def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[Recovered]:
+    """Recover every dead session of a data folder.
+
+    Raises:
+        StocktraceError: some could not be; the others are recovered all the same.
+    """
+    done: list[Recovered] = []
+    failures: list[Exception] = []
+    sweep(layout)
+    for session in dead_sessions(layout):
+        try:
+            recovered = recover_session(layout, session, clock)
+        except (StocktraceError, OSError) as error:
+            failures.append(error)
+            log.error("session %s cannot be recovered: %s", session, error)  # noqa: TRY400
+        else:
+            done += [recovered] if recovered is not None else []
+    if failures:
+        if len(failures) == 1 and isinstance(failures[0], StocktraceError):
+            raise failures[0]
+        raise StoreError(
+            f"{len(failures)} sessions cannot be recovered, the first because: {failures[0]}"
+        ) from failures[0]
+    return done
+
+
+def sweep(layout: Layout) -> None:
+    """Remove what processes that died were writing; another thread of ours may be at its own."""
+    for path in layout.leftovers():
+        if files.is_stale(path) and f".{os.getpid()}." not in path.name:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)  # another recovery may be at it, too
+            else:
+                path.unlink(missing_ok=True)
+
+
+def recover_session(layout: Layout, session: str, clock: Clock = SYSTEM_CLOCK) -> Recovered | None:
+    """Recover one dead session; ``None`` if another process is at it, or has done it.
+
+    Raises:
+        StocktraceError: it cannot be; what it left stays.
+    """
+    with claimed(layout, session) as ours:
+        return _recover(layout, session, clock) if ours and not _ended(layout, session) else None
+
+
+@contextlib.contextmanager
+def claimed(layout: Layout, session: str) -> Iterator[bool]:
+    """Hold a session's lock meanwhile; whether that could be had."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.held(layout.lock(session), {"session": session}))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def dead_sessions(layout: Layout) -> list[str]:
+    """Sessions that did not end and are not alive, the oldest first."""
+    names = {path.name for path in layout.root.glob("tape/*") if is_session(path.name)}
+    names |= {path.stem for path in layout.sessions.glob("*.json") if is_session(path.stem)}
+    return sorted(
+        name for name in names if not _ended(layout, name) and not lock.is_held(layout.lock(name))
+    )
+
+
+def _ended(layout: Layout, session: str) -> bool:
+    """Whether the session ended in order and everything of it is published."""
+    report = read_report(layout, session)
+    return (
+        report is not None
+        and report.state != RUNNING
+        and not report.unpublished
+        and not any(layout.tapes(session).glob("[0-9]*.tape"))
+        and not layout.outbox(session).exists()
+    )
+
+
+def read_report(layout: Layout, session: str) -> Report | None:
+    """The report of a session, or ``None`` if there is none that can be read."""
+    try:
+        return Report.read(layout.report(session))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
+    report = read_report(layout, session) or _report_from_tape(layout, session, clock)
+    layout = bound_for_lake(layout, report)
+    journal = Journal(layout, report, Audit(layout.audit, session, clock))
+    died = report.state == RUNNING
+    for temporary in layout.temporaries(session):
+        temporary.unlink(missing_ok=True)  # whoever has the lock is alone at the session
+    for path in sorted(layout.tapes(session).glob("[0-9]*.tape")):
+        mend(path)
+    torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
+    parts = sorted(unfinished(layout, session), key=lambda part: part.window)
+    # Until the last step, the report says what is under way, whatever the state it tells.
+    report.unpublished = sorted({*report.unpublished, *(part.window for part in parts)})
+    journal.save()
+    rows = 0
+    for part in parts:
+        whole = not layout.tape(part).exists() and not layout.open_segments(part)
+        published = publish(layout, part, whole=whole, sending=False)
+        if published.rebuilt is not None and part.window not in report.windows:
+            journal.count(published.rebuilt)
+        rows += sum(file.rows for file in published.files)
+    recount(layout, session, report, journal)
+    report.copies = copies_of_session(layout, session)
+    if died:
+        _close(layout, session, report, torn)
+    journal.tell(
+        "recover",
+        f"session {session} recovered: {len(parts)} windows, {rows:,} trades published"
+        + (f", {torn} torn bytes set aside" if torn else ""),
+        windows=[part.window for part in parts],
+        rows=rows,
+        torn_bytes=torn,
+    )
+    journal.save()
+    deliver(layout, report, clock)
+    return Recovered(session, len(parts), rows, torn, report.balanced, report.unsent)
+
+
+def mend(tape: Path) -> None:
+    """Cut a tape behind its last complete line, keep the rest beside it."""
+    with tape.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = _last_line_end(file.fileno(), size)
+        if end < size:
+            torn = os.pread(file.fileno(), size - end, end)
+            aside = tape.with_suffix(".torn")
+            aside.write_bytes(torn)
+            files.sync(aside)  # kept before it is cut off
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+def _last_line_end(descriptor: int, size: int) -> int:
+    block = 1 << 16
+    end = size
+    while end > 0:
+        begin = max(0, end - block)
+        found = os.pread(descriptor, end - begin, begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+def unfinished(layout: Layout, session: str) -> Iterator[Part]:
+    """Windows of a session with a tape to archive, a segment to rebuild or one to convert."""
+    found = {layout.part_of_tape(path) for path in layout.tapes(session).glob("[0-9]*.tape")}
+    for path in layout.root.glob(f"csv/*/{session}-*.csv*"):
+        found.add(Part.parse(path))
+    yield from found
+
+
+def recount(layout: Layout, session: str, report: Report, journal: Journal) -> None:
+    """Bring the report up to what is on disk: windows it missed, rows in Parquet."""
+    for part in layout.session_tapes(session):
+        if part.window not in report.windows:
+            with again(layout, part) as (_, sealed):
+                journal.count(sealed)
+    for one in report.per_ticker.values():
+        one.parquet = one.files = one.size = 0
+    dates = {Part(session, window).date for window in report.windows}
+    counted: set[Path] = set()
+    for ticker, piece in of_session(layout, session, dates):
+        one = report.ticker(ticker)
+        one.parquet += piece.rows
+        one.files += piece.path not in counted
+        one.size += piece.size
+        counted.add(piece.path)
+    report.unpublished = []
+
+
+def _close(layout: Layout, session: str, report: Report, torn: int) -> None:
+    coverage, last = coverage_of(layout, session)
+    report.state = state_of(session)
+    report.ended = at(last) if last else report.started
+    report.reason = f"its process died; its last line is of {report.ended:%Y-%m-%d %H:%M:%S} UTC"
+    if torn:
+        report.reason += f"; {torn} torn bytes were set aside"
+    report.gaps = gap_reports(coverage)
+    write_coverage(layout, session, coverage.intervals)
+
+
+def coverage_of(layout: Layout, session: str) -> tuple[Coverage, int]:
+    """The coverage that a session's tapes tell, and their last sign of life (epoch ns).
+
+    It ends with that. The first line of a further tape is no sign of life: it is written for what
+    was read next, and that may never have been written.
+    """
+    coverage, last = Coverage(), 0
+    for path in layout.session_tapes(session).values():
+        for entry in TapeReader(path):
+            if isinstance(entry, Frames):
+                coverage.heard(entry.stamp)
+            else:
+                coverage.add(entry)
+                if entry.name == "tape" and last:
+                    continue
+            last = entry.stamp
+    coverage.close(last)
+    return coverage, last
+
+
+def state_of(session: str) -> str:
+    """What a session is when all of it is published, and no capture has said so."""
+    return IMPORTED if is_import(session) else MERGED if is_merge(session) else RECOVERED
+
+
+def _report_from_tape(layout: Layout, session: str, clock: Clock) -> Report:
+    """A report for a session that died before it wrote one, or whose report is damaged."""
+    for path in layout.session_tapes(session).values():
+        for entry in TapeReader(path):
+            if isinstance(entry, Mark) and entry.name == "tape":
+                tickers = [str(ticker) for ticker in entry.facts.get("tickers", ())]
+                imported = dict(entry.facts.get("imported", {}))
+                return new_report(session, tickers, entry.stamp, imported)
+    return new_report(session, [], clock.wall(), {})

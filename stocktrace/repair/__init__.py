@@ -1,0 +1,1 @@
+"""Gaps of past sessions, and what REST has of them."""

@@ -1,0 +1,1 @@
+"""A session for people: its report as one HTML page, its picture."""

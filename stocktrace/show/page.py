@@ -1,0 +1,131 @@
+"""A session as one HTML file that needs nothing else: no server, no network, no other file.
+
+The template escapes whatever it is given, so that text of the data is text on the page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from stocktrace import __version__
+from stocktrace.report import TickerBooks
+from stocktrace.show.picture import picture
+from stocktrace.show.view import NAMELESS, Bar, SessionView
+
+#: Rows of a table; all there is stands in the session's report on disk.
+MOST_ROWS = 500
+
+_CHARTS = "dashboard/static/lightweight-charts.standalone.production.js"
+
+
+def session_page(view: SessionView) -> str:
+    """The page of a session, HTML."""
+    environment = Environment(
+        loader=PackageLoader("stocktrace.show", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.filters |= {"clock": clock, "number": number, "moment": moment}
+    return environment.get_template("session.html").render(
+        view=view,
+        report=view.report,
+        away=sum((gap.end - gap.start).total_seconds() for gap in view.outages),
+        rows=_rows(view),
+        data=_data(view),
+        picture=picture(view),
+        charts=resources.files("stocktrace").joinpath(_CHARTS).read_text(encoding="utf-8"),
+        version=__version__,
+        most=MOST_ROWS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One ticker: what it traded at, and its books."""
+
+    name: str
+    books: TickerBooks
+    first: float | None
+    high: float | None
+    low: float | None
+    last: float | None
+    volume: float | None
+    silent_s: float | None
+    refused: str
+
+    @property
+    def change(self) -> float | None:
+        """From the first price to the last, per cent."""
+        if self.first is None or self.last is None or self.first == 0:
+            return None
+        return round(100 * (self.last / self.first - 1), 2)
+
+
+def _rows(view: SessionView) -> list[_Row]:
+    report = view.report
+    names = dict.fromkeys([*view.bars, *report.per_ticker, *report.tickers])
+    return [_row(view, name, view.bars.get(name)) for name in names]
+
+
+def _row(view: SessionView, name: str, bars: list[Bar] | None) -> _Row:
+    report, known = view.report, bars or []
+    priced = [bar for bar in known if bar.close is not None]
+    return _Row(
+        name or NAMELESS,
+        report.per_ticker.get(name, TickerBooks()),
+        priced[0].open if priced else None,
+        max((bar.high for bar in priced if bar.high is not None), default=None),
+        min((bar.low for bar in priced if bar.low is not None), default=None),
+        priced[-1].close if priced else None,
+        sum(bar.volume for bar in known) if bars is not None else None,
+        report.silent.get(name),
+        report.refused.get(name, ""),
+    )
+
+
+def _data(view: SessionView) -> dict[str, Any]:
+    """What the charts are drawn from; times are epoch seconds, bars as in ``Bar``."""
+    return {
+        "begin": view.begin.timestamp(),
+        "end": view.end.timestamp(),
+        "every": view.every_s,
+        "tickers": {
+            # A sum of floats has digits that nobody traded.
+            name: [bar._replace(volume=float(f"{bar.volume:.9g}")) for bar in bars]
+            for name, bars in view.bars.items()
+            if bars
+        },
+        "gaps": [
+            [
+                gap.start.timestamp(),
+                gap.end.timestamp(),
+                gap.reason,
+                None if gap.tickers is None else [t for t in view.bars if t in gap.tickers],
+            ]
+            for gap in view.gaps
+        ],
+    }
+
+
+def clock(seconds: float) -> str:
+    """``01:23:45``."""
+    whole = int(seconds + 0.5)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def number(value: float | None, form: str = ",") -> str:
+    """``value`` as text; nothing for ``None``."""
+    return "" if value is None else format(value, form)
+
+
+def moment(when: datetime | None) -> str:
+    """A time in UTC, to the millisecond."""
+    return "" if when is None else when.isoformat(" ", "milliseconds").removesuffix("+00:00")

@@ -1,0 +1,215 @@
+"""A session as a picture: price and volume of the busiest tickers, each gap shaded. Plain SVG.
+
+Built as a tree, so that text of the data is text in it, whatever it is made of. A line goes on
+where a ticker was only quiet, and breaks where nobody listened.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from stocktrace.show.view import LENGTHS_S, Bar, SessionView, Stretch
+
+#: Panels in one picture.
+MOST_PANELS = 6
+
+_WIDTH, _LEFT, _RIGHT, _TOP = 960.0, 12.0, 80.0, 40.0
+_TITLE, _PRICE, _VOLUME, _SPACE = 20.0, 92.0, 34.0, 14.0
+_PANEL = _TITLE + _PRICE + _VOLUME
+# A gap of a second in a day is seen, too.
+_NARROWEST = 1.5
+_TICKS = 8
+# What XML 1.0 does not have.
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+# A paper of its own, for pages light and dark.
+_STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#57606a}"
+    ".paper{fill:#fff;stroke:#d0d7de}.head{font-size:14px;font-weight:600;fill:#1f2328}"
+    ".name{font-weight:600;fill:#1f2328}.axis{stroke:#d8dee4}"
+    ".gap{fill:#bf8700;fill-opacity:.28}"
+    ".range{stroke:#0969da;stroke-opacity:.25}.volume{stroke:#8c959f}"
+    ".price{fill:none;stroke:#0969da;stroke-width:1.3}"
+)
+
+
+def picture(view: SessionView) -> str:
+    """The session as one SVG document; a ``rect`` of class ``gap`` for each gap.
+
+    A gap that is only of some of the tickers has one in the panel of each of them.
+    """
+    shown = [(name, bars) for name, bars in view.bars.items() if bars][:MOST_PANELS]
+    scale = _Scale.of(view)
+    bottom = _TOP + max(len(shown), 1) * (_PANEL + _SPACE)
+    height = bottom + 24
+    root = Element(
+        "svg",
+        {
+            "xmlns": "http://www.w3.org/2000/svg",
+            "viewBox": f"0 0 {_n(_WIDTH)} {_n(height)}",
+            "width": _n(_WIDTH),
+            "height": _n(height),
+            "role": "img",
+        },
+    )
+    _text(root, "title", f"Session {view.report.session}: price, volume and gaps")
+    SubElement(root, "style").text = _STYLE
+    _rect(root, "paper", 0.5, 0.5, _WIDTH - 1, height - 1).set("rx", "6")
+    _text(root, "text", _headline(view), {"class": "head", "x": _n(_LEFT), "y": "26"})
+    _time_axis(root, scale, _TOP, bottom)
+    for gap in view.gaps:
+        for top, end in _places(gap, [name for name, _ in shown], bottom):
+            left, right = scale.x(gap.start.timestamp()), scale.x(gap.end.timestamp())
+            rect = _rect(root, "gap", left, top, max(right - left, _NARROWEST), end - top)
+            _text(rect, "title", f"{_seconds(gap)}: {gap.reason}")
+    for at, (name, bars) in enumerate(shown):
+        _panel(root, scale, _TOP + at * (_PANEL + _SPACE), name, bars, view)
+    if not shown:
+        place = {"x": _n(_LEFT), "y": _n(_TOP + _PANEL / 2)}
+        _text(root, "text", "No trades were recorded.", place)
+    return tostring(root, encoding="unicode")
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Time (epoch s) to x; never empty."""
+
+    begin: float
+    end: float
+
+    @classmethod
+    def of(cls, view: SessionView) -> _Scale:
+        begin = view.begin.timestamp()
+        return cls(begin, max(view.end.timestamp(), begin + 1))
+
+    def x(self, moment: float) -> float:
+        share = (moment - self.begin) / (self.end - self.begin)
+        return _LEFT + min(max(share, 0.0), 1.0) * (_WIDTH - _LEFT - _RIGHT)
+
+    def ticks(self) -> Iterator[tuple[float, str]]:
+        wanted = (self.end - self.begin) / _TICKS
+        step = next((each for each in LENGTHS_S if each >= wanted), LENGTHS_S[-1])
+        form = "%H:%M" if step >= 60 else "%H:%M:%S"
+        tick = -(-self.begin // step) * step
+        while tick <= self.end:
+            yield self.x(tick), datetime.fromtimestamp(tick, UTC).strftime(form)
+            tick += step
+
+
+def _places(gap: Stretch, shown: Sequence[str], bottom: float) -> Iterator[tuple[float, float]]:
+    """From top to bottom of what a gap covers: all panels, or those of its tickers."""
+    hit = [at for at, name in enumerate(shown) if gap.concerns(name)]
+    if len(hit) == len(shown):
+        yield _TOP, bottom
+        return
+    for at in hit:
+        top = _TOP + at * (_PANEL + _SPACE)
+        yield top, top + _PANEL
+
+
+def _panel(
+    root: Element, scale: _Scale, top: float, name: str, bars: Sequence[Bar], view: SessionView
+) -> None:
+    _text(root, "text", name, {"class": "name", "x": _n(_LEFT), "y": _n(top + 14)})
+    base = top + _PANEL
+    SubElement(root, "path", {"class": "axis", "d": f"M{_n(_LEFT)} {_n(base)}H{_n(scale.x(1e12))}"})
+    edge = _n(_WIDTH - _RIGHT + 8)
+    middle = {bar: scale.x(bar.start + view.every_s / 2) for bar in bars}
+    width = max((scale.x(scale.begin + view.every_s) - _LEFT) * 0.8, 0.5)
+    most = max(bar.volume for bar in bars)
+    if most > 0:
+        tall = (_VOLUME - 4) / most
+        lines = (f"M{_n(x)} {_n(base)}v{_n(-bar.volume * tall)}" for bar, x in middle.items())
+        _lines(root, "volume", lines, width)
+        _text(root, "text", _short(most), {"x": edge, "y": _n(base - 2)})
+    priced = list(_priced(middle))
+    if not priced:
+        return
+    low, high = min(each.low for each in priced), max(each.high for each in priced)
+
+    def y(price: float) -> float:
+        share = (price - low) / (high - low) if high > low else 0.5
+        return top + _TITLE + (1 - share) * (_PRICE - 16)
+
+    ranges = (f"M{_n(p.x)} {_n(y(p.high))}V{_n(y(p.low) + 0.1)}" for p in priced)
+    _lines(root, "range", ranges, width)
+    gaps = sorted(scale.x(gap.start.timestamp()) for gap in view.gaps if gap.concerns(name))
+    line = "".join(
+        f"{'L' if on else 'M'}{_n(p.x)} {_n(y(p.close))}"
+        for p, on in zip(priced, _goes_on([p.x for p in priced], gaps), strict=True)
+    )
+    SubElement(root, "path", {"class": "price", "d": line})
+    for price in dict.fromkeys((high, low)):
+        _text(root, "text", f"{price:,.7g}", {"x": edge, "y": _n(y(price) + 4)})
+
+
+class _Priced(NamedTuple):
+    """Where a bar stands, and its prices."""
+
+    x: float
+    high: float
+    low: float
+    close: float
+
+
+def _priced(middle: Mapping[Bar, float]) -> Iterator[_Priced]:
+    for bar, x in middle.items():
+        if bar.high is not None and bar.low is not None and bar.close is not None:
+            yield _Priced(x, bar.high, bar.low, bar.close)
+
+
+def _goes_on(places: Sequence[float], gaps: Sequence[float]) -> Iterator[bool]:
+    """For each place whether the line comes from the one before: no gap begins between them."""
+    for at, x in enumerate(places):
+        yield at > 0 and bisect(gaps, places[at - 1]) == bisect(gaps, x)
+
+
+def _lines(root: Element, kind: str, lines: Iterable[str], width: float) -> None:
+    place = {"class": kind, "stroke-width": _n(width), "d": "".join(lines)}
+    SubElement(root, "path", place)
+
+
+def _short(value: float) -> str:
+    """``1.2M``."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:,.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _time_axis(root: Element, scale: _Scale, top: float, bottom: float) -> None:
+    for x, text in scale.ticks():
+        SubElement(root, "path", {"class": "axis", "d": f"M{_n(x)} {_n(top)}V{_n(bottom)}"})
+        place = {"x": _n(x), "y": _n(bottom + 15), "text-anchor": "middle"}
+        _text(root, "text", text, place)
+
+
+def _headline(view: SessionView) -> str:
+    gaps = len(view.outages)
+    return (
+        f"{view.begin:%Y-%m-%d %H:%M:%S} to {view.end:%H:%M:%S} UTC · {view.state} · "
+        f"{view.trades:,} trades · {gaps} gap{'' if gaps == 1 else 's'}"
+    )
+
+
+def _seconds(gap: Stretch) -> str:
+    return f"{(gap.end - gap.start).total_seconds():,.1f} s"
+
+
+def _rect(parent: Element, kind: str, x: float, y: float, width: float, height: float) -> Element:
+    place = {"x": _n(x), "y": _n(y), "width": _n(width), "height": _n(height)}
+    return SubElement(parent, "rect", {"class": kind, **place})
+
+
+def _text(parent: Element, tag: str, text: str, attributes: dict[str, str] | None = None) -> None:
+    SubElement(parent, tag, attributes or {}).text = _NO_XML.sub("\ufffd", text)
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")

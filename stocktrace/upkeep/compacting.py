@@ -1,0 +1,145 @@
+"""Compaction of a data folder: every ticker's day that is over becomes one file.
+
+A date is compacted when it is over (UTC) and nothing of it is still to come: no tape of it that is
+not recorded whole, no segment that is not published, no dead session that has windows of it. What a
+recovery publishes of it afterwards stands beside the day's file until the next compaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+
+from stocktrace.deadline import SYSTEM_CLOCK, Clock
+from stocktrace.errors import StocktraceError, StoreError, UsageError
+from stocktrace.record.recovery import dead_sessions, read_report
+from stocktrace.store import lock
+from stocktrace.store.audit import Audit
+from stocktrace.store.compaction import Compacted, compact, finish
+from stocktrace.store.layout import Layout, Part
+from stocktrace.store.partition import folders, ticker_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Compaction:
+    """What came of it: days done, dates that wait and why, what failed, in words."""
+
+    done: list[Compacted] = field(default_factory=list)
+    waiting: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+
+def compact_days(
+    layout: Layout,
+    day: date | None = None,
+    *,
+    older_than: float = 0.0,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Compaction:
+    """Compact all dates that ended over ``older_than`` seconds ago, or just ``day``.
+
+    Raises:
+        UsageError: ``day`` is not over.
+        StoreError: another process compacts or verifies.
+    """
+    now = datetime.fromtimestamp(clock.wall() / 1e9, UTC)
+    last = (now - timedelta(seconds=older_than)).date() - timedelta(days=1)
+    if day is not None and day >= now.date():
+        raise UsageError(f"{day} is not over (UTC): it can be compacted from tomorrow on.")
+    result = Compaction()
+    with alone(layout):
+        audit = Audit(layout.audit, "", clock)
+        _finish_all(layout, result)
+        waiting = _waiting(layout)
+        for path in sorted(layout.dataset.glob("date=*")):
+            name = path.name.removeprefix("date=")
+            if name != str(day) if day is not None else name > last.isoformat():
+                continue
+            if name in waiting:
+                result.waiting[name] = waiting[name]
+            else:
+                _compact_date(layout, name, result, audit)
+    return result
+
+
+@contextlib.contextmanager
+def alone(layout: Layout) -> Iterator[None]:
+    """Nobody else compacts, and nobody verifies, meanwhile.
+
+    Raises:
+        StoreError: somebody does.
+    """
+    with _guarded(layout, lock.held(layout.compaction, {"what": "compaction"})):
+        yield
+
+
+@contextlib.contextmanager
+def undisturbed(layout: Layout) -> Iterator[None]:
+    """Nobody compacts meanwhile.
+
+    Raises:
+        StoreError: somebody does.
+    """
+    with _guarded(layout, lock.shared(layout.compaction)):
+        yield
+
+
+@contextlib.contextmanager
+def _guarded(layout: Layout, guard: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(guard)
+        except BlockingIOError:
+            raise StoreError(
+                f"Another process compacts or verifies {layout.root}: try again when it has ended."
+            ) from None
+        yield
+
+
+def _finish_all(layout: Layout, result: Compaction) -> None:
+    """End what was begun by a compaction that died."""
+    for staged in sorted(layout.root.glob("compacting/date=*/symbol=*")):
+        try:
+            finish(layout, ticker_of(staged), staged.parent.name.removeprefix("date="))
+        except StocktraceError as error:
+            result.failed.append(str(error))
+
+
+def _compact_date(layout: Layout, name: str, result: Compaction, audit: Audit) -> None:
+    for folder in folders(layout, name):
+        try:
+            done = compact(layout, ticker_of(folder), name)
+        except StocktraceError as error:
+            result.failed.append(str(error))
+            continue
+        if done is not None:
+            result.done.append(done)
+            audit(
+                "compact",
+                date=name,
+                ticker=done.ticker,
+                files=done.files,
+                rows=done.rows,
+                before=done.before,
+                size=done.size,
+            )
+
+
+def _waiting(layout: Layout) -> dict[str, str]:
+    """Dates of which something is still to come, and from whom."""
+    found: dict[str, str] = {}
+    for session in dead_sessions(layout):
+        report = read_report(layout, session)
+        parts = [Part(session, window) for window in (report.windows if report else ())]
+        for part in (*parts, *layout.session_tapes(session)):
+            found[part.date] = f"session {session} died: run `stocktrace recover`"
+    coming = [layout.part_of_tape(path) for path in layout.root.glob("tape/*/[0-9]*.tape")]
+    coming += [Part.parse(path) for path in layout.root.glob("csv/*/*.csv*")]
+    for part in coming:
+        found.setdefault(part.date, f"window {part.window} of {part.session} is not published")
+    return found

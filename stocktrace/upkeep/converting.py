@@ -1,0 +1,59 @@
+"""Conversion of a data folder: every sealed segment that nobody is at becomes a Parquet file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stocktrace.errors import StocktraceError
+from stocktrace.record.delivery import bound_for_lake, deliver
+from stocktrace.record.recovery import RUNNING, claimed, read_report
+from stocktrace.store import parquet
+from stocktrace.store.layout import Layout, Part
+
+
+@dataclass(slots=True)
+class Conversion:
+    """What came of it: files with so many rows in all, and what failed, in words."""
+
+    files: int = 0
+    rows: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def convert_segments(layout: Layout) -> Conversion:
+    """Publish every sealed segment, and send what waits for the lake; again changes nothing.
+
+    What belongs to a session that is alive, or being recovered, is left to it.
+    """
+    done = Conversion()
+    sessions: dict[str, list[Path]] = {}
+    for segment in sorted(layout.root.glob("csv/*/*.csv")):
+        try:
+            sessions.setdefault(Part.parse(segment).session, []).append(segment)
+        except StocktraceError as error:
+            done.failed.append(str(error))
+    for folder in layout.root.glob("outbox/*"):
+        sessions.setdefault(folder.name, [])
+    for session, segments in sessions.items():
+        with claimed(layout, session) as ours:
+            if ours:  # whoever has it counts what it publishes
+                _convert(layout, session, segments, done)
+    return done
+
+
+def _convert(layout: Layout, session: str, segments: list[Path], done: Conversion) -> None:
+    report = read_report(layout, session)
+    target = layout if report is None else bound_for_lake(layout, report)
+    for segment in segments:
+        try:
+            converted = parquet.convert(target, segment)
+        except StocktraceError as error:
+            done.failed.append(str(error))
+            continue
+        if converted is not None:
+            done.files += 1
+            done.rows += converted.rows
+    if report is not None and report.state != RUNNING:  # else its report comes with its recovery
+        deliver(target, report)
+        done.failed += [report.unsent] if report.unsent else []

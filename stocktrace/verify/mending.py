@@ -1,0 +1,88 @@
+"""A damaged file of a day is written anew: what is good of it, and the rest from the tapes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from stocktrace.errors import ConversionError
+from stocktrace.record.publish import again
+from stocktrace.record.recovery import read_report
+from stocktrace.store import parquet
+from stocktrace.store.compaction import Source, replace
+from stocktrace.store.content import content_hash
+from stocktrace.store.layout import Layout, Part, is_day
+from stocktrace.store.partition import Piece, in_order, pieces_of, ticker_of
+
+
+def mend_day(layout: Layout, path: Path, wrong: Part | None = None) -> bool:
+    """Put right rows in the place of ``path``; those of the window ``wrong`` only from its tape.
+
+    The caller holds ``layout.compaction``. Gives whether all rows could be had; else nothing was
+    changed.
+    """
+    ticker, date = ticker_of(path.parent), path.parent.parent.name.removeprefix("date=")
+    held: dict[Part, Piece] = {}
+    told = True
+    for each in in_order(path.parent):
+        try:
+            held |= {piece.part: piece for piece in pieces_of(each)}
+        except ConversionError:
+            told = told and not is_day(each)  # a window's file tells by its name
+            if not is_day(each):
+                held[Part.parse(each)] = Piece(Part.parse(each), each, 0, 0, "", 0)
+    parts = set(held) | (set() if told else set(_taped(layout, date)))
+    if not told and not _all_taped(layout, date, parts):
+        return False
+    with tempfile.TemporaryDirectory(prefix=f".scratch.{os.getpid()}.", dir=layout.root) as folder:
+        sources = []
+        for part in sorted(parts, key=lambda part: (part.session, part.window)):
+            piece = held.get(part)
+            if piece is not None and part != wrong and _is_good(piece):
+                sources.append(Source(part, piece.read, piece.content))
+                continue
+            if not layout.archived_tape(part).exists():
+                return False
+            segment = _segment(layout, ticker, part, Path(folder))
+            if segment is not None:
+                content = content_hash(parquet.read_csv(segment)).hexdigest()
+                sources.append(Source(part, partial(parquet.read_csv, segment), content))
+        return bool(sources) and replace(layout, ticker, date, sources) is not None
+
+
+def _is_good(piece: Piece) -> bool:
+    try:
+        return content_hash(piece.read()).hexdigest() == piece.content
+    except ConversionError:
+        return False
+
+
+def _segment(layout: Layout, ticker: str, part: Part, folder: Path) -> Path | None:
+    """The segment of a ticker as its tape has it; ``None`` if the tape has no trade of it."""
+    with again(layout, part) as (scratch, _):
+        segment = scratch.csv(ticker, part)
+        return Path(shutil.move(segment, folder / segment.name)) if segment.exists() else None
+
+
+def _taped(layout: Layout, date: str) -> Iterator[Part]:
+    for path in layout.root.glob("tape/*/[0-9]*.tape.zst"):
+        part = layout.part_of_tape(path)
+        if part.date == date:
+            yield part
+
+
+def _all_taped(layout: Layout, date: str, parts: set[Part]) -> bool:
+    """Whether no report tells of a window with trades on ``date`` that is not in ``parts``."""
+    for path in layout.sessions.glob("*.json"):
+        report = read_report(layout, path.stem)
+        if report is None:
+            return False
+        for window, books in report.windows.items():
+            part = Part(report.session, window)
+            if part.date == date and books.recorded and part not in parts:
+                return False
+    return True
