@@ -190,6 +190,55 @@ def test_the_reference_has_every_public_name() -> None:
     assert sorted([*found, "__version__"]) == sorted(stocktrace.__all__)
 
 
+def test_every_member_that_the_reference_names_is_there() -> None:
+    page = text_of(ROOT / "docs" / "reference" / "library.md")
+    named = re.findall(
+        r"^::: stocktrace\.(\w+)\n    options:\n +members: \[(.+)\]$", page, re.MULTILINE
+    )
+    assert named
+    missing = [
+        f"{name}.{member}"
+        for name, members in named
+        for member in members.split(", ")
+        if not hasattr(getattr(stocktrace, name), member)
+    ]
+    assert missing == []
+
+
+# --- files -------------------------------------------------------------------------------------
+
+#: Where a path in a page may begin: here, at the package, and where tests of faults are.
+_BEGINNINGS = (ROOT, ROOT / "stocktrace", ROOT / "tests")
+_FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*/[\w-]+\.(?:py|toml|ya?ml|json|service)")
+
+
+def test_every_file_of_the_repository_that_a_page_names_is_there() -> None:
+    named = [
+        (name_of(page), span)
+        for page in PAGES
+        for span in _SPAN.findall(prose_of(page))
+        if _FILE.fullmatch(span)
+    ]
+    assert len(named) > 50
+    assert [
+        f"{page}: {path}"
+        for page, path in named
+        if not any((beginning / path).is_file() for beginning in _BEGINNINGS)
+    ] == []
+
+
+def test_every_test_that_is_run_by_its_path_is_there() -> None:
+    paths = [
+        (where.page, word)
+        for where, words in commands()
+        if "pytest" in words
+        for word in words
+        if word.endswith(".py")
+    ]
+    assert paths
+    assert [one for one in paths if not (ROOT / one[1]).is_file()] == []
+
+
 # --- links -------------------------------------------------------------------------------------
 
 

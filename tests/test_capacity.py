@@ -1,0 +1,156 @@
+"""docs/capacity.md: what it says a day costs follows from the rates that it says were measured."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from pathlib import Path
+
+from stocktrace.live import metrics, shards
+from stocktrace.quantities import parse_duration, parse_size
+from stocktrace.record import intake
+from stocktrace.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "capacity.md").read_text(encoding="utf-8")
+#: From 4:00 to 20:00, and from bell to bell.
+DAY_S = 16 * 3600.0
+SESSION_S = 6.5 * 3600.0
+#: Sessions of a year.
+SESSIONS = 252
+#: Of what a process was seen to take: a machine has other work, too.
+SHARE = 2 / 3
+_UNITS = {"µs": 1e-6, "ms": 1e-3, "/s": 1.0, "B": 1.0, "kB": 1e3, "%": 1e-2}
+#: Half of the last block of a file, bytes.
+HALF_A_BLOCK = 2048
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The table under a heading: cells by the first of their row."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {first.strip("`"): rest for first, *rest in table}
+
+
+def rates() -> dict[str, float]:
+    """Seconds, bytes, or trades a second."""
+    found = {}
+    for name, (text, *_) in rows("What one thing costs").items():
+        match = re.fullmatch(r"([\d,.]+) ?(\S+)", text)
+        assert match, text
+        found[name] = float(match[1].replace(",", "")) * _UNITS[match[2]]
+    return found
+
+
+RATE = rates()
+DAY = rows("What a day costs")
+
+
+def short(number: float) -> str:
+    """Two digits that count."""
+    return f"{float(f'{number:.2g}'):,.10g}"
+
+
+def size(number: float) -> str:
+    """Bytes, as MB or GB."""
+    return f"{short(number / 1e9)} GB" if number >= 1e9 else f"{short(number / 1e6)} MB"
+
+
+def megabits(trades: float) -> str:
+    """Of so many trades on the wire."""
+    return short(trades * RATE["a trade on the wire"] * 8 / 1e6)
+
+
+class Load:
+    """A column of the table: what is given, and what follows."""
+
+    def __init__(self, column: int) -> None:
+        cell = {name: cells[column] for name, cells in DAY.items()}
+        self.tickers, self.trades, self.peak = (
+            int(cell[name].replace(",", ""))
+            for name in ("tickers", "trades a day", "trades/s in the peak second")
+        )
+        self.roll_size = parse_size(cell["roll_size"])
+        tapes = self.trades * RATE["a trade on an open tape"] // self.roll_size
+        self.files = self.tickers * int(DAY_S / parse_duration(cell["roll_every"]) + tapes)
+        stretch = 1 + self.tickers // intake._TICKERS
+        self.appends = min(self.trades, self.tickers * SESSION_S / stretch)
+        file = RATE["a Parquet file"] + HALF_A_BLOCK
+        converted = self.trades * RATE["a trade in Parquet"] + self.files * file
+        compacted = self.tickers * file
+        compacted += self.trades * RATE["a trade compacted to disk"]
+        archived = self.trades * RATE["a trade on an archived tape"]
+        both = 1 + RATE["a trade in CSV"] / RATE["a trade on an open tape"]
+        cpu = {
+            "CPU: trades": self.trades * RATE["a trade"],
+            "CPU: being there": DAY_S * RATE["a second"],
+            "CPU: files of batches, at most": self.appends * RATE["a ticker in a batch"],
+            "CPU: publishing files": self.files * RATE["a file published"],
+            "CPU: compaction": self.trades * RATE["a trade compacted"]
+            + self.files * RATE["a file compacted"],
+        }
+        full = self.roll_size / RATE["a trade on an open tape"] / self.peak
+        mean = self.trades / SESSION_S
+        self.follows = {
+            "trades/s, mean of 6.5 h": short(mean),
+            "processes for the peak": str(math.ceil(self.peak / (SHARE * RATE["a process"]))),
+            "files, at most": f"{self.files:,}",
+            **{name: f"{short(seconds)} s" for name, seconds in cpu.items()},
+            "of a core, mean of 16 h": f"{short(sum(cpu.values()) / DAY_S * 100)} %",
+            "of a core, in the peak second": f"{short(self.peak * RATE['a trade'] * 100)} %",
+            "publishing a window of all tickers": (
+                f"{short(self.tickers * RATE['a file published'])} s"
+            ),
+            "a tape is full after, at the peak": f"{short(full)} s",
+            "disk: two windows, tape and CSV": size(2 * self.roll_size * both),
+            "disk: tapes": size(archived),
+            "disk: Parquet, until compacted": size(converted),
+            "disk: Parquet, compacted": size(compacted),
+            "disk: a year's tapes": size(SESSIONS * archived),
+            "disk: a year, compacted": size(SESSIONS * compacted),
+            "inodes, compacted": f"{2 * self.tickers:,}",
+            "network in, mean and peak": f"{megabits(mean)}, {megabits(self.peak)} Mbit/s",
+            "lake, each way": size(converted),
+        }
+
+
+def test_what_a_day_costs_follows_from_the_rates() -> None:
+    loads = [Load(column) for column in range(4)]
+    wanted = {name: [load.follows[name] for load in loads] for name in loads[0].follows}
+    lines = "\n".join(f"| {name} | {' | '.join(cells)} |" for name, cells in wanted.items())
+    assert {name: DAY.get(name) for name in wanted} == wanted, f"It should have:\n{lines}"
+
+
+def test_each_rate_stands_on_the_page_that_is_named() -> None:
+    for name, (figure, where) in rows("What one thing costs").items():
+        link = re.search(r"\]\((\w+\.md)#", where)
+        assert link, name
+        page = (ROOT / "docs" / link[1]).read_text(encoding="utf-8")
+        number = re.escape(re.split(r"[ /]", figure)[0])
+        assert re.search(rf"(?<![\d.,]){number}(?![\d]|[.,]\d)", page), f"{name}: {figure}"
+
+
+def test_every_row_is_given_or_follows() -> None:
+    given = ["tickers", "trades a day", "trades/s in the peak second", "roll_every", "roll_size"]
+    assert [*DAY] == [*given, *Load(0).follows]
+
+
+def test_the_defaults_that_are_told_are_those_of_the_settings() -> None:
+    told = {name: cells[0] for name, cells in rows("What bounds what").items()}
+    assert told.pop("limit` (of the fleet)") == str(shards.LIMIT)
+    assert Settings.load(**told) == Settings.load(
+        **{name: Settings.model_fields[name].default for name in told}
+    )
+
+
+def test_metrics_and_alerts_that_are_named_are_there() -> None:
+    source = inspect.getsource(metrics)
+    named = {name.removesuffix("_total") for name in re.findall(r"`stocktrace_(\w+)`", PAGE)}
+    assert named
+    assert {name for name in named if f'{name}"' not in source} == set()
+    alerts = (ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(Stocktrace\w+)`", PAGE))
+    assert named
+    assert {name for name in named if f"alert: {name}\n" not in alerts} == set()
