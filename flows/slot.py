@@ -13,7 +13,7 @@ import logging
 import threading
 from contextvars import copy_context
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 from prefect import get_client, runtime
@@ -35,10 +35,25 @@ RENEW_EVERY_S = 60.0
 # How long a capture waits for an answer, or for a place that is just being given back.
 ANSWER_WITHIN_S = 15.0
 ASK_EVERY_S = 0.5
+# The same while the server's database is locked for a moment, as it often is when a run ends.
+# Prefect's client would ask again after 2 s, and that would be the gap of a hand-over.
+BUSY_S = 0.1
 # How long the end of a run waits for the place to be given back; its lease ends it all the same.
 GIVE_BACK_WITHIN_S = 3.0
 
-_LOCKED, _GONE = 423, 410
+_LOCKED, _GONE, _BUSY = 423, 410, 503
+
+
+class _Busy(Exception):
+    """The server's database was locked."""
+
+
+def _refuse_to_wait(response: Any) -> None:
+    if response.status_code == _BUSY:
+        raise _Busy
+
+
+_AT_ONCE = {"event_hooks": {"response": [_refuse_to_wait]}}
 
 
 class Slot:
@@ -111,9 +126,12 @@ class Slot:
     def _keep(self) -> None:
         pause = 0.0
         while not self._over.wait(pause):
+            settings = None if self._running else _AT_ONCE
             try:
-                with get_client(sync_client=True) as client:
+                with get_client(sync_client=True, httpx_settings=settings) as client:
                     pause = self._step(client)
+            except _Busy:
+                pause = BUSY_S
             except Exception as error:  # noqa: BLE001 - whatever it is, the capture goes on
                 pause = ANSWER_WITHIN_S if self._running else ASK_EVERY_S
                 self.outage.failed(error)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +12,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
 
 import stocktrace
-from flows import fleet as fleets
-from flows.fleet import LOST, Fleet
+from flows import members as runs
+from flows.fleet import LOST, result
+from flows.members import Members
 from flows.steer import TickerCommand
 from stocktrace.live.shards import Shard
 
@@ -20,64 +25,108 @@ HEARTBEAT = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 
 
 class Server:
-    """Flow runs and their states; remembers what was started and sent."""
+    """Flow runs and their states; remembers what was started and sent.
+
+    ``fails`` says before which calls the answer is lost, and ``late`` after which of them: then
+    it was done all the same.
+    """
 
     def __init__(self) -> None:
         self.states: dict[UUID, StateType] = {}
+        self.keys: dict[str, Any] = {}
         self.started: list[tuple[str, list[str]]] = []
         self.sent: list[tuple[UUID, list[str]]] = []
-        self.away = False
+        self.shown: list[str] = []
+        self.fails: set[str] = set()
+        self.late: set[str] = set()
 
-    def run_deployment(self, name: str, parameters: dict[str, Any], timeout: float) -> Any:
+    @contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        if name in self.fails:
+            raise ConnectionError
+        yield
+        if name in self.late:
+            raise TimeoutError
+
+    def run_deployment(
+        self, name: str, parameters: dict[str, Any], timeout: float, idempotency_key: str
+    ) -> Any:
         assert timeout == 0
-        run = SimpleNamespace(id=uuid4(), name=f"run{len(self.started)}")
-        self.states[run.id] = StateType.RUNNING
-        self.started.append((name, parameters["tickers"]))
-        return run
+        with self.call("start"):
+            if idempotency_key not in self.keys:
+                run = SimpleNamespace(id=uuid4(), name=f"run{len(self.started)}")
+                self.states[run.id] = StateType.RUNNING
+                self.started.append((name, parameters["tickers"]))
+                self.keys[idempotency_key] = run
+            return self.keys[idempotency_key]
 
     def read_flow_run(self, run: UUID) -> Any:
-        if self.away:
-            raise ConnectionError
-        return SimpleNamespace(state=SimpleNamespace(type=self.states[run]))
+        with self.call("read"):
+            if run not in self.states:
+                raise ObjectNotFound(Exception())
+            (name,) = [one.name for one in self.keys.values() if one.id == run]
+            return SimpleNamespace(name=name, state=SimpleNamespace(type=self.states[run]))
 
     def read_events(self, *_: object, limit: int) -> Any:
         assert limit == 1
-        return SimpleNamespace(events=[SimpleNamespace(occurred=HEARTBEAT)])
+        with self.call("events"):
+            return SimpleNamespace(events=[SimpleNamespace(occurred=HEARTBEAT)])
+
+    def set_flow_run_state(self, run: UUID, state: Any) -> None:
+        with self.call("cancel"):
+            self.states[run] = state.type
+
+    def send(self, command: Any, run: UUID) -> None:
+        assert command.action == "add"
+        with self.call("send"):
+            self.sent.append((run, command.symbols))
+
+    def show(self, text: str, _: str) -> None:
+        with self.call("show"):
+            self.shown.append(text)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
 
-    def send(command: Any, run: UUID) -> None:
-        assert command.action == "add"
-        server.sent.append((run, command.symbols))
+    def send(command: Any, run: UUID) -> None:  # a bound method would not get the command
+        server.send(command, run)
 
-    monkeypatch.setattr(fleets, "run_deployment", server.run_deployment)
+    monkeypatch.setattr(runs, "run_deployment", server.run_deployment)
     monkeypatch.setattr(TickerCommand, "send_to", send)
-    monkeypatch.setattr(fleets, "create_markdown_artifact", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "create_markdown_artifact", server.show)
     return server
 
 
-def started(*shards: list[str], limit: int = 3, left_s: float = 600.0) -> Fleet:
-    fleet = Fleet({"url": None}, datetime.now(UTC) + timedelta(seconds=left_s), limit, {})
+def fleet_of(*shards: list[str], limit: int = 3, left_s: float = 600.0) -> Members:
+    fleet = Members({"url": None}, datetime.now(UTC) + timedelta(seconds=left_s), limit, {})
     for number, tickers in enumerate(shards):
-        fleet.start(f"capture/{number}", Shard(list(tickers), 1.0))
+        fleet.add(f"capture/{number}", Shard(list(tickers), 1.0))
     return fleet
 
 
-def end(server: Any, fleet: Fleet, number: int, state: StateType) -> None:
-    server.states[fleet.members[number].run] = state
+def started(server: Any, *shards: list[str], limit: int = 3, left_s: float = 600.0) -> Members:
+    fleet = fleet_of(*shards, limit=limit, left_s=left_s)
+    assert fleet.look(server)
+    assert fleet.look(server)
+    return fleet
+
+
+def end(server: Any, fleet: Members, number: int, state: StateType) -> None:
+    run = fleet.all[number].run
+    assert run is not None
+    server.states[run] = state
 
 
 def test_survivors_with_room_take_over(server: Any) -> None:
-    fleet = started(["A", "B"], ["C"])
+    fleet = started(server, ["A", "B"], ["C"])
     assert fleet.look(server)
     end(server, fleet, 0, StateType.CRASHED)
     assert fleet.look(server)
-    assert server.sent == [(fleet.members[1].run, ["A", "B"])]
+    assert server.sent == [(fleet.all[1].run, ["A", "B"])]
     assert fleet.lost == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
-    assert fleet.members[1].shard.tickers == ["C", "A", "B"]
+    assert fleet.all[1].shard.tickers == ["C", "A", "B"]
     assert fleet.look(server), "it is taken over once"
     assert len(server.sent) == 1
     end(server, fleet, 1, StateType.COMPLETED)
@@ -85,11 +134,11 @@ def test_survivors_with_room_take_over(server: Any) -> None:
 
 
 def test_what_has_no_room_goes_to_a_new_run_of_the_same_deployment_once(server: Any) -> None:
-    fleet = started(["A", "B"], ["C", "D"])
+    fleet = started(server, ["A", "B"], ["C", "D"])
     fleet.look(server)
     end(server, fleet, 0, StateType.FAILED)
     fleet.look(server)
-    assert server.sent == [(fleet.members[1].run, ["A"])]
+    assert server.sent == [(fleet.all[1].run, ["A"])]
     assert server.started[2:] == [("capture/0", ["B"])]
     end(server, fleet, 2, StateType.FAILED)
     fleet.look(server)
@@ -100,7 +149,7 @@ def test_what_has_no_room_goes_to_a_new_run_of_the_same_deployment_once(server: 
 
 
 def test_a_shard_that_was_cancelled_is_not_taken_over(server: Any) -> None:
-    fleet = started(["A"], ["B"])
+    fleet = started(server, ["A"], ["B"])
     fleet.look(server)
     end(server, fleet, 0, StateType.CANCELLED)
     fleet.look(server)
@@ -108,27 +157,131 @@ def test_a_shard_that_was_cancelled_is_not_taken_over(server: Any) -> None:
 
 
 def test_a_shard_that_fails_when_its_time_is_up_is_not_taken_over(server: Any) -> None:
-    fleet = started(["A"], ["B"], left_s=1.0)
+    fleet = started(server, ["A"], ["B"], left_s=1.0)
     fleet.look(server)
     end(server, fleet, 0, StateType.FAILED)
     end(server, fleet, 1, StateType.COMPLETED)
     assert not fleet.look(server)
     assert (server.sent, server.started[2:]) == ([], [])
-    failed: Any = fleet.result("file:///nowhere")
+    failed: Any = result(fleet, "file:///nowhere")
     assert failed.message == "run0 failed: see their flow runs."
 
 
-def test_a_server_that_is_away_ends_no_fleet(server: Any) -> None:
-    fleet = started(["A"])
-    server.away = True
+@pytest.mark.parametrize("call", ["start", "read", "events", "send", "show"])
+@pytest.mark.parametrize("how", ["fails", "late"])
+def test_whatever_call_the_server_does_not_answer_each_ticker_gets_one_heir(
+    server: Any, call: str, how: str
+) -> None:
+    fleet = started(server, ["A", "B"], ["C", "D"])
+    away = getattr(server, how)
+    end(server, fleet, 0, StateType.CRASHED)
+    away.add(call)
+    for _ in range(3):
+        assert fleet.look(server)
+    assert fleet.outage.failures >= 3
+    away.clear()
     assert fleet.look(server)
-    server.away = False
-    end(server, fleet, 0, StateType.COMPLETED)
+    assert fleet.look(server)
+    # What was sent again changes nothing there: it is the same to the same run.
+    assert {(run, *some) for run, some in server.sent} == {(fleet.all[1].run, "A")}
+    assert server.started[2:] == [("capture/0", ["B"])]
+    assert [one.shard.tickers for one in fleet.all] == [[], ["C", "D", "A"], ["B"]]
+    assert fleet.lost == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
+    assert f"Prefect did not answer {fleet.outage.failures} calls." in server.shown[-1]
+    for number in (1, 2):
+        end(server, fleet, number, StateType.COMPLETED)
     assert not fleet.look(server)
+    assert not fleet.left
+
+
+def test_a_fleet_starts_each_shard_once_however_often_it_has_to_ask(server: Any) -> None:
+    fleet = fleet_of(["A"], ["B"])
+    server.late.add("start")
+    assert fleet.look(server)
+    server.late.clear()
+    assert fleet.look(server)
+    assert server.started == [("capture/0", ["A"]), ("capture/1", ["B"])]
+
+
+def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = started(server, ["A"], ["B"])
+    end(server, fleet, 0, StateType.CRASHED)
+    server.fails.add("send")
+    with caplog.at_level(logging.INFO, "stocktrace.flow"):
+        fleet.look(server)
+        fleet.look(server)
+        assert "**Not handed over yet:** A" in server.shown[-1]
+        server.fails.clear()
+        fleet.look(server)
+        fleet.look(server)
+    assert [one.message for one in caplog.records] == [
+        "shard run0 is lost: run1 takes 1",
+        "Prefect cannot be asked (ConnectionError); the capture goes on",
+        "shard run1 was sent 1 tickers",
+        "Prefect can be asked again; it could not 2 times",
+    ]
+    assert "Not handed over" not in server.shown[-1]
+
+
+@pytest.mark.parametrize("state", [StateType.CRASHED, StateType.CANCELLED])
+def test_what_an_heir_was_never_sent_goes_to_another(server: Any, state: StateType) -> None:
+    fleet = started(server, ["A"], ["B"], ["C", "D", "E"])
+    end(server, fleet, 0, StateType.CRASHED)
+    server.fails.add("send")
+    fleet.look(server)
+    assert fleet.all[1].untold == ["A"]
+    end(server, fleet, 1, state)
+    fleet.look(server)
+    server.fails.clear()
+    fleet.look(server)
+    assert server.sent == []
+    assert server.started[3:] == [
+        ("capture/1", ["A", "B"] if state is StateType.CRASHED else ["A"])
+    ]
+
+
+def test_what_could_not_be_handed_over_in_time_is_named(server: Any) -> None:
+    fleet = started(server, ["A"], ["B"])
+    end(server, fleet, 0, StateType.CRASHED)
+    server.fails.add("send")
+    fleet.look(server)
+    fleet.end = datetime.now(UTC)
+    end(server, fleet, 1, StateType.COMPLETED)
+    assert not fleet.look(server)
+    assert fleet.left == {"A"}
+    assert "**Nobody takes:** A" in server.shown[-1]
+
+
+def test_a_shard_that_no_worker_started_in_time_ends_with_the_fleet_and_is_named(
+    server: Any,
+) -> None:
+    fleet = started(server, ["A"], ["B"])
+    end(server, fleet, 0, StateType.SCHEDULED)
+    fleet.look(server)
+    fleet.end = datetime.now(UTC)
+    end(server, fleet, 1, StateType.COMPLETED)
+    server.fails.add("cancel")
+    assert fleet.look(server), "it might still be started"
+    server.fails.clear()
+    assert not fleet.look(server)
+    assert server.states[fleet.all[0].run] is StateType.CANCELLED
+    assert fleet.left == {"A"}
+    assert set(fleet.lost) == {"A"}
+
+
+def test_a_run_that_was_deleted_in_prefect_ends_no_fleet_and_keeps_none(server: Any) -> None:
+    fleet = started(server, ["A"], ["B"])
+    del server.states[fleet.all[0].run]
+    assert fleet.look(server)
+    end(server, fleet, 1, StateType.COMPLETED)
+    assert not fleet.look(server)
+    assert (server.sent, server.started[2:], fleet.left) == ([], [], set())
 
 
 def test_the_result_names_the_gaps_and_where_everything_is(server: Any, tmp_path: Any) -> None:
-    fleet = started(["A"], ["B"])
+    fleet = started(server, ["A"], ["B"])
     fleet.look(server)
     end(server, fleet, 0, StateType.CRASHED)
     fleet.look(server)
@@ -136,8 +289,8 @@ def test_the_result_names_the_gaps_and_where_everything_is(server: Any, tmp_path
     end(server, fleet, 1, StateType.COMPLETED)
     fleet.look(server)
     lake = f"file://{tmp_path}/lake"
-    result: Any = fleet.result(lake)
-    assert (result["lake"], result["gaps"]) == (lake, 1)
-    assert [one["tickers"] for one in result["shards"].values()] == [[], ["B", "A"]]
+    came: Any = result(fleet, lake)
+    assert (came["lake"], came["gaps"]) == (lake, 1)
+    assert [one["tickers"] for one in came["shards"].values()] == [[], ["B", "A"]]
 
     assert list(stocktrace.read_gaps("A", data_dir=lake)["reason"]) == [LOST]

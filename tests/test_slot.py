@@ -126,6 +126,28 @@ def test_what_a_killed_capture_held_on_this_machine_is_given_back_at_once(
     assert taken(api, second) == 0
 
 
+def test_a_server_whose_database_is_locked_is_asked_again_at_once(
+    slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = slots.Slot(Settings.load())
+    step, refused = slot._step, []
+
+    def locked_at_first(client: Any) -> float:
+        try:
+            return float(step(client))
+        except slots._Busy:
+            refused.append(slot._lease)
+            monkeypatch.setattr(slots, "_BUSY", 503)
+            raise
+
+    monkeypatch.setattr(slots, "_BUSY", 404)  # as it answers about a limit that is not there yet
+    monkeypatch.setattr(slot, "_step", locked_at_first)
+    with slot:
+        assert taken(api, slot) == 1
+    slot.close()
+    assert (refused, slot.outage.failures) == ([None], 0)
+
+
 def test_without_an_answer_the_capture_goes_on(
     slots: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
