@@ -41,7 +41,9 @@ _STEM = "20251121T143000Z_0123ab-20251121T143000Z_00001"
 
 def segments(root: Path, rows: int, files: int) -> None:
     """Segments as the recorder writes them, through its own code."""
-    from stocktrace.store.layout import Layout, Part
+    from stocktrace.rows import Rows
+    from stocktrace.store.layout import Layout
+    from stocktrace.store.names import Part
     from stocktrace.store.read import Read
     from stocktrace.store.segment import SegmentWriter
     from stocktrace.store.tape import Frames
@@ -57,7 +59,7 @@ def segments(root: Path, rows: int, files: int) -> None:
         for begin in range(0, rows, 1000):
             some = trades[begin : begin + 1000]
             stamp = some[-1].t * 1_000_000 + 80_123_456
-            read = Read([Frames(stamp, [b""])], [some])
+            read = Read([Frames(stamp, [b""])], Rows.of([some]))
             writer.write([(name, [(read, range(len(some)))])])
     writer.seal()
 

@@ -27,7 +27,8 @@ from stocktrace.store.bars import read_bars
 from stocktrace.store.columns import SCHEMA
 from stocktrace.store.content import content_hash
 from stocktrace.store.dataset import read_trades
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 
 DATE = "2026-11-20"
 OPENS_MS = 1_795_185_000_000  # 14:30 UTC

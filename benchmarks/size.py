@@ -23,7 +23,8 @@ from benchmarks import bench, market
 from benchmarks.peers import SIZES, install
 from stocktrace.record.publish import publish
 from stocktrace.store import compaction
-from stocktrace.store.layout import Layout, Part, decode_ticker
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, decode_ticker
 from stocktrace.store.tape import Frames, TapeReader, TapeWriter
 
 # A session of ours that never was; its date is that of the trades' receipt.

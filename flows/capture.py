@@ -42,12 +42,13 @@ from stocktrace import lake_url, schedule
 from stocktrace import until as until_words
 from stocktrace.errors import MarketClosed, StocktraceError
 from stocktrace.live import capturing
+from stocktrace.live.handle import Handle
 from stocktrace.live.publishing import Result
-from stocktrace.live.run import Handle
 from stocktrace.record.publish import Published, publish
 from stocktrace.report import Report
 from stocktrace.settings import Settings
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 
 log = logging.getLogger("stocktrace.flow")
 
@@ -71,8 +72,13 @@ def run_name() -> str:
     asked = runtime.flow_run.parameters or {}
     tickers = list(asked.get("tickers") or ())
     names = [*tickers[:3], *([f"+{len(tickers) - 3}"] if len(tickers) > 3 else [])]
+    return f"{' '.join(map(str, names))} · {length(asked)}"
+
+
+def length(asked: dict[str, Any]) -> str:
+    """How long the run with these parameters goes on: ``30m``, ``until close``."""
     until = str(asked.get("until") or "").replace("_", " ")
-    return f"{' '.join(map(str, names))} · {asked.get('lasting') or f'until {until}'}"
+    return str(asked.get("lasting") or f"until {until}")
 
 
 def now() -> datetime:

@@ -15,22 +15,25 @@ from prefect.states import Failed
 from pydantic import Field
 
 from stocktrace.errors import StocktraceError
+from stocktrace.quantities import parse_patience
 from stocktrace.record.recovery import Recovered
 from stocktrace.record.recovery import recover as recover_all
-from stocktrace.settings import Settings, parse_keep
+from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
 from stocktrace.store.query import parse_day
 from stocktrace.upkeep.compacting import Compaction, compact_days
 from stocktrace.upkeep.retention import Pruning, prune
+from stocktrace.words import counted
 
 Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2026-11-23"])]
 Keep = Annotated[str, Field(pattern=r"^(forever|0|(\d+(\.\d+)?(ms|s|m|h|d))+)$", examples=["30d"])]
+Age = Annotated[str, Field(pattern=r"^(0|(\d+(\.\d+)?(ms|s|m|h|d))+)$", examples=["7d"])]
 
 
 @flow(name="stocktrace-compact", persist_result=False)
 def compact(
     date: Date | None = None,
-    older_than: Keep = "0",
+    older_than: Age = "0",
     data_dir: str | None = None,
     keep_tape: Keep | None = None,
     keep_csv: Keep | None = None,
@@ -60,7 +63,7 @@ def compact(
         return Failed(message=str(error))
     problems = [*compaction.failed, *pruning.kept]
     if problems:
-        return Failed(message=f"{len(problems)} problems, the first: {problems[0]}")
+        return Failed(message=f"{counted(len(problems), 'problem')}, the first: {problems[0]}")
     return {
         "recovered": [one.session for one in recovered],
         "compacted": len(compaction.done),
@@ -90,7 +93,7 @@ def recover(asked: dict[str, str | None]) -> list[Recovered]:
 def compact_dates(asked: dict[str, str | None], date: str | None, older_than: str) -> Compaction:
     """Make one file of each ticker's day; again changes nothing."""
     layout = Layout.of(Settings.load(**asked))
-    return compact_days(layout, parse_day(date), older_than=parse_keep(older_than) or 0.0)
+    return compact_days(layout, parse_day(date), older_than=parse_patience(older_than))
 
 
 @task(name="delete", cache_policy=NO_CACHE, persist_result=False)

@@ -20,6 +20,7 @@ from stocktrace.record.recovery import recover as recover_all
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
 from stocktrace.upkeep.converting import Conversion, convert_segments
+from stocktrace.words import counted
 
 
 @flow(name="stocktrace-convert", persist_result=False)
@@ -74,19 +75,22 @@ def summary(recovered: list[Recovered], conversion: Conversion) -> str:
         return "Nothing was left to publish."
     rows = conversion.rows + sum(one.rows for one in recovered)
     text = (
-        f"{len(recovered)} sessions recovered, {conversion.files} segments converted, "
-        f"{rows:,} trades published"
+        f"{counted(len(recovered), 'session')} recovered, "
+        f"{counted(conversion.files, 'segment')} converted, {counted(rows, 'trade')} published"
     )
     wrong = [f"the books of {one.session} do not balance" for one in recovered if not one.balanced]
     problems = [*conversion.failed, *wrong]
-    return f"{text}; {len(problems)} problems, the first: {problems[0]}" if problems else f"{text}."
+    if not problems:
+        return f"{text}."
+    return f"{text}; {counted(len(problems), 'problem')}, the first: {problems[0]}"
 
 
 def page(recovered: list[Recovered], conversion: Conversion) -> str:
     """The same as Markdown, with each session."""
     lines = [f"# {plain(summary(recovered, conversion))}", ""]
     lines += [
-        f"- session {plain(one.session)}: {one.windows} windows, {one.rows:,} trades, the books "
+        f"- session {plain(one.session)}: {counted(one.windows, 'window')}, "
+        f"{counted(one.rows, 'trade')}, the books "
         f"{'balance' if one.balanced else '**do not balance**'}"
         for one in recovered
     ]

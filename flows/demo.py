@@ -19,7 +19,7 @@ from flows.command import show
 from stocktrace.cli import output
 from stocktrace.cli.capturing import DEMO_KEY, DEMO_TICKERS, demo_exchange, read_back
 from stocktrace.cli.progress import Lines
-from stocktrace.settings import parse_duration
+from stocktrace.quantities import parse_duration
 
 # Half a minute shows two windows rolled and converted while the capture goes on.
 ROLL_EVERY = "10s"

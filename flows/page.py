@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from stocktrace.cli.output import counted
 from stocktrace.report import GapReport, Report
 from stocktrace.show.view import NAMELESS
 from stocktrace.status import Status
 from stocktrace.store.layout import Layout
+from stocktrace.words import clock, counted, counted_gaps
 
 # A page is for reading; all there is stands in the session's report on disk.
 ROWS = 50
@@ -41,14 +41,14 @@ def progress_line(status: Status) -> str:
             counted(status.trades, "trade"),
             counted(len(status.tickers), "ticker"),
             counted(status.reconnects, "reconnect"),
-            f"{_clock(status.left_s)} left",
+            f"{clock(status.left_s)} left",
         ]
     )
 
 
 def live_line(status: Status) -> str:
     """The state of a capture, for where a page is only named."""
-    gaps = f"{counted(status.outages, 'gap')} ({status.outage_s:.0f} s)"
+    gaps = counted_gaps(status.gaps, status.gap_s, status.gaps - status.outages)
     return f"{_STATES[status.state].lower()}: {counted(status.trades, 'trade')}, {gaps}"
 
 
@@ -60,7 +60,7 @@ def live_page(status: Status, before: Status | None) -> str:
     def rate(now: int, then: int) -> str:
         return f"{(now - then) / seconds:,.1f}" if seconds > 0 else "0.0"
 
-    elapsed, left, lag = _clock(status.elapsed_s), _clock(status.left_s), status.lag
+    elapsed, left, lag = clock(status.elapsed_s), clock(status.left_s), status.lag
     parts = [
         f"# {_STATES[status.state]}",
         f"Session {plain(status.session)}, {elapsed} elapsed, {left} left.",
@@ -71,7 +71,7 @@ def live_page(status: Status, before: Status | None) -> str:
                     status.trades,
                     rate(status.trades, before.trades if before else 0),
                     f"{_ms(lag.p50)} / {_ms(lag.p99)}",
-                    f"{status.outages:,} ({status.outage_s:.1f} s)",
+                    f"{status.gaps:,} ({status.gap_s:.1f} s)",
                     status.quarantined,
                     status.backlog,
                     f"{status.published:,} of {counted(status.rolled, 'window')}",
@@ -126,7 +126,7 @@ def page(report: Report, layout: Layout, failures: int = 0, drawn: str = "") -> 
     SVG, or a sentence that says why there is none.
     """
     ended = report.ended or report.started
-    took = _clock((ended - report.started).total_seconds())
+    took = clock((ended - report.started).total_seconds())
     when = f"{_time(report.started)} to {_time(ended)} UTC ({took})"
     parts = [
         f"# {plain(report.state.capitalize())}: {plain(report.reason)}",
@@ -273,8 +273,3 @@ def _cell(value: object) -> str:
 
 def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}"
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"

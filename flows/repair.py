@@ -19,6 +19,7 @@ from pydantic import Field
 from flows.page import ROWS
 from stocktrace.errors import StocktraceError
 from stocktrace.feed.rest import Rest, rest_url
+from stocktrace.repair.errands import plan, put_off
 from stocktrace.repair.reconcile import last_day
 from stocktrace.repair.reconcile import reconcile as compare
 from stocktrace.repair.repair import repair_gaps
@@ -28,6 +29,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.query import parse_day
 from stocktrace.store.repairs import Repair
 from stocktrace.trade import parse_tickers
+from stocktrace.words import counted
 
 REPAIRS = "stocktrace-repairs"
 COMPLETENESS = "stocktrace-completeness"
@@ -47,29 +49,35 @@ def repair(data_dir: str | None = None, url: str | None = None) -> State[Any]:
     Returns:
         How many gaps were repaired, need none, cannot be, are open; and how many trades came.
     """
-    found, failure = ask_for_gaps({"data_dir": data_dir, "url": url})
+    found, failure, later = ask_for_gaps({"data_dir": data_dir, "url": url})
     if found:
         create_table_artifact([msgspec.to_builtins(one) for one in found[:ROWS]], key=REPAIRS)
     left = [one.reason for one in found if one.state == "open"]
     if failure or left:
-        return Failed(message=failure or f"{len(left)} gaps stay open, the first: {left[0]}")
+        return Failed(
+            message=failure or f"not repaired: {counted(len(left), 'gap')}, the first: {left[0]}"
+        )
     counts = dict(Counter(one.state for one in found))
-    told = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to repair"
+    states = [f"{count} {state}" for state, count in counts.items()]
+    told = "; ".join([", ".join(states)] * bool(states) + later) or "nothing to repair"
     trades = sum(one.rows for one in found)
-    return Completed(message=f"{told}; {trades:,} trades.", data={**counts, "trades": trades})
+    return Completed(
+        message=f"{told}; {counted(trades, 'trade')}.", data={**counts, "trades": trades}
+    )
 
 
 @task(name="repair", cache_policy=NO_CACHE, persist_result=False)
-def ask_for_gaps(asked: dict[str, str | None]) -> tuple[list[Repair], str]:
-    """Repair, and what kept it from going on."""
+def ask_for_gaps(asked: dict[str, str | None]) -> tuple[list[Repair], str, list[str]]:
+    """Repair, what kept it from going on, and what is put off."""
     found: list[Repair] = []
     try:
         settings = Settings.load(**asked)
+        layout = Layout.of(settings)
         with Rest(rest_url(settings.url), settings.key()) as rest:
-            found.extend(repair_gaps(Layout.of(settings), rest))
+            found.extend(repair_gaps(layout, rest))
+        return found, "", put_off(plan(layout))
     except StocktraceError as error:
-        return found, str(error)
-    return found, ""
+        return found, str(error), []
 
 
 @flow(name="stocktrace-reconcile", persist_result=False)
@@ -99,10 +107,13 @@ def reconcile(
     wrong = [f"{one.symbol}: {one.reason}" for one in found if one.state != "complete"]
     if failure or wrong:
         text = (
-            f"{len(wrong)} of {len(found)} tickers are not complete, first {', '.join(wrong[:1])}"
+            f"not complete: {len(wrong)} of {counted(len(found), 'ticker')}, "
+            f"first {', '.join(wrong[:1])}"
         )
         return Failed(message=failure or text)
-    return Completed(message=f"{len(found)} tickers are complete.", data={"complete": len(found)})
+    return Completed(
+        message=f"{counted(len(found), 'ticker')} complete.", data={"complete": len(found)}
+    )
 
 
 @task(name="reconcile", cache_policy=NO_CACHE, persist_result=False)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 NS_PER_SECOND = 1_000_000_000
+
+
+def utc(stamp: int) -> datetime:
+    """The time of a stamp (epoch ns), to the microsecond."""
+    return datetime.fromtimestamp(stamp / NS_PER_SECOND, UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@
     │   └── FeedStopped       the feed's thread died; the reason is its ``__cause__``
     ├── KeyInUse              another capture holds the same key
     ├── NotRunning            the capture that is meant does not run
+    ├── Died                  its process is gone, and it did not end
     ├── NotTaken              a running capture did not answer in time
     ├── WireError             a frame that is not Finnhub's protocol (theirs, not ours)
     └── StoreError            the disk
@@ -28,6 +29,7 @@ Facts are attributes; ``str()`` is one sentence for a person.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 
 class StocktraceError(Exception):
@@ -114,6 +116,28 @@ class KeyInUse(StocktraceError):
 
 class NotRunning(StocktraceError):
     """The capture that is meant does not run, or none does."""
+
+    @classmethod
+    def none(cls, root: Path) -> Self:
+        """In the data folder ``root`` none does."""
+        return cls(
+            f"No capture runs in {root}: start one with `stocktrace capture`, or name the folder "
+            "of one that runs with --data-dir."
+        )
+
+
+class Died(StocktraceError):
+    """The process of a session is gone, and it did not end."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__(session)
+        self.session = session
+
+    def __str__(self) -> str:
+        return (
+            f"The process of session {self.session} died, so its books are not closed: what it "
+            "received is on its tape, and `stocktrace recover` publishes it."
+        )
 
 
 class NotTaken(StocktraceError):

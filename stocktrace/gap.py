@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: The reason of a gap before the first connection stood, or a ticker was first asked for.
+CONNECTING = "connecting"
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from stocktrace.gap import CONNECTING
+from stocktrace.lags import Lags
 from stocktrace.store import files
+from stocktrace.words import counted, counted_gaps
 
 
 class Books(msgspec.Struct):
@@ -35,11 +38,11 @@ class Books(msgspec.Struct):
         found = []
         frames = self.trade_frames + self.control + self.undecodable
         if self.frames != frames:
-            found.append(f"{self.frames} frames, but {frames} of the three kinds")
+            found.append(f"{counted(self.frames, 'frame')}, but {frames:,} of the three kinds")
         if self.trades != self.recorded + self.quarantined:
             found.append(
-                f"{self.trades} trades received, but {self.recorded} recorded "
-                f"and {self.quarantined} quarantined"
+                f"{counted(self.trades, 'trade')} received, but {self.recorded:,} recorded "
+                f"and {self.quarantined:,} quarantined"
             )
         return found
 
@@ -54,6 +57,13 @@ class TickerBooks(msgspec.Struct):
     files: int = 0
     size: int = 0
     last: datetime | None = None
+
+    def add(self, other: TickerBooks) -> None:
+        """Add what ``other`` received; what is published counts on its own."""
+        self.trades += other.trades
+        self.recorded += other.recorded
+        self.quarantined += other.quarantined
+        self.last = max(filter(None, (self.last, other.last)), default=None)
 
 
 class GapReport(msgspec.Struct, frozen=True):
@@ -84,6 +94,13 @@ class LagReport(msgspec.Struct, frozen=True):
     p50: float | None = None
     p99: float | None = None
     longest: float | None = None
+
+    @classmethod
+    def of(cls, lags: Lags) -> LagReport:
+        """The quantiles of ``lags``; of nothing they are unknown, not zero."""
+        if not lags.counts.any():
+            return cls()
+        return cls(lags.quantile(0.5), lags.quantile(0.99), lags.longest_ms)
 
 
 class Report(msgspec.Struct):
@@ -134,9 +151,19 @@ class Report(msgspec.Struct):
         return {ticker: change.at for change in self.changes for ticker in change.added}
 
     @property
+    def gap_s(self) -> float:
+        """Seconds of the gaps."""
+        return sum((gap.end - gap.start).total_seconds() for gap in self.gaps)
+
+    @property
     def outages(self) -> list[GapReport]:
         """The gaps, but not the moment before the first connection stood."""
-        return [gap for gap in self.gaps if gap.reason != "connecting"]
+        return [gap for gap in self.gaps if gap.reason != CONNECTING]
+
+    @property
+    def missed(self) -> str:
+        """How many gaps, how long in all, and how many of them are connecting."""
+        return counted_gaps(len(self.gaps), self.gap_s, len(self.gaps) - len(self.outages))
 
     @property
     def copied(self) -> str:
@@ -144,8 +171,9 @@ class Report(msgspec.Struct):
         if not self.copies:
             return ""
         return (
-            f"the feed sent trades more than once: {sum(self.copies.values()):,} of "
-            f"{len(self.copies)} tickers are copies, which readers leave out with copies=drop"
+            f"the feed sent trades of {counted(len(self.copies), 'ticker')} more than once: "
+            f"{counted(sum(self.copies.values()), 'trade')} too many, which readers leave out with "
+            "copies=drop"
         )
 
     def differences(self) -> list[str]:
@@ -154,7 +182,7 @@ class Report(msgspec.Struct):
         found += _sums(self.books, self.per_ticker.values())
         if not self.unpublished:
             found += [
-                f"{name}: {one.recorded} trades recorded, but {one.parquet} in Parquet"
+                f"{name}: {counted(one.recorded, 'trade')} recorded, but {one.parquet:,} in Parquet"
                 for name, one in self.per_ticker.items()
                 if one.recorded != one.parquet
             ]
@@ -191,5 +219,6 @@ def _sums(books: Books, tickers: Iterable[TickerBooks]) -> list[str]:
     for name in ("trades", "recorded", "quarantined"):
         total, parts = getattr(books, name), sum(getattr(one, name) for one in each)
         if total != parts:
-            found.append(f"{total} trades {name} in all, but {parts} over the tickers")
+            done = "received" if name == "trades" else name
+            found.append(f"{counted(total, 'trade')} {done} in all, but {parts:,} over the tickers")
     return found

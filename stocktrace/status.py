@@ -35,8 +35,8 @@ class Status(msgspec.Struct, frozen=True):
     ``recorded`` what is in CSV or Parquet, ``quarantined`` what was refused; ``backlog`` and
     ``queued`` the trades that wait for the recorder. ``lag_ms`` is how late the last batch was (its
     median), ``lag`` the session's quantiles, ``behind_s`` how long the oldest trade that waits has
-    waited. ``outages`` are gaps of the session that are over, ``outage_s`` their seconds,
-    ``last_outage`` is the one that began last.
+    waited. ``gaps`` are those of the session that are over, ``gap_s`` their seconds; ``outages`` of
+    them are no moment before a connection stood, ``last_outage`` is the one that began last.
     ``trade_frames``, ``control`` and ``undecodable`` are the frames by kind; ``last`` is when the
     last trade of each ticker was received (epoch ns). ``rolled`` windows have ended, ``published``
     of them are in ``files`` Parquet files, with ``parquet`` trades.
@@ -60,8 +60,9 @@ class Status(msgspec.Struct, frozen=True):
     quarantined: int = 0
     quarantined_of: dict[str, int] = msgspec.field(default_factory=dict)
     queued: dict[str, int] = msgspec.field(default_factory=dict)
+    gaps: int = 0
+    gap_s: float = 0.0
     outages: int = 0
-    outage_s: float = 0.0
     last_outage: GapReport | None = None
     lag: LagReport = LagReport()
     behind_s: float = 0.0

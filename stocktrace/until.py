@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from stocktrace.calendar import session_close, us_extended, us_session
 from stocktrace.errors import SettingsError, UsageError
-from stocktrace.settings import parse_duration
+from stocktrace.quantities import parse_duration
 
 #: What is asked of the calendar, and the hours it is asked of.
 CLOSES = {"close": us_session, "extended close": us_extended}

@@ -19,9 +19,11 @@ from pydantic import SecretStr
 
 from stocktrace.exchange import Exchange, ExchangeSettings, Fault, Script, Source
 from stocktrace.live.capturing import capture
-from stocktrace.live.run import Handle, Publisher, Status
+from stocktrace.live.handle import Handle
+from stocktrace.live.publishing import Publisher
 from stocktrace.report import Report
 from stocktrace.settings import Settings
+from stocktrace.status import Status
 from stocktrace.store.tape import Frames, TapeReader
 
 # A script that starts the tests with "&" has them ignore SIGINT, and what they start as well.

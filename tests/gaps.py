@@ -15,7 +15,8 @@ from typing import Any
 from stocktrace.exchange import Exchange, ExchangeSettings, RestSettings, Script
 from stocktrace.feed.rest import Rest, rest_url
 from stocktrace.record.recovery import recover
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.tape import Frames, Mark
 from tests.conftest import Row, published
 from tests.remains import STILL, write_tape

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from stocktrace.record.recovery import recover
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.tape import Frames, Mark
 from stocktrace.store.window import NS_PER_DAY, compact_utc
 from tests.remains import write_tape

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from stocktrace.deadline import Clock
+from stocktrace.record.journal import Journal, new_report
 from stocktrace.record.publish import rebuild
 from stocktrace.record.recovery import recover
-from stocktrace.record.session import Journal, new_report
 from stocktrace.report import Report
 from stocktrace.store import parquet
 from stocktrace.store.audit import Audit
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.segment import HEADER
 from stocktrace.store.tape import Frames, Mark, TapeWriter, archive
 from tests.conftest import NOON, SESSION, frame

@@ -22,8 +22,8 @@ from typing import Any
 # All that a child would import by itself, so that the fork has it.
 import stocktrace.live.capturing
 import stocktrace.live.run
+import stocktrace.record.observer
 import stocktrace.record.recovery
-import stocktrace.record.session
 import stocktrace.verify
 from stocktrace import cli
 from stocktrace.record import publish
@@ -171,11 +171,11 @@ def _watch(saboteur: Saboteur) -> None:
     saboteur.watch(stocktrace.record.recovery, "recount", "counting again")
     saboteur.watch(stocktrace.record.recovery, "mend", "mending a tape")
     saboteur.watch(stocktrace.live.run.Run, "_stop", "ending")
-    connected = stocktrace.record.session.Observer.on_connected
+    connected = stocktrace.record.observer.Observer.on_connected
 
     @wraps(connected)
     def on_connected(*arguments: Any) -> None:
         connected(*arguments)
         saboteur.begin("recording")
 
-    setattr(stocktrace.record.session.Observer, "on_connected", on_connected)  # noqa: B010 - for mypy
+    setattr(stocktrace.record.observer.Observer, "on_connected", on_connected)  # noqa: B010 - for mypy

@@ -9,7 +9,8 @@ import pyarrow as pa
 from stocktrace.store import parquet
 from stocktrace.store.columns import SCHEMA
 from stocktrace.store.content import content_hash
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 
 #: Event time (epoch ms), price, volume, conditions; received when it happened.
 Row = tuple[int, float, float, str]

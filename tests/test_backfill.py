@@ -26,7 +26,8 @@ from stocktrace.report import Report
 from stocktrace.store import files, lock
 from stocktrace.store.coverage import read_coverage
 from stocktrace.store.dataset import read_trades
-from stocktrace.store.layout import Layout, is_import
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import is_import
 from stocktrace.store.quarantine import Refused
 from stocktrace.verify import sessions_of, strangers, verify
 from tests import remains
@@ -385,7 +386,7 @@ from pathlib import Path
 from stocktrace.ingest import importing
 from stocktrace.ingest.backfill import Work, backfill
 from stocktrace.ingest.mapping import Mapping
-from stocktrace.record.session import Journal
+from stocktrace.record.journal import Journal
 from stocktrace.store import files, parquet
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeWriter
@@ -412,7 +413,7 @@ DEATHS = {
     "before the first window": "importing.publish = die",
     "in a conversion": "parquet.pq.ParquetWriter.close = die",
     "before the second window": "importing.publish = later(importing.publish, 2)",
-    "before the end": "importing.at = die",
+    "before the end": "importing.utc = die",
 }
 
 

@@ -21,7 +21,8 @@ from stocktrace.gap import Interval
 from stocktrace.store import lock
 from stocktrace.store.bars import BARS
 from stocktrace.store.coverage import write_coverage
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from tests.conftest import SESSION
 from tests.tables import Row, put, table_of
 

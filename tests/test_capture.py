@@ -28,10 +28,10 @@ from stocktrace.errors import (
     UsageError,
 )
 from stocktrace.exchange import Fault, Script, SyntheticMarket, synthetic_frames
-from stocktrace.live.run import Status
 from stocktrace.record.intake import Intake
 from stocktrace.record.recorder import Recorder
 from stocktrace.report import Books, Report
+from stocktrace.status import Status
 from stocktrace.store.tape import TapeWriter
 from tests.conftest import (
     Row,

@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 
 from stocktrace import __version__, cli
+from stocktrace.errors import Died
 from stocktrace.exchange import Exchange, SyntheticMarket, synthetic_frames
 from stocktrace.report import Report
 from stocktrace.store import parquet
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.segment import SegmentWriter
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION, WINDOW, Studio, published, sent, taped, tree
@@ -505,16 +507,14 @@ def test_a_report_that_is_damaged_is_named_and_the_others_are_listed(
     said = say("sessions", "--data-dir", data)
     assert said.status == 1
     assert SESSION in said.out
-    assert said.err.startswith(f"stocktrace: {folder / 'a.json'} is no report")
-    assert said.err.count("\n") == 1
+    died, damaged = said.err.splitlines()
+    assert died == f"stocktrace: {Died(SESSION)}"
+    assert damaged.startswith(f"stocktrace: {folder / 'a.json'} is no report")
 
 
 def test_an_empty_folder_has_no_sessions(say: Callable[..., Said], tmp_path: Path) -> None:
-    said = say("sessions", "--data-dir", tmp_path)
-    assert said.status == 0
-    assert said.out.split() == [
-        "session", "state", "started", "tickers", "trades", "gaps", "quarantined", "unpublished",
-    ]  # fmt: skip
+    told = "no sessions yet: record one with `stocktrace capture` or `stocktrace demo`\n"
+    assert say("sessions", "--data-dir", tmp_path) == Said(0, told, "")
 
 
 def test_convert_publishes_what_is_sealed_and_again_nothing(
@@ -550,7 +550,7 @@ def test_convert_names_a_torn_segment_exits_1_and_converts_the_rest(
     foreign.write_text("x")
     said = say("convert", "--data-dir", tmp_path)
     assert said.status == 1
-    assert said.out == "1 segments converted, 1 trades\n"
+    assert said.out == "1 segment converted, 1 trade\n"
     assert sorted(said.err.splitlines()) == [
         f"stocktrace: {torn} is torn: its last line has no end.",
         f"stocktrace: {foreign} is no file of stocktrace: move it out of the data folder.",
@@ -587,11 +587,14 @@ def test_exchange_prints_its_address_and_plays_a_tape(studio: Studio, tmp_path: 
                 yield lambda status: status.trades == 200
 
             report = studio.record(url, scenario=scenario())
+            assert process.stderr is not None
+            over = process.stderr.readline()
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     assert (process.returncode, err) == (130, "")
+    assert "the recording is over, 200 trades were sent; connections stay open" in over
     assert report.books.recorded == 200
     assert published(studio.data_dir) == sent(frames)
 

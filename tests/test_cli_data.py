@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from stocktrace import cli
-from stocktrace.cli.output import counted
 from stocktrace.report import Books, Report
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from tests.conftest import NOON, SESSION, WINDOW
 from tests.tables import put, table_of
 
@@ -185,7 +185,3 @@ def test_the_shell_completes_commands_and_flags(tmp_path: Path) -> None:
     assert {"--json", "--csv", "--parquet", "--tail"} <= completed("trades", "--")
     assert {"--roll-every", "--metrics", "--for"} <= completed("capture", "--")
     assert completed("capture", "--progress", "l") == {"live", "log"}
-
-
-def test_one_thing_is_no_plural() -> None:
-    assert [counted(number, "gap") for number in (0, 1, 2000)] == ["0 gaps", "1 gap", "2,000 gaps"]

@@ -139,7 +139,7 @@ def test_convert_goes_on_after_a_segment_that_cannot_be(run: Command, dead: Layo
     bad = dead.csv("MSFT", PARTS[0])
     bad.write_bytes(bad.read_bytes()[:-1])
     status, out, err = run("convert")
-    assert (status, out) == (1, "1 segments converted, 2 trades\n")
+    assert (status, out) == (1, "1 segment converted, 2 trades\n")
     assert err == f"stocktrace: {bad} is torn: its last line has no end.\n"
 
 
@@ -148,8 +148,8 @@ def test_convert_goes_on_after_a_segment_that_cannot_be(run: Command, dead: Layo
 
 def test_verify_says_that_all_is_well(run: Command, whole: Layout) -> None:
     before = snapshot(whole)
-    assert run("verify") == (0, "1 sessions verified, 0 findings\n", "")
-    assert run("verify", SESSION) == (0, "1 sessions verified, 0 findings\n", "")
+    assert run("verify") == (0, "1 session verified, 0 findings\n", "")
+    assert run("verify", SESSION) == (0, "1 session verified, 0 findings\n", "")
     assert json.loads(run("verify", "--json")[1]) == []
     assert snapshot(whole) == before
 
@@ -160,11 +160,11 @@ def test_verify_names_the_file_and_mends_it_if_asked(run: Command, whole: Layout
     status, out, _ = run("verify")
     assert status == 1
     assert f"{path}: is missing\n" in out
-    assert out.endswith("1 sessions verified, 3 findings\n")
+    assert out.endswith("1 session verified, 3 findings\n")
     status, out, _ = run("verify", "--repair")
     assert status == 0
     assert f"{path}: is missing (repaired)\n" in out
-    assert run("verify") == (0, "1 sessions verified, 0 findings\n", "")
+    assert run("verify") == (0, "1 session verified, 0 findings\n", "")
     assert prices(whole) == PRICES
 
 
@@ -231,7 +231,7 @@ def mended(layout: Layout, folder: Path) -> Path:
 def test_requeue_tells_what_became_of_the_rows(run: Command, whole: Layout, tmp_path: Path) -> None:
     status, out, _ = run("requeue", str(mended(whole, tmp_path)))
     assert status == 0
-    assert "1 trades = 1 recorded + 0 quarantined; 1 in Parquet" in out
+    assert "1 trade = 1 recorded + 0 quarantined; 1 in Parquet" in out
     assert "the books balance" in out
     assert sorted(prices(whole)["MSFT"]) == sorted([*PRICES["MSFT"], 4])
     assert run("requeue", str(mended(whole, tmp_path)))[:2] == (0, "nothing to requeue\n")
@@ -275,18 +275,26 @@ def test_audit_says_that_the_chain_is_whole_or_where_it_is_not(run: Command, who
 def test_gaps_are_listed_with_their_reasons(run: Command, whole: Layout) -> None:
     status, out, _ = run("gaps", "AAPL")
     assert status == 0
-    shown = [line.split(maxsplit=7) for line in out.splitlines()[1:]]
+    *table, total = out.splitlines()
+    shown = [line.split(maxsplit=7) for line in table[1:]]
     told = [(words[:2], words[3], words[5], words[6], words[7].split()) for words in shown]
     assert told == [
-        ([SESSION, "AAPL"], "14:30:00+00:00", "14:30:01+00:00", "1.0", ["connecting", "open"]),
+        (
+            [SESSION, "AAPL"],
+            "14:30:00+00:00",
+            "14:30:01+00:00",
+            "1.0",
+            ["connecting", "not", "yet"],
+        ),
         (
             [SESSION, "AAPL"],
             "14:31:05+00:00",
             "14:31:10+00:00",
             "5.0",
-            ["closed", "by", "the", "server", "(1001)", "open"],
+            ["closed", "by", "the", "server", "(1001)", "not", "yet"],
         ),
     ]
+    assert total == "2 gaps (6.0 s), 1 of them connecting; a row for each ticker"
 
 
 def test_gaps_of_all_tickers_of_a_date_and_a_session_in_json(run: Command, whole: Layout) -> None:

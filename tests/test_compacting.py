@@ -21,7 +21,8 @@ from stocktrace.report import Report
 from stocktrace.settings import Settings
 from stocktrace.store import compaction, lock, parquet, partition
 from stocktrace.store.audit import check
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.trade import Trade
 from stocktrace.upkeep.compacting import alone, compact_days, undisturbed
 from stocktrace.upkeep.retention import Pruning, prune
@@ -139,6 +140,7 @@ def test_a_day_of_a_session_that_died_waits_for_its_recovery(tmp_path: Path) -> 
     done = compact_days(layout, clock=TOMORROW)
     assert done.done == []
     assert done.waiting == {DATE: f"session {SESSION} died: run `stocktrace recover`"}
+    assert done.dead == [SESSION]
     assert remains.snapshot(layout) == before
     recovery.recover(layout, remains.STILL)
     assert len(compact_days(layout, clock=TOMORROW).done) == 3
@@ -399,13 +401,15 @@ def test_the_command_compacts_prunes_and_says_so(
         put(layout, "AAPL", part, table_of([(NOON // 10**6, 1.0, 1.0, "1")]))
     where = ["--data-dir", str(layout.root)]
     assert cli.run(["compact", "--older-than", "7d", *where]) == 0
-    assert capsys.readouterr().out.startswith("1 days of tickers compacted: 2 files of ")
+    assert capsys.readouterr().out.startswith("compacted: 2 files of ")
     assert cli.run(["compact", "--json", "--keep-tape", "30d", *where]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "compaction": {"done": [], "waiting": {}, "failed": []},
+        "compaction": {"done": [], "waiting": {}, "dead": [], "failed": []},
         "pruning": {"tapes": 0, "csv": 0, "size": 0, "kept": []},
     }
     assert cli.run(["compact", "--date", "2999-01-01", *where]) == 2
     assert "is not over" in capsys.readouterr().err
+    assert cli.run(["compact", "--older-than", "forever", *where]) == 2
+    assert "'forever' is no duration" in capsys.readouterr().err
     assert cli.run(["compact", "--keep-tape", "often", *where]) == 2
     assert "'often' is no time to keep something" in capsys.readouterr().err

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import StocktraceError
-from stocktrace.gap import Interval
-from stocktrace.record.coverage import CONNECTING, Coverage
+from stocktrace.gap import CONNECTING, Interval
+from stocktrace.record.coverage import Coverage
 from stocktrace.record.intake import Intake, Recording
 from stocktrace.record.recorder import Recorder
 from stocktrace.record.recovery import coverage_of, recover
-from stocktrace.store.coverage import read_coverage, read_gaps, write_coverage
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.coverage import read_coverage, read_gaps, whole_gaps, write_coverage
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.tape import Frames, Mark, TapeReader, archive
 from stocktrace.store.window import NS_PER_DAY
 from stocktrace.verify import verify
@@ -514,6 +515,21 @@ def test_a_day_can_be_read_by_itself(tmp_path: Path) -> None:
     (found,) = read_gaps(A, data_dir=tmp_path).to_dict("records")
     assert (found["session"], found["symbol"], found["reason"]) == (SESSION, A, "lost")
     assert (found["start"].value, found["end"].value) == (midnight + 7000, midnight + 9000)
+
+
+def test_a_gap_over_midnight_of_two_tickers_is_one_gap(tmp_path: Path) -> None:
+    layout, other = Layout(tmp_path), "OTHER"
+    midnight = NOON - NOON % NS_PER_DAY + NS_PER_DAY
+    lost = [Interval(each, midnight - 5000, midnight + NS_PER_DAY, "lost") for each in (A, other)]
+    alone = Interval(A, midnight + NS_PER_DAY, midnight + NS_PER_DAY + 5000, "paused")
+    write_coverage(layout, SESSION, [*lost, alone])
+    found = read_gaps(data_dir=tmp_path)
+    assert len(found) == 5
+    gaps = {
+        (reason, tuple(sorted(tickers)), (end - start).total_seconds())
+        for (_, start, end, reason), tickers in whole_gaps(found).items()
+    }
+    assert gaps == {("lost", (A, other), 86400.000005), ("paused", (A,), 0.000005)}
 
 
 def test_a_roll_is_no_sign_of_life(tmp_path: Path) -> None:

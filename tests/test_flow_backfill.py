@@ -36,7 +36,7 @@ def test_the_tasks_of_convert_publish_what_was_left_and_then_nothing(tmp_path: P
     layout = remains.dead(tmp_path / "data")
     done = recover.fn(str(layout.root)), convert_sealed.fn(str(layout.root))
     assert [one.session for one in done[0]] == [SESSION]
-    assert summary(*done) == ("1 sessions recovered, 0 segments converted, 10 trades published.")
+    assert summary(*done) == ("1 session recovered, 0 segments converted, 10 trades published.")
     again = recover.fn(str(layout.root)), convert_sealed.fn(str(layout.root))
     assert summary(*again) == "Nothing was left to publish."
 
@@ -130,7 +130,7 @@ def test_a_capture_that_is_killed_is_published_by_the_convert_that_its_end_start
             assert place.ended(api, run)["state_type"] == "CRASHED"
             (done,) = eventually(converted, within=120)
     assert done["state_type"] == "COMPLETED"
-    assert "1 sessions recovered" in done["state"]["message"]
+    assert "1 session recovered" in done["state"]["message"]
     report = Report.read(layout.report(tape.parent.name))
     assert (report.state, report.balanced, report.unpublished) == ("recovered", True, [])
     assert len(published(layout.root)["AAPL"]) == report.books.recorded > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.store.layout import Part
+from stocktrace.store.names import Part
 from stocktrace.store.partition import folders, in_order
 from tests import remains
 from tests.conftest import SESSION
@@ -35,7 +35,13 @@ def test_the_tasks_recover_compact_and_delete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"date": "23.11.2026"}, {"older_than": "a week"}, {"keep_tape": "-1d"}, {"keep_csv": ""}],
+    [
+        {"date": "23.11.2026"},
+        {"older_than": "a week"},
+        {"older_than": "forever"},
+        {"keep_tape": "-1d"},
+        {"keep_csv": ""},
+    ],
 )
 def test_what_makes_no_sense_is_no_parameter(parameters: dict[str, str]) -> None:
     from prefect.exceptions import ParameterTypeError

@@ -99,7 +99,7 @@ def test_the_live_page_has_counts_and_rates(shown: Shown) -> None:
     live = [text for _, text in shown.pages if text.startswith("# Connected")]
     last = live[-1]
     assert "| AAPL | " in last
-    assert "1 (" in last
+    assert "2 (" in last  # connecting, and the loss
     assert "Last gap: " in last
     trades = [
         int(re.findall(r"^\| ([\d,]+) \|", text, re.MULTILINE)[0].replace(",", "")) for text in live
@@ -203,11 +203,11 @@ def test_the_first_live_page_has_the_rates_since_the_beginning() -> None:
 
 def test_the_live_page_of_a_lost_connection_says_when_it_tries_again() -> None:
     retry = Retry(3, BEGIN + timedelta(seconds=5), "<b>refused</b>")
-    lost = status(connected=False, state="reconnecting", retry=retry, outages=1, outage_s=2.4)
+    lost = status(connected=False, state="reconnecting", retry=retry, gaps=1, gap_s=2.4)
     lines = live_page(lost, None).split("\n")
     assert lines[0] == "# Not connected"
     assert r"**Attempt 3 at 14:30:05 UTC:** \<b\>refused\</b\>" in lines
-    assert live_line(lost) == "not connected: 600 trades, 1 gap (2 s)"
+    assert live_line(lost) == "not connected: 600 trades, 1 gap (2.4 s), connecting"
 
 
 def test_the_live_page_of_many_tickers_shows_the_busiest() -> None:

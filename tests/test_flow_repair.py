@@ -55,7 +55,7 @@ def test_gaps_are_repaired_and_the_day_is_reconciled(
     state = repair(**place, return_state=True)
     assert state.message == "nothing to repair; 0 trades."
     state = reconcile("2025-11-21", **place, return_state=True)
-    assert (state.type.value, state.message) == ("COMPLETED", "2 tickers are complete.")
+    assert (state.type.value, state.message) == ("COMPLETED", "2 tickers complete.")
     assert [row["symbol"] for row in table(api, state, COMPLETENESS)] == ["AAPL", "MSFT"]
     state = reconcile("2025-11-21", ["AAPL", "OANDA:EUR_USD"], **place, return_state=True)
     assert state.type.value == "FAILED"

@@ -28,10 +28,11 @@ from flows.request import Request
 from stocktrace import schedule
 from stocktrace.errors import KeyRefused, SettingsError
 from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.live.run import Status
 from stocktrace.report import Books, GapReport, Report, TickerBooks
+from stocktrace.status import Status
 from stocktrace.store.dataset import read_trades
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.until import parse_until
 from tests.station import Api, Station, eventually, reading
 
@@ -193,7 +194,7 @@ def test_progress_is_at_the_end_when_the_capture_is(finished: Finished, api: Api
 def test_messages_of_the_core_are_in_the_run(finished: Finished, api: Api) -> None:
     def message() -> list[dict[str, Any]]:
         logs = api.of_run("logs", finished.run)
-        return [log for log in logs if log["name"] == "stocktrace.record.session"]
+        return [log for log in logs if log["name"] == "stocktrace.record.journal"]
 
     assert "connected, 3 tickers subscribed" in [log["message"] for log in eventually(message)]
 

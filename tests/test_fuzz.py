@@ -28,7 +28,8 @@ from stocktrace.errors import ConversionError, LayoutError, TapeError
 from stocktrace.exchange import synthetic_frames
 from stocktrace.feed import wire
 from stocktrace.store import parquet
-from stocktrace.store.layout import Layout, Part, decode_ticker, encode_ticker, is_session
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, decode_ticker, encode_ticker, is_session
 from stocktrace.store.segment import HEADER, SegmentWriter
 from stocktrace.store.tape import LATEST, Frames, Mark, TapeReader, parse_line
 from stocktrace.trade import Trade, is_ticker
@@ -136,9 +137,9 @@ def test_of_any_frames_each_gives_the_trades_that_a_plain_reading_gives(
     frames: list[bytes],
 ) -> None:
     decoded = wire.decode(frames)
-    assert len(decoded.messages) == len(frames)
+    assert len(decoded.rows.counts) == len(frames)
     assert decoded.trade_frames + decoded.control + decoded.undecodable == len(frames)
-    for message, one in zip(decoded.messages, frames, strict=True):
+    for message, one in zip(decoded.rows.messages(), frames, strict=True):
         assert message == by_plain_reading(one)
     for refusal in decoded.refusals:
         assert refusal.frame in frames
@@ -177,7 +178,7 @@ def test_a_name_is_read_back_to_what_writes_it_or_refused(name: str) -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", part.date)
     layout = Layout(Path("/data"))
     tape = layout.tapes(SESSION) / name.replace("/", "_")
-    of_tape = ours(lambda: layout.part_of_tape(tape))
+    of_tape = ours(lambda: Part.of_tape(tape))
     if of_tape is not None:
         assert tape in {layout.tape(of_tape), layout.archived_tape(of_tape)}
 

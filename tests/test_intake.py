@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stocktrace.record.intake import Intake, Limits, Recording, TickerQueue
+from stocktrace.rows import Rows
 from stocktrace.store.layout import Layout
 from stocktrace.store.read import Read
 from stocktrace.store.tape import Frames, Mark, TapeReader
@@ -60,6 +61,11 @@ def waiting(at: Intake, recording: Recording | None = None) -> dict[str, list[fl
     return {ticker: prices for ticker, prices in found.items() if prices}
 
 
+def burst(price: float) -> bytes:
+    """What is decoded with the reads that follow."""
+    return frame(*[("A", price)] * 40)
+
+
 def tape_of(recording: Recording) -> list[Frames | Mark]:
     return list(TapeReader(recording.tape.path))
 
@@ -87,6 +93,67 @@ def test_trades_wait_by_ticker_in_the_order_of_arrival(intake: MakeIntake) -> No
     assert (at.backlog, dict(at.received)) == (5, {"A": 3, "B": 2})
     assert waiting(at) == {"A": [1.0, 3.0, 4.0], "B": [2.0, 5.0]}
     assert at.current.spilled == set()
+
+
+def test_a_burst_is_on_the_tape_at_once_and_in_the_queues_with_the_next_quiet_read(
+    intake: MakeIntake,
+) -> None:
+    at = intake()
+    at.frames(NOON, [burst(1)])
+    at.frames(NOON + 1, [burst(2)])
+    assert tape_of(at.current)[1:] == [Frames(NOON, [burst(1)]), Frames(NOON + 1, [burst(2)])]
+    assert (at.backlog, at.received["A"]) == (0, 0)
+    at.frames(NOON + 2, [frame(("A", 3))])
+    assert waiting(at) == {"A": [1.0] * 40 + [2.0] * 40 + [3.0]}
+    assert at.last == {"A": NOON + 2}
+
+
+@pytest.mark.parametrize("stamp", [NOON, NOON + 2 * SECOND])
+def test_a_burst_that_goes_on_is_held_for_a_moment_alone(intake: MakeIntake, stamp: int) -> None:
+    at = intake()
+    at.frames(NOON + SECOND, [burst(1)])
+    at.frames(stamp, [burst(2)])
+    assert at.received["A"] == 80
+    assert at.last == {"A": stamp}
+
+
+def test_a_burst_is_held_up_to_a_size(intake: MakeIntake) -> None:
+    at = intake(queue_rows=10**6, backlog_rows=10**6)
+    reads = 0
+    while not at.backlog:
+        at.frames(NOON, [burst(1)] * 20)
+        reads += 1
+        assert reads < 100
+    assert reads > 1
+    assert at.backlog == reads * 20 * 40
+
+
+def test_after_a_burst_time_alone_fills_the_queues(intake: MakeIntake) -> None:
+    at = intake()
+    at.frames(NOON, [burst(1)])
+    at.tick(NOON + 1)
+    assert waiting(at) == {"A": [1.0] * 40}
+
+
+def test_a_burst_before_the_end_of_a_window_is_of_that_window(intake: MakeIntake) -> None:
+    at = intake()
+    at.frames(NOON, [burst(1)])
+    at.frames(NOON + 600 * SECOND, [burst(2)])
+    first, second = at.recordings
+    assert first.receipts.books.trades == 40
+    at.tick(NOON + 601 * SECOND)
+    assert second.receipts.books.trades == 40
+    assert (waiting(at, first), waiting(at, second)) == ({"A": [1.0] * 40}, {"A": [2.0] * 40})
+
+
+def test_a_refused_row_of_a_burst_is_kept_with_the_time_of_its_read(intake: MakeIntake) -> None:
+    at = intake(queue_rows=1000)
+    at.frames(NOON, [burst(1)])
+    at.frames(NOON + 1, [burst(2), b"nonsense"])
+    at.frames(NOON + 2, [burst(3)])
+    at.tick(NOON + 3)
+    assert [one.stamp for one in at.current.receipts.refused] == [NOON + 1]
+    assert waiting(at) == {"A": [1.0] * 40 + [2.0] * 40 + [3.0] * 40}
 
 
 def test_a_new_tape_begins_with_how_the_feed_stands(intake: MakeIntake) -> None:
@@ -187,13 +254,13 @@ def test_the_recorder_is_woken_when_a_batch_waits(intake: MakeIntake) -> None:
 
 def test_control_and_nonsense_are_counted_and_kept(intake: MakeIntake) -> None:
     at = intake()
-    decoded = at.frames(
+    at.frames(
         NOON,
         [b'{"type":"ping"}', b"nonsense", b'{"type":"error","msg":"no"}', frame(("A", 1))],
     )
     books = at.current.receipts.books
     assert (books.frames, books.trade_frames, books.control, books.undecodable) == (4, 1, 2, 1)
-    assert decoded.errors == ["no"]
+    assert at.errors == ["no"]
     assert at.current.receipts.errors == {"no": 1}
     (refused,) = at.current.receipts.refused
     assert (refused.stamp, refused.frame, refused.row) == (NOON, b"nonsense", None)
@@ -219,7 +286,7 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(intake: M
     def produce() -> None:
         for n in range(20_000):
             trade = Trade("A", 1.0, n, 1.0)
-            if not queue.put(recording, Read([Frames(NOON, [b""])], [[trade]]), range(1)):
+            if not queue.put(recording, Read([Frames(NOON, [b""])], Rows.of([[trade]])), range(1)):
                 spilled.append(n)
         done.set()
 

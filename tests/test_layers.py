@@ -14,15 +14,15 @@ ROOT = Path(__file__).parents[1]
 
 #: The words that everybody uses; each may know only others of them.
 GROUND = {
-    "trade", "errors", "deadline", "settings", "settings_file", "lake_url", "gap", "lags", "pulse",
-    "calendar",
+    "trade", "errors", "deadline", "quantities", "settings", "settings_file", "lake_url", "gap",
+    "lags", "pulse", "calendar", "words", "rows",
 }  # fmt: skip
 
 #: The house from the ground up: a module knows its own floor and those below.
 FLOORS = (
     GROUND,
     {"feed", "store"},
-    {"report", "status", "until", "schedule", "exchange"},
+    {"report", "status", "summary", "until", "schedule", "exchange"},
     {"record"},
     {"live", "verify", "ingest"},
     {"upkeep", "repair", "show", "dashboard"},
@@ -38,6 +38,7 @@ DOORS = {
     "msgspec": {
         "trade",
         "feed.wire",
+        "feed.columns",
         "feed.ticks",
         "report",
         "record.coverage",
@@ -51,10 +52,10 @@ DOORS = {
     "jinja2": {"show.page"},
     "pandera": {"store.schema"},
     "zstandard": {"store.tape"},
-    "pyarrow": {"store", "dashboard.rows", "dashboard.tail"},
+    "pyarrow": {"store", "feed.columns", "dashboard.rows", "dashboard.tail"},
     "pandas": {"store", "cli.output", "calendar"},
     "polars": {"store.dataset"},
-    "numpy": {"store", "lags", "dashboard"},
+    "numpy": {"store", "rows", "feed.columns", "lags", "dashboard"},
     "starlette": {"dashboard"},
     "uvicorn": {"dashboard"},
     "pydantic": {"settings", "cli.capturing", "flows"},

@@ -19,7 +19,8 @@ from stocktrace.report import Report
 from stocktrace.store import lock
 from stocktrace.store.coverage import read_coverage, read_gaps
 from stocktrace.store.dataset import read_trades
-from stocktrace.store.layout import Layout, Part, is_merge
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, is_merge
 from stocktrace.store.tape import Mark
 from stocktrace.verify import sessions_of, strangers, verify
 from tests.conftest import NOON, SESSION, Row, published, tree

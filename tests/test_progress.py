@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from stocktrace.cli.progress import Lines, Live, Rates, clock, picture, progress
+from stocktrace.cli.progress import Lines, Live, Rates, picture, progress
 from stocktrace.errors import UsageError
 from stocktrace.status import Retry, Status
 from tests.conftest import Scenario, Studio, connected
@@ -55,15 +55,6 @@ def test_each_ticker_has_its_rate() -> None:
     for second in range(3):
         rates(status(second, 10 * second))
     assert [rates.ticker(name) for name in ("AAPL", "MSFT", "NONE")] == [10, 0, 0]
-
-
-def test_a_clock_shows_hours_minutes_and_seconds() -> None:
-    assert [clock(seconds) for seconds in (0, 59.6, 3661, 90_000)] == [
-        "00:00:00",
-        "00:01:00",
-        "01:01:01",
-        "25:00:00",
-    ]
 
 
 def test_lines_come_now_and_then(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,8 @@ from stocktrace.record import publish as module
 from stocktrace.record.publish import publish, rebuild
 from stocktrace.report import Books
 from stocktrace.store import parquet
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.quarantine import Refused
 from stocktrace.store.segment import SegmentWriter
 from stocktrace.store.tape import Mark, TapeWriter

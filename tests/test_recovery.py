@@ -13,15 +13,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from stocktrace.deadline import utc
 from stocktrace.errors import ConversionError, StoreError
 from stocktrace.record import recovery
 from stocktrace.record.recovery import Recovered, recover
-from stocktrace.record.session import at
 from stocktrace.report import Books, GapReport, Report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import check
 from stocktrace.store.coverage import read_coverage
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.tape import TapeReader
 from stocktrace.verify import verify
 from tests import remains
@@ -92,9 +93,9 @@ def test_the_report_of_a_recovered_session_is_what_the_tape_tells(layout: Layout
     recover(layout, STILL)
     report = Report.read(layout.report(SESSION))
     died = "its process died; its last line is of 2026-11-23 14:32:02 UTC"
-    torn = f"{len(TORN)} torn bytes were set aside"
+    torn = f"{len(TORN)} torn bytes set aside"
     assert (report.state, report.reason) == ("recovered", f"{died}; {torn}")
-    assert report.ended == at(stamp(2, 2))
+    assert report.ended == utc(stamp(2, 2))
     assert report.books == Books(11, 9, 1, 1, 14, 12, 2)
     assert sorted(report.windows) == [part.window for part in PARTS]
     assert report.unpublished == []
@@ -102,8 +103,8 @@ def test_the_report_of_a_recovered_session_is_what_the_tape_tells(layout: Layout
               for name, one in report.per_ticker.items()}  # fmt: skip
     assert counts == {"AAPL": (6, 1, 6, 3), "MSFT": (4, 1, 4, 2), "7203": (2, 0, 2, 1)}
     assert report.gaps == [
-        GapReport(at(stamp(0, 0)), at(stamp(0, 1)), "connecting", 3),
-        GapReport(at(stamp(1, 5)), at(stamp(1, 10)), "closed by the server (1001)", 3),
+        GapReport(utc(stamp(0, 0)), utc(stamp(0, 1)), "connecting", 3),
+        GapReport(utc(stamp(1, 5)), utc(stamp(1, 10)), "closed by the server (1001)", 3),
     ]
     assert (report.host, report.settings) == ("elsewhere", {"roll_every": 60.0})
 
@@ -383,7 +384,7 @@ def test_a_report_that_is_missing_or_damaged_is_written_anew_from_the_tape(
     (recovered,) = recover(layout, STILL)
     report = Report.read(path)
     assert recovered.balanced
-    assert (report.tickers, report.started) == (TICKERS, at(stamp(0, 0)))
+    assert (report.tickers, report.started) == (TICKERS, utc(stamp(0, 0)))
     assert report.books == Books(11, 9, 1, 1, 14, 12, 2)
     assert findings(layout) == []
 

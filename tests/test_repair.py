@@ -34,7 +34,8 @@ from stocktrace.repair.missing import by_date, together, without
 from stocktrace.repair.repair import AWAY, NO_PLAN, repair_gaps
 from stocktrace.report import Report
 from stocktrace.store import lock
-from stocktrace.store.layout import Layout, is_import
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import is_import
 from stocktrace.store.repairs import NOT_ASKED, Repair
 from stocktrace.verify import sessions_of, strangers, verify
 from tests.conftest import Studio, hurry, played
@@ -415,7 +416,9 @@ def test_the_command_repairs_and_tells(
     assert NOT_ASKED in capsys.readouterr().out
     assert snapshot(layout) == before
     assert cli.run(words) == 0
-    assert "2025-11-21     2  repaired     228  20251121T1440" in capsys.readouterr().out
+    rows_told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows_told[0] == ["date", "gaps", "tickers", "became", "trades", "session", "why"]
+    assert rows_told[1][:5] == ["2025-11-21", "1", "2", "repaired", "228"]
     assert cli.run([*words, "--json"]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert told == []
@@ -425,6 +428,28 @@ def test_the_command_repairs_and_tells(
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["repair"] for one in told] == ["repaired", "repaired"]
     assert here(layout) == rows(TRADES)
+
+
+def test_gaps_that_are_put_off_are_told_until_when_and_why_each_time(
+    layout: Layout,
+    server: Exchange,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stocktrace.repair.errands.is_over", lambda *_: False)
+    sentence = (
+        "1 gap of 2025-11-21 put off until 2025-11-22 01:00 UTC: "
+        "REST has the ticks of a day only when US stocks have ended trading"
+    )
+    words = ["backfill", "--gaps", "--data-dir", str(layout.root)]
+    for _ in range(2):
+        assert cli.run(words) == 0
+        out = capsys.readouterr().out
+        assert out.splitlines()[-1] == sentence
+        assert "nothing to repair" not in out
+    assert server.rest_requests == 0
+    assert cli.run([*words, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [sentence]
 
 
 def test_a_free_key_is_one_sentence_and_status_1(

@@ -3,10 +3,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stocktrace.lags import Lags
 from stocktrace.report import Books, GapReport, LagReport, Report, TickerBooks
 from tests.conftest import SESSION, tree
 
@@ -54,9 +56,9 @@ def test_each_count_that_is_off_by_one_is_told(name: str, sentence: str) -> None
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("trades", "6 trades trades in all, but 7 over the tickers"),
+        ("trades", "6 trades received in all, but 7 over the tickers"),
         ("recorded", "5 trades recorded in all, but 6 over the tickers"),
-        ("quarantined", "1 trades quarantined in all, but 2 over the tickers"),
+        ("quarantined", "1 trade quarantined in all, but 2 over the tickers"),
         ("parquet", "A: 4 trades recorded, but 5 in Parquet"),
     ],
 )
@@ -109,3 +111,15 @@ def test_the_first_moment_of_connecting_is_no_outage() -> None:
     lost = GapReport(NOW, NOW + timedelta(seconds=9), "TCP ended", 2)
     found.gaps = [GapReport(NOW, NOW + timedelta(seconds=1), "connecting", 2), lost]
     assert found.outages == [lost]
+
+
+def test_lags_of_nothing_are_unknown_and_not_zero() -> None:
+    assert LagReport.of(Lags()) == LagReport()
+    lags = Lags()
+    lags.add(np.array([10.0] * 98 + [1000.0] * 2))
+    found = LagReport.of(lags)
+    assert found.p50 is not None
+    assert found.p99 is not None
+    assert 10 <= found.p50 <= 12
+    assert 800 <= found.p99 <= 1000
+    assert found.longest == 1000.0

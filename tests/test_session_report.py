@@ -18,6 +18,7 @@ from stocktrace.report import Books, GapReport, LagReport, Report, TickerBooks
 from stocktrace.show.page import session_page
 from stocktrace.show.picture import MOST_PANELS, picture
 from stocktrace.show.view import LENGTHS_S, MOST_BARS, Bar, SessionView, Stretch, length_of_bars
+from stocktrace.summary import Summary
 from tests.conftest import SESSION
 
 BEGIN = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
@@ -44,10 +45,19 @@ def gap(start: float, end: float, *tickers: str, reason: str = "connection lost"
 
 def view(**given: Any) -> SessionView:
     """Sixty seconds of two tickers."""
+    report = given.get(
+        "report", Report(SESSION, ["A", "B"], BEGIN, state="complete", ended=after(60))
+    )
     fields: dict[str, Any] = {
-        "report": Report(SESSION, ["A", "B"], BEGIN, state="complete", ended=after(60)),
-        "state": "complete",
-        "live": None,
+        "report": report,
+        "summary": Summary(
+            SESSION,
+            report.state,
+            trades=report.books.trades,
+            gaps=len(report.gaps),
+            gap_s=report.gap_s,
+            outages=len(report.outages),
+        ),
         "begin": BEGIN,
         "end": after(60),
         "every_s": 1,
@@ -201,7 +211,6 @@ def test_text_of_the_data_is_text_on_the_page() -> None:
     )
     seen = view(
         report=report,
-        state="failed",
         bars={NASTY: bars()},
         gaps=[gap(1, 2, reason=NASTY)],
         quarantine={NASTY: 1},
@@ -212,6 +221,10 @@ def test_text_of_the_data_is_text_on_the_page() -> None:
     assert len(page.scripts) == 3
     assert list(json.loads(page.scripts[0])["tickers"]) == [NASTY]
     assert page.text.count(NASTY) >= 6
+
+
+def text_of(seen: SessionView) -> str:
+    return re.sub(r"\s+", " ", " ".join(Page(session_page(seen)).text))
 
 
 def test_the_page_tells_what_a_person_must_know() -> None:
@@ -230,7 +243,7 @@ def test_the_page_tells_what_a_person_must_know() -> None:
         silent={"D": 1800.0},
     )
     seen = view(report=report, gaps=[gap(1, 3.5)], quarantine={"price: > 0": 1})
-    text = re.sub(r"\s+", " ", " ".join(Page(session_page(seen)).text))
+    text = text_of(seen)
     for told in (
         "complete",
         "It ended: its time was up.",
@@ -247,10 +260,31 @@ def test_the_page_tells_what_a_person_must_know() -> None:
 
 def test_the_page_of_a_running_session_says_how_old_its_books_are() -> None:
     report = Report(SESSION, ["A"], BEGIN, windows={"w": Books()})
-    text = " ".join(Page(session_page(view(report=report, state="running"))).text)
-    assert "the books below are of the 1 windows that have rolled" in text
-    dead = " ".join(Page(session_page(view(report=report, state="dead"))).text)
-    assert "stocktrace recover" in dead
+    text = text_of(view(report=report, summary=Summary(SESSION, "running", trades=7)))
+    assert "the books below are of the 1 window rolled so far" in text
+    assert "Trades 7" in text
+    assert "Books not closed" in text
+
+
+@pytest.mark.parametrize(
+    ("trades", "told"),
+    [(1234, "Trades 1,234 received until it last told"), (None, "Trades ? on its tape")],
+)
+def test_the_page_of_a_session_that_died_says_so_and_never_that_nothing_came(
+    trades: int | None, told: str
+) -> None:
+    text = text_of(
+        view(
+            report=Report(SESSION, ["A"], BEGIN),
+            summary=Summary(SESSION, "dead", trades=trades, gaps=2, gap_s=1.5, outages=1),
+        )
+    )
+    assert told in text
+    assert "Books not closed" in text
+    assert "Its process died, so its books are not closed" in text
+    assert "stocktrace recover publishes it" in text
+    assert "Gaps 2 1.5 s, connecting among them" in text
+    assert "2 gaps to be listed when it is recovered" in text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")

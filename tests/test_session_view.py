@@ -16,7 +16,8 @@ from stocktrace.show.page import session_page
 from stocktrace.show.picture import picture
 from stocktrace.show.view import SessionView
 from stocktrace.status import Status
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.recorded import session_bars
 from stocktrace.upkeep.compacting import compact_days
 from tests import remains
@@ -39,7 +40,7 @@ def test_a_finished_session_has_all_that_was_recorded_busiest_first(studio: Stud
 
         report = studio.record(exchange, ("A", "B", "C"), scenario(), roll_every="1s")
     view = SessionView.of(Layout(studio.data_dir), report.session)
-    assert (view.state, view.trades, view.quarantined) == ("interrupted", 4, 1)
+    assert (view.state, view.summary.trades, view.quarantined) == ("interrupted", 4, 1)
     assert list(view.bars) == ["B", "A", "C"]
     assert volumes(view) == {"B": 200.0, "A": 100.0, "C": 0.0}
     assert view.unheard == ["C"]
@@ -69,8 +70,8 @@ def test_a_running_session_shows_what_is_in_the_open_segments(studio: Studio) ->
         )
     (view,) = seen
     assert view.state == "running"
-    assert view.live is not None
-    assert view.trades >= 100
+    assert view.summary.trades is not None
+    assert view.summary.trades >= 100
     assert view.report.books.trades == 0  # no window has rolled
     assert sum(bar.trades for bar in view.bars["BINANCE:BTCUSDT"]) >= 100
     assert "It is running" in session_page(view)
@@ -80,7 +81,7 @@ def test_a_running_session_shows_what_is_in_the_open_segments(studio: Studio) ->
 def test_a_dead_session_shows_what_it_left_and_a_recovered_one_all(tmp_path: Path) -> None:
     layout = remains.dead(tmp_path / "data")
     dead = SessionView.of(layout, SESSION)
-    assert (dead.state, dead.live) == ("dead", None)
+    assert (dead.state, dead.summary.trades) == ("dead", None)  # nobody counted them
     assert 'class="gap"' not in picture(dead)
     assert volumes(dead)["AAPL"] == 400.0  # 1, 3 in Parquet; 5, 5 sealed; the half row is none
     assert volumes(dead)["MSFT"] == 400.0  # sealed, and open
@@ -88,7 +89,7 @@ def test_a_dead_session_shows_what_it_left_and_a_recovered_one_all(tmp_path: Pat
     view = SessionView.of(layout, SESSION)
     assert view.state == "recovered"
     assert volumes(view) == {name: 100.0 * len(rows) for name, rows in remains.PRICES.items()}
-    reasons = [gap.reason for gap in view.outages]
+    reasons = [gap.reason for gap in view.report.outages]
     assert reasons == ["closed by the server (1001)"]
     assert picture(view).count('class="gap"') == len(view.gaps)
 

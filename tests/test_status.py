@@ -134,4 +134,5 @@ def test_a_lost_connection_shows_the_attempt_and_the_next_try(studio: Studio) ->
     assert lost[-1].last_error.startswith("HTTP 503 at the handshake; next try in ")
     back = [one for one in studio.statuses if one.state == "connected"][-1]
     assert (back.state, back.retry, back.reconnects) == ("connected", None, 1)
-    assert back.outage_s > 0
+    assert (back.gaps, back.outages) == (2, 1)  # connecting is one, too
+    assert back.gap_s > 0

@@ -414,7 +414,10 @@ def test_what_a_dead_capture_left_is_never_applied_and_is_swept(layout: Layout) 
 def test_if_no_capture_runs_that_is_told_with_status_1(
     layout: Layout, studio: Studio, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sentence = f"No capture runs in {layout.root}: start one, or name its folder with --data-dir."
+    sentence = (
+        f"No capture runs in {layout.root}: start one with `stocktrace capture`, or name the "
+        "folder of one that runs with --data-dir."
+    )
     for words in (["add", "TSLA"], ["remove", "TSLA"], ["set", "TSLA"], ["list"]):
         assert command(studio, *words) == 1
         assert capsys.readouterr() == ("", f"stocktrace: {sentence}\n")

@@ -16,7 +16,7 @@ import pytest
 from stocktrace.deadline import SYSTEM_CLOCK
 from stocktrace.errors import KeyInUse
 from stocktrace.exchange import SyntheticMarket
-from stocktrace.live.run import Handle
+from stocktrace.live.handle import Handle
 from stocktrace.live.turn import taken
 from stocktrace.report import Report
 from stocktrace.store import lock

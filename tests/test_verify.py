@@ -15,7 +15,8 @@ from stocktrace.gap import Interval
 from stocktrace.report import Report
 from stocktrace.store import parquet
 from stocktrace.store.coverage import write_coverage
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.segment import HEADER
 from stocktrace.verify import Finding, sessions_of, strangers, verify
 from tests import remains
@@ -195,22 +196,22 @@ WRONGS: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
     "a price is another": (
         lambda layout: rewrite(final(layout), one_price_changed),
         PARQUET,
-        "holds 2 trades that are not the 2",
+        "holds other trades (2) than the 2",
     ),
     "a row is missing": (
         lambda layout: rewrite(final(layout), lambda table: table.slice(1)),
         PARQUET,
-        "holds 1 trades that are not the 2",
+        "holds other trades (1) than the 2",
     ),
     "a row is there twice": (
         lambda layout: rewrite(final(layout), lambda table: pa.concat_tables([table, table])),
         PARQUET,
-        "holds 4 trades",
+        "holds other trades (4) than the 2",
     ),
     "rows are in another order": (
         lambda layout: rewrite(final(layout, "AAPL", PARTS[0]), lambda table: table.take([1, 0])),
         PARQUET.replace(PARTS[1].stem, PARTS[0].stem),
-        "holds 2 trades that are not the 2",
+        "holds other trades (2) than the 2",
     ),
     "a column has another name": (
         lambda layout: pq.write_table(
@@ -436,7 +437,7 @@ def test_a_file_that_is_whole_is_not_replaced_after_a_tape_that_has_no_checksum(
     ((name, problem, repaired),) = look(layout, repair=True)
     assert name == str(tape.relative_to(layout.root))
     assert problem == (
-        f"{final(layout, 'MSFT')}, which is whole, holds 2 trades that are not the 2 here"
+        f"{final(layout, 'MSFT')}, which is whole, holds other trades (2) than the 2 here"
     )
     assert not repaired
     assert snapshot(layout) == before
@@ -453,14 +454,14 @@ def test_a_damaged_file_is_mended_from_a_tape_that_is_not_archived(layout: Layou
 def test_a_torn_tape_is_told(layout: Layout) -> None:
     tape = replace_tape(layout, PARTS[2], lambda text: text + b"123")
     assert look(layout) == [
-        (str(tape.relative_to(layout.root)), "ends in a torn line of 3 bytes", False)
+        (str(tape.relative_to(layout.root)), "ends in a torn line (3 B)", False)
     ]
 
 
 def test_lines_that_are_none_are_told(layout: Layout) -> None:
     tape = replace_tape(layout, PARTS[2], lambda text: text + b"nonsense\n")
     assert look(layout) == [
-        (str(tape.relative_to(layout.root)), "has 1 lines that are none of a tape", False)
+        (str(tape.relative_to(layout.root)), "has lines that are none of a tape: 1", False)
     ]
 
 
@@ -469,7 +470,7 @@ def test_a_mark_without_its_facts_is_told(layout: Layout) -> None:
     assert look(layout) == [
         (
             str(tape.relative_to(layout.root)),
-            "has 2 marks without the facts that they promise",
+            "has marks without the facts that they promise: 2",
             False,
         )
     ]

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from stocktrace import cli
+from stocktrace.errors import Died
 from stocktrace.exchange import Exchange, SyntheticMarket
 from stocktrace.report import Report
 from stocktrace.status import Status
@@ -128,23 +132,69 @@ def a_dead_one(studio: Studio) -> str:
     return report.session
 
 
+def test_gaps_of_a_session_that_runs_are_not_said_to_be_none(
+    studio: Studio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        studio.exchange(SyntheticMarket(seed=1, rate=100.0)) as exchange,
+        recorded(studio, exchange),
+    ):
+        capsys.readouterr()
+        assert cli.run(["gaps", "--data-dir", str(studio.data_dir)]) == 0
+        out, err = capsys.readouterr()
+    assert "0 gaps" not in out
+    assert "runs: its gaps are listed when it has ended" in err
+
+
 def test_a_process_that_died_is_told_with_what_to_do(studio: Studio, watch: Watch) -> None:
     session = a_dead_one(studio)
     status, out, err = watch(session, "--progress", "none")
     assert (status, out) == (1, "")
     assert err == (
-        f"stocktrace: The process of session {session} has died: run `stocktrace recover`; "
-        "what was received is on its tape.\n"
+        f"stocktrace: The process of session {session} died, so its books are not closed: what it "
+        "received is on its tape, and `stocktrace recover` publishes it.\n"
     )
 
 
 def test_when_nothing_runs_that_is_told(studio: Studio, watch: Watch) -> None:
     a_dead_one(studio)
-    assert watch() == (
-        1,
-        "",
-        f"stocktrace: No capture is running in {studio.data_dir}: see `stocktrace sessions`.\n",
+    told = (
+        f"stocktrace: No capture runs in {studio.data_dir}: start one with `stocktrace capture`, "
+        "or name the folder of one that runs with --data-dir.\n"
     )
+    assert watch() == (1, "", told)
+
+
+def test_a_session_that_died_is_listed_with_what_it_received_and_what_to_do(
+    studio: Studio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = a_dead_one(studio)
+    layout = Layout(studio.data_dir)
+    status = json.loads(layout.status(session).read_text())
+    layout.status(session).write_text(json.dumps(status | {"trades": 1234}))
+    report = Report(session, ["AAPL"], datetime(2026, 11, 23, 14, 30, tzinfo=UTC))
+    report.write(layout.report(session))  # as it was when the session began
+    place, sentence = ["--data-dir", str(studio.data_dir)], str(Died(session))
+    assert cli.run(["sessions", *place]) == 0
+    out, err = capsys.readouterr()
+    row = dict(zip(*(line.split()[:2] for line in out.splitlines()), strict=True))
+    assert row == {"session": session, "state": "dead"}
+    assert "1,234" in out.splitlines()[1].split()
+    assert err == f"stocktrace: {sentence}\n"
+    assert cli.run(["gaps", *place]) == 0
+    assert capsys.readouterr().err == f"stocktrace: {sentence}\n"
+    layout.status(session).unlink()  # then nobody has counted them
+    assert cli.run(["sessions", *place]) == 0
+    assert "?" in capsys.readouterr().out.splitlines()[1].split()
+    assert cli.run(["sessions", "--csv", *place]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["state"], row["trades"]) == ("dead", "")
+    assert cli.run(["sessions", "--json", *place]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], told["reason"]) == ("dead", sentence)
+    page = studio.data_dir / "page.html"
+    assert cli.run(["report", session, "--out", str(page), *place]) == 0
+    assert capsys.readouterr() == (f"{page}\n", f"stocktrace: {sentence}\n")
 
 
 @pytest.mark.parametrize(
@@ -179,6 +229,8 @@ def test_of_several_the_capture_that_began_last_is_shown(studio: Studio, watch: 
         report = studio.record(exchange, lasting=0.3)
     earlier = "20200101T000000Z_000000"
     layout.status(earlier).write_bytes(layout.status(report.session).read_bytes())
+    for session in (earlier, report.session):
+        layout.changes(session).mkdir()  # as a capture does; a recovery has the lock alone
     with (
         lock.held(layout.lock(earlier), {"session": earlier}),
         lock.held(layout.lock(report.session), {"session": report.session}),

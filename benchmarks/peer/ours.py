@@ -11,8 +11,10 @@ from pydantic import SecretStr
 
 import stocktrace.live.capturing
 from benchmarks.peer.meter import Meter
-from stocktrace.live.run import Handle, Status
+from stocktrace.live.handle import Handle
+from stocktrace.rows import Rows
 from stocktrace.settings import Settings
+from stocktrace.status import Status
 from stocktrace.store import schema
 from stocktrace.store.batch import Columns
 from stocktrace.store.read import Read
@@ -44,8 +46,7 @@ def main() -> None:
 
 
 # pandera imports a good part of itself in its first call: 0.15 s, once in the life of a process.
-schema.failures(
-    Columns.of([("A", [(Read([Frames(0, [b""])], [[Trade("A", 1.0, 0, 1.0)]]), range(1))])]).frame()
-)
+read = Read([Frames(0, [b""])], Rows.of([[Trade("A", 1.0, 0, 1.0)]]))
+schema.failures(Columns.of([("A", [(read, range(1))])]).frame())
 meter = Meter()
 main()

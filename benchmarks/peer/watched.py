@@ -17,9 +17,10 @@ from pydantic import SecretStr
 import stocktrace.live.capturing
 from benchmarks.peer.meter import Meter
 from stocktrace.feed.socket import BatchSocket
-from stocktrace.live.run import Handle, Status
+from stocktrace.live.handle import Handle
 from stocktrace.report import Report
 from stocktrace.settings import Settings
+from stocktrace.status import Status
 from stocktrace.store.batch import Batch
 from stocktrace.store.layout import Layout
 from stocktrace.store.segment import SegmentWriter

@@ -14,6 +14,7 @@ from stocktrace.cli import (
     capturing,
     dashboard,
     data,
+    exchange,
     merge,
     output,
     repair,
@@ -34,7 +35,7 @@ app = cyclopts.App(
 for _command in (
     capturing.capture,
     capturing.demo,
-    capturing.exchange,
+    exchange.exchange,
     watch.watch,
     dashboard.dashboard,
     data.trades,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.capturing import Json
-from stocktrace.cli.data import DataDir
+from stocktrace.cli.folder import DataDir
+from stocktrace.cli.output import Json
 from stocktrace.cli.repair import Url, repair
 from stocktrace.errors import UsageError
 from stocktrace.settings import Settings
+from stocktrace.words import counted
 
 if TYPE_CHECKING:
     from stocktrace.ingest.backfill import Outcome
@@ -116,11 +117,11 @@ _WORDS = {
 def _line(one: Outcome) -> str:
     text = f"{one.source}: {_WORDS[one.state]}" + (f" as {one.session}" if one.session else "")
     if one.rows or one.quarantined:
-        text += f", {one.rows:,} trades"
+        text += f", {counted(one.rows, 'trade')}"
     if one.tickers:
-        text += f" of {one.tickers} tickers"
+        text += f" of {counted(one.tickers, 'ticker')}"
     if one.quarantined:
-        text += f", {one.quarantined:,} rows to quarantine"
+        text += f", {counted(one.quarantined, 'row')} to quarantine"
     return f"{text} ({one.reason})" if one.reason else text
 
 
@@ -128,4 +129,6 @@ def _sum(outcomes: list[Outcome]) -> str:
     counts = Counter(outcome.state for outcome in outcomes)
     rows = sum(outcome.rows for outcome in outcomes)
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    return f"{len(outcomes)} sources ({states}), {rows:,} trades" if outcomes else "nothing to do"
+    if not outcomes:
+        return "nothing to do"
+    return f"{counted(len(outcomes), 'source')} ({states}), {counted(rows, 'trade')}"

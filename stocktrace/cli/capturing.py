@@ -1,31 +1,27 @@
-"""``stocktrace capture``, ``demo`` and ``exchange``: what runs for a while and can be stopped."""
+"""``stocktrace capture`` and ``demo``: a capture from the command line."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from stocktrace.cli import output, replay
+from stocktrace.cli import output
 from stocktrace.cli.beside import Dashboard, beside
-from stocktrace.cli.faults import ChaosFlag, FaultFlags, SecondConnection, faults_of
 from stocktrace.cli.flags import AllFlags, load
+from stocktrace.cli.output import Json
 from stocktrace.cli.progress import Mode, progress
+from stocktrace.cli.signals import on_signals
 from stocktrace.errors import KeyInUse
-from stocktrace.settings import Settings, parse_duration
+from stocktrace.settings import Settings
 from stocktrace.trade import parse_tickers
 from stocktrace.until import HELP, Span
 
 if TYPE_CHECKING:
-    from stocktrace.exchange import Source
     from stocktrace.report import Report
     from stocktrace.status import Status
 
@@ -39,9 +35,6 @@ For = Annotated[str | None, Parameter(name="--for", help="How long: 30s, 10m, 1h
 Until = Annotated[str | None, Parameter(help=HELP)]
 Progress = Annotated[
     Mode, Parameter(name="--progress", help="On a terminal live, elsewhere a line now and then.")
-]
-Json = Annotated[
-    bool, Parameter(name="--json", negative="", help="Print JSON, for programs to read.")
 ]
 
 
@@ -91,92 +84,6 @@ def demo(
     return status
 
 
-def exchange(
-    *,
-    tape: Annotated[
-        Path | None, Parameter(help="A recording: .tape, .gz, .zst, or a folder.")
-    ] = None,
-    session: Annotated[
-        str | None, Parameter(help="Instead: what a session of the data folder received.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, Parameter(help="The session's data folder; also STOCKTRACE_DATA_DIR.")
-    ] = None,
-    disconnects: Annotated[
-        Literal["skip", "replay"], Parameter(help="Of a recording: whether it drops clients, too.")
-    ] = "skip",
-    speed: Annotated[
-        float, Parameter(help="Times recorded pace; 0: as fast as it is taken.")
-    ] = 1.0,
-    times: Annotated[
-        Literal["recorded", "now"], Parameter(help="Trade times as recorded, or moved to now.")
-    ] = "recorded",
-    rate: Annotated[
-        float, Parameter(help="Without a recording: trades a second, over all tickers.")
-    ] = 300.0,
-    seed: Annotated[int, Parameter(help="Without a recording: which market.")] = 1,
-    port: Annotated[int, Parameter(help="0: any free port.")] = 0,
-    key: Annotated[str, Parameter(help="What a client must send as its token.")] = DEMO_KEY,
-    ping_every: Annotated[str, Parameter(help="Heartbeat; 0: none.")] = "60s",
-    limit: Annotated[int, Parameter(help="Most tickers a connection; 0: no limit.")] = 50,
-    second: Annotated[
-        SecondConnection, Parameter(help="What a second connection with the key brings.")
-    ] = "kills-old",
-    rest: Annotated[
-        bool, Parameter(negative="", help="Give what was played as ticks on REST; it is kept.")
-    ] = False,
-    fault: FaultFlags = None,
-    chaos: ChaosFlag = None,
-    for_: For = None,
-) -> int:
-    """Run the simulated Finnhub by itself, on 127.0.0.1, until Ctrl-C.
-
-    Prints its address; point a client at it: STOCKTRACE_URL=ws://127.0.0.1:PORT.
-    """
-    faults = faults_of(fault, chaos)
-
-    from stocktrace.exchange import (
-        Exchange,
-        ExchangeSettings,
-        RestSettings,
-        SyntheticMarket,
-        Tape,
-        serve,
-    )
-
-    played = replay.recording(tape, session, data_dir)
-    source: Source = (
-        SyntheticMarket(seed=seed, rate=rate)
-        if played is None
-        else Tape(
-            played,
-            speed=speed,
-            times=times,
-            replay_disconnects=disconnects == "replay",
-            errors=session is None,
-        )
-    )
-    settings = ExchangeSettings(
-        key=key,
-        port=port,
-        ping_period=0.0 if ping_every == "0" else parse_duration(ping_every),
-        symbol_limit=limit or None,
-        second_connection=second,
-        rest=RestSettings() if rest else None,
-    )
-    lasting = parse_duration(for_) if for_ is not None else None
-    stop = threading.Event()
-    timer = threading.Timer(lasting, stop.set) if lasting is not None else None
-    server = Exchange(source, settings, faults)
-    with _on_signals(stop.set) as caught, server:
-        print(server.url, flush=True)
-        if timer is not None:
-            timer.daemon = True
-            timer.start()
-        serve(server, stop)
-    return caught.status
-
-
 @contextlib.contextmanager
 def demo_exchange() -> Iterator[str]:
     """A simulated exchange in this process; gives its address."""
@@ -207,11 +114,11 @@ class Job:
         self.settings.key()  # a missing one is told before a second of imports
 
         from stocktrace.live.capturing import capture as run_capture
-        from stocktrace.live.run import Handle
+        from stocktrace.live.handle import Handle
 
         handle = Handle()
         with (
-            _on_signals(lambda: handle.stop("interrupted")) as caught,
+            on_signals(lambda: handle.stop("interrupted")) as caught,
             beside(self.settings.data_dir, wanted=self.dashboard) as tell,
             progress(mode) as show,
         ):
@@ -256,31 +163,3 @@ def read_back(ticker: str, data_dir: Path) -> None:
 
     print(f"\nstocktrace.read_trades({ticker!r}, data_dir={str(data_dir)!r}).tail(5)")
     output.trades(read_trades(ticker, data_dir=data_dir).tail(5))
-
-
-@dataclass(slots=True)
-class Caught:
-    """The exit status that a signal asks for: 128 + its number, as shells have it."""
-
-    status: int = 0
-
-
-@contextlib.contextmanager
-def _on_signals(stop: Callable[[], None]) -> Iterator[Caught]:
-    """SIGINT and SIGTERM call ``stop`` the first time; the second time the process leaves."""
-    caught = Caught()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        del frame
-        if caught.status:
-            os._exit(128 + number)
-        caught.status = 128 + number
-        stop()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, on_signal) for number in numbers]
-    try:
-        yield caught
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

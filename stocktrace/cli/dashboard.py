@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stocktrace.cli.data import DataDir, layout_of
+from stocktrace.cli.folder import DataDir, layout_of
 from stocktrace.dashboard.address import PORT, address, bind
 
 Port = Annotated[int, Parameter(help="Where on 127.0.0.1; 0: any free port.")]

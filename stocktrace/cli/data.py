@@ -9,10 +9,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from stocktrace.cli import output
+from stocktrace.cli.folder import DataDir, Place, layout_of, place_of
 from stocktrace.cli.output import AsForm
-from stocktrace.errors import UsageError
-from stocktrace.lake_url import is_lake
-from stocktrace.settings import Settings
+from stocktrace.errors import Died
 
 if TYPE_CHECKING:
     from stocktrace.store.layout import Layout
@@ -22,36 +21,6 @@ _TAIL = 20
 
 Start = Annotated[str | None, Parameter(help="First trade time: 2026-11-23T14:30Z.")]
 End = Annotated[str | None, Parameter(help="Trade time to stop before.")]
-Place = Annotated[
-    str | None,
-    Parameter(help="The data folder, also STOCKTRACE_DATA_DIR; or a lake: s3://bucket/prefix."),
-]
-DataDir = Annotated[Path | None, Parameter(help="The data folder; also STOCKTRACE_DATA_DIR.")]
-
-
-def layout_of(data_dir: Path | None, lake: str | None = None) -> Layout:
-    """The data folder that a command is about, and the lake that it sends to.
-
-    Raises:
-        UsageError: there is none.
-    """
-    from stocktrace.store.layout import Layout
-
-    layout = Layout.of(Settings.load(data_dir=data_dir, lake=lake))
-    if not layout.root.is_dir():
-        raise UsageError(f"There is no data folder {layout.root}: give one with --data-dir.")
-    return layout
-
-
-def place_of(data_dir: str | None) -> str | Path:
-    """The data folder to read from, or the lake.
-
-    Raises:
-        UsageError: there is no such folder.
-    """
-    if data_dir is not None and is_lake(data_dir):
-        return data_dir
-    return layout_of(None if data_dir is None else Path(data_dir)).root
 
 
 def trades(
@@ -142,16 +111,39 @@ def gaps(
     place = place_of(data_dir)
 
     from stocktrace.store import export
-    from stocktrace.store.coverage import read_gaps
+    from stocktrace.store.coverage import read_gaps, whole_gaps
+    from stocktrace.store.layout import Layout
     from stocktrace.store.query import parse_day
 
     parse_day(date)
     found = read_gaps(tickers, date=date, session=session, data_dir=place)
-    if form is None:
-        found["seconds"] = (found["end"] - found["start"]).dt.total_seconds().round(3)
-        found = found[["session", "symbol", "start", "end", "seconds", "reason", "repair"]]
-    output.rows(export.of_frame(found), form)
+    if form is not None:
+        output.rows(export.of_frame(found), form)
+        return 0
+    seconds = (found["end"] - found["start"]).dt.total_seconds().round(3)
+    shown = found.assign(seconds=seconds, repair=found["repair"].replace("open", "not yet"))
+    shown = shown[["session", "symbol", "start", "end", "seconds", "reason", "repair"]]
+    output.rows(export.of_frame(shown), form)
+    unknown = _unknown(Layout(place), session) if isinstance(place, Path) else []
+    if len(found) or not unknown:
+        output.gaps(whole_gaps(found))
+    for sentence in unknown:
+        output.complain(sentence)
     return 0
+
+
+def _unknown(layout: Layout, session: str | None) -> list[str]:
+    """Of which sessions no gap is listed though there may be some, in words."""
+    from stocktrace.summary import DEAD, not_ended
+
+    return [
+        str(Died(report.session))
+        if report.state == DEAD
+        else f"Session {report.session} runs: its gaps are listed when it has ended, and "
+        "`stocktrace watch` counts them meanwhile."
+        for report in not_ended(layout)
+        if session in (None, report.session)
+    ]
 
 
 def sessions(*, form: AsForm = None, data_dir: DataDir = None) -> int:
@@ -159,18 +151,27 @@ def sessions(*, form: AsForm = None, data_dir: DataDir = None) -> int:
     layout = layout_of(data_dir)
 
     from stocktrace.report import Report
-    from stocktrace.store import lock
+    from stocktrace.summary import DEAD, Summary
 
-    reports, failed = [], []
+    found, failed, died = [], [], []
     for path in sorted(layout.sessions.glob("*.json")):
         try:
-            reports.append(Report.read(path))
+            report = Report.read(path)
         except ValueError as error:
             failed.append(f"{path} is no report: {error}.")
-    for report in reports:
-        if report.state == "running" and not lock.is_held(layout.lock(report.session)):
-            report.state = "dead"
-    output.sessions(reports, form)
-    for sentence in failed:
+            continue
+        one = Summary.of(layout, report)
+        found.append(one)
+        if one.state == DEAD:
+            died.append(str(Died(one.session)))
+        if form is not None and form.json:
+            report.state = one.state
+            report.reason = report.reason or (died[-1] if one.state == DEAD else "")
+            output.json(report)
+    if form is None and not found and not failed:
+        output.line("no sessions yet: record one with `stocktrace capture` or `stocktrace demo`")
+    elif form is None or not form.json:
+        output.sessions(found, form)
+    for sentence in (*died, *failed):
         output.complain(sentence)
     return 1 if failed else 0

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from stocktrace.settings import FOREVER, Settings
+from stocktrace.quantities import FOREVER
+from stocktrace.settings import Settings
 
 _GROUP = Group(
     "Settings",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.capturing import Json
+from stocktrace.cli.output import Json
 from stocktrace.settings import Settings
+from stocktrace.words import counted
 
 if TYPE_CHECKING:
     from stocktrace.ingest.merging import Merged
@@ -56,8 +57,8 @@ def _print(done: Merged) -> None:
     reason = f" ({done.reason})" if done.reason and done.state != "failed" else ""
     output.line(f"{_WORDS[done.state].format(done.session)}{reason}")
     output.line(
-        f"  {done.trades:,} trades: {done.both:,} heard by both, {done.first:,} by the first "
-        f"alone, {done.second:,} by the second alone"
+        f"  {counted(done.trades, 'trade')}: {done.both:,} heard by both, "
+        f"{done.first:,} by the first alone, {done.second:,} by the second alone"
     )
     if done.ahead_s is None:
         output.line("  no trade was heard by both: receive times stand as they are")

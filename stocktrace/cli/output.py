@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,15 @@ import msgspec
 from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
+from stocktrace.gap import CONNECTING
+from stocktrace.words import counted, counted_gaps, plain
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from stocktrace.report import Report
     from stocktrace.store.export import Rows
+    from stocktrace.summary import Summary
 
 _TICKERS = 20
 _FORMS = Group("For programs", help="Instead of a table; one of:", validator=mutually_exclusive)
@@ -49,9 +54,14 @@ _SESSION = {
     "session": "str",
     "state": "str",
     "started": "datetime64[us, UTC]",
-    **dict.fromkeys(("tickers", "trades", "gaps", "quarantined", "unpublished"), "int64"),
+    "tickers": "int64",
+    "trades": "Int64",  # unknown of one that died before it told
+    **dict.fromkeys(("gaps", "quarantined", "unpublished"), "int64"),
 }
 
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", help="Print JSON, for programs to read.")
+]
 #: For the parameter of a command that prints rows.
 AsForm = Annotated[Form | None, Parameter(name="*")]
 
@@ -73,8 +83,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def _plain(value: object) -> str:
-    text = "" if value is None else str(value)
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return "" if value is None else plain(str(value))
 
 
 def summary(report: Report, data_dir: Path) -> None:
@@ -86,22 +95,21 @@ def summary(report: Report, data_dir: Path) -> None:
     published = {**{name: TickerBooks() for name in report.tickers}, **report.per_ticker}
     files = sum(one.files for one in published.values())
     size = sum(one.size for one in published.values())
-    print(f"session {report.session}: {report.state} ({_plain(report.reason)})")
+    reason = "" if report.reason == report.state else f" ({_plain(report.reason)})"
+    print(f"session {report.session}: {report.state}{reason}")
     print(
-        f"  {books.frames:,} frames = {books.trade_frames:,} with trades "
+        f"  {counted(books.frames, 'frame')} = {books.trade_frames:,} with trades "
         f"+ {books.control:,} control + {books.undecodable:,} undecodable"
     )
     print(
-        f"  {books.trades:,} trades = {books.recorded:,} recorded + {books.quarantined:,} "
+        f"  {counted(books.trades, 'trade')} = {books.recorded:,} recorded + {books.quarantined:,} "
         f"quarantined; {sum(one.parquet for one in published.values()):,} in Parquet"
     )
     balance = report.differences()
     print("  the books balance" if not balance else f"  the books DO NOT balance: {balance}")
-    away = sum((gap.end - gap.start).total_seconds() for gap in report.outages)
-    outages = counted(len(report.outages), "gap")
-    print(f"  {outages} ({away:.1f} s), {counted(report.reconnects, 'reconnect')}")
+    print(f"  {report.missed}; {counted(report.reconnects, 'reconnect')}")
     for text, count in report.errors.items():
-        print(f"  the server said {count} times: {_plain(text)}")
+        print(f"  the server said {counted(count, 'time')}: {_plain(text)}")
     if report.copied:
         print(f"  {report.copied}")
     for change in report.changes[:_TICKERS]:
@@ -109,10 +117,11 @@ def summary(report: Report, data_dir: Path) -> None:
     for ticker, text in report.refused.items():
         print(f"  {_plain(ticker)} was refused: {_plain(text)}")
     for ticker, seconds in report.silent.items():
-        print(f"  {ticker} was silent for {seconds / 60:.0f} minutes of open market")
+        print(f"  {ticker} was silent for {seconds / 60:,.0f} min of open market")
     if report.unpublished:
-        print(f"  {len(report.unpublished)} windows wait: run `stocktrace recover`")
-    print(f"  {files:,} Parquet files, {size:,} bytes, in {data_dir / 'parquet'}")
+        windows = counted(len(report.unpublished), "window")
+        print(f"  {windows} not in Parquet yet: run `stocktrace recover`")
+    print(f"  {counted(files, 'Parquet file')}, {size:,} bytes, in {data_dir / 'parquet'}")
     busiest = sorted(published.items(), key=lambda item: -item[1].trades)
     table(
         ["ticker", "trades", "recorded", "quarantined", "in Parquet", "files"],
@@ -129,11 +138,6 @@ def summary(report: Report, data_dir: Path) -> None:
     )
     if len(busiest) > _TICKERS:
         print(f"and {len(busiest) - _TICKERS} more in {data_dir / 'sessions'}")
-
-
-def counted(count: int, thing: str) -> str:
-    """``1 gap``, ``2 gaps``."""
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def trades(data: pd.DataFrame) -> None:
@@ -158,30 +162,14 @@ def rows(found: Rows, form: Form | None) -> None:
         trades(export.frame(found))
 
 
-def sessions(reports: Sequence[Report], form: Form | None) -> None:
-    """Captures, a row each; as JSON their reports, whole."""
-    if form is not None and form.json:
-        for report in reports:
-            json(report)
-        return
-    found = [
-        (
-            one.session,
-            one.state,
-            one.started,
-            len(one.tickers),
-            one.books.trades,
-            len(one.outages),
-            one.books.quarantined,
-            len(one.unpublished),
-        )
-        for one in reports
-    ]
+def sessions(summaries: Sequence[Summary], form: Form | None) -> None:
+    """Captures, a row each."""
+    found = [tuple(getattr(one, name) for name in _SESSION) for one in summaries]
     if form is None:
         table(
             list(_SESSION),
             [
-                (session, state, f"{started:%Y-%m-%d %H:%M:%S}", *map("{:,}".format, counts))
+                (session, state, f"{started:%Y-%m-%d %H:%M:%S}", *map(_number, counts))
                 for session, state, started, *counts in found
             ],
         )
@@ -192,6 +180,19 @@ def sessions(reports: Sequence[Report], form: Form | None) -> None:
     from stocktrace.store import export
 
     rows(export.of_frame(pd.DataFrame(found, columns=list(_SESSION)).astype(_SESSION)), form)
+
+
+def _number(count: int | None) -> str:
+    return "?" if count is None else f"{count:,}"
+
+
+def gaps(found: Mapping[tuple[str, datetime, datetime, str], Collection[str]]) -> None:
+    """What a table of gaps comes to, as ``store.coverage.whole_gaps`` has them."""
+    seconds = sum((end - start).total_seconds() for _, start, end, _ in found)
+    connecting = sum(reason == CONNECTING for *_, reason in found)
+    print(
+        counted_gaps(len(found), seconds, connecting) + ("; a row for each ticker" if found else "")
+    )
 
 
 def line(text: str) -> None:

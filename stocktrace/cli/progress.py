@@ -11,8 +11,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from stocktrace.cli.output import counted
 from stocktrace.errors import UsageError
+from stocktrace.words import clock, counted, counted_gaps, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -82,7 +82,7 @@ class Lines:
                 status.backlog,
                 status.quarantined,
                 status.reconnects,
-                status.outages,
+                status.gaps,
             )
 
 
@@ -143,12 +143,12 @@ def picture(status: Status, rate: float, rates: Rates) -> RenderableType:
     )
     time.add_row(bar, f"{clock(status.elapsed_s)} elapsed, {clock(status.left_s)} left")
     counts = [
-        f"{status.trades:,} trades",
+        counted(status.trades, "trade"),
         f"{rate:,.0f}/s",
         f"lag {status.lag_ms:,.0f} ms",
         f"{status.backlog:,} waiting",
         f"{status.quarantined:,} quarantined",
-        f"{counted(status.outages, 'gap')} ({status.outage_s:,.1f} s)",
+        counted_gaps(status.gaps, status.gap_s, status.gaps - status.outages),
     ]
     tickers = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     tickers.add_column("ticker", style="cyan", no_wrap=True)
@@ -177,7 +177,7 @@ def _state(status: Status) -> Text:
     words = f"○ {status.state}"
     if status.retry is not None and status.at is not None:
         wait_s = max(0.0, (status.retry.at - status.at).total_seconds())
-        reason = "".join(each if each.isprintable() else "?" for each in status.retry.reason)
+        reason = plain(status.retry.reason)
         words += f": try {status.retry.attempt + 1} in {wait_s:.0f} s ({reason})"
     return Text(words, "yellow")
 
@@ -197,9 +197,3 @@ def progress(mode: Mode) -> Live | Lines | contextlib.nullcontext[None]:
 
 def _is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
-
-
-def clock(seconds: float) -> str:
-    """``01:23:45``."""
-    whole = int(seconds + 0.5)
-    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"

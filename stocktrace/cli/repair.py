@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +9,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from stocktrace.cli import output
-from stocktrace.cli.capturing import Json
-from stocktrace.cli.data import DataDir, layout_of
+from stocktrace.cli.folder import DataDir, layout_of
+from stocktrace.cli.output import Json
 from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def repair(data_dir: Path | None, url: str | None, *, only_look: bool, as_json: 
     """Repair gaps, print what became of each kind; exits 1 if one is open that was asked for."""
     layout = layout_of(data_dir)
 
-    from stocktrace.repair.errands import plan
+    from stocktrace.repair.errands import plan, put_off
     from stocktrace.repair.repair import repair_gaps
 
     found: list[Repair] = []
@@ -51,6 +50,12 @@ def repair(data_dir: Path | None, url: str | None, *, only_look: bool, as_json: 
                 found.extend(repair_gaps(layout, rest))
     finally:
         _print(found, as_json=as_json)
+    if not as_json:
+        later = put_off(plan(layout))
+        if not found and not later:
+            output.line("nothing to repair")
+        for sentence in later:
+            output.line(sentence)
     return 1 if not only_look and any(one.state == "open" for one in found) else 0
 
 
@@ -60,20 +65,23 @@ def _print(found: list[Repair], *, as_json: bool) -> None:
             output.json(one)
         return
     if not found:
-        output.line("nothing to repair")
         return
-    rows: Counter[tuple[str, str, str, str]] = Counter()
-    gaps: Counter[tuple[str, str, str, str]] = Counter()
+    kinds: dict[tuple[str, str, str, str], list[Repair]] = {}
     for one in found:
-        kind = (one.date, one.state, one.reason, one.source)
-        gaps[kind] += 1
-        rows[kind] += one.rows
+        kinds.setdefault((one.date, one.state, one.reason, one.source), []).append(one)
     output.table(
-        ["date", "gaps", "became", "trades", "session", "why"],
+        ["date", "gaps", "tickers", "became", "trades", "session", "why"],
         [
-            (date, f"{gaps[kind]:,}", state, f"{rows[kind]:,}", source, reason)
-            for kind in sorted(gaps)
-            for date, state, reason, source in [kind]
+            (
+                date,
+                f"{len({(one.session, one.start, one.end) for one in some}):,}",
+                f"{len({one.symbol for one in some}):,}",
+                state,
+                f"{sum(one.rows for one in some):,}",
+                source,
+                reason,
+            )
+            for (date, state, reason, source), some in sorted(kinds.items())
         ],
     )
 

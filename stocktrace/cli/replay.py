@@ -27,7 +27,8 @@ def recording(
 
     from stocktrace.record.recovery import read_report
     from stocktrace.store import lock
-    from stocktrace.store.layout import Layout, is_session
+    from stocktrace.store.layout import Layout
+    from stocktrace.store.names import is_session
 
     layout = Layout.of(Settings.load(data_dir=data_dir))
     if not is_session(session) or not layout.has(session):

@@ -7,7 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stocktrace.cli.data import DataDir, layout_of
+from stocktrace.cli import output
+from stocktrace.cli.folder import DataDir, layout_of
+from stocktrace.errors import Died
 
 
 def report(
@@ -27,6 +29,7 @@ def report(
     from stocktrace.show.picture import picture
     from stocktrace.show.view import SessionView
     from stocktrace.store.files import replace_text
+    from stocktrace.summary import DEAD
 
     view = SessionView.of(layout, session)
     page = out or Path(f"{session}.html")
@@ -35,4 +38,6 @@ def report(
     if svg is not None:
         replace_text(svg, picture(view))
         print(svg)
+    if view.state == DEAD:
+        output.complain(str(Died(session)))
     return 0

@@ -10,10 +10,11 @@ import msgspec
 from cyclopts import Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.capturing import Json
-from stocktrace.cli.data import DataDir, layout_of
-from stocktrace.settings import parse_duration
+from stocktrace.cli.folder import DataDir, layout_of
+from stocktrace.cli.output import Json
+from stocktrace.quantities import parse_duration
 from stocktrace.trade import parse_tickers
+from stocktrace.words import counted
 
 if TYPE_CHECKING:
     from stocktrace.live.changes import Outcome
@@ -138,10 +139,9 @@ def _change(
 
 def _print(session: str, change: Change, outcome: Outcome) -> None:
     changed = [*(f"+{t}" for t in outcome.added), *(f"-{t}" for t in outcome.removed)]
-    count = len(outcome.captured)
     print(
         f"session {session}: {' '.join(changed) or 'nothing to change'}; "
-        f"{count:,} ticker{'' if count == 1 else 's'}"
+        f"{counted(len(outcome.captured), 'ticker')}"
     )
     if outcome.added and not outcome.connected:
         print("  there is no connection now: they are asked for when there is one")

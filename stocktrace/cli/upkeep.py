@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.capturing import Json
-from stocktrace.cli.data import DataDir, layout_of
+from stocktrace.cli.folder import DataDir, layout_of
+from stocktrace.cli.output import Json
 from stocktrace.errors import UsageError
-from stocktrace.settings import Settings, parse_keep
+from stocktrace.quantities import parse_patience
+from stocktrace.settings import Settings
+from stocktrace.words import counted
 
 if TYPE_CHECKING:
     from stocktrace.store.layout import Layout
@@ -36,7 +38,8 @@ def convert(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
     if as_json:
         output.json(conversion)
     else:
-        print(f"{conversion.files} segments converted, {conversion.rows:,} trades")
+        trades = counted(conversion.rows, "trade")
+        print(f"{counted(conversion.files, 'segment')} converted, {trades}")
     for sentence in conversion.failed:
         output.complain(sentence)
     return 1 if conversion.failed else 0
@@ -94,7 +97,7 @@ def compact(
     from stocktrace.upkeep.compacting import compact_days
     from stocktrace.upkeep.retention import prune
 
-    result = compact_days(layout, parse_day(date), older_than=parse_keep(older_than) or 0.0)
+    result = compact_days(layout, parse_day(date), older_than=parse_patience(older_than))
     pruned = prune(layout, settings.keep_tape, settings.keep_csv)
     done = result.done
     if as_json:
@@ -103,17 +106,19 @@ def compact(
         files, before = sum(one.files for one in done), sum(one.before for one in done)
         size = sum(one.size for one in done)
         print(
-            f"{len(done)} days of tickers compacted: {files:,} files of {before:,} bytes "
-            f"are {len(done)} of {size:,} bytes now"
+            f"compacted: {counted(files, 'file')} of {before:,} bytes into "
+            f"{counted(len(done), 'file')} of {size:,} bytes, one a ticker and day"
+            if done
+            else "nothing to compact"
         )
         if pruned.tapes or pruned.csv:
-            print(f"{pruned.tapes} tapes and {pruned.csv} CSV deleted, {pruned.size:,} bytes")
+            tapes, csv = counted(pruned.tapes, "tape"), counted(pruned.csv, "CSV file")
+            print(f"deleted: {tapes} and {csv}, {pruned.size:,} bytes")
         for name, why in result.waiting.items():
             output.line(f"{name} waits: {why}")
     for sentence in (*result.failed, *pruned.kept):
         output.complain(sentence)
-    waits = any("recover" in why for why in result.waiting.values()) or (date in result.waiting)
-    return 1 if result.failed or pruned.kept or waits else 0
+    return 1 if result.failed or pruned.kept or result.dead or date in result.waiting else 0
 
 
 def verify(
@@ -161,7 +166,7 @@ def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: b
         for finding in findings:
             state = " (repaired)" if finding.repaired else ""
             output.line(f"{finding.path}: {finding.problem}{state}")
-        print(f"{verified} sessions verified, {len(findings)} findings")
+        print(f"{counted(verified, 'session')} verified, {counted(len(findings), 'finding')}")
     return 1 if any(not finding.repaired for finding in findings) else 0
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.capturing import Json, Progress
-from stocktrace.cli.data import DataDir, layout_of
+from stocktrace.cli.capturing import Progress
+from stocktrace.cli.folder import DataDir, layout_of
+from stocktrace.cli.output import Json
 from stocktrace.cli.progress import progress
-from stocktrace.errors import StocktraceError, UsageError
+from stocktrace.errors import Died, StocktraceError, UsageError
 
 if TYPE_CHECKING:
     from stocktrace.status import Status
@@ -35,9 +36,11 @@ def watch(
     capture failed or its process died.
     """
     layout = layout_of(data_dir)
-    session = session or _running(layout)
 
+    from stocktrace.live.changes import latest_running
     from stocktrace.report import Report
+
+    session = session or latest_running(layout)
 
     last: Status | None = None
     try:
@@ -52,30 +55,17 @@ def watch(
         output.complain(f"session {session} goes on")
         return 130
     if last is None or last.state != "ended":
-        raise StocktraceError(
-            f"The process of session {session} has died: run `stocktrace recover`; "
-            "what was received is on its tape."
-        )
+        raise Died(session)
     if not as_json:
         output.summary(Report.read(layout.report(session)), layout.root)
     return 1 if last.outcome == "failed" else 0
-
-
-def _running(layout: Layout) -> str:
-    """The session that began last, of those that run; names sort as sessions began."""
-    from stocktrace.store import lock
-
-    for path in sorted(layout.sessions.glob("*.status"), reverse=True):
-        if lock.is_held(layout.lock(path.stem)):
-            return path.stem
-    raise StocktraceError(f"No capture is running in {layout.root}: see `stocktrace sessions`.")
 
 
 def _statuses(layout: Layout, session: str) -> Iterator[Status]:
     """Each status of a session as it is written; ends with the session or with its process."""
     from stocktrace.status import Status
     from stocktrace.store import lock
-    from stocktrace.store.layout import is_session
+    from stocktrace.store.names import is_session
 
     if not is_session(session):
         raise UsageError(f"{session!r} is no session: see `stocktrace sessions`.")

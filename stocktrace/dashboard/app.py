@@ -21,7 +21,8 @@ from stocktrace.dashboard.board import Board
 from stocktrace.dashboard.chart import LENGTHS_S
 from stocktrace.dashboard.room import Room
 from stocktrace.dashboard.sessions import Shelf
-from stocktrace.store.layout import Layout, is_session
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import is_session
 
 STATIC = Path(__file__).with_name("static")
 #: A page of another site that has its name point here could otherwise read along.

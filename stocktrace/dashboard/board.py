@@ -23,6 +23,7 @@ from stocktrace.dashboard.vitals import Vitals
 from stocktrace.deadline import Deadline
 from stocktrace.lags import Lags
 from stocktrace.store.layout import Layout
+from stocktrace.words import counted
 
 # For so long one look reads; the rest of a late start comes with the next ones.
 _LOOK_S = 0.25
@@ -147,7 +148,9 @@ class Board:
             self._burst = now, self._refused
         if self._burst is not None and (now - self._burst[0] > _BURST_S or self._vitals.is_over):
             more = count - self._burst[1]
-            self._events.tell(self._burst[0], "quarantine", f"{more:,} rows went to quarantine")
+            self._events.tell(
+                self._burst[0], "quarantine", f"{counted(more, 'row')} went to quarantine"
+            )
             self._burst = None
         self._refused = count
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from stocktrace.gap import CONNECTING
 from stocktrace.report import GapReport
 from stocktrace.store.layout import Layout
+from stocktrace.words import counted
 
 # What a page shows; the log has the rest.
 MOST = 200
@@ -85,20 +87,22 @@ class Events:
         start, end = (datetime.fromisoformat(record[name]) for name in ("start", "end"))
         self.outages.append(Outage(start.timestamp(), end.timestamp(), record["reason"]))
         self._lost = None
-        if record["reason"] != "connecting":
-            self.gaps.update(self._tickers - self.refused.keys())
+        self.gaps.update(self._tickers - self.refused.keys())
 
     def _words(self, name: str, record: dict[str, Any]) -> str | None:
         if name == "start":
-            return f"capture of {len(record['tickers'])} tickers began"
+            return f"capture of {counted(len(record['tickers']), 'ticker')} began"
         if name == "connect":
             was, self._was_connected = self._was_connected, True
-            return f"connected{' again' if was else ''}, {len(record['tickers'])} tickers"
+            tickers = counted(len(record["tickers"]), "ticker")
+            return f"connected{' again' if was else ''}, {tickers}"
         if name == "gap":
             seconds = self.outages[-1].end - self.outages[-1].start  # type: ignore[operator]
-            if record["reason"] == "connecting" and seconds < _CONNECTING_S:
+            if record["reason"] == CONNECTING and seconds < _CONNECTING_S:
                 return None
             return f"not listening for {seconds:.1f} s: {record['reason']}"
+        if name == "recover":
+            return f"recovered, {counted(record['rows'], 'trade')} published"
         said = _SAID.get(name)
         return None if said is None else said.format_map(_Blank(record))
 
@@ -113,7 +117,6 @@ _SAID = {
     "spill": "window {window}: overload, its trades are had from the tape",
     "failure": "window {window} is not published: {error}",
     "end": "{state}: {reason}",
-    "recover": "recovered, {rows} trades published",
 }
 
 

@@ -12,6 +12,8 @@ def head(vitals: Vitals) -> dict[str, Any]:
     """What the session is, how it stands, since when and for how long still."""
     report, live = vitals.known, vitals.live
     elapsed = ((report.ended or datetime.now(UTC)) - report.started).total_seconds()
+    if live and vitals.state == "dead":
+        elapsed = live.elapsed_s  # its time stands still
     return {
         "session": report.session,
         "state": vitals.state,
@@ -31,8 +33,6 @@ def head(vitals: Vitals) -> dict[str, Any]:
 def figures(vitals: Vitals) -> dict[str, Any]:
     """The tiles, but those that are counted from the rows."""
     report, live = vitals.known, vitals.live
-    outages = report.outages
-    lengths = [(gap.end - gap.start).total_seconds() for gap in outages]
     queued = live.queued if live else {}
     fullest = max(queued, key=lambda ticker: queued[ticker], default="")
     return {
@@ -41,8 +41,9 @@ def figures(vitals: Vitals) -> dict[str, Any]:
         "queue": queued.get(fullest, 0),
         "queue_of": fullest,
         "reconnects": live.reconnects if live else report.reconnects,
-        "gaps": live.outages if live else len(outages),
-        "gaps_s": live.outage_s if live else sum(lengths),
+        "gaps": live.gaps if live else len(report.gaps),
+        "gap_s": live.gap_s if live else report.gap_s,
+        "outages": live.outages if live else len(report.outages),
         "quarantined": vitals.quarantined,
         "rolled": live.rolled if live else len(report.windows),
         "published": live.published if live else len(report.windows) - len(report.unpublished),

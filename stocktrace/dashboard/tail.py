@@ -24,8 +24,9 @@ import pyarrow as pa
 
 from stocktrace.dashboard.rows import Rows
 from stocktrace.deadline import Deadline
-from stocktrace.store.layout import OPEN, Layout, Part, encode_ticker, is_day
+from stocktrace.store.layout import Layout
 from stocktrace.store.lines import parse_lines
+from stocktrace.store.names import OPEN, Part, encode_ticker, is_day
 from stocktrace.store.partition import Piece, pieces_of
 from stocktrace.store.segment import HEADER
 from stocktrace.trade import is_ticker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -13,6 +14,9 @@ from stocktrace.exchange.faults import Fault
 from stocktrace.exchange.gateway import Gateway
 from stocktrace.exchange.server import Server
 from stocktrace.exchange.settings import HOST
+from stocktrace.words import counted
+
+_log = logging.getLogger("stocktrace.exchange")
 
 
 class Exchange(Server):
@@ -39,8 +43,10 @@ class Exchange(Server):
         if not self.port:
             return "<Exchange, not started>"
         return (
-            f"<Exchange {self.url}: {self.dials} dials, {self.connections_made} connections, "
-            f"{len(self.subscriptions)} subscriptions, {self.sent_trades} trades sent>"
+            f"<Exchange {self.url}: {counted(self.dials, 'dial')}, "
+            f"{counted(self.connections_made, 'connection')}, "
+            f"{counted(len(self.subscriptions), 'subscription')}, "
+            f"{counted(self.sent_trades, 'trade')} sent>"
         )
 
     # What there is to see.
@@ -156,7 +162,16 @@ def serve(exchange: Exchange, stop: threading.Event | None = None) -> None:
     Raises:
         StocktraceError: it could not start, or died.
     """
-    stop = stop or threading.Event()
+    stop, told = stop or threading.Event(), False
     with exchange:
-        while not stop.wait(0.5):  # seconds until a death is noticed
+        while not stop.wait(0.5):  # seconds until a death, or the end of the play, is noticed
             exchange.check()
+            if exchange.finished.is_set() and not told:
+                told = True
+                _log.info(
+                    "the recording is over, %s; connections stay open with heartbeats only, "
+                    "Ctrl-C ends the exchange",
+                    f"{counted(exchange.sent_trades, 'trade')} were sent"
+                    if exchange.sent_trades
+                    else "and no trade was sent: nobody was subscribed to its tickers meanwhile",
+                )

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from stocktrace.errors import UsageError
 from stocktrace.exchange.faults import KINDS, Fault
-from stocktrace.settings import parse_duration
+from stocktrace.quantities import parse_duration
 
 _AFTER = re.compile(r"(\d+)(trades|connections)")
 # What only some kinds know; all others know "after", "for" and "repeat".

@@ -17,35 +17,28 @@ import contextlib
 import enum
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from websocket import WebSocketException
 
-from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock, Deadline
+from stocktrace.deadline import SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import FeedStopped, KeyRefused
-from stocktrace.feed import wire
 from stocktrace.feed.backoff import Backoff
-from stocktrace.feed.dial import Dialer
+from stocktrace.feed.dial import Dialer, Lost
+from stocktrace.feed.loss import Loss
 from stocktrace.feed.observer import FeedObserver
 from stocktrace.feed.pace import Pace
 from stocktrace.feed.policy import FeedPolicy
-from stocktrace.feed.probe import Probe
+from stocktrace.feed.rival import Rival
 from stocktrace.feed.socket import BatchSocket
+from stocktrace.feed.subscription import Subscription
 from stocktrace.feed.watchdog import Watchdog
-from stocktrace.gap import Gap
 
 log = logging.getLogger(__name__)
 
 # How often the thread looks up from an idle socket: bounds the latency of a stop, a change of
 # tickers and a roll without frames; four wake-ups a second cost nothing that can be measured.
 TICK_S = 0.25
-# Lives shorter than this, so many in a row, mean that somebody else uses the key (FINNHUB.md #158).
-SHORT_LIFE_S = 10.0
-SHORT_LIVES = 3
-
-
-class _Lost(Exception):
-    """A connection ended; ``str()`` is the reason. What an observer raises is another thing."""
 
 
 class State(enum.Enum):
@@ -80,13 +73,9 @@ class Feed:
             policy.stable_s,
         )
         self._answers_pings: bool | None = None
-        self._probe = Probe(self._has_traded)
         self._pace = Pace(clock.monotonic())
-        self._short_lives = 0
-        self._lost_since = 0
-        self._lost_reason = "connecting"
-        self._last_sign = 0
-        self._last_sign_at = 0.0
+        self._rival = Rival()
+        self._loss = Loss()
         self._looked = 0
         #: Until when it listened, or tried to (epoch ns); 0 while it lives, and if it died.
         self.ended_at = 0
@@ -102,7 +91,7 @@ class Feed:
 
     def take_over(self, since: int, reason: str) -> None:
         """Before the start: nobody has listened since then (epoch ns), and why."""
-        self._lost_since, self._lost_reason = since, reason
+        self._loss = Loss(since, reason)
 
     def start(self) -> None:
         """Dial, in the feed's own thread."""
@@ -150,7 +139,7 @@ class Feed:
     # --- the feed's thread -------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._lost_since = self._lost_since or self._clock.wall()
+        self._loss.since = self._loss.since or self._clock.wall()
         try:
             try:
                 while not self._stop.is_set():
@@ -159,7 +148,7 @@ class Feed:
                 error.__context__ = None  # the library's error can quote the request, and the key
                 self._failure = error
             stamp = self._clock.wall()
-            ended_at = stamp if self._lost_since else self._looked
+            ended_at = stamp if self._loss.since else self._looked
             self._close_gap(stamp)
             self.ended_at = ended_at
         except BaseException as error:  # noqa: BLE001 - kept, and raised by check()
@@ -182,7 +171,7 @@ class Feed:
             reason = self._listen(socket)
         if reason is None or self._stop.is_set():
             return
-        self._lost_reason = reason
+        self._loss.reason = reason
         wait = self._backoff.wait(too_many_dials=too_many_dials)
         self._observer.on_retry(self._clock.wall(), reason, wait)
         retry = Deadline.after(wait, self._clock)
@@ -201,27 +190,29 @@ class Feed:
             born,
             self._answers_pings,
         )
-        self._last_sign, self._last_sign_at = self._lost_since, born
-        subscribed: tuple[str, ...] = ()
+        self._loss.dialled(born)
+        subscription = Subscription(socket, self._observer.has_traded, self._clock)
         reason: str | None = None
         try:
-            socket.settimeout(policy.handshake_s)  # for sending, too: the peer may not read
-            subscribed = self._subscribe(socket, subscribed)
+            socket.settimeout(policy.handshake_s)  # of sending: the peer may not read
+            with self._dialer.may_be_lost():
+                subscription.begin(self._wanted)
             self.state = State.LISTENING
-            self._probe = Probe(self._has_traded)
-            self._looked = self._last_sign = stamp = self._clock.wall()
+            self._looked = stamp = self._clock.wall()
+            self._loss.sign(stamp, self._clock.monotonic())
             self._close_gap(stamp)
-            self._observer.on_connected(stamp, subscribed)
+            self._observer.on_connected(stamp, subscription.tickers)
             while not self._stop.is_set():
-                reason = self._read(socket, watchdog)
+                reason = self._read(socket, watchdog, subscription)
                 if reason is not None:
                     break
-                if subscribed is not self._wanted:
-                    subscribed = self._subscribe(socket, subscribed)
+                if subscription.tickers is not self._wanted:
+                    socket.settimeout(policy.handshake_s)
+                    self._change(subscription)
             else:
                 with contextlib.suppress(OSError, WebSocketException):  # a courtesy
                     socket.send_close()
-        except _Lost as lost:
+        except Lost as lost:
             reason = str(lost)
         finally:
             socket.shutdown()
@@ -230,10 +221,12 @@ class Feed:
             self._lost(reason, self._clock.monotonic() - born)
         return reason
 
-    def _read(self, socket: BatchSocket, watchdog: Watchdog) -> str | None:
+    def _read(
+        self, socket: BatchSocket, watchdog: Watchdog, subscription: Subscription
+    ) -> str | None:
         """One read; the reason if it was the last."""
         socket.settimeout(TICK_S)
-        with self._may_be_lost():
+        with self._dialer.may_be_lost():
             try:
                 batch = socket.recv_batch()
             except TimeoutError:
@@ -241,88 +234,61 @@ class Feed:
         self._looked = stamp = self._clock.wall()
         now = self._clock.monotonic()
         if batch is None:
-            self._observer.on_tick(stamp)
+            self._note_refusals(subscription, self._observer.on_tick(stamp), stamp, now)
         else:
-            self._last_sign, self._last_sign_at = stamp, now
+            self._loss.sign(stamp, now)
             watchdog.received(
                 now, completed=batch.completed, in_frame=socket.in_frame, pong=batch.pongs > 0
             )
             if batch.frames:
                 errors = self._observer.on_frames(stamp, batch.frames)
-                self._note_refusals(errors or (), stamp, now)
+                self._note_refusals(subscription, errors, stamp, now)
             if batch.closed is not None:
                 return self._dialer.told(batch.closed)
             if wait := self._pace.after(batch.size, now):
                 self._stop.wait(wait)
         reason = watchdog.verdict(now)
         if reason is None:
-            self._ask(socket, watchdog, now)
+            self._ask(socket, watchdog, subscription, now)
         return reason
 
-    def _ask(self, socket: BatchSocket, watchdog: Watchdog, now: float) -> None:
+    def _ask(
+        self, socket: BatchSocket, watchdog: Watchdog, subscription: Subscription, now: float
+    ) -> None:
         """Send what is due: a ping, a question for a ticker that may be refused."""
-        suspect = self._probe.next(now)
+        suspect = subscription.suspect(now)
         ping = watchdog.ping_due(now)
         if not (ping or suspect):
             return
         socket.settimeout(self._policy.pong_within_s)
-        with self._may_be_lost():
+        with self._dialer.may_be_lost():
             if ping:
                 socket.ping()
             if suspect:
-                socket.send(wire.subscribe(suspect))
+                subscription.ask_again(suspect)
 
-    def _has_traded(self, ticker: str) -> bool:
-        return self._observer.has_traded(ticker)
+    def _note_refusals(
+        self, subscription: Subscription, errors: Iterable[str], stamp: int, now: float
+    ) -> None:
+        for ticker, text in subscription.refused(errors, now):
+            self._observer.on_refused(stamp, ticker, text)
 
-    def _note_refusals(self, errors: Iterable[str], stamp: int, now: float) -> None:
-        for text in errors:
-            refused = self._probe.error(text, self._wanted, now)
-            if refused is not None:
-                self._observer.on_refused(stamp, refused, text)
-
-    def _subscribe(self, socket: BatchSocket, now: tuple[str, ...]) -> tuple[str, ...]:
-        """Ask for what is wanted and not had, and the other way round."""
-        wanted, had = self._wanted, set(now)
-        added = [ticker for ticker in wanted if ticker not in had]
-        removed = sorted(had.difference(wanted))
-        with self._may_be_lost():
-            for ticker in removed:
-                socket.send(wire.unsubscribe(ticker))
-            for ticker in added:
-                socket.send(wire.subscribe(ticker))
-        if self.state is State.LISTENING and (added or removed):
-            self._probe.requested(added, self._clock.monotonic())
+    def _change(self, subscription: Subscription) -> None:
+        """Other tickers are wanted."""
+        with self._dialer.may_be_lost():
+            added, removed = subscription.change(self._wanted)
+        if added or removed:
             self._observer.on_subscription(self._clock.wall(), added, removed)
-        return wanted
-
-    @contextlib.contextmanager
-    def _may_be_lost(self) -> Iterator[None]:
-        """Around what the socket does, and nothing else."""
-        try:
-            yield
-        except (OSError, WebSocketException) as error:
-            raise _Lost(f"connection lost: {self._dialer.told(error)}") from error
 
     def _lost(self, reason: str, lived: float) -> None:
         self._backoff.lived(lived)
         stamp = self._clock.wall()
-        self._lost_since, self._lost_reason = self._last_sign, reason
-        if self._last_sign > stamp:  # the clock was set back since
-            silent = self._clock.monotonic() - self._last_sign_at
-            self._lost_since = stamp - int(silent * NS_PER_SECOND)
+        self._loss.noticed(stamp, self._clock.monotonic(), reason)
         if self.state is State.LISTENING:
             self._observer.on_disconnected(stamp, reason)
-        self._short_lives = self._short_lives + 1 if lived < SHORT_LIFE_S else 0
-        if self._short_lives == SHORT_LIVES:
-            self._observer.on_notice(
-                stamp,
-                f"{SHORT_LIVES} connections in a row ended within {SHORT_LIFE_S:g} s: "
-                "is this API key in use elsewhere?",
-            )
+        if suspicion := self._rival.suspected(lived):
+            self._observer.on_notice(stamp, suspicion)
 
     def _close_gap(self, stamp: int) -> None:
-        if self._lost_since:
-            gap = Gap(self._lost_since, stamp, self._wanted, self._lost_reason)
-            self._lost_since = 0
+        if gap := self._loss.over(stamp, self._wanted):
             self._observer.on_gap(gap)

@@ -1,11 +1,17 @@
-"""A dial: TCP, TLS and handshake under one deadline; what failed is told without the key."""
+"""A dial: TCP, TLS and handshake under one deadline; what fails is told without the key."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from urllib.parse import quote, urlsplit
 
-from websocket import WebSocketBadStatusException, WebSocketTimeoutException
+from websocket import (
+    WebSocketBadStatusException,
+    WebSocketException,
+    WebSocketTimeoutException,
+)
 
 from stocktrace.deadline import Clock, Deadline
 from stocktrace.errors import KeyRefused
@@ -13,6 +19,10 @@ from stocktrace.feed.socket import BatchSocket, keep_secret
 
 # How often it is looked whether the time of a handshake is up, or the feed is to stop.
 _LOOK_S = 0.25
+
+
+class Lost(Exception):
+    """A connection ended; ``str()`` is the reason. What an observer raises is another thing."""
 
 
 class Dialer:
@@ -80,6 +90,14 @@ class Dialer:
         if isinstance(error, (TimeoutError, WebSocketTimeoutException)):
             return f"no answer to the handshake in {self._handshake_s:g} s", False
         return f"cannot connect: {self.told(error)}", False
+
+    @contextlib.contextmanager
+    def may_be_lost(self) -> Iterator[None]:
+        """Around what the socket does, and nothing else: what that raises becomes ``Lost``."""
+        try:
+            yield
+        except (OSError, WebSocketException) as error:
+            raise Lost(f"connection lost: {self.told(error)}") from error
 
     def told(self, what: object) -> str:
         """What the other side or the library says, without the key."""

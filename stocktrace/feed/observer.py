@@ -11,8 +11,8 @@ from stocktrace.gap import Gap
 class FeedObserver(Protocol):
     """What is told of the feed; every call comes from the feed's thread, stamps are epoch ns."""
 
-    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> Iterable[str] | None:
-        """Messages as received, all of one read; gives the texts of the error frames in them."""
+    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> Iterable[str]:
+        """Messages as received, all of one read; gives the texts of error frames so far."""
 
     def has_traded(self, ticker: str) -> bool:
         """Whether a trade of ``ticker`` ever came; asked when the server refuses one unnamed."""
@@ -20,8 +20,8 @@ class FeedObserver(Protocol):
     def on_refused(self, stamp: int, ticker: str, text: str) -> None:
         """The server does not serve ``ticker``; ``text`` is its word."""
 
-    def on_tick(self, stamp: int) -> None:
-        """Time passed without messages."""
+    def on_tick(self, stamp: int) -> Iterable[str]:
+        """Time passed without messages; gives the texts of error frames, too."""
 
     def on_connected(self, stamp: int, tickers: Sequence[str]) -> None:
         """The handshake is done and ``tickers`` have been asked for."""

@@ -47,6 +47,11 @@ class Probe:
         if self._suspects:
             self._suspects.extendleft(reversed(self._latest))
 
+    def withdrawn(self, tickers: Iterable[str]) -> None:
+        """These are not wanted any more: to ask for one again would subscribe it."""
+        gone = set(tickers)
+        self._suspects = deque(ticker for ticker in self._suspects if ticker not in gone)
+
     def error(self, text: str, tickers: Iterable[str], now: float) -> str | None:
         """An error came; gives the ticker that it means, if that is known by now."""
         culprit = named(text, tickers)

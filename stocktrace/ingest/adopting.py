@@ -7,7 +7,6 @@ its folder of tapes gets its name here.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -17,20 +16,14 @@ from stocktrace.record.recovery import RUNNING, Recovered, coverage_of, read_rep
 from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
-from stocktrace.store.layout import Layout, Part, is_session
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.tape import Frames, TapeReader, TapeWriter
 
 
 def is_data_folder(folder: Path) -> bool:
     """Whether a folder is one that sessions were recorded to."""
     return (folder / "tape").is_dir() or (folder / "sessions").is_dir()
-
-
-def sessions_in(other: Layout) -> list[str]:
-    """The sessions of another data folder, the oldest first."""
-    names = {path.name for path in other.root.glob("tape/*")}
-    names |= {path.stem for path in other.sessions.glob("*.json")}
-    return sorted(name for name in names if is_session(name))
 
 
 def check(other: Layout, session: str) -> None:
@@ -59,7 +52,7 @@ def adopt(
         StoreError: it cannot be; nothing of it is here.
     """
     check(other, session)
-    staged = layout.root / "tape" / f".{session}.{os.getpid()}.tmp"
+    staged = files.temporary_for(layout.tapes(session))
     try:
         with lock.held(layout.lock(session), {"session": session}):
             if layout.has(session):
@@ -97,8 +90,8 @@ def _copy(tape: Path, copy: Path) -> None:
 
 def _copy_requeued(layout: Layout, other: Layout, part: Part) -> None:
     """Which refused rows were put back, so that none is put back twice."""
-    told = other.quarantine(part).with_suffix(".requeued")
-    here = layout.quarantine(part).with_suffix(".requeued")
+    name = layout.quarantine(part).name
+    told, here = other.requeued(name), layout.requeued(name)
     if told.exists():
         files.replace_text(here, told.read_text(encoding="utf-8"))
 

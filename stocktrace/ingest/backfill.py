@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from stocktrace.errors import StocktraceError, StoreError, UsageError
-from stocktrace.ingest.adopting import adopt, check, is_data_folder, sessions_in
+from stocktrace.ingest.adopting import adopt, check, is_data_folder
 from stocktrace.ingest.foreign import NothingThere, Source
 from stocktrace.ingest.importing import import_file, known, try_out
 from stocktrace.ingest.mapping import Mapping
@@ -72,7 +72,7 @@ def plan(layout: Layout, sources: Sequence[Path]) -> list[Work]:
         if source.is_file():
             found.append(Work(source))
         elif source.is_dir() and is_data_folder(source):
-            found += [Work(source, session) for session in sessions_in(Layout(source))]
+            found += [Work(source, session) for session in Layout(source).all_sessions()]
         elif source.is_dir():
             files = sorted(path for path in source.rglob("*") if path.name.endswith(ENDINGS))
             if not files:

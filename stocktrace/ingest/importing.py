@@ -21,21 +21,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from stocktrace.deadline import SYSTEM_CLOCK, Clock
+from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
 from stocktrace.errors import StoreError
 from stocktrace.gap import Interval
 from stocktrace.ingest.foreign import NothingThere, Row, Source
 from stocktrace.record.coverage import Coverage
 from stocktrace.record.delivery import deliver
+from stocktrace.record.journal import Journal, gap_reports, new_report
 from stocktrace.record.publish import publish, rebuild
 from stocktrace.record.recovery import read_report, state_of
-from stocktrace.record.session import Journal, at, gap_reports, new_report
 from stocktrace.report import Books, Report
 from stocktrace.settings import Settings
 from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
-from stocktrace.store.layout import Layout, Part, new_import
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, new_import
 from stocktrace.store.originals import copies_of_session
 from stocktrace.store.quarantine import Refused
 from stocktrace.store.tape import Mark, TapeWriter
@@ -219,7 +220,7 @@ def import_rows(
     The session's name is made of the first time in them and the origin's digest.
     """
     digest = origin.digest
-    staged = layout.root / "tape" / f".{digest}.{os.getpid()}.tmp"
+    staged = files.temporary_for(layout.tapes(digest))
     try:
         tapes = _write(staged, origin, blocks)
         session = origin.name(tapes.first or 0, digest)
@@ -265,7 +266,7 @@ def _import(
     report.gaps = gap_reports(Coverage(list(coverage)))
     write_coverage(layout, session, coverage)
     report.state = state_of(session)
-    report.ended = at(max((each.end for each in coverage), default=clock.wall()))
+    report.ended = utc(max((each.end for each in coverage), default=clock.wall()))
     journal.save()
     deliver(layout, report, clock)
     return report

@@ -24,13 +24,14 @@ from typing import Literal
 from stocktrace.deadline import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.gap import Interval
-from stocktrace.ingest.adopting import is_data_folder, sessions_in
+from stocktrace.ingest.adopting import is_data_folder
 from stocktrace.ingest.foreign import Row
 from stocktrace.ingest.importing import Origin, import_rows
 from stocktrace.ingest.joint import joint_coverage
 from stocktrace.record.recovery import dead_sessions, read_report, recover_session, sweep
 from stocktrace.store import lock
-from stocktrace.store.layout import Layout, is_import, new_merge
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import is_import, new_merge
 from stocktrace.store.pair import Counts, Pair, Trade
 from stocktrace.store.recording import Recording
 from stocktrace.store.union import LATEST_US
@@ -82,7 +83,7 @@ def merge(
     recordings = Recording(first), Recording(second)
     digest = hashlib.blake2b(b"".join(each.digest() for each in recordings)).hexdigest()
     known = into.imports(digest)
-    if not known and (others := sessions_in(into)):
+    if not known and (others := into.all_sessions()):
         raise UsageError(
             f"{into.root} has another session, {others[0]}: merge into a folder of its own."
         )
@@ -123,7 +124,7 @@ def _check(into: Layout, first: Layout, second: Layout) -> None:
     for layout in (first, second):
         if not is_data_folder(layout.root):
             raise UsageError(f"{layout.root} is no data folder of stocktrace.")
-        for session in sessions_in(layout):
+        for session in layout.all_sessions():
             if lock.is_held(layout.lock(session)):
                 raise StoreError(
                     f"Session {session} of {layout.root} is alive: merge when it has ended."
@@ -170,7 +171,7 @@ def _origin(pair: Pair, digest: str, counts: Counts, coverage: list[Interval]) -
     recordings = pair.first, pair.second
     names = [str(each.layout.root.resolve()) for each in recordings]
     sessions = [
-        " ".join(name for name in sessions_in(each.layout) if not is_import(name))
+        " ".join(name for name in each.layout.all_sessions() if not is_import(name))
         for each in recordings
     ]
     facts = {

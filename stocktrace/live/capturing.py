@@ -10,15 +10,19 @@ from datetime import datetime, timedelta
 
 from stocktrace.deadline import SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import UsageError
+from stocktrace.live.handle import Handle
 from stocktrace.live.publishing import Publisher, Result
-from stocktrace.live.run import Handle, Run, Status
+from stocktrace.live.run import Run
 from stocktrace.live.turn import taken
+from stocktrace.quantities import parse_duration
 from stocktrace.record.delivery import deliver
 from stocktrace.record.publish import publish
 from stocktrace.report import Report
-from stocktrace.settings import OFF, Settings, parse_duration
+from stocktrace.settings import OFF, Settings
+from stocktrace.status import Status
 from stocktrace.store import files, lock
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.trade import parse_tickers
 
 

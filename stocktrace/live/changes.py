@@ -26,7 +26,8 @@ from stocktrace.deadline import SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import NotRunning, NotTaken, TickerError, UsageError
 from stocktrace.live.handle import Change
 from stocktrace.store import files, lock
-from stocktrace.store.layout import Layout, is_session
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import is_session
 from stocktrace.trade import parse_tickers
 
 # A person waits; ten looks a second at a small folder cost nothing.
@@ -130,6 +131,18 @@ def running(layout: Layout) -> list[str]:
     return [name for name in names if is_session(name) and lock.is_held(layout.lock(name))]
 
 
+def latest_running(layout: Layout) -> str:
+    """The session that began last, of those that run; names sort as sessions began.
+
+    Raises:
+        NotRunning: none does.
+    """
+    alive = running(layout)
+    if not alive:
+        raise NotRunning.none(layout.root)
+    return alive[-1]
+
+
 def the_running(layout: Layout, session: str | None = None) -> str:
     """The session that is meant: ``session``, else the only one that is alive.
 
@@ -148,9 +161,7 @@ def the_running(layout: Layout, session: str | None = None) -> str:
             )
         return session
     if not alive:
-        raise NotRunning(
-            f"No capture runs in {layout.root}: start one, or name its folder with --data-dir."
-        )
+        raise NotRunning.none(layout.root)
     if len(alive) > 1:
         raise UsageError(
             f"{len(alive)} captures run in {layout.root}: name one with --session: "

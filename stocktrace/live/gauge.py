@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from stocktrace.deadline import Clock, Deadline
+from stocktrace.deadline import Clock, Deadline, utc
 from stocktrace.lags import Lags
 from stocktrace.record.intake import Intake
+from stocktrace.record.journal import Journal
 from stocktrace.record.recorder import Recorder
-from stocktrace.record.session import Journal, at, lag_report
-from stocktrace.report import Books, GapReport, Report
+from stocktrace.report import Books, GapReport, LagReport, Report
 from stocktrace.status import State, Status
 
 # Looks that are kept to tell how long a trade waits; at two a second, ten minutes.
@@ -34,7 +34,8 @@ class Gauge:
     ending: bool = False
     _began: float = field(init=False)
     _counted: list[GapReport] = field(default_factory=list)
-    _outages: tuple[int, float, GapReport | None] = (0, 0.0, None)
+    _gap_s: float = 0.0
+    _outages: list[GapReport] = field(default_factory=list)
     _recorded: int = 0
     #: Of which only the frames are read.
     _frames: Books = field(default_factory=Books)
@@ -52,7 +53,7 @@ class Gauge:
         backlog = intake.backlog
         trades = sum(received.values())
         self._count()
-        outages, outage_s, last_outage = self._gaps()
+        self._look_at_gaps()
         waiting = len(report.unpublished)
         rolled = len(report.windows.keys() | set(report.unpublished))
         return Status(
@@ -67,16 +68,17 @@ class Gauge:
             tickers=tuple(report.tickers),
             per_ticker=received,
             state=self._state(report),
-            at=at(self.clock.wall()),
+            at=utc(self.clock.wall()),
             retry=journal.retry,
             recorded=self._recorded,
             quarantined=self._refused.total(),
             quarantined_of=dict(self._refused),
             queued={name: queue.rows for name, queue in intake.queues.copy().items() if queue.rows},
-            outages=outages,
-            outage_s=outage_s,
-            last_outage=last_outage,
-            lag=lag_report(self._lags()),
+            gaps=len(self._counted),
+            gap_s=self._gap_s,
+            outages=len(self._outages),
+            last_outage=self._outages[-1] if self._outages else None,
+            lag=LagReport.of(self._lags()),
             trade_frames=self._frames.trade_frames,
             control=self._frames.control,
             undecodable=self._frames.undecodable,
@@ -101,15 +103,12 @@ class Gauge:
             return "connected"
         return "reconnecting" if report.reconnects else "connecting"
 
-    def _gaps(self) -> tuple[int, float, GapReport | None]:
-        """Outages that are over, their seconds, the last; looked at only when one was added."""
-        gaps = self.journal.report.gaps
-        if gaps is not self._counted:  # each gap makes a new list
-            self._counted = gaps
-            outages = self.journal.report.outages
-            seconds = [(gap.end - gap.start).total_seconds() for gap in outages]
-            self._outages = len(outages), sum(seconds), outages[-1] if outages else None
-        return self._outages
+    def _look_at_gaps(self) -> None:
+        """Count those that are over; only when one was added."""
+        report = self.journal.report
+        if report.gaps is not self._counted:  # each gap makes a new list
+            self._counted = report.gaps
+            self._gap_s, self._outages = report.gap_s, report.outages
 
     def _count(self) -> None:
         """Bring the counts up to date: of windows in the books, and of the open ones.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal, get_args
 
+from stocktrace.deadline import utc
 from stocktrace.live.vigil import LATE_MS, silent
 from stocktrace.status import Status
 
@@ -76,7 +77,7 @@ def _of_a_live_one(look: Look) -> Iterator[Problem]:
         )
     if status.lag_ms > LATE_MS:
         yield Problem("lag", f"trades come {status.lag_ms / 1000:,.0f} s after the exchange's time")
-    last = {name: datetime.fromtimestamp(at / 1e9, UTC) for name, at in status.last.items()}
+    last = {name: utc(stamp) for name, stamp in status.last.items()}
     began = look.now - timedelta(seconds=status.elapsed_s)
     for ticker, seconds in silent(status.tickers, last, began, look.now).items():
         yield Problem("late", f"no trade of {ticker} for {seconds / 60:,.0f} minutes of its market")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from stocktrace.deadline import utc
 from stocktrace.live.vigil import Vigil, silent
 from stocktrace.record.intake import Intake
+from stocktrace.record.journal import Journal
 from stocktrace.record.recorder import Recorder
-from stocktrace.record.session import Journal, at
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +27,17 @@ class Lookout:
         if sentence := self.vigil.lag(self.recorder.latest_lag_ms):
             journal.on_notice(sentence)
         signs = self._signs()
-        for ticker in self.vigil.silence(report.tickers, signs, report.started, at(stamp)):
+        for ticker in self.vigil.silence(report.tickers, signs, report.started, utc(stamp)):
             journal.on_notice(f"{ticker} is silent though its market is open")
 
     def silent(self, stamp: int) -> dict[str, float]:
         """Tickers that are silent at ``stamp`` (epoch ns), with the seconds."""
         report = self.journal.report
-        return silent(report.tickers, self._signs(), report.started, at(stamp))
+        return silent(report.tickers, self._signs(), report.started, utc(stamp))
 
     def _signs(self) -> dict[str, datetime]:
         """When each ticker traded last, or was asked for, if that was not at the start."""
         signs = dict(self.journal.report.joined)
         for ticker, stamp in dict(self.intake.last).items():
-            signs[ticker] = max(at(stamp), signs.get(ticker, at(stamp)))
+            signs[ticker] = max(utc(stamp), signs.get(ticker, utc(stamp)))
         return signs

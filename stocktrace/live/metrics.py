@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from operator import attrgetter
 
 from prometheus_client import Metric
@@ -16,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from stocktrace import __version__
-from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock
+from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock, utc
 from stocktrace.live.health import KINDS, Look, Problem, problems
 from stocktrace.settings import Settings
 from stocktrace.status import Status
@@ -36,8 +35,8 @@ _COUNTERS: dict[str, tuple[str, _Value]] = {
     "windows_published": ("Windows whose trades are in Parquet.", attrgetter("published")),
     "parquet_files": ("Parquet files published.", attrgetter("files")),
     "reconnects": ("Connections lost.", attrgetter("reconnects")),
-    "gaps": ("Outages that are over; all tickers together count once.", attrgetter("outages")),
-    "gap_seconds": ("Seconds of these outages.", attrgetter("outage_s")),
+    "gaps": ("Gaps that are over; all tickers together count once.", attrgetter("gaps")),
+    "gap_seconds": ("Seconds of these gaps.", attrgetter("gap_s")),
     "notices": ("Warnings in the session's report.", attrgetter("notices")),
 }
 _GAUGES: dict[str, tuple[str, _Value]] = {
@@ -93,7 +92,7 @@ class Metrics(Collector):
             return None
         look = Look(
             seen.status,
-            datetime.fromtimestamp(self._clock.wall() / NS_PER_SECOND, UTC),
+            utc(self._clock.wall()),
             self._clock.monotonic() - seen.at,
             seen.away_s,
             self._free(),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+from stocktrace.record.journal import Journal
 from stocktrace.record.publish import Published
 from stocktrace.record.recorder import Sealed
-from stocktrace.record.session import Journal
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 
 
 class Result(Protocol):

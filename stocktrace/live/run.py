@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from stocktrace.deadline import Clock, Deadline
+from stocktrace.deadline import Clock, Deadline, utc
 from stocktrace.errors import DiskFull, StocktraceError, StoreError
 from stocktrace.feed.connection import Feed
 from stocktrace.feed.policy import FeedPolicy
@@ -30,18 +30,11 @@ from stocktrace.live.steering import Steering
 from stocktrace.live.turn import Turn
 from stocktrace.live.worker import Worker, chained
 from stocktrace.record.intake import Intake, Limits
+from stocktrace.record.journal import Journal, gap_reports, new_report
+from stocktrace.record.observer import Mailbox, Observer
 from stocktrace.record.recorder import Recorder, Sealed
 from stocktrace.record.recovery import recover
-from stocktrace.record.session import (
-    Journal,
-    Mailbox,
-    Observer,
-    at,
-    gap_reports,
-    lag_report,
-    new_report,
-)
-from stocktrace.report import Report
+from stocktrace.report import LagReport, Report
 from stocktrace.settings import Settings
 from stocktrace.status import Status, StatusFile
 from stocktrace.store import files
@@ -51,8 +44,6 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.originals import copies_of_session
 from stocktrace.store.tape import Mark
 from stocktrace.store.window import RollPolicy
-
-__all__ = ["Handle", "Publisher", "Run", "Status"]
 
 # How often the control thread looks up: progress twice a second, a stop within that time.
 BEAT_S = 0.5
@@ -171,13 +162,13 @@ class Run:
         finally:
             report.state, report.reason = state, reason
             ended = self._clock.wall()
-            report.ended = at(ended)
+            report.ended = utc(ended)
             if not self._end_is_marked:
                 journal.coverage.died(self._intake.heard, "the capture failed")
             journal.coverage.close(ended)
             report.gaps = gap_reports(journal.coverage)
             write_coverage(self._layout, report.session, journal.coverage.intervals)
-            report.lag = lag_report(self._recorder.lags)
+            report.lag = LagReport.of(self._recorder.lags)
             report.silent = self._lookout.silent(ended)
             journal.audit("end", state=report.state, reason=report.reason, books=report.books)
             journal.save()
@@ -276,10 +267,10 @@ class Run:
 
     def _mark_the_end(self) -> None:
         """What comes while the rest is published is not listened to any more."""
-        if self._feed.ended_at:  # its thread has ended: nobody else writes on the tape
+        if self._feed.ended.is_set():  # its thread has: nobody else writes on the tape
             try:
                 self._observer.on_ended(self._feed.ended_at)
-                self._end_is_marked = True
+                self._end_is_marked = self._feed.ended_at > 0
             except (StocktraceError, OSError) as error:
                 self._failures.append(error)
 

@@ -21,6 +21,7 @@ from stocktrace.store import outbox
 from stocktrace.store.coverage import listened, write_coverage
 from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
+from stocktrace.words import counted
 
 #: What Finnhub's free plan takes on one connection.
 LIMIT = 50
@@ -72,7 +73,9 @@ def split(
             f"and there are {keys}."
         )
     if keys > len(tickers):
-        raise UsageError(f"{keys} keys for {len(tickers)} tickers: give at most as many.")
+        raise UsageError(
+            f"{keys} keys for {counted(len(tickers), 'ticker')}: give at most as many."
+        )
     shards = [Shard() for _ in range(keys)]
     spread(tickers, shards, known, limit)
     return shards

@@ -19,7 +19,7 @@ from stocktrace.feed.probe import ANSWER_S
 from stocktrace.live.changes import Inbox, Outcome
 from stocktrace.live.handle import Change, Handle
 from stocktrace.record.intake import Intake
-from stocktrace.record.session import Journal
+from stocktrace.record.journal import Journal
 
 # After an error the probe waits for others, then asks, then waits for the answer.
 EXPLAINED_S = 3 * ANSWER_S

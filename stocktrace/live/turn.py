@@ -11,7 +11,7 @@ from stocktrace.deadline import Clock, Deadline
 from stocktrace.errors import KeyInUse
 from stocktrace.settings import Settings
 from stocktrace.store import lock
-from stocktrace.store.layout import new_session
+from stocktrace.store.names import new_session
 
 # What a hand-over costs at most, beside the new connection.
 LOOK_EVERY_S = 0.05

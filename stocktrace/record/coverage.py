@@ -14,10 +14,8 @@ from typing import Any
 
 import msgspec
 
-from stocktrace.gap import Interval
+from stocktrace.gap import CONNECTING, Interval
 from stocktrace.store.tape import Mark
-
-CONNECTING = "connecting"
 
 
 class _Tickers(msgspec.Struct):

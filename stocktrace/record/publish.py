@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stocktrace.feed import wire
 from stocktrace.record.delivery import send
 from stocktrace.record.receipts import Receipts
 from stocktrace.record.recorder import Sealed, close_books
 from stocktrace.store import parquet
 from stocktrace.store.batch import Chunk
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.parquet import Converted
 from stocktrace.store.partition import in_day
 from stocktrace.store.read import Numbering, Read
@@ -110,23 +110,10 @@ def replay(tape: Path, receipts: Receipts) -> Iterator[Read]:
             entries.append(entry)
             frames += len(entry.frames)
             if frames >= _FRAMES:
-                yield from _decoded(entries, receipts, numbering)
+                yield from (read for read, _ in receipts.decode(entries, numbering))
                 entries, frames = [], 0
     if entries:
-        yield from _decoded(entries, receipts, numbering)
-
-
-def _decoded(entries: list[Frames], receipts: Receipts, numbering: Numbering) -> Iterator[Read]:
-    """One typed call and one read for all entries, as long as nothing in them is odd."""
-    together = wire.decode([frame for entry in entries for frame in entry.frames])
-    if together.refusals or together.errors or together.control:
-        pieces = [([entry], wire.decode(entry.frames)) for entry in entries]
-    else:
-        pieces = [(entries, together)]
-    for arrivals, decoded in pieces:
-        read = Read(arrivals, decoded.messages, numbering)
-        receipts.take(decoded, read)
-        yield read
+        yield from (read for read, _ in receipts.decode(entries, numbering))
 
 
 class _Done:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stocktrace.feed.wire import Decoded
+from stocktrace.feed import wire
 from stocktrace.report import Books
 from stocktrace.store.quarantine import Refused
-from stocktrace.store.read import Read
+from stocktrace.store.read import Numbering, Read
+from stocktrace.store.tape import Frames
 
 #: Stands for the ticker of a refused row that names none.
 NO_TICKER = ""
@@ -26,10 +28,25 @@ class Receipts:
     errors: Counter[str] = field(default_factory=Counter)
     refused: list[Refused] = field(default_factory=list)
 
-    def take(self, decoded: Decoded, read: Read) -> None:
-        """Count what was read; if anything of it is refused, it is of one arrival."""
+    def decode(
+        self, arrivals: Sequence[Frames], numbering: Numbering
+    ) -> Iterator[tuple[Read, list[str]]]:
+        """The trades of ``arrivals`` and the errors that the server told of, counted.
+
+        They come in one piece, as long as nothing is refused.
+        """
+        decoded = wire.decode([frame for each in arrivals for frame in each.frames])
+        if decoded.refusals and len(arrivals) > 1:  # each is kept with its receive time
+            for each in arrivals:
+                yield from self.decode([each], numbering)
+            return
+        read = Read(arrivals, decoded.rows, numbering)
+        self._count(decoded, read)
+        yield read, decoded.errors
+
+    def _count(self, decoded: wire.Decoded, read: Read) -> None:
         books = self.books
-        books.frames += len(decoded.messages)
+        books.frames += len(decoded.rows.counts)
         books.trade_frames += decoded.trade_frames
         books.control += decoded.control
         books.undecodable += decoded.undecodable
@@ -40,10 +57,10 @@ class Receipts:
             self.refused.append(Refused(stamp, refusal.frame, refusal.row, refusal.reason))
             if refusal.row is not None:
                 self.undecoded[_ticker(refusal.row)] += 1
+        books.trades += len(read)
         for ticker, rows in read.parts:
-            books.trades += len(rows)
             self.received[ticker] += len(rows)
-            self.last[ticker] = read.stamp_of(rows[-1])
+        self.last.update(read.latest)
 
 
 def _ticker(row: Any) -> str:

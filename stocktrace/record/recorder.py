@@ -11,7 +11,8 @@ from stocktrace.record.intake import Intake, Recording, TickerQueue
 from stocktrace.record.receipts import Receipts
 from stocktrace.report import Books, TickerBooks
 from stocktrace.store.batch import Chunk
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.segment import SegmentWriter
 
 

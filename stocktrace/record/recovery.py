@@ -25,20 +25,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stocktrace.deadline import SYSTEM_CLOCK, Clock
+from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
 from stocktrace.errors import StocktraceError, StoreError
 from stocktrace.record.coverage import Coverage
 from stocktrace.record.delivery import bound_for_lake, deliver
+from stocktrace.record.journal import Journal, gap_reports, new_report
 from stocktrace.record.publish import again, publish
-from stocktrace.record.session import Journal, at, gap_reports, new_report
 from stocktrace.report import Report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
-from stocktrace.store.layout import Layout, Part, is_import, is_merge, is_session
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, is_import, is_merge
 from stocktrace.store.originals import copies_of_session
 from stocktrace.store.partition import of_session
 from stocktrace.store.tape import Frames, Mark, TapeReader
+from stocktrace.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -123,11 +125,11 @@ def claimed(layout: Layout, session: str) -> Iterator[bool]:
 
 def dead_sessions(layout: Layout) -> list[str]:
     """Sessions that did not end and are not alive, the oldest first."""
-    names = {path.name for path in layout.root.glob("tape/*") if is_session(path.name)}
-    names |= {path.stem for path in layout.sessions.glob("*.json") if is_session(path.stem)}
-    return sorted(
-        name for name in names if not _ended(layout, name) and not lock.is_held(layout.lock(name))
-    )
+    return [
+        name
+        for name in layout.all_sessions()
+        if not _ended(layout, name) and not lock.is_held(layout.lock(name))
+    ]
 
 
 def _ended(layout: Layout, session: str) -> bool:
@@ -177,8 +179,9 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
         _close(layout, session, report, torn)
     journal.tell(
         "recover",
-        f"session {session} recovered: {len(parts)} windows, {rows:,} trades published"
-        + (f", {torn} torn bytes set aside" if torn else ""),
+        f"session {session} recovered: {counted(len(parts), 'window')}, "
+        f"{counted(rows, 'trade')} published"
+        + (f", {counted(torn, 'torn byte')} set aside" if torn else ""),
         windows=[part.window for part in parts],
         rows=rows,
         torn_bytes=torn,
@@ -216,7 +219,7 @@ def _last_line_end(descriptor: int, size: int) -> int:
 
 def unfinished(layout: Layout, session: str) -> Iterator[Part]:
     """Windows of a session with a tape to archive, a segment to rebuild or one to convert."""
-    found = {layout.part_of_tape(path) for path in layout.tapes(session).glob("[0-9]*.tape")}
+    found = {Part.of_tape(path) for path in layout.tapes(session).glob("[0-9]*.tape")}
     for path in layout.root.glob(f"csv/*/{session}-*.csv*"):
         found.add(Part.parse(path))
     yield from found
@@ -244,10 +247,10 @@ def recount(layout: Layout, session: str, report: Report, journal: Journal) -> N
 def _close(layout: Layout, session: str, report: Report, torn: int) -> None:
     coverage, last = coverage_of(layout, session)
     report.state = state_of(session)
-    report.ended = at(last) if last else report.started
+    report.ended = utc(last) if last else report.started
     report.reason = f"its process died; its last line is of {report.ended:%Y-%m-%d %H:%M:%S} UTC"
     if torn:
-        report.reason += f"; {torn} torn bytes were set aside"
+        report.reason += f"; {counted(torn, 'torn byte')} set aside"
     report.gaps = gap_reports(coverage)
     write_coverage(layout, session, coverage.intervals)
 

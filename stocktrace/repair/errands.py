@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from stocktrace.calendar import NEW_YORK, Market, market_of, us_extended
-from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock
+from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
 from stocktrace.repair.missing import Stretch, by_date, together, without
 from stocktrace.store import repairs
 from stocktrace.store.coverage import gaps_in, listened
 from stocktrace.store.layout import Layout
 from stocktrace.store.repairs import Repair
 from stocktrace.store.shelf import Folder
+from stocktrace.words import counted
 
 ELSEWHERE = "REST has ticks of US stocks only"
 CLOSED = "the market was closed"
@@ -86,7 +87,7 @@ def plan(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> Plan:
         ticker: together((begin // _NS_PER_US, end // _NS_PER_US) for begin, end in spans)
         for ticker, spans in listened(layout.root, ()).items()
     }
-    now = datetime.fromtimestamp(clock.wall() / NS_PER_SECOND, UTC)
+    now = utc(clock.wall())
     settled: list[Repair] = []
     wanted: dict[tuple[date, str], list[tuple[Repair, tuple[Stretch, ...]]]] = {}
     for gap in gaps:
@@ -115,9 +116,28 @@ def plan(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> Plan:
     return Plan(settled, [one for one in settled if known.get(one.key) != one], errands)
 
 
+def put_off(todo: Plan) -> list[str]:
+    """Which gaps are asked for later, when, and why: a sentence for each New York date."""
+    days: dict[str, set[tuple[str, int, int]]] = {}
+    for one in todo.settled:
+        if one.reason == NOT_OVER:
+            days.setdefault(one.date, set()).add((one.session, one.start, one.end))
+    return [
+        f"{counted(len(gaps), 'gap')} of {day} put off until {_closes(day):%Y-%m-%d %H:%M} UTC: "
+        "REST has the ticks of a day only when US stocks have ended trading"
+        for day, gaps in sorted(days.items())
+    ]
+
+
+def _closes(day: str) -> datetime:
+    hours = us_extended(date.fromisoformat(day))
+    assert hours is not None  # noqa: S101 - nothing is put off on a holiday
+    return hours.closes
+
+
 def why_not(day: date, clock: Clock) -> str:
     """Why the server has no ticks of a New York date."""
-    now = datetime.fromtimestamp(clock.wall() / NS_PER_SECOND, NEW_YORK)
+    now = utc(clock.wall()).astimezone(NEW_YORK)
     if not is_over(day, now):
         return NOT_OVER
     return NOT_LOADED if now.date() - day <= _LOADED_WITHIN else NO_SUCH

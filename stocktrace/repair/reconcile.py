@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from stocktrace.calendar import NEW_YORK, Market, market_of, us_extended
-from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock
+from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
 from stocktrace.errors import BadAnswer, NoSuchTicks, UsageError
 from stocktrace.feed.rest import Rest
 from stocktrace.feed.ticks import ticks_of
@@ -37,7 +37,7 @@ _NS_PER_US = 1000
 
 def last_day(clock: Clock = SYSTEM_CLOCK) -> date:
     """The last New York date on which US stocks have ended trading."""
-    now = datetime.fromtimestamp(clock.wall() / NS_PER_SECOND, NEW_YORK)
+    now = utc(clock.wall()).astimezone(NEW_YORK)
     day = now.date()
     while us_extended(day) is None or not is_over(day, now):
         day -= timedelta(days=1)
@@ -71,8 +71,10 @@ def reconcile(
         ticker for ticker, spans in sorted(heard.items()) if _seconds(whole, spans)
     ]
     if not wanted:
-        raise UsageError(f"No session listened to a US stock on {day}: name tickers that are here.")
-    over = is_over(day, datetime.fromtimestamp(clock.wall() / NS_PER_SECOND, UTC))
+        raise UsageError(
+            f"No session listened to a US stock on {day}: give another --date, or name --tickers."
+        )
+    over = is_over(day, utc(clock.wall()))
     repaired = _repaired(layout, day)
     found: list[Completeness] = []
     try:

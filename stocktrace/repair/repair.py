@@ -7,8 +7,8 @@
 3. What is published already is taken away, as a multiset: trades that came late into the gap, and
    what another repair brought. A second on either side is looked at, too, for what was under way
    when the connection ended.
-4. The rest of a date becomes an import (``importing``), never passed off as captured. Which gaps it
-   repairs is written before, and counts as soon as it is there (``store.repairs``).
+4. The rest of a date becomes an import (``ingest.importing``), never passed off as captured. Which
+   gaps it repairs is written before, and counts as soon as it is there (``store.repairs``).
 
 A gap is asked for again until it is repaired, or the server has no such ticks for good.
 """
@@ -31,8 +31,9 @@ from stocktrace.record.delivery import deliver
 from stocktrace.record.recovery import recover
 from stocktrace.repair.errands import Errand, Plan, digest_of, plan, why_not, widened
 from stocktrace.store import lock, matching, outbox, repairs
-from stocktrace.store.layout import Layout, new_import
+from stocktrace.store.layout import Layout
 from stocktrace.store.matching import Ticks
+from stocktrace.store.names import new_import
 from stocktrace.store.repairs import Repair
 
 #: What the report of a repair tells as its source.

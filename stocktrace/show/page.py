@@ -16,6 +16,7 @@ from stocktrace import __version__
 from stocktrace.report import TickerBooks
 from stocktrace.show.picture import picture
 from stocktrace.show.view import NAMELESS, Bar, SessionView
+from stocktrace.words import clock, counted, lasting
 
 #: Rows of a table; all there is stands in the session's report on disk.
 MOST_ROWS = 500
@@ -33,11 +34,16 @@ def session_page(view: SessionView) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters |= {"clock": clock, "number": number, "moment": moment}
+    environment.filters |= {
+        "clock": clock,
+        "counted": counted,
+        "lasting": lasting,
+        "number": number,
+        "moment": moment,
+    }
     return environment.get_template("session.html").render(
         view=view,
         report=view.report,
-        away=sum((gap.end - gap.start).total_seconds() for gap in view.outages),
         rows=_rows(view),
         data=_data(view),
         picture=picture(view),
@@ -113,12 +119,6 @@ def _data(view: SessionView) -> dict[str, Any]:
             for gap in view.gaps
         ],
     }
-
-
-def clock(seconds: float) -> str:
-    """``01:23:45``."""
-    whole = int(seconds + 0.5)
-    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def number(value: float | None, form: str = ",") -> str:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from stocktrace.show.view import LENGTHS_S, Bar, SessionView, Stretch
+from stocktrace.words import counted
 
 #: Panels in one picture.
 MOST_PANELS = 6
@@ -191,10 +192,11 @@ def _time_axis(root: Element, scale: _Scale, top: float, bottom: float) -> None:
 
 
 def _headline(view: SessionView) -> str:
-    gaps = len(view.outages)
+    one = view.summary
+    trades = "trades not counted yet" if one.trades is None else counted(one.trades, "trade")
     return (
         f"{view.begin:%Y-%m-%d %H:%M:%S} to {view.end:%H:%M:%S} UTC · {view.state} · "
-        f"{view.trades:,} trades · {gaps} gap{'' if gaps == 1 else 's'}"
+        f"{trades} · {counted(one.gaps, 'gap')}"
     )
 
 

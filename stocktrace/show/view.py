@@ -6,19 +6,18 @@ rolled, the bars those of all that is on disk by now.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Self
 
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.report import Report
-from stocktrace.status import Status
-from stocktrace.store import lock
-from stocktrace.store.coverage import read_gaps
+from stocktrace.store.coverage import read_gaps, whole_gaps
 from stocktrace.store.layout import Layout
 from stocktrace.store.quarantine import Refused
 from stocktrace.store.recorded import session_bars
+from stocktrace.summary import DEAD, Summary
 
 #: Lengths of a bar (s) to choose from: the shortest with which a session has at most ``MOST_BARS``.
 LENGTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
@@ -63,13 +62,10 @@ class SessionView:
     """A session from ``begin`` to ``end``.
 
     ``bars`` are of the busiest tickers, busiest first; ``quarantine`` counts rows by reason.
-    ``state`` is the report's, or ``dead`` if it says that it runs and no process holds its lock;
-    ``live`` is how it stands while it runs.
     """
 
     report: Report
-    state: str
-    live: Status | None
+    summary: Summary
     begin: datetime
     end: datetime
     every_s: int
@@ -86,10 +82,8 @@ class SessionView:
             StoreError: its report, or a file of it, is damaged.
         """
         report = _report(layout, session)
-        state = report.state
-        if state == "running" and not lock.is_held(layout.lock(session)):
-            state = "dead"
-        begin, end = report.started, _end(report, state)
+        summary = Summary.of(layout, report)
+        begin, end = report.started, _end(report, summary)
         every_s = length_of_bars((end - begin).total_seconds())
         busiest = sorted(report.tickers, key=lambda name: (-_trades(report, name), name))
         gone = sorted(set(report.per_ticker) - set(report.tickers))
@@ -99,8 +93,7 @@ class SessionView:
         }
         return cls(
             report,
-            state,
-            _live(layout, session) if state == "running" else None,
+            summary,
             begin,
             end,
             every_s,
@@ -110,19 +103,19 @@ class SessionView:
         )
 
     @property
-    def trades(self) -> int:
-        """How many were received."""
-        return self.live.trades if self.live is not None else self.report.books.trades
+    def state(self) -> str:
+        """As its summary tells."""
+        return self.summary.state
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its books are."""
+        return self.state not in ("running", DEAD)
 
     @property
     def quarantined(self) -> int:
         """How many rows and frames were refused."""
         return sum(self.quarantine.values())
-
-    @property
-    def outages(self) -> list[Stretch]:
-        """The gaps, but not the moment before the first connection stood."""
-        return [gap for gap in self.gaps if gap.reason != "connecting"]
 
     @property
     def unheard(self) -> list[str]:
@@ -152,22 +145,16 @@ def _report(layout: Layout, session: str) -> Report:
         raise StoreError(f"{path} is no report: {error}.") from error
 
 
-def _live(layout: Layout, session: str) -> Status | None:
-    try:
-        return Status.read(layout.status(session))
-    except (FileNotFoundError, ValueError):  # not looked yet, or another version's
-        return None
-
-
-def _end(report: Report, state: str) -> datetime:
+def _end(report: Report, summary: Summary) -> datetime:
     if report.ended is not None:
         return report.ended
-    if state == "running":
+    if summary.state == "running":
         return datetime.now(UTC)
     # It died, and nobody has recovered it yet: its last sign of life.
     heard = [one.last for one in report.per_ticker.values() if one.last is not None]
     gaps = [gap.end for gap in report.gaps]
-    return max([report.started + timedelta(seconds=1), *heard, *gaps])
+    told = report.started + timedelta(seconds=max(1.0, summary.seconds))
+    return max([told, *heard, *gaps])
 
 
 def _trades(report: Report, ticker: str) -> int:
@@ -196,11 +183,10 @@ def _gaps(layout: Layout, report: Report) -> list[Stretch]:
             Stretch(gap.start, gap.end, gap.reason, None if gap.tickers >= every else frozenset())
             for gap in report.gaps
         ]
-    tickers: dict[tuple[datetime, datetime, str], set[str]] = defaultdict(set)
-    for row in found.to_dict("records"):
-        start, end = row["start"].to_pydatetime(), row["end"].to_pydatetime()
-        tickers[start, end, row["reason"]].add(row["symbol"])
-    return [Stretch(*gap, frozenset(names)) for gap, names in sorted(tickers.items())]
+    return [
+        Stretch(start, end, reason, frozenset(tickers))
+        for (_, start, end, reason), tickers in sorted(whole_gaps(found).items())
+    ]
 
 
 def _quarantine(layout: Layout, session: str) -> dict[str, int]:

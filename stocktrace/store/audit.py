@@ -17,10 +17,10 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from stocktrace.deadline import SYSTEM_CLOCK, Clock
+from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
 from stocktrace.store.files import telling, write_all
 
 #: What the first line says of the line before it.
@@ -40,7 +40,7 @@ class Audit:
 
     def __call__(self, event: str, **facts: object) -> None:
         """Write that ``event`` happened now."""
-        at = datetime.fromtimestamp(self._clock.wall() / 1e9, UTC)
+        at = utc(self._clock.wall())
         record = {"at": at.isoformat(), "event": event, "session": self._session, **facts}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lock = self._path.with_suffix(".lock")

@@ -27,7 +27,8 @@ from stocktrace import __version__
 from stocktrace.errors import ConversionError, StocktraceError, StoreError
 from stocktrace.store import files, footer, lock, parquet
 from stocktrace.store.content import ContentHash, content_hash
-from stocktrace.store.layout import Layout, Part, day_number, is_day
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, day_number, is_day
 from stocktrace.store.partition import PieceReader, in_order, pieces, pieces_of
 from stocktrace.store.slices import Slices
 from stocktrace.store.swap import exchange

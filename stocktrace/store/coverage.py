@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime, time
 from pathlib import Path
 
 import pandas as pd
@@ -112,6 +113,27 @@ def read_gaps(
     coverage = read_coverage(tickers, date=date, session=session, data_dir=data_dir)
     gaps = coverage[coverage["state"] == "gap"].reset_index(drop=True)
     return add_states(gaps, shelf_of(data_dir))
+
+
+def whole_gaps(gaps: pd.DataFrame) -> dict[tuple[str, datetime, datetime, str], set[str]]:
+    """The tickers of each gap: its session, start, end and reason, not cut at midnight.
+
+    ``gaps`` is what ``read_gaps`` gave.
+    """
+    ending: dict[tuple[str, str, str, datetime], datetime] = {}  # with the start of each
+    names = ["session", "symbol", "reason", "start", "end"]
+    for session, symbol, reason, start, end in gaps[names].itertuples(index=False):
+        at = start.to_pydatetime()
+        began = ending.pop((session, symbol, reason, at), at) if _is_midnight(at) else at
+        ending[session, symbol, reason, end.to_pydatetime()] = began
+    found: dict[tuple[str, datetime, datetime, str], set[str]] = {}
+    for (session, symbol, reason, end), start in ending.items():
+        found.setdefault((session, start, end, reason), set()).add(symbol)
+    return found
+
+
+def _is_midnight(when: datetime) -> bool:
+    return when.time() == time.min
 
 
 def gaps_in(data_dir: str | Path) -> list[Gap]:

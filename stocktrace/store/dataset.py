@@ -15,7 +15,6 @@ import pyarrow.dataset as ds
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.store.columns import SCHEMA
 from stocktrace.store.footer import UNREADABLE
-from stocktrace.store.layout import Layout, decode_ticker
 from stocktrace.store.originals import COPY, with_copies_marked
 from stocktrace.store.partition import steadily
 from stocktrace.store.query import Day, Moment, Query, Time
@@ -161,13 +160,6 @@ def _judged(
         symbol = pa.repeat(pa.scalar(ticker), len(trades))
         tables.append(trades.append_column(_FILES.field("symbol"), symbol).select(wanted.names))
     return pa.concat_tables(tables)
-
-
-def tickers_of(layout: Layout) -> list[str]:
-    """All tickers that something is published of."""
-    folders = layout.dataset.glob("date=*/symbol=*")
-    names = {folder.name.removeprefix("symbol=") for folder in folders}
-    return sorted(decode_ticker(name) for name in names - {"~"})
 
 
 def _dataset(shelf: Shelf, days: Sequence[tuple[str, str]], query: Query) -> ds.Dataset:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stocktrace.errors import ConversionError
-from stocktrace.store.layout import Part
+from stocktrace.store.names import Part
 
 _METADATA = b"stocktrace."
 #: What pyarrow raises for a damaged file; a UnicodeDecodeError, too, for a name in the footer.

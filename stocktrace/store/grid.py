@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from stocktrace.calendar import NEW_YORK, us_extended, us_session
 from stocktrace.errors import UsageError
-from stocktrace.settings import parse_duration
+from stocktrace.quantities import parse_duration
 from stocktrace.store.query import Query
 from stocktrace.store.shelf import Shelf
 

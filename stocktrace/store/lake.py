@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from stocktrace.errors import LakeError
-from stocktrace.store.layout import encode_ticker, reading_order
+from stocktrace.store.names import encode_ticker, reading_order
 
 # Without bounds of ours, a store that takes no connection holds up a window for minutes.
 _CONNECT_S = 5.0

@@ -20,6 +20,7 @@ from stocktrace.errors import LakeError
 from stocktrace.store import files
 from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
+from stocktrace.words import counted
 
 # A small file costs the store's answer times; these wait beside each other.
 _AT_ONCE = 8
@@ -68,7 +69,7 @@ def send(layout: Layout, session: str) -> Sent:
         return Sent()
     if not layout.lake:
         raise LakeError(
-            f"{len(paths)} files of session {session} wait for a lake, and none is set: "
+            f"No lake is set, and session {session} has {counted(len(paths), 'file')} for one: "
             "give it with --lake, or in STOCKTRACE_LAKE."
         )
     lake, root = Lake.open(layout.lake), layout.outbox(session)

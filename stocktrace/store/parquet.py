@@ -22,8 +22,9 @@ from stocktrace import __version__
 from stocktrace.errors import ConversionError
 from stocktrace.store import columns, content, files, footer, lock, outbox, partition
 from stocktrace.store.footer import UNREADABLE
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
 from stocktrace.store.lines import parse_segment
+from stocktrace.store.names import Part
 from stocktrace.store.segment import HEADER
 
 #: As ``columns`` has them; readers of this module need no second one.

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from stocktrace.errors import ConversionError
 from stocktrace.store import footer
-from stocktrace.store.layout import Layout, Part, decode_ticker, is_day, reading_order
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, decode_ticker, is_day, reading_order
 from stocktrace.store.slices import Slices
 
 # Compaction takes the files away between a listing and its reading at most once a day.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stocktrace.store import files
-from stocktrace.store.layout import OPEN
+from stocktrace.store.names import OPEN
 
 
 @dataclass(frozen=True, slots=True)

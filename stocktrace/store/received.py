@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from stocktrace.errors import ConversionError
 from stocktrace.store import footer
 from stocktrace.store.columns import SCHEMA
-from stocktrace.store.layout import Part, is_day
+from stocktrace.store.names import Part, is_day
 from stocktrace.store.shelf import Shelf
 
 Numbers = npt.NDArray[np.int64]

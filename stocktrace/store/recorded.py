@@ -11,7 +11,8 @@ from stocktrace.store import parquet
 from stocktrace.store.bars import bars_by_receipt
 from stocktrace.store.columns import SCHEMA
 from stocktrace.store.grid import Grid
-from stocktrace.store.layout import Layout, Part, encode_ticker
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, encode_ticker
 from stocktrace.store.partition import PieceReader, pieces, steadily
 
 

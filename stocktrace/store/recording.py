@@ -15,7 +15,8 @@ import pyarrow as pa
 from stocktrace.gap import Interval
 from stocktrace.store.columns import SCHEMA
 from stocktrace.store.coverage import read_coverage
-from stocktrace.store.layout import Layout, is_import
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import is_import
 from stocktrace.store.partition import folders, pieces, steadily, ticker_of
 from stocktrace.store.received import received, times_of
 from stocktrace.store.shelf import Folder

@@ -1,15 +1,19 @@
 """What a recorded trade is, checked by pandera in batches that span tickers.
 
-A call costs 3 ms whatever it is given, then 0.1 µs a row (docs/performance.md): so it is given
-many rows, all tickers at once.
+A call costs milliseconds whatever it is given: so it is given many rows, all tickers at once, and
+asked in two steps. ``SOUND`` says with one check whether all of them are good, in a quarter of the
+time (docs/performance.md); ``TRADES`` says of each row that is not, why. A property test holds them
+equal.
 """
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pandas as pd
 import pandera.pandas as pandera
-from pandera.errors import SchemaErrors
+from pandera.errors import SchemaError, SchemaErrors
 
 from stocktrace.errors import StoreError
 
@@ -64,6 +68,30 @@ TRADES = pandera.DataFrameSchema(
 )
 
 
+def _is_sound(trades: pd.DataFrame) -> bool:
+    """Whether ``TRADES`` refuses nothing; a value that is missing is sound to no comparison."""
+    if [*trades.columns] != [*TRADES.columns]:
+        return False
+    symbol, ts_event, ts_recv, price, volume, conditions = (each for _, each in trades.items())
+    if [each.dtype for each in (ts_event, ts_recv, price, volume)] != _DTYPES:
+        return False
+    # As numbers: there are times in ms that are none in µs.
+    event_ms, recv_us = ts_event.to_numpy().view(np.int64), ts_recv.to_numpy().view(np.int64)
+    prices, volumes = price.to_numpy(), volume.to_numpy()
+    return bool(
+        (symbol.cat.codes.to_numpy() >= 0).all()
+        and (conditions.cat.codes.to_numpy() >= 0).all()
+        and (event_ms >= EARLIEST.astype(np.int64)).all()
+        and (event_ms <= recv_us // 1000 + AHEAD // np.timedelta64(1, "ms")).all()
+        and ((prices > 0) & (prices < PRICE_LIMIT)).all()
+        and ((volumes >= 0) & (volumes < VOLUME_LIMIT)).all()
+    )
+
+
+_DTYPES = [np.dtype(name) for name in ("datetime64[ms]", "datetime64[us]", "float64", "float64")]
+SOUND = pandera.DataFrameSchema(checks=pandera.Check(_is_sound))
+
+
 def failures(trades: pd.DataFrame) -> dict[int, str]:
     """The rows of ``trades`` that are refused, by position, each with its reasons.
 
@@ -74,6 +102,9 @@ def failures(trades: pd.DataFrame) -> dict[int, str]:
     Raises:
         StoreError: the frame as a whole is not of that shape.
     """
+    with contextlib.suppress(SchemaError):
+        SOUND.validate(trades)
+        return {}
     try:
         TRADES.validate(trades, lazy=True)
     except SchemaErrors as errors:

@@ -20,7 +20,8 @@ import pyarrow as pa
 from stocktrace.lags import Lags
 from stocktrace.store import files, schema
 from stocktrace.store.batch import Batch, Columns
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.quarantine import Quarantine, Refused
 from stocktrace.trade import COLUMNS
 

@@ -11,8 +11,9 @@ import pyarrow.fs as pafs
 from stocktrace.lake_url import is_lake, lake_url
 from stocktrace.settings import Settings
 from stocktrace.store.lake import Lake
-from stocktrace.store.layout import Layout, is_import, is_merge, is_session
+from stocktrace.store.layout import Layout
 from stocktrace.store.lock import is_held
+from stocktrace.store.names import is_import, is_merge, is_session
 from stocktrace.store.partition import in_order
 
 _LOCAL = pafs.LocalFileSystem()

@@ -11,15 +11,16 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
-from stocktrace.deadline import SYSTEM_CLOCK, Clock
+from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
 from stocktrace.errors import StocktraceError, StoreError, UsageError
 from stocktrace.record.recovery import dead_sessions, read_report
 from stocktrace.store import lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.compaction import Compacted, compact, finish
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.partition import folders, ticker_of
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Compaction:
-    """What came of it: days done, dates that wait and why, what failed, in words."""
+    """What came of it: days done, dates that wait and why, what failed, in words.
+
+    ``dead`` are the sessions that are waited for and will do nothing before they are recovered.
+    """
 
     done: list[Compacted] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
+    dead: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
 
@@ -47,7 +52,7 @@ def compact_days(
         UsageError: ``day`` is not over.
         StoreError: another process compacts or verifies.
     """
-    now = datetime.fromtimestamp(clock.wall() / 1e9, UTC)
+    now = utc(clock.wall())
     last = (now - timedelta(seconds=older_than)).date() - timedelta(days=1)
     if day is not None and day >= now.date():
         raise UsageError(f"{day} is not over (UTC): it can be compacted from tomorrow on.")
@@ -55,13 +60,18 @@ def compact_days(
     with alone(layout):
         audit = Audit(layout.audit, "", clock)
         _finish_all(layout, result)
-        waiting = _waiting(layout)
+        dead = _dead(layout)
+        waiting = _unpublished(layout) | {
+            name: f"session {session} died: run `stocktrace recover`"
+            for name, session in dead.items()
+        }
         for path in sorted(layout.dataset.glob("date=*")):
             name = path.name.removeprefix("date=")
             if name != str(day) if day is not None else name > last.isoformat():
                 continue
             if name in waiting:
                 result.waiting[name] = waiting[name]
+                result.dead += [dead[name]] if name in dead else []
             else:
                 _compact_date(layout, name, result, audit)
     return result
@@ -130,16 +140,21 @@ def _compact_date(layout: Layout, name: str, result: Compaction, audit: Audit) -
             )
 
 
-def _waiting(layout: Layout) -> dict[str, str]:
-    """Dates of which something is still to come, and from whom."""
+def _dead(layout: Layout) -> dict[str, str]:
+    """Dates of which a session that died has windows, and that session."""
     found: dict[str, str] = {}
     for session in dead_sessions(layout):
         report = read_report(layout, session)
         parts = [Part(session, window) for window in (report.windows if report else ())]
         for part in (*parts, *layout.session_tapes(session)):
-            found[part.date] = f"session {session} died: run `stocktrace recover`"
-    coming = [layout.part_of_tape(path) for path in layout.root.glob("tape/*/[0-9]*.tape")]
-    coming += [Part.parse(path) for path in layout.root.glob("csv/*/*.csv*")]
-    for part in coming:
-        found.setdefault(part.date, f"window {part.window} of {part.session} is not published")
+            found[part.date] = session
     return found
+
+
+def _unpublished(layout: Layout) -> dict[str, str]:
+    """Dates of which something is not published, and what."""
+    coming = [Part.of_tape(path) for path in layout.root.glob("tape/*/[0-9]*.tape")]
+    coming += [Part.parse(path) for path in layout.root.glob("csv/*/*.csv*")]
+    return {
+        part.date: f"window {part.window} of {part.session} is not published" for part in coming
+    }

@@ -9,7 +9,8 @@ from stocktrace.errors import StocktraceError
 from stocktrace.record.delivery import bound_for_lake, deliver
 from stocktrace.record.recovery import RUNNING, claimed, read_report
 from stocktrace.store import parquet
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 
 
 @dataclass(slots=True)

@@ -12,7 +12,6 @@ tapes in it: before it, nothing has happened; after it, the session is recovered
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -23,13 +22,14 @@ from stocktrace.deadline import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.feed import wire
 from stocktrace.record.delivery import deliver
+from stocktrace.record.journal import Journal, new_report
 from stocktrace.record.publish import publish
 from stocktrace.record.recovery import IMPORTED
-from stocktrace.record.session import Journal, new_report
 from stocktrace.report import Report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
-from stocktrace.store.layout import Layout, Part, is_import, new_import, new_session
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, is_import, new_import, new_session
 from stocktrace.store.quarantine import Refused
 from stocktrace.store.tape import TapeWriter
 from stocktrace.store.window import RollPolicy
@@ -63,7 +63,7 @@ def requeue(layout: Layout, source: Path, clock: Clock = SYSTEM_CLOCK) -> Report
 
 
 def _requeue(layout: Layout, source: Path, clock: Clock) -> Report | None:
-    taken_path = (layout.root / "quarantine" / source.name).with_suffix(".requeued")
+    taken_path = layout.requeued(source.name)
     taken = _taken(layout, taken_path)
     lines = [line for line in _lines(source) if isinstance(line.refused.row, dict)]
     fresh = sorted(
@@ -78,7 +78,7 @@ def _requeue(layout: Layout, source: Path, clock: Clock) -> Report | None:
         bound: dict[str, str | int | float] = {"lake": layout.lake} if layout.lake else {}
         report = new_report(session, tickers, clock.wall(), bound)
         report.reason = f"requeued from {source.name}"
-        staged = layout.tapes(session).with_name(f".{session}.{os.getpid()}.tmp")
+        staged = files.temporary_for(layout.tapes(session))
         parts = _write_tapes(staged, session, fresh)
         taken.update((line.name, session) for line in fresh)
         files.replace_text(taken_path, "".join(f"{name} {taken[name]}\n" for name in sorted(taken)))
@@ -108,11 +108,7 @@ def _taken(layout: Layout, path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     told = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-    return {
-        name: session
-        for name, session in told
-        if layout.tapes(session).is_dir() or layout.report(session).exists()
-    }
+    return {name: session for name, session in told if layout.has(session)}
 
 
 def _lines(source: Path) -> Iterator[_Line]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
-from stocktrace.deadline import SYSTEM_CLOCK, Clock
+from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
 from stocktrace.errors import ConversionError
 from stocktrace.record.recovery import dead_sessions
 from stocktrace.store import parquet
 from stocktrace.store.audit import Audit
 from stocktrace.store.content import content_hash
-from stocktrace.store.layout import Layout, Part, decode_ticker
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, decode_ticker
 from stocktrace.store.partition import find
 from stocktrace.upkeep.compacting import alone
 from stocktrace.verify import sessions_of, verify
@@ -99,5 +99,4 @@ def _delete(path: Path, audit: Audit) -> int:
 
 def _age(part: Part, clock: Clock) -> float:
     """Seconds since a window began."""
-    began = datetime.strptime(part.window[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    return clock.wall() / 1e9 - began.timestamp()
+    return (utc(clock.wall()) - part.opened).total_seconds()

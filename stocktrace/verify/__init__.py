@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 from stocktrace.record.recorder import Sealed
 from stocktrace.record.recovery import read_report
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.verify.books import check_report
 from stocktrace.verify.compacted import Days
 from stocktrace.verify.coverage import check_coverage

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stocktrace.errors import ConversionError
+from stocktrace.record.journal import Journal
 from stocktrace.record.publish import tape_of
 from stocktrace.record.recorder import Sealed
 from stocktrace.record.recovery import recount
-from stocktrace.record.session import Journal
 from stocktrace.report import Books, Report, TickerBooks
 from stocktrace.store import parquet
 from stocktrace.store.audit import Audit

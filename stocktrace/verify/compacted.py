@@ -10,7 +10,8 @@ from pathlib import Path
 from stocktrace.errors import ConversionError, LayoutError
 from stocktrace.store import footer
 from stocktrace.store.content import content_hash
-from stocktrace.store.layout import Layout, Part, is_day
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, is_day
 from stocktrace.store.partition import Piece, days, folders, pieces_of, ticker_of
 from stocktrace.store.slices import Slices
 

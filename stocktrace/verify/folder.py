@@ -7,15 +7,16 @@ from pathlib import Path
 
 from stocktrace.errors import ConversionError, LayoutError
 from stocktrace.store import lock, parquet
-from stocktrace.store.layout import Layout, Part, decode_ticker, is_day, is_session
+from stocktrace.store.content import content_hash
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, decode_ticker, is_day, is_session
 from stocktrace.verify.compacted import misplaced, sessions_in_days
 from stocktrace.verify.finding import Finding
 
 
 def sessions_of(layout: Layout) -> list[str]:
     """All sessions of a data folder that are not alive."""
-    names = {path.name for path in layout.root.glob("tape/*")}
-    names |= {path.stem for path in layout.sessions.glob("*.json")}
+    names = set(layout.all_sessions())
     names |= {path.name[: path.name.find("-")] for path in _parquet_files(layout)}
     names |= sessions_in_days(layout)
     return sorted(
@@ -51,6 +52,6 @@ def strangers(layout: Layout) -> Iterator[Finding]:
 
 def _is_anchor(path: Path) -> bool:
     try:
-        return not parquet.content_hash(parquet.read_parquet(path)).rows
+        return not content_hash(parquet.read_parquet(path)).rows
     except ConversionError:
         return False

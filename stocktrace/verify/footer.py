@@ -8,7 +8,9 @@ from pathlib import Path
 from stocktrace.errors import ConversionError
 from stocktrace.report import Report
 from stocktrace.store import parquet
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.content import content_hash
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.verify.compacted import Days
 from stocktrace.verify.finding import Finding
 
@@ -30,7 +32,7 @@ def by_itself(layout: Layout, part: Part, days: Days, report: Report | None) -> 
     for path in sorted(layout.dataset.glob(f"date=*/symbol=*/{part.stem}.parquet")):
         try:
             told = parquet.metadata(path)
-            found = parquet.content_hash(parquet.read_parquet(path))
+            found = content_hash(parquet.read_parquet(path))
         except ConversionError as error:
             yield Finding(part.session, path, str(error))
             continue

@@ -15,7 +15,8 @@ from stocktrace.record.recovery import read_report
 from stocktrace.store import parquet
 from stocktrace.store.compaction import Source, replace
 from stocktrace.store.content import content_hash
-from stocktrace.store.layout import Layout, Part, is_day
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, is_day
 from stocktrace.store.partition import Piece, in_order, pieces_of, ticker_of
 
 
@@ -70,7 +71,7 @@ def _segment(layout: Layout, ticker: str, part: Part, folder: Path) -> Path | No
 
 def _taped(layout: Layout, date: str) -> Iterator[Part]:
     for path in layout.root.glob("tape/*/[0-9]*.tape.zst"):
-        part = layout.part_of_tape(path)
+        part = Part.of_tape(path)
         if part.date == date:
             yield part
 

@@ -13,7 +13,9 @@ from stocktrace.record.coverage import Coverage
 from stocktrace.record.publish import again, tape_of
 from stocktrace.record.recorder import Sealed
 from stocktrace.store import parquet
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.content import content_hash
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.partition import Piece
 from stocktrace.store.tape import Mark, TapeReader
 from stocktrace.verify.compacted import Days
@@ -35,11 +37,11 @@ def tape_problems(session: str, tape: Path) -> list[Finding]:
     if reader.broken:
         found.append(f"is damaged: {reader.broken}")
     if reader.bad_lines:
-        found.append(f"has {reader.bad_lines} lines that are none of a tape")
+        found.append(f"has lines that are none of a tape: {reader.bad_lines:,}")
     if marks.unreadable:
-        found.append(f"has {marks.unreadable} marks without the facts that they promise")
+        found.append(f"has marks without the facts that they promise: {marks.unreadable:,}")
     if reader.torn_bytes:
-        found.append(f"ends in a torn line of {reader.torn_bytes} bytes")
+        found.append(f"ends in a torn line ({reader.torn_bytes:,} B)")
     return [Finding(session, tape, problem) for problem in found]
 
 
@@ -76,7 +78,7 @@ def _in_day(
     days: Days, piece: Piece, segment: Path, tape: Path, *, repair: bool
 ) -> Iterator[Finding]:
     """A window that is part of the file of its day, against the segment of the tape."""
-    wanted = parquet.content_hash(parquet.read_csv(segment)).hexdigest()
+    wanted = content_hash(parquet.read_csv(segment)).hexdigest()
     problem = days.problem(piece, wanted)
     if problem is not None:
         archived = tape.suffix == ".zst"
@@ -112,15 +114,15 @@ class _Window:
             if not sealed.exists():
                 yield final, "is missing", True
             return
-        wanted = parquet.content_hash(parquet.read_csv(segment))
+        wanted = content_hash(parquet.read_csv(segment))
         try:
-            found = parquet.content_hash(parquet.read_parquet(final))
+            found = content_hash(parquet.read_parquet(final))
             told = parquet.metadata(final)
         except ConversionError as error:
             yield final, str(error), True
             return
         if found.hexdigest() != wanted.hexdigest():
-            difference = f"{found.rows} trades that are not the {wanted.rows}"
+            difference = f"other trades ({found.rows:,}) than the {wanted.rows:,}"
             if self.tape.suffix == ".tape" and told.get("content") == found.hexdigest():
                 yield self.tape, f"{final}, which is whole, holds {difference} here", False
             else:

@@ -17,7 +17,8 @@ from stocktrace.dashboard.tail import SessionTail
 from stocktrace.deadline import Clock, Deadline
 from stocktrace.exchange import Script, SyntheticMarket, synthetic_frames
 from stocktrace.store import parquet
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.segment import HEADER
 from stocktrace.upkeep.compacting import compact_days
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, published, trades

@@ -29,6 +29,32 @@ class Broken:
         raise ZeroDivisionError("the source broke")
 
 
+class Looks(threading.Event):
+    """Is set after a few looks at an exchange that has played to the end."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()
+        self._exchange = exchange
+        self._left = 3
+
+    def wait(self, timeout: float | None = None) -> bool:
+        del timeout
+        assert self._exchange.finished.wait(10)
+        self._left -= 1
+        return self._left < 0
+
+
+def test_that_the_recording_is_over_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    exchange = Exchange(Script([]), ExchangeSettings(settle=None))
+    with caplog.at_level("INFO", logger="stocktrace.exchange"):
+        serve(exchange, Looks(exchange))
+    (told,) = caplog.messages
+    assert told == (
+        "the recording is over, and no trade was sent: nobody was subscribed to its tickers "
+        "meanwhile; connections stay open with heartbeats only, Ctrl-C ends the exchange"
+    )
+
+
 def test_it_listens_on_loopback_only() -> None:
     with Exchange(Script([])) as exchange:
         assert exchange.url == f"ws://127.0.0.1:{exchange.port}"

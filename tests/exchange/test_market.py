@@ -22,7 +22,7 @@ TICKERS = ("AAPL", "BINANCE:BTCUSDT", "OANDA:EUR_USD", "MSFT")
 def trades_of(frames: list[tuple[int, bytes]]) -> list[Trade]:
     decoded = decode([frame for _, frame in frames])
     assert (decoded.undecodable, decoded.refused_trades) == (0, 0)
-    return [trade for message in decoded.messages for trade in message]
+    return [trade for message in decoded.rows.messages() for trade in message]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_frames_leave_in_order_18_milliseconds_to_seconds_apart(
 def test_a_trade_happened_20_to_150_milliseconds_before_its_frame_left(
     frames: list[tuple[int, bytes]],
 ) -> None:
-    messages = decode([frame for _, frame in frames]).messages
+    messages = decode([frame for _, frame in frames]).rows.messages()
     lags = [
         stamp / 1e6 - trade.t
         for (stamp, _), message in zip(frames, messages, strict=True)
@@ -76,7 +76,7 @@ def test_a_trade_happened_20_to_150_milliseconds_before_its_frame_left(
 
 
 def test_frames_are_bursty_and_mixed(frames: list[tuple[int, bytes]]) -> None:
-    messages = decode([frame for _, frame in frames]).messages
+    messages = decode([frame for _, frame in frames]).rows.messages()
     sizes = [len(message) for message in messages]
     mean = sum(sizes) / len(sizes)
     variance = sum((size - mean) ** 2 for size in sizes) / len(sizes)
@@ -173,7 +173,7 @@ def test_a_ticker_keeps_its_price_while_others_come_and_go() -> None:
     play = SyntheticMarket(rate=100).entries(OPENING_BELL, lambda: tickers[0])
 
     def price() -> float:
-        return decode([next(play).frames[0]]).messages[0][0].p
+        return decode([next(play).frames[0]]).rows.messages()[0][0].p
 
     next(play)
     before = price()

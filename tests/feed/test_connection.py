@@ -105,10 +105,11 @@ class Notes:
     def on_refused(self, stamp: int, ticker: str, text: str) -> None:
         self._note("refused", ticker, text)
 
-    def on_tick(self, stamp: int) -> None:
+    def on_tick(self, stamp: int) -> list[str]:
         with self.news:
             self.ticks += 1
             self.news.notify_all()
+        return []
 
     def on_connected(self, stamp: int, tickers: Sequence[str]) -> None:
         self._note("connected", *tickers)

@@ -76,3 +76,11 @@ def test_a_named_ticker_is_a_suspect_no_more():
     one.error("Invalid symbol", TICKERS, 0.0)
     assert one.error("Invalid symbol AAPL", TICKERS, 0.1) == "AAPL"
     assert one.next(ANSWER_S) == "BAD"
+
+
+def test_a_ticker_that_is_not_wanted_any_more_is_not_asked_for_again():
+    one = probe()
+    one.error("Invalid symbol", TICKERS, 0.0)
+    one.withdrawn(["BAD"])
+    asked = [one.next(ANSWER_S * (step + 1)) for step in range(3)]
+    assert asked == ["AAPL", "MSFT", None]

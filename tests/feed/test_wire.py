@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from stocktrace.feed import wire
 from stocktrace.feed.wire import Decoded, Refusal, decode
+from stocktrace.rows import Rows
 from stocktrace.trade import Trade
 
 PING = b'{"type":"ping"}'
@@ -57,12 +59,23 @@ BOM = "(decode using utf-8-sig)"  # as the json module says
 LOSSY = "has more digits than float64 holds"
 
 
+def said(messages: Sequence[Sequence[Trade]], *books: Any) -> Decoded:
+    return Decoded(Rows.of(messages), *books)
+
+
 def control(*errors: str) -> Decoded:
-    return Decoded([[]], 0, 1, 0, errors=list(errors))
+    return Decoded(Rows.of([[]]), control=1, errors=list(errors))
 
 
 def odd(frame: bytes, reason: str) -> Decoded:
-    return Decoded([[]], 0, 0, 1, refusals=[Refusal(frame, None, reason)])
+    return Decoded(Rows.of([[]]), undecodable=1, refusals=[Refusal(frame, None, reason)])
+
+
+def exactly(*frames: bytes) -> Decoded:
+    """What the exact way makes of each frame."""
+    decoded = Decoded(Rows.of([]))
+    decoded.rows = Rows.of([wire._decode_exactly(frame, decoded) for frame in frames])
+    return decoded
 
 
 def frame_of(**members: str) -> bytes:
@@ -76,7 +89,7 @@ def refused(**members: str) -> tuple[object, str]:
     """The row and the reason that a trade with these members is refused with."""
     frame = frame_of(**members)
     decoded = decode([frame])
-    assert (decoded.messages, decoded.trade_frames) == ([[]], 1)
+    assert (decoded.rows.messages(), decoded.trade_frames) == ([[]], 1)
     assert decoded.refused_trades == len(decoded.refusals) == 1
     assert decoded.refusals[0].frame == frame
     return decoded.refusals[0].row, decoded.refusals[0].reason
@@ -85,8 +98,8 @@ def refused(**members: str) -> tuple[object, str]:
 def taken(**members: str) -> Trade:
     """The trade with these members."""
     decoded = decode([frame_of(**members)])
-    assert decoded == Decoded(decoded.messages, 1, 0, 0)
-    [[trade]] = decoded.messages
+    assert decoded == Decoded(decoded.rows, 1)
+    [[trade]] = decoded.rows.messages()
     return trade
 
 
@@ -95,18 +108,18 @@ def taken(**members: str) -> Trade:
 
 @pytest.mark.parametrize("frame", RECORDED)
 def test_a_recorded_frame_gives_its_trades(frame: bytes) -> None:
-    assert decode([frame]) == Decoded([RECORDED[frame]], 1, 0, 0)
-    assert wire._decode_exactly(frame) == Decoded([RECORDED[frame]], 1, 0, 0)
+    assert decode([frame]) == said([RECORDED[frame]], 1, 0, 0)
+    assert exactly(frame) == said([RECORDED[frame]], 1, 0, 0)
 
 
 def test_all_recorded_frames_of_one_read_come_in_their_order() -> None:
-    assert decode([*RECORDED, PING, *RECORDED]) == Decoded(
+    assert decode([*RECORDED, PING, *RECORDED]) == said(
         [*RECORDED.values(), [], *RECORDED.values()], 12, 1, 0
     )
 
 
 def test_no_frames_say_nothing() -> None:
-    assert decode([]) == Decoded([], 0, 0, 0)
+    assert decode([]) == said([], 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -143,15 +156,15 @@ def test_the_text_of_an_error_frame_is_handed_on(frame: bytes, text: str) -> Non
 
 def test_members_are_read_by_name_and_unknown_ones_passed_over() -> None:
     frame = b'{"x":[1,{"data":2}],"type":"trade","data":[{"x":"1","v":2,"t":3,"s":"A","p":4}]}'
-    assert decode([frame]) == Decoded([[Trade("A", 4.0, 3, 2.0)]], 1, 0, 0)
+    assert decode([frame]) == said([[Trade("A", 4.0, 3, 2.0)]], 1, 0, 0)
 
 
 def test_a_trade_frame_may_be_empty() -> None:
-    assert decode([b'{"type":"trade","data":[]}']) == Decoded([[]], 1, 0, 0)
+    assert decode([b'{"type":"trade","data":[]}']) == said([[]], 1, 0, 0)
 
 
 def test_equal_trades_are_all_kept() -> None:
-    assert decode([GOOD] * 3) == Decoded([GOOD_TRADES] * 3, 3, 0, 0)
+    assert decode([GOOD] * 3) == said([GOOD_TRADES] * 3, 3, 0, 0)
 
 
 # --- what it should not ----------------------------------------------------------------------
@@ -190,12 +203,13 @@ def test_broken_utf8_is_one_frame_to_put_aside() -> None:
     broken = GOOD.replace(b"BINANCE", b"BIN\xffNCE")
     skipped = b'{"type":"ping","x":"\xff"}'
     reason = "not JSON: 'utf-8' codec can't decode byte 0xff in position %d: invalid start byte"
-    assert decode([GOOD, broken, skipped, GOOD]) == Decoded(
+    assert decode([GOOD, broken, skipped, GOOD]) == said(
         [GOOD_TRADES, [], [], GOOD_TRADES],
         2,
         0,
         2,
-        refusals=[Refusal(broken, None, reason % 30), Refusal(skipped, None, reason % 20)],
+        0,
+        [Refusal(broken, None, reason % 30), Refusal(skipped, None, reason % 20)],
     )
 
 
@@ -249,7 +263,7 @@ def test_a_trade_that_cannot_be_stored_is_refused_with_its_reason(
 def test_an_element_that_is_no_trade_is_a_row_and_not_the_frame(row: str) -> None:
     frame = f'{{"data":[{row}],"type":"trade"}}'.encode()
     plain = {"null": "null", "7": "7", '"AAPL"': "AAPL", "[]": [], "true": True}[row]
-    assert decode([frame]) == Decoded([[]], 1, 0, 0, 1, [Refusal(frame, plain, "not an object")])
+    assert decode([frame]) == said([[]], 1, 0, 0, 1, [Refusal(frame, plain, "not an object")])
 
 
 def test_a_refused_row_is_one_that_any_json_writer_takes() -> None:
@@ -350,8 +364,8 @@ def test_both_halves_of_a_surrogate_pair_are_one_character() -> None:
 )
 def test_a_frame_with_line_feeds_is_one_frame(frame: bytes) -> None:
     alone = decode([frame])
-    assert len(alone.messages) == 1
-    assert decode([GOOD, frame, PING]) == wire._merge([decode([GOOD]), alone, decode([PING])])
+    assert len(alone.rows.counts) == 1
+    assert decode([GOOD, frame, PING]) == exactly(GOOD, frame, PING)
 
 
 @pytest.mark.parametrize(
@@ -366,8 +380,8 @@ def test_a_frame_with_line_feeds_is_one_frame(frame: bytes) -> None:
 )
 def test_half_a_frame_is_not_made_whole_by_the_next_one(frames: list[bytes]) -> None:
     decoded = decode(frames)
-    assert decoded == wire._merge([wire._decode_exactly(frame) for frame in frames])
-    assert (decoded.messages, decoded.undecodable) == ([[]] * len(frames), len(frames))
+    assert decoded == exactly(*frames)
+    assert (decoded.rows.messages(), decoded.undecodable) == ([[]] * len(frames), len(frames))
 
 
 @pytest.mark.parametrize("depth", [100, 500, 800, 1000, 10_000, 100_000])
@@ -386,7 +400,7 @@ def test_half_a_frame_is_not_made_whole_by_the_next_one(frames: list[bytes]) -> 
 def test_deep_nesting_harms_nobody(depth: int, before: bytes, after: bytes) -> None:
     deep = before + b"[" * depth + b"]" * depth + after
     decoded = decode([GOOD, deep, GOOD])
-    assert [decoded.messages[0], decoded.messages[2]] == [GOOD_TRADES, GOOD_TRADES]
+    assert [decoded.rows.messages()[0], decoded.rows.messages()[2]] == [GOOD_TRADES, GOOD_TRADES]
     assert decoded.trade_frames + decoded.control + decoded.undecodable == 3
     for refusal in decoded.refusals:
         assert len(json.dumps(refusal.row)) < 300
@@ -397,7 +411,7 @@ def test_a_frame_of_10_mb_gives_all_its_trades() -> None:
     trades = [Trade(symbol, n / 100, 1_700_000_000_000 + n, n, ("1",)) for n in range(40_000)]
     frame = wire.encode(trades)
     assert len(frame) > 10_000_000
-    assert decode([frame]) == Decoded([trades], 1, 0, 0)
+    assert decode([frame]) == said([trades], 1, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +421,7 @@ def test_a_frame_of_10_mb_gives_all_its_trades() -> None:
 )
 def test_10_mb_of_nonsense_is_one_frame_to_put_aside(text: bytes) -> None:
     decoded = decode([GOOD, text, PING])
-    assert decoded.messages == [GOOD_TRADES, [], []]
+    assert decoded.rows.messages() == [GOOD_TRADES, [], []]
     assert (decoded.trade_frames, decoded.control, decoded.undecodable) == (1, 1, 1)
     [refusal] = decoded.refusals
     assert refusal.frame is text
@@ -436,7 +450,7 @@ def test_one_bad_frame_of_1000_leaves_999_unharmed_and_in_order(bad: bytes, at: 
     decoded = decode(frames)
     expected = [[trade] for trade in trades]
     expected[at] = []
-    assert decoded.messages == expected
+    assert decoded.rows.messages() == expected
     assert [refusal.frame for refusal in decoded.refusals] == [bad]
     assert decoded.trade_frames + decoded.undecodable == 1000
 
@@ -444,7 +458,7 @@ def test_one_bad_frame_of_1000_leaves_999_unharmed_and_in_order(bad: bytes, at: 
 def test_one_bad_trade_of_1000_in_a_frame_leaves_999_unharmed_and_in_order() -> None:
     trades = [Trade("AAPL", float(n), n, 1.0) for n in range(1000)]
     frame = wire.encode(trades).replace(b'"p":500.0,', b'"p":null,')
-    assert decode([frame]) == Decoded(
+    assert decode([frame]) == said(
         [trades[:500] + trades[501:]],
         1,
         0,
@@ -585,18 +599,18 @@ MANY = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCh
 @MANY
 @given(ANY)
 def test_both_ways_of_decoding_agree(frame: bytes) -> None:
-    exactly = wire._decode_exactly(frame)
-    assert decode([frame]) == exactly
-    if wire._typed_lines((frame,)) is not None:
-        assert wire._decode_one(frame) == exactly
+    by_hand = exactly(frame)
+    assert decode([frame]) == by_hand
+    if (lines := wire._typed_lines((frame,))) is not None:
+        assert said([line.data for line in lines], 1) == by_hand
 
 
 @MANY
 @given(st.lists(ANY, max_size=6))
 def test_frames_of_one_read_are_decoded_as_if_each_came_alone(frames: list[bytes]) -> None:
     decoded = decode(frames)
-    assert decoded == wire._merge([wire._decode_exactly(frame) for frame in frames])
-    assert len(decoded.messages) == len(frames)
+    assert decoded == exactly(*frames)
+    assert len(decoded.rows.messages()) == len(frames)
     assert len(frames) == decoded.trade_frames + decoded.control + decoded.undecodable
     rows = [refusal for refusal in decoded.refusals if refusal.row is not None]
     assert (len(rows), len(decoded.refusals)) == (
@@ -610,9 +624,20 @@ def test_frames_of_one_read_are_decoded_as_if_each_came_alone(frames: list[bytes
 
 
 @MANY
+@given(st.lists(ANY, max_size=2), st.integers(0, 400), st.sampled_from(list(RECORDED)))
+def test_many_frames_alike_are_decoded_as_if_each_came_alone(
+    others: list[bytes], at: int, one: bytes
+) -> None:
+    frames = [one] * 400
+    frames[at:at] = others
+    assert sum(map(len, frames)) >= wire._MANY_BYTES, "columns are tried"
+    assert decode(frames) == exactly(*frames)
+
+
+@MANY
 @given(NUMBER, NUMBER)
 def test_no_number_is_ever_rounded(price: str, volume: str) -> None:
-    [trades] = decode([frame_of(p=price, v=volume)]).messages
+    [trades] = decode([frame_of(p=price, v=volume)]).rows.messages()
     for trade in trades:
         assert Decimal(repr(trade.p)) == Decimal(price)
         assert Decimal(repr(trade.v)) == Decimal(volume)
@@ -628,14 +653,14 @@ def test_fifteen_digits_always_fit(digits: int, places: int) -> None:
 @MANY
 @given(st.lists(st.binary(max_size=60), max_size=5))
 def test_no_bytes_raise(frames: list[bytes]) -> None:
-    assert len(decode(frames).messages) == len(frames)
+    assert len(decode(frames).rows.messages()) == len(frames)
 
 
 def test_no_cut_of_a_recorded_frame_raises_or_invents_a_trade() -> None:
     for frame, trades in RECORDED.items():
         for end in range(len(frame)):
             assert decode([frame[:end]]).undecodable == 1
-        assert decode([frame]).messages == [trades]
+        assert decode([frame]).rows.messages() == [trades]
 
 
 def test_random_bytes_in_frames_do_not_raise() -> None:
@@ -667,7 +692,7 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
     )
 )
 def test_what_is_encoded_is_decoded_to_the_same(trades: list[Trade]) -> None:
-    assert decode([wire.encode(trades)]) == Decoded([trades], 1, 0, 0)
+    assert decode([wire.encode(trades)]) == said([trades], 1, 0, 0)
 
 
 def test_a_frame_is_encoded_as_finnhub_spells_it() -> None:

@@ -1,4 +1,4 @@
-"""Batches by hand, and the data folder they go to."""
+"""Batches by hand, strange tickers, and the data folder they go to."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from stocktrace.rows import Rows
 from stocktrace.store.batch import Batch
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.read import Read
 from stocktrace.store.segment import SegmentWriter
 from stocktrace.store.tape import Frames
@@ -18,6 +20,13 @@ from tests.conftest import NOON, SESSION, WINDOW
 PART = Part(SESSION, WINDOW)
 #: NOON in ms: the time of trades by hand.
 T = NOON // 10**6
+#: Names that file systems, shells or readers of Hive paths take for something else.
+STRANGE = [
+    "A:B", "A/B", "A-B", "A_B", "A B", "a:b", "BRK.B", "^GSPC", "..", ".", "...", "-", "a..b", "a.",
+    ".a", "CON", "con", "Con.x", "NUL", "COM1", "LPT9.csv", "CONX", "IC MARKETS:1", "FXCM:EUR/USD",
+    "7203", "007", "NULL", "NA", "nan", "1e5", "~", "%41", "A%3AB", "A\\B", "A\x00B", "é", "日本",
+    "symbol=A", "a=b", "a\nb", "__HIVE_DEFAULT_PARTITION__", "../../etc/passwd", "/etc/passwd",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -40,5 +49,5 @@ def seal(layout: Layout) -> Callable[..., list[Path]]:
 
 def batch_of(trades: Sequence[Trade], stamp: int = NOON, frame: bytes = b"{}") -> Batch:
     """One read with ``trades`` in one frame, parted by ticker as the intake does."""
-    read = Read([Frames(stamp, [frame])], [trades])
+    read = Read([Frames(stamp, [frame])], Rows.of([trades]))
     return [(ticker, [(read, rows)]) for ticker, rows in read.parts]

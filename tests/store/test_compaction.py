@@ -20,7 +20,8 @@ from stocktrace.errors import ConversionError, DiskFull, LayoutError, StoreError
 from stocktrace.store import compaction, footer, lock, parquet, partition, swap
 from stocktrace.store.compaction import Compacted, compact, finish
 from stocktrace.store.dataset import read_trades
-from stocktrace.store.layout import Layout, Part, day_number, is_day
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part, day_number, is_day
 from stocktrace.store.slices import Slices
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION, published, tree

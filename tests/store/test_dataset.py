@@ -15,8 +15,8 @@ import pytest
 import stocktrace
 from stocktrace.errors import StoreError, TickerError, UsageError
 from stocktrace.store import parquet
-from stocktrace.store.dataset import tickers_of
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION
 from tests.store.conftest import PART, T
@@ -320,11 +320,3 @@ def test_a_damaged_page_is_an_error_and_not_other_numbers(
     path.write_bytes(damaged)
     with pytest.raises(StoreError, match="A file of AAPL is damaged"):
         stocktrace.read_trades("AAPL", data_dir=layout.root)
-
-
-def test_the_tickers_of_a_dataset_are_told_without_the_anchor(
-    layout: Layout, publish: Callable[..., None]
-) -> None:
-    assert tickers_of(layout) == []
-    publish([Trade(ticker, 1.5, T, 2.0) for ticker in ("FXCM:EUR/USD", "007", "AAPL")])
-    assert tickers_of(layout) == ["007", "AAPL", "FXCM:EUR/USD"]

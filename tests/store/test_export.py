@@ -14,7 +14,8 @@ from stocktrace.errors import StoreError
 from stocktrace.store import export, parquet
 from stocktrace.store.dataset import read_trades, scan
 from stocktrace.store.export import Rows
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.trade import COLUMNS, Trade
 from tests.conftest import SESSION
 from tests.store.conftest import PART, T

@@ -294,7 +294,7 @@ def test_the_report_is_sent_when_all_that_it_tells_of_is_there(
 
 def test_files_that_wait_for_a_lake_when_none_is_set_are_told(layout: Layout) -> None:
     outbox.put(layout, SESSION, layout.report(SESSION))
-    with pytest.raises(LakeError, match=r"1 files of session .* wait for a lake, and none is set"):
+    with pytest.raises(LakeError, match=r"No lake is set, and session .* has 1 file for one"):
         outbox.send(Layout(layout.root), SESSION)
 
 

@@ -137,7 +137,7 @@ def test_the_report_of_a_doubled_session_says_so(tmp_path: Path) -> None:
     count = len(read_trades("AAPL", data_dir=tmp_path)) // 2
     report = Report.read(layout.report(SESSION))
     assert report.copies == {"AAPL": count, "MSFT": count}
-    assert f"{2 * count:,} of 2 tickers are copies" in report.copied
+    assert f"of 2 tickers more than once: {2 * count:,} trades too many" in report.copied
 
 
 def test_the_command_line_marks_and_drops_copies(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from stocktrace.errors import ConversionError, DiskFull, LayoutError, StoreError
 from stocktrace.exchange import synthetic_frames
 from stocktrace.feed import wire
 from stocktrace.store import files, lines, parquet
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.trade import Trade
 from tests.conftest import SESSION, published, sent, tree
 from tests.store.conftest import PART, T
@@ -417,7 +418,7 @@ def test_pages_carry_checksums(layout: Layout, seal: Seal) -> None:
 
 def trades_of(count: int, tickers: Sequence[str]) -> tuple[dict[str, list[Any]], list[Trade]]:
     frames = [frame for _, frame in synthetic_frames(tickers, count)]
-    trades = [trade for message in wire.decode(frames).messages for trade in message]
+    trades = [trade for message in wire.decode(frames).rows.messages() for trade in message]
     return sent(frames), trades
 
 

@@ -18,7 +18,8 @@ import stocktrace
 from stocktrace.errors import UsageError
 from stocktrace.store import compaction, parquet, shelf
 from stocktrace.store.columns import SCHEMA
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.partition import in_order
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION

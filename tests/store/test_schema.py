@@ -3,6 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pandera.errors import SchemaErrors
 
 from stocktrace.errors import StoreError
 from stocktrace.store import schema
@@ -109,3 +112,31 @@ def test_one_bad_row_of_many_is_the_only_one_refused() -> None:
 def test_a_frame_that_is_no_batch_is_our_fault_and_loud(spoil) -> None:
     with pytest.raises(StoreError, match="A batch is not of the schema"):
         schema.failures(spoil(frame_of({}, {})))
+
+
+VALUES = st.fixed_dictionaries(
+    {},
+    optional={
+        "symbol": st.none(),
+        "conditions": st.none(),
+        "ts_event": st.integers(-(2**63), 2**63 - 1)
+        | st.sampled_from([631_151_999_999, 631_152_000_000, T + DAY_MS, T + DAY_MS + 1]),
+        "price": st.floats(),
+        "volume": st.floats(),
+    },
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(VALUES, min_size=1, max_size=3))
+def test_what_is_sound_at_a_glance_is_what_the_whole_schema_refuses_nothing_of(
+    rows: list[dict[str, object]],
+) -> None:
+    trades = frame_of(*rows)
+    try:
+        schema.TRADES.validate(trades, lazy=True)
+        refused = False
+    except SchemaErrors:
+        refused = True
+    assert schema._is_sound(trades) is not refused
+    assert bool(schema.failures(trades)) is refused

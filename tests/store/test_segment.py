@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import StoreError
+from stocktrace.rows import Rows
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
 from stocktrace.store.quarantine import Refused
@@ -111,7 +112,7 @@ def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
     layout: Layout,
 ) -> None:
     good, bad, worse = trade(p=1.0), trade(p=-1.0, v=0.1 + 0.2), trade("MSFT", v=-1.0)
-    read = Read([Frames(NOON, [b"first", b"second"])], [[good], [bad, worse]])
+    read = Read([Frames(NOON, [b"first", b"second"])], Rows.of([[good], [bad, worse]]))
     writer = SegmentWriter(layout, PART)
     writer.write([(ticker, [(read, rows)]) for ticker, rows in read.parts])
     writer.seal()

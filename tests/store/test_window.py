@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.store.layout import Part
+from stocktrace.store.names import Part
 from stocktrace.store.window import NS_PER_DAY, RollPolicy, Window, compact_utc
 from tests.conftest import SESSION
 

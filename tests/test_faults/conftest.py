@@ -20,10 +20,11 @@ import pytest
 from stocktrace.deadline import Clock
 from stocktrace.exchange import Exchange
 from stocktrace.live.capturing import capture
-from stocktrace.live.run import Handle
+from stocktrace.live.handle import Handle
 from stocktrace.report import Report
 from stocktrace.settings import Settings
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.tape import Frames, Mark, TapeReader, TapeWriter
 from stocktrace.trade import Trade
 from stocktrace.verify import sessions_of, verify

@@ -11,7 +11,7 @@ import pytest
 
 from stocktrace.errors import KeyInUse
 from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
-from stocktrace.feed import backoff, connection
+from stocktrace.feed import backoff, rival
 from stocktrace.feed.socket import BatchSocket
 from stocktrace.live.capturing import capture
 from stocktrace.report import GapReport, Report
@@ -365,7 +365,7 @@ def test_14_a_key_in_use_on_another_host_is_suspected_aloud(studio: Studio) -> N
         report = record(studio, exchange, scenario())
     assert report.notices == [
         (
-            f"{connection.SHORT_LIVES} connections in a row ended within 10 s: "
+            f"{rival.SHORT_LIVES} connections in a row ended within 10 s: "
             "is this API key in use elsewhere?"
         )
     ]

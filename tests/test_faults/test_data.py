@@ -12,9 +12,9 @@ import pytest
 from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
 from stocktrace.exchange.odd import odd_frames
 from stocktrace.feed import probe
-from stocktrace.live.run import Status
+from stocktrace.status import Status
 from stocktrace.store import schema
-from stocktrace.store.layout import decode_ticker
+from stocktrace.store.names import decode_ticker
 from stocktrace.store.quarantine import Refused
 from tests.conftest import (
     Scenario,

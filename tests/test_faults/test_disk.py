@@ -314,7 +314,7 @@ def test_31_verify_tells_of_a_tape_that_rotted(
     recover(layout)
     layout.archived_tape(PART).unlink()
     tape.write_bytes(text)
-    assert verified(tmp_path, capsys) == (0, "1 sessions verified, 0 findings\n")
+    assert verified(tmp_path, capsys) == (0, "1 session verified, 0 findings\n")
     for flipped in flips(text, 20):
         tape.write_bytes(flipped)
         status, shown = verified(tmp_path, capsys)

@@ -3,7 +3,7 @@
 // The axis is one of time: a second in which nothing was traded takes the room of one in which
 // something was, so that silence and gaps have their length. Such bars are blank ("whitespace").
 
-import { clock, count, digits, duration, percent, price } from "./format.js";
+import { clock, count, counted, digits, duration, percent, price } from "./format.js";
 import { Gaps } from "./gaps.js";
 import { plot } from "./plot.js";
 
@@ -163,7 +163,7 @@ export class Candles {
     if (bar) {
       add("V");
       add(count(bar.volume), "b");
-      add(`${count(bar.trades)} trades`);
+      add(counted(bar.trades, "trade"));
     } else if (time !== null && !gap) add("no trades");
     if (gap) add(`not listening: ${gap[2]}`, "b");
   }
@@ -183,6 +183,6 @@ export class Candles {
     this.text.textContent = !bar ? "No trades yet." :
       `Candles of ${duration(this.every)}; the newest with a price at ${clock(bar.time)}: ` +
       `open ${price(bar.open)}, high ${price(bar.high)}, low ${price(bar.low)}, close ${price(bar.close)}, ` +
-      `volume ${count(bar.volume)}. ${gaps} gaps in the session.`;
+      `volume ${count(bar.volume)}. ${counted(gaps, "gap")} in the session.`;
   }
 }

@@ -4,6 +4,7 @@ const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
 
 export const count = (value) => whole.format(value);
+export const counted = (value, thing) => `${count(value)} ${thing}${value === 1 ? "" : "s"}`;
 export const short = (value) => (value < 10_000 ? whole.format(value) : compact.format(value));
 
 export function rate(value) {

@@ -1,6 +1,6 @@
 // The state of the session in words, the figures, and the events.
 
-import { clock, count, duration, ms, rate, span, zone } from "./format.js";
+import { clock, count, counted, duration, ms, rate, span, zone } from "./format.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -42,7 +42,7 @@ export function showHead(head, now, lost) {
   banner.dataset.mood = mood;
   if (banner.textContent !== sentence) banner.textContent = sentence;
   const over = head.state === "ended";
-  byId("detail").textContent = `${count(head.tickers)} tickers · ${head.session.slice(0, 16)}${over ? ` · ${head.outcome}${head.reason && head.outcome !== "failed" ? `: ${head.reason}` : ""}` : ""}${head.behind ? " · reading…" : ""}`;
+  byId("detail").textContent = `${counted(head.tickers, "ticker")} · ${head.session.slice(0, 16)}${over ? ` · ${head.outcome}${head.reason && head.outcome !== "failed" ? `: ${head.reason}` : ""}` : ""}${head.behind ? " · reading…" : ""}`;
   byId("detail").title = `session ${head.session} on ${head.host}`;
   byId("time").hidden = false;
   const all = head.elapsed_s + head.left_s;
@@ -58,9 +58,9 @@ const TILES = [
   ["disk", "Disk lag p99", (t) => [ms(t.disk_p99), t.disk_p99 === null ? "" : "ms"], "From receipt to the CSV, over the last minute; the tape has it at once"],
   ["queue", "Queue max", (t) => [count(t.queue), t.queue_of], "Trades of one ticker that wait to be written"],
   ["reconnects", "Reconnects", (t) => [count(t.reconnects), ""], "How often the connection was lost", (t) => (t.reconnects ? "warn" : "")],
-  ["gaps", "Gaps", (t) => [count(t.gaps), t.gaps ? duration(t.gaps_s) : ""], "Outages of the session, and how long they were", (t) => (t.gaps ? "warn" : "")],
+  ["gaps", "Gaps", (t) => [count(t.gaps), t.gaps ? duration(t.gap_s) : ""], "Stretches in which nobody listened, and how long they were; the first is connecting", (t) => (t.outages ? "warn" : "")],
   ["quarantined", "Quarantined", (t) => [count(t.quarantined), ""], "Rows that the schema refused; kept with their reason", (t) => (t.quarantined ? "warn" : "")],
-  ["rolled", "Rolled / in Parquet", (t) => [`${count(t.rolled)} / ${count(t.published)}`, t.files ? `${count(t.files)} files` : ""], "Windows that have ended, and those that are published"],
+  ["rolled", "Rolled / in Parquet", (t) => [`${count(t.rolled)} / ${count(t.published)}`, t.files ? counted(t.files, "file") : ""], "Windows that have ended, and those that are published"],
 ];
 
 export function buildTiles() {

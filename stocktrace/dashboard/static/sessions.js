@@ -52,7 +52,7 @@ export class Sessions {
     };
     const link = document.createElement("a");
     link.href = `/?session=${encodeURIComponent(one.session)}`;
-    link.textContent = one.started ? stamp(one.started) : one.session;
+    link.textContent = one.started ? stamp(Date.parse(one.started) / 1000) : one.session;
     cell("").append(link);
     const state = document.createElement("span");
     state.className = "pill";
@@ -61,8 +61,8 @@ export class Sessions {
     cell("").append(state);
     cell(span(one.seconds), "num");
     cell(count(one.tickers), "num");
-    cell(count(one.trades), "num");
-    cell(one.gaps ? `${count(one.gaps)} (${duration(one.gaps_s)})` : "0", "num", one.gaps ? "warn" : "zero");
+    cell(one.trades === null ? "?" : count(one.trades), "num");
+    cell(one.gaps ? `${count(one.gaps)} (${duration(one.gap_s)})` : "0", "num", one.outages ? "warn" : "zero");
     cell(count(one.quarantined), "num", "wide", one.quarantined ? "warn" : "zero");
     cell(one.session, "wide", "session");
     return row;

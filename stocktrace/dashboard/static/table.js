@@ -1,6 +1,6 @@
 // The tickers: sorted, filtered, and only those lines in the document that are in view.
 
-import { count, percent, price, rate, short } from "./format.js";
+import { count, counted, percent, price, rate, short } from "./format.js";
 
 const HEIGHT = 26; // of a line; style.css has 25 and a border
 const POINTS = 60;
@@ -138,7 +138,7 @@ export class Table {
     found.sort((a, b) => (down ? by(b, a) : by(a, b)) || a - b);
     this.order = found;
     const all = this.tickers.length;
-    this.shown.textContent = found.length === all ? `${count(all)} tickers` : `${count(found.length)} of ${count(all)}`;
+    this.shown.textContent = found.length === all ? counted(all, "ticker") : `${count(found.length)} of ${count(all)}`;
     this.draw();
   }
 
@@ -246,7 +246,7 @@ export class Table {
     set(4, rate(line[RATE]), line[RATE] ? "" : "zero");
     set(5, count(line[TRADES]), line[TRADES] ? "" : "zero");
     set(6, short(line[QUEUE]), line[QUEUE] ? "" : "zero");
-    set(7, count(line[GAPS]), line[GAPS] ? "warn" : "zero");
+    set(7, count(line[GAPS]), line[GAPS] > 1 ? "warn" : "zero"); // one is connecting
     set(8, short(line[QUARANTINED]), line[QUARANTINED] ? "warn" : "zero");
     this.drawSpark(row, this.sparks[number] ?? []);
   }

@@ -52,7 +52,7 @@
   const text = (value) => value.toLocaleString("en", { maximumSignificantDigits: 8 });
   let bars = new Map();
   const tell = (bar) => {
-    legend.textContent = bar ? `O ${text(bar[1])}  H ${text(bar[2])}  L ${text(bar[3])}  C ${text(bar[4])}  V ${text(bar[5])}  ${text(bar[6])} trades` : "";
+    legend.textContent = bar ? `O ${text(bar[1])}  H ${text(bar[2])}  L ${text(bar[3])}  C ${text(bar[4])}  V ${text(bar[5])}  ${text(bar[6])} trade${bar[6] === 1 ? "" : "s"}` : "";
   };
   const show = (name) => {
     bars = new Map(data.tickers[name].map((bar) => [bar[0], bar]));

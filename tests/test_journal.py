@@ -2,28 +2,23 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from stocktrace import __version__
-from stocktrace.gap import Gap
+from stocktrace.deadline import utc
 from stocktrace.lags import Lags
-from stocktrace.record.intake import Intake, Limits
+from stocktrace.record.journal import Journal, new_report
 from stocktrace.record.publish import Published
 from stocktrace.record.recorder import Sealed
-from stocktrace.record.session import Journal, Mailbox, Observer, at, lag_report, new_report
-from stocktrace.report import Books, LagReport, Report, TickerBooks
+from stocktrace.report import Books, Report, TickerBooks
 from stocktrace.store.audit import Audit
-from stocktrace.store.layout import Layout, Part
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
 from stocktrace.store.parquet import Converted
-from stocktrace.store.tape import Mark, TapeReader
-from stocktrace.store.window import RollPolicy
-from tests.conftest import NOON, SESSION, WINDOW, frame
+from tests.conftest import NOON, SESSION, WINDOW
 
 PART = Part(SESSION, WINDOW)
 
@@ -33,24 +28,6 @@ def journal(tmp_path: Path) -> Journal:
     layout = Layout(tmp_path)
     report = new_report(SESSION, ["A", "B"], NOON, {"url": "ws://x"})
     return Journal(layout, report, Audit(layout.audit, SESSION))
-
-
-@pytest.fixture
-def intake(tmp_path: Path) -> Iterator[Intake]:
-    intake = Intake(
-        Layout(tmp_path), SESSION, RollPolicy(600.0, 1 << 30), Limits(100, 100, 100), NOON, ["A"]
-    )
-    yield intake
-    for recording in intake.recordings:
-        recording.tape.close()
-
-
-def deliver(mailbox: Mailbox) -> None:
-    while True:
-        try:
-            mailbox.get_nowait()()
-        except queue.Empty:
-            return
 
 
 def audited(journal: Journal) -> list[dict[str, Any]]:
@@ -66,7 +43,7 @@ def sealed(spilled: frozenset[str] = frozenset()) -> Sealed:
     return Sealed(
         PART,
         Books(3, 2, 1, trades=4, recorded=3, quarantined=1),
-        {"A": TickerBooks(3, 2, 1, last=at(NOON)), "B": TickerBooks(1, 1, last=at(NOON + 1000))},
+        {"A": TickerBooks(3, 2, 1, last=utc(NOON)), "B": TickerBooks(1, 1, last=utc(NOON + 1000))},
         {"no": 2},
         Lags(),
         spilled,
@@ -75,7 +52,7 @@ def sealed(spilled: frozenset[str] = frozenset()) -> Sealed:
 
 def test_a_new_report_says_what_made_it(journal: Journal) -> None:
     report = journal.report
-    assert (report.session, report.tickers, report.started) == (SESSION, ["A", "B"], at(NOON))
+    assert (report.session, report.tickers, report.started) == (SESSION, ["A", "B"], utc(NOON))
     assert (report.state, report.settings) == ("running", {"url": "ws://x"})
     assert report.versions["stocktrace"] == __version__
     assert {"python", "pyarrow", "pandas", "pandera", "websocket-client"} < set(report.versions)
@@ -99,7 +76,7 @@ def test_a_published_window_waits_no_more_and_has_its_rows(journal: Journal) -> 
     journal.published(Published(PART, files))
     report = Report.read(journal.layout.report(SESSION))
     assert (report.unpublished, report.balanced) == ([], True)
-    assert report.per_ticker["A"] == TickerBooks(3, 2, 1, 2, 1, 900, at(NOON))
+    assert report.per_ticker["A"] == TickerBooks(3, 2, 1, 2, 1, 900, utc(NOON))
     assert audited(journal)[1] == {"event": "convert", "window": WINDOW, "files": 2, "rows": 3}
 
 
@@ -122,7 +99,7 @@ def test_windows_add_up(journal: Journal) -> None:
     report = journal.report
     assert list(report.windows) == [WINDOW, other.window]
     assert report.books == Books(6, 4, 2, trades=8, recorded=6, quarantined=2)
-    assert report.per_ticker["B"] == TickerBooks(2, 2, last=at(NOON + 1000))
+    assert report.per_ticker["B"] == TickerBooks(2, 2, last=utc(NOON + 1000))
     assert report.errors == {"no": 4}
 
 
@@ -156,49 +133,3 @@ def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_t
         {"event": "notice", "text": "a word"},
         {"event": "error", "text": "Invalid symbol B"},
     ]
-
-
-def test_the_observer_puts_everything_on_the_tape_and_mails_the_rest(
-    journal: Journal, intake: Intake
-) -> None:
-    mailbox: Mailbox = queue.SimpleQueue()
-    observer = Observer(intake, journal, mailbox)
-    observer.on_connected(NOON, ("A",))
-    observer.on_frames(NOON + 1, [frame(("A", 1)), b'{"type":"error","msg":"no"}'])
-    observer.on_subscription(NOON + 2, ("B",), ("A",))
-    observer.on_disconnected(NOON + 3, "TCP ended")
-    observer.on_retry(NOON + 3, "TCP ended", 1.0)
-    observer.on_gap(Gap(NOON + 1, NOON + 4, ("B",), "TCP ended"))
-    observer.on_notice(NOON + 4, "a word")
-    assert journal.report.notices == [], "nothing but the tape on the feed's thread"
-    deliver(mailbox)
-    marks = [entry for entry in TapeReader(intake.current.tape.path) if isinstance(entry, Mark)]
-    assert marks[1:] == [
-        Mark(NOON, "connected", {"tickers": ["A"]}),
-        Mark(NOON + 2, "subscription", {"added": ["B"], "removed": ["A"]}),
-        Mark(NOON + 3, "disconnected", {"reason": "TCP ended"}),
-        Mark(NOON + 4, "gap", {"start": NOON + 1, "reason": "TCP ended"}),
-    ]
-    assert intake.state == {"connected": False, "tickers": ["B"]}
-    assert [event["event"] for event in audited(journal)] == [
-        "connect", "error", "subscribe", "disconnect", "retry", "gap", "notice",
-    ]  # fmt: skip
-
-
-def test_a_tick_rolls_and_a_retry_does_too(journal: Journal, intake: Intake) -> None:
-    observer = Observer(intake, journal, queue.SimpleQueue())
-    observer.on_tick(NOON + 600 * 10**9)
-    observer.on_retry(NOON + 1200 * 10**9, "no", 1.0)
-    assert len(intake.recordings) == 3
-
-
-def test_lags_of_nothing_are_unknown_and_not_zero() -> None:
-    assert lag_report(Lags()) == LagReport()
-    lags = Lags()
-    lags.add(np.array([10.0] * 98 + [1000.0] * 2))
-    found = lag_report(lags)
-    assert found.p50 is not None
-    assert found.p99 is not None
-    assert 10 <= found.p50 <= 12
-    assert 800 <= found.p99 <= 1000
-    assert found.longest == 1000.0

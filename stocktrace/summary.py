@@ -1,0 +1,106 @@
+"""A session in a line: by its report if it ended, else by the last status that it left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Self
+
+from stocktrace.report import Report
+from stocktrace.status import Status
+from stocktrace.store import lock
+from stocktrace.store.layout import Layout
+
+#: The state of a session that did not end though its process is gone.
+DEAD = "dead"
+
+
+def state_of(layout: Layout, report: Report) -> str:
+    """The state that a report tells, or ``dead`` if it says that it runs and no process does."""
+    if report.state == "running" and not lock.is_held(layout.lock(report.session)):
+        return DEAD
+    return report.state
+
+
+def last_status(layout: Layout, session: str) -> Status | None:
+    """The last status of a session; ``None``: it never told one, or another version's."""
+    try:
+        return Status.read(layout.status(session))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def not_ended(layout: Layout) -> Iterator[Report]:
+    """The reports of sessions that run or died; ``state`` is ``running`` or ``dead``."""
+    for path in sorted(layout.sessions.glob("*.status")):
+        status = last_status(layout, path.stem)
+        if status is None or status.state == "ended":
+            continue
+        try:
+            report = Report.read(layout.report(path.stem))
+        except (FileNotFoundError, ValueError):  # `stocktrace sessions` tells of it
+            continue
+        if report.state == "running":  # it was not recovered meanwhile
+            report.state = state_of(layout, report)
+            yield report
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One session; ``state`` as of ``state_of``, or ``damaged`` if its report cannot be read.
+
+    ``trades`` is how many were received, of one that died until it last told (twice a second), and
+    ``None`` if it never did. ``outages`` of its ``gaps`` are not the moment of connecting.
+    """
+
+    session: str
+    state: str
+    started: datetime | None = None
+    seconds: float = 0.0
+    tickers: int = 0
+    trades: int | None = 0
+    gaps: int = 0
+    gap_s: float = 0.0
+    outages: int = 0
+    reconnects: int = 0
+    quarantined: int = 0
+    unpublished: int = 0
+
+    @classmethod
+    def of(cls, layout: Layout, report: Report) -> Self:
+        """The session of ``report``, as it stands now."""
+        state, books = state_of(layout, report), report.books
+        ended = report.ended or datetime.now(UTC)
+        if state not in ("running", DEAD):
+            return cls(
+                report.session,
+                state,
+                report.started,
+                (ended - report.started).total_seconds(),
+                len(report.tickers),
+                books.trades,
+                len(report.gaps),
+                report.gap_s,
+                len(report.outages),
+                report.reconnects,
+                books.quarantined,
+                len(report.unpublished),
+            )
+        status = last_status(layout, report.session)
+        if status is None:
+            return cls(report.session, state, report.started, 0.0, len(report.tickers), None)
+        return cls(
+            report.session,
+            state,
+            report.started,
+            status.elapsed_s,
+            len(status.tickers),
+            status.trades,
+            status.gaps,
+            status.gap_s,
+            status.outages,
+            status.reconnects,
+            status.quarantined,
+            status.rolled - status.published,
+        )

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from stocktrace.deadline import NS_PER_SECOND
+from stocktrace.feed.loss import Loss
+from stocktrace.gap import CONNECTING, Gap
+
+TICKERS = ("A", "B")
+
+
+def at(seconds: float) -> int:
+    return int(seconds * NS_PER_SECOND)
+
+
+def test_it_begins_with_the_last_sign_of_life_and_is_over_once():
+    loss = Loss()
+    loss.sign(at(100), 1.0)
+    assert loss.over(at(101), TICKERS) is None
+    loss.noticed(at(110), 11.0, "TCP ended")
+    assert loss.over(at(120), TICKERS) == Gap(at(100), at(120), TICKERS, "TCP ended")
+    assert loss.over(at(130), TICKERS) is None
+
+
+def test_a_connection_on_which_nothing_was_heard_does_not_end_it():
+    loss = Loss(at(100))
+    assert loss.reason == CONNECTING
+    loss.dialled(1.0)
+    loss.noticed(at(105), 6.0, "died")
+    assert loss.over(at(110), TICKERS) == Gap(at(100), at(110), TICKERS, "died")
+
+
+def test_where_the_clock_was_set_back_since_the_last_sign_the_other_clock_tells_how_long_it_is():
+    loss = Loss()
+    loss.sign(at(100), 1.0)
+    loss.noticed(at(40), 8.5, "TCP ended")
+    assert loss.over(at(41), TICKERS) == Gap(at(32.5), at(41), TICKERS, "TCP ended")

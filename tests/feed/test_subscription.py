@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from stocktrace.feed import wire
+from stocktrace.feed.probe import ANSWER_S
+from stocktrace.feed.socket import BatchSocket
+from stocktrace.feed.subscription import Subscription
+from tests.feed.conftest import Hands
+
+
+class Sent(list[str]):
+    """A socket that keeps what is sent."""
+
+    def send(self, text: str) -> None:
+        self.append(text)
+
+
+@pytest.fixture
+def sent() -> Sent:
+    return Sent()
+
+
+@pytest.fixture
+def subscription(sent: Sent) -> Subscription:
+    socket = cast("BatchSocket", sent)
+    return Subscription(socket, has_traded=lambda _: False, clock=Hands().clock())
+
+
+def test_only_what_changed_is_asked_for(subscription: Subscription, sent: Sent) -> None:
+    subscription.begin(("A", "B", "C"))
+    sent.clear()
+    assert subscription.change(("D", "B")) == (["D"], ["A", "C"])
+    assert sent == [wire.unsubscribe("A"), wire.unsubscribe("C"), wire.subscribe("D")]
+    assert subscription.tickers == ("D", "B")
+    assert subscription.change(("B", "D")) == ([], [])
+    assert len(sent) == 3
+
+
+def test_a_suspect_that_is_not_wanted_any_more_is_not_subscribed_again(
+    subscription: Subscription,
+) -> None:
+    subscription.begin(("A", "B"))
+    assert list(subscription.refused(["Invalid symbol"], 0.0)) == []
+    subscription.change(("B",))
+    asked = [subscription.suspect(ANSWER_S * (step + 1)) for step in range(2)]
+    assert asked == ["B", None]
+    assert list(subscription.refused(["Invalid symbol B"], 9.0)) == [("B", "Invalid symbol B")]

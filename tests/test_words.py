@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from stocktrace.words import clock, counted, counted_gaps, plain
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [counted(number, "gap") for number in (0, 1, 2000)] == ["0 gaps", "1 gap", "2,000 gaps"]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "sentence"),
+    [
+        ((0, 0.0, 0), "0 gaps (0.0 s)"),
+        ((1, 0.018, 1), "1 gap (0.018 s), connecting"),
+        ((2, 1.05, 1), "2 gaps (1.1 s), 1 of them connecting"),
+        ((1, 3600.0, 0), "1 gap (3,600.0 s)"),
+    ],
+)
+def test_gaps_say_how_many_are_of_connecting(gaps: tuple[int, float, int], sentence: str) -> None:
+    assert counted_gaps(*gaps) == sentence
+
+
+def test_a_clock_shows_hours_minutes_and_seconds() -> None:
+    assert [clock(seconds) for seconds in (0, 59.6, 3661, 90_000)] == [
+        "00:00:00",
+        "00:01:00",
+        "01:01:01",
+        "25:00:00",
+    ]
+
+
+def test_words_of_others_do_not_steer_a_terminal() -> None:
+    assert plain("a\x1b[2J\nb é") == "a?[2J?b é"
