@@ -15,7 +15,7 @@ from stocktrace.errors import StoreError, UsageError
 from stocktrace.report import Report
 from stocktrace.store.coverage import read_gaps, whole_gaps
 from stocktrace.store.layout import Layout
-from stocktrace.store.quarantine import Refused
+from stocktrace.store.quarantine import parse
 from stocktrace.store.recorded import session_bars
 from stocktrace.summary import DEAD, Summary
 
@@ -198,5 +198,5 @@ def _quarantine(layout: Layout, session: str) -> dict[str, int]:
             text = path.with_suffix("").read_text(encoding="utf-8", errors="replace")
         # The last line of an open file may not be whole yet.
         whole = text[: text.rfind("\n") + 1].splitlines()
-        reasons.update(Refused.parse(line).reason for line in whole)
+        reasons.update(refused.reason for refused in parse(whole))
     return dict(reasons.most_common())

@@ -30,7 +30,7 @@ from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part, is_import, new_import, new_session
-from stocktrace.store.quarantine import Refused
+from stocktrace.store.quarantine import Refused, parse
 from stocktrace.store.tape import TapeWriter
 from stocktrace.store.window import RollPolicy
 
@@ -112,23 +112,22 @@ def _taken(layout: Layout, path: Path) -> dict[str, str]:
 
 
 def _lines(source: Path) -> Iterator[_Line]:
-    seen: Counter[bytes] = Counter()
     try:
         # Not by splitlines: a row that was mended by hand may hold what Unicode takes for a line's
         # end and JSON does not.
-        for number, text in enumerate(source.read_text(encoding="utf-8").split("\n"), 1):
-            if not text:
-                continue
-            try:
-                refused = Refused.parse(text)
-                base = b"%d %s" % (refused.stamp, refused.frame)
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise UsageError(f"{source}, line {number}: no line of a quarantine.") from error
-            seen[base] += 1  # a frame can hold several refused rows
-            name = hashlib.blake2b(b"%d %s" % (seen[base], base), digest_size=16).hexdigest()
-            yield _Line(name, refused)
+        texts = source.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"Cannot read {source}: {error}.") from error
+    seen: Counter[tuple[int, bytes]] = Counter()
+    try:
+        for refused in parse(texts):
+            stamp, frame = refused.stamp, refused.frame
+            seen[stamp, frame] += 1  # a frame can hold several refused rows
+            name = hashlib.blake2b(b"%d %d " % (seen[stamp, frame], stamp), digest_size=16)
+            name.update(frame)
+            yield _Line(name.hexdigest(), refused)
+    except ValueError as error:
+        raise UsageError(f"{source}, {error}") from error
 
 
 def _write_tapes(folder: Path, session: str, lines: list[_Line]) -> list[Part]:

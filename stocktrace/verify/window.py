@@ -17,6 +17,7 @@ from stocktrace.store.content import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.store.partition import Piece
+from stocktrace.store.quarantine import Lines, parse
 from stocktrace.store.tape import Mark, TapeReader
 from stocktrace.verify.compacted import Days
 from stocktrace.verify.finding import Finding
@@ -143,7 +144,7 @@ def _restore(layout: Layout, part: Part, ticker: str, segment: Path) -> None:
 
 def _quarantine(layout: Layout, scratch: Layout, part: Part, *, repair: bool) -> Iterator[Finding]:
     path, wanted = layout.quarantine(part), scratch.quarantine(part)
-    if _sorted_lines(path) != _sorted_lines(wanted):
+    if _refused(path) != _refused(wanted):
         if repair and wanted.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(wanted, path)
@@ -153,5 +154,22 @@ def _quarantine(layout: Layout, scratch: Layout, part: Part, *, repair: bool) ->
         yield Finding(part.session, path, problem, repaired=repair)
 
 
-def _sorted_lines(path: Path) -> list[bytes]:
-    return sorted(path.read_bytes().splitlines(keepends=True)) if path.exists() else []
+def _refused(path: Path) -> list[tuple[str, bytes]] | None:
+    """What was refused, with the frames; ``None`` if a line is not as it was written.
+
+    Sorted: the order of a quarantine is that of batches, which the tape does not know, and so is
+    which line of a frame has it.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            lines = list(file)
+        refused = list(parse(lines))
+        for line, anew, each in zip(lines, Lines().of(refused), refused, strict=True):
+            # Earlier versions repeated the frame.
+            if line != anew and line != each.line():
+                return None
+    except ValueError:
+        return None
+    return sorted((each.line(whole=False), each.frame) for each in refused)
