@@ -21,7 +21,7 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import msgspec
 from prefect import flow, runtime, task
@@ -32,14 +32,14 @@ from prefect.futures import PrefectFuture, PrefectWrappedFuture
 from prefect.logging.handlers import APILogHandler
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from pydantic import Field
 
 from flows.display import Display
+from flows.fields import Duration, LakeUrl, Tickers, Until, Url
+from flows.page import one_line
 from flows.request import Request
 from flows.slot import Slot
 from flows.steer import Steer
-from stocktrace import lake_url, schedule
-from stocktrace import until as until_words
+from stocktrace import schedule
 from stocktrace.errors import MarketClosed, StocktraceError
 from stocktrace.live import capturing
 from stocktrace.live.handle import Handle
@@ -51,17 +51,6 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 
 log = logging.getLogger("stocktrace.flow")
-
-_DURATION = r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"
-
-Ticker = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_\-/^][A-Za-z0-9.:_\-/^ ,]*$")]
-Tickers = Annotated[list[Ticker], Field(min_length=1, examples=[["AAPL", "BINANCE:BTCUSDT"]])]
-Duration = Annotated[str, Field(pattern=_DURATION, examples=["30m"])]
-Until = Annotated[str, Field(pattern=until_words.PATTERN, examples=["close"])]
-# No "?" and no "@": a key in the address is refused before it is written anywhere.
-Url = Annotated[str, Field(pattern=r"^wss?://[^\s?@]+$", examples=["wss://ws.finnhub.io"])]
-LakeUrl = Annotated[str, Field(pattern=lake_url.PATTERN, examples=["s3://bucket/prefix"])]
-
 
 # Never closed: see _outlast_lease.
 _SHIELD = contextlib.ExitStack()
@@ -152,13 +141,14 @@ def capture(
         return Failed(message=f"Session {report.session}: {report.unsent}")
     if report.state == "interrupted":
         return Cancelled(message=f"Session {report.session}: {report.reason}")
-    return {
+    result = {
         "session": report.session,
         "state": report.state,
         "reason": report.reason,
         "books": msgspec.to_builtins(report.books),
         "data_dir": folder,
     }
+    return Completed(message=one_line(report), data=result)
 
 
 @task(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -16,8 +17,10 @@ import cyclopts
 from cyclopts import Parameter
 
 from flows.request import Request
+from stocktrace import schedule
 from stocktrace.cli import output
-from stocktrace.errors import UsageError
+from stocktrace.errors import MarketClosed, UsageError
+from stocktrace.schedule import Hours
 from stocktrace.until import HELP
 
 _SAFE = "; what was received is on disk."
@@ -59,18 +62,36 @@ def run(
     data_dir: Annotated[str | None, Parameter(help="Folder for what is recorded.")] = None,
     url: Annotated[str | None, Parameter(help="Address of the trade WebSocket.")] = None,
     roll_every: Annotated[str | None, Parameter(help="Length of a window.")] = None,
+    market: Annotated[
+        Hours, Parameter(help="The market whose hours it keeps: closed, nothing is recorded.")
+    ] = "always",
+    wait_for_key: Annotated[
+        str | None, Parameter(help="How long to wait for a capture with the same key to end.")
+    ] = None,
+    lake: Annotated[str | None, Parameter(help="Store that published files are sent to.")] = None,
 ) -> int:
     """Record the trades of TICKERS for a bounded time, as a Prefect flow run.
 
     It runs against PREFECT_API_URL, else against a server of its own that ends with it. The key
     is read from FINNHUB_API_KEY, in the environment or in a .env file.
     """
-    asked = {"data_dir": data_dir, "url": url, "roll_every": roll_every}
+    asked = {
+        "data_dir": data_dir,
+        "url": url,
+        "roll_every": roll_every,
+        "wait_for_key": wait_for_key,
+        "lake": lake,
+    }
+    try:
+        schedule.check(market, tickers, datetime.now(UTC))
+    except MarketClosed as closed:
+        output.line(f"Skipped: {closed}")
+        return 0
     Request.of(tickers, for_, until, **asked)
     from flows.capture import capture
 
     _start_server()
-    state = capture(list(tickers), for_, until, return_state=True, **asked)
+    state = capture(list(tickers), for_, until, market, return_state=True, **asked)
     result = state.result(raise_on_failure=False)
     if state.is_completed() and isinstance(result, dict):
         show(Path(result["data_dir"]), result["session"])

@@ -5,15 +5,15 @@ Each task is an idempotent function of the core; killed anywhere, the next run e
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
-from pydantic import Field
+from prefect.states import Completed, Failed
 
+from flows.fields import Age, Date, Keep
 from stocktrace.errors import StocktraceError
 from stocktrace.quantities import parse_patience
 from stocktrace.record.recovery import Recovered
@@ -24,10 +24,6 @@ from stocktrace.store.query import parse_day
 from stocktrace.upkeep.compacting import Compaction, compact_days
 from stocktrace.upkeep.retention import Pruning, prune
 from stocktrace.words import counted
-
-Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2026-11-23"])]
-Keep = Annotated[str, Field(pattern=r"^(forever|0|(\d+(\.\d+)?(ms|s|m|h|d))+)$", examples=["30d"])]
-Age = Annotated[str, Field(pattern=r"^(0|(\d+(\.\d+)?(ms|s|m|h|d))+)$", examples=["7d"])]
 
 
 @flow(name="stocktrace-compact", persist_result=False)
@@ -64,16 +60,23 @@ def compact(
     problems = [*compaction.failed, *pruning.kept]
     if problems:
         return Failed(message=f"{counted(len(problems), 'problem')}, the first: {problems[0]}")
-    return {
+    files = sum(one.files for one in compaction.done)
+    text = (
+        f"{counted(len(recovered), 'session')} recovered, {counted(files, 'file')} compacted "
+        f"into {len(compaction.done):,}, "
+        f"{counted(pruning.tapes, 'tape')} and {pruning.csv:,} CSV deleted."
+    )
+    result = {
         "recovered": [one.session for one in recovered],
         "compacted": len(compaction.done),
-        "files": sum(one.files for one in compaction.done),
+        "files": files,
         "before": sum(one.before for one in compaction.done),
         "size": sum(one.size for one in compaction.done),
         "waiting": compaction.waiting,
         "deleted": msgspec.to_builtins(pruning),
         "data_dir": folder,
     }
+    return Completed(message=text, data=result)
 
 
 @task(name="recover", cache_policy=NO_CACHE, persist_result=False)

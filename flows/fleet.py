@@ -18,17 +18,19 @@ from prefect import flow, get_client, runtime
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.automations import ensure, zombies
-from flows.capture import Duration, LakeUrl, Tickers, Until, Url, length
+from flows.capture import length
+from flows.fields import Duration, LakeUrl, Tickers, Until, Url
 from flows.members import BAD, Members
 from stocktrace.errors import LakeError, StocktraceError, UsageError
-from stocktrace.live import shards
+from stocktrace.live import shards, unheard
 from stocktrace.store.names import new_session
 from stocktrace.trade import parse_tickers
 from stocktrace.until import Span
+from stocktrace.words import counted
 
 SHARD = "stocktrace-capture/shard"
 # A dead run is told after two minutes anyhow; each look is one request a shard.
@@ -41,8 +43,9 @@ Deployment = Annotated[str, Field(pattern=r"^[^/]+/[^/]+$", examples=[SHARD])]
 def run_name() -> str:
     """``400 tickers, 8 keys · until close``; it must not fail, or the run would."""
     asked = runtime.flow_run.parameters or {}
-    tickers, keys = asked.get("tickers") or (), asked.get("keys")
-    return f"{len(tickers)} tickers, {keys} keys · {length(asked)}"
+    tickers, keys = asked.get("tickers") or (), asked.get("keys") or 0
+    told = f"{counted(len(tickers), 'ticker')}, {counted(int(keys), 'key')}"
+    return f"{told} · {length(asked)}"
 
 
 @flow(name="stocktrace-fleet", flow_run_name=run_name, persist_result=False)
@@ -117,7 +120,7 @@ def result(members: Members, lake: str) -> dict[str, Any] | State[Any]:
     gaps = 0
     try:
         if members.lost:
-            gaps = shards.name_gaps(lake, new_session(stamp), members.lost, stamp, LOST)
+            gaps = unheard.name_gaps(lake, new_session(stamp), members.lost, stamp, LOST)
     except LakeError as error:
         return Failed(message=f"The gaps of lost shards are not named: {error}")
     if members.left:
@@ -125,7 +128,7 @@ def result(members: Members, lake: str) -> dict[str, Any] | State[Any]:
     failed = [one.name for one in members.all if one.state in BAD and one.shard.tickers]
     if failed:
         return Failed(message=f"{', '.join(failed)} failed: see their flow runs.")
-    return {
+    found = {
         "lake": lake,
         "shards": {
             str(one.run): {"state": one.state.value, "tickers": one.shard.tickers}
@@ -133,3 +136,5 @@ def result(members: Members, lake: str) -> dict[str, Any] | State[Any]:
         },
         "gaps": gaps,
     }
+    told = f"{counted(len(members.all), 'shard')} recorded, {counted(gaps, 'gap')} between them."
+    return Completed(message=told, data=found)

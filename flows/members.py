@@ -145,20 +145,22 @@ class Members:
         for ticker in orphans:
             self.lost.setdefault(ticker, since)
         running = [one for one in self.all if one.state is StateType.RUNNING]
-        room = [one.shard for one in running]
-        got, left = shards.spread(orphans, room, self.known, self.limit)
-        kept = [ticker for ticker in dead.shard.tickers if ticker not in set(orphans)]
-        dead.shard, dead.untold = Shard(kept, dead.shard.rate if kept else 0.0), []
-        for heir, some in zip(running, got, strict=True):
+        survivors = [one.shard for one in running]
+        heirs = shards.hand_over(
+            dead.shard, orphans, survivors, self.known, self.limit, again=dead.again
+        )
+        dead.untold = []
+        for heir, some in zip(running, heirs.taken, strict=True):
             if some:
                 heir.untold = heir.untold + some
-                log.warning("shard %s is lost: %s takes %d", dead.name, heir.name, len(some))
-        if left and not dead.again:
-            log.warning("shard %s is lost: a new run for %d tickers", dead.name, len(left))
-            (anew,) = shards.split(left, 1, self.known, self.limit)
-            self.add(dead.deployment, anew, again=True)
-        elif left:
-            self._lose(dead, left, since)
+                tickers = counted(len(some), "ticker")
+                log.warning("shard %s is lost: %s takes %s", dead.name, heir.name, tickers)
+        if heirs.anew is not None:
+            tickers = counted(len(heirs.anew.tickers), "ticker")
+            log.warning("shard %s is lost: a new run for %s", dead.name, tickers)
+            self.add(dead.deployment, heirs.anew, again=True)
+        if heirs.nobody:
+            self._lose(dead, heirs.nobody, since)
 
     def _lose(self, member: Member, tickers: list[str], since: int) -> None:
         for ticker in tickers:
@@ -178,7 +180,7 @@ class Members:
             member.run, member.name = cast("FlowRun", run).id, cast("FlowRun", run).name
         elif member.untold and member.state is StateType.RUNNING:
             TickerCommand(symbols=member.untold, action="add").send_to(member.run)
-            log.info("shard %s was sent %d tickers", member.name, len(member.untold))
+            log.info("shard %s was sent %s", member.name, counted(len(member.untold), "ticker"))
             member.untold = []
 
     def _show(self) -> None:

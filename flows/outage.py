@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from stocktrace.words import counted
+
 log = logging.getLogger("stocktrace.flow")
 
 
 class Outage:
-    """What fails of one kind of call: ``cannot`` says what, ``again`` that it goes on."""
+    """What fails of one kind of call: ``cannot`` says what, ``again`` that it is over."""
 
     def __init__(self, cannot: str, again: str) -> None:
         self._cannot, self._again = cannot, again
@@ -17,14 +19,14 @@ class Outage:
         self.failures = 0
 
     def failed(self, error: Exception, *, silently: bool = False) -> None:
-        """A call failed; the capture goes on."""
+        """A call failed; what is recorded does not depend on it."""
         self.failures += 1
         if not self._away and not silently:
-            log.warning("%s (%s); the capture goes on", self._cannot, type(error).__name__)
+            log.warning("%s (%s); recording goes on", self._cannot, type(error).__name__)
         self._away = True
 
     def answered(self) -> None:
         """A call did not fail."""
         if self._away:
-            log.info("%s; it could not %d times", self._again, self.failures)
+            log.info("%s; %s failed", self._again, counted(self.failures, "call"))
         self._away = False

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows.fields import Date
 from flows.page import ROWS
 from stocktrace.errors import StocktraceError
 from stocktrace.feed.rest import Rest, rest_url
@@ -34,7 +35,6 @@ from stocktrace.words import counted
 REPAIRS = "stocktrace-repairs"
 COMPLETENESS = "stocktrace-completeness"
 
-Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2026-11-23"])]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

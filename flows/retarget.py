@@ -20,7 +20,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Failed
 from pydantic import Field
 
-from flows.capture import Tickers, capture
+from flows.capture import capture
+from flows.fields import Tickers
 from flows.steer import TickerCommand
 from stocktrace.errors import TickerError
 from stocktrace.live.handle import Action

@@ -10,9 +10,13 @@ from stocktrace.errors import SettingsError
 FOREVER = "forever"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
-_NONE = re.compile(r"0+(?:\.0+)?(?:ms|s|m|h|d)?")
-_PIECE = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNIT = "|".join(_UNITS)
+_NONE = rf"0+(?:\.0+)?(?:{_UNIT})?"
+_PIECE = re.compile(rf"(\d+(?:\.\d+)?)({_UNIT})")
+#: What the functions below take, for forms that check it before.
+DURATION = rf"(?:\d+(?:\.\d+)?(?:{_UNIT}))+"
+PATIENCE = rf"(?:{_NONE}|{DURATION})"
+KEEP = rf"(?:{FOREVER}|{PATIENCE})"
 _SHORTEST_S, _LONGEST_S = 0.001, 366 * 86400.0
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMG]?B)?", re.IGNORECASE | re.ASCII)
@@ -30,7 +34,7 @@ def parse_duration(text: object) -> float:
         seconds = text.total_seconds()
     elif isinstance(text, (int, float)):
         seconds = float(text)
-    elif _DURATION.fullmatch(str(text)):
+    elif re.fullmatch(DURATION, str(text)):
         seconds = sum(float(number) * _UNITS[unit] for number, unit in _PIECE.findall(str(text)))
     else:
         raise SettingsError(f"{text!r} is no duration: write it like 30s, 10m or 1h30m.")
@@ -45,7 +49,7 @@ def parse_patience(text: object) -> float:
     Raises:
         SettingsError: it is none.
     """
-    return 0.0 if _NONE.fullmatch(str(text)) else parse_duration(text)
+    return 0.0 if re.fullmatch(_NONE, str(text)) else parse_duration(text)
 
 
 def parse_keep(text: object) -> float | None:

@@ -39,7 +39,8 @@ class Status(msgspec.Struct, frozen=True):
     them are no moment before a connection stood, ``last_outage`` is the one that began last.
     ``trade_frames``, ``control`` and ``undecodable`` are the frames by kind; ``last`` is when the
     last trade of each ticker was received (epoch ns). ``rolled`` windows have ended, ``published``
-    of them are in ``files`` Parquet files, with ``parquet`` trades.
+    of them are in ``files`` Parquet files, with ``parquet`` trades. ``spilled`` are tickers that
+    are had from the tape for want of room in a queue, once for each window.
     ``outcome`` is the report's state. Mappings leave out tickers with nothing to tell.
     """
 
@@ -74,6 +75,7 @@ class Status(msgspec.Struct, frozen=True):
     published: int = 0
     files: int = 0
     parquet: int = 0
+    spilled: int = 0
     notices: int = 0
     last_error: str = ""
     outcome: str = "running"

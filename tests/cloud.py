@@ -19,7 +19,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from tests.station import end, eventually, free_port
+from tests.station import end, free_port
+from tests.waiting import eventually
 
 BUCKET = "lake"
 

@@ -24,6 +24,7 @@ from stocktrace.live.publishing import Publisher
 from stocktrace.report import Report
 from stocktrace.settings import Settings
 from stocktrace.status import Status
+from stocktrace.store.layout import Layout
 from stocktrace.store.tape import Frames, TapeReader
 
 # A script that starts the tests with "&" has them ignore SIGINT, and what they start as well.
@@ -113,7 +114,7 @@ class Studio:
         self, source: Source | None = None, faults: Iterable[Fault] = (), **given: Any
     ) -> Exchange:
         """An exchange that knows the key and plays nothing, or ``source``."""
-        options: dict[str, Any] = {"ping_period": 0.0, "symbol_limit": None, "keep": True, **given}
+        options: dict[str, Any] = {"ping_period": 0.0, "symbol_limit": 0, "keep": True, **given}
         return Exchange(source or Script([]), ExchangeSettings(key=self.key, **options), faults)
 
     def settings(self, exchange: Exchange | str, **given: Any) -> Settings:
@@ -190,6 +191,22 @@ def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
     return Studio(tmp_path / "data")
 
 
+@pytest.fixture(scope="session")
+def a_dead_session(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A session that was killed, made once; tests work on copies (``remains.copy``)."""
+    from tests import remains
+
+    return remains.dead(tmp_path_factory.mktemp("dead") / "data")
+
+
+@pytest.fixture(scope="session")
+def a_whole_session(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """The same, recorded to its end, made once; tests work on copies."""
+    from tests import remains
+
+    return remains.whole(tmp_path_factory.mktemp("whole") / "data")
+
+
 def connected(status: Status) -> bool:
     return status.connected
 
@@ -207,6 +224,11 @@ def all_of(exchange: Exchange) -> Callable[[Status], bool]:
 def played(exchange: Exchange) -> Scenario:
     """The scenario of a source that is received whole."""
     yield all_of(exchange)
+
+
+def brief() -> Scenario:
+    """The scenario of a capture that ends as soon as it listens."""
+    yield connected
 
 
 def frame(
@@ -249,13 +271,12 @@ def published(data_dir: Path) -> dict[str, list[Row]]:
     return dict(found)
 
 
-def taped(data_dir: Path) -> list[bytes]:
-    """The frames on all tapes, in the order in which they were received."""
-    folder = data_dir / "tape"
-    paths = sorted(folder.glob("*/*.tape*"), key=lambda path: path.name.partition("_")[2])
+def taped(data_dir: Path, session: str = "*") -> list[bytes]:
+    """The frames on the tapes of a session, or of the only one, in the order of their arrival."""
+    (folder,) = (data_dir / "tape").glob(session)
     return [
         one
-        for path in paths
+        for path in Layout(data_dir).session_tapes(folder.name).values()
         for entry in TapeReader(path)
         if isinstance(entry, Frames)
         for one in entry.frames

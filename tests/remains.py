@@ -26,7 +26,8 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.store.segment import HEADER
 from stocktrace.store.tape import Frames, Mark, TapeWriter, archive
-from tests.conftest import NOON, SESSION, frame
+from stocktrace.verify import sessions_of, strangers, verify
+from tests.conftest import NOON, SESSION, frame, published
 
 SECOND = 10**9
 TICKERS = ["AAPL", "MSFT", "7203"]
@@ -164,3 +165,16 @@ def snapshot(layout: Layout) -> dict[str, Any]:
             continue
         found[name] = json.loads(path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
     return found
+
+
+def prices(layout: Layout) -> dict[str, list[float]]:
+    """Those that are published, by ticker and in their order."""
+    return {ticker: [row[1] for row in rows] for ticker, rows in published(layout.root).items()}
+
+
+def problems(layout: Layout) -> list[str]:
+    """Whatever ``stocktrace verify`` finds wrong with the folder."""
+    found = list(strangers(layout))
+    for session in sessions_of(layout):
+        found += verify(layout, session)
+    return [f"{one.path}: {one.problem}" for one in found]

@@ -8,8 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 
-from stocktrace.deadline import Deadline
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
 FINAL = {"COMPLETED", "CANCELLED", "FAILED", "CRASHED"}
@@ -57,15 +56,6 @@ class Api:
 def reading(url: str) -> Iterator[Api]:
     with httpx.Client(base_url=url, timeout=60) as http:
         yield Api(http)
-
-
-def eventually(ask: Callable[[], Any], *, within: float = 30.0) -> Any:
-    """What ``ask`` gives once it is true: the server learns of tasks and logs a little later."""
-    deadline, tick = Deadline.after(within), threading.Event()
-    while not (answer := ask()):
-        assert not deadline.passed(), f"still {answer!r} after {within} s"
-        tick.wait(0.1)
-    return answer
 
 
 def free_port() -> int:
@@ -156,6 +146,13 @@ class Station:
         told = self.prefect("deployment", "run", f"stocktrace-capture/{deployment}", *words)
         (run,) = set(re.findall(r"runs/flow-run/([0-9a-f-]{36})", told))
         return str(run)
+
+    def record(self, folder: Path, url: str, tickers: Sequence[str]) -> str:
+        """Have a worker capture for ten minutes; gives the run's id when trades are published."""
+        window = {"lasting": "10m", "roll_every": "2s"}
+        run = self.start("ad-hoc", tickers=tickers, url=url, data_dir=str(folder), **window)
+        eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+        return run
 
     def ended(self, api: Api, run: str) -> dict[str, Any]:
         def state() -> dict[str, Any] | None:

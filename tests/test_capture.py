@@ -6,7 +6,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,10 +28,13 @@ from stocktrace.errors import (
     UsageError,
 )
 from stocktrace.exchange import Fault, Script, SyntheticMarket, synthetic_frames
+from stocktrace.feed import wire
+from stocktrace.live import run
 from stocktrace.record.intake import Intake
 from stocktrace.record.recorder import Recorder
 from stocktrace.report import Books, Report
 from stocktrace.status import Status
+from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeWriter
 from tests.conftest import (
     Row,
@@ -474,23 +477,21 @@ def test_batch_rows_write_at_once_what_flush_every_would_keep_waiting(
 def test_queue_and_backlog_rows_bound_what_waits_and_lose_nothing(
     studio: Studio, setting: str
 ) -> None:
-    frames = [frame(("AAPL", n), ("MSFT", n)) for n in range(1, 6)]
+    some = frame(*(("AAPL", n) for n in range(1, 4)), *(("MSFT", n) for n in range(1, 5)))
     with studio.exchange() as exchange:
 
         def scenario() -> Scenario:
             yield connected
-            for each in frames:
-                exchange.send_raw(each)
-            yield trades(10)
+            exchange.send_raw(some)
+            yield trades(7)
 
         given: dict[str, Any] = {setting: 3, "flush_every": 60}
         report = studio.record(exchange, ("AAPL", "MSFT"), scenario(), **given)
     (names,) = report.spilled.values()
-    assert names == ["AAPL", "MSFT"]
-    assert max(status.backlog for status in studio.statuses) <= (
-        6 if setting == "queue_rows" else 3
-    )
-    assert published(studio.data_dir) == sent(frames)
+    assert names == ["MSFT"]
+    assert max(status.backlog for status in studio.statuses) <= 3
+    assert Status.read(Layout(studio.data_dir).status(report.session)).spilled == 1
+    assert published(studio.data_dir) == sent([some])
     assert report.balanced
 
 
@@ -711,6 +712,39 @@ def test_an_error_on_the_feeds_thread_ends_it_and_is_raised_chained(
             studio.record(exchange, scenario=scenario())
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert studio.report().state == "failed"
+
+
+def test_a_feed_that_hangs_at_the_end_costs_an_error_and_no_trade(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, go_on = threading.Event(), threading.Event()
+    decode = wire.decode
+    some = [frame(("AAPL", 1)), frame(("AAPL", 2), ("MSFT", 3))]
+
+    def hanging(frames: Sequence[bytes]) -> wire.Decoded:
+        if threading.current_thread().name == "stocktrace-feed" and frames == some[1:]:
+            hangs.set()
+            assert go_on.wait(30)
+        return decode(frames)
+
+    monkeypatch.setattr(wire, "decode", hanging)
+    monkeypatch.setattr(run, "STOP_FEED_S", 0.1)
+    with studio.exchange() as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            exchange.send_raw(some[0])
+            yield trades(1)
+            exchange.send_raw(some[1])
+            yield lambda _: hangs.is_set()
+
+        try:
+            with pytest.raises(StoreError, match="The feed did not end in time"):
+                studio.record(exchange, ("AAPL", "MSFT"), scenario(), lasting=60)
+        finally:
+            go_on.set()
+    assert published(studio.data_dir) == sent(some)
+    assert studio.report().balanced
 
 
 def test_an_error_in_syncing_ends_it_and_is_raised(

@@ -22,7 +22,7 @@ class Hands:
         self.wall += seconds * NS_PER_SECOND
 
 
-def test_the_clocks_of_this_machine() -> None:
+def test_the_clocks_are_those_of_this_machine_unless_others_are_given() -> None:
     assert Clock() == SYSTEM_CLOCK == Clock(time.time_ns, time.monotonic)
 
 

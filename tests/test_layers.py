@@ -44,6 +44,7 @@ DOORS = {
         "record.coverage",
         "live.changes",
         "status",
+        "store.export",
         "dashboard",
         "cli",
         "exchange",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -7,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import SettingsError
-from stocktrace.quantities import parse_duration, parse_keep, parse_patience, parse_size
+from stocktrace.quantities import (
+    DURATION,
+    KEEP,
+    PATIENCE,
+    parse_duration,
+    parse_keep,
+    parse_patience,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +36,7 @@ from stocktrace.quantities import parse_duration, parse_keep, parse_patience, pa
         (timedelta(minutes=1, milliseconds=5), 60.005),
     ],
 )
-def test_a_duration(text: object, seconds: float) -> None:
+def test_a_duration_is_so_many_seconds(text: object, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds, rel=1e-12)
 
 
@@ -35,7 +44,7 @@ def test_a_duration(text: object, seconds: float) -> None:
     "text",
     ["", "s", "10", "10 s", " 10s", "10s ", "-10s", "+10s", "1e3s", "10M", "1w", "10s,", None],
 )
-def test_no_duration(text: object) -> None:
+def test_what_is_no_duration_is_told_with_how_to_write_one(text: object) -> None:
     with pytest.raises(SettingsError, match="is no duration: write it like 30s"):
         parse_duration(text)
 
@@ -72,7 +81,7 @@ def test_a_duration_is_the_sum_of_its_pieces(days: int, hours: int, minutes: int
         ("1000000000GB", 10**18),
     ],
 )
-def test_a_size(text: object, size: int) -> None:
+def test_a_size_is_so_many_bytes(text: object, size: int) -> None:
     assert parse_size(text) == size
 
 
@@ -80,13 +89,13 @@ def test_a_size(text: object, size: int) -> None:
     "text",
     ["", "MB", "-1", "1 TB", "1MiB", "1M", "1  MB", "1MB ", "1e3", "\u0661", "1\u212ab", None],
 )
-def test_no_size(text: object) -> None:
+def test_what_is_no_size_is_told_with_how_to_write_one(text: object) -> None:
     with pytest.raises(SettingsError, match="is no size: write it like 64MB"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["1000000001GB", "9" * 400, 10**19])
-def test_a_size_that_no_file_has(text: object) -> None:
+def test_a_size_that_no_file_has_is_told(text: object) -> None:
     with pytest.raises(SettingsError, match="is no size of a file: at most 1000000000 GB"):
         parse_size(text)
 
@@ -100,3 +109,16 @@ def test_only_what_is_kept_can_be_forever() -> None:
     assert parse_keep("forever") is None
     with pytest.raises(SettingsError, match="'forever' is no duration"):
         parse_patience("forever")
+
+
+def test_the_patterns_of_forms_are_what_is_parsed() -> None:
+    texts = ("30s", "1h30m", "0", "0s", "0.0", "forever", "", "10", "10 s", "1w", "-1s")
+    taken = {
+        pattern: [text for text in texts if re.fullmatch(pattern, text)]
+        for pattern in (DURATION, PATIENCE, KEEP)
+    }
+    assert taken == {
+        DURATION: ["30s", "1h30m", "0s"],  # too short, but one
+        PATIENCE: ["30s", "1h30m", "0", "0s", "0.0"],
+        KEEP: ["30s", "1h30m", "0", "0s", "0.0", "forever"],
+    }

@@ -16,10 +16,11 @@ import pytest
 import flows
 from stocktrace import cli
 from stocktrace.errors import StoreError, UsageError
+from stocktrace.exchange import Script
 from stocktrace.store import lock
 from stocktrace.store.dataset import read_trades
 from tests import remains
-from tests.conftest import SESSION, Studio, connected, frame, tree
+from tests.conftest import SESSION, Studio, brief, connected, frame, tree
 
 ROOT = Path(__file__).parents[1]
 ESCAPE = "\x1b[2J\x1b]0;taken\x07"
@@ -194,12 +195,13 @@ def test_what_the_server_says_does_not_steer_the_terminal(
     studio: Studio, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINNHUB_API_KEY", studio.key)
-    said = json.dumps({"type": "error", "msg": f"no {ESCAPE}"}).encode()
-    with studio.exchange() as exchange:
-        exchange.send_raw(said)
+    error = json.dumps({"type": "error", "msg": f"no {ESCAPE}"}).encode()
+    with studio.exchange(Script([(0, error)])) as exchange:
         words = ["--url", exchange.url, "--data-dir", str(studio.data_dir), "--min-free", "0"]
-        cli.run(["capture", "AAPL", "--for", "500ms", *words])
-    assert not STEERING.search("".join(capsys.readouterr()))
+        cli.run(["capture", "AAPL", "--for", "1s", *words])
+    said = "".join(capsys.readouterr())
+    assert "taken" in said
+    assert not STEERING.search(said)
 
 
 def test_the_name_of_a_file_does_not_steer_the_terminal(
@@ -224,7 +226,7 @@ def test_the_files_of_a_capture_are_not_open_to_all_that_umask_keeps_out(
     before = os.umask(0o077)
     try:
         with studio.exchange() as exchange:
-            studio.record(exchange, lasting=0.3)
+            studio.record(exchange, scenario=brief())
     finally:
         os.umask(before)
     open_to_others = [

@@ -1,22 +1,18 @@
 from __future__ import annotations
 
 import pickle
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from stocktrace.errors import SettingsError, UsageError
 from stocktrace.settings import Settings
-from stocktrace.until import parse_until
 
 KEY = "s3cret-key"
 NEW_YORK = ZoneInfo("America/New_York")
@@ -161,7 +157,7 @@ def test_every_setting_is_looked_at_here() -> None:
     assert set(REFUSED) == set(MEANT)
 
 
-def test_the_defaults() -> None:
+def test_what_is_not_set_has_its_default() -> None:
     assert Settings.load().public() == {
         "url": "wss://ws.finnhub.io",
         "data_dir": "data",
@@ -327,6 +323,20 @@ def test_a_folder_named_env_is_no_env_file() -> None:
     assert Settings.load() == Settings()
 
 
+def test_a_misspelt_variable_is_refused_with_the_name_that_was_meant(monkeypatch):
+    monkeypatch.setenv("STOCKTRACE_ROL_EVERY", "5m")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    assert str(caught.value) == (
+        "There is no setting STOCKTRACE_ROL_EVERY: did you mean STOCKTRACE_ROLL_EVERY?"
+    )
+
+
+def test_the_folder_of_deployments_is_no_setting_and_not_refused(monkeypatch):
+    monkeypatch.setenv("STOCKTRACE_HOME", "/srv/stocktrace")
+    assert Settings.load().roll_every == 600.0
+
+
 # --- the key ---------------------------------------------------------------------------------
 
 
@@ -389,161 +399,3 @@ def test_the_key_is_in_no_error_of_another_setting(monkeypatch: pytest.MonkeyPat
 def test_settings_travel_to_another_process_with_their_key() -> None:
     settings = Settings.load().model_copy(update={"finnhub_api_key": SecretStr(KEY)})
     assert pickle.loads(pickle.dumps(settings)).key() == KEY
-
-
-# --- until -----------------------------------------------------------------------------------
-
-# A Monday; in New York it is 09:30, in Tokyo Monday 23:30, in Auckland Tuesday 03:30.
-NOW = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("text", "moment"),
-    [
-        ("16:00", datetime(2026, 11, 23, 16, 0, tzinfo=UTC)),
-        ("14:30:01", datetime(2026, 11, 23, 14, 30, 1, tzinfo=UTC)),
-        ("23:59:59", datetime(2026, 11, 23, 23, 59, 59, tzinfo=UTC)),
-        ("16:00 America/New_York", datetime(2026, 11, 23, 21, 0, tzinfo=UTC)),
-        ("16:00:30  America/New_York", datetime(2026, 11, 23, 21, 0, 30, tzinfo=UTC)),
-        ("9:31 America/New_York", datetime(2026, 11, 23, 14, 31, tzinfo=UTC)),
-        ("23:45 Asia/Tokyo", datetime(2026, 11, 23, 14, 45, tzinfo=UTC)),
-        ("4:00 Pacific/Auckland", datetime(2026, 11, 23, 15, 0, tzinfo=UTC)),
-        ("16:00 UTC", datetime(2026, 11, 23, 16, 0, tzinfo=UTC)),
-        ("2026-11-23T16:00-05:00", datetime(2026, 11, 23, 21, 0, tzinfo=UTC)),
-        ("2026-11-23T16:00Z", datetime(2026, 11, 23, 16, 0, tzinfo=UTC)),
-        ("2026-11-24T01:00", datetime(2026, 11, 24, 1, 0, tzinfo=UTC)),
-        ("2026-11-24 01:00:00", datetime(2026, 11, 24, 1, 0, tzinfo=UTC)),
-        ("2026-11-24", datetime(2026, 11, 24, 0, 0, tzinfo=UTC)),
-    ],
-)
-def test_until(text: str, moment: datetime) -> None:
-    until = parse_until(text, NOW)
-    assert until.tzinfo is not None
-    assert until == moment
-
-
-def test_until_is_in_the_zone_it_was_given_in() -> None:
-    assert parse_until("16:00 America/New_York", NOW).tzinfo == NEW_YORK
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "soon", "24:00", "12:60", "12:00:60", "1600", "16", "16.00", "123:00", "16:00 ", " 16:00",
-     "16:00 America/New York", "2026-13-01", "2026-11-23T25:00", "16:00+01:00"],
-)  # fmt: skip
-def test_no_time(text: str) -> None:
-    assert told(lambda: parse_until(text, NOW)) == (
-        f"{text!r} is no time: write it like 16:00, 16:00 America/New_York, close "
-        "or 2026-11-23T16:00-05:00."
-    )
-
-
-def test_a_wrong_time_of_a_right_zone_is_no_time() -> None:
-    assert told(lambda: parse_until("25:00 UTC", NOW)).startswith("'25:00 UTC' is no time")
-
-
-@pytest.mark.parametrize(
-    "zone", ["New_York", "EST5EDT4", "America", "../etc/passwd", "/UTC", "x\0"]
-)
-def test_an_unknown_zone_is_told_in_a_sentence(zone: str) -> None:
-    assert told(lambda: parse_until(f"16:00 {zone}", NOW)) == (
-        f"{zone!r} is no time zone: use an IANA name like America/New_York."
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "here"),
-    [
-        ("14:30", "2026-11-23 14:30:00 UTC"),
-        ("09:00", "2026-11-23 14:30:00 UTC"),
-        ("9:30 America/New_York", "2026-11-23 09:30:00 EST"),
-        ("3:00 Pacific/Auckland", "2026-11-24 03:30:00 NZDT"),
-        ("2026-11-23T09:30-05:00", "2026-11-23 09:30:00 UTC-05:00"),
-        ("2026-11-22", "2026-11-23 14:30:00 UTC"),
-        ("1999-12-31T23:59Z", "2026-11-23 14:30:00 UTC"),
-    ],
-)
-def test_a_time_that_has_passed_is_told_with_the_time_it_is_there(text: str, here: str) -> None:
-    assert told(lambda: parse_until(text, NOW)) == (
-        f"{text} has passed (it is {here}): give a later time, with its date if it is not today."
-    )
-
-
-@pytest.mark.parametrize(
-    ("day", "moment"),
-    [
-        # Summer time begins at 2:00 on 8 March and ends at 2:00 on 1 November: FAULTS 34.
-        (datetime(2026, 3, 7, 6, 0, tzinfo=UTC), datetime(2026, 3, 7, 21, 0, tzinfo=UTC)),
-        (datetime(2026, 3, 8, 6, 0, tzinfo=UTC), datetime(2026, 3, 8, 20, 0, tzinfo=UTC)),
-        (datetime(2026, 11, 1, 5, 0, tzinfo=UTC), datetime(2026, 11, 1, 21, 0, tzinfo=UTC)),
-    ],
-)
-def test_a_day_of_23_or_25_hours(day: datetime, moment: datetime) -> None:
-    assert parse_until("16:00 America/New_York", day) == moment
-    assert parse_until("16:00", day.astimezone(NEW_YORK)).astimezone(UTC) == moment
-
-
-def test_an_hour_that_comes_twice_is_the_first_of_the_two() -> None:
-    assert parse_until("1:30 America/New_York", datetime(2026, 11, 1, 5, 0, tzinfo=UTC)) == (
-        datetime(2026, 11, 1, 5, 30, tzinfo=UTC).astimezone(NEW_YORK)
-    )
-    second = datetime(2026, 11, 1, 6, 15, tzinfo=UTC)
-    assert "has passed (it is 2026-11-01 01:15:00 EST)" in told(
-        lambda: parse_until("1:30 America/New_York", second)
-    )
-
-
-@pytest.fixture
-def machine_in_new_york() -> Iterator[None]:
-    """This machine stands in New York."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TZ", "America/New_York")
-        time.tzset()
-        yield
-    time.tzset()
-
-
-@pytest.mark.usefixtures("machine_in_new_york")
-@pytest.mark.parametrize(
-    ("night", "moment"),
-    [
-        (datetime(2026, 3, 8, 6, 0, tzinfo=UTC), datetime(2026, 3, 8, 20, 0, tzinfo=UTC)),
-        (datetime(2026, 11, 1, 5, 0, tzinfo=UTC), datetime(2026, 11, 1, 21, 0, tzinfo=UTC)),
-        (datetime(2026, 11, 2, 5, 0, tzinfo=UTC), datetime(2026, 11, 2, 21, 0, tzinfo=UTC)),
-    ],
-)
-def test_the_zone_of_this_machine_has_such_days_too(night: datetime, moment: datetime) -> None:
-    """``datetime.now().astimezone()`` knows the offset of this night, not that of the afternoon."""
-    assert parse_until("16:00", night.astimezone()) == moment
-    assert (
-        parse_until(f"{moment.astimezone(NEW_YORK):%Y-%m-%d}T16:00", night.astimezone()) == moment
-    )
-
-
-@pytest.mark.usefixtures("machine_in_new_york")
-def test_a_now_from_elsewhere_keeps_its_zone() -> None:
-    five_east = timezone(timedelta(hours=5))
-    assert parse_until("23:00", NOW.astimezone(five_east)) == datetime(
-        2026, 11, 23, 18, 0, tzinfo=UTC
-    )
-
-
-@given(st.integers(1, 365 * 86_400), st.sampled_from([None, "Asia/Tokyo", "America/New_York"]))
-def test_any_iso_time_that_is_to_come_is_that_time(seconds: int, zone: str | None) -> None:
-    moment = NOW + timedelta(seconds=seconds)
-    written = moment.astimezone(ZoneInfo(zone)) if zone else moment
-    assert parse_until(written.isoformat(), NOW) == moment
-
-
-def test_a_misspelt_variable_is_refused_with_the_name_that_was_meant(monkeypatch):
-    monkeypatch.setenv("STOCKTRACE_ROL_EVERY", "5m")
-    with pytest.raises(SettingsError) as caught:
-        Settings.load()
-    assert str(caught.value) == (
-        "There is no setting STOCKTRACE_ROL_EVERY: did you mean STOCKTRACE_ROLL_EVERY?"
-    )
-
-
-def test_the_folder_of_deployments_is_no_setting_and_not_refused(monkeypatch):
-    monkeypatch.setenv("STOCKTRACE_HOME", "/srv/stocktrace")
-    assert Settings.load().roll_every == 600.0

@@ -6,23 +6,13 @@ from pathlib import Path
 from stocktrace.exchange import Fault, Script, synthetic_frames
 from stocktrace.status import Status, StatusFile
 from stocktrace.store.layout import Layout
-from tests.conftest import SESSION, Scenario, Studio, all_of, connected, frame, played
+from tests.conftest import Scenario, Studio, all_of, connected, frame, played
+from tests.statuses import a_status
 
 
-def a_status(trades: int = 0) -> Status:
+def of_many(trades: int = 0) -> Status:
     tickers = tuple(f"T{n}" for n in range(500))
-    return Status(
-        session=SESSION,
-        connected=True,
-        elapsed_s=1.0,
-        left_s=2.0,
-        trades=trades,
-        backlog=0,
-        reconnects=0,
-        lag_ms=0.0,
-        tickers=tickers,
-        per_ticker=dict.fromkeys(tickers, trades),
-    )
+    return a_status(trades=trades, tickers=tickers, per_ticker=dict.fromkeys(tickers, trades))
 
 
 def last_status(studio: Studio) -> Status:
@@ -30,7 +20,7 @@ def last_status(studio: Studio) -> Status:
 
 
 def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
-    status = a_status(7)
+    status = of_many(7)
     StatusFile(tmp_path / "s.status").write(status)
     assert Status.read(tmp_path / "s.status") == status
 
@@ -38,13 +28,13 @@ def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_no_reader_ever_sees_half_a_status(tmp_path: Path) -> None:
     path, stop = tmp_path / "s.status", threading.Event()
     file = StatusFile(path)
-    file.write(a_status())
+    file.write(of_many())
 
     def keep_writing() -> None:
         trades = 0
         while not stop.is_set():
             trades += 1
-            file.write(a_status(trades))
+            file.write(of_many(trades))
 
     writer = threading.Thread(target=keep_writing)
     writer.start()
@@ -65,15 +55,15 @@ def test_a_status_that_cannot_be_written_is_told_once_and_again_after_it_was_wel
     tmp_path: Path,
 ) -> None:
     file = StatusFile(tmp_path / "away" / "s.status")
-    sentence = file.write(a_status())
+    sentence = file.write(of_many())
     assert sentence is not None
     assert sentence.startswith("the live status cannot be written: ")
-    assert file.write(a_status()) is None
+    assert file.write(of_many()) is None
     (tmp_path / "away").mkdir()
-    assert file.write(a_status()) is None
+    assert file.write(of_many()) is None
     (tmp_path / "away" / "s.status").unlink()
     (tmp_path / "away").rmdir()
-    assert file.write(a_status()) == sentence
+    assert file.write(of_many()) == sentence
 
 
 def test_a_capture_leaves_its_last_status_with_the_figures_of_its_report(studio: Studio) -> None:

@@ -22,10 +22,10 @@ from stocktrace.record.recovery import recover
 from stocktrace.report import Report
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import Frames, TapeReader
 from stocktrace.verify import verify
-from tests.conftest import published, sent
-from tests.station import ROOT, Api, Station, eventually
+from tests.conftest import published, sent, taped
+from tests.station import ROOT, Api, Station
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.slow,
@@ -87,15 +87,7 @@ def scene(station: tuple[Station, Api], tmp_path: Path) -> Iterator[Scene]:
     place, api = station
     folder = tmp_path / "data"
     with Exchange(MARKET, ExchangeSettings(key=KEY, keep=True)) as exchange, place.worker() as one:
-        run = place.start(
-            "ad-hoc",
-            tickers=TICKERS,
-            lasting="10m",
-            roll_every="2s",
-            url=exchange.url,
-            data_dir=str(folder),
-        )
-        eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+        run = place.record(folder, exchange.url, TICKERS)
         yield Scene(place, api, exchange, folder, one, run)
 
 
@@ -103,24 +95,13 @@ def nothing_is_lost(scene: Scene) -> None:
     """What was sent, up to the last frame that was read, is in Parquet, once."""
     layout = Layout(scene.folder)
     sessions = sorted(path.stem for path in layout.sessions.glob("*.json"))
-    tapes = [tape(layout, session) for session in sessions]
+    tapes = [taped(scene.folder, session) for session in sessions]
     connections = [one.frames for one in scene.exchange.connections]
     for kept, frames in zip(tapes, connections, strict=True):
         assert kept == frames[: len(kept)]
     assert published(scene.folder) == sent(frame for kept in tapes for frame in kept) != {}
     for session in sessions:
         assert list(verify(layout, session)) == []
-
-
-def tape(layout: Layout, session: str) -> list[bytes]:
-    """The frames of a session, in the order in which they were received."""
-    return [
-        frame
-        for path in layout.session_tapes(session).values()
-        for entry in TapeReader(path)
-        if isinstance(entry, Frames)
-        for frame in entry.frames
-    ]
 
 
 def active_slots(scene: Scene) -> int:
@@ -170,9 +151,7 @@ def test_sigterm_to_serve_ends_its_runs_in_order(tmp_path: Path) -> None:
         served(place, "ad-hoc") as serving,
     ):
         eventually(lambda: api.all("deployments"), within=60)
-        words: dict[str, Any] = {"tickers": TICKERS, "lasting": "10m", "roll_every": "2s"}
-        run = place.start("ad-hoc", **words, url=exchange.url, data_dir=str(folder))
-        eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+        run = place.record(folder, exchange.url, TICKERS)
         serving.send_signal(signal.SIGTERM)
         serving.wait(60)
         scene = Scene(place, api, exchange, folder, serving, run)
@@ -261,9 +240,7 @@ def test_the_place_of_a_key_outlives_a_restart_of_the_server(tmp_path: Path) -> 
         api = first.enter_context(place.server())
         place.deploy()
         worker = stack.enter_context(place.worker())
-        words: dict[str, Any] = {"tickers": TICKERS, "lasting": "10m", "roll_every": "2s"}
-        run = place.start("ad-hoc", **words, url=exchange.url, data_dir=str(folder))
-        eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+        run = place.record(folder, exchange.url, TICKERS)
         assert active_slots(Scene(place, api, exchange, folder, worker, run)) == 1
         first.close()
         api = stack.enter_context(place.server())

@@ -87,7 +87,7 @@ def exchange(
         key=key,
         port=port,
         ping_period=parse_patience(ping_every),
-        symbol_limit=limit or None,
+        symbol_limit=limit,
         second_connection=second,
         rest=RestSettings() if rest else None,
     )

@@ -141,9 +141,11 @@ def summary(report: Report, data_dir: Path) -> None:
 
 
 def trades(data: pd.DataFrame) -> None:
-    """Trades, or bars, as a table."""
+    """Trades, or bars, as a table; what is computed of trades with ten digits."""
     times = [name for name in data.columns if data[name].dtype.kind == "M"]
     shown = data.astype(dict.fromkeys(times, str))
+    for name in ("volume", "vwap") if "vwap" in data.columns else ():
+        shown[name] = [float(f"{value:.10g}") for value in data[name]]
     table(list(data.columns), shown.itertuples(index=False))
 
 

@@ -135,7 +135,7 @@ def verify(
     """
     layout = layout_of(data_dir)
 
-    from stocktrace.upkeep.compacting import alone, undisturbed
+    from stocktrace.store.exclusion import alone, undisturbed
 
     # With files of days being put in the place of others, nothing could be compared.
     with alone(layout) if repair else undisturbed(layout):

@@ -27,7 +27,7 @@ from stocktrace.deadline import Deadline
 from stocktrace.store.layout import Layout
 from stocktrace.store.lines import parse_lines
 from stocktrace.store.names import OPEN, Part, encode_ticker, is_day
-from stocktrace.store.partition import Piece, pieces_of
+from stocktrace.store.partition import Piece, date_of, pieces_of
 from stocktrace.store.segment import HEADER
 from stocktrace.trade import is_ticker
 
@@ -141,7 +141,7 @@ class TickerTail:
         """What is in Parquet and not done: windows by their files, or pieces of a day's file."""
         found: dict[int, Piece | Path] = {}
         for folder in self._layout.dataset.glob(f"date=*/symbol={encode_ticker(self._ticker)}"):
-            if folder.parent.name.removeprefix("date=").replace("-", "") < self._session[:8]:
+            if date_of(folder).replace("-", "") < self._session[:8]:
                 continue
             for path in folder.glob("*.parquet"):
                 if is_day(path):

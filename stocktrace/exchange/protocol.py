@@ -49,9 +49,12 @@ INVALID_MESSAGE = error_frame("Invalid message")
 
 @dataclass(slots=True)
 class Subscriptions:
-    """The symbols of one connection, in the order in which they were asked for."""
+    """The symbols of one connection, in the order in which they were asked for.
 
-    limit: int | None = 50
+    ``limit`` is how many there may be; 0: any number.
+    """
+
+    limit: int = 50
     unknown: Collection[str] = frozenset()
     names_invalid: bool = True
     symbols: dict[str, None] = field(default_factory=dict)

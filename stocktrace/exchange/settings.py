@@ -62,8 +62,8 @@ class ExchangeSettings:
     key: str = field(default="demo", repr=False)
     # 0: any free port, so that two exchanges never meet.
     port: int = 0
-    # The free plan's 50 symbols a connection; None or 0: no limit.
-    symbol_limit: int | None = 50
+    # The free plan's 50 symbols a connection; 0: no limit.
+    symbol_limit: int = 50
     # Finnhub's heartbeat; the first comes 0-60 s after the connect. 0: none.
     ping_period: float = 60.0
     # Subscribes arrive one by one: waiting until none came for this long lets a replay at full
@@ -91,5 +91,5 @@ class ExchangeSettings:
         if self.second_connection not in get_args(SecondConnection):
             names = ", ".join(get_args(SecondConnection))
             raise SettingsError(f"A second connection can be one of {names}.")
-        if self.ping_period < 0 or (self.settle or 0) < 0 or (self.symbol_limit or 0) < 0:
+        if min(self.ping_period, self.settle or 0, self.symbol_limit) < 0:
             raise SettingsError("Periods and limits of the exchange must not be below 0.")

@@ -2,7 +2,7 @@
 
 A server spells all its trades with the same members in the same order and without a space. Then the
 colons behind the names tell where the values stand, and numpy and pyarrow take those of many frames
-at once: 250 ns a trade, against 750 by way of objects (docs/performance.md).
+at once: 0.4 µs a trade, against 0.75 by way of objects (docs/performance.md).
 
 Nothing is taken on trust: each byte between two values is compared with what must stand there, each
 text is read by a JSON decoder (once, however often it comes), and a number is digits with at most
@@ -30,8 +30,8 @@ _QUOTES, _QUOTED = 0xFF00FF00, int.from_bytes(b'\0"\0"', "little")
 _FIRST, _NAME = 0xFF, 16
 # Fifteen digits a float64 always holds (IEEE 754 double), and an int64.
 _DIGITS = 15
-# The most texts of tickers, and of lists of codes, that are read but once.
-_TEXTS = 1 << 14
+# Texts of tickers, and of lists of codes, that are read but once: the most, and the longest.
+_TEXTS, _TEXT_BYTES = 1 << 14, 256
 
 Places = npt.NDArray[np.int64]
 
@@ -90,7 +90,8 @@ def _colons(text: bytes) -> tuple[Places, str]:
         return colons, ""
     before = before.reshape(-1, width)
     spelled = before[0]
-    if (before != spelled).any() or (spelled[1:] & _FIRST != ord(",")).any():
+    first = spelled & _FIRST
+    if (before != spelled).any() or first[0] != ord("{") or (first[1:] != ord(",")).any():
         return colons, ""
     return colons.reshape(-1, width), "".join(chr(each >> _NAME & 0xFF) for each in spelled)
 
@@ -112,21 +113,28 @@ def _rows(text: bytes, counts: Places, members: str, colons: Places, ends: Place
     numbers = values("ptv")
     if not _are_numbers(numbers):
         return None
-    ticker = values("s").dictionary_encode()
+    ticker, tickers = _distinct(values("s"))
     codes, lists = np.zeros(count, np.int32), ["null"]
     if "c" in members:
-        encoded = values("c").dictionary_encode()
-        codes, lists = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+        codes, lists = _distinct(values("c"))
+    if max(map(len, (*tickers, *lists))) > _TEXT_BYTES:
+        return None
     return Rows(
         counts,
-        ticker.indices.to_numpy(),
-        list(map(_ticker, ticker.dictionary.to_pylist())),
+        ticker,
+        list(map(_ticker, tickers)),
         numbers[count : 2 * count].cast(pa.int64()).to_numpy(),
         numbers[:count].cast(pa.float64()).to_numpy(),
         numbers[2 * count :].cast(pa.float64()).to_numpy(),
         codes,
         list(map(_codes, lists)),
     )
+
+
+def _distinct(texts: pa.StringArray) -> tuple[npt.NDArray[np.int32], list[str]]:
+    """Which of the distinct texts each is, and these."""
+    encoded = texts.dictionary_encode()
+    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
 def _are_numbers(texts: pa.StringArray) -> bool:

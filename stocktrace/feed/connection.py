@@ -139,7 +139,7 @@ class Feed:
     # --- the feed's thread -------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._loss.since = self._loss.since or self._clock.wall()
+        self._loss.begin(self._clock.wall(), self._clock.monotonic())
         try:
             try:
                 while not self._stop.is_set():
@@ -190,7 +190,7 @@ class Feed:
             born,
             self._answers_pings,
         )
-        self._loss.dialled(born)
+        self._loss.dialled()
         subscription = Subscription(socket, self._observer.has_traded, self._clock)
         reason: str | None = None
         try:
@@ -233,16 +233,17 @@ class Feed:
                 batch = None
         self._looked = stamp = self._clock.wall()
         now = self._clock.monotonic()
-        if batch is None:
-            self._note_refusals(subscription, self._observer.on_tick(stamp), stamp, now)
-        else:
+        if batch is not None:
             self._loss.sign(stamp, now)
             watchdog.received(
                 now, completed=batch.completed, in_frame=socket.in_frame, pong=batch.pongs > 0
             )
-            if batch.frames:
-                errors = self._observer.on_frames(stamp, batch.frames)
-                self._note_refusals(subscription, errors, stamp, now)
+        if batch is not None and batch.frames:
+            errors = self._observer.on_frames(stamp, batch.frames)
+            self._note_refusals(subscription, errors, stamp, now)
+        if batch is None or not batch.frames or batch.closed is not None:
+            self._note_refusals(subscription, self._observer.on_tick(stamp), stamp, now)
+        if batch is not None:
             if batch.closed is not None:
                 return self._dialer.told(batch.closed)
             if wait := self._pace.after(batch.size, now):
@@ -290,5 +291,5 @@ class Feed:
             self._observer.on_notice(stamp, suspicion)
 
     def _close_gap(self, stamp: int) -> None:
-        if gap := self._loss.over(stamp, self._wanted):
+        if gap := self._loss.over(stamp, self._clock.monotonic(), self._wanted):
             self._observer.on_gap(gap)

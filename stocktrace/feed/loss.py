@@ -17,12 +17,18 @@ class Loss:
 
     since: int = 0
     reason: str = CONNECTING
+    _since_at: float = 0.0
     _sign: int = 0
     _sign_at: float = 0.0
 
-    def dialled(self, monotonic: float) -> None:
+    def begin(self, stamp: int, monotonic: float) -> None:
+        """The first dial: nobody listens yet, or any more since ``since``."""
+        self.since = self.since or stamp
+        self._since_at = monotonic - (stamp - self.since) / NS_PER_SECOND
+
+    def dialled(self) -> None:
         """A connection stands that nothing was heard on: should it end, the loss goes on."""
-        self._sign, self._sign_at = self.since, monotonic
+        self._sign, self._sign_at = self.since, self._since_at
 
     def sign(self, stamp: int, monotonic: float) -> None:
         """A sign of life."""
@@ -30,14 +36,20 @@ class Loss:
 
     def noticed(self, stamp: int, monotonic: float, reason: str) -> None:
         """The connection is lost."""
-        self.since, self.reason = self._sign, reason
-        if self._sign > stamp:  # the clock was set back since
-            self.since = stamp - int((monotonic - self._sign_at) * NS_PER_SECOND)
+        self.reason = reason
+        self.since, self._since_at = self._sign, self._sign_at
+        self._mind_the_clock(stamp, monotonic)
 
-    def over(self, stamp: int, tickers: tuple[str, ...]) -> Gap | None:
+    def over(self, stamp: int, monotonic: float, tickers: tuple[str, ...]) -> Gap | None:
         """``tickers`` are listened to from now on; the gap that they had, if there was a loss."""
         if not self.since:
             return None
+        self._mind_the_clock(stamp, monotonic)
         gap = Gap(self.since, stamp, tickers, self.reason)
         self.since = 0
         return gap
+
+    def _mind_the_clock(self, stamp: int, monotonic: float) -> None:
+        """Where it was set back since the loss began, the other one tells how long that was ago."""
+        if self.since > stamp:
+            self.since = stamp - int((monotonic - self._since_at) * NS_PER_SECOND)

@@ -56,8 +56,9 @@ class _Message(msgspec.Struct, gc=False):
 
 
 _decode_lines = msgspec.json.Decoder(_Message).decode_lines
-# What ``columns`` costs whatever it is given pays from about 500 trades on.
-_MANY_BYTES = 1 << 15
+# What ``columns`` costs whatever it is given pays from about 500 trades on; it takes up to twenty
+# times the memory of a text.
+_MANY_BYTES, _MOST_BYTES = 1 << 15, 1 << 23
 _CONTROL = frozenset({"ping", "news", "pr"})
 
 # Digits become "0", exponents "0e0", the point vanishes, all else a space: sixteen digits in a row
@@ -79,8 +80,10 @@ _TEXT = 200
 
 def decode(frames: Sequence[bytes]) -> Decoded:
     """The trades and whatever else is in ``frames``; never raises for what a server sends."""
-    if sum(map(len, frames)) >= _MANY_BYTES and (rows := columns.parse(frames)) is not None:
-        return Decoded(rows, len(frames))
+    if _MANY_BYTES <= sum(map(len, frames)) <= _MOST_BYTES:
+        rows = columns.parse(frames)
+        if rows is not None:
+            return Decoded(rows, len(frames))
     lines = _typed_lines(frames)
     if lines is not None:
         return Decoded(Rows.of([line.data for line in lines]), len(lines))

@@ -38,7 +38,7 @@ from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part, new_import
 from stocktrace.store.originals import copies_of_session
-from stocktrace.store.quarantine import Refused
+from stocktrace.store.quarantine import parse
 from stocktrace.store.tape import Mark, TapeWriter
 from stocktrace.store.window import NS_PER_DAY, RollPolicy, Window
 
@@ -188,8 +188,8 @@ def _beginning(source: Source) -> Iterator[list[Row]]:
 def _reasons(quarantine: Path) -> Iterator[str]:
     if quarantine.exists():
         with quarantine.open(encoding="utf-8") as file:
-            for line in itertools.islice(file, _REFUSED_LINES):
-                yield Refused.parse(line).reason
+            for refused in parse(itertools.islice(file, _REFUSED_LINES)):
+                yield refused.reason
 
 
 def import_file(layout: Layout, source: Source, clock: Clock = SYSTEM_CLOCK) -> Report | None:

@@ -40,6 +40,7 @@ class Gauge:
     #: Of which only the frames are read.
     _frames: Books = field(default_factory=Books)
     _refused: Counter[str] = field(default_factory=Counter)
+    _spilled: int = 0
     _puts: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_LOOKS))
 
     def __post_init__(self) -> None:
@@ -88,6 +89,7 @@ class Gauge:
             published=rolled - waiting,
             files=sum(one.files for one in report.per_ticker.values()),
             parquet=sum(one.parquet for one in report.per_ticker.values()),
+            spilled=self._spilled,
             notices=len(report.notices),
             last_error=journal.last_error,
             outcome=report.state,
@@ -119,11 +121,12 @@ class Gauge:
         report = self.journal.report
         recorded = report.books.recorded
         books = Books()
-        for each in (report.books, *(one.receipts.books for one in list(self.intake.recordings))):
+        recordings = list(self.intake.recordings)
+        for each in (report.books, *(one.receipts.books for one in recordings)):
             books.add(each)
         self._frames = max(self._frames, books, key=lambda one: one.frames)
         refused = Counter({t: one.quarantined for t, one in report.per_ticker.items()})
-        for recording in list(self.intake.recordings):
+        for recording in recordings:
             refused.update(dict(recording.receipts.undecoded))
         if writer := self.recorder.writer:
             for ticker, tally in writer.tallies.copy().items():
@@ -133,6 +136,9 @@ class Gauge:
         self._recorded = max(self._recorded, recorded)
         if refused.total() >= self._refused.total():
             self._refused = +refused
+        # For a moment a window is both: sealed in the report, and still a recording.
+        open_ones = {one.part.window: one.spilled for one in recordings}
+        self._spilled = max(self._spilled, sum(map(len, (report.spilled | open_ones).values())))
 
     def _lags(self) -> Lags:
         """The delays of the session so far."""

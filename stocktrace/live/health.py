@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Literal, get_args
 
 from stocktrace.deadline import utc
-from stocktrace.live.vigil import LATE_MS, silent
+from stocktrace.live.vigil import LATE_MS, late, missing, silent
 from stocktrace.status import Status
 
 #: ``stalled``: the capture's own thread does not look up; ``late``: an expected ticker.
@@ -76,8 +76,8 @@ def _of_a_live_one(look: Look) -> Iterator[Problem]:
             f"{status.backlog:,} trades wait for the disk, the oldest for {status.behind_s:,.0f} s",
         )
     if status.lag_ms > LATE_MS:
-        yield Problem("lag", f"trades come {status.lag_ms / 1000:,.0f} s after the exchange's time")
+        yield Problem("lag", late(status.lag_ms))
     last = {name: utc(stamp) for name, stamp in status.last.items()}
     began = look.now - timedelta(seconds=status.elapsed_s)
     for ticker, seconds in silent(status.tickers, last, began, look.now).items():
-        yield Problem("late", f"no trade of {ticker} for {seconds / 60:,.0f} minutes of its market")
+        yield Problem("late", missing(ticker, seconds))

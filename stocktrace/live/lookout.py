@@ -27,8 +27,8 @@ class Lookout:
         if sentence := self.vigil.lag(self.recorder.latest_lag_ms):
             journal.on_notice(sentence)
         signs = self._signs()
-        for ticker in self.vigil.silence(report.tickers, signs, report.started, utc(stamp)):
-            journal.on_notice(f"{ticker} is silent though its market is open")
+        for sentence in self.vigil.silence(report.tickers, signs, report.started, utc(stamp)):
+            journal.on_notice(sentence)
 
     def silent(self, stamp: int) -> dict[str, float]:
         """Tickers that are silent at ``stamp`` (epoch ns), with the seconds."""

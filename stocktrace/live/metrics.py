@@ -34,6 +34,10 @@ _COUNTERS: dict[str, tuple[str, _Value]] = {
     "windows_rolled": ("Windows that have ended.", attrgetter("rolled")),
     "windows_published": ("Windows whose trades are in Parquet.", attrgetter("published")),
     "parquet_files": ("Parquet files published.", attrgetter("files")),
+    "spilled_tickers": (
+        "Tickers that are had from the tape for want of room in a queue, once for each window.",
+        attrgetter("spilled"),
+    ),
     "reconnects": ("Connections lost.", attrgetter("reconnects")),
     "gaps": ("Gaps that are over; all tickers together count once.", attrgetter("gaps")),
     "gap_seconds": ("Seconds of these gaps.", attrgetter("gap_s")),

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from stocktrace.deadline import Clock, Deadline, utc
-from stocktrace.errors import DiskFull, StocktraceError, StoreError
+from stocktrace.errors import DiskFull, StoreError
 from stocktrace.feed.connection import Feed
 from stocktrace.feed.policy import FeedPolicy
 from stocktrace.live.changes import inbox
@@ -37,7 +37,7 @@ from stocktrace.record.recovery import recover
 from stocktrace.report import LagReport, Report
 from stocktrace.settings import Settings
 from stocktrace.status import Status, StatusFile
-from stocktrace.store import files
+from stocktrace.store import files, memory
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
@@ -117,7 +117,8 @@ class Run:
         ``connection`` is closed as soon as there is none any more, and never will be.
         """
         self._connection = connection
-        with rare_collections(), inbox(self._layout, self.report.session) as changes:
+        session = self.report.session
+        with rare_collections(), memory.kept(), inbox(self._layout, session) as changes:
             self._steering = Steering(
                 changes, handle, self._feed, self._journal, self._intake, self._clock
             )
@@ -160,18 +161,7 @@ class Run:
             self._publishing.collect(wait=False)
             raise
         finally:
-            report.state, report.reason = state, reason
-            ended = self._clock.wall()
-            report.ended = utc(ended)
-            if not self._end_is_marked:
-                journal.coverage.died(self._intake.heard, "the capture failed")
-            journal.coverage.close(ended)
-            report.gaps = gap_reports(journal.coverage)
-            write_coverage(self._layout, report.session, journal.coverage.intervals)
-            report.lag = LagReport.of(self._recorder.lags)
-            report.silent = self._lookout.silent(ended)
-            journal.audit("end", state=report.state, reason=report.reason, books=report.books)
-            journal.save()
+            self._conclude(state, reason)
         if report.state != "failed" and not report.balanced:
             report.state, report.reason = "failed", "; ".join(report.differences())
             journal.save()
@@ -243,7 +233,14 @@ class Run:
         if self._ended.is_set():
             return
         self._steering.close()
-        self._feed.stop(Deadline.after(STOP_FEED_S, self._clock))
+        if not self._feed.stop(Deadline.after(STOP_FEED_S, self._clock)):
+            self._intake.spill()
+            self._failures.append(
+                StoreError(
+                    "The feed did not end in time; what it still held was had from the tape: "
+                    "run `stocktrace verify`."
+                )
+            )
         if self._feed.ended_at:
             self._turn.place.leave_word(self._feed.ended_at)
             self._connection.close()
@@ -265,13 +262,30 @@ class Run:
                 )
             )
 
+    def _conclude(self, state: str, reason: str) -> None:
+        """However it ended, the report and the coverage on disk tell it."""
+        report, journal = self.report, self._journal
+        report.state, report.reason = state, reason
+        ended = self._clock.wall()
+        report.ended = utc(ended)
+        if not self._end_is_marked:
+            journal.coverage.died(self._intake.heard, "the capture failed")
+        journal.coverage.close(ended)
+        report.gaps = gap_reports(journal.coverage)
+        write_coverage(self._layout, report.session, journal.coverage.intervals)
+        report.lag = LagReport.of(self._recorder.lags)
+        report.silent = self._lookout.silent(ended)
+        journal.audit("end", state=report.state, reason=report.reason, books=report.books)
+        journal.save()
+
     def _mark_the_end(self) -> None:
         """What comes while the rest is published is not listened to any more."""
-        if self._feed.ended.is_set():  # its thread has: nobody else writes on the tape
+        # Once, and only if its thread has ended: nobody else writes on the tape then.
+        if self._feed.ended.is_set() and self._intake.recordings and not self._end_is_marked:
             try:
                 self._observer.on_ended(self._feed.ended_at)
                 self._end_is_marked = self._feed.ended_at > 0
-            except (StocktraceError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - raised when all has ended
                 self._failures.append(error)
 
     def _raise_failures(self) -> None:

@@ -8,19 +8,13 @@ rate at which tickers came in earlier sessions, the busiest first, each to the s
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from stocktrace.errors import UsageError
-from stocktrace.gap import Interval
 from stocktrace.report import Report
-from stocktrace.store import outbox
-from stocktrace.store.coverage import listened, write_coverage
 from stocktrace.store.lake import Lake
-from stocktrace.store.layout import Layout
 from stocktrace.words import counted
 
 #: What Finnhub's free plan takes on one connection.
@@ -35,6 +29,15 @@ class Shard:
 
     tickers: list[str] = field(default_factory=list)
     rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heirs:
+    """Who takes tickers that a shard lost: each survivor its part, a new shard, or nobody."""
+
+    taken: list[list[str]]
+    anew: Shard | None
+    nobody: list[str]
 
 
 def rates(reports: Iterable[Report]) -> dict[str, float]:
@@ -105,43 +108,23 @@ def spread(
     return got, left
 
 
-def name_gaps(lake: str, session: str, lost: Mapping[str, int], until: int, reason: str) -> int:
-    """Write into the coverage of a lake when tickers of lost shards were not listened to.
+def hand_over(
+    lost: Shard,
+    orphans: Sequence[str],
+    survivors: Sequence[Shard],
+    known: Mapping[str, float],
+    limit: int = LIMIT,
+    *,
+    again: bool,
+) -> Heirs:
+    """Take ``orphans`` from ``lost`` and give them to ``survivors`` with room, else to a new shard.
 
-    Args:
-        lake: Its URL.
-        session: The name under which it is written; writing it again replaces it.
-        lost: When each of the tickers was heard last, as far as is known (epoch ns).
-        until: When the fleet ended (epoch ns).
-        reason: Why.
-
-    Returns:
-        How many gaps there are.
-
-    Raises:
-        LakeError: it cannot be used.
+    There is no new one if ``lost`` was such itself (``again``): what ends it would end that, too.
     """
-    heard = listened(lake, list(lost))
-    gaps = [
-        Interval(ticker, start, end, reason)
-        for ticker, since in lost.items()
-        for start, end in _between(heard.get(ticker, []), since, until)
-    ]
-    if gaps:
-        with tempfile.TemporaryDirectory() as folder:
-            layout = Layout(Path(folder), lake=lake)
-            write_coverage(layout, session, gaps)  # which has it sent
-            outbox.send(layout, session)
-    return len(gaps)
-
-
-def _between(heard: Iterable[tuple[int, int]], since: int, until: int) -> list[tuple[int, int]]:
-    """What ``heard``, stretches sorted by start, leaves out from ``since`` to ``until``."""
-    found = []
-    for start, end in heard:
-        if since < min(start, until):
-            found.append((since, min(start, until)))
-        since = max(since, end)
-    if since < until:
-        found.append((since, until))
-    return found
+    taken, left = spread(orphans, survivors, known, limit)
+    lost.tickers = [ticker for ticker in lost.tickers if ticker not in set(orphans)]
+    lost.rate = lost.rate if lost.tickers else 0.0
+    if again or not left:
+        return Heirs(taken, None, left)
+    (anew,) = split(left, 1, known, limit)
+    return Heirs(taken, anew, [])

@@ -25,20 +25,34 @@ class Vigil:
         """A sentence when trades begin to come late (ms after the exchange's time)."""
         was, self._late = self._late, latest_ms > (LATE_MS / 2 if self._late else LATE_MS)
         if self._late and not was:
-            return f"trades come {latest_ms / 1000:,.0f} s after the exchange's time"
+            return late(latest_ms)
         return None
 
     def silence(
         self, tickers: Iterable[str], since: Mapping[str, datetime], begin: datetime, now: datetime
     ) -> list[str]:
-        """Tickers newly found silent: their market was open for long enough, and no trade came.
+        """A sentence for each ticker newly found silent: its market was open for long enough.
 
         ``since`` has the last trade of each ticker, ``begin`` is when listening began.
         """
         found = silent(tickers, since, begin, now)
-        fresh = [ticker for ticker in found if ticker not in self._silent]
+        fresh = [
+            missing(ticker, waited)
+            for ticker, waited in found.items()
+            if ticker not in self._silent
+        ]
         self._silent = set(found)
         return fresh
+
+
+def late(lag_ms: float) -> str:
+    """That trades come late, in words; ms after the exchange's time."""
+    return f"trades come {lag_ms / 1000:,.0f} s after the exchange's time"
+
+
+def missing(ticker: str, seconds: float) -> str:
+    """That a ticker is silent, in words; for so many seconds of its market's time."""
+    return f"no trade of {ticker} for {seconds / 60:,.0f} minutes of its market"
 
 
 def silent(

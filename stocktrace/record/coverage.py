@@ -64,14 +64,17 @@ class _Nothing(msgspec.Struct):
 class Coverage:
     """Grows from marks; ``close`` ends it. One thread.
 
-    ``unreadable`` counts marks without the facts that their name promises.
+    ``losses`` counts how often the connection was lost, ``unreadable`` marks without the facts that
+    their name promises.
     """
 
     intervals: list[Interval] = field(default_factory=list)
+    losses: int = 0
     unreadable: int = 0
     _open: dict[str, tuple[int, str]] = field(default_factory=dict)
     _connected: bool = False
     _heard: int = 0
+    _noticed: int = 0
     _lost: tuple[int, str] | None = None
 
     def heard(self, stamp: int) -> None:
@@ -118,11 +121,16 @@ class Coverage:
 
     def _on_disconnected(self, stamp: int, facts: _Loss) -> None:
         self._connected = False
+        self.losses += 1
+        self._noticed = stamp
         self._lost = (self._heard or stamp, facts.reason)
 
     def _on_gap(self, stamp: int, facts: _Loss) -> None:
-        del stamp
         self._lost = None
+        for ticker, (begin, _) in list(self._open.items()):
+            if begin > stamp:  # the clock was set back: what is open began and ended by the old one
+                self._end(ticker, self._noticed)
+                self._open[ticker] = (facts.start, facts.reason)
         self._switch(self._open, facts.start, facts.reason)
 
     def _on_subscription(self, stamp: int, facts: _Change) -> None:

@@ -27,8 +27,8 @@ from stocktrace.store.read import Numbering, Read
 from stocktrace.store.segment import SegmentWriter
 from stocktrace.store.tape import Frames, TapeReader, archive
 
-# Frames that are decoded together: more leave the processor's cache (docs/performance.md).
-_FRAMES = 2000
+# Of frames that are decoded together: more leave the processor's cache (docs/performance.md).
+_BYTES = 1 << 18
 _BATCH_ROWS = 20_000
 
 
@@ -104,14 +104,14 @@ def replay(tape: Path, receipts: Receipts) -> Iterator[Read]:
     """The reads of a tape, decoded and counted in ``receipts``."""
     numbering = Numbering()
     entries: list[Frames] = []
-    frames = 0
+    size = 0
     for entry in TapeReader(tape):
         if isinstance(entry, Frames):
             entries.append(entry)
-            frames += len(entry.frames)
-            if frames >= _FRAMES:
+            size += sum(map(len, entry.frames)) + len(entry.frames)
+            if size >= _BYTES:
                 yield from (read for read, _ in receipts.decode(entries, numbering))
-                entries, frames = [], 0
+                entries, size = [], 0
     if entries:
         yield from (read for read, _ in receipts.decode(entries, numbering))
 

@@ -139,7 +139,7 @@ def _ended(layout: Layout, session: str) -> bool:
         report is not None
         and report.state != RUNNING
         and not report.unpublished
-        and not any(layout.tapes(session).glob("[0-9]*.tape"))
+        and not layout.plain_tapes(session)
         and not layout.outbox(session).exists()
     )
 
@@ -159,7 +159,7 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
     died = report.state == RUNNING
     for temporary in layout.temporaries(session):
         temporary.unlink(missing_ok=True)  # whoever has the lock is alone at the session
-    for path in sorted(layout.tapes(session).glob("[0-9]*.tape")):
+    for path in layout.plain_tapes(session):
         mend(path)
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
     parts = sorted(unfinished(layout, session), key=lambda part: part.window)
@@ -219,7 +219,7 @@ def _last_line_end(descriptor: int, size: int) -> int:
 
 def unfinished(layout: Layout, session: str) -> Iterator[Part]:
     """Windows of a session with a tape to archive, a segment to rebuild or one to convert."""
-    found = {Part.of_tape(path) for path in layout.tapes(session).glob("[0-9]*.tape")}
+    found = {Part.of_tape(path) for path in layout.plain_tapes(session)}
     for path in layout.root.glob(f"csv/*/{session}-*.csv*"):
         found.add(Part.parse(path))
     yield from found
@@ -252,6 +252,7 @@ def _close(layout: Layout, session: str, report: Report, torn: int) -> None:
     if torn:
         report.reason += f"; {counted(torn, 'torn byte')} set aside"
     report.gaps = gap_reports(coverage)
+    report.reconnects = coverage.losses
     write_coverage(layout, session, coverage.intervals)
 
 

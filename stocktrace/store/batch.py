@@ -141,19 +141,17 @@ def _text(codes: tuple[str, ...] | None) -> str | None:
 
 def _conditions(reads: Sequence[Read]) -> tuple[list[str], npt.NDArray[np.int32]]:
     """The texts of conditions, and for each row of all ``reads`` the number of its text, or -1."""
-    tables = {id(read.numbering): read.numbering.codes for read in reads}
     texts: dict[str, int] = {}
-    numbers: list[int] = []  # of the texts of all tables' lists
-    begins: dict[int, int] = {}
-    for key, table in tables.items():
-        begins[key] = len(numbers)
-        for codes in list(table.met):  # the feed's thread may append meanwhile
-            text = _text(codes)
-            numbers.append(-1 if text is None else texts.setdefault(text, len(texts)))
-    rows = np.concatenate([read.codes for read in reads])
-    if len(tables) > 1:
-        rows += np.repeat([begins[id(read.numbering)] for read in reads], list(map(len, reads)))
-    return list(texts), np.array(numbers, np.int32)[rows]
+    columns = []
+    for read in reads:
+        counts = np.bincount(read.codes)
+        used = np.flatnonzero(counts)
+        numbers = np.zeros(len(counts), np.int32)
+        for at in used.tolist():
+            text = _text(read.numbering.codes.met[at])
+            numbers[at] = -1 if text is None else texts.setdefault(text, len(texts))
+        columns.append(numbers[read.codes])
+    return list(texts), np.concatenate(columns)
 
 
 def _categorical(numbers: npt.NDArray[np.int32], texts: list[str]) -> pd.Categorical:

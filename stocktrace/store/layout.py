@@ -192,6 +192,34 @@ class Layout:
         """Which lines of the file called ``quarantine``, or of an edited copy, were put back."""
         return (self.root / "quarantine" / quarantine).with_suffix(".requeued")
 
+    def dates(self) -> list[str]:
+        """The UTC dates that something is published of."""
+        return sorted(path.name.removeprefix("date=") for path in self.dataset.glob("date=*"))
+
+    def plain_tapes(self, session: str = "*") -> list[Path]:
+        """The tapes that are not archived, of one session or of all."""
+        return sorted(self.root.glob(f"tape/{session}/[0-9]*.tape"))
+
+    def archived_tapes(self) -> list[Path]:
+        """The tapes of all sessions whose windows are recorded."""
+        return sorted(self.root.glob("tape/*/[0-9]*.tape.zst"))
+
+    def unpublished(self) -> list[Path]:
+        """All segments, sealed or not; whatever they are called."""
+        return sorted(self.root.glob("csv/*/*.csv*"))
+
+    def sealed(self) -> list[Path]:
+        """Those that are sealed."""
+        return sorted(self.root.glob("csv/*/*.csv"))
+
+    def kept(self) -> list[Path]:
+        """Segments that are published and kept all the same."""
+        return sorted(self.root.glob("csv-kept/*/*.csv"))
+
+    def staging(self) -> list[Path]:
+        """The folders that ``staged`` names, of compactions that were killed."""
+        return sorted(self.root.glob("compacting/date=*/symbol=*"))
+
     def open_segments(self, part: Part) -> list[Path]:
         """The segments of a window that are not sealed."""
         return sorted(self.root.glob(f"csv/*/{part.stem}.csv{OPEN}"))

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from stocktrace.store.coverage import COVERAGE, read_file
 from stocktrace.store.grid import Times
+from stocktrace.store.partition import date_of
 from stocktrace.store.shelf import Shelf
 
 _US_PER_MS = 1000
@@ -37,7 +38,7 @@ class Listening:
         tables = [
             _listening(read_file(path, shelf.files), ticker)
             for path in shelf.coverage()
-            if first <= Path(path).parent.name.removeprefix("date=") <= last
+            if first <= date_of(Path(path)) <= last
         ]
         table = pa.concat_tables([COVERAGE.empty_table(), *tables]).sort_by("start")
         edges = (table[name].cast("int64").to_numpy() for name in ("start", "end"))

@@ -82,8 +82,7 @@ def of_session(
     their names.
     """
     for folder in folders(layout):
-        date = folder.parent.name.removeprefix("date=")
-        if dates is None or date in dates or any(folder.glob(f"{session}-*.parquet")):
+        if dates is None or date_of(folder) in dates or any(folder.glob(f"{session}-*.parquet")):
             for piece in pieces(folder, session):
                 yield ticker_of(folder), piece
 
@@ -96,6 +95,11 @@ def folders(layout: Layout, date: str = "*") -> list[Path]:
 def ticker_of(folder: Path) -> str:
     """The ticker whose trades a folder holds."""
     return decode_ticker(folder.name.removeprefix("symbol="))
+
+
+def date_of(path: Path) -> str:
+    """The UTC date of a folder that holds trades, or of a file that holds coverage."""
+    return path.parent.name.removeprefix("date=")
 
 
 def days(folder: Path) -> list[Path]:

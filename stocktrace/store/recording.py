@@ -17,7 +17,7 @@ from stocktrace.store.columns import SCHEMA
 from stocktrace.store.coverage import read_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
-from stocktrace.store.partition import folders, pieces, steadily, ticker_of
+from stocktrace.store.partition import date_of, folders, pieces, steadily, ticker_of
 from stocktrace.store.received import received, times_of
 from stocktrace.store.shelf import Folder
 from stocktrace.store.union import unite
@@ -34,10 +34,7 @@ class Recording:
 
     def days(self) -> dict[tuple[str, str], None]:
         """The tickers and UTC dates (of its own clock) that can have trades."""
-        found = (
-            (ticker_of(folder), folder.parent.name.removeprefix("date="))
-            for folder in folders(self.layout)
-        )
+        found = ((ticker_of(folder), date_of(folder)) for folder in folders(self.layout))
         return dict.fromkeys(found)
 
     def digest(self) -> bytes:

@@ -55,8 +55,7 @@ class Folder:
 
     def dates(self) -> list[str]:
         """See ``Shelf``."""
-        found = self.layout.dataset.glob("date=*")
-        return sorted(path.name.removeprefix("date=") for path in found)
+        return self.layout.dates()
 
     def trades(self, ticker: str, date: str) -> list[str]:
         """See ``Shelf``."""

@@ -113,6 +113,7 @@ class TapeWriter:
                     os.fsync(self._fd)
                 finally:
                     os.close(self._fd)
+                    self._fd = -1  # the number may soon be another file's
 
 
 def _verbatim(frame: bytes) -> bytes:

@@ -7,21 +7,19 @@ recovery publishes of it afterwards stands beside the day's file until the next 
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
-from stocktrace.errors import StocktraceError, StoreError, UsageError
+from stocktrace.errors import StocktraceError, UsageError
 from stocktrace.record.recovery import dead_sessions, read_report
-from stocktrace.store import lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.compaction import Compacted, compact, finish
+from stocktrace.store.exclusion import alone
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
-from stocktrace.store.partition import folders, ticker_of
+from stocktrace.store.partition import date_of, folders, ticker_of
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +63,7 @@ def compact_days(
             name: f"session {session} died: run `stocktrace recover`"
             for name, session in dead.items()
         }
-        for path in sorted(layout.dataset.glob("date=*")):
-            name = path.name.removeprefix("date=")
+        for name in layout.dates():
             if name != str(day) if day is not None else name > last.isoformat():
                 continue
             if name in waiting:
@@ -77,45 +74,11 @@ def compact_days(
     return result
 
 
-@contextlib.contextmanager
-def alone(layout: Layout) -> Iterator[None]:
-    """Nobody else compacts, and nobody verifies, meanwhile.
-
-    Raises:
-        StoreError: somebody does.
-    """
-    with _guarded(layout, lock.held(layout.compaction, {"what": "compaction"})):
-        yield
-
-
-@contextlib.contextmanager
-def undisturbed(layout: Layout) -> Iterator[None]:
-    """Nobody compacts meanwhile.
-
-    Raises:
-        StoreError: somebody does.
-    """
-    with _guarded(layout, lock.shared(layout.compaction)):
-        yield
-
-
-@contextlib.contextmanager
-def _guarded(layout: Layout, guard: contextlib.AbstractContextManager[None]) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(guard)
-        except BlockingIOError:
-            raise StoreError(
-                f"Another process compacts or verifies {layout.root}: try again when it has ended."
-            ) from None
-        yield
-
-
 def _finish_all(layout: Layout, result: Compaction) -> None:
     """End what was begun by a compaction that died."""
-    for staged in sorted(layout.root.glob("compacting/date=*/symbol=*")):
+    for staged in layout.staging():
         try:
-            finish(layout, ticker_of(staged), staged.parent.name.removeprefix("date="))
+            finish(layout, ticker_of(staged), date_of(staged))
         except StocktraceError as error:
             result.failed.append(str(error))
 
@@ -153,8 +116,8 @@ def _dead(layout: Layout) -> dict[str, str]:
 
 def _unpublished(layout: Layout) -> dict[str, str]:
     """Dates of which something is not published, and what."""
-    coming = [Part.of_tape(path) for path in layout.root.glob("tape/*/[0-9]*.tape")]
-    coming += [Part.parse(path) for path in layout.root.glob("csv/*/*.csv*")]
+    coming = [Part.of_tape(path) for path in layout.plain_tapes()]
+    coming += [Part.parse(path) for path in layout.unpublished()]
     return {
         part.date: f"window {part.window} of {part.session} is not published" for part in coming
     }

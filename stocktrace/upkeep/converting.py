@@ -29,7 +29,7 @@ def convert_segments(layout: Layout) -> Conversion:
     """
     done = Conversion()
     sessions: dict[str, list[Path]] = {}
-    for segment in sorted(layout.root.glob("csv/*/*.csv")):
+    for segment in layout.sealed():
         try:
             sessions.setdefault(Part.parse(segment).session, []).append(segment)
         except StocktraceError as error:

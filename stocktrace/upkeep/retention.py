@@ -11,10 +11,10 @@ from stocktrace.record.recovery import dead_sessions
 from stocktrace.store import parquet
 from stocktrace.store.audit import Audit
 from stocktrace.store.content import content_hash
+from stocktrace.store.exclusion import alone
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part, decode_ticker
 from stocktrace.store.partition import find
-from stocktrace.upkeep.compacting import alone
 from stocktrace.verify import sessions_of, verify
 
 
@@ -46,7 +46,7 @@ def prune(
     result = Pruning()
     with alone(layout):
         if keep_csv is not None:
-            for path in sorted(layout.root.glob("csv-kept/*/*.csv")):
+            for path in layout.kept():
                 if _age(Part.parse(path), clock) > keep_csv:
                     _prune_csv(layout, path, result, clock)
         if keep_tape is not None:

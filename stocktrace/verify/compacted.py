@@ -12,7 +12,7 @@ from stocktrace.store import footer
 from stocktrace.store.content import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part, is_day
-from stocktrace.store.partition import Piece, days, folders, pieces_of, ticker_of
+from stocktrace.store.partition import Piece, date_of, days, folders, pieces_of, ticker_of
 from stocktrace.store.slices import Slices
 
 
@@ -39,7 +39,7 @@ class Days:
         """See which files there are (now that some were mended)."""
         self.held, self.broken = {}, {}
         for folder in folders(self.layout):
-            if self.dates is None or folder.parent.name.removeprefix("date=") in self.dates:
+            if self.dates is None or date_of(folder) in self.dates:
                 for path in days(folder):
                     self._add(path)
 
@@ -96,7 +96,7 @@ def misplaced(layout: Layout, path: Path) -> Iterator[str]:
     except ConversionError as error:
         yield str(error)
         return
-    date = path.parent.parent.name.removeprefix("date=")
+    date = date_of(path.parent)
     if path.parent != layout.partition(ticker_of(path.parent), date) or any(
         part.date != date for part in held
     ):

@@ -9,7 +9,8 @@ from stocktrace.errors import ConversionError, LayoutError
 from stocktrace.store import lock, parquet
 from stocktrace.store.content import content_hash
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part, decode_ticker, is_day, is_session
+from stocktrace.store.names import Part, is_day, is_session
+from stocktrace.store.partition import date_of, ticker_of
 from stocktrace.verify.compacted import misplaced, sessions_in_days
 from stocktrace.verify.finding import Finding
 
@@ -33,7 +34,7 @@ def _parquet_files(layout: Layout) -> Iterator[Path]:
 def strangers(layout: Layout) -> Iterator[Finding]:
     """Files among the published ones that readers take for trades and no session put there."""
     for path in _parquet_files(layout):
-        if path.parent.name == "symbol=~":
+        if path.parent == layout.anchor(date_of(path.parent)).parent:
             if not _is_anchor(path):
                 yield Finding("", path, "is no file without rows: remove it")
             continue
@@ -42,7 +43,7 @@ def strangers(layout: Layout) -> Iterator[Finding]:
                 yield from (Finding("", path, problem) for problem in misplaced(layout, path))
                 continue
             part = Part.parse(path)
-            ticker = decode_ticker(path.parent.name.removeprefix("symbol="))
+            ticker = ticker_of(path.parent)
         except LayoutError as error:
             yield Finding("", path, str(error))
             continue

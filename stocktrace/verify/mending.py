@@ -17,7 +17,7 @@ from stocktrace.store.compaction import Source, replace
 from stocktrace.store.content import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part, is_day
-from stocktrace.store.partition import Piece, in_order, pieces_of, ticker_of
+from stocktrace.store.partition import Piece, date_of, in_order, pieces_of, ticker_of
 
 
 def mend_day(layout: Layout, path: Path, wrong: Part | None = None) -> bool:
@@ -26,7 +26,7 @@ def mend_day(layout: Layout, path: Path, wrong: Part | None = None) -> bool:
     The caller holds ``layout.compaction``. Gives whether all rows could be had; else nothing was
     changed.
     """
-    ticker, date = ticker_of(path.parent), path.parent.parent.name.removeprefix("date=")
+    ticker, date = ticker_of(path.parent), date_of(path.parent)
     held: dict[Part, Piece] = {}
     told = True
     for each in in_order(path.parent):
@@ -70,7 +70,7 @@ def _segment(layout: Layout, ticker: str, part: Part, folder: Path) -> Path | No
 
 
 def _taped(layout: Layout, date: str) -> Iterator[Part]:
-    for path in layout.root.glob("tape/*/[0-9]*.tape.zst"):
+    for path in layout.archived_tapes():
         part = Part.of_tape(path)
         if part.date == date:
             yield part

@@ -7,8 +7,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +19,10 @@ from stocktrace import cli
 from stocktrace.report import Books, Report
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
+from tests.cli.conftest import STOCKTRACE, ran
 from tests.conftest import NOON, SESSION, WINDOW
 from tests.tables import put, table_of
 
-PATIENCE_S = 60
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -64,6 +62,19 @@ def test_a_table_has_the_last_trades_and_a_program_gets_all(run: Command) -> Non
     assert len(out.splitlines()) == 1 + 50_000
     _, out, _ = run("trades", "AAPL", "--json", "--tail", "3")
     assert [json.loads(line)["price"] for line in out.splitlines()] == [49998.5, 49999.5, 50000.5]
+
+
+def test_a_table_of_bars_has_ten_digits_and_a_program_gets_all(
+    run: Command, layout: Layout
+) -> None:
+    t = NOON // 10**6
+    rows = [(t, 1.0, 0.1, ""), (t + 1, 2.0, 0.2, "")]
+    put(layout, "MSFT", Part(SESSION, WINDOW), table_of(rows))
+    header, line = run("bars", "MSFT")[1].splitlines()
+    shown = dict(zip(header.split()[2:], line.split()[3:], strict=True))
+    assert (shown["volume"], shown["vwap"]) == ("0.3", "1.666666667")
+    (bar,) = [json.loads(each) for each in run("bars", "MSFT", "--json")[1].splitlines()]
+    assert (bar["volume"], bar["vwap"]) == (0.1 + 0.2, (0.1 + 2 * 0.2) / (0.1 + 0.2))
 
 
 def test_trades_go_into_a_parquet_file(run: Command, tmp_path: Path) -> None:
@@ -121,28 +132,16 @@ def test_two_forms_at_once_are_refused(run: Command, command: str) -> None:
 def test_head_takes_what_it_wants_and_nobody_complains(
     layout: Layout, words: str, lines: int
 ) -> None:
-    command = f"{sys.executable} -m stocktrace {words} --data-dir {layout.root}"
-    done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command} | head -{lines}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_S,
-    )
+    command = f"{' '.join(STOCKTRACE)} {words} --data-dir {layout.root} | head -{lines}"
+    done = ran("bash", "-c", f"set -o pipefail; {command}")
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == lines
 
 
 @pytest.mark.parametrize("words", ["--help", "trades AAPL", "sessions", "watch", "no-such"])
 def test_what_is_no_terminal_gets_no_escapes(layout: Layout, words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "stocktrace", *words.split()],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_S,
-        env={**os.environ, "STOCKTRACE_DATA_DIR": str(layout.root), "TERM": "xterm-256color"},
-    )
+    given = {"STOCKTRACE_DATA_DIR": str(layout.root), "TERM": "xterm-256color"}
+    done = ran(*STOCKTRACE, *words.split(), env=os.environ | given)
     assert done.stdout + done.stderr
     assert "\x1b" not in done.stdout + done.stderr
 
@@ -162,24 +161,11 @@ def test_the_shell_completes_commands_and_flags(tmp_path: Path) -> None:
     bash = shutil.which("bash")
     assert bash
     environment = {**os.environ, "HOME": str(tmp_path), "SHELL": bash}
-    subprocess.run(
-        [sys.executable, "-m", "stocktrace", "--install-completion"],
-        env=environment,
-        capture_output=True,
-        check=True,
-        timeout=PATIENCE_S,
-    )
+    ran(*STOCKTRACE, "--install-completion", env=environment, check=True)
 
     def completed(*words: str) -> set[str]:
-        done = subprocess.run(
-            [bash, "-c", COMPLETE, "bash", "stocktrace", *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=PATIENCE_S,
-        )
-        return set(done.stdout.split())
+        command = (bash, "-c", COMPLETE, "bash", "stocktrace", *words)
+        return set(ran(*command, env=environment, check=True).stdout.split())
 
     assert completed("ca") == {"capture"}
     assert {"--json", "--csv", "--parquet", "--tail"} <= completed("trades", "--")

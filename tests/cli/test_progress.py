@@ -15,13 +15,13 @@ from stocktrace.cli.progress import Lines, Live, Rates, picture, progress
 from stocktrace.errors import UsageError
 from stocktrace.status import Retry, Status
 from tests.conftest import Scenario, Studio, connected
+from tests.statuses import a_status
 
 
 def status(elapsed_s: float, trades: int = 0, *, up: bool = True, **more: Any) -> Status:
-    return Status(
+    return a_status(
         session="s",
         connected=up,
-        state="connected" if up else "reconnecting",
         elapsed_s=elapsed_s,
         left_s=100 - elapsed_s,
         trades=trades,

@@ -17,8 +17,8 @@ from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import Mark
 from tests.conftest import NOON, SESSION, Scenario, Studio, frame, hurry, played, published, trades
+from tests.ingest.test_merging import OTHER, TICKERS, rows, stream, two
 from tests.recorded import SECOND, listening, record
-from tests.test_merging import OTHER, TICKERS, rows, stream, two
 
 ODD = [
     b'{"type":"error","msg":"Subscribing to too many symbols"}',

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,27 +12,21 @@ from stocktrace import cli
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from tests import remains
-from tests.conftest import SESSION, published, tree
-from tests.remains import PARTS, PRICES, TORN, snapshot
+from tests.cli.conftest import STOCKTRACE, ran
+from tests.conftest import SESSION, tree
+from tests.remains import PARTS, PRICES, TORN, prices, snapshot
 
 Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="module")
-def remembered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Layout]:
-    """A dead session, and the same recovered; tests work on copies."""
-    folder = tmp_path_factory.mktemp("remains")
-    return remains.dead(folder / "dead"), remains.whole(folder / "whole")
+@pytest.fixture
+def dead(a_dead_session: Layout, tmp_path: Path) -> Layout:
+    return remains.copy(a_dead_session, tmp_path / "data")
 
 
 @pytest.fixture
-def dead(remembered: tuple[Layout, Layout], tmp_path: Path) -> Layout:
-    return remains.copy(remembered[0], tmp_path / "data")
-
-
-@pytest.fixture
-def whole(remembered: tuple[Layout, Layout], tmp_path: Path) -> Layout:
-    return remains.copy(remembered[1], tmp_path / "data")
+def whole(a_whole_session: Layout, tmp_path: Path) -> Layout:
+    return remains.copy(a_whole_session, tmp_path / "data")
 
 
 @pytest.fixture
@@ -47,10 +39,6 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
         return status, out, err
 
     return run
-
-
-def prices(layout: Layout) -> dict[str, list[float]]:
-    return {ticker: [row[1] for row in rows] for ticker, rows in published(layout.root).items()}
 
 
 COMMANDS = [["recover"], ["verify"], ["requeue", "x.jsonl"], ["audit"], ["gaps"], ["convert"]]
@@ -114,10 +102,8 @@ def test_recover_says_in_a_sentence_what_it_could_not_do(run: Command, dead: Lay
     assert err.count("\n") == 1
 
 
-def test_recover_as_a_process(dead: Layout) -> None:
-    command = [sys.executable, "-m", "stocktrace", "recover", "--data-dir", str(dead.root)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
+def test_recover_works_as_a_process(dead: Layout) -> None:
+    assert ran(*STOCKTRACE, "recover", "--data-dir", str(dead.root)).returncode == 0
     assert prices(dead) == PRICES
 
 
@@ -297,7 +283,9 @@ def test_gaps_are_listed_with_their_reasons(run: Command, whole: Layout) -> None
     assert total == "2 gaps (6.0 s), 1 of them connecting; a row for each ticker"
 
 
-def test_gaps_of_all_tickers_of_a_date_and_a_session_in_json(run: Command, whole: Layout) -> None:
+def test_gaps_are_those_of_all_tickers_of_a_date_and_of_a_session_in_json(
+    run: Command, whole: Layout
+) -> None:
     status, out, _ = run("gaps", "--json", "--date", PARTS[0].date, "--session", SESSION)
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 0

@@ -5,8 +5,6 @@ import csv
 import io
 import json
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -21,9 +19,9 @@ from stocktrace.report import Report
 from stocktrace.status import Status
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
-from tests.conftest import SESSION, Studio, connected
+from tests.cli.conftest import PATIENCE_S, STOCKTRACE, ran, running
+from tests.conftest import SESSION, Studio, brief, connected
 
-PATIENCE_S = 60
 Watch = Callable[..., tuple[int, str, str]]
 
 
@@ -125,7 +123,7 @@ def test_a_capture_that_failed_exits_1(studio: Studio, watch: Watch) -> None:
 def a_dead_one(studio: Studio) -> str:
     """The remains of a capture: its status says that it is connected, and nobody holds its lock."""
     with studio.exchange() as exchange:
-        report = studio.record(exchange, lasting=0.3)
+        report = studio.record(exchange, scenario=brief())
     path = Layout(studio.data_dir).status(report.session)
     last = json.loads(path.read_text()) | {"state": "connected", "outcome": "running"}
     path.write_text(json.dumps(last))
@@ -226,7 +224,7 @@ def test_a_status_of_another_version_is_told(studio: Studio, watch: Watch) -> No
 def test_of_several_the_capture_that_began_last_is_shown(studio: Studio, watch: Watch) -> None:
     layout = Layout(studio.data_dir)
     with studio.exchange() as exchange:
-        report = studio.record(exchange, lasting=0.3)
+        report = studio.record(exchange, scenario=brief())
     earlier = "20200101T000000Z_000000"
     layout.status(earlier).write_bytes(layout.status(report.session).read_bytes())
     for session in (earlier, report.session):
@@ -241,19 +239,13 @@ def test_of_several_the_capture_that_began_last_is_shown(studio: Studio, watch: 
 
 
 def test_ctrl_c_ends_the_watching_and_not_the_capture(studio: Studio) -> None:
-    command = [sys.executable, "-m", "stocktrace", "watch", "--json"]
-    command += ["--data-dir", str(studio.data_dir)]
+    command = (*STOCKTRACE, "watch", "--json", "--data-dir", str(studio.data_dir))
     with studio.exchange() as exchange, recorded(studio, exchange):
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            try:
-                assert process.stdout is not None
-                first = json.loads(process.stdout.readline())
-                process.send_signal(signal.SIGINT)
-                _, err = process.communicate(timeout=PATIENCE_S)
-            finally:
-                process.kill()
+        with running(*command) as process:
+            assert process.stdout is not None
+            first = json.loads(process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=PATIENCE_S)
         assert studio.report().state == "running"
     assert process.returncode == 130
     assert err == f"stocktrace: session {first['session']} goes on\n"
@@ -261,15 +253,8 @@ def test_ctrl_c_ends_the_watching_and_not_the_capture(studio: Studio) -> None:
 
 
 def test_a_reader_of_the_looks_that_goes_away_is_no_failure(studio: Studio, tmp_path: Path) -> None:
-    command = f"{sys.executable} -m stocktrace watch --json --data-dir {studio.data_dir} | head -1"
+    command = f"{' '.join(STOCKTRACE)} watch --json --data-dir {studio.data_dir} | head -1"
     with studio.exchange() as exchange, recorded(studio, exchange):
-        done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {command}"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_S,
-        )
+        done = ran("bash", "-c", f"set -o pipefail; {command}", cwd=tmp_path)
     assert json.loads(done.stdout)["connected"] is True
     assert (done.returncode, done.stderr) == (0, "")

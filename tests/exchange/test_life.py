@@ -84,7 +84,7 @@ def test_stopping_closes_with_1001_and_ends_the_thread(dial: Dial) -> None:
     assert "stocktrace-exchange" not in [thread.name for thread in left]
 
 
-def test_stopping_in_the_middle_of_a_play(dial: Dial) -> None:
+def test_it_stops_in_the_middle_of_a_play(dial: Dial) -> None:
     with Exchange(Script(numbered(9), loop=True, speed=0.001), QUICK) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")

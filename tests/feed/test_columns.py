@@ -159,6 +159,9 @@ def test_a_plain_number_is_taken(number: str) -> None:
         [FRAMES[0].replace(b"AAPL", "AÄPL".encode())],
         [FRAMES[0].replace(b"AAPL", b":X")],  # its colon stands behind a quote
         [FRAMES[0].replace(b'["1","12"]', b"[1,12]")],
+        [FRAMES[0].replace(b'["1","12"]', b'["%s"]' % (b"1" * 256))],
+        [FRAMES[0].replace(b"AAPL", b"A" * 256)],
+        [b'{"data":[X"p":1,"s":"A","t":1,"v":2}],"type":"trade"}'],
         [FRAMES[0].replace(b'["1","12"]', b'{"1":"12"}')],
         [FRAMES[0].replace(b'"t":', b'"t": ')],
         [FRAMES[0].replace(b'"p":170.5,', b'"p":170.5,"p":170.5,')],

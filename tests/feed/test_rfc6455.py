@@ -20,7 +20,7 @@ from websocket import (
 )
 
 from stocktrace.feed.socket import Batch, BatchSocket
-from stocktrace.store.quarantine import Refused
+from stocktrace.store.quarantine import parse
 from tests.conftest import Scenario, Studio, published, sent, taped, trades
 from tests.conftest import frame as trade_frame
 from tests.feed.conftest import (
@@ -114,18 +114,24 @@ def in_steps(cases: dict[str, Case]) -> list[object]:
 
 
 @pytest.mark.parametrize(("case", "step"), in_steps(CASES))
-def test_autobahn_case(listener: Listener, case: Case, step: int) -> None:
+def test_each_case_of_autobahn_ends_as_its_suite_demands(
+    listener: Listener, case: Case, step: int
+) -> None:
     hold(listener, case, step)
 
 
 @pytest.mark.parametrize("number", BULKS)
-def test_autobahn_case_with_large_messages_or_many(listener: Listener, number: str) -> None:
+def test_each_case_of_autobahn_with_large_messages_or_many_ends_as_its_suite_demands(
+    listener: Listener, number: str
+) -> None:
     bulk = BULKS[number]
     hold(listener, bulk.case(), bulk.chop or READ)
 
 
 @pytest.mark.parametrize(("case", "step"), in_steps(BEYOND))
-def test_case_that_autobahn_does_not_send(listener: Listener, case: Case, step: int) -> None:
+def test_each_case_that_autobahn_does_not_send_ends_as_the_rfc_demands(
+    listener: Listener, case: Case, step: int
+) -> None:
     hold(listener, case, step)
 
 
@@ -162,9 +168,9 @@ def test_broken_utf8_is_quarantined_byte_for_byte_and_nothing_else_is_lost(
         report = studio.record(listener.url, scenario=scenario())
         served.result(PATIENCE)
     refused = [
-        Refused.parse(line)
+        each
         for path in sorted(studio.data_dir.glob("quarantine/*.jsonl"))
-        for line in path.read_text("utf-8").splitlines()
+        for each in parse(path.read_text("utf-8").splitlines())
     ]
     assert [(each.frame, each.row) for each in refused] == [(each, None) for each in broken]
     assert taped(studio.data_dir) == [*frames, last]

@@ -143,7 +143,7 @@ def test_silence_counts_from_the_opening_too() -> None:
     assert death(watchdog(answers_pings=False), 0.0, 1000.0) == (150.0, "no frame for 150 s")
 
 
-def test_half_a_frame_and_then_nothing() -> None:
+def test_half_a_frame_and_then_nothing_is_the_end_after_10_seconds() -> None:
     """FAULTS 2."""
     dog = watchdog(answers_pings=False)
     piece(dog, 100.0)

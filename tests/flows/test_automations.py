@@ -21,7 +21,8 @@ import pytest
 from stocktrace.errors import UsageError
 from stocktrace.exchange import Exchange, ExchangeSettings, Fault, SyntheticMarket
 from stocktrace.report import Report
-from tests.station import Api, Station, eventually, reading
+from tests.station import Api, Station, reading
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.xdist_group("prefect"),

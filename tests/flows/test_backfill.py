@@ -1,4 +1,4 @@
-"""The flows that publish what others left, as functions; ``test_flows.py`` has the server."""
+"""The flows that publish what others left, as functions; ``test_capture.py`` has the server."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from stocktrace.store.layout import Layout
 from stocktrace.upkeep.converting import Conversion
 from tests import remains
 from tests.conftest import SESSION, published
-from tests.station import Station, eventually
+from tests.station import Station
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.xdist_group("prefect"),
     pytest.mark.timeout(300),  # the first to come waits for Prefect's import
 ]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_tasks_of_convert_publish_what_was_left_and_then_nothing(tmp_path: Path) -> None:

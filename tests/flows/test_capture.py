@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,25 +24,26 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from flows import command, environment
-from flows.page import page, plain, progress_line
+from flows.page import one_line, plain
 from flows.request import Request
 from stocktrace import schedule
-from stocktrace.errors import KeyRefused, SettingsError
+from stocktrace.errors import KeyRefused, MarketClosed, SettingsError
 from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.report import Books, GapReport, Report, TickerBooks
+from stocktrace.report import Books, Report
 from stocktrace.status import Status
 from stocktrace.store.dataset import read_trades
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.until import parse_until
-from tests.station import Api, Station, eventually, reading
+from tests.station import Api, Station, reading
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.xdist_group("prefect"),
     pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
 ]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TICKERS = ["AAPL", "MSFT", "BINANCE:BTCUSDT"]
 # A word that stands nowhere else, so that it can be looked for everywhere.
 KEY = "c9k3yth4tmustn0tleak"
@@ -101,6 +103,7 @@ class Finished:
     run: str
     folder: Path
     result: dict[str, Any]
+    message: str
     report: Report
     sent: list[dict[str, Any]]
 
@@ -128,7 +131,7 @@ def finished(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert state.is_completed(), state
         run = str(state.state_details.flow_run_id)
         result: Any = state.result()
-        yield Finished(run, folder, result, the_report(folder), sent(exchange))
+        yield Finished(run, folder, result, str(state.message), the_report(folder), sent(exchange))
 
 
 # -------------------------------------------------------------------------- a capture that ends
@@ -151,6 +154,13 @@ def test_the_result_is_small_and_says_where_the_data_is(finished: Finished) -> N
         "books": {name: getattr(report.books, name) for name in Books.__struct_fields__},
         "data_dir": str(finished.folder),
     }
+
+
+def test_a_run_that_is_done_says_what_came_of_it(finished: Finished, api: Api) -> None:
+    assert finished.message == one_line(finished.report)
+    assert f"{len(finished.sent):,} trades" in finished.message
+    (run,) = [one for one in api.all("flow_runs") if one["id"] == finished.run]
+    assert run["state"]["message"] == finished.message
 
 
 def test_windows_are_converted_while_the_capture_goes_on(finished: Finished, api: Api) -> None:
@@ -308,7 +318,7 @@ def test_a_capture_does_without_a_server(
         texts = [log["message"] for log in api.of_run("logs", run)]
         return [text for text in texts if text.startswith("Prefect cannot be told")]
 
-    assert eventually(away) == ["Prefect cannot be told (ConnectionError); the capture goes on"]
+    assert eventually(away) == ["Prefect cannot be told (ConnectionError); recording goes on"]
 
 
 def test_a_conversion_that_prefect_lost_is_done_without(
@@ -463,6 +473,9 @@ def recount(folder: Path, report: Report) -> int:
         (["AAPL", "--for", "soon"], "'soon' is no duration"),
         (["AAPL", "--for", "5s", "--url", "http://x"], "is no WebSocket address"),
         (["AAPL", "--for", "5s", "--nope"], "--nope"),
+        (["AAPL", "--for", "5s", "--market", "uk"], "--market"),
+        (["AAPL", "--for", "5s", "--wait-for-key", "soon"], "'soon' is no duration"),
+        (["AAPL", "--for", "5s", "--lake", "nowhere"], "That is no lake"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_status_2(
@@ -489,6 +502,30 @@ def test_wrong_usage_and_help_do_without_prefect() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_command_takes_what_the_flow_takes(key: str) -> None:
+    from flows.capture import capture
+
+    names = {"for_": "lasting"}
+    taken = [names.get(name, name) for name in inspect.signature(command.run).parameters]
+    assert set(taken) == set(capture.parameters.properties)
+
+
+def test_while_its_market_is_closed_nothing_is_recorded_and_it_is_no_failure(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def closed(*_: object) -> None:
+        raise MarketClosed("The US market is closed today.")
+
+    monkeypatch.setattr(schedule, "check", closed)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert command.main(["AAPL", "--until", "close", "--market", "us"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capfd.readouterr().out == "Skipped: The US market is closed today.\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_key_is_wrong_usage(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,64 +604,6 @@ def test_the_environment_of_a_worker_is_that_of_a_script() -> None:
         }
 
 
-# ---------------------------------------------------------------------------------------- the page
-
-
-def a_report(**given: Any) -> Report:
-    began = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
-    fields = {"tickers": ["A"], "started": began, "ended": began + timedelta(minutes=30)}
-    return Report("20261123T143000Z_3f9a1c", **{**fields, "state": "complete", **given})
-
-
-def test_values_on_the_page_are_no_markup(tmp_path: Path) -> None:
-    nasty = "a|b\n# <b>c</b> [d](e) `f`"
-    text = page(a_report(reason=nasty, notices=[nasty]), Layout(tmp_path))
-    escaped = r"a\|b \# \<b\>c\</b\> \[d\](e) \`f\`"
-    assert text.splitlines()[0] == f"# Complete: {escaped}"
-    assert f"- {escaped}" in text.splitlines()
-
-
-def test_a_page_of_many_tickers_and_gaps_is_cut(tmp_path: Path) -> None:
-    began = datetime(2026, 11, 23, tzinfo=UTC)
-    report = a_report(
-        per_ticker={f"T{number:03}": TickerBooks(trades=number) for number in range(120)},
-        gaps=[GapReport(began, began, f"gap {number}", 1) for number in range(60)],
-    )
-    text = page(report, Layout(tmp_path))
-    assert "| T119 | 119 |" in text
-    assert "| T069 |" not in text
-    assert "… and 70 more." in text
-    assert "gap 49" in text
-    assert "… and 10 more." in text
-
-
-def test_books_that_do_not_balance_stand_out(tmp_path: Path) -> None:
-    text = page(a_report(books=Books(trades=3, recorded=1)), Layout(tmp_path))
-    assert "**The books do not balance:**" in text
-
-
-def test_windows_that_wait_are_named_with_what_to_do(tmp_path: Path) -> None:
-    text = page(a_report(unpublished=["20261123T143000Z_00002"]), Layout(tmp_path))
-    assert "**1 window not in Parquet yet:** run stocktrace convert --data-dir" in text
-
-
-def test_progress_says_when_nobody_listens() -> None:
-    status = Status(
-        session="20261123T143000Z_3f9a1c",
-        connected=False,
-        elapsed_s=5.0,
-        left_s=65.0,
-        trades=1234,
-        backlog=0,
-        reconnects=1,
-        tickers=("A", "B"),
-        per_ticker={},
-        lag_ms=80.0,
-    )
-    text = "**not connected** · 1,234 trades · 2 tickers · 1 reconnect · 00:01:05 left"
-    assert progress_line(status) == text
-
-
 # ---------------------------------------------------------------- a real server and a real worker
 
 
@@ -677,15 +656,7 @@ def test_a_cancelled_deployed_capture_keeps_what_it_received(station: Running, k
     folder = station.folder / "cancelled"
     market = replace(MARKET, trades=None)
     with Exchange(market, ExchangeSettings(key=key, keep=True)) as exchange:
-        run = station.start(
-            "ad-hoc",
-            tickers=TICKERS,
-            lasting="10m",
-            roll_every="2s",
-            url=exchange.url,
-            data_dir=str(folder),
-        )
-        eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+        run = station.place.record(folder, exchange.url, TICKERS)
         station.place.prefect("flow-run", "cancel", run)
         assert station.ended(run)["state_type"] == "CANCELLED"
         exchange.wait_for(lambda one: one.live == 0, timeout=30)

@@ -1,8 +1,9 @@
-"""The tasks of the nightly flow, as functions; ``test_flows.py`` has the server."""
+"""The tasks of the nightly flow, as functions; ``test_capture.py`` has the server."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,20 @@ def test_the_tasks_recover_compact_and_delete(tmp_path: Path) -> None:
     assert [path.name for path in in_order(folder)] == ["day-00001.parquet"]
     deleted = delete.fn({**asked, "keep_tape": "365d"})
     assert (deleted.tapes, deleted.csv, deleted.kept) == (0, 0, [])
+
+
+def test_a_run_that_is_done_says_what_came_of_it(server: str, tmp_path: Path) -> None:
+    from flows.compact import compact
+
+    layout = remains.dead(tmp_path / "data")
+    put(layout, "AAPL", Part(SESSION, "20201120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
+    state: Any = compact(older_than="7d", data_dir=str(layout.root), return_state=True)
+    assert state.is_completed()
+    assert state.message == (
+        "1 session recovered, 1 file compacted into 1, 0 tapes and 0 CSV deleted."
+    )
+    found = state.result()
+    assert (found["recovered"], found["compacted"]) == ([SESSION], 1)
 
 
 @pytest.mark.parametrize(

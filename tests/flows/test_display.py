@@ -20,7 +20,9 @@ from stocktrace.report import GapReport, LagReport, Report
 from stocktrace.status import Retry, Status
 from stocktrace.store.layout import Layout
 from tests.conftest import SESSION
-from tests.station import Api, eventually, reading
+from tests.station import Api, reading
+from tests.statuses import a_status
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.xdist_group("prefect"),
@@ -161,18 +163,13 @@ def test_an_event_that_cannot_be_sent_is_told_and_nothing_else(
 
 
 def status(**given: Any) -> Status:
-    fields: dict[str, Any] = {
-        "session": SESSION,
-        "connected": True,
+    usual: dict[str, Any] = {
         "elapsed_s": 30.0,
         "left_s": 90.0,
         "trades": 600,
         "backlog": 7,
-        "reconnects": 0,
-        "lag_ms": 80.0,
         "tickers": ("A", "B"),
         "per_ticker": {"A": 600},
-        "state": "connected",
         "at": BEGIN,
         "lag": LagReport(80.0, 250.0, 900.0),
         "quarantined": 3,
@@ -181,7 +178,7 @@ def status(**given: Any) -> Status:
         "rolled": 2,
         "published": 1,
     }
-    return Status(**{**fields, **given})
+    return a_status(**{**usual, **given})
 
 
 def test_the_live_page_says_how_it_stands() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from stocktrace.report import GapReport
 from stocktrace.status import Status
+from tests.statuses import a_status
 
 pytestmark = [
     pytest.mark.xdist_group("prefect"),
@@ -21,20 +22,7 @@ GAP = GapReport(BEGIN, BEGIN + timedelta(seconds=2.5), "connection lost", 3)
 
 
 def at(elapsed: float, **given: Any) -> Status:
-    fields: dict[str, Any] = {
-        "session": "20261123T143000Z_3f9a1c",
-        "connected": True,
-        "elapsed_s": elapsed,
-        "left_s": 60.0,
-        "trades": 0,
-        "backlog": 0,
-        "reconnects": 0,
-        "lag_ms": 80.0,
-        "tickers": ("A",),
-        "per_ticker": {},
-        "at": BEGIN + timedelta(seconds=elapsed),
-    }
-    return Status(**{**fields, **given})
+    return a_status(elapsed_s=elapsed, at=BEGIN + timedelta(seconds=elapsed), **given)
 
 
 def told(statuses: Iterable[Status]) -> list[tuple[float, str, dict[str, Any]]]:

@@ -84,7 +84,7 @@ def test_a_fleet_loses_a_worker_and_nothing_else(tmp_path: Path, store: Store) -
             stack.enter_context(
                 Exchange(
                     SyntheticMarket(seed=number, rate=150.0),
-                    ExchangeSettings(key=key, symbol_limit=None, keep=True),
+                    ExchangeSettings(key=key, symbol_limit=0, keep=True),
                 )
             )
             for number, key in enumerate(KEYS)

@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
 import stocktrace
+from flows import fleet as module
 from flows import members as runs
 from flows.fleet import LOST, result
 from flows.members import Members
@@ -203,6 +204,17 @@ def test_a_fleet_starts_each_shard_once_however_often_it_has_to_ask(server: Any)
     assert server.started == [("capture/0", ["A"]), ("capture/1", ["B"])]
 
 
+def test_a_run_is_named_by_what_it_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(**asked: Any) -> str:
+        flow_run = SimpleNamespace(parameters=asked)
+        monkeypatch.setattr(module, "runtime", SimpleNamespace(flow_run=flow_run))
+        return module.run_name()
+
+    assert named(tickers=["A"], keys=1, lasting="30m") == "1 ticker, 1 key · 30m"
+    assert named(tickers=["A", "B"], keys=2, until="close") == "2 tickers, 2 keys · until close"
+    assert named() == "0 tickers, 0 keys · until "
+
+
 def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
     server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -217,10 +229,10 @@ def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
         fleet.look(server)
         fleet.look(server)
     assert [one.message for one in caplog.records] == [
-        "shard run0 is lost: run1 takes 1",
-        "Prefect cannot be asked (ConnectionError); the capture goes on",
-        "shard run1 was sent 1 tickers",
-        "Prefect can be asked again; it could not 2 times",
+        "shard run0 is lost: run1 takes 1 ticker",
+        "Prefect cannot be asked (ConnectionError); recording goes on",
+        "shard run1 was sent 1 ticker",
+        "Prefect can be asked again; 2 calls failed",
     ]
     assert "Not handed over" not in server.shown[-1]
 
@@ -289,7 +301,9 @@ def test_the_result_names_the_gaps_and_where_everything_is(server: Any, tmp_path
     end(server, fleet, 1, StateType.COMPLETED)
     fleet.look(server)
     lake = f"file://{tmp_path}/lake"
-    came: Any = result(fleet, lake)
+    state: Any = result(fleet, lake)
+    assert state.message == "2 shards recorded, 1 gap between them."
+    came = state.data
     assert (came["lake"], came["gaps"]) == (lake, 1)
     assert [one["tickers"] for one in came["shards"].values()] == [[], ["B", "A"]]
 

@@ -13,7 +13,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.utilities.templating import find_placeholders
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VALUES: dict[str, dict[str, Any]] = {
     "kubernetes": {
         "image": "registry.example/stocktrace:1",

@@ -14,7 +14,8 @@ import pytest
 
 from stocktrace.errors import KeyInUse
 from stocktrace.settings import Settings
-from tests.station import Api, eventually, reading
+from tests.station import Api, reading
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from flows.slot import Slot
@@ -161,7 +162,7 @@ def test_without_an_answer_the_capture_goes_on(
     slot.close()
     assert not slot._thread.is_alive()
     assert [record.message for record in caplog.records] == [
-        "the place of the key cannot be kept (ConnectionError); the capture goes on",
+        "the place of the key cannot be kept (ConnectionError); recording goes on",
         (
             "Prefect's server does not say whether another machine uses the key: "
             "the capture goes on without its word"

@@ -15,7 +15,8 @@ from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
 from stocktrace.live.handle import Change, Handle
 from stocktrace.report import Report
 from stocktrace.store.coverage import read_coverage
-from tests.station import Station, eventually
+from tests.station import Station
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.xdist_group("prefect"),
@@ -167,8 +168,8 @@ def test_an_outage_of_the_api_is_counted_and_ends_nothing(
         eventually(lambda: len(caplog.messages) == 2)
     assert steering.outage.failures == 3
     assert caplog.messages == [
-        "Prefect cannot be asked for changes of tickers (ConnectionError); the capture goes on",
-        "Prefect can be asked again; it could not 3 times",
+        "Prefect cannot be asked for changes of tickers (ConnectionError); recording goes on",
+        "Prefect can be asked again; 3 calls failed",
     ]
     assert not steering._thread.is_alive()
 

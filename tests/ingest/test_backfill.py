@@ -28,12 +28,11 @@ from stocktrace.store.coverage import read_coverage
 from stocktrace.store.dataset import read_trades
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
-from stocktrace.store.quarantine import Refused
-from stocktrace.verify import sessions_of, strangers, verify
+from stocktrace.store.quarantine import Refused, parse
 from tests import remains
 from tests.conftest import NOON, SESSION, Row, published, tree
-from tests.remains import PRICES
-from tests.test_faults.conftest import until
+from tests.remains import PRICES, problems
+from tests.waiting import eventually
 
 T = NOON // 10**6
 OURS = "symbol,ts_event,ts_recv,price,volume,conditions\n"
@@ -52,13 +51,6 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def problems(layout: Layout) -> list[str]:
-    found = list(strangers(layout))
-    for session in sessions_of(layout):
-        found += verify(layout, session)
-    return [f"{one.path}: {one.problem}" for one in found]
-
-
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
@@ -74,7 +66,7 @@ def reports(layout: Layout) -> list[Report]:
 
 def quarantined(layout: Layout) -> list[Refused]:
     lines = [path.read_text() for path in sorted(layout.root.glob("quarantine/*.jsonl"))]
-    return [Refused.parse(line) for line in "".join(lines).splitlines()]
+    return list(parse("".join(lines).splitlines()))
 
 
 # --- a file of others ------------------------------------------------------------------------
@@ -443,11 +435,11 @@ def test_a_parent_that_is_killed_leaves_no_process_behind(layout: Layout, folder
     words = ["backfill", str(folder), "--jobs", "2", "--data-dir", str(layout.root)]
     parent = subprocess.Popen([sys.executable, "-m", "stocktrace", *words])
     staged = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    until(lambda: list(layout.root.glob("tape/.*.tmp")), timeout=100, why="nobody imports")
+    eventually(lambda: list(layout.root.glob("tape/.*.tmp")), within=100)
     children = [int(pid) for pid in staged.read_text().split()]
     parent.kill()
     parent.wait()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), timeout=60)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), within=60)
     assert len(children) >= 2
     assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 0
     assert len(published(layout.root)["AAPL"]) == 40_003

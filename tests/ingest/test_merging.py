@@ -22,10 +22,9 @@ from stocktrace.store.dataset import read_trades
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part, is_merge
 from stocktrace.store.tape import Mark
-from stocktrace.verify import sessions_of, strangers, verify
 from tests.conftest import NOON, SESSION, Row, published, tree
 from tests.recorded import MS, SECOND, Trade, frame, listening, record
-from tests.remains import snapshot, write_tape
+from tests.remains import problems, snapshot, write_tape
 
 OTHER = "20261123T143003Z_bbbbbb"
 TICKERS = ["AAPL", "7203", "BINANCE:BTCUSDT"]
@@ -80,13 +79,6 @@ def two(tmp_path: Path, begin: int = NOON) -> tuple[Layout, Layout]:
     ]
     second = listening(TICKERS, at[2] + AHEAD, at[7] + AHEAD, moved(arrivals))
     return record(tmp_path / "a", SESSION, first), record(tmp_path / "b", OTHER, second)
-
-
-def problems(layout: Layout) -> list[str]:
-    found = list(strangers(layout))
-    for session in sessions_of(layout):
-        found += verify(layout, session)
-    return [f"{one.path}: {one.problem}" for one in found]
 
 
 @pytest.mark.parametrize("begin", [NOON, LATE], ids=["noon", "midnight"])

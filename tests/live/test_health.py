@@ -8,7 +8,7 @@ import pytest
 
 from stocktrace.live.health import KINDS, Look, problems
 from stocktrace.status import Retry, Status
-from tests.conftest import SESSION
+from tests.statuses import a_status
 
 OPEN = datetime(2026, 11, 23, 15, 30, tzinfo=UTC)  # Monday, an hour after the bell
 GB = 10**9
@@ -16,18 +16,12 @@ GB = 10**9
 
 def look(**given: Any) -> Look:
     """A capture with nothing wrong, an hour old and in open market; ``given`` is what is."""
-    status = Status(
-        session=SESSION,
-        connected=True,
+    status = a_status(
         elapsed_s=3600.0,
         left_s=3600.0,
         trades=10,
         backlog=5,
-        reconnects=0,
-        lag_ms=80.0,
-        tickers=("AAPL",),
         per_ticker={"AAPL": 10},
-        state="connected",
         last={"AAPL": int((OPEN - timedelta(seconds=1)).timestamp() * 1e9)},
     )
     names = {field for field in Status.__struct_fields__ if field in given}

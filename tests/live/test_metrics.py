@@ -22,6 +22,7 @@ from stocktrace.report import LagReport
 from stocktrace.settings import Settings
 from stocktrace.status import Status
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of
+from tests.statuses import a_status
 
 #: Ten seconds after the last trade.
 NOW = NOON + 10_000_000_000
@@ -29,19 +30,14 @@ NOW = NOON + 10_000_000_000
 Samples = dict[tuple[str, str], float]
 
 
-def a_status(**given: Any) -> Status:
+def busy(**given: Any) -> Status:
+    """One in which every figure is another."""
     usual: dict[str, Any] = {
-        "session": SESSION,
-        "connected": True,
-        "elapsed_s": 10.0,
-        "left_s": 20.0,
         "trades": 30,
         "backlog": 4,
         "reconnects": 1,
-        "lag_ms": 80.0,
         "tickers": ("AAPL", 'odd"\\\n'),
         "per_ticker": {"AAPL": 30},
-        "state": "connected",
         "recorded": 25,
         "quarantined": 1,
         "quarantined_of": {"AAPL": 1},
@@ -55,12 +51,13 @@ def a_status(**given: Any) -> Status:
         "undecodable": 1,
         "last": {"AAPL": NOON + 500_000_000},
         "rolled": 3,
+        "spilled": 2,
         "published": 2,
         "files": 6,
         "parquet": 20,
         "notices": 1,
     }
-    return Status(**{**usual, **given})
+    return a_status(**{**usual, **given})
 
 
 @pytest.fixture
@@ -89,7 +86,7 @@ def scraped(metrics: Metrics) -> Samples:
 
 def test_every_figure_of_the_status_is_a_metric(settings: Settings) -> None:
     metrics = Metrics(settings, clock())
-    metrics(a_status())
+    metrics(busy())
     found = scraped(metrics)
     assert found.pop(("stocktrace_disk_free_bytes", "")) > 0
     problems = {key: value for key, value in found.items() if key[0] == "stocktrace_problems"}
@@ -107,6 +104,7 @@ def test_every_figure_of_the_status_is_a_metric(settings: Settings) -> None:
         ("stocktrace_trades_quarantined_total", ""): 1.0,
         ("stocktrace_trades_published_total", ""): 20.0,
         ("stocktrace_windows_rolled_total", ""): 3.0,
+        ("stocktrace_spilled_tickers_total", ""): 2.0,
         ("stocktrace_windows_published_total", ""): 2.0,
         ("stocktrace_parquet_files_total", ""): 6.0,
         ("stocktrace_reconnects_total", ""): 1.0,
@@ -145,11 +143,11 @@ def test_a_capture_that_has_not_begun_has_no_metrics(settings: Settings) -> None
 def test_with_very_many_tickers_there_are_the_totals_only(settings: Settings) -> None:
     tickers = tuple(f"T{number}" for number in range(MOST_TICKERS + 1))
     metrics = Metrics(settings, clock())
-    metrics(a_status(tickers=tickers))
+    metrics(busy(tickers=tickers))
     found = scraped(metrics)
     assert found["stocktrace_tickers", ""] == MOST_TICKERS + 1
     assert not [name for name, _ in found if name.startswith("stocktrace_ticker_")]
-    metrics(a_status(tickers=tickers[1:]))
+    metrics(busy(tickers=tickers[1:]))
     assert ("stocktrace_ticker_trades_total", "T1") in scraped(metrics)
 
 
@@ -158,17 +156,17 @@ def test_how_long_there_is_no_connection_is_counted_from_the_last_time_there_was
 ) -> None:
     metrics = Metrics(settings, clock())
     for elapsed_s, connected in ((10.0, True), (40.0, False), (80.0, False)):
-        metrics(a_status(elapsed_s=elapsed_s, connected=connected))
+        metrics(busy(elapsed_s=elapsed_s, connected=connected))
     assert scraped(metrics)["stocktrace_disconnected_seconds", ""] == 70.0
     assert scraped(metrics)["stocktrace_problems", "disconnected"] == 1.0
-    metrics(a_status(elapsed_s=81.0))
+    metrics(busy(elapsed_s=81.0))
     assert scraped(metrics)["stocktrace_disconnected_seconds", ""] == 0.0
 
 
 def test_a_capture_that_is_not_heard_of_any_more_is_stalled(settings: Settings) -> None:
     now = [0.0]
     metrics = Metrics(settings, replace(clock(), monotonic=lambda: now[0]))
-    metrics(a_status())
+    metrics(busy())
     now[0] = 60.0
     assert scraped(metrics)["stocktrace_status_age_seconds", ""] == 60.0
     assert [problem.kind for problem in metrics.problems() or ()] == ["stalled"]
@@ -207,7 +205,7 @@ def test_it_answers_metrics_and_health_and_nothing_else(
 ) -> None:
     with serving(settings, clock()) as tell:
         early = ask("/healthz")
-        tell(a_status())
+        tell(busy())
         found = samples(ask("/metrics").text)
         assert found["stocktrace_trades_total", ""] == 30.0
         assert ("process_resident_memory_bytes", "") in found, "the process's own are there, too"
@@ -224,9 +222,9 @@ def test_what_is_wrong_makes_health_503_and_says_what(
     settings: Settings, ask: Callable[[str], Answer]
 ) -> None:
     with serving(settings, clock()) as tell:
-        tell(a_status(behind_s=90.0))
+        tell(busy(behind_s=90.0))
         answer = ask("/healthz")
-        tell(a_status())
+        tell(busy())
         assert ask("/healthz").status == 200
     assert answer.status == 503
     assert json.loads(answer.text) == {
@@ -240,7 +238,7 @@ def test_a_client_that_says_nothing_holds_nobody_up(
     settings: Settings, ask: Callable[[str], Answer], caplog: pytest.LogCaptureFixture
 ) -> None:
     with serving(settings, clock()) as tell:
-        tell(a_status())
+        tell(busy())
         host, port = address(caplog).split(":")
         with contextlib.ExitStack() as silent:
             for _ in range(20):

@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from stocktrace.live.health import KINDS
 from stocktrace.live.metrics import Metrics
 from stocktrace.settings import Settings
-from tests.test_metrics import a_status, samples
+from tests.live.test_metrics import busy, samples
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yml"
 CONFIG = DEPLOY / "prometheus" / "prometheus.yml"
 DASHBOARD = DEPLOY / "grafana" / "stocktrace.json"
@@ -52,7 +52,7 @@ def exported(tmp_path: Path) -> set[str]:
     """The names of all samples of a scrape."""
     registry = CollectorRegistry()
     metrics = Metrics(Settings.load(data_dir=tmp_path))
-    metrics(a_status())
+    metrics(busy())
     registry.register(metrics)
     ProcessCollector(registry=registry)
     return {name for name, _ in samples(generate_latest(registry).decode())}

@@ -9,18 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import stocktrace
 from stocktrace.errors import UsageError
-from stocktrace.gap import Interval
-from stocktrace.live.shards import Shard, earlier, name_gaps, rates, split, spread
+from stocktrace.live.shards import Heirs, Shard, earlier, hand_over, rates, split, spread
 from stocktrace.report import Report, TickerBooks, TickerChange
-from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.outbox import put, send
-from tests.conftest import NOON, SESSION
+from tests.conftest import SESSION
 
 START = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
-SECOND = 10**9
 
 
 def report(trades: dict[str, int], seconds: float, session: str = SESSION) -> Report:
@@ -117,32 +113,21 @@ def test_without_survivors_all_is_left() -> None:
     assert spread(["X"], [], {}) == ([], ["X"])
 
 
-def test_the_gap_between_a_shard_and_the_one_that_took_over_is_named(tmp_path: Path) -> None:
-    lake = f"file://{tmp_path}/lake"
-    dead, heir = SESSION, SESSION.replace("3f9a1c", "4f9a1c")
-    for session, start, end in ((dead, 0, 40), (heir, 65, 90)):
-        layout = Layout(tmp_path / session, lake=lake)
-        listening = Interval("A", NOON + start * SECOND, NOON + end * SECOND, "")
-        write_coverage(layout, session, [listening])
-        send(layout, session)
-    fleet = SESSION.replace("3f9a1c", "5f9a1c")
-    lost = {"A": NOON + 30 * SECOND}  # the last heartbeat: it lived for ten seconds more
-    assert name_gaps(lake, fleet, lost, NOON + 90 * SECOND, "its shard was lost") == 1
-    (gap,) = stocktrace.read_gaps("A", data_dir=lake).to_dict("records")
-    assert (gap["start"].value, gap["end"].value) == (NOON + 40 * SECOND, NOON + 65 * SECOND)
-    assert (gap["session"], gap["reason"]) == (fleet, "its shard was lost")
+def test_what_survivors_have_no_room_for_goes_to_a_new_shard() -> None:
+    lost, survivor = Shard(["X", "Y"], 9.0), Shard(["A"], 10.0)
+    heirs = hand_over(lost, ["X", "Y"], [survivor], {"X": 5.0, "Y": 4.0}, 2, again=False)
+    assert heirs == Heirs([["X"]], Shard(["Y"], 4.0), [])
+    assert survivor == Shard(["A", "X"], 15.0)
+    assert lost == Shard()
 
 
-def test_a_ticker_that_nobody_took_over_is_a_gap_to_the_end(tmp_path: Path) -> None:
-    lake = f"file://{tmp_path}/lake"
-    assert name_gaps(lake, SESSION, {"A": NOON}, NOON + SECOND, "lost") == 1
-    (gap,) = stocktrace.read_gaps(data_dir=lake).to_dict("records")
-    assert (gap["start"].value, gap["end"].value) == (NOON, NOON + SECOND)
+def test_a_shard_that_took_over_already_has_no_successor() -> None:
+    lost = Shard(["X", "Y"], 9.0)
+    assert hand_over(lost, ["X", "Y"], [], {}, 2, again=True) == Heirs([], None, ["X", "Y"])
+    assert lost == Shard()
 
 
-def test_no_gap_is_named_where_somebody_listened(tmp_path: Path) -> None:
-    lake = f"file://{tmp_path}/lake"
-    layout = Layout(tmp_path / "data", lake=lake)
-    write_coverage(layout, SESSION, [Interval("A", NOON, NOON + 5 * SECOND, "")])
-    send(layout, SESSION)
-    assert name_gaps(lake, SESSION, {"A": NOON}, NOON + 5 * SECOND, "lost") == 0
+def test_a_shard_keeps_what_it_had_when_it_ended_and_gives_what_it_was_not_sent() -> None:
+    ended, survivor = Shard(["A", "X"], 9.0), Shard()
+    assert hand_over(ended, ["X"], [survivor], {}, again=False) == Heirs([["X"]], None, [])
+    assert ended.tickers == ["A"]

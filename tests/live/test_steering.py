@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.errors import NotRunning, NotTaken
-from stocktrace.exchange import Fault
+from stocktrace.exchange import Exchange, Fault
 from stocktrace.live import changes
 from stocktrace.live.changes import Inbox, Outcome, send
 from stocktrace.live.handle import Action, Change, Handle
@@ -30,11 +29,12 @@ from stocktrace.store import lock
 from stocktrace.store.coverage import read_coverage
 from stocktrace.store.layout import Layout
 from tests.conftest import SESSION, Scenario, Studio, connected, frame, published, sent, trades
-from tests.station import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("capture")
 
 ADD = Change("add", ("TSLA",), "cli")
+Steer = Callable[..., tuple[Report, list[int]]]
 
 
 @pytest.fixture
@@ -60,6 +60,27 @@ def alive(layout: Layout, session: str = SESSION) -> Iterator[Inbox]:
 
 def command(studio: Studio, *words: str) -> int:
     return cli.run(["tickers", *words, "--data-dir", str(studio.data_dir)])
+
+
+@pytest.fixture
+def steer(studio: Studio, pool: ThreadPoolExecutor) -> Steer:
+    """Captures until the last of some commands is done, one after the other; their statuses."""
+
+    def steer(
+        exchange: Exchange, *commands: str, tickers: Sequence[str] = ("AAPL",), **given: Any
+    ) -> tuple[Report, list[int]]:
+        asked: list[Future[int]] = []
+
+        def scenario() -> Scenario:
+            yield connected
+            for words in commands:
+                asked.append(pool.submit(command, studio, *words.split()))
+                yield lambda _: asked[-1].done()
+
+        report = studio.record(exchange, tickers, scenario(), **given)
+        return report, [each.result() for each in asked]
+
+    return steer
 
 
 def intervals(studio: Studio, ticker: str) -> list[tuple[str, str]]:
@@ -148,20 +169,13 @@ def test_several_senders_at_once_lose_nothing_and_undo_nothing(
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_refusal_of_the_server_is_told_with_status_1(
-    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str], *, named: bool
+    studio: Studio, steer: Steer, capsys: pytest.CaptureFixture[str], *, named: bool
 ) -> None:
-    asked: list[Future[int]] = []
     odd = frozenset({"TSLA"})
     with studio.exchange(unknown_symbols=odd, names_invalid_symbol=named) as exchange:
-
-        def scenario() -> Scenario:
-            yield connected
-            asked.append(pool.submit(command, studio, "add", "TSLA", "NVDA"))
-            yield lambda _: asked[0].done()
-
-        report = studio.record(exchange, ("AAPL", "MSFT"), scenario())
+        report, statuses = steer(exchange, "add TSLA NVDA", tickers=("AAPL", "MSFT"))
     text = f"Invalid symbol{' TSLA' if named else ''}"
-    assert asked[0].result() == 1
+    assert statuses == [1]
     out, err = capsys.readouterr()
     assert out == f"session {report.session}: +TSLA +NVDA; 4 tickers\n"
     assert err == f"stocktrace: TSLA is refused: {text}\n"
@@ -171,19 +185,12 @@ def test_a_refusal_of_the_server_is_told_with_status_1(
 
 
 def test_the_ticker_over_the_limit_is_the_refused_one_and_served_when_there_is_room(
-    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+    studio: Studio, steer: Steer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[Future[int]] = []
+    words = ("add TSLA", "add TSLA", "set A B", "add TSLA")
     with studio.exchange(symbol_limit=3) as exchange:
-
-        def scenario() -> Scenario:
-            yield connected
-            for words in (("add", "TSLA"), ("add", "TSLA"), ("set", "A", "B"), ("add", "TSLA")):
-                asked.append(pool.submit(command, studio, *words))
-                yield lambda _: asked[-1].done()
-
-        report = studio.record(exchange, ("A", "B", "C"), scenario())
-    assert [each.result() for each in asked] == [1, 1, 0, 0]
+        report, statuses = steer(exchange, *words, tickers=("A", "B", "C"))
+    assert statuses == [1, 1, 0, 0]
     told = "stocktrace: TSLA is refused: Subscribing to too many symbols\n"
     assert capsys.readouterr().err == told * 2
     assert (report.tickers, report.refused) == (["A", "B", "TSLA"], {})
@@ -213,36 +220,21 @@ def test_without_a_connection_a_change_is_kept_for_the_next(
 
 
 def test_not_all_tickers_can_be_removed(
-    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+    studio: Studio, steer: Steer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[Future[int]] = []
     with studio.exchange() as exchange:
-
-        def scenario() -> Scenario:
-            yield connected
-            asked.append(pool.submit(command, studio, "remove", "AAPL"))
-            yield lambda _: asked[0].done()
-
-        report = studio.record(exchange, scenario=scenario())
-    assert asked[0].result() == 1
+        report, statuses = steer(exchange, "remove AAPL")
+    assert statuses == [1]
     sentence = "stocktrace: A capture needs at least one ticker: end it instead.\n"
     assert capsys.readouterr() == ("", sentence)
     assert (report.tickers, report.changes) == (["AAPL"], [])
 
 
 def test_the_list_tells_since_when_and_who_asked(
-    studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+    studio: Studio, steer: Steer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[Future[int]] = []
     with studio.exchange() as exchange:
-
-        def scenario() -> Scenario:
-            yield connected
-            for words in (("add", "TSLA"), ("list",), ("list", "--json"), ("add", "X", "--json")):
-                asked.append(pool.submit(command, studio, *words))
-                yield lambda _: asked[-1].done()
-
-        report = studio.record(exchange, scenario=scenario())
+        report, _ = steer(exchange, "add TSLA", "list", "list --json", "add X --json")
     _, head, first, second, *rest = capsys.readouterr().out.splitlines()
     assert head.split() == ["ticker", "since", "by", "refused"]
     assert first.split() == ["AAPL", *f"{report.started:%Y-%m-%d %H:%M:%S}".split()]
@@ -333,10 +325,7 @@ def test_a_change_is_taken_once(layout: Layout, pool: ThreadPoolExecutor) -> Non
 
 
 def waited_for(inbox: Inbox) -> list[tuple[str, Change]]:
-    tick = threading.Event()
-    while not (taken := list(inbox.take())):
-        tick.wait(0.01)
-    return taken
+    return list(eventually(lambda: list(inbox.take())))
 
 
 def test_changes_are_taken_in_the_order_in_which_they_were_sent(layout: Layout) -> None:
@@ -368,9 +357,7 @@ def test_a_capture_that_dies_meanwhile_is_told_of(layout: Layout, pool: ThreadPo
     with contextlib.ExitStack() as process:
         inbox = process.enter_context(alive(layout))
         sending = pool.submit(send, layout, SESSION, ADD, 60)
-        tick = threading.Event()
-        while not list(inbox.folder.glob("*.json")):
-            tick.wait(0.01)
+        eventually(lambda: list(inbox.folder.glob("*.json")))
         process.close()
     with pytest.raises(NotRunning, match="ended before it told what became of the change"):
         sending.result()

@@ -39,9 +39,10 @@ def test_only_open_hours_count():
 
 
 def test_a_silent_ticker_is_told_once_until_it_trades():
-    vigil = Vigil()
-    assert vigil.silence(["AAPL", "IBM"], {}, OPEN, OPEN + LONG) == ["AAPL", "IBM"]
-    assert vigil.silence(["AAPL", "IBM"], {}, OPEN, OPEN + 2 * LONG) == []
-    traded = {"IBM": OPEN + 2 * LONG}
-    assert vigil.silence(["AAPL", "IBM"], traded, OPEN, OPEN + 2.5 * LONG) == []
-    assert vigil.silence(["AAPL", "IBM"], traded, OPEN, OPEN + 3.5 * LONG) == ["IBM"]
+    vigil, first = Vigil(), OPEN + LONG
+    told = ["no trade of AAPL for 15 minutes of its market"]
+    assert vigil.silence(["AAPL"], {}, OPEN, first) == told
+    assert vigil.silence(["AAPL", "IBM"], {"IBM": first}, OPEN, first + LONG / 2) == []
+    traded = dict.fromkeys(("AAPL", "IBM"), first + LONG / 2)
+    assert vigil.silence(["AAPL", "IBM"], traded, OPEN, first + LONG) == []
+    assert vigil.silence(["AAPL"], traded, OPEN, first + 1.5 * LONG) == told

@@ -124,6 +124,33 @@ def test_a_feed_that_died_while_it_was_lost_keeps_the_reason() -> None:
     assert coverage.intervals[1:] == [Interval(A, 1, 4, ""), Interval(A, 4, 9, "lost")]
 
 
+def test_a_loss_in_which_the_clock_was_set_back_is_a_gap_by_the_new_one() -> None:
+    marks = (tape(0, A), connect(1, A), lose(100), gap(30, 40), connect(40, A))
+    assert told(*marks, end=90)[1:] == [
+        Interval(A, 1, 30, ""),
+        Interval(A, 30, 40, "lost"),
+        Interval(A, 40, 90, ""),
+    ]
+
+
+def test_a_loss_in_which_the_clock_was_set_back_behind_all_that_was_heard_is_a_gap_too() -> None:
+    marks = (tape(90, A), connect(91, A), lose(100), gap(30, 40), connect(40, A))
+    assert told(*marks, end=60) == [
+        Interval(A, 30, 40, "lost"),
+        Interval(A, 40, 60, ""),
+        Interval(A, 90, 91, CONNECTING),
+        Interval(A, 91, 100, ""),
+    ]
+
+
+def test_a_ticker_that_was_asked_for_during_a_loss_is_missed_only_since_then() -> None:
+    marks = (tape(0, A), connect(1, A), lose(5), change(7, [B]), gap(4, 8), connect(8, A, B))
+    assert [one for one in told(*marks, end=9) if one.ticker == B] == [
+        Interval(B, 7, 8, "lost"),
+        Interval(B, 8, 9, ""),
+    ]
+
+
 def test_after_the_end_nothing_is_listened_to() -> None:
     assert told(tape(0, A), connect(1, A), Mark(5, "ended", {}), end=9)[1:] == [
         Interval(A, 1, 5, "")
@@ -346,7 +373,7 @@ def test_from_the_tape_it_is_what_it_was_live(
     layout = Layout(tmp_path_factory.mktemp("data"))
     write_tape(layout, PARTS[0], [*entries, ended])
     from_tape, last = coverage_of(layout, SESSION)
-    assert from_tape.intervals == live.intervals
+    assert (from_tape.intervals, from_tape.losses) == (live.intervals, live.losses)
     assert last == ended.stamp
 
 

@@ -252,6 +252,17 @@ def test_the_recorder_is_woken_when_a_batch_waits(intake: MakeIntake) -> None:
     assert at.wake.is_set()
 
 
+def test_the_recorder_is_woken_before_what_waits_is_too_much_however_large_a_batch_may_be(
+    intake: MakeIntake,
+) -> None:
+    at = intake(batch_rows=10, backlog_rows=6)
+    at.frames(NOON, [frame(("A", 1), ("B", 2))])
+    assert not at.wake.is_set()
+    at.frames(NOON, [frame(("C", 3))])
+    assert at.wake.is_set()
+    assert at.current.spilled == set()
+
+
 def test_control_and_nonsense_are_counted_and_kept(intake: MakeIntake) -> None:
     at = intake()
     at.frames(
@@ -304,3 +315,19 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(intake: M
     assert found == sorted(found)
     assert sorted(found + spilled) == list(range(20_000))
     assert queue.rows == 0
+
+
+def test_a_window_whose_decoding_failed_is_had_from_the_tape(
+    intake: MakeIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = intake()
+    at.state = {"connected": True, "tickers": ["A", "B"]}
+    at.frames(NOON, [frame(("A", 1), ("C", 1))])
+
+    def decode(frames: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("stocktrace.feed.wire.decode", decode)
+    with pytest.raises(MemoryError):
+        at.frames(NOON + 1, [frame(("B", 2))])
+    assert at.current.spilled == {"A", "B", "C"}

@@ -10,24 +10,15 @@ import pytest
 from stocktrace import __version__
 from stocktrace.deadline import utc
 from stocktrace.lags import Lags
-from stocktrace.record.journal import Journal, new_report
+from stocktrace.record.journal import Journal
 from stocktrace.record.publish import Published
 from stocktrace.record.recorder import Sealed
 from stocktrace.report import Books, Report, TickerBooks
-from stocktrace.store.audit import Audit
-from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.store.parquet import Converted
 from tests.conftest import NOON, SESSION, WINDOW
 
 PART = Part(SESSION, WINDOW)
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    layout = Layout(tmp_path)
-    report = new_report(SESSION, ["A", "B"], NOON, {"url": "ws://x"})
-    return Journal(layout, report, Audit(layout.audit, SESSION))
 
 
 def audited(journal: Journal) -> list[dict[str, Any]]:

@@ -9,9 +9,8 @@ import pytest
 
 from stocktrace.gap import Gap
 from stocktrace.record.intake import Intake, Limits
-from stocktrace.record.journal import Journal, new_report
+from stocktrace.record.journal import Journal
 from stocktrace.record.observer import Mailbox, Observer
-from stocktrace.store.audit import Audit
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import Frames, Mark, TapeReader
 from stocktrace.store.window import RollPolicy
@@ -20,13 +19,6 @@ from tests.conftest import NOON, SESSION, frame
 # What is decoded with the reads that follow.
 TRADES = [("A", n + 1) for n in range(50)]
 BURST = frame(*TRADES)
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    layout = Layout(tmp_path)
-    report = new_report(SESSION, ["A", "B"], NOON, {"url": "ws://x"})
-    return Journal(layout, report, Audit(layout.audit, SESSION))
 
 
 @pytest.fixture

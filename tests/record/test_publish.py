@@ -14,7 +14,7 @@ from stocktrace.report import Books
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
-from stocktrace.store.quarantine import Refused
+from stocktrace.store.quarantine import parse
 from stocktrace.store.segment import SegmentWriter
 from stocktrace.store.tape import Mark, TapeWriter
 from tests.conftest import NOON, SESSION, WINDOW, frame, published, sent, tree
@@ -53,7 +53,7 @@ def test_a_window_that_is_not_whole_is_had_from_its_tape(layout: Layout) -> None
     assert tree(layout.root) == [final("A"), f"quarantine/{STEM}.jsonl", ARCHIVED]
     assert published(layout.root) == {"A": sent([frames[0], frames[3]])["A"]}
     text = layout.quarantine(PART).read_text()
-    reasons = {Refused.parse(line).reason.partition(":")[0] for line in text.splitlines()}
+    reasons = {refused.reason.partition(":")[0] for refused in parse(text.splitlines())}
     assert reasons == {"price", "not JSON"}
 
 
@@ -61,7 +61,7 @@ def test_a_window_that_is_not_whole_is_had_from_its_tape(layout: Layout) -> None
 def test_a_rebuild_gives_what_was_sent_trade_for_trade(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, reads: int
 ) -> None:
-    monkeypatch.setattr(module, "_FRAMES", 50)
+    monkeypatch.setattr(module, "_BYTES", 5000)
     monkeypatch.setattr(module, "_BATCH_ROWS", 500)
     frames = [each for _, each in synthetic_frames(["A", "B:C", "OANDA:EUR_USD", "7"], 5000)]
     frames[100:100] = [b'{"type":"ping"}', b"?", b'{"type":"error","msg":"no"}']

@@ -12,7 +12,7 @@ from stocktrace.record.intake import Intake, Limits
 from stocktrace.record.recorder import Recorder, Sealed
 from stocktrace.report import Books
 from stocktrace.store.layout import Layout
-from stocktrace.store.quarantine import Refused
+from stocktrace.store.quarantine import parse
 from stocktrace.store.segment import SegmentWriter
 from stocktrace.store.window import RollPolicy
 from tests.conftest import NOON, SESSION, Studio, connected, frame, trades, tree
@@ -94,7 +94,7 @@ def test_what_waits_at_the_end_is_written_and_sealed_with_its_books(desk: Desk) 
     assert sealed.spilled == frozenset()
     assert desk.rows() == {csv("A"): 2}
     text = desk.layout.quarantine(sealed.part).read_text()
-    refused = [Refused.parse(line) for line in text.splitlines()]
+    refused = list(parse(text.splitlines()))
     assert [(each.frame, each.reason) for each in refused] == [
         (b"?", "not JSON: Expecting value: line 1 column 1 (char 0)"),
         (frame(("A", 1), ("B", -1), ("A", 2)), "price: not above 0"),

@@ -37,24 +37,14 @@ from tests.conftest import (
     sent,
     tree,
 )
-from tests.remains import PARTS, PRICES, STILL, TICKERS, TORN, snapshot, stamp
+from tests.remains import PARTS, PRICES, STILL, TICKERS, TORN, prices, snapshot, stamp
 
 DATE = "2026-11-23"
 
 
-@pytest.fixture(scope="module")
-def remembered(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """A dead session, made once; tests work on copies."""
-    return remains.dead(tmp_path_factory.mktemp("dead") / "data")
-
-
 @pytest.fixture
-def layout(remembered: Layout, tmp_path: Path) -> Layout:
-    return remains.copy(remembered, tmp_path / "data")
-
-
-def prices(layout: Layout) -> dict[str, list[float]]:
-    return {ticker: [row[1] for row in rows] for ticker, rows in published(layout.root).items()}
+def layout(a_dead_session: Layout, tmp_path: Path) -> Layout:
+    return remains.copy(a_dead_session, tmp_path / "data")
 
 
 def findings(layout: Layout) -> list[Any]:
@@ -99,6 +89,7 @@ def test_the_report_of_a_recovered_session_is_what_the_tape_tells(layout: Layout
     assert report.books == Books(11, 9, 1, 1, 14, 12, 2)
     assert sorted(report.windows) == [part.window for part in PARTS]
     assert report.unpublished == []
+    assert report.reconnects == 1
     counts = {name: (one.recorded, one.quarantined, one.parquet, one.files)
               for name, one in report.per_ticker.items()}  # fmt: skip
     assert counts == {"AAPL": (6, 1, 6, 3), "MSFT": (4, 1, 4, 2), "7203": (2, 0, 2, 1)}
@@ -197,9 +188,9 @@ class Killer:
 
 
 @pytest.fixture(scope="module")
-def outcome(remembered: Layout, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def outcome(a_dead_session: Layout, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an undisturbed recovery makes of it."""
-    undisturbed = remains.copy(remembered, tmp_path_factory.mktemp("whole") / "data")
+    undisturbed = remains.copy(a_dead_session, tmp_path_factory.mktemp("whole") / "data")
     recover(undisturbed, STILL)
     return snapshot(undisturbed)
 
@@ -209,11 +200,11 @@ SHARDS = 12
 
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_killed_at_any_system_call_it_does_the_rest_the_next_time(
-    remembered: Layout, outcome: dict[str, Any], tmp_path: Path, shard: int
+    a_dead_session: Layout, outcome: dict[str, Any], tmp_path: Path, shard: int
 ) -> None:
     call = shard
     while True:
-        layout = remains.copy(remembered, tmp_path / str(call))
+        layout = remains.copy(a_dead_session, tmp_path / str(call))
         with pytest.MonkeyPatch.context() as patch:
             killer = Killer(patch, call)
             try:
@@ -236,10 +227,10 @@ def test_killed_at_any_system_call_it_does_the_rest_the_next_time(
 
 
 def test_killed_twice_it_still_comes_to_the_same(
-    remembered: Layout, outcome: dict[str, Any], tmp_path: Path
+    a_dead_session: Layout, outcome: dict[str, Any], tmp_path: Path
 ) -> None:
     for first, second in ((10, 10), (40, 5), (25, 60)):
-        layout = remains.copy(remembered, tmp_path / f"{first}-{second}")
+        layout = remains.copy(a_dead_session, tmp_path / f"{first}-{second}")
         for call in (first, second):
             with pytest.MonkeyPatch.context() as patch:
                 Killer(patch, call)
@@ -537,9 +528,9 @@ def test_a_mark_without_its_facts_does_not_keep_a_session_from_being_recovered(
 
 
 def test_a_capture_publishes_what_a_dead_one_left_beside_its_own(
-    studio: Studio, remembered: Layout
+    studio: Studio, a_dead_session: Layout
 ) -> None:
-    remains.copy(remembered, studio.data_dir)
+    remains.copy(a_dead_session, studio.data_dir)
 
     def scenario() -> Scenario:
         yield connected
@@ -567,9 +558,9 @@ def test_a_capture_publishes_what_a_dead_one_left_beside_its_own(
 
 
 def test_a_capture_whose_recovery_fails_says_so_at_its_end(
-    studio: Studio, remembered: Layout
+    studio: Studio, a_dead_session: Layout
 ) -> None:
-    layout = remains.copy(remembered, studio.data_dir)
+    layout = remains.copy(a_dead_session, studio.data_dir)
     layout.parquet("AAPL", PARTS[0]).write_bytes(b"PAR1 and no more")
 
     def scenario() -> Scenario:

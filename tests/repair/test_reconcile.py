@@ -18,20 +18,8 @@ from stocktrace.repair.reconcile import last_day, reconcile
 from stocktrace.repair.repair import repair_gaps
 from stocktrace.store.completeness import Completeness
 from stocktrace.store.layout import Layout
-from tests.conftest import hurry
-from tests.gaps import BELL, DAY, KEY, capture, client, exchange, market
-
-TRADES = market()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return capture(tmp_path / "data", TRADES)
+from tests.gaps import BELL, DAY, KEY, capture, client, exchange
+from tests.repair.conftest import TRADES
 
 
 def reconciled(layout: Layout, server: Exchange, *tickers: str, **given: Any) -> list[Completeness]:

@@ -37,8 +37,7 @@ from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
 from stocktrace.store.repairs import NOT_ASKED, Repair
-from stocktrace.verify import sessions_of, strangers, verify
-from tests.conftest import Studio, hurry, played
+from tests.conftest import Studio, played
 from tests.gaps import (
     BELL,
     DAY,
@@ -50,23 +49,11 @@ from tests.gaps import (
     client,
     exchange,
     here,
-    market,
     ms,
     rows,
 )
-from tests.remains import snapshot
-
-TRADES = market()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return capture(tmp_path / "data", TRADES)
+from tests.remains import problems, snapshot
+from tests.repair.conftest import TRADES
 
 
 def after(days: float) -> Clock:
@@ -82,13 +69,6 @@ def ends(layout: Layout) -> list[tuple[str, str, str]]:
     """What readers are told of each gap."""
     gaps = stocktrace.read_gaps(data_dir=layout.root)
     return list(zip(gaps["symbol"], gaps["repair"], gaps["repair_reason"], strict=True))
-
-
-def problems(layout: Layout) -> list[str]:
-    found = list(strangers(layout))
-    for session in sessions_of(layout):
-        found += verify(layout, session)
-    return [f"{one.path}: {one.problem}" for one in found]
 
 
 def imports(layout: Layout) -> list[Report]:

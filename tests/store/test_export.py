@@ -65,6 +65,13 @@ def test_json_is_an_object_a_line(trades: Callable[[], Rows]) -> None:
     }
 
 
+def test_json_has_all_digits_of_a_number_and_null_for_none() -> None:
+    numbers = [0.1 + 0.2, 0.000012345678901234, 1e15 / 3, float("nan"), None]
+    rows = pa.table({"price": pa.array(numbers, pa.float64())}).to_reader()
+    found = [json.loads(line)["price"] for line in text(export.json_lines, rows).splitlines()]
+    assert found == [*numbers[:3], None, None]
+
+
 def test_parquet_equals_what_reading_gives(
     layout: Layout, trades: Callable[[], Rows], tmp_path: Path
 ) -> None:

@@ -90,3 +90,29 @@ def test_sessions_are_those_with_tapes_or_a_report(tmp_path: Path) -> None:
     layout.status(f"{SESSION[:-1]}9").touch()
     assert set(layout.all_sessions()) == {SESSION, other}
     assert all(map(layout.has, layout.all_sessions()))
+
+
+def test_what_is_of_no_one_session_is_found(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    paths = (
+        layout.tape(PART),
+        layout.archived_tape(PART),
+        layout.csv("A", PART),
+        layout.open_csv("B", PART),
+        layout.kept_csv("A", PART),
+        layout.staged("A", "2026-11-22") / "day-00001.parquet",
+        layout.anchor("2026-11-24"),
+        layout.parquet("A", PART),
+    )
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    tape, archived, sealed, unsealed, kept, staged, *_ = paths
+    assert layout.plain_tapes() == layout.plain_tapes(SESSION) == [tape]
+    assert layout.plain_tapes(f"{SESSION[:-1]}0") == []
+    assert layout.archived_tapes() == [archived]
+    assert layout.unpublished() == [sealed, unsealed]
+    assert layout.sealed() == [sealed]
+    assert layout.kept() == [kept]
+    assert layout.staging() == [staged.parent]
+    assert layout.dates() == ["2026-11-23", "2026-11-24"]

@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.store.quarantine import Quarantine, Refused
+from stocktrace.store import files
+from stocktrace.store import quarantine as module
+from stocktrace.store.quarantine import Lines, Quarantine, Refused, parse
 from tests.conftest import NOON, tree
 
 ROWS = st.none() | st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False) | st.text())
@@ -18,7 +21,16 @@ ONE = Refused(NOON, b'{"type":1}', None, "no trades and no known type")
 def test_what_was_refused_is_one_line_that_can_be_read_back(refused: Refused) -> None:
     line = refused.line()
     assert line.count("\n") == 1
-    assert Refused.parse(line) == refused
+    assert list(parse([line])) == [refused]
+
+
+@given(
+    st.lists(
+        st.builds(Refused, st.just(NOON), st.sampled_from([b"a", b"\xff", b""]), ROWS, st.just("r"))
+    )
+)
+def test_what_is_written_is_read_back_whichever_lines_have_the_frames(some: list[Refused]) -> None:
+    assert list(parse(Lines().of(some))) == some
 
 
 def test_a_line_says_reason_row_frame_and_time() -> None:
@@ -29,6 +41,77 @@ def test_a_line_says_reason_row_frame_and_time() -> None:
         "frame": '{"type":"trade"}',
         "ts_recv": NOON,
     }
+
+
+def test_a_frame_stands_with_the_first_of_its_rows_and_the_others_have_its_id() -> None:
+    one, other = (Refused(NOON, frame, {"s": "A"}, "price") for frame in (b"one", b"other"))
+    lines = [json.loads(line) for line in Lines().of([one, other, one, other])]
+    assert [line.get("frame") for line in lines] == ["one", "other", None, None]
+    ids = [line["frame_id"] for line in lines]
+    assert ids[:2] == ids[2:]
+    assert lines[2] == {
+        "reason": "price", "row": {"s": "A"}, "frame_id": ids[0], "ts_recv": NOON,
+    }  # fmt: skip
+
+
+def test_a_frame_that_could_not_be_read_stands_in_its_own_line() -> None:
+    assert list(Lines().of([ONE, ONE])) == [ONE.line()] * 2
+
+
+def test_after_many_frames_one_stands_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_IDS", 2)
+    some = [Refused(NOON, b"%d" % n, {}, "price") for n in (1, 2, 1, 3, 1)]
+    lines = list(Lines().of(some))
+    assert ['"frame":' in line for line in lines] == [True, True, False, True, True]
+    assert list(parse(lines)) == some
+
+
+def test_a_file_of_an_earlier_version_is_read() -> None:
+    some = [Refused(NOON, b"one", {"s": "A"}, "price"), ONE] * 2
+    lines = [each.line() for each in some]
+    assert not any("frame_id" in line for line in lines)
+    assert list(parse(lines)) == some
+
+
+def test_a_line_whose_frame_stands_nowhere_above_is_told() -> None:
+    some = [Refused(NOON, frame, {}, "price") for frame in (b"one", b"other", b"one")]
+    lines = list(Lines().of(some))
+    with pytest.raises(ValueError, match=r"^line 2: its frame stands in no line above"):
+        list(parse(lines[1:]))
+
+
+def test_a_frame_of_which_all_rows_are_refused_costs_its_size_but_once(tmp_path: Path) -> None:
+    row = {"p": "1.5", "s": "AAPL", "t": "1609459200000", "v": "2", "c": ["1"]}
+    frame = json.dumps({"data": [row] * 2000, "type": "trade"}).encode()
+    quarantine = Quarantine(tmp_path / "w.jsonl")
+    quarantine.put(Refused(NOON, frame, row, "price is missing or no number") for _ in range(2000))
+    quarantine.put([Refused(NOON, frame, row, "another batch")])
+    quarantine.seal()
+    written = (tmp_path / "w.jsonl").read_bytes()
+    assert written.count(b"\n") == 2001
+    # In a JSON text each quote of the frame is two bytes.
+    assert len(written) <= 2 * len(frame) + 2001 * 250
+
+
+def test_what_was_refused_is_written_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def append(path: Path, piece: bytes) -> None:
+        sizes.append(len(piece))
+        write(path, piece)
+
+    write = files.append
+    monkeypatch.setattr(files, "append", append)
+    monkeypatch.setattr(module, "_PIECE", 1000)
+    quarantine = Quarantine(tmp_path / "w.jsonl")
+    some = [Refused(NOON, b"frame %d" % n, {"p": n}, "price") for n in range(100)]
+    quarantine.put(some)
+    quarantine.seal()
+    assert len(sizes) > 5
+    assert max(sizes) < 1000 + len(some[-1].line("0" * 32))
+    assert list(parse((tmp_path / "w.jsonl").read_text().splitlines())) == some
 
 
 def test_a_frame_that_is_no_text_is_kept_all_the_same() -> None:

@@ -17,7 +17,7 @@ from stocktrace.errors import StoreError
 from stocktrace.rows import Rows
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
-from stocktrace.store.quarantine import Refused
+from stocktrace.store.quarantine import Refused, parse
 from stocktrace.store.read import Read
 from stocktrace.store.segment import SegmentWriter, Tally
 from stocktrace.store.tape import Frames
@@ -45,7 +45,7 @@ def trade(symbol: str = "AAPL", p: float = 1.5, t: int = T, v: float = 100, c=("
 
 def quarantined(layout: Layout) -> list[Refused]:
     text = layout.quarantine(PART).read_text(encoding="utf-8")
-    return [Refused.parse(line) for line in text.splitlines()]
+    return list(parse(text.splitlines()))
 
 
 def test_a_segment_is_the_text_that_the_docs_say(layout: Layout) -> None:

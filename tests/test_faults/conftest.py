@@ -25,7 +25,7 @@ from stocktrace.report import Report
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
-from stocktrace.store.tape import Frames, Mark, TapeReader, TapeWriter
+from stocktrace.store.tape import Mark, TapeWriter
 from stocktrace.trade import Trade
 from stocktrace.verify import sessions_of, verify
 from tests.conftest import NOON, SESSION, WINDOW, Director, Scenario, Studio, frame
@@ -75,18 +75,6 @@ def events(data_dir: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-def tape_frames(data_dir: Path, session: str) -> list[bytes]:
-    """All frames on the tapes of a session."""
-    tapes = Layout(data_dir).session_tapes(session).values()
-    return [
-        frame
-        for tape in tapes
-        for entry in TapeReader(tape)
-        if isinstance(entry, Frames)
-        for frame in entry.frames
-    ]
-
-
 def report_of(data_dir: Path) -> Report:
     """The report of the only session, or of the last one."""
     return Report.read(max(Layout(data_dir).sessions.glob("*.json")))
@@ -99,16 +87,6 @@ def snapshot(folder: Path, pattern: str = "*") -> dict[str, tuple[int, bytes]]:
         for path in folder.rglob(pattern)
         if path.is_file()
     }
-
-
-def until(
-    predicate: Callable[[], object], timeout: float = 30.0, why: str = "it did not come about"
-) -> None:
-    """Wait for what only the disk can tell."""
-    end = time.monotonic() + timeout
-    while not predicate():
-        assert time.monotonic() < end, why
-        time.sleep(0.005)
 
 
 @dataclass(slots=True)

@@ -6,8 +6,8 @@ import pytest
 
 from stocktrace.exchange import SyntheticMarket
 from stocktrace.exchange.chaos import chaos
-from tests.conftest import Scenario, Studio
-from tests.test_faults.conftest import findings, record, tape_frames
+from tests.conftest import Scenario, Studio, taped
+from tests.test_faults.conftest import findings, record
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -25,7 +25,7 @@ def test_a_capture_in_chaos_keeps_what_it_received(studio: Studio, seed: int) ->
         sent = [connection.frames for connection in exchange.connections]
     assert report.reconnects >= 8
     # What was kept is, connection by connection, a beginning of what was sent on it.
-    kept = tape_frames(studio.data_dir, report.session)
+    kept = taped(studio.data_dir, report.session)
     assert len(kept) > 20
     for frames in sent:
         count = next(

@@ -14,10 +14,23 @@ import pytest
 from stocktrace.calendar import session_close, us_session
 from stocktrace.errors import StocktraceError
 from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
+from stocktrace.feed.dial import Dialer
+from stocktrace.feed.socket import BatchSocket
+from stocktrace.gap import CONNECTING
 from stocktrace.live.vigil import silent
 from stocktrace.store.window import NS_PER_DAY, RollPolicy, utc_date
 from stocktrace.until import parse_until
-from tests.conftest import Scenario, Studio, connected, frame, played, published, sent, trades
+from tests.conftest import (
+    Scenario,
+    Studio,
+    connected,
+    frame,
+    played,
+    published,
+    sent,
+    taped,
+    trades,
+)
 from tests.test_faults.conftest import (
     QUICK_BOUND,
     SECOND,
@@ -33,11 +46,37 @@ from tests.test_faults.conftest import (
     recorded,
     report_of,
     snapshot,
-    tape_frames,
-    until,
 )
+from tests.waiting import eventually
 
 NEW_YORK = ZoneInfo("America/New_York")
+
+
+def test_19_a_loss_in_which_the_clock_is_set_back_is_a_gap_all_the_same(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hands = Hands(at("2026-11-24T14:30:00"))
+    dial = Dialer.dial
+
+    def set_back(self: Dialer) -> BatchSocket:
+        hands.stepped -= 30
+        return dial(self)
+
+    def scenario(exchange: Exchange) -> Scenario:
+        yield connected
+        exchange.send_raw(frame(("AAPL", 1)))
+        yield trades(1)
+        monkeypatch.setattr(Dialer, "dial", set_back)
+        exchange.drop_all()
+        yield lambda status: status.reconnects == 1 and status.connected
+
+    with studio.exchange() as exchange:
+        report = record(studio, exchange, scenario(exchange), clock=hands.clock())
+    connecting, lost = sorted(report.gaps, key=lambda gap: gap.reason == CONNECTING)[::-1]
+    assert connecting.end > connecting.start
+    assert lost.end > lost.start
+    assert lost.end < connecting.end, "by the new clock"
+    assert findings(studio.data_dir) == []
 
 
 def test_19_a_clock_set_back_over_midnight_opens_nothing_again(studio: Studio) -> None:
@@ -180,14 +219,14 @@ def test_35_a_suspended_process_wakes_and_tells_the_gap(studio: Studio, launch: 
     before = "from stocktrace import pulse; pulse.PAUSE_S = 0.8"
     with studio.exchange(SyntheticMarket(rate=200), ping_period=0.05, settle=0.05) as exchange:
         process = launch(exchange, before=before, roll_every="1s", flush_every="100ms")
-        until(lambda: list(studio.data_dir.glob("tape/*/*_00002.tape")), why="no second window")
+        eventually(lambda: list(studio.data_dir.glob("tape/*/*_00002.tape")))
         process.signal(signal.SIGSTOP)
         stopped, beats = time.monotonic(), exchange.sent_frames
         exchange.wait_for(
             lambda exchange: time.monotonic() - stopped > 2.0 and exchange.sent_frames > beats, 30
         )
         process.signal(signal.SIGCONT)
-        until(lambda: any("suspended" in gap["reason"] for gap in gaps(studio.data_dir)))
+        eventually(lambda: any("suspended" in gap["reason"] for gap in gaps(studio.data_dir)))
         process.signal(signal.SIGINT)
         assert process.end()[0] == 130
     report = report_of(studio.data_dir)
@@ -195,7 +234,7 @@ def test_35_a_suspended_process_wakes_and_tells_the_gap(studio: Studio, launch: 
     (gap,) = [gap for gap in report.outages if gap.reason.startswith("suspended or stalled for")]
     assert (gap.end - gap.start).total_seconds() >= 2.0
     assert not list(studio.data_dir.glob("tape/*/*.tape"))  # all windows were closed
-    assert published(studio.data_dir) == sent(tape_frames(studio.data_dir, report.session))
+    assert published(studio.data_dir) == sent(taped(studio.data_dir, report.session))
     assert findings(studio.data_dir) == []
 
 

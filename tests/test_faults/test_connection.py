@@ -17,7 +17,17 @@ from stocktrace.live.capturing import capture
 from stocktrace.report import GapReport, Report
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import Frames, TapeReader
-from tests.conftest import Scenario, Studio, all_of, connected, played, published, sent, trades
+from tests.conftest import (
+    Scenario,
+    Studio,
+    all_of,
+    connected,
+    played,
+    published,
+    sent,
+    taped,
+    trades,
+)
 from tests.test_faults.conftest import (
     QUICK_BOUND,
     SLACK,
@@ -27,7 +37,6 @@ from tests.test_faults.conftest import (
     numbered,
     record,
     recorded,
-    tape_frames,
 )
 
 PATIENT: dict[str, Any] = {"ping_every": "60s", "pong_within": "60s"}
@@ -108,7 +117,7 @@ def test_04_connected_but_mute_is_flagged_per_ticker_without_a_storm(
         report = record(studio, exchange, scenario(), tickers)
     assert sorted(report.silent) == tickers
     assert sorted(report.notices) == [
-        f"{each} is silent though its market is open" for each in tickers
+        f"no trade of {each} for 0 minutes of its market" for each in tickers
     ]
     assert (exchange.dials, report.reconnects, report.outages) == (1, 0, [])
     assert report.books.control == report.books.frames > 0
@@ -369,4 +378,4 @@ def test_14_a_key_in_use_on_another_host_is_suspected_aloud(studio: Studio) -> N
             "is this API key in use elsewhere?"
         )
     ]
-    assert tape_frames(studio.data_dir, report.session) == []
+    assert taped(studio.data_dir, report.session) == []

@@ -33,6 +33,7 @@ from tests.conftest import (
     played,
     published,
     sent,
+    taped,
     tree,
 )
 from tests.test_faults.conftest import (
@@ -45,9 +46,8 @@ from tests.test_faults.conftest import (
     recorded,
     report_of,
     snapshot,
-    tape_frames,
-    until,
 )
+from tests.waiting import eventually
 
 FRAMES = [frame(("AAPL", n)) for n in range(1, 6)]
 
@@ -325,15 +325,15 @@ def test_41_a_killed_capture_is_recovered_by_the_next_without_double_rows(
     tickers = ["AAPL", "MSFT", "BINANCE:BTCUSDT"]
     with studio.exchange(SyntheticMarket(rate=2000), settle=0.05) as exchange:
         process = launch(exchange, *tickers, roll_every="1s", flush_every="200ms")
-        until(lambda: list(studio.data_dir.glob("tape/*/*_00003.tape")), why="no third window")
-        until(lambda: list(studio.data_dir.glob("parquet/*/*/*")), why="nothing was published")
+        eventually(lambda: list(studio.data_dir.glob("tape/*/*_00003.tape")))
+        eventually(lambda: list(studio.data_dir.glob("parquet/*/*/*")))
         process.signal(signal.SIGKILL)
         assert process.end()[0] == -signal.SIGKILL
         first = report_of(studio.data_dir)
         assert first.state == "running"
         (connection,) = exchange.connections
         exchange.wait_for(lambda _: not connection.open)
-    dead = tape_frames(studio.data_dir, first.session)
+    dead = taped(studio.data_dir, first.session)
     assert connection.frames[: len(dead)] == dead  # in order, none twice, to the last one read
     assert len(dead) > 50
     with studio.exchange(Script(numbered(5, "NVDA")), settle=0.05) as exchange:

@@ -15,7 +15,7 @@ from stocktrace.feed import probe
 from stocktrace.status import Status
 from stocktrace.store import schema
 from stocktrace.store.names import decode_ticker
-from stocktrace.store.quarantine import Refused
+from stocktrace.store.quarantine import parse
 from tests.conftest import (
     Scenario,
     Studio,
@@ -25,6 +25,7 @@ from tests.conftest import (
     played,
     published,
     sent,
+    taped,
 )
 from tests.test_faults.conftest import (
     all_sent,
@@ -34,7 +35,6 @@ from tests.test_faults.conftest import (
     record,
     recorded,
     snapshot,
-    tape_frames,
 )
 
 
@@ -212,12 +212,12 @@ def test_39_odd_frames_are_counted_and_kept_and_harm_no_trade(studio: Studio) ->
     assert books.frames == len(frames)
     assert books.frames == books.trade_frames + books.control + books.undecodable
     assert published(studio.data_dir) == {"AAPL": recorded(range(1, 21))}
-    assert tape_frames(studio.data_dir, report.session) == frames
+    assert taped(studio.data_dir, report.session) == frames
     # All that is neither control nor trade is in quarantine, byte for byte, with its reason.
     refused = [
-        Refused.parse(line)
+        each
         for path in studio.data_dir.glob("quarantine/*.jsonl")
-        for line in path.read_text().split("\n")[:-1]
+        for each in parse(path.read_text().split("\n"))
     ]
     assert all(each.reason for each in refused)
     whole = [each for each in refused if each.row is None]
@@ -242,8 +242,7 @@ def test_40_one_bad_row_of_a_thousand_is_put_aside(studio: Studio) -> None:
         price for _, price in rows if price != 510
     ]
     (path,) = studio.data_dir.glob("quarantine/*.jsonl")
-    (line,) = path.read_text().split("\n")[:-1]
-    refused = Refused.parse(line)
+    (refused,) = parse(path.read_text().split("\n"))
     assert (refused.row["p"], refused.row["t"]) == ("n/a", str(1_795_444_200_000))
     assert "price" in refused.reason
     assert refused.frame in all_sent(exchange)

@@ -22,7 +22,7 @@ from stocktrace.exchange import Exchange, SyntheticMarket
 from stocktrace.record.publish import rebuild
 from stocktrace.record.recovery import recover
 from stocktrace.store.layout import Layout
-from tests.conftest import SESSION, Scenario, Studio, frame, published, sent, trades
+from tests.conftest import SESSION, Scenario, Studio, frame, published, sent, taped, trades
 from tests.test_faults.conftest import (
     PART,
     SLACK,
@@ -31,7 +31,6 @@ from tests.test_faults.conftest import (
     findings,
     record,
     report_of,
-    tape_frames,
 )
 
 
@@ -87,7 +86,7 @@ def test_28_a_disk_that_gives_errors_fails_the_run_within_5_s(
     assert re.search(r"Cannot write \S+", str(failed.value))
     monkeypatch.undo()
     session = report_of(studio.data_dir).session
-    kept = tape_frames(studio.data_dir, session)
+    kept = taped(studio.data_dir, session)
     everything = all_sent(exchange)
     assert len(kept) >= 3
     assert kept == everything[: len(kept)]
@@ -187,7 +186,7 @@ def test_30_a_full_disk_leaves_no_partial_row_and_a_clean_resume(
     assert "make room, then run `stocktrace recover`" in str(failed.value)
     small.make_room()
     session = next((studio.data_dir / "tape").iterdir()).name
-    kept = tape_frames(studio.data_dir, session)
+    kept = taped(studio.data_dir, session)
     assert len(kept) > 100
     assert kept == everything[: len(kept)]
     recover(Layout(studio.data_dir))
@@ -196,7 +195,7 @@ def test_30_a_full_disk_leaves_no_partial_row_and_a_clean_resume(
     with studio.exchange(SyntheticMarket(rate=500), settle=0.05) as exchange:
         again = record(studio, exchange, enough())
         more = all_sent(exchange)
-    resumed = tape_frames(studio.data_dir, again.session)
+    resumed = taped(studio.data_dir, again.session)
     assert resumed == more[: len(resumed)]
     assert again.balanced
     assert findings(studio.data_dir) == []
@@ -218,7 +217,7 @@ def test_30_the_capture_ends_in_order_before_the_disk_is_full(studio: Studio, sm
     report = report_of(studio.data_dir)
     assert report.state == "failed"
     assert "left: make room" in report.reason
-    kept = tape_frames(studio.data_dir, report.session)
+    kept = taped(studio.data_dir, report.session)
     assert kept == everything[: len(kept)]
     for path in studio.data_dir.glob("csv/*/*"):
         assert path.read_bytes().endswith(b"\n")

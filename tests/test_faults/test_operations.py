@@ -17,7 +17,7 @@ import websocket
 from stocktrace.errors import KeyRefused
 from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
 from stocktrace.store.layout import Layout
-from tests.conftest import Scenario, Studio, published, sent
+from tests.conftest import Scenario, Studio, published, sent, taped
 from tests.feed.conftest import Listener, close
 from tests.test_faults.conftest import (
     SLACK,
@@ -28,9 +28,8 @@ from tests.test_faults.conftest import (
     numbered,
     record,
     report_of,
-    tape_frames,
-    until,
 )
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize(
@@ -41,13 +40,13 @@ def test_29_a_signal_under_load_loses_no_frame_that_was_received(
 ) -> None:
     with studio.exchange(SyntheticMarket(rate=5000), settle=0.05) as exchange:
         process = launch(exchange, "AAPL", "MSFT", "NVDA")
-        until(lambda: process.taped > 200_000, why="nothing is recorded")
+        eventually(lambda: process.taped > 200_000)
         process.signal(number)
         assert process.end()[0] == status
         everything = all_sent(exchange)
     report = report_of(studio.data_dir)
     assert (report.state, report.reason) == ("interrupted", "interrupted")
-    kept = tape_frames(studio.data_dir, report.session)
+    kept = taped(studio.data_dir, report.session)
     assert kept == everything[: len(kept)]
     assert published(studio.data_dir) == sent(kept)
     assert report.books.frames == len(kept)
@@ -65,7 +64,7 @@ recorder.SegmentWriter.seal = lambda *_, **__: threading.Event().wait()
 """
     with studio.exchange(SyntheticMarket(rate=2000), settle=0.05) as exchange:
         process = launch(exchange, before=before)
-        until(lambda: process.taped > 50_000, why="nothing is recorded")
+        eventually(lambda: process.taped > 50_000)
         process.signal(signal.SIGINT)
         exchange.wait_for(lambda exchange: exchange.live == 0, 30)
         process.signal(signal.SIGINT)
@@ -74,7 +73,7 @@ recorder.SegmentWriter.seal = lambda *_, **__: threading.Event().wait()
         assert time.monotonic() - began < SLACK
         everything = all_sent(exchange)
     session = report_of(studio.data_dir).session
-    kept = tape_frames(studio.data_dir, session)
+    kept = taped(studio.data_dir, session)
     assert kept == everything[: len(kept)]
     with studio.exchange() as exchange:
         record(studio, exchange, recovered(studio), ["MSFT"])
@@ -121,7 +120,7 @@ def test_43_a_run_that_overlaps_is_refused_and_the_next_one_is_not(
 ) -> None:
     with studio.exchange(SyntheticMarket(rate=500), settle=0.05) as exchange:
         first = launch(exchange)
-        until(lambda: first.taped > 5_000, why="nothing is recorded")
+        eventually(lambda: first.taped > 5_000)
         session = report_of(studio.data_dir).session
         status, said = launch(exchange, "MSFT").end()
         assert status == 1

@@ -21,15 +21,16 @@ from stocktrace.report import Report
 from stocktrace.settings import Settings
 from stocktrace.store import compaction, lock, parquet, partition
 from stocktrace.store.audit import check
+from stocktrace.store.exclusion import alone, undisturbed
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.trade import Trade
-from stocktrace.upkeep.compacting import alone, compact_days, undisturbed
+from stocktrace.upkeep.compacting import compact_days
 from stocktrace.upkeep.retention import Pruning, prune
 from stocktrace.verify import sessions_of, strangers, verify
 from tests import remains
-from tests.conftest import NOON, SESSION, published, tree
-from tests.remains import PARTS, PRICES
+from tests.conftest import NOON, SESSION, tree
+from tests.remains import PARTS, PRICES, prices
 from tests.store.conftest import batch_of
 from tests.tables import put, table_of
 
@@ -40,15 +41,9 @@ NEXT_MONTH = Clock(wall=lambda: NOON + 30 * DAY_S * 10**9)
 DAYS = {ticker: f"parquet/date={DATE}/symbol={ticker}/day-00001.parquet" for ticker in PRICES}
 
 
-@pytest.fixture(scope="module")
-def remembered(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """A session that is recorded and whole, made once; tests work on copies."""
-    return remains.whole(tmp_path_factory.mktemp("whole") / "data")
-
-
 @pytest.fixture
-def layout(remembered: Layout, tmp_path: Path) -> Layout:
-    return remains.copy(remembered, tmp_path / "data")
+def layout(a_whole_session: Layout, tmp_path: Path) -> Layout:
+    return remains.copy(a_whole_session, tmp_path / "data")
 
 
 @pytest.fixture
@@ -62,10 +57,6 @@ def findings(layout: Layout, *, repair: bool = False) -> list[tuple[str, str, bo
         (one.path.name, one.problem, one.repaired)
         for one in [*strangers(layout), *verify(layout, SESSION, repair=repair)]
     ]
-
-
-def prices(layout: Layout) -> dict[str, list[float]]:
-    return {ticker: [row[1] for row in rows] for ticker, rows in published(layout.root).items()}
 
 
 def parquet_files(layout: Layout) -> list[str]:

@@ -20,8 +20,9 @@ from stocktrace.store.audit import Audit, check
 from stocktrace.store.layout import Layout
 from stocktrace.verify import verify
 from tests import remains
-from tests.conftest import SESSION, Scenario, Studio, all_of, connected, frame
+from tests.conftest import SESSION, Studio
 from tests.remains import STILL
+from tests.verify.conftest import cut_off
 
 
 def events(layout: Layout) -> list[tuple[str, str]]:
@@ -33,16 +34,9 @@ def events(layout: Layout) -> list[tuple[str, str]]:
 def test_captures_recovery_and_repair_write_one_chain(studio: Studio) -> None:
     layout = remains.dead(studio.data_dir)
 
-    def scenario() -> Scenario:
-        yield connected
-        exchange.send_raw(frame(("AAPL", 1)))
-        yield all_of(exchange)
-        exchange.drop_all()
-        yield lambda status: status.reconnects == 1 and status.connected
-
     quick: dict[str, Any] = {"backoff_base": "10ms", "backoff_floor": "10ms"}
     with studio.exchange() as exchange:
-        report = studio.record(exchange, ["AAPL"], scenario(), **quick)
+        report = studio.record(exchange, ["AAPL"], cut_off(exchange), **quick)
     layout.parquet("AAPL", remains.PARTS[1]).unlink()
     dead = json.loads(layout.report(SESSION).read_text())
     layout.report(SESSION).write_text(json.dumps({**dead, "books": {}}))

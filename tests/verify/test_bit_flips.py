@@ -1,7 +1,7 @@
 """Bit rot: of every flipped bit that changes what a reader gets, ``verify`` names the file.
 
 A file is read as somebody does who knows nothing of checksums, with and without a filter, and again
-with them. The whole 1,000 print their figures: ``python -m tests.test_bit_flips``.
+with them. The whole 1,000 print their figures: ``python -m tests.verify.test_bit_flips``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -17,24 +18,21 @@ from stocktrace.store import parquet
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
+from stocktrace.store.quarantine import Lines, Refused, parse
 from stocktrace.store.segment import HEADER
 from stocktrace.verify import Finding, sessions_of, strangers, verify
+from stocktrace.verify.window import _refused
 from tests import remains
-from tests.conftest import SESSION, Scenario, Studio, all_of, connected, frame, published
+from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, published
 from tests.remains import PARTS, PRICES, SECOND, snapshot, stamp
+from tests.verify.conftest import cut_off
 
 DATE = "2026-11-23"
 
 
-@pytest.fixture(scope="module")
-def remembered(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """A session that is recorded and whole, made once; tests work on copies."""
-    return remains.whole(tmp_path_factory.mktemp("whole") / "data")
-
-
 @pytest.fixture
-def layout(remembered: Layout, tmp_path: Path) -> Layout:
-    return remains.copy(remembered, tmp_path / "data")
+def layout(a_whole_session: Layout, tmp_path: Path) -> Layout:
+    return remains.copy(a_whole_session, tmp_path / "data")
 
 
 def look(layout: Layout, *, repair: bool = False) -> list[tuple[str, str, bool]]:
@@ -103,13 +101,68 @@ def test_a_capture_whose_refused_rows_came_in_many_batches_is_found_whole(
     assert list(verify(layout, report.session)) == []
 
 
-def test_a_capture_that_lost_its_connection_is_found_whole(studio: Studio) -> None:
+def test_rows_whose_frame_stands_in_another_line_than_from_the_tape_are_found_whole(
+    studio: Studio,
+) -> None:
+    """Live, a row that could not be decoded comes before those that the schema refuses."""
+    raw = frame(*[("AAPL", -1), ("MSFT", -1), ("AAPL", 7)] * 20).replace(b'"p":7', b'"p":"7"')
+
     def scenario() -> Scenario:
         yield connected
-        exchange.send_raw(frame(("AAPL", 1)))
+        exchange.send_raw(raw)
         yield all_of(exchange)
-        exchange.drop_all()
-        yield lambda status: status.reconnects == 1 and status.connected
+
+    with studio.exchange() as exchange:
+        report = studio.record(exchange, ["AAPL", "MSFT"], scenario())
+    assert report.books.quarantined == 60
+    layout = Layout(studio.data_dir)
+    (path,) = layout.root.glob("quarantine/*.jsonl")
+    first, *others = path.read_text().splitlines()
+    assert '"p":"7"' in first.partition('"frame":')[0]
+    assert not any('"frame":' in line for line in others)
+    assert list(verify(layout, report.session)) == []
+
+
+def of_an_earlier_version(layout: Layout) -> Path:
+    """The quarantine with the frame in each line, and no id of one."""
+    path = layout.quarantine(PARTS[0])
+    path.write_text("".join(each.line() for each in parse(path.read_text().splitlines())))
+    assert "frame_id" not in path.read_text()
+    return path
+
+
+def test_a_quarantine_of_an_earlier_version_is_found_whole(layout: Layout) -> None:
+    before = layout.quarantine(PARTS[0]).read_text()
+    path = of_an_earlier_version(layout)
+    assert path.read_text() != before
+    assert look(layout) == []
+    path.write_text(path.read_text().replace("-4", "-5"))
+    ((damaged, problem, _),) = look(layout)
+    assert (damaged, problem[:18]) == (QUARANTINE, "does not hold what")
+    assert look(layout, repair=True) == [(damaged, problem, True)]
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_each_flipped_bit_of_a_quarantine_is_found(tmp_path: Path, old: bool) -> None:
+    path = tmp_path / "w.jsonl"
+    some = [Refused(NOON, raw, {"s": "\u00e9"}, "r") for raw in (b"one", b"two\xff", b"one")]
+    lines = [each.line() for each in some] if old else Lines().of(some)
+    whole = "".join(lines).encode()
+    path.write_bytes(whole)
+    wanted = _refused(path)
+    assert wanted is not None
+    for at, bit in itertools.product(range(len(whole)), range(8)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+        assert _refused(path) != wanted, (at, bit)
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at])
+        assert _refused(path) != wanted, at
+
+
+def test_a_capture_that_lost_its_connection_is_found_whole(studio: Studio) -> None:
+    def scenario() -> Scenario:
+        yield from cut_off(exchange)
         exchange.send_raw(frame(("AAPL", 2)))
         yield all_of(exchange)
 
@@ -296,7 +349,7 @@ WRONGS: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
 
 @pytest.mark.parametrize("wrong", WRONGS)
 def test_it_is_found_named_and_mended_from_the_tape(
-    layout: Layout, remembered: Layout, wrong: str
+    layout: Layout, a_whole_session: Layout, wrong: str
 ) -> None:
     damage, path, problem = WRONGS[wrong]
     damage(layout)
@@ -307,9 +360,9 @@ def test_it_is_found_named_and_mended_from_the_tape(
     assert snapshot(layout) == before, "looking changes nothing"
     assert all(repaired for _, _, repaired in look(layout, repair=True))
     assert look(layout) == []
-    assert published(layout.root) == published(remembered.root)
+    assert published(layout.root) == published(a_whole_session.root)
     names = {name for name in snapshot(layout) if not name.endswith("jsonl")}
-    assert names == {name for name in snapshot(remembered) if not name.endswith("jsonl")}
+    assert names == {name for name in snapshot(a_whole_session) if not name.endswith("jsonl")}
 
 
 # --- what is found and not mended --------------------------------------------------------------

@@ -1,0 +1,59 @@
+"""The simulated exchange as a command, and the demo."""
+
+from __future__ import annotations
+
+import re
+import signal
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stocktrace.exchange import synthetic_frames
+from tests.cli.conftest import PATIENCE_S, STOCKTRACE, Said, running
+from tests.conftest import NOON, Studio, published, sent
+
+
+def test_exchange_prints_its_address_and_plays_a_tape(studio: Studio, tmp_path: Path) -> None:
+    frames = [each for _, each in synthetic_frames(["AAPL"], 200)]
+    tape = tmp_path / "a.tape"
+    tape.write_bytes(b"".join(b"%d\t%s\n" % (NOON + n, each) for n, each in enumerate(frames)))
+    flags = ["--tape", str(tape), "--speed", "0", "--key", studio.key, "--ping-every", "0"]
+    with running(*STOCKTRACE, "exchange", *flags) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert urllib.parse.urlsplit(url).hostname == "127.0.0.1"
+
+        def scenario() -> Any:
+            yield lambda status: status.trades == 200
+
+        report = studio.record(url, scenario=scenario())
+        assert process.stderr is not None
+        over = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, err) == (130, "")
+    assert "the recording is over, 200 trades were sent; connections stay open" in over
+    assert report.books.recorded == 200
+    assert published(studio.data_dir) == sent(frames)
+
+
+def test_exchange_ends_by_itself_when_it_was_told_how_long(say: Callable[..., Said]) -> None:
+    said = say("exchange", "--for", "100ms")
+    assert said.status == 0
+    assert re.fullmatch(r"ws://127\.0\.0\.1:\d+\n", said.out)
+
+
+def test_demo_needs_no_key_and_no_network_and_reads_back_what_it_recorded(
+    say: Callable[..., Said], tmp_path: Path
+) -> None:
+    said = say("demo", "--for", "3s", "--data-dir", tmp_path, "--min-free", 0)
+    assert said.status == 0, said.err
+    assert "the books balance" in said.out
+    assert "stocktrace.read_trades('AAPL'" in said.out
+    assert "\x1b" not in said.out + said.err
+    rows = published(tmp_path)
+    assert set(rows) == {"AAPL", "MSFT", "NVDA", "BRK.B", "BINANCE:BTCUSDT", "OANDA:EUR_USD"}
+    last = said.out.splitlines()[-1].split()
+    assert last[0] == "AAPL"
+    assert float(last[5]) == rows["AAPL"][-1][1]
