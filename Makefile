@@ -118,6 +118,10 @@ bench: bench-capture bench-convert bench-scale bench-size bench-read ## measure 
 bench-capture: $(STAMP) ## CPU a trade, beside the peers: make bench-capture ARGS="--rounds 5"
 	@$(PY) -m benchmarks.capture $(ARGS)
 
+.PHONY: bench-sustained
+bench-sustained: $(STAMP) ## trades/s as fast as they are taken, beside the peers; ARGS="--tape FILE"
+	@$(PY) -m benchmarks.sustained $(ARGS)
+
 .PHONY: bench-convert
 bench-convert: $(STAMP) ## CPU a row from CSV to Parquet, beside pandas
 	@$(PY) -m benchmarks.convert $(ARGS)

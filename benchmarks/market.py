@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import array
+import gzip
 import json
 import random
 import struct
@@ -23,6 +24,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 BENCH = ROOT / ".bench"
 POOL_TRADES = 200_000
+#: The dialect of a recording: Finnhub's, frames of any size.
+TAPE = "tape"
 # Friday, 2025-11-21, 14:30 UTC: the opening bell in New York.
 OPENING_MS = 1_763_735_400_000
 # About what a US stock's trades carry (FINNHUB.md), the odd lot in more than half of them.
@@ -173,6 +176,14 @@ def _path(dialect: str, names: int, per_frame: int) -> Path:
     return BENCH / "pool" / f"{dialect}-{names}-{per_frame}"
 
 
+def make_of_tape(tape: Path) -> int:
+    """Write the pool of a recording (``.tape.gz``), each frame once; how many trades it has."""
+    lines = gzip.decompress(tape.read_bytes()).splitlines()
+    frames = [payload for line in lines if (payload := line.partition(b"\t")[2])[:1] != b"#"]
+    _write(_path(TAPE, 1, 1), [frame(payload) for payload in frames])
+    return sum(len(json.loads(payload).get("data", [])) for payload in frames)
+
+
 def make(dialect: str, names: int, per_frame: int) -> None:
     """Write a pool."""
     trades = list(prints(tickers(names), POOL_TRADES))
@@ -182,10 +193,13 @@ def make(dialect: str, names: int, per_frame: int) -> None:
         frame(spell(trades[at : at + per_frame]), opcode)
         for at in range(0, len(trades) - per_frame + 1, per_frame)
     ]
+    _write(_path(dialect, names, per_frame), frames)
+
+
+def _write(path: Path, frames: Sequence[bytes]) -> None:
     ends = array.array("q", [0])
     for each in frames:
         ends.append(ends[-1] + len(each))
-    path = _path(dialect, names, per_frame)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".ends").write_bytes(ends.tobytes())
     path.with_suffix(".data").write_bytes(b"".join(frames))

@@ -139,6 +139,7 @@ def _greet_okx(client: Client, tickers: int) -> None:
 
 _GREETINGS: dict[str, Callable[[Client, int], None]] = {
     "finnhub": _greet_finnhub,
+    market.TAPE: _greet_finnhub,
     "massive": _greet_massive,
     "alpaca": _greet_alpaca,
     "okx": _greet_okx,
@@ -204,7 +205,8 @@ def main() -> None:
     client = Client(sock)
     client.shake_hands()
     _GREETINGS[given.dialect](client, given.tickers)
-    pace = Pace(given.trades, given.rate, array.array("q") if given.times else None)
+    trades = pool.frames if given.dialect == market.TAPE else given.trades
+    pace = Pace(trades, given.rate, array.array("q") if given.times else None)
     seconds, error = 0.0, ""
     try:
         seconds = play(client, pool, pace)
