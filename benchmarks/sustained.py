@@ -49,7 +49,7 @@ def table(runs: list[dict[str, Any]], peers: list[Peer]) -> str:
     """What the page in docs has: medians."""
     columns = list(dict.fromkeys(run["of"] for run in runs))
     rows = []
-    for peer in peers:
+    for peer in [peer for peer in peers if any(run["peer"] == peer.name for run in runs)]:
         cells = [peer.title]
         for of in columns:
             mine = [run for run in runs if (run["peer"], run["of"]) == (peer.name, of)]
