@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
+from stocktrace.deadline import utc
 from stocktrace.lags import Lags
 from stocktrace.record.intake import Intake, Recording, TickerQueue
 from stocktrace.record.receipts import Receipts
@@ -40,8 +40,7 @@ def close_books(
     tickers: dict[str, TickerBooks] = {}
     for name, count in receipts.received.items():
         tally = writer.tallies.get(name)
-        last = datetime.fromtimestamp(receipts.last[name] / 1e9, UTC)
-        tickers[name] = TickerBooks(trades=count, last=last)
+        tickers[name] = TickerBooks(trades=count, last=utc(receipts.last[name]))
         if tally is not None:
             tickers[name].recorded = tally.recorded
             tickers[name].quarantined = tally.quarantined
@@ -59,8 +58,7 @@ class Recorder:
     """Drains the queues of ``intake``; ``run`` belongs to a thread of its own.
 
     A batch is written every ``flush_every_s``, or as soon as ``batch_rows`` trades wait; with
-    thousands of tickers after a few times that;
-    ``on_sealed`` is called on the recorder's thread.
+    thousands of tickers after a few times that. ``on_sealed`` is called on the recorder's thread.
     """
 
     layout: Layout
