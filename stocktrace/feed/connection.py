@@ -17,7 +17,8 @@ import contextlib
 import enum
 import logging
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 
 from websocket import WebSocketException
 
@@ -30,7 +31,7 @@ from stocktrace.feed.observer import FeedObserver
 from stocktrace.feed.pace import Pace
 from stocktrace.feed.policy import FeedPolicy
 from stocktrace.feed.rival import Rival
-from stocktrace.feed.socket import BatchSocket
+from stocktrace.feed.socket import Batch, BatchSocket
 from stocktrace.feed.subscription import Subscription
 from stocktrace.feed.watchdog import Watchdog
 
@@ -194,8 +195,7 @@ class Feed:
         subscription = Subscription(socket, self._observer.has_traded, self._clock)
         reason: str | None = None
         try:
-            socket.settimeout(policy.handshake_s)  # of sending: the peer may not read
-            with self._dialer.may_be_lost():
+            with self._sending(socket, policy.handshake_s):
                 subscription.begin(self._wanted)
             self.state = State.LISTENING
             self._looked = stamp = self._clock.wall()
@@ -207,8 +207,8 @@ class Feed:
                 if reason is not None:
                     break
                 if subscription.tickers is not self._wanted:
-                    socket.settimeout(policy.handshake_s)
-                    self._change(subscription)
+                    with self._sending(socket, policy.handshake_s):
+                        self._change(subscription)
             else:
                 with contextlib.suppress(OSError, WebSocketException):  # a courtesy
                     socket.send_close()
@@ -225,12 +225,13 @@ class Feed:
         self, socket: BatchSocket, watchdog: Watchdog, subscription: Subscription
     ) -> str | None:
         """One read; the reason if it was the last."""
-        socket.settimeout(TICK_S)
-        with self._dialer.may_be_lost():
-            try:
-                batch = socket.recv_batch()
-            except TimeoutError:
-                batch = None
+        batch: Batch | None
+        try:
+            batch = socket.recv_batch()
+        except TimeoutError:
+            batch = None
+        except (OSError, WebSocketException) as error:
+            raise self._dialer.lost(error) from error
         self._looked = stamp = self._clock.wall()
         now = self._clock.monotonic()
         if batch is not None:
@@ -247,7 +248,7 @@ class Feed:
             if batch.closed is not None:
                 return self._dialer.told(batch.closed)
             if wait := self._pace.after(batch.size, now):
-                self._stop.wait(wait)
+                time.sleep(wait)  # an event's wait takes ten times the processor's time
         reason = watchdog.verdict(now)
         if reason is None:
             self._ask(socket, watchdog, subscription, now)
@@ -261,12 +262,19 @@ class Feed:
         ping = watchdog.ping_due(now)
         if not (ping or suspect):
             return
-        socket.settimeout(self._policy.pong_within_s)
-        with self._dialer.may_be_lost():
+        with self._sending(socket, self._policy.pong_within_s):
             if ping:
                 socket.ping()
             if suspect:
                 subscription.ask_again(suspect)
+
+    @contextlib.contextmanager
+    def _sending(self, socket: BatchSocket, within_s: float) -> Iterator[None]:
+        """Around what is sent: the peer may not read."""
+        socket.settimeout(within_s)
+        with self._dialer.may_be_lost():
+            yield
+        socket.settimeout(TICK_S)
 
     def _note_refusals(
         self, subscription: Subscription, errors: Iterable[str], stamp: int, now: float
@@ -276,8 +284,7 @@ class Feed:
 
     def _change(self, subscription: Subscription) -> None:
         """Other tickers are wanted."""
-        with self._dialer.may_be_lost():
-            added, removed = subscription.change(self._wanted)
+        added, removed = subscription.change(self._wanted)
         if added or removed:
             self._observer.on_subscription(self._clock.wall(), added, removed)
 

@@ -97,7 +97,11 @@ class Dialer:
         try:
             yield
         except (OSError, WebSocketException) as error:
-            raise Lost(f"connection lost: {self.told(error)}") from error
+            raise self.lost(error) from error
+
+    def lost(self, error: Exception) -> Lost:
+        """What the socket raised, in words without the key."""
+        return Lost(f"connection lost: {self.told(error)}")
 
     def told(self, what: object) -> str:
         """What the other side or the library says, without the key."""

@@ -157,9 +157,11 @@ class Intake:
         the next reads, or by ``tick``.
         """
         self._roll(stamp)
-        self.current.tape.append(stamp, frames)
+        tape = self.current.tape
+        before = tape.size
+        tape.append(stamp, frames)
         self.heard = stamp
-        size = sum(map(len, frames))
+        size = tape.size - before
         self._held.append(Frames(stamp, frames))
         self._held_bytes += size
         few = self.stretch == 1

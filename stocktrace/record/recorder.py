@@ -114,7 +114,8 @@ class Recorder:
             if chunks:
                 batch.append((queue.ticker, chunks))
                 rows += sum([len(some) for _, some in chunks])
-            if rows >= self.batch_rows:
+            # What is left over for another batch would cost what a whole one does.
+            if rows >= self.batch_rows <= self.intake.backlog - rows:
                 self._write(writer, batch, rows)
                 batch, rows = [], 0
         if batch:

@@ -96,12 +96,12 @@ class Columns:
         """As the schema wants it; no column is copied."""
         return pd.DataFrame(
             {
-                "symbol": _categorical(self.symbol, self.symbols),
+                "symbol": self.symbol,
                 "ts_event": self.ts_event,
                 "ts_recv": self.ts_recv,
                 "price": self.price,
                 "volume": self.volume,
-                "conditions": _categorical(self.conditions, self.texts),
+                "conditions": self.conditions,
             },
             copy=False,
         )
@@ -117,20 +117,25 @@ class Columns:
         if not keep.all():
             columns = [column[keep] for column in columns]
         symbol, ts_event, arrival, price, volume, conditions = map(pa.array, columns)
-        utc = pa.scalar("Z,")
         received = pc.binary_join_element_wise(
-            utc, pa.array(self.stamps).cast(pa.string()), utc, ""
+            "Z,", pa.array(self.stamps).cast(pa.string()), "Z,", ""
         )
         return pc.binary_join_element_wise(
             pa.array([f"{text}," for text in self.symbols], pa.string()).take(symbol),
             ts_event.cast(pa.string()),
             received.take(arrival),
-            price.cast(pa.string()),
-            pa.scalar(","),
-            volume.cast(pa.string()),
-            pa.array([f",{text}\n" for text in self.texts], pa.string()).take(conditions),
+            _spelled(price, ","),
+            _spelled(volume, ","),
+            pa.array([f"{text}\n" for text in self.texts], pa.string()).take(conditions),
             "",
         )
+
+
+def _spelled(numbers: pa.DoubleArray, end: str) -> pa.StringArray:
+    """Each number as text, then ``end``. Those of a batch are the same ones again and again."""
+    distinct = numbers.dictionary_encode()
+    texts = pc.binary_join_element_wise(distinct.dictionary.cast(pa.string()), end, "")
+    return texts.take(distinct.indices)
 
 
 @lru_cache(4096)
@@ -152,11 +157,6 @@ def _conditions(reads: Sequence[Read]) -> tuple[list[str], npt.NDArray[np.int32]
             numbers[at] = -1 if text is None else texts.setdefault(text, len(texts))
         columns.append(numbers[read.codes])
     return list(texts), np.concatenate(columns)
-
-
-def _categorical(numbers: npt.NDArray[np.int32], texts: list[str]) -> pd.Categorical:
-    # The numbers were made here, and looking at each again would cost what the schema does.
-    return pd.Categorical.from_codes(numbers, pd.Index(texts, dtype=object), validate=False)
 
 
 def _row(trade: Trade) -> dict[str, Any]:

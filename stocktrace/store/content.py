@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stocktrace.store.columns import SCHEMA
 
@@ -17,37 +18,45 @@ class ContentHash:
     """Says whether two stretches of rows are equal, however they were cut into batches."""
 
     rows: int = 0
-    _digests: dict[str, hashlib.blake2b] = field(
-        default_factory=lambda: {
-            name: hashlib.blake2b(digest_size=16) for name in (*SCHEMA.names, "lengths")
-        }
+    # SHA-256 is what processors compute by themselves: 1.8 GB/s, BLAKE2 0.7.
+    _digests: dict[str, hashlib._Hash] = field(
+        default_factory=lambda: {name: hashlib.sha256() for name in (*SCHEMA.names, "lengths")}
     )
 
     def update(self, batch: pa.RecordBatch) -> None:
-        """Take in the next rows, of ``SCHEMA``."""
+        """Take in the next rows, of ``SCHEMA``; none of their values is missing."""
         self.rows += batch.num_rows
-        for name, digest in self._digests.items():
+        for name in SCHEMA.names:
+            values = batch[name]
             if name == "conditions":
-                whole = pa.ListArray.from_arrays([0, batch.num_rows], batch[name])
-                digest.update(pc.binary_join(whole, "")[0].as_buffer())
-            elif name == "lengths":
-                digest.update(_values(pc.binary_length(batch["conditions"])))
+                edges, text = _text(values)
+                self._digests[name].update(text)
+                self._digests["lengths"].update(np.diff(edges).data)
             else:
-                digest.update(_values(batch[name]))
+                self._digests[name].update(_numbers(values))
 
     def hexdigest(self) -> str:
-        """The hash of all rows so far."""
-        whole = hashlib.blake2b(b"%d" % self.rows, digest_size=16)
+        """The hash of all rows so far: 32 hexadecimal digits."""
+        whole = hashlib.sha256(b"%d" % self.rows)
         for digest in self._digests.values():
             whole.update(digest.digest())
-        return whole.hexdigest()
+        return whole.hexdigest()[:32]
 
 
-def _values(array: pa.Array) -> memoryview:
-    """The bytes of a fixed-width array without missing values."""
+def _numbers(array: pa.Array) -> memoryview:
+    """The bytes of an array of fixed width."""
     width = array.type.bit_width // 8
     begin = array.offset * width
     return memoryview(array.buffers()[1])[begin : begin + len(array) * width]
+
+
+def _text(array: pa.StringArray) -> tuple[npt.NDArray[np.int32], memoryview]:
+    """Where each text begins and the last one ends (int32), and all of them in a row."""
+    _, offsets, text = array.buffers()
+    if not len(array) or text is None:
+        return np.zeros(len(array) + 1, np.int32), memoryview(b"")
+    edges = np.frombuffer(offsets, np.int32, len(array) + 1, array.offset * 4)
+    return edges, memoryview(text)[edges[0] : edges[-1]]
 
 
 def content_hash(rows: Iterator[pa.RecordBatch]) -> ContentHash:

@@ -27,15 +27,9 @@ PRICE_LIMIT = 1e12
 VOLUME_LIMIT = 1e15
 
 
-def _present(values: pd.Series) -> pd.Series:
-    return values.notna()
-
-
 TRADES = pandera.DataFrameSchema(
     {
-        "symbol": pandera.Column(
-            checks=pandera.Check(_present, name="no ticker", ignore_na=False), nullable=True
-        ),
+        "symbol": pandera.Column("int32", pandera.Check.ge(0, error="no ticker")),
         "ts_event": pandera.Column(
             "datetime64[ms]",
             pandera.Check(lambda times: times >= EARLIEST, name=f"before {EARLIEST:.10}"),
@@ -55,9 +49,7 @@ TRADES = pandera.DataFrameSchema(
                 pandera.Check.lt(VOLUME_LIMIT, error=f"not below {VOLUME_LIMIT:g}"),
             ],
         ),
-        "conditions": pandera.Column(
-            checks=pandera.Check(_present, name="no code", ignore_na=False), nullable=True
-        ),
+        "conditions": pandera.Column("int32", pandera.Check.ge(0, error="no code")),
     },
     checks=pandera.Check(
         lambda frame: frame["ts_event"] <= frame["ts_recv"] + AHEAD,
@@ -70,17 +62,17 @@ TRADES = pandera.DataFrameSchema(
 
 def _is_sound(trades: pd.DataFrame) -> bool:
     """Whether ``TRADES`` refuses nothing; a value that is missing is sound to no comparison."""
-    if [*trades.columns] != [*TRADES.columns]:
+    if list(trades) != list(TRADES.columns):
         return False
-    symbol, ts_event, ts_recv, price, volume, conditions = (each for _, each in trades.items())
-    if [each.dtype for each in (ts_event, ts_recv, price, volume)] != _DTYPES:
+    columns = [each.to_numpy() for _, each in trades.items()]
+    if [each.dtype for each in columns] != _DTYPES:
         return False
+    symbols, events, received, prices, volumes, conditions = columns
     # As numbers: there are times in ms that are none in µs.
-    event_ms, recv_us = ts_event.to_numpy().view(np.int64), ts_recv.to_numpy().view(np.int64)
-    prices, volumes = price.to_numpy(), volume.to_numpy()
+    event_ms, recv_us = events.view(np.int64), received.view(np.int64)
     return bool(
-        (symbol.cat.codes.to_numpy() >= 0).all()
-        and (conditions.cat.codes.to_numpy() >= 0).all()
+        (symbols >= 0).all()
+        and (conditions >= 0).all()
         and (event_ms >= EARLIEST.astype(np.int64)).all()
         and (event_ms <= recv_us // 1000 + AHEAD // np.timedelta64(1, "ms")).all()
         and ((prices > 0) & (prices < PRICE_LIMIT)).all()
@@ -88,7 +80,10 @@ def _is_sound(trades: pd.DataFrame) -> bool:
     )
 
 
-_DTYPES = [np.dtype(name) for name in ("datetime64[ms]", "datetime64[us]", "float64", "float64")]
+_DTYPES = [
+    np.dtype(name)
+    for name in ("int32", "datetime64[ms]", "datetime64[us]", "float64", "float64", "int32")
+]
 SOUND = pandera.DataFrameSchema(checks=pandera.Check(_is_sound))
 
 
@@ -96,14 +91,14 @@ def failures(trades: pd.DataFrame) -> dict[int, str]:
     """The rows of ``trades`` that are refused, by position, each with its reasons.
 
     ``trades`` has a ``RangeIndex`` and the columns of ``COLUMNS``: ``symbol`` and ``conditions``
-    categorical (missing where the text is not storable), ``ts_event`` datetime64[ms] and
-    ``ts_recv`` datetime64[us] (both UTC), ``price`` and ``volume`` float64.
+    int32 (the number of a text, below 0 for one that cannot be stored), ``ts_event``
+    datetime64[ms] and ``ts_recv`` datetime64[us] (both UTC), ``price`` and ``volume`` float64.
 
     Raises:
         StoreError: the frame as a whole is not of that shape.
     """
     with contextlib.suppress(SchemaError):
-        SOUND.validate(trades)
+        SOUND.validate(trades, inplace=True)  # else it is copied
         return {}
     try:
         TRADES.validate(trades, lazy=True)

@@ -88,13 +88,13 @@ class TapeWriter:
         self._write(f"{mark.stamp}\t#{mark.name} {facts}\n".encode())
 
     def _write(self, text: bytes) -> None:
-        with telling(self.path):
-            try:
-                write_all(self._fd, text)
-            except OSError:
-                # Lines of a read that was not taken in whole would be on the tape and in no books.
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._fd, self.size)
+        try:
+            write_all(self._fd, text)
+        except OSError:
+            # Lines of a read that was not taken in whole would be on the tape and in no books.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self.size)
+            with telling(self.path):
                 raise
         self.size += len(text)
 
