@@ -28,6 +28,8 @@ _MEMBERS = ("cpstv", "pstv")
 # Of the four bytes `,"p"` as a number: the quotes, the first, the name.
 _QUOTES, _QUOTED = 0xFF00FF00, int.from_bytes(b'\0"\0"', "little")
 _FIRST, _NAME = 0xFF, 16
+# Of a byte less that of "0": only a digit's is below.
+_TEN = np.uint8(10)
 # Fifteen digits a float64 always holds (IEEE 754 double), and an int64.
 _DIGITS = 15
 # Texts of tickers, and of lists of codes, that are read but once: the most, and the longest.
@@ -145,7 +147,8 @@ def _are_numbers(texts: pa.StringArray) -> bool:
     sizes = np.diff(edges)
     if not sizes.all() or sizes.max() > _DIGITS:
         return False
-    if letters.tobytes().translate(None, b"0123456789."):
+    digits = np.count_nonzero(letters - np.uint8(ord("0")) < _TEN)
+    if digits + np.count_nonzero(letters == ord(".")) != len(letters):
         return False
     first, last = letters[edges[:-1]], letters[edges[1:] - 1]
     if (first == ord(".")).any() or (last == ord(".")).any():

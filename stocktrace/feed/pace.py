@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-# A read costs about 0.1 ms whatever it brings: a wake-up, a write to the tape, a decoder's call,
-# a batch (docs/performance.md). Receive times are of a read, so they are late by as much.
-GATHER_S = 0.005
+from stocktrace.feed.socket import READ_BYTES
+
+# A read costs about 0.3 ms whatever it brings: a wake-up with cold caches, a write to the tape
+# (docs/performance.md). Receive times are of a read, so they are late by as much.
+GATHER_S = 0.01
 # What makes a connection busy: 0.8 MB/s, about 12,000 trades a second. A free key has tens.
 _LOOK_S = 0.05
 _BUSY_BYTES = 40_000
@@ -25,4 +27,5 @@ class Pace:
             self._busy = self._bytes >= _BUSY_BYTES and now < self._until + _LOOK_S
             self._until, self._bytes = now + _LOOK_S, 0
         self._bytes += size
-        return GATHER_S if self._busy else 0.0
+        # After a full one more is there.
+        return GATHER_S if self._busy and size < READ_BYTES else 0.0

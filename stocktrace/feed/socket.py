@@ -27,8 +27,8 @@ from websocket import (
     WebSocketTimeoutException,
 )
 
-# One read takes at most this much; a burst of 2,000 trades is about half of it.
-READ_BYTES = 1 << 18
+# One read takes at most this much; a burst of 2,000 trades is about a quarter of it.
+READ_BYTES = 1 << 19
 # Frames of 10 MB were seen (FAULTS.md, 39); beyond this a length is taken for nonsense.
 FRAME_BYTES = 1 << 26
 

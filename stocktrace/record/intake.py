@@ -23,11 +23,10 @@ from stocktrace.store.read import Numbering, Read
 from stocktrace.store.tape import Frames, Mark, TapeWriter
 from stocktrace.store.window import RollPolicy, Window
 
-# What a read of a burst brings at least. It is decoded with the next reads, for up to a twentieth
-# of a second or a quarter of a megabyte: a call costs 0.2 ms whatever it is given, and 3 µs for
-# each ticker in it. With thousands of tickers it is held for longer, so that each has some rows.
-_BURST_BYTES = 1 << 11
-_HELD_NS, _HELD_BYTES = 50_000_000, 1 << 18
+# What is read is decoded with what the next reads bring, for up to a quarter of a second or half a
+# megabyte: a call costs 0.3 ms whatever it is given, and 3 µs for each ticker in it. With thousands
+# of tickers it is held for longer, so that each has some rows.
+_HELD_NS, _HELD_BYTES = 250_000_000, 1 << 19
 _LONG_NS, _LONG_BYTES = 1_000_000_000, 1 << 22
 # A batch costs 40 µs for each ticker in it, above all its file: with so many more it gathers
 # twice as much.
@@ -153,23 +152,19 @@ class Intake:
     def frames(self, stamp: int, frames: Sequence[bytes]) -> None:
         """Take in what one read of the socket brought at ``stamp`` (epoch ns).
 
-        It is on the tape when this returns. That of a burst is decoded a moment later: with that of
-        the next reads, or by ``tick``.
+        It is on the tape when this returns. It is decoded a moment later: with what the next reads
+        bring, or by ``tick``.
         """
         self._roll(stamp)
         tape = self.current.tape
         before = tape.size
         tape.append(stamp, frames)
         self.heard = stamp
-        size = tape.size - before
         self._held.append(Frames(stamp, frames))
-        self._held_bytes += size
+        self._held_bytes += tape.size - before
         few = self.stretch == 1
-        if (
-            size < _BURST_BYTES
-            or self._held_bytes >= (_HELD_BYTES if few else _LONG_BYTES)
-            or not 0 <= stamp - self._held[0].stamp < (_HELD_NS if few else _LONG_NS)
-        ):
+        most, longest = (_HELD_BYTES, _HELD_NS) if few else (_LONG_BYTES, _LONG_NS)
+        if self._held_bytes >= most or not 0 <= stamp - self._held[0].stamp < longest:
             self.decode()
 
     def decode(self) -> None:

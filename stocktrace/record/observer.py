@@ -49,7 +49,7 @@ class Observer:
             self._mailbox.put(partial(self._journal.on_gap, Gap(start, stamp, (), reason)))
 
     def on_frames(self, stamp: int, frames: Sequence[bytes]) -> Sequence[str]:
-        """To the tape, and decoded to the queues."""
+        """To the tape and, a moment later, decoded to the queues; what errors came meanwhile."""
         self._beat(stamp)
         self._intake.frames(stamp, frames)
         return self._errors()
@@ -59,6 +59,11 @@ class Observer:
         for text in errors:
             self._mailbox.put(partial(self._journal.on_error, text))
         return errors
+
+    def _settle(self) -> None:
+        """What came before the end comes before it in the log, too."""
+        self._intake.decode()
+        self._errors()
 
     def has_traded(self, ticker: str) -> bool:
         """Whether a trade of ``ticker`` came in this session."""
@@ -85,6 +90,7 @@ class Observer:
 
     def on_disconnected(self, stamp: int, reason: str) -> None:
         """We do not listen any more."""
+        self._settle()
         self._pulse = None
         self._mark(stamp, "disconnected", reason=reason)
         self._intake.state["connected"] = False
@@ -104,8 +110,7 @@ class Observer:
 
     def on_ended(self, stamp: int) -> None:
         """Nobody listens any more since ``stamp`` (0: the feed died); its thread has ended."""
-        self._intake.decode()
-        self._errors()
+        self._settle()
         if stamp:
             self._mark(stamp, "ended")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from stocktrace.feed.pace import GATHER_S, Pace
+from stocktrace.feed.socket import READ_BYTES
 
 
 def waits(pace: Pace, begin: float, seconds: float, every: float, size: int) -> list[float]:
@@ -28,6 +29,12 @@ def test_a_busy_connection_is_waited_for_until_it_is_quiet_again() -> None:
 
 def test_many_small_frames_are_as_busy_as_few_large_ones() -> None:
     assert waits(Pace(0.0), 0.0, 1.0, 0.00005, 75)[-1] == GATHER_S
+
+
+def test_after_a_read_that_could_take_no_more_the_next_is_not_waited_for() -> None:
+    pace = Pace(0.0)
+    waits(pace, 0.0, 1.0, 0.001, 7_000)
+    assert [pace.after(size, 1.0) for size in (READ_BYTES - 1, READ_BYTES)] == [GATHER_S, 0.0]
 
 
 def test_after_a_silence_the_first_read_is_not_waited_for() -> None:

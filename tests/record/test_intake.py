@@ -61,8 +61,13 @@ def waiting(at: Intake, recording: Recording | None = None) -> dict[str, list[fl
     return {ticker: prices for ticker, prices in found.items() if prices}
 
 
+def take_in(at: Intake, stamp: int, frames: list[bytes]) -> None:
+    """A read, and the moment after which it is decoded."""
+    at.frames(stamp, frames)
+    at.decode()
+
+
 def burst(price: float) -> bytes:
-    """What is decoded with the reads that follow."""
     return frame(*[("A", price)] * 40)
 
 
@@ -82,34 +87,39 @@ def test_a_read_is_on_the_tape_before_anything_else_happens_to_it(
 
     monkeypatch.setattr("stocktrace.feed.wire.decode", decode)
     with pytest.raises(ZeroDivisionError):
-        at.frames(NOON + 1, [b"anything"])
+        take_in(at, NOON + 1, [b"anything"])
     assert seen[0][-1] == Frames(NOON + 1, [b"anything"])
 
 
 def test_trades_wait_by_ticker_in_the_order_of_arrival(intake: MakeIntake) -> None:
     at = intake()
-    at.frames(NOON, [frame(("A", 1), ("B", 2), ("A", 3)), frame(("A", 4))])
-    at.frames(NOON + 1, [frame(("B", 5))])
+    take_in(at, NOON, [frame(("A", 1), ("B", 2), ("A", 3)), frame(("A", 4))])
+    take_in(at, NOON + 1, [frame(("B", 5))])
     assert (at.backlog, dict(at.received)) == (5, {"A": 3, "B": 2})
     assert waiting(at) == {"A": [1.0, 3.0, 4.0], "B": [2.0, 5.0]}
     assert at.current.spilled == set()
 
 
-def test_a_burst_is_on_the_tape_at_once_and_in_the_queues_with_the_next_quiet_read(
+def test_a_read_is_on_the_tape_at_once_and_in_the_queues_a_quarter_of_a_second_later(
     intake: MakeIntake,
 ) -> None:
     at = intake()
-    at.frames(NOON, [burst(1)])
-    at.frames(NOON + 1, [burst(2)])
-    assert tape_of(at.current)[1:] == [Frames(NOON, [burst(1)]), Frames(NOON + 1, [burst(2)])]
+    at.frames(NOON, [frame(("A", 1))])
+    at.frames(NOON + SECOND // 4 - 1, [burst(2)])
+    assert tape_of(at.current)[1:] == [
+        Frames(NOON, [frame(("A", 1))]),
+        Frames(NOON + SECOND // 4 - 1, [burst(2)]),
+    ]
     assert (at.backlog, at.received["A"]) == (0, 0)
-    at.frames(NOON + 2, [frame(("A", 3))])
-    assert waiting(at) == {"A": [1.0] * 40 + [2.0] * 40 + [3.0]}
-    assert at.last == {"A": NOON + 2}
+    at.frames(NOON + SECOND // 4, [frame(("A", 3))])
+    assert waiting(at) == {"A": [1.0] + [2.0] * 40 + [3.0]}
+    assert at.last == {"A": NOON + SECOND // 4}
 
 
 @pytest.mark.parametrize("stamp", [NOON, NOON + 2 * SECOND])
-def test_a_burst_that_goes_on_is_held_for_a_moment_alone(intake: MakeIntake, stamp: int) -> None:
+def test_what_was_read_is_held_for_a_moment_alone_whatever_the_clock_does(
+    intake: MakeIntake, stamp: int
+) -> None:
     at = intake()
     at.frames(NOON + SECOND, [burst(1)])
     at.frames(stamp, [burst(2)])
@@ -117,7 +127,7 @@ def test_a_burst_that_goes_on_is_held_for_a_moment_alone(intake: MakeIntake, sta
     assert at.last == {"A": stamp}
 
 
-def test_a_burst_is_held_up_to_a_size(intake: MakeIntake) -> None:
+def test_what_was_read_is_held_up_to_a_size(intake: MakeIntake) -> None:
     at = intake(queue_rows=10**6, backlog_rows=10**6)
     reads = 0
     while not at.backlog:
@@ -128,14 +138,14 @@ def test_a_burst_is_held_up_to_a_size(intake: MakeIntake) -> None:
     assert at.backlog == reads * 20 * 40
 
 
-def test_after_a_burst_time_alone_fills_the_queues(intake: MakeIntake) -> None:
+def test_time_alone_fills_the_queues(intake: MakeIntake) -> None:
     at = intake()
     at.frames(NOON, [burst(1)])
     at.tick(NOON + 1)
     assert waiting(at) == {"A": [1.0] * 40}
 
 
-def test_a_burst_before_the_end_of_a_window_is_of_that_window(intake: MakeIntake) -> None:
+def test_what_is_held_at_the_end_of_a_window_is_of_that_window(intake: MakeIntake) -> None:
     at = intake()
     at.frames(NOON, [burst(1)])
     at.frames(NOON + 600 * SECOND, [burst(2)])
@@ -146,7 +156,7 @@ def test_a_burst_before_the_end_of_a_window_is_of_that_window(intake: MakeIntake
     assert (waiting(at, first), waiting(at, second)) == ({"A": [1.0] * 40}, {"A": [2.0] * 40})
 
 
-def test_a_refused_row_of_a_burst_is_kept_with_the_time_of_its_read(intake: MakeIntake) -> None:
+def test_a_refused_row_is_kept_with_the_time_of_its_own_read(intake: MakeIntake) -> None:
     at = intake(queue_rows=1000)
     at.frames(NOON, [burst(1)])
     at.frames(NOON + 1, [burst(2), b"nonsense"])
@@ -183,8 +193,8 @@ def test_a_tick_rolls_without_frames_and_wakes_the_recorder(intake: MakeIntake) 
 
 def test_a_frame_goes_to_the_window_of_its_own_time(intake: MakeIntake) -> None:
     at = intake()
-    at.frames(NOON, [frame(("A", 1))])
-    at.frames(NOON + 600 * SECOND, [frame(("A", 2))])
+    take_in(at, NOON, [frame(("A", 1))])
+    take_in(at, NOON + 600 * SECOND, [frame(("A", 2))])
     first, second = at.recordings
     assert waiting(at, first) == {"A": [1.0]}
     assert at.queues["A"].rows == 1
@@ -195,7 +205,7 @@ def test_a_frame_goes_to_the_window_of_its_own_time(intake: MakeIntake) -> None:
 def test_a_large_tape_rolls_with_the_next_frame(intake: MakeIntake, tmp_path: Path) -> None:
     at = intake(roll_size=200)
     for n in range(6):
-        at.frames(NOON + n, [frame(("A", n + 1))])
+        take_in(at, NOON + n, [frame(("A", n + 1))])
     assert len(at.recordings) > 2
     assert all(each.tape.size < 400 for each in at.recordings)
     names = [each.window.name for each in at.recordings]
@@ -219,36 +229,36 @@ def test_a_clock_that_steps_back_over_midnight_reopens_nothing(
 def test_a_full_queue_spills_its_ticker_for_the_window_and_no_other(intake: MakeIntake) -> None:
     at = intake(queue_rows=3)
     for n in range(5):
-        at.frames(NOON + n, [frame(("A", n + 1))])
-    at.frames(NOON, [frame(("B", 9))])
+        take_in(at, NOON + n, [frame(("A", n + 1))])
+    take_in(at, NOON, [frame(("B", 9))])
     assert at.current.spilled == {"A"}
     assert (at.received["A"], at.current.receipts.books.trades) == (5, 6)
     assert waiting(at) == {"A": [1.0, 2.0, 3.0], "B": [9.0]}
-    at.frames(NOON, [frame(("A", 6))])
+    take_in(at, NOON, [frame(("A", 6))])
     assert waiting(at) == {}, "a ticker that spilled is had from the tape"
-    at.frames(NOON + 600 * SECOND, [frame(("A", 7))])
+    take_in(at, NOON + 600 * SECOND, [frame(("A", 7))])
     assert at.current.spilled == set()
 
 
 def test_a_frame_larger_than_a_queue_spills_whole(intake: MakeIntake) -> None:
     at = intake(queue_rows=3)
-    at.frames(NOON, [frame(*(("A", n + 1) for n in range(4)))])
+    take_in(at, NOON, [frame(*(("A", n + 1) for n in range(4)))])
     assert at.current.spilled == {"A"}
     assert waiting(at) == {}
 
 
 def test_a_full_backlog_spills_whatever_ticker_comes_next(intake: MakeIntake) -> None:
     at = intake(backlog_rows=3)
-    at.frames(NOON, [frame(("A", 1), ("B", 2), ("C", 3), ("D", 4))])
+    take_in(at, NOON, [frame(("A", 1), ("B", 2), ("C", 3), ("D", 4))])
     assert at.current.spilled == {"D"}
     assert at.backlog == 3
 
 
 def test_the_recorder_is_woken_when_a_batch_waits(intake: MakeIntake) -> None:
     at = intake(batch_rows=3)
-    at.frames(NOON, [frame(("A", 1), ("B", 2))])
+    take_in(at, NOON, [frame(("A", 1), ("B", 2))])
     assert not at.wake.is_set()
-    at.frames(NOON, [frame(("C", 3))])
+    take_in(at, NOON, [frame(("C", 3))])
     assert at.wake.is_set()
 
 
@@ -256,16 +266,17 @@ def test_the_recorder_is_woken_before_what_waits_is_too_much_however_large_a_bat
     intake: MakeIntake,
 ) -> None:
     at = intake(batch_rows=10, backlog_rows=6)
-    at.frames(NOON, [frame(("A", 1), ("B", 2))])
+    take_in(at, NOON, [frame(("A", 1), ("B", 2))])
     assert not at.wake.is_set()
-    at.frames(NOON, [frame(("C", 3))])
+    take_in(at, NOON, [frame(("C", 3))])
     assert at.wake.is_set()
     assert at.current.spilled == set()
 
 
 def test_control_and_nonsense_are_counted_and_kept(intake: MakeIntake) -> None:
     at = intake()
-    at.frames(
+    take_in(
+        at,
         NOON,
         [b'{"type":"ping"}', b"nonsense", b'{"type":"error","msg":"no"}', frame(("A", 1))],
     )
@@ -322,12 +333,12 @@ def test_a_window_whose_decoding_failed_is_had_from_the_tape(
 ) -> None:
     at = intake()
     at.state = {"connected": True, "tickers": ["A", "B"]}
-    at.frames(NOON, [frame(("A", 1), ("C", 1))])
+    take_in(at, NOON, [frame(("A", 1), ("C", 1))])
 
     def decode(frames: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("stocktrace.feed.wire.decode", decode)
     with pytest.raises(MemoryError):
-        at.frames(NOON + 1, [frame(("B", 2))])
+        take_in(at, NOON + 1, [frame(("B", 2))])
     assert at.current.spilled == {"A", "B", "C"}

@@ -16,7 +16,6 @@ from stocktrace.store.tape import Frames, Mark, TapeReader
 from stocktrace.store.window import RollPolicy
 from tests.conftest import NOON, SESSION, frame
 
-# What is decoded with the reads that follow.
 TRADES = [("A", n + 1) for n in range(50)]
 BURST = frame(*TRADES)
 
@@ -63,7 +62,7 @@ def test_the_observer_puts_everything_on_the_tape_and_mails_the_rest(
     assert intake.state == {"connected": False, "tickers": ["B"]}
     lines = journal.layout.audit.read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == [
-        "connect", "error", "subscribe", "disconnect", "retry", "gap", "notice",
+        "connect", "subscribe", "error", "disconnect", "retry", "gap", "notice",
     ]  # fmt: skip
 
 
@@ -77,7 +76,7 @@ def test_a_tick_rolls_and_a_retry_does_too(journal: Journal, intake: Intake) -> 
 NO = b'{"type":"error","msg":"no"}'
 
 
-def test_an_error_in_a_burst_is_told_a_tick_later(journal: Journal, intake: Intake) -> None:
+def test_an_error_is_told_a_tick_later(journal: Journal, intake: Intake) -> None:
     observer = Observer(intake, journal, queue.SimpleQueue())
     assert observer.on_frames(NOON + 1, [BURST, NO]) == []
     assert observer.on_tick(NOON + 2) == ["no"]

@@ -35,6 +35,11 @@ class Desk:
         )
         self.thread = threading.Thread(target=self.recorder.run)
 
+    def take_in(self, stamp: int, *frames: bytes) -> None:
+        """A read, and the moment after which it is decoded."""
+        self.intake.frames(stamp, frames)
+        self.intake.decode()
+
     def _on_sealed(self, sealed: Sealed) -> None:
         with self.news:
             self.sealed.append(sealed)
@@ -86,7 +91,7 @@ def csv(ticker: str, window: str = "20261123T143000Z_00001", suffix: str = "") -
 
 
 def test_what_waits_at_the_end_is_written_and_sealed_with_its_books(desk: Desk) -> None:
-    desk.intake.frames(NOON, [frame(("A", 1), ("B", -1), ("A", 2)), b'{"type":"ping"}', b"?"])
+    desk.take_in(NOON, frame(("A", 1), ("B", -1), ("A", 2)), b'{"type":"ping"}', b"?")
     (sealed,) = desk.end()
     assert sealed.books == Books(3, 1, 1, 1, trades=3, recorded=2, quarantined=1)
     shares = {t: (one.trades, one.recorded, one.quarantined) for t, one in sealed.tickers.items()}
@@ -102,7 +107,7 @@ def test_what_waits_at_the_end_is_written_and_sealed_with_its_books(desk: Desk) 
 
 
 def test_a_refused_row_that_names_no_ticker_is_in_the_books_too(desk: Desk) -> None:
-    desk.intake.frames(NOON, [b'{"type":"trade","data":[7,{"s":"A"},{"s":null}]}'])
+    desk.take_in(NOON, b'{"type":"trade","data":[7,{"s":"A"},{"s":null}]}')
     (sealed,) = desk.end()
     assert sealed.books == Books(1, 1, trades=3, quarantined=3)
     assert {name: one.quarantined for name, one in sealed.tickers.items()} == {"": 2, "A": 1}
@@ -119,7 +124,7 @@ def test_a_batch_is_written_as_soon_as_it_is_large_enough(
 ) -> None:
     desk = Desk(tmp_path, batch_rows=3)
     desk.thread.start()
-    desk.intake.frames(NOON, [frame(("A", 1), ("B", 2), ("A", 3))])
+    desk.take_in(NOON, frame(("A", 1), ("B", 2), ("A", 3)))
     assert written.wait(10), "flush_every is a minute: only the batch can have woken it"
     assert desk.rows() == {csv("A", suffix=".open"): 2, csv("B", suffix=".open"): 1}
     desk.end()
@@ -130,7 +135,7 @@ def test_a_smaller_batch_is_written_when_its_time_is_up(
 ) -> None:
     desk = Desk(tmp_path, flush_every_s=0.01)
     desk.thread.start()
-    desk.intake.frames(NOON, [frame(("A", 1))])
+    desk.take_in(NOON, frame(("A", 1)))
     assert written.wait(10)
     assert desk.rows() == {csv("A", suffix=".open"): 1}
     desk.end()
@@ -138,7 +143,7 @@ def test_a_smaller_batch_is_written_when_its_time_is_up(
 
 def test_two_windows_in_flight_are_kept_apart_and_sealed_in_their_order(desk: Desk) -> None:
     for n, later in enumerate((0, 600, 1200)):
-        desk.intake.frames(NOON + later * SECOND, [frame(("A", n + 1), ("B", n + 1))])
+        desk.take_in(NOON + later * SECOND, frame(("A", n + 1), ("B", n + 1)))
     desk.thread.start()
     desk.intake.wake.set()
     desk.wait_for(lambda: len(desk.sealed) == 2)
@@ -154,12 +159,12 @@ def test_two_windows_in_flight_are_kept_apart_and_sealed_in_their_order(desk: De
 def test_frames_that_come_while_a_window_is_sealed_belong_to_the_next(desk: Desk) -> None:
     def on_sealed(sealed: Sealed) -> None:
         if len(desk.sealed) == 0:
-            desk.intake.frames(NOON + 600 * SECOND + 1, [frame(("A", 3))])
+            desk.take_in(NOON + 600 * SECOND + 1, frame(("A", 3)))
         desk._on_sealed(sealed)
 
     desk.recorder.on_sealed = on_sealed
-    desk.intake.frames(NOON, [frame(("A", 1))])
-    desk.intake.frames(NOON + 600 * SECOND, [frame(("A", 2))])
+    desk.take_in(NOON, frame(("A", 1)))
+    desk.take_in(NOON + 600 * SECOND, frame(("A", 2)))
     desk.thread.start()
     desk.intake.wake.set()
     desk.wait_for(lambda: len(desk.sealed) == 1)
@@ -169,8 +174,8 @@ def test_frames_that_come_while_a_window_is_sealed_belong_to_the_next(desk: Desk
 
 def test_what_spilled_is_left_open_for_the_rebuild(tmp_path: Path) -> None:
     desk = Desk(tmp_path, queue_rows=2)
-    desk.intake.frames(NOON, [frame(("A", 1), ("B", 1))])
-    desk.intake.frames(NOON, [frame(("A", 2), ("A", 3))])
+    desk.take_in(NOON, frame(("A", 1), ("B", 1)))
+    desk.take_in(NOON, frame(("A", 2), ("A", 3)))
     (sealed,) = desk.end()
     assert sealed.spilled == {"A"}
     assert desk.rows() == {csv("A", suffix=".open"): 1, csv("B"): 1}
