@@ -64,9 +64,10 @@ def _of_session(layout: Layout, session: str) -> dict[str, int]:
     found: dict[str, int] = defaultdict(int)
     try:
         for (ticker, _), some in groupby(of_session(layout, session), _ticker_and_date):
-            windows = [pa.Table.from_batches(rows.rows(piece), SCHEMA) for _, piece in some]
-            if any(_count(window.slice(0, _SAMPLE)) for window in windows):
-                found[ticker] += _count(pa.concat_tables(windows))
+            windows = [piece for _, piece in some]
+            if any(_count(rows.head(piece, _SAMPLE)) for piece in windows):
+                whole = [pa.Table.from_batches(rows.rows(piece), SCHEMA) for piece in windows]
+                found[ticker] += _count(pa.concat_tables(whole))
     finally:
         rows.close()
     return dict(sorted(found.items()))

@@ -172,11 +172,18 @@ class PieceReader:
 
     def rows(self, piece: Piece) -> Iterator[pa.RecordBatch]:
         """The rows of ``piece``."""
+        return self._of(piece).rows(piece.offset, piece.rows)
+
+    def head(self, piece: Piece, count: int) -> pa.Table:
+        """Its first rows, at most ``count``."""
+        return self._of(piece).head(piece.offset, min(count, piece.rows))
+
+    def _of(self, piece: Piece) -> Slices:
         if self._slices is None or self._path != piece.path:
             self.close()
             self._slices = self._file.enter_context(Slices(piece.path))
             self._path = piece.path
-        return self._slices.rows(piece.offset, piece.rows)
+        return self._slices
 
     def close(self) -> None:
         """Close the file."""

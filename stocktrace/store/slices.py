@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -66,6 +66,22 @@ class Slices:
             stop = min(end, self._ends[group])
             yield from self._group(group).slice(offset - begin, stop - offset).to_batches()
             offset = stop
+
+    def head(self, offset: int, count: int) -> pa.Table:
+        """At most ``count`` rows from ``offset`` on, of one row group.
+
+        Raises:
+            ConversionError: they cannot be read, or are not there.
+        """
+        group = bisect.bisect_right(self._ends, offset)
+        if (self._held and self._held[0] == group) or offset not in (0, *self._ends):
+            return pa.Table.from_batches(self.rows(offset, count), SCHEMA)
+        # Where a group begins, no more than what is asked for is decoded.
+        try:
+            some = self._file.iter_batches(count, [group], use_threads=False)
+            return pa.Table.from_batches(islice(some, 1), SCHEMA)
+        except UNREADABLE as error:
+            raise ConversionError(f"{self._path} cannot be read: {error}.") from error
 
     def _group(self, group: int) -> pa.Table:
         if self._held is None or self._held[0] != group:
