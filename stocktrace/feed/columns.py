@@ -11,6 +11,7 @@ one point among them. Where anything else is found, the frames are not for this 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -38,24 +39,28 @@ _TEXTS, _TEXT_BYTES = 1 << 14, 256
 Places = npt.NDArray[np.int64]
 
 
-def parse(frames: Sequence[bytes]) -> Rows | None:
-    """The trades in ``frames``, if all are spelled alike and sound."""
+def parse(frames: Sequence[bytes], worth: range = range(sys.maxsize)) -> Rows | None:
+    """The trades in ``frames``, if all are spelled alike and sound.
+
+    ``worth`` are the sizes, in bytes of all of them, at which to try.
+    """
     text = b"\n".join([*frames, b""])
+    if len(text) not in worth or text.count(b"\n") != len(frames):
+        return None
     around = next((each for each in _FRAMES if text.startswith(each[0])), None)
     # Without a backslash, a quote begins or ends a text and stands in none.
     if around is None or b"\\" in text or not text.isascii():
         return None
-    sizes = np.fromiter(map(len, frames), np.int64, len(frames)) + 1
     try:
-        return _parse(text, sizes, *around)
+        return _parse(text, *around)
     except (pa.ArrowInvalid, msgspec.DecodeError):
         return None
 
 
-def _parse(text: bytes, sizes: Places, head: bytes, tail: bytes) -> Rows | None:
-    begins = np.cumsum(sizes) - sizes
-    tails = begins + sizes - len(tail)
-    begins += len(head)
+def _parse(text: bytes, head: bytes, tail: bytes) -> Rows | None:
+    lines = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
+    begins = np.concatenate(([0], lines[:-1])) + len(head)
+    tails = lines - len(tail)
     if (
         (tails < begins).any()
         or not _stands(text, begins - len(head), head)

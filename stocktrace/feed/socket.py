@@ -33,6 +33,7 @@ READ_BYTES = 1 << 19
 FRAME_BYTES = 1 << 26
 
 _PLAIN = 0x81  # FIN and opcode 1 (RFC 6455, 5.2)
+_EXTENDED = 126  # two bytes of length follow; after the next higher number eight
 _CONTROL_BYTES = 125  # and never in fragments (RFC 6455, 5.5)
 _TOKEN = re.compile(r"(token=)[^&\s'\"]+")
 
@@ -131,34 +132,36 @@ class BatchSocket(websocket.WebSocket):
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         size, at = len(data), 0
         take = batch.frames.append
-        while True:
-            if size - at < 2:
-                need = 2
-                break
+        is_whole = not self.cont_frame.recving_frames
+        while size - at >= 2:
             length, begin = data[at + 1], at + 2
-            masked, length = length & 0x80, length & 0x7F
-            if length == 126:
-                begin = at + 4
-                length = data[at + 2] << 8 | data[at + 3] if begin <= size else 0
-            elif length == 127:
-                begin = at + 10
-                length = struct.unpack_from("!Q", data, at + 2)[0] if begin <= size else 0
-                if length > FRAME_BYTES:
-                    raise WebSocketProtocolException(f"a frame of {length} bytes")
+            if length >= _EXTENDED:
+                masked, length = length & 0x80, length & 0x7F
+                if length == _EXTENDED:
+                    begin = at + 4
+                    length = data[at + 2] << 8 | data[at + 3] if begin <= size else 0
+                elif length > _EXTENDED:
+                    begin = at + 10
+                    length = struct.unpack_from("!Q", data, at + 2)[0] if begin <= size else 0
+                    if length > FRAME_BYTES:
+                        raise WebSocketProtocolException(f"a frame of {length} bytes")
+                if masked and begin + length <= size:  # RFC 6455, 5.1
+                    raise WebSocketProtocolException("a masked frame from the server")
             end = begin + length
             if end > size:
                 need = end - at
                 break
-            if masked:
-                raise WebSocketProtocolException("a masked frame from the server")  # RFC 6455, 5.1
-            if data[at] == _PLAIN and not self.cont_frame.recving_frames:
+            if is_whole and data[at] == _PLAIN:
                 take(data[begin:end])
             else:
                 self._buffer, self._at = data, at
                 self._take_odd(batch)
+                is_whole = not self.cont_frame.recving_frames
                 if batch.closed is not None:
                     end = size  # nothing counts after a close (RFC 6455, 1.4)
             at = end
+        else:
+            need = 2
         batch.completed = at > 0
         self._chunks = [data[at:]] if at < size else []
         self._size = size - at

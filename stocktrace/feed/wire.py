@@ -58,7 +58,7 @@ class _Message(msgspec.Struct, gc=False):
 _decode_lines = msgspec.json.Decoder(_Message).decode_lines
 # What ``columns`` costs whatever it is given pays from about 500 trades on; it takes up to twenty
 # times the memory of a text.
-_MANY_BYTES, _MOST_BYTES = 1 << 15, 1 << 23
+_WORTH = range(1 << 15, 1 << 23)
 _CONTROL = frozenset({"ping", "news", "pr"})
 
 # Digits become "0", exponents "0e0", the point vanishes, all else a space: sixteen digits in a row
@@ -80,10 +80,9 @@ _TEXT = 200
 
 def decode(frames: Sequence[bytes]) -> Decoded:
     """The trades and whatever else is in ``frames``; never raises for what a server sends."""
-    if _MANY_BYTES <= sum(map(len, frames)) <= _MOST_BYTES:
-        rows = columns.parse(frames)
-        if rows is not None:
-            return Decoded(rows, len(frames))
+    rows = columns.parse(frames, _WORTH)
+    if rows is not None:
+        return Decoded(rows, len(frames))
     lines = _typed_lines(frames)
     if lines is not None:
         return Decoded(Rows.of([line.data for line in lines]), len(lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from stocktrace.feed import wire
@@ -35,7 +36,7 @@ class Receipts:
 
         They come in one piece, as long as nothing is refused.
         """
-        decoded = wire.decode([frame for each in arrivals for frame in each.frames])
+        decoded = wire.decode(list(chain.from_iterable([each.frames for each in arrivals])))
         if decoded.refusals and len(arrivals) > 1:  # each is kept with its receive time
             for each in arrivals:
                 yield from self.decode([each], numbering)

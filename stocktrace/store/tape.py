@@ -74,11 +74,9 @@ class TapeWriter:
     def append(self, stamp: int, frames: Sequence[bytes]) -> None:
         """Append ``frames`` as received at ``stamp``, in one write."""
         prefix = b"%d\t" % stamp
+        text = b"".join((prefix, (b"\n" + prefix).join(frames), b"\n"))
         # Two scans at memory speed spare a look at each frame; what they find is rare.
-        joined = b"".join(frames)
-        if b"\n" not in joined and b"#" not in joined:
-            text = prefix + (b"\n" + prefix).join(frames) + b"\n"
-        else:
+        if text.count(b"\n") != len(frames) or b"#" in text:
             text = b"".join(prefix + _verbatim(frame) + b"\n" for frame in frames)
         self._write(text)
 
