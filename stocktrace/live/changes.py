@@ -82,7 +82,11 @@ class Inbox:
         Raises:
             OSError: the folder is not ours to change.
         """
-        for path in sorted(self.folder.glob("[0-9]*.json")):
+        try:
+            sent = sorted(path for path in self.folder.iterdir() if path.match("[0-9]*.json"))
+        except FileNotFoundError:  # somebody removed the folder
+            return
+        for path in sent:
             try:
                 text = path.read_bytes()
                 path.unlink()

@@ -78,7 +78,12 @@ class Run:
             layout,
             session,
             RollPolicy(settings.roll_every, settings.roll_size),
-            Limits(settings.queue_rows, settings.backlog_rows, settings.batch_rows),
+            Limits(
+                settings.queue_rows,
+                settings.backlog_rows,
+                settings.batch_rows,
+                settings.flush_every,
+            ),
             stamp,
             tickers,
         )

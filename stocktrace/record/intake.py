@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stocktrace.deadline import NS_PER_SECOND
 from stocktrace.record.receipts import Receipts
 from stocktrace.store.batch import Chunk
 from stocktrace.store.layout import Layout
@@ -23,11 +24,12 @@ from stocktrace.store.read import Numbering, Read
 from stocktrace.store.tape import Frames, Mark, TapeWriter
 from stocktrace.store.window import RollPolicy, Window
 
-# What is read is decoded with what the next reads bring, for up to a quarter of a second or half a
-# megabyte: a call costs 0.3 ms whatever it is given, and 3 µs for each ticker in it. With thousands
-# of tickers it is held for longer, so that each has some rows.
-_HELD_NS, _HELD_BYTES = 250_000_000, 1 << 19
-_LONG_NS, _LONG_BYTES = 1_000_000_000, 1 << 22
+# What is read is decoded with what the next reads bring, for up to a second or half a megabyte: a
+# call costs 0.3 ms whatever it is given, and 3 µs for each ticker in it. With thousands of tickers
+# more is held, so that each has some rows.
+_HELD_NS, _HELD_BYTES, _MANY_BYTES = NS_PER_SECOND, 1 << 19, 1 << 22
+# After this share of ``flush_every`` what waits is due: it is asked four times a second at least.
+_ON_TIME = 0.75
 # A batch costs 40 µs for each ticker in it, above all its file: with so many more it gathers
 # twice as much.
 _TICKERS = 2500
@@ -89,11 +91,15 @@ class TickerQueue:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Trades that may wait: for one ticker, in all, and until the recorder is woken."""
+    """Trades that may wait: for one ticker, in all, and until the recorder is woken.
+
+    It is woken for fewer before one of them has waited for ``flush_every_s``.
+    """
 
     queue_rows: int
     backlog_rows: int
     batch_rows: int
+    flush_every_s: float = 1.0
 
 
 class Intake:
@@ -123,6 +129,8 @@ class Intake:
         self.last: dict[str, int] = {}
         #: Texts of the server's error frames; whoever reads them takes them.
         self.errors: list[str] = []
+        self._flush_ns = int(limits.flush_every_s * _ON_TIME * NS_PER_SECOND)
+        self._flushed = stamp
         self._held: list[Frames] = []
         self._held_bytes = 0
         self._numbers = 0
@@ -162,10 +170,11 @@ class Intake:
         self.heard = stamp
         self._held.append(Frames(stamp, frames))
         self._held_bytes += tape.size - before
-        few = self.stretch == 1
-        most, longest = (_HELD_BYTES, _HELD_NS) if few else (_LONG_BYTES, _LONG_NS)
+        most = _HELD_BYTES if self.stretch == 1 else _MANY_BYTES
+        longest = min(self._flush_ns, _HELD_NS)
         if self._held_bytes >= most or not 0 <= stamp - self._held[0].stamp < longest:
             self.decode()
+            self._flush(stamp)
 
     def decode(self) -> None:
         """Decode what is held, count it, and fill the queues."""
@@ -185,6 +194,12 @@ class Intake:
         if self.backlog >= min(limits.batch_rows * self.stretch, limits.backlog_rows // 2):
             self.wake.set()
 
+    def _flush(self, stamp: int) -> None:
+        """Wake the recorder for whatever waits, if it is time."""
+        if self.backlog and not 0 <= stamp - self._flushed < self._flush_ns * self.stretch:
+            self._flushed = stamp
+            self.wake.set()
+
     def spill(self) -> None:
         """The tape of the current window holds more than the queues got: all is had from it."""
         if self.recordings:
@@ -199,6 +214,7 @@ class Intake:
     def tick(self, stamp: int) -> None:
         """Time passed without frames, until ``stamp`` (epoch ns)."""
         self.decode()
+        self._flush(stamp)
         self._roll(stamp)
 
     def _roll(self, stamp: int) -> None:

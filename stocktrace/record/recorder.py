@@ -57,8 +57,9 @@ def close_books(
 class Recorder:
     """Drains the queues of ``intake``; ``run`` belongs to a thread of its own.
 
-    A batch is written every ``flush_every_s``, or as soon as ``batch_rows`` trades wait; with
-    thousands of tickers after a few times that. ``on_sealed`` is called on the recorder's thread.
+    A batch is written when the intake wakes it; at the latest after twice ``flush_every_s``, when
+    the feed is busy otherwise, with thousands of tickers after a few times that. ``on_sealed`` is
+    called on the recorder's thread.
     """
 
     layout: Layout
@@ -82,7 +83,7 @@ class Recorder:
         """Record until ``end``."""
         recordings = self.intake.recordings
         while recordings:
-            self.intake.wake.wait(self.flush_every_s * self.intake.stretch)
+            self.intake.wake.wait(2 * self.flush_every_s * self.intake.stretch)
             self.intake.wake.clear()
             # Asked before the queues are drained: what comes between belongs to the next round.
             closed = self._ended or len(recordings) > 1

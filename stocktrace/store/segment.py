@@ -72,7 +72,8 @@ class SegmentWriter:
         delays_ms = (columns.ts_recv - columns.ts_event)[keep].view(np.int64) / 1000.0
         self.lags.add(delays_ms)
         if len(delays_ms):
-            self.latest_lag_ms = float(np.median(delays_ms))
+            middle = len(delays_ms) // 2
+            self.latest_lag_ms = float(np.partition(delays_ms, middle)[middle])
         ends = np.cumsum(columns.counts)
         kept = np.concatenate(([0], np.cumsum(keep)))[ends]
         self._append(columns.symbols, kept, columns.lines(keep))

@@ -31,6 +31,7 @@ def intake(tmp_path: Path) -> Iterator[MakeIntake]:
         queue_rows: int = 100,
         backlog_rows: int = 1000,
         batch_rows: int = 1000,
+        flush_every_s: float = 1.0,
         roll_size: int = 1 << 30,
     ) -> Intake:
         made.append(
@@ -38,7 +39,7 @@ def intake(tmp_path: Path) -> Iterator[MakeIntake]:
                 Layout(tmp_path),
                 SESSION,
                 RollPolicy(600.0, roll_size),
-                Limits(queue_rows, backlog_rows, batch_rows),
+                Limits(queue_rows, backlog_rows, batch_rows, flush_every_s),
                 NOON,
                 ["AAPL"],
             )
@@ -100,20 +101,38 @@ def test_trades_wait_by_ticker_in_the_order_of_arrival(intake: MakeIntake) -> No
     assert at.current.spilled == set()
 
 
-def test_a_read_is_on_the_tape_at_once_and_in_the_queues_a_quarter_of_a_second_later(
+def test_a_read_is_on_the_tape_at_once_and_in_the_queues_when_it_is_time_to_flush(
     intake: MakeIntake,
 ) -> None:
     at = intake()
     at.frames(NOON, [frame(("A", 1))])
-    at.frames(NOON + SECOND // 4 - 1, [burst(2)])
+    at.frames(NOON + SECOND // 2, [burst(2)])
     assert tape_of(at.current)[1:] == [
         Frames(NOON, [frame(("A", 1))]),
-        Frames(NOON + SECOND // 4 - 1, [burst(2)]),
+        Frames(NOON + SECOND // 2, [burst(2)]),
     ]
-    assert (at.backlog, at.received["A"]) == (0, 0)
-    at.frames(NOON + SECOND // 4, [frame(("A", 3))])
+    assert (at.backlog, at.received["A"], at.wake.is_set()) == (0, 0, False)
+    at.frames(NOON + SECOND * 3 // 4, [frame(("A", 3))])
+    assert at.wake.is_set()
     assert waiting(at) == {"A": [1.0] + [2.0] * 40 + [3.0]}
-    assert at.last == {"A": NOON + SECOND // 4}
+    assert at.last == {"A": NOON + SECOND * 3 // 4}
+
+
+def test_a_flush_is_not_waited_for_with_more_than_a_second_of_undecoded_reads(
+    intake: MakeIntake,
+) -> None:
+    at = intake(flush_every_s=60.0)
+    at.frames(NOON, [frame(("A", 1))])
+    at.frames(NOON + SECOND, [frame(("A", 2))])
+    assert (at.backlog, at.wake.is_set()) == (2, False)
+    at.tick(NOON + 60 * SECOND)
+    assert at.wake.is_set()
+
+
+def test_time_without_trades_wakes_nobody(intake: MakeIntake) -> None:
+    at = intake()
+    at.tick(NOON + 60 * SECOND)
+    assert not at.wake.is_set()
 
 
 @pytest.mark.parametrize("stamp", [NOON, NOON + 2 * SECOND])
