@@ -76,7 +76,8 @@ class Load:
         tapes = self.trades * RATE["a trade on an open tape"] // self.roll_size
         self.files = self.tickers * int(DAY_S / parse_duration(cell["roll_every"]) + tapes)
         stretch = 1 + self.tickers // intake._TICKERS
-        self.appends = min(self.trades, self.tickers * SESSION_S / stretch)
+        every_s = intake._ON_TIME * Settings.model_fields["flush_every"].default * stretch
+        self.appends = min(self.trades, self.tickers * SESSION_S / every_s)
         file = RATE["a Parquet file"] + HALF_A_BLOCK
         converted = self.trades * RATE["a trade in Parquet"] + self.files * file
         compacted = self.tickers * file

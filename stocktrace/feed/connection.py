@@ -207,8 +207,7 @@ class Feed:
                 if reason is not None:
                     break
                 if subscription.tickers is not self._wanted:
-                    with self._sending(socket, policy.handshake_s):
-                        self._change(subscription)
+                    self._change(socket, subscription)
             else:
                 with contextlib.suppress(OSError, WebSocketException):  # a courtesy
                     socket.send_close()
@@ -248,7 +247,7 @@ class Feed:
             if batch.closed is not None:
                 return self._dialer.told(batch.closed)
             if wait := self._pace.after(batch.size, now):
-                time.sleep(wait)  # an event's wait takes ten times the processor's time
+                time.sleep(wait)  # an event's wait takes twice the processor's time
         reason = watchdog.verdict(now)
         if reason is None:
             self._ask(socket, watchdog, subscription, now)
@@ -282,9 +281,10 @@ class Feed:
         for ticker, text in subscription.refused(errors, now):
             self._observer.on_refused(stamp, ticker, text)
 
-    def _change(self, subscription: Subscription) -> None:
+    def _change(self, socket: BatchSocket, subscription: Subscription) -> None:
         """Other tickers are wanted."""
-        added, removed = subscription.change(self._wanted)
+        with self._sending(socket, self._policy.handshake_s):
+            added, removed = subscription.change(self._wanted)
         if added or removed:
             self._observer.on_subscription(self._clock.wall(), added, removed)
 

@@ -161,18 +161,20 @@ class Intake:
         """Take in what one read of the socket brought at ``stamp`` (epoch ns).
 
         It is on the tape when this returns. It is decoded a moment later: with what the next reads
-        bring, or by ``tick``.
+        bring, or by ``tick``; an error of the server, which may answer a question, at once.
         """
         self._roll(stamp)
-        tape = self.current.tape
-        before = tape.size
-        tape.append(stamp, frames)
+        lines = self.current.tape.append(stamp, frames)
         self.heard = stamp
         self._held.append(Frames(stamp, frames))
-        self._held_bytes += tape.size - before
+        self._held_bytes += len(lines)
         most = _HELD_BYTES if self.stretch == 1 else _MANY_BYTES
         longest = min(self._flush_ns, _HELD_NS)
-        if self._held_bytes >= most or not 0 <= stamp - self._held[0].stamp < longest:
+        if (
+            self._held_bytes >= most
+            or not 0 <= stamp - self._held[0].stamp < longest
+            or _tell_of_an_error(lines)
+        ):
             self.decode()
             self._flush(stamp)
 
@@ -253,3 +255,9 @@ class Intake:
         if not queue.listed:
             queue.listed = True
             self.listed.append(queue)
+
+
+def _tell_of_an_error(lines: bytes) -> bool:
+    """Whether an error frame may be among them."""
+    # To search for one byte is all but free, and trades have no "o" in the names of their members.
+    return b"o" in lines and b'"error"' in lines

@@ -67,6 +67,7 @@ class Observer:
 
     def has_traded(self, ticker: str) -> bool:
         """Whether a trade of ``ticker`` came in this session."""
+        self._intake.decode()
         return ticker in self._intake.last
 
     def on_refused(self, stamp: int, ticker: str, text: str) -> None:

@@ -71,14 +71,15 @@ class TapeWriter:
         self._closed = False
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
-    def append(self, stamp: int, frames: Sequence[bytes]) -> None:
-        """Append ``frames`` as received at ``stamp``, in one write."""
+    def append(self, stamp: int, frames: Sequence[bytes]) -> bytes:
+        """Append ``frames`` as received at ``stamp``, in one write; gives what was written."""
         prefix = b"%d\t" % stamp
         text = b"".join((prefix, (b"\n" + prefix).join(frames), b"\n"))
         # Two scans at memory speed spare a look at each frame; what they find is rare.
         if text.count(b"\n") != len(frames) or b"#" in text:
             text = b"".join(prefix + _verbatim(frame) + b"\n" for frame in frames)
         self._write(text)
+        return text
 
     def mark(self, mark: Mark) -> None:
         """Append a line of ours."""

@@ -129,6 +129,16 @@ def test_a_flush_is_not_waited_for_with_more_than_a_second_of_undecoded_reads(
     assert at.wake.is_set()
 
 
+def test_an_error_of_the_server_is_not_waited_with(intake: MakeIntake) -> None:
+    at = intake()
+    at.frames(NOON, [burst(1)])
+    at.frames(NOON + 1, [frame(("oo", 1))])
+    assert at.errors == []
+    at.frames(NOON + 2, [burst(2), b'{"type":"error","msg":"no"}', burst(3)])
+    assert at.errors == ["no"]
+    assert at.received["A"] == 120
+
+
 def test_time_without_trades_wakes_nobody(intake: MakeIntake) -> None:
     at = intake()
     at.tick(NOON + 60 * SECOND)

@@ -62,7 +62,7 @@ def test_the_observer_puts_everything_on_the_tape_and_mails_the_rest(
     assert intake.state == {"connected": False, "tickers": ["B"]}
     lines = journal.layout.audit.read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == [
-        "connect", "subscribe", "error", "disconnect", "retry", "gap", "notice",
+        "connect", "error", "subscribe", "disconnect", "retry", "gap", "notice",
     ]  # fmt: skip
 
 
@@ -76,11 +76,19 @@ def test_a_tick_rolls_and_a_retry_does_too(journal: Journal, intake: Intake) -> 
 NO = b'{"type":"error","msg":"no"}'
 
 
-def test_an_error_is_told_a_tick_later(journal: Journal, intake: Intake) -> None:
+def test_an_error_is_told_at_once(journal: Journal, intake: Intake) -> None:
     observer = Observer(intake, journal, queue.SimpleQueue())
-    assert observer.on_frames(NOON + 1, [BURST, NO]) == []
-    assert observer.on_tick(NOON + 2) == ["no"]
+    assert observer.on_frames(NOON + 1, [BURST]) == []
+    assert observer.on_frames(NOON + 2, [NO]) == ["no"]
     assert observer.on_tick(NOON + 3) == []
+
+
+def test_whether_a_ticker_has_traded_is_known_of_all_that_was_read(
+    journal: Journal, intake: Intake
+) -> None:
+    observer = Observer(intake, journal, queue.SimpleQueue())
+    observer.on_frames(NOON + 1, [frame(("A", 1))])
+    assert (observer.has_traded("A"), observer.has_traded("B")) == (True, False)
 
 
 def test_what_a_feed_that_died_had_read_is_recorded(journal: Journal, intake: Intake) -> None:
