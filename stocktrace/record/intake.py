@@ -130,7 +130,8 @@ class Intake:
         #: Texts of the server's error frames; whoever reads them takes them.
         self.errors: list[str] = []
         self._flush_ns = int(limits.flush_every_s * _ON_TIME * NS_PER_SECOND)
-        self._flushed = stamp
+        # Since when the first waits of what came after the last flush, epoch ns; 0: nothing came.
+        self._waits_since = 0
         self._held: list[Frames] = []
         self._held_bytes = 0
         self._numbers = 0
@@ -169,14 +170,15 @@ class Intake:
         self._held.append(Frames(stamp, frames))
         self._held_bytes += len(lines)
         most = _HELD_BYTES if self.stretch == 1 else _MANY_BYTES
-        longest = min(self._flush_ns, _HELD_NS)
+        self._waits_since = self._waits_since or stamp
         if (
             self._held_bytes >= most
-            or not 0 <= stamp - self._held[0].stamp < longest
+            or not 0 <= stamp - self._held[0].stamp < _HELD_NS
+            or self._is_due(stamp)
             or _tell_of_an_error(lines)
         ):
             self.decode()
-            self._flush(stamp)
+        self._flush(stamp)
 
     def decode(self) -> None:
         """Decode what is held, count it, and fill the queues."""
@@ -198,9 +200,13 @@ class Intake:
 
     def _flush(self, stamp: int) -> None:
         """Wake the recorder for whatever waits, if it is time."""
-        if self.backlog and not 0 <= stamp - self._flushed < self._flush_ns * self.stretch:
-            self._flushed = stamp
+        if self._is_due(stamp):
+            self._waits_since = 0
             self.wake.set()
+
+    def _is_due(self, stamp: int) -> bool:
+        longest = self._flush_ns * self.stretch
+        return self._waits_since > 0 and not 0 <= stamp - self._waits_since < longest
 
     def spill(self) -> None:
         """The tape of the current window holds more than the queues got: all is had from it."""
