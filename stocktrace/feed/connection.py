@@ -269,10 +269,12 @@ class Feed:
 
     @contextlib.contextmanager
     def _sending(self, socket: BatchSocket, within_s: float) -> Iterator[None]:
-        """Around what is sent: the peer may not read."""
+        """Around what is sent, and nothing else: the peer may not read."""
         socket.settimeout(within_s)
-        with self._dialer.may_be_lost():
+        try:
             yield
+        except (OSError, WebSocketException) as error:
+            raise self._dialer.lost(error) from error
         socket.settimeout(TICK_S)
 
     def _note_refusals(

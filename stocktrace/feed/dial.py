@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator
 from urllib.parse import quote, urlsplit
 
 from websocket import (
     WebSocketBadStatusException,
-    WebSocketException,
     WebSocketTimeoutException,
 )
 
@@ -90,14 +87,6 @@ class Dialer:
         if isinstance(error, (TimeoutError, WebSocketTimeoutException)):
             return f"no answer to the handshake in {self._handshake_s:g} s", False
         return f"cannot connect: {self.told(error)}", False
-
-    @contextlib.contextmanager
-    def may_be_lost(self) -> Iterator[None]:
-        """Around what the socket does, and nothing else: what that raises becomes ``Lost``."""
-        try:
-            yield
-        except (OSError, WebSocketException) as error:
-            raise self.lost(error) from error
 
     def lost(self, error: Exception) -> Lost:
         """What the socket raised, in words without the key."""

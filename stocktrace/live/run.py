@@ -78,12 +78,7 @@ class Run:
             layout,
             session,
             RollPolicy(settings.roll_every, settings.roll_size),
-            Limits(
-                settings.queue_rows,
-                settings.backlog_rows,
-                settings.batch_rows,
-                settings.flush_every,
-            ),
+            Limits.of(settings),
             stamp,
             tickers,
         )

@@ -13,10 +13,11 @@ import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from stocktrace.deadline import NS_PER_SECOND
 from stocktrace.record.receipts import Receipts
+from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
@@ -100,6 +101,13 @@ class Limits:
     backlog_rows: int
     batch_rows: int
     flush_every_s: float = 1.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The limits that are set."""
+        return cls(
+            settings.queue_rows, settings.backlog_rows, settings.batch_rows, settings.flush_every
+        )
 
 
 class Intake:
