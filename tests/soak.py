@@ -25,14 +25,16 @@ import base64
 import errno
 import json
 import multiprocessing
+import multiprocessing.connection
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,30 @@ FAULTS = (
 _WEEK_MS = 7 * 86_400_000
 
 
+_PROCESSES = multiprocessing.get_context("forkserver")
+# ``Process.start`` also asks every process that another thread started whether it has ended. Only
+# one reader gets the answer. If two threads ask at once, the other one calls the status 255.
+_ASKING = threading.Lock()
+
+
+def status_of(
+    target: Callable[..., object], *arguments: object, patience: float | None = None
+) -> int:
+    """Run ``target`` in a process, kill it after ``patience`` seconds, and return its status."""
+    process = _PROCESSES.Process(target=target, args=arguments)
+    with _ASKING:
+        process.start()
+    if not multiprocessing.connection.wait([process.sentinel], patience):
+        process.kill()
+        multiprocessing.connection.wait([process.sentinel])
+    with _ASKING:
+        process.join()
+        status = process.exitcode
+        process.close()
+    assert status is not None
+    return status
+
+
 @dataclass(slots=True)
 class Tally:
     """What was done."""
@@ -84,7 +110,6 @@ class Lane:
             SyntheticMarket(seed=seed * 100 + number, rate=RATE, opening=1.0),
             ExchangeSettings(key=self.key, ping_period=1.0, settle=0.0, keep=True),
         )
-        self.processes = multiprocessing.get_context("forkserver")
         self.failure: BaseException | None = None
 
     def run(self, wanted: int, until: float) -> None:
@@ -108,20 +133,15 @@ class Lane:
         plan, patience = self._plan()
         job = self._job(command, name, plan)
         job.phase.write_bytes(bytes(len(PHASES)))
-        process = self.processes.Process(target=saboteur.play, args=(job,), name=name)
-        process.start()
-        process.join(patience)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        if process.exitcode == -9:
+        status = status_of(saboteur.play, job, patience=patience)
+        if status == -signal.SIGKILL:
             states = job.phase.read_bytes()
             phase = max((at for at, count in enumerate(states) if count), default=0)
             self.tally.kills[f"{command}, {PHASES[phase]}"] += 1
         else:
-            must(process.exitcode != 2, f"{job.arguments}: {job.output.read_text()}")
-            self.tally.outcomes[f"{command} ended with {process.exitcode}"] += 1
-        process.close()
+            said = job.output.read_text()
+            must(status in (0, 1), f"{job.arguments} ended with {status}: {said}")
+            self.tally.outcomes[f"{command} ended with {status}"] += 1
 
     def _inject(self) -> None:
         fault = self.random.choice(FAULTS)
@@ -377,7 +397,7 @@ def soak(kills: int, minutes: float, seed: int, work: Path) -> None:
     for folder in ("data", "output", "phases"):
         (work / folder).mkdir()
     tally = Tally()
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.saboteur"])
+    _PROCESSES.set_forkserver_preload(["tests.saboteur"])
     lanes = [Lane(number, seed, work, tally) for number in range(LANES)]
     begin = time.monotonic()
     threads = [
@@ -409,11 +429,9 @@ def _in_peace(lane: Lane, command: str, status: int) -> str:
     number = len(list((lane.work / "output").iterdir()))
     job = lane._job(command, f"{command}-{number}", Plan())
     job.phase.write_bytes(bytes(len(PHASES)))
-    process = lane.processes.Process(target=saboteur.play, args=(job,))
-    process.start()
-    process.join()
+    ended = status_of(saboteur.play, job)
     text = job.output.read_text()
-    must(process.exitcode == status, f"{command} ended with {process.exitcode}: {text}")
+    must(ended == status, f"{command} ended with {ended}: {text}")
     return text
 
 
