@@ -9,11 +9,11 @@ from typing import NoReturn
 import cyclopts
 
 from stocktrace.cli import output
-from stocktrace.errors import UsageError
+from stocktrace.errors import StocktraceError, UsageError
 
 
 def run(name: str, command: Callable[..., int | None]) -> NoReturn:
-    """Run ``command`` as the module ``name``; status 2 and a sentence for wrong usage."""
+    """Run ``command`` as the module ``name``; an error is a sentence and status 1 or 2 (usage)."""
     app = cyclopts.App(
         name=f"python -m {name}",
         help_format="plaintext",
@@ -23,6 +23,6 @@ def run(name: str, command: Callable[..., int | None]) -> NoReturn:
     app.default(command)
     try:
         sys.exit(app(exit_on_error=False, print_error=False))
-    except (cyclopts.CycloptsError, UsageError) as error:
+    except (cyclopts.CycloptsError, StocktraceError) as error:
         output.complain(" ".join(str(error).split()))
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, (cyclopts.CycloptsError, UsageError)) else 1)

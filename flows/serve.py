@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from flows import script
 from stocktrace.cli import output
-from stocktrace.errors import UsageError
+from stocktrace.errors import StocktraceError, UsageError, is_usage
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -66,7 +66,8 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
         return {str(one["name"]): one for one in found["deployments"]}
     except OSError as error:
-        raise UsageError(
+        kind = UsageError if is_usage(error) else StocktraceError
+        raise kind(
             f"{file} cannot be read ({error.strerror}): name the file with --file."
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):

@@ -28,8 +28,19 @@ Facts are attributes; ``str()`` is one sentence for a person.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Self
+
+# The system's errors about a name, a permission or an address. Any other is a failure of the
+# machine: a broken or full disk, a lost mount, a limit on open files.
+_USAGE = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+        *(errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ, errno.ELOOP, errno.EINVAL),
+        *(errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT),
+    }
+)
 
 
 class StocktraceError(Exception):
@@ -198,3 +209,16 @@ class ConversionError(StoreError):
 
 class LakeError(StoreError):
     """The lake cannot be used; what was to be sent waits on this machine."""
+
+
+def is_usage(error: Exception) -> bool:
+    """Return whether the value that the user gave caused the error.
+
+    Another name or permission corrects it, so it is a ``UsageError``. If not, the machine failed,
+    and the same value may work later.
+    """
+    from socket import gaierror  # costly to import, and needed only after an error
+
+    if not isinstance(error, OSError) or isinstance(error, gaierror):
+        return True
+    return error.errno in _USAGE

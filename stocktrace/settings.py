@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from stocktrace import settings_file
-from stocktrace.errors import SettingsError
+from stocktrace.errors import SettingsError, StocktraceError, is_usage
 from stocktrace.lake_url import lake_url, local_path
 from stocktrace.quantities import FOREVER, parse_duration, parse_keep, parse_patience, parse_size
 
@@ -191,7 +191,8 @@ class Settings(BaseSettings):
         try:
             return cls(**given)
         except (UnicodeDecodeError, OSError) as error:
-            raise SettingsError(f"The file .env cannot be read: {error}.") from None
+            kind = SettingsError if is_usage(error) else StocktraceError
+            raise kind(f"The file .env cannot be read: {error}.") from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"

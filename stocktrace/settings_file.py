@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Collection
 from pathlib import Path
 
-from stocktrace.errors import SettingsError
+from stocktrace.errors import SettingsError, StocktraceError, is_usage
 
 FILE = Path("stocktrace.toml")
 
@@ -27,7 +27,8 @@ def read(names: Collection[str]) -> dict[str, _Value]:
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise SettingsError(f"The file {FILE} cannot be read: {error}.") from None
+        kind = SettingsError if is_usage(error) else StocktraceError
+        raise kind(f"The file {FILE} cannot be read: {error}.") from None
     for name, value in found.items():
         if name not in names or name == _KEY:
             raise SettingsError(f"There is no setting {name} in {FILE}: {_hint(name, names)}")

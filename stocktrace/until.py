@@ -12,7 +12,7 @@ from typing import Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from stocktrace.calendar import session_close, us_extended, us_session
-from stocktrace.errors import SettingsError, UsageError
+from stocktrace.errors import SettingsError, StocktraceError, UsageError, is_usage
 from stocktrace.quantities import parse_duration
 
 #: What is asked of the calendar, and the hours it is asked of.
@@ -109,7 +109,9 @@ def _on_the_wall(match: re.Match[str], now: datetime) -> datetime:
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a folder of zones
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        if not is_usage(error):  # an OSError about the value is the name of a folder of zones
+            raise StocktraceError(f"The time zone {name!r} cannot be read: {error}.") from error
         raise SettingsError(
             f"{name!r} is no time zone: use an IANA name like America/New_York."
         ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from stocktrace.errors import UsageError
+from stocktrace.errors import StocktraceError, UsageError, is_usage
 
 HOST = "127.0.0.1"
 #: In no list of well-known ports, and easy to type.
@@ -23,7 +23,8 @@ def bind(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         number = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(number) if number else "there is no such port"
-        raise UsageError(
+        kind = UsageError if is_usage(error) else StocktraceError
+        raise kind(
             f"Port {port} cannot be had ({reason}): give another one with --port, or 0 for any."
         ) from error
 

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from websockets.asyncio.server import serve as serve_websockets
 
-from stocktrace.errors import SettingsError, StocktraceError
+from stocktrace.errors import SettingsError, StocktraceError, is_usage
 from stocktrace.exchange.faults import Fault, FaultPlan
 from stocktrace.exchange.gateway import Gateway
 from stocktrace.exchange.player import Player
@@ -75,7 +75,8 @@ class Server:
         try:
             listener = socket.create_server((HOST, self.settings.port), backlog=128)
         except OSError as error:
-            raise SettingsError(
+            kind = SettingsError if is_usage(error) else StocktraceError
+            raise kind(
                 f"The exchange cannot listen on port {self.settings.port}: {error.strerror}."
             ) from error
         self.port = listener.getsockname()[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from stocktrace.errors import UsageError
+from stocktrace.errors import StocktraceError, UsageError, is_usage
 from stocktrace.trade import COLUMNS
 
 #: How times are written: a number since 1970 (UTC), or text like ``2026-11-23 14:30:00.123``.
@@ -85,7 +85,11 @@ class Mapping:
         """
         try:
             ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            if not is_usage(error):
+                raise StocktraceError(
+                    f"The time zone {self.timezone!r} cannot be read: {error}."
+                ) from error
             raise UsageError(
                 f"{self.timezone!r} is no time zone: use an IANA name like America/New_York."
             ) from None

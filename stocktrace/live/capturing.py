@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
 from stocktrace.deadline import SYSTEM_CLOCK, Clock, Deadline
-from stocktrace.errors import UsageError
+from stocktrace.errors import UsageError, is_usage
 from stocktrace.live.handle import Handle
 from stocktrace.live.publishing import Publisher, Result
 from stocktrace.live.run import Run
@@ -118,16 +118,19 @@ def _each(watches: Sequence[Callable[[Status], None]]) -> Callable[[Status], Non
 
 
 def _make_folder(layout: Layout) -> None:
-    try:
-        layout.sessions.mkdir(parents=True, exist_ok=True)
-        probe = files.temporary_for(layout.sessions / "probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"Cannot write to the data folder {layout.root} ({error.strerror}): "
-            "give another one with --data-dir."
-        ) from error
+    with files.telling(layout.root):
+        try:
+            layout.sessions.mkdir(parents=True, exist_ok=True)
+            probe = files.temporary_for(layout.sessions / "probe")
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            if not is_usage(error):
+                raise
+            raise UsageError(
+                f"Cannot write to the data folder {layout.root} ({error.strerror}): "
+                "give another one with --data-dir."
+            ) from error
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry, MetricsHandler, ProcessCollector
 
 from stocktrace.deadline import SYSTEM_CLOCK, Clock
-from stocktrace.errors import SettingsError
+from stocktrace.errors import SettingsError, StocktraceError, is_usage
 from stocktrace.live.metrics import Metrics
 from stocktrace.settings import Settings
 from stocktrace.status import Status
@@ -67,7 +67,8 @@ def _listen(address: str, metrics: Metrics) -> _Server:
         family, _, _, _, place = found[0]
         return _Server(family, place, metrics)
     except OSError as error:
-        raise SettingsError(
+        kind = SettingsError if is_usage(error) else StocktraceError
+        raise kind(
             f"--metrics: cannot listen on {address} ({error.strerror}): give another port, or off."
         ) from error
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stocktrace.deadline import SYSTEM_CLOCK, Clock
-from stocktrace.errors import StoreError, UsageError
+from stocktrace.errors import StoreError, UsageError, is_usage
 from stocktrace.feed import wire
 from stocktrace.record.delivery import deliver
 from stocktrace.record.journal import Journal, new_report
@@ -117,7 +117,8 @@ def _lines(source: Path) -> Iterator[_Line]:
         # end and JSON does not.
         texts = source.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read {source}: {error}.") from error
+        kind = UsageError if is_usage(error) else StoreError
+        raise kind(f"Cannot read {source}: {error}.") from error
     seen: Counter[tuple[int, bytes]] = Counter()
     try:
         for refused in parse(texts):

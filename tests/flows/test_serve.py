@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from flows import serve
-from stocktrace.errors import UsageError
+from flows import script, serve
+from stocktrace.errors import StocktraceError, UsageError
 from tests.station import ROOT
 
 pytestmark = [
@@ -61,6 +63,24 @@ def test_a_file_without_deployments_is_told(
         file.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=sentence):
         serve.read(file)
+
+
+@pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
+def test_a_disk_that_fails_under_the_file_is_not_called_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(sys, "argv", ["flows.serve"])
+    with pytest.raises(StocktraceError) as failed:
+        serve.read(serve.FILE)
+    assert not isinstance(failed.value, UsageError)
+    with pytest.raises(SystemExit) as ended:
+        script.run("flows.serve", serve.serve)
+    assert ended.value.code == 1
+    assert "cannot be read (Input/output error)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
