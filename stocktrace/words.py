@@ -32,3 +32,8 @@ def clock(seconds: float) -> str:
 def plain(text: str) -> str:
     """Words of others, made harmless: they must not steer a terminal or begin a line."""
     return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def encodable(text: str) -> str:
+    """``text`` as UTF-8 can carry it: a file's name may hold bytes that are not text."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -27,8 +27,9 @@ from stocktrace.ingest.foreign import NothingThere, Source
 from stocktrace.ingest.importing import import_file, known, try_out
 from stocktrace.ingest.mapping import Mapping
 from stocktrace.record.recovery import dead_sessions, recover_session, sweep
-from stocktrace.store.foreign import ENDINGS
+from stocktrace.store.foreign import ENDINGS, UNREAD_ENDINGS
 from stocktrace.store.layout import Layout
+from stocktrace.words import encodable, plain
 
 #: What became of one source: it was published, was here already, has nothing in it, could not be
 #: published, or (only looked at) could be.
@@ -59,28 +60,50 @@ class Outcome:
 def plan(layout: Layout, sources: Sequence[Path]) -> list[Work]:
     """The work that ``sources`` are: files, data folders, folders of CSV files; or, none, this one.
 
-    What died in this data folder always comes first.
+    What died in this data folder always comes first. A source that is there and cannot be read is
+    work, too: it fails in its turn and keeps none of the others from being published.
 
     Raises:
         UsageError: a source is not there, or there is nothing in it.
     """
-    root = layout.root.resolve()
+    root = os.path.realpath(layout.root)
     found = [Work(layout.root, session) for session in dead_sessions(layout)]
     for source in sources:
-        if source.resolve() == root:
-            continue
-        if source.is_file():
-            found.append(Work(source))
-        elif source.is_dir() and is_data_folder(source):
-            found += [Work(source, session) for session in Layout(source).all_sessions()]
-        elif source.is_dir():
-            files = sorted(path for path in source.rglob("*") if path.name.endswith(ENDINGS))
-            if not files:
-                raise UsageError(f"{source} is no data folder and has no {' or '.join(ENDINGS)}.")
-            found += [Work(path) for path in files]
-        else:
-            raise UsageError(f"There is no {source}: name files or folders that are there.")
+        if os.path.realpath(source) != root:
+            found += _work_of(source)
     return list(dict.fromkeys(found))
+
+
+def _work_of(source: Path) -> list[Work]:
+    try:
+        if not source.is_dir():
+            source.lstat()
+            return [Work(source)]
+        if is_data_folder(source):
+            return [Work(source, session) for session in Layout(source).all_sessions()]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"There is no {source}: name files or folders that are there.") from None
+    except OSError:  # it may not be looked at
+        return [Work(source)]
+    files = _csv_files(source)
+    if not files and not source.name.endswith(ENDINGS):
+        raise UsageError(f"{source} is no data folder and has no {' or '.join(ENDINGS)}.")
+    return [Work(path) for path in files or [source]]
+
+
+def _csv_files(folder: Path) -> list[Path]:
+    """What is called CSV in a folder and those below it, and those that cannot be listed."""
+    found: list[Path] = []
+
+    def note(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for at, folders, names in os.walk(folder, onerror=note):
+        some = (Path(at, name) for name in (*folders, *names))
+        found += [path for path in some if path.name.endswith((*ENDINGS, *UNREAD_ENDINGS))]
+    # A folder may be called trades.csv: it is a source of its own only if it holds none.
+    holders = {parent for path in found for parent in path.parents}
+    return sorted(path for path in found if path not in holders)
 
 
 def backfill(
@@ -107,14 +130,22 @@ def backfill(
 
 
 def _do(layout: Layout, mapping: Mapping, only_look: bool, work: Work) -> Outcome:  # noqa: FBT001
+    """Do one piece of work; whatever is wrong with it is its outcome, and the others go on."""
     try:
         if work.session is None:
-            return _import(layout, mapping, work.path, only_look=only_look)
-        return _publish(layout, work.path, work.session, only_look=only_look)
+            outcome = _import(layout, mapping, work.path, only_look=only_look)
+        else:
+            outcome = _publish(layout, work.path, work.session, only_look=only_look)
     except NothingThere as error:
-        return Outcome(str(work.path), "empty", reason=str(error))
+        outcome = Outcome(str(work.path), "empty", reason=str(error))
     except (StocktraceError, OSError) as error:
-        return Outcome(str(work.path), "failed", work.session or "", reason=str(error))
+        outcome = Outcome(str(work.path), "failed", work.session or "", reason=str(error))
+    except Exception as error:  # noqa: BLE001 - a file that nobody thought of must not stop six
+        reason = f"{work.path} cannot be published ({type(error).__name__}: {error})."
+        outcome = Outcome(str(work.path), "failed", work.session or "", reason=reason)
+    return replace(
+        outcome, source=encodable(outcome.source), reason=encodable(plain(outcome.reason))
+    )
 
 
 def _import(layout: Layout, mapping: Mapping, path: Path, *, only_look: bool) -> Outcome:

@@ -41,6 +41,7 @@ from stocktrace.store.originals import copies_of_session
 from stocktrace.store.quarantine import parse
 from stocktrace.store.tape import Mark, TapeWriter
 from stocktrace.store.window import NS_PER_DAY, RollPolicy, Window
+from stocktrace.words import encodable
 
 # Days of which tapes are open at once; a file that jumps between more costs more windows.
 _OPEN_DAYS = 64
@@ -69,8 +70,9 @@ class Origin:
     @classmethod
     def of(cls, source: Source) -> Origin:
         """Of a file."""
-        facts = {"source": str(source.path.resolve()), **source.facts}
-        return cls(source.contents.digest, facts, f"imported from {source.path.name}")
+        facts = {"source": encodable(str(source.path.resolve())), **source.facts}
+        reason = f"imported from {encodable(source.path.name)}"
+        return cls(source.contents.digest, facts, reason)
 
 
 @dataclass(frozen=True, slots=True)

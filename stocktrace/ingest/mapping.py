@@ -17,6 +17,8 @@ from stocktrace.trade import COLUMNS
 Unit = Literal["s", "ms", "us", "ns", "iso"]
 #: Columns that a file must have; the ticker can come from elsewhere.
 REQUIRED = ("ts_event", "price", "volume")
+# Characters of names in a sentence, at most.
+_NAMES = 500
 # What stands for the ticker that a column, or the file's name, gave.
 _GIVEN = "{}"
 
@@ -146,7 +148,7 @@ class Mapping:
             if ours in needed and wanted[ours] not in names:
                 raise UsageError(
                     f"{path} has no column {wanted[ours]!r} for {ours}: say which it is with "
-                    f"--column {ours}=NAME; it has {', '.join(names)}."
+                    f"--column {ours}=NAME; it has {_listed(names)}."
                 )
             if ours in wanted and names.count(wanted[ours]) > 1:
                 raise UsageError(f"{path} has the column {wanted[ours]!r} more than once.")
@@ -161,6 +163,12 @@ class Mapping:
             "ticker": self.ticker_of(path) or self.ticker,
             "names": ",".join(self.names),
         }
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names of columns in a sentence; a file that is not CSV can have a megabyte of them."""
+    text = ", ".join(filter(None, names)) or "none"
+    return text if len(text) <= _NAMES else f"{text[:_NAMES]}…"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,13 @@ from stocktrace.errors import DiskFull, StoreError
 # Syncs that wait beside each other: a journal takes them in together.
 _AT_ONCE = 16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @contextlib.contextmanager
@@ -28,6 +36,15 @@ def telling(path: Path) -> Iterator[None]:
         if isinstance(error, (FileNotFoundError, FileExistsError)):
             raise
         raise StoreError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def other_kind(path: Path) -> str:
+    """What ``path`` leads to if that is not a regular file: ``a folder``, ``a device``; else empty.
+
+    Raises:
+        OSError: nothing is there, or it cannot be looked at.
+    """
+    return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
 
 
 def free_bytes(path: Path) -> int:

@@ -20,9 +20,27 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 
 from stocktrace.errors import StoreError
+from stocktrace.store.files import other_kind
 from stocktrace.store.times import epoch_ns
 
 ENDINGS = (".csv", ".csv.gz")
+#: CSV that cannot be read here. In a folder it is reported, or it would be missed by nobody.
+UNREAD_ENDINGS = (".csv.bz2", ".csv.lz4", ".csv.xz", ".csv.zip", ".csv.zst")
+# The first bytes of files that are not CSV in UTF-8. UTF-32 comes before UTF-16, its beginning.
+_ENCODINGS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+_COMPRESSIONS = {
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+}
 _BLOCK = 1 << 20
 # Longer than any line of trades; a file whose last line is longer is none.
 _LINE = 1 << 20
@@ -40,16 +58,20 @@ class Contents:
         """Read a file once.
 
         Raises:
-            StoreError: it cannot be read to its end.
+            StoreError: it is not a file, cannot be read to its end, or is not CSV in UTF-8.
         """
         digest, size = _hash(), 0
         try:
+            if kind := other_kind(path):
+                raise StoreError(f"{path} is {kind}, not a CSV file.")
             with _open(path) as file:
                 while chunk := file.read(_BLOCK):
+                    if not size:
+                        _refuse_other_forms(path, chunk)
                     digest.update(chunk)
                     size += len(chunk)
         except (OSError, EOFError, zlib.error) as error:
-            raise StoreError(f"{path} cannot be read to its end: {error}.") from error
+            raise StoreError(f"{path} cannot be read to its end: {_words(error)}.") from error
         return cls(digest.hexdigest(), size)
 
 
@@ -81,7 +103,7 @@ def names_of(path: Path, form: Form) -> list[str]:
     """The names of a file's columns; none if it is empty.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: it cannot be read, or its first line is not CSV.
     """
     if form.names:
         return list(form.names)
@@ -89,8 +111,11 @@ def names_of(path: Path, form: Form) -> list[str]:
         with _open(path) as file:
             line = file.readline(_LINE).decode("utf-8-sig", "replace")
     except (OSError, EOFError, zlib.error) as error:
-        raise StoreError(f"{path} cannot be read: {error}.") from error
-    return next(csv.reader([line.rstrip("\r\n")], delimiter=form.delimiter), [])
+        raise StoreError(f"{path} cannot be read: {_words(error)}.") from error
+    try:
+        return next(csv.reader([line.rstrip("\r\n")], delimiter=form.delimiter), [])
+    except csv.Error as error:
+        raise StoreError(f"{path} is not CSV: its first line cannot be read ({error}).") from error
 
 
 def read(path: Path, form: Form, columns: dict[str, str], contents: Contents) -> Iterator[Block]:
@@ -119,15 +144,14 @@ def read(path: Path, form: Form, columns: dict[str, str], contents: Contents) ->
         # The line of the names stands before each block. A file that is only that has no rows.
         first = b"" if form.names else file.readline(_LINE)
         digest.update(first)
-        lines, rest, whole = b"", b"", bool(first)
+        lines, rest = b"", b""
         while chunk := file.read(_BLOCK):
             digest.update(chunk)
             lines, _, rest = (rest + chunk).rpartition(b"\n")
             if max(len(first), len(rest)) >= _LINE:
-                raise StoreError(f"{path} is no CSV: it has a line of {_LINE:,} bytes or more.")
+                raise StoreError(f"{path} is not CSV: it has a line of {_LINE:,} bytes or more.")
             if not lines:
                 continue
-            whole = True
             reading = pcsv.ReadOptions(
                 use_threads=False,
                 block_size=len(first) + len(lines) + 1,
@@ -139,15 +163,15 @@ def read(path: Path, form: Form, columns: dict[str, str], contents: Contents) ->
                 table = pcsv.read_csv(
                     pa.BufferReader(first + lines + b"\n"), reading, parsing, converting
                 )
-            except pa.ArrowInvalid as error:
-                raise StoreError(f"{path} is no CSV: {error}.") from error
+            except pa.ArrowException as error:
+                raise StoreError(f"{path} is not CSV: {_words(error)}.") from error
             for batch in table.to_batches():
                 block = _block(batch, form, columns)
                 block.odd, odd[:] = list(odd), []
                 yield block
     if digest.hexdigest() != contents.digest:
         raise StoreError(f"{path} was changed while it was read: run it again.")
-    if rest and whole:
+    if rest:
         odd.append((rest.decode(errors="replace"), "its line has no end: it may be cut"))
     if odd:
         yield Block(odd=odd)
@@ -166,6 +190,39 @@ def _texts(column: pa.BinaryArray) -> pa.StringArray:
         return column.cast(pa.string())
     except pa.ArrowInvalid:
         return pa.array([value.decode(errors="replace") for value in column.to_pylist()])
+
+
+def _refuse_other_forms(path: Path, start: bytes) -> None:
+    """Raise ``StoreError`` if a file that begins with ``start`` is not CSV in UTF-8."""
+    for mark, name in _ENCODINGS.items():
+        if start.startswith(mark):
+            raise StoreError(
+                f"{path} is written in {name}: convert it to UTF-8, as with "
+                f"`iconv -f {name} -t UTF-8`."
+            )
+    for mark, name in _COMPRESSIONS.items():
+        if start.startswith(mark):
+            raise StoreError(
+                f"{path} is compressed with {name}: decompress it. Of compressed files, only those "
+                "of gzip are read, and their names end with .csv.gz."
+            )
+    first, _, rest = start.partition(b"\n")
+    if b"\0" in first:
+        raise StoreError(
+            f"{path} is not text in UTF-8: its first line has NUL bytes. If it is written in "
+            "UTF-16, convert it."
+        )
+    for stretch in (first, rest):
+        if b"\n" not in stretch and b"\r" in stretch.strip(b"\r"):
+            raise StoreError(
+                f"{path} ends its lines with carriage returns alone: convert them to line feeds, "
+                "as with `tr '\\r' '\\n'`."
+            )
+
+
+def _words(error: Exception) -> str:
+    """What the system or a library says, on one line and without the path of the sentence."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split()).rstrip(".")
 
 
 def _open(path: Path) -> IO[bytes]:

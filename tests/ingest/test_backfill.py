@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +26,7 @@ from stocktrace.ingest.foreign import Source
 from stocktrace.ingest.importing import import_file
 from stocktrace.ingest.mapping import Mapping
 from stocktrace.report import Report
-from stocktrace.store import files, lock
+from stocktrace.store import files, foreign, lock
 from stocktrace.store.coverage import read_coverage
 from stocktrace.store.dataset import read_trades
 from stocktrace.store.layout import Layout
@@ -253,6 +256,168 @@ def test_what_cannot_be_imported_is_told_in_a_sentence(
     assert sentence in out + err
     assert "Traceback" not in err
     assert published(layout.root) == {}
+
+
+TEXT = OURS + ROW
+NOT_CSV = {
+    "in UTF-16": (TEXT.encode("utf-16"), "is written in UTF-16: convert it to UTF-8"),
+    "in UTF-32": (TEXT.encode("utf-32"), "is written in UTF-32: convert it to UTF-8"),
+    "in UTF-16 without a mark": (TEXT.encode("utf-16-le"), "its first line has NUL bytes"),
+    "with the lines of an old Mac": (
+        TEXT.replace("\n", "\r").encode(),
+        "ends its lines with carriage returns alone",
+    ),
+    "with rows of an old Mac": (
+        (OURS + (ROW * 3).replace("\n", "\r")).encode(),
+        "ends its lines with carriage returns alone",
+    ),
+    "in zstd": (
+        pa.compress(TEXT.encode() * 9, codec="zstd", asbytes=True),
+        "is compressed with zstd",
+    ),
+    "in lz4": (pa.compress(TEXT.encode() * 9, codec="lz4", asbytes=True), "is compressed with lz4"),
+    "in gzip": (gzip.compress(TEXT.encode()), "is compressed with gzip: decompress it"),
+    "in zip": (b"PK\x03\x04" + bytes(99), "is compressed with zip"),
+    "of NUL bytes": (bytes(4096), "its first line has NUL bytes"),
+    "of one field": (b"x" * 200_000 + b"\n1\n", "is not CSV: its first line cannot be read"),
+    "of many names": (b"name," * 40_000 + b"\n1\n", "it has name, name"),
+    "of an open quote": (
+        b'symbol,ts_event,price,volume,"x\n' + ROW.encode() * 9,
+        "is not CSV: CSV parse error",
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "jobs"), [*((kind, 1) for kind in NOT_CSV), ("in UTF-16", 2)])
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_imported(
+    layout: Layout, folder: Path, capfd: pytest.CaptureFixture[str], kind: str, jobs: int
+) -> None:
+    content, sentence = NOT_CSV[kind]
+    for number in range(5):
+        write(folder / f"{number}.csv", OURS + ROW * (number + 1))
+    (folder / "2b.csv").write_bytes(content)
+    assert run(folder, "--data-dir", layout.root, "--jobs", str(jobs)) == 1
+    out, err = capfd.readouterr()
+    assert "6 sources (1 failed, 5 published), 15 trades" in out
+    assert f"{folder / '2b.csv'} " in err
+    assert sentence in err
+    assert (err.count("\n"), len(err) < 1500) == (1, True), err
+    assert len(published(layout.root)["AAPL"]) == 15
+
+
+@pytest.mark.parametrize("name", ["a.csv.zst", "a.csv.bz2", "a.csv.xz", "a.csv.zip"])
+def test_in_a_folder_compressed_csv_that_is_not_read_is_reported(
+    layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    write(folder / "b.csv", TEXT)
+    (folder / name).write_bytes(b"BZh9 and more")
+    assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 1
+    out, err = capsys.readouterr()
+    assert "2 sources (1 failed, 1 published)" in out
+    assert f"{folder / name} is compressed with bzip2" in err
+
+
+def test_what_is_called_csv_and_is_not_a_file_is_reported_and_not_waited_for(
+    layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty.csv").mkdir()
+    os.mkfifo(folder / "pipe.csv")
+    (folder / "nowhere.csv").symlink_to("not there")
+    (folder / "round.csv").symlink_to("round.csv")
+    write(folder / "good.csv", TEXT)
+    (folder / "link.csv").symlink_to("good.csv")
+    wanted = {
+        "empty.csv": "is a folder, not a CSV file.",
+        "pipe.csv": "is a pipe, not a CSV file.",
+        "nowhere.csv": "cannot be read to its end: No such file or directory.",
+        "round.csv": "cannot be read to its end: Too many levels of symbolic links.",
+    }
+    for words in ([folder], sorted(folder.iterdir())):
+        assert run(*words, "--data-dir", layout.root, "--jobs", "1") == 1
+        out, err = capsys.readouterr()
+        assert sorted(err.splitlines()) == sorted(
+            f"stocktrace: {folder / name} {sentence}" for name, sentence in wanted.items()
+        )
+        assert out.splitlines()[-1].startswith("6 sources (4 failed, ")
+    assert len(published(layout.root)["AAPL"]) == 1
+
+
+def test_a_folder_that_is_called_csv_is_a_folder(layout: Layout, folder: Path) -> None:
+    parts = folder / "trades.csv"  # as Spark writes them
+    parts.mkdir()
+    write(parts / "part-0.csv", OURS + ROW)
+    write(parts / "part-1.csv", OURS + ROW * 2)
+    assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 0
+    assert len(published(layout.root)["AAPL"]) == 3
+
+
+def test_a_file_that_may_not_be_read_and_one_that_nobody_thought_of_are_outcomes(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A superuser may read everything, so the system's refusal is made here."""
+    for name in "abc":
+        write(folder / f"{name}.csv", OURS + ROW * (ord(name) - 96))
+    opened = foreign._open
+    refusals = {"a.csv": PermissionError(13, "Permission denied"), "b.csv": KeyError("price")}
+
+    def refuse(path: Path) -> object:
+        if path.name in refusals:
+            raise refusals[path.name]
+        return opened(path)
+
+    monkeypatch.setattr(foreign, "_open", refuse)
+    outcomes = list(backfill(layout, plan(layout, [folder]), Mapping(), jobs=1))
+    assert [(Path(one.source).name, one.state) for one in outcomes] == [
+        ("a.csv", "failed"),
+        ("b.csv", "failed"),
+        ("c.csv", "published"),
+    ]
+    assert [one.reason for one in outcomes[:2]] == [
+        f"{folder / 'a.csv'} cannot be read to its end: Permission denied.",
+        f"{folder / 'b.csv'} cannot be published (KeyError: 'price').",
+    ]
+
+
+def test_a_folder_that_may_not_be_listed_is_reported(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = folder / "closed"
+    closed.mkdir()
+    write(folder / "a.csv", TEXT)
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    work = plan(layout, [folder])
+    monkeypatch.undo()
+    assert [one.path for one in work] == [folder / "a.csv", closed]
+    outcomes = list(backfill(layout, work, Mapping(), jobs=1))
+    assert [one.state for one in outcomes] == ["published", "failed"]
+
+
+def test_a_name_that_is_not_text_is_imported_and_told_in_json(
+    layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(folder / os.fsdecode(b"caf\xe9.csv"), TEXT)
+    assert run(source, "--json", "--data-dir", layout.root) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (Path(told["source"]).name, told["state"]) == (r"caf\udce9.csv", "published")
+    (report,) = reports(layout)
+    assert report.reason == r"imported from caf\udce9.csv"
+    assert problems(layout) == []
+
+
+def test_without_a_line_of_names_one_line_that_may_be_cut_is_no_empty_file(
+    layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(folder / "a.csv", "AAPL,2026-11-23 14:30:00.123Z,1.5,10")
+    words = ["--names", "symbol,ts_event,price,volume", "--data-dir", layout.root]
+    assert run(source, *words) == 1
+    assert "Not one of the first 1 rows" in capsys.readouterr().err
 
 
 def test_a_truncated_archive_is_no_file(
