@@ -46,7 +46,9 @@ class Form:
             help="Print CSV, texts as they are: a spreadsheet may take =1+1 for a formula.",
         ),
     ] = False
-    parquet: Annotated[Path | None, Parameter(group=_FORMS, help="Write a Parquet file.")] = None
+    parquet: Annotated[
+        Path | None, Parameter(group=_FORMS, help="Write a Parquet file, or to a pipe.")
+    ] = None
 
 
 # The columns of a list of sessions.

@@ -28,16 +28,24 @@ def report(
     from stocktrace.show.page import session_page
     from stocktrace.show.picture import picture
     from stocktrace.show.view import SessionView
-    from stocktrace.store.files import replace_text
     from stocktrace.summary import DEAD
 
     view = SessionView.of(layout, session)
     page = out or Path(f"{session}.html")
-    replace_text(page, session_page(view))
-    print(page)
+    _write(page, session_page(view))
     if svg is not None:
-        replace_text(svg, picture(view))
-        print(svg)
+        _write(svg, picture(view))
     if view.state == DEAD:
         output.complain(str(Died(session)))
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file and print its name."""
+    from stocktrace.store import files
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.output(path) as file:
+        file.write(text.encode())
+    if not files.is_stdout(path):
+        print(path)

@@ -114,20 +114,14 @@ def parquet(rows: Rows, path: Path) -> None:
 
     Raises:
         StoreError: as for ``last``; or the file cannot be written.
+        UsageError: something else than a file or a pipe is there.
     """
-    temporary = files.temporary_for(path)
-    try:
-        with (
-            files.telling(path),
-            pq.ParquetWriter(
-                temporary, rows.schema, compression="zstd", write_page_checksum=True
-            ) as writer,
-        ):
-            for batch in _read(rows):
-                writer.write_batch(batch)
-        files.publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        files.output(path) as file,
+        pq.ParquetWriter(file, rows.schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for batch in _read(rows):
+            writer.write_batch(batch)
 
 
 def _read(rows: Rows) -> Iterator[pa.RecordBatch]:

@@ -10,12 +10,14 @@ import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
-from stocktrace.errors import DiskFull, StoreError
+from stocktrace.errors import DiskFull, StoreError, UsageError
 
 # Syncs that wait beside each other: a journal takes them in together.
 _AT_ONCE = 16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_STDOUT = 1
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -106,6 +108,57 @@ def replace_text(path: Path, text: str) -> None:
     with telling(path):
         temporary.write_text(text, encoding="utf-8")
     publish(temporary, path)
+
+
+@contextlib.contextmanager
+def output(path: Path) -> Iterator[BinaryIO]:
+    """Open what the user named for output; a file takes its name when it is whole.
+
+    A link stays, and the file that it leads to is replaced. A pipe and the standard output
+    (``/dev/stdout``) are written as they are.
+
+    Raises:
+        UsageError: a folder, a device or a socket is there; nothing was changed.
+        StoreError: the file cannot be written.
+    """
+    if stream := _stream(path):
+        with stream:
+            yield stream
+        return
+    final = Path(os.path.realpath(path))
+    if not final.parent.is_dir():
+        raise StoreError(f"Cannot write {path}: there is no folder {final.parent}.")
+    temporary = temporary_for(final)
+    try:
+        with telling(path), temporary.open("wb") as file:
+            yield file
+        publish(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _stream(path: Path) -> BinaryIO | None:
+    """What is written without a rename; ``None`` for a file, which may not be there yet."""
+    try:
+        with telling(path):
+            kind = other_kind(path)
+    except FileNotFoundError:
+        return None
+    if is_stdout(path) and kind not in ("a device", "a folder"):
+        return os.fdopen(os.dup(_STDOUT), "wb")
+    if kind == "a pipe":
+        return path.open("wb")
+    if kind:
+        raise UsageError(f"Cannot write {path}: it is {kind}. Give the name of a file or a pipe.")
+    return None
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether ``path`` leads to where our standard output goes."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(_STDOUT))
+    except OSError:
+        return False
 
 
 def temporary_for(final: Path) -> Path:

@@ -7,7 +7,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,11 +22,12 @@ from stocktrace import cli
 from stocktrace.report import Books, Report
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
-from tests.cli.conftest import STOCKTRACE, ran
+from tests.cli.conftest import PATIENCE_S, STOCKTRACE, ran, running
 from tests.conftest import NOON, SESSION, WINDOW
 from tests.tables import put, table_of
 
 Command = Callable[..., tuple[int, str, str]]
+ADVICE = "Give the name of a file or a pipe."
 
 
 @pytest.fixture
@@ -88,6 +92,122 @@ def test_a_parquet_file_in_a_folder_that_is_not_there_is_told(run: Command, tmp_
     assert (status, out) == (1, "")
     assert err.count("\n") == 1
     assert "out.parquet" in err
+
+
+def test_a_parquet_file_that_a_link_names_is_replaced_and_the_link_stays(
+    run: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "out.parquet", tmp_path / "latest.parquet"
+    link.symlink_to("elsewhere/out.parquet")
+    for _ in range(2):  # into nothing, and over a file
+        assert run("trades", "AAPL", "--parquet", str(link)) == (0, "", "")
+        assert (link.is_symlink(), link.resolve()) == (True, target)
+        assert pq.read_table(target).num_rows == 50_000
+    assert [path.name for path in target.parent.iterdir()] == ["out.parquet"]
+
+
+@contextmanager
+def pipe_into(file: Path) -> Iterator[Path]:
+    """A pipe beside ``file`` that is read into it to its end."""
+    pipe = file.with_name("pipe")
+    os.mkfifo(pipe)
+    with running("sh", "-c", 'exec cat "$0" > "$1"', str(pipe), str(file)) as reader:
+        yield pipe
+        reader.wait(PATIENCE_S)
+    assert pipe.is_fifo()
+    pipe.unlink()
+
+
+def test_a_pipe_is_written_and_stays(run: Command, tmp_path: Path) -> None:
+    file = tmp_path / "out.parquet"
+    for words in (("trades", "AAPL"), ("bars", "AAPL"), ("gaps",), ("sessions",)):
+        with pipe_into(file) as pipe:
+            assert run(*words, "--parquet", str(pipe)) == (0, "", "")
+            assert pipe.is_fifo()
+        found = pq.read_table(file)
+        assert found.num_rows == {"trades": 50_000, "bars": 1, "gaps": 0, "sessions": 1}[words[0]]
+
+
+def test_a_pipe_whose_reader_has_gone_is_no_failure(layout: Layout) -> None:
+    command = f"{' '.join(STOCKTRACE)} trades AAPL --parquet /dev/fd/1 --data-dir {layout.root}"
+    done = ran("bash", "-c", f"set -o pipefail; {command} | head -c 4")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "PAR1", "")
+
+
+@pytest.mark.parametrize("redirection", ["| cat >", ">", ">>"])
+def test_the_standard_output_can_be_named_as_the_file(
+    layout: Layout, tmp_path: Path, redirection: str
+) -> None:
+    file = tmp_path / "out"
+    command = f"{' '.join(STOCKTRACE)} trades AAPL --parquet /dev/fd/1 --data-dir {layout.root}"
+    ran("bash", "-c", f"{command} {redirection} {file}", check=True)
+    assert pq.read_table(file).num_rows == 50_000
+
+
+@contextmanager
+def device(folder: Path) -> Iterator[Path]:
+    """A link to a device; a terminal, beside which nobody can make a file."""
+    ours, theirs = os.openpty()
+    link = folder / "terminal"
+    link.symlink_to(os.ttyname(theirs))
+    yield link
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_device_a_folder_and_a_socket_are_refused_and_stay(run: Command, tmp_path: Path) -> None:
+    folder, address = tmp_path / "folder", tmp_path / "socket"
+    folder.mkdir()
+    with device(tmp_path) as terminal, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(address))
+        before = {path: path.lstat() for path in tmp_path.iterdir()}
+        for path, kind in ((terminal, "a device"), (folder, "a folder"), (address, "a socket")):
+            for words in (("trades", "AAPL", "--parquet"), ("report", SESSION, "--out")):
+                assert run(*words, str(path)) == (
+                    2,
+                    "",
+                    f"stocktrace: Cannot write {path}: it is {kind}. {ADVICE}\n",
+                )
+        assert {path: path.lstat() for path in tmp_path.iterdir()} == before
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_that_grows_too_large_is_told_and_leaves_the_old_one(
+    layout: Layout, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    file = folder / "out.parquet"
+    file.write_text("of an earlier time")
+    command = f"{' '.join(STOCKTRACE)} trades AAPL --parquet {file} --data-dir {layout.root}"
+    done = ran("bash", "-c", f"ulimit -f 8; {command}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"stocktrace: Cannot write {file}: File too large.\n"
+    assert [path.name for path in folder.iterdir()] == ["out.parquet"]
+    assert file.read_text() == "of an earlier time"
+
+
+def test_a_page_follows_a_link_and_fills_a_pipe(run: Command, tmp_path: Path) -> None:
+    link, target, file = (tmp_path / name for name in ("day.html", "target.html", "day.svg"))
+    link.symlink_to(target)
+    with pipe_into(file) as pipe:
+        said = run("report", SESSION, "--out", str(link), "--svg", str(pipe))
+        assert said == (0, f"{link}\n{pipe}\n", "")
+        assert (link.is_symlink(), pipe.is_fifo()) == (True, True)
+    assert "</html>" in target.read_text()
+    assert file.read_text().startswith("<svg")
+    assert file.read_text().rstrip().endswith("</svg>")
+
+
+def test_a_page_on_the_standard_output_is_alone_there(layout: Layout, tmp_path: Path) -> None:
+    words = ("report", SESSION, "--out", "/dev/fd/1", "--data-dir", str(layout.root))
+    file = tmp_path / "page.html"
+    with file.open("w") as page:
+        subprocess.run((*STOCKTRACE, *words), stdout=page, check=True, timeout=PATIENCE_S)
+    for text in (file.read_text(), ran(*STOCKTRACE, *words, check=True).stdout):
+        assert text.startswith("<!")
+        assert text.rstrip().endswith("</html>")
 
 
 def test_sessions_are_rows_for_programs(run: Command, tmp_path: Path) -> None:
