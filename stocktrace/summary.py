@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
@@ -11,6 +11,7 @@ from stocktrace.report import Report
 from stocktrace.status import Status
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
+from stocktrace.store.shelf import Shelf
 
 #: The state of a session that did not end though its process is gone.
 DEAD = "dead"
@@ -44,6 +45,33 @@ def not_ended(layout: Layout) -> Iterator[Report]:
         if report.state == "running":  # it was not recovered meanwhile
             report.state = state_of(layout, report)
             yield report
+
+
+def never_recorded(shelf: Shelf, tickers: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Those of ``tickers`` that were never recorded, and what was, if there are any.
+
+    The latest sessions are looked at first, and no more than is needed to find all of them. A
+    ticker counts as recorded if a session asked for it, though nothing came of it.
+    """
+    unknown, known = dict.fromkeys(tickers), set[str]()
+    for some in _recorded(shelf) if unknown else ():
+        known |= some
+        unknown = dict.fromkeys(ticker for ticker in unknown if ticker not in some)
+        if not unknown:
+            break
+    return list(unknown), known
+
+
+def _recorded(shelf: Shelf) -> Iterator[set[str]]:
+    for text in shelf.reports():
+        try:
+            report = Report.decode(text)
+        except ValueError:  # `stocktrace sessions` names it
+            continue
+        changed = (ticker for change in report.changes for ticker in change.removed)
+        yield {*report.tickers, *report.per_ticker, *report.joined, *changed}
+    for date in reversed(shelf.dates()):
+        yield shelf.tickers(date)
 
 
 @dataclass(frozen=True, slots=True)

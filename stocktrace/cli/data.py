@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +12,9 @@ from cyclopts.validators import Number
 from stocktrace.cli import output
 from stocktrace.cli.folder import DataDir, Place, layout_of, place_of
 from stocktrace.cli.output import AsForm
+from stocktrace.cli.unknown import unknown_tickers
 from stocktrace.errors import Died
+from stocktrace.trade import parse_tickers
 
 if TYPE_CHECKING:
     from stocktrace.store.layout import Layout
@@ -41,7 +44,7 @@ def trades(
     form: AsForm = None,
     data_dir: Place = None,
 ) -> int:
-    """Print published trades of TICKERS."""
+    """Print published trades of TICKERS. Exits 1 if one of them was never recorded."""
     place = place_of(data_dir)
 
     from stocktrace.store import export
@@ -55,8 +58,9 @@ def trades(
         found = read_trades(
             tickers, start, end, date=date, copies=copies, backend="pyarrow", data_dir=place
         ).to_reader()
-    output.rows(export.last(found, tail), form)
-    return 0
+    seen: set[str] = set()
+    found = export.noting(found, seen)
+    return _answer(place, tickers, seen, lambda: output.rows(export.last(found, tail), form))
 
 
 def bars(
@@ -79,9 +83,13 @@ def bars(
     form: AsForm = None,
     data_dir: Place = None,
 ) -> int:
-    """Print published trades of TICKERS as bars; ``gap`` is the seconds nobody listened."""
+    """Print published trades of TICKERS as bars; ``gap`` is the seconds nobody listened.
+
+    Exits 1 if one of them was never recorded.
+    """
     place = place_of(data_dir)
 
+    from stocktrace.store import export
     from stocktrace.store.bars import read_bars
 
     table = read_bars(
@@ -96,8 +104,8 @@ def bars(
         backend="pyarrow",
         data_dir=place,
     )
-    output.rows(table.to_reader(), form)
-    return 0
+    seen = export.traded(table)
+    return _answer(place, tickers, seen, lambda: output.rows(table.to_reader(), form))
 
 
 def gaps(
@@ -107,7 +115,10 @@ def gaps(
     form: AsForm = None,
     data_dir: Place = None,
 ) -> int:
-    """Print when TICKERS (or all) were not listened to, and why."""
+    """Print when TICKERS (or all) were not listened to, and why.
+
+    Exits 1 if one of them was never recorded.
+    """
     place = place_of(data_dir)
 
     from stocktrace.store import export
@@ -116,23 +127,45 @@ def gaps(
     from stocktrace.store.query import parse_day
 
     parse_day(date)
-    found = read_gaps(tickers, date=date, session=session, data_dir=place)
-    if form is not None:
-        output.rows(export.of_frame(found), form)
-        return 0
-    seconds = (found["end"] - found["start"]).dt.total_seconds().round(3)
-    shown = found.assign(seconds=seconds, repair=found["repair"].replace("open", "not yet"))
-    shown = shown[["session", "symbol", "start", "end", "seconds", "reason", "repair"]]
-    output.rows(export.of_frame(shown), form)
-    unknown = _unknown(Layout(place), session) if isinstance(place, Path) else []
-    if len(found) or not unknown:
-        output.gaps(whole_gaps(found))
-    for sentence in unknown:
+    names = parse_tickers(tickers) if tickers else ()
+    found = read_gaps(names, date=date, session=session, data_dir=place)
+
+    def show() -> None:
+        if form is not None:
+            output.rows(export.of_frame(found), form)
+            return
+        seconds = (found["end"] - found["start"]).dt.total_seconds().round(3)
+        shown = found.assign(seconds=seconds, repair=found["repair"].replace("open", "not yet"))
+        shown = shown[["session", "symbol", "start", "end", "seconds", "reason", "repair"]]
+        output.rows(export.of_frame(shown), form)
+        unlisted = _unlisted(Layout(place), session) if isinstance(place, Path) else []
+        if len(found) or not unlisted:
+            output.gaps(whole_gaps(found))
+        for sentence in unlisted:
+            output.complain(sentence)
+
+    return _answer(place, names, set(found["symbol"]), show)
+
+
+def _answer(
+    place: str | Path, tickers: Sequence[str], seen: set[str], show: Callable[[], None]
+) -> int:
+    """Show what was found, and report tickers that were never recorded; status 1 if there are any.
+
+    ``seen`` has the tickers of what is shown, once it is; it is empty before if nothing will be.
+    If none of the tickers was ever recorded, nothing is shown: no file is replaced by an empty one.
+    """
+    names = parse_tickers(tickers) if tickers else ()
+    unknown, sentence = ([], "") if seen else unknown_tickers(place, names)
+    if not names or len(unknown) < len(names):
+        show()
+        unknown, sentence = unknown_tickers(place, [name for name in names if name not in seen])
+    if sentence:
         output.complain(sentence)
-    return 0
+    return 1 if unknown else 0
 
 
-def _unknown(layout: Layout, session: str | None) -> list[str]:
+def _unlisted(layout: Layout, session: str | None) -> list[str]:
     """Of which sessions no gap is listed though there may be some, in words."""
     from stocktrace.summary import DEAD, not_ended
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,31 @@ def of_trades(trades: ds.Dataset) -> Rows:
 def of_frame(frame: pd.DataFrame) -> Rows:
     """The rows of a DataFrame, without its index."""
     return pa.Table.from_pandas(frame, preserve_index=False).to_reader(BATCH_ROWS)
+
+
+def noting(rows: Rows, tickers: set[str]) -> Rows:
+    """``rows``, whose tickers are added to ``tickers`` while they are read; the first ones at once.
+
+    So ``tickers`` is empty if there are no rows at all.
+
+    Raises:
+        StoreError: as for ``last``.
+    """
+
+    def noted() -> Iterator[pa.RecordBatch]:
+        for batch in _read(rows):
+            tickers.update(pc.unique(batch["symbol"]).to_pylist())
+            yield batch
+
+    batches = noted()
+    first = list(itertools.islice(batches, 1))
+    return pa.RecordBatchReader.from_batches(rows.schema, itertools.chain(first, batches))
+
+
+def traded(bars: pa.Table) -> set[str]:
+    """The tickers of ``bars`` of which a bar has a trade or a price."""
+    some = bars.filter((pc.field("trades") > 0) | pc.field("open").is_valid())
+    return set(pc.unique(some["symbol"]).to_pylist())
 
 
 def last(rows: Rows, count: int) -> Rows:

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from stocktrace.errors import LakeError
-from stocktrace.store.names import encode_ticker, reading_order
+from stocktrace.store.names import encode_ticker, reading_order, tickers_in
 
 # Without bounds of ours, a store that takes no connection holds up a window for minutes.
 _CONNECT_S = 5.0
@@ -110,10 +110,15 @@ class Lake:
         """The files that tell of repairs of gaps."""
         return sorted(info.path for info in self._listed("repairs"))
 
-    def reports(self, last: int) -> Iterator[bytes]:
-        """The reports of the last so many sessions."""
-        paths = sorted(info.path for info in self._listed("sessions"))
-        for path in paths[-last:]:
+    def tickers(self, date: str) -> set[str]:
+        """The tickers that something is published of on a date."""
+        names = (info.base_name for info in self._listed(f"parquet/date={date}"))
+        return set(tickers_in(name.removeprefix("symbol=") for name in names))
+
+    def reports(self, last: int | None = None) -> Iterator[bytes]:
+        """The reports of the last so many sessions, or of all, the latest first."""
+        paths = sorted((info.path for info in self._listed("sessions")), reverse=True)
+        for path in paths[:last]:
             with _telling(self.url), self.files.open_input_stream(path) as file:
                 yield bytes(file.read())
 

@@ -8,8 +8,10 @@ not skipped.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,7 @@ from urllib.parse import quote, unquote
 from stocktrace.deadline import NS_PER_SECOND
 from stocktrace.errors import LayoutError
 from stocktrace.store.window import Window, compact_utc
+from stocktrace.trade import is_ticker
 
 OPEN = ".open"
 _STAMP = r"\d{8}T\d{6}Z"
@@ -89,6 +92,14 @@ def decode_ticker(name: str) -> str:
     if not ticker or encode_ticker(ticker) != name:
         raise LayoutError(f"{name!r} is no ticker's folder: move it out of the data folder.")
     return ticker
+
+
+def tickers_in(names: Iterable[str]) -> Iterator[str]:
+    """The tickers whose folders have these names; the anchor and what is not ours are not."""
+    for name in names:
+        with contextlib.suppress(LayoutError):
+            if is_ticker(ticker := decode_ticker(name)):
+                yield ticker
 
 
 def is_day(path: Path) -> bool:

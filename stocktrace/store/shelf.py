@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +15,8 @@ from stocktrace.settings import Settings
 from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import is_held
-from stocktrace.store.names import is_import, is_merge, is_session
-from stocktrace.store.partition import in_order
+from stocktrace.store.names import is_import, is_merge, is_session, tickers_in
+from stocktrace.store.partition import folders, in_order
 
 _LOCAL = pafs.LocalFileSystem()
 
@@ -28,6 +30,12 @@ class Shelf(Protocol):
 
     def dates(self) -> list[str]:
         """The UTC dates that something is published of, sorted."""
+
+    def tickers(self, date: str) -> set[str]:
+        """The tickers that something is published of on a date."""
+
+    def reports(self, last: int | None = None) -> Iterator[bytes]:
+        """The reports of the last so many sessions, or of all, the latest first."""
 
     def trades(self, ticker: str, date: str) -> list[str]:
         """The files of a ticker's date, in the order in which to read them."""
@@ -56,6 +64,17 @@ class Folder:
     def dates(self) -> list[str]:
         """See ``Shelf``."""
         return self.layout.dates()
+
+    def tickers(self, date: str) -> set[str]:
+        """See ``Shelf``."""
+        names = (path.name.removeprefix("symbol=") for path in folders(self.layout, date))
+        return set(tickers_in(names))
+
+    def reports(self, last: int | None = None) -> Iterator[bytes]:
+        """See ``Shelf``."""
+        for path in sorted(self.layout.sessions.glob("*.json"), reverse=True)[:last]:
+            with contextlib.suppress(FileNotFoundError):  # taken back in the meantime
+                yield path.read_bytes()
 
     def trades(self, ticker: str, date: str) -> list[str]:
         """See ``Shelf``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from stocktrace.errors import Died
 from stocktrace.report import Report
 from stocktrace.store.layout import Layout
+from stocktrace.store.shelf import Folder
 from stocktrace.trade import Trade
 from tests.cli.conftest import PART, Said, sealed
 from tests.conftest import NOON, SESSION, Studio, tree
@@ -56,10 +57,133 @@ def test_trades_are_printed_as_json_one_a_line(say: Callable[..., Said], data: P
     }
 
 
+HEADER = ["symbol", "ts_event", "ts_recv", "price", "volume", "conditions"]
+
+
 def test_trades_of_nothing_are_a_header(say: Callable[..., Said], data: Path) -> None:
-    said = say("trades", "MSFT", "--data-dir", data)
+    said = say("trades", "AAPL", "--date", "2026-11-24", "--data-dir", data)
     assert (said.status, said.err) == (0, "")
-    assert said.out.split() == ["symbol", "ts_event", "ts_recv", "price", "volume", "conditions"]
+    assert said.out.split() == HEADER
+
+
+def recorded(data: Path, *tickers: str, session: str = SESSION) -> None:
+    """Have ``data`` tell of a session that asked for ``tickers``."""
+    report = Report(session, list(tickers), datetime(2026, 11, 23, tzinfo=UTC), state="complete")
+    report.write(Layout(data).report(session))
+
+
+RECORDED = "Recorded tickers: 7203, AAPL, BINANCE:BTCUSDT, MSFT."
+
+
+@pytest.mark.parametrize("command", ["trades", "bars", "gaps"])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["MSTF"], f"Unknown ticker 'MSTF'. {RECORDED} Did you mean MSFT?"),
+        (["msft"], f"Unknown ticker 'msft'. {RECORDED} Did you mean MSFT?"),
+        (["BTCUSDT"], f"Unknown ticker 'BTCUSDT'. {RECORDED} Did you mean BINANCE:BTCUSDT?"),
+        (["ZZZ"], f"Unknown ticker 'ZZZ'. {RECORDED}"),
+        (["ZZZ", "YY"], f"Unknown tickers 'ZZZ', 'YY'. {RECORDED}"),
+        (["ZZZ,YY", "--date", "2026-11-24"], f"Unknown tickers 'ZZZ', 'YY'. {RECORDED}"),
+        (["ZZZ", "--csv"], f"Unknown ticker 'ZZZ'. {RECORDED}"),
+    ],
+)
+def test_a_ticker_that_was_never_recorded_is_told_with_those_that_were(
+    say: Callable[..., Said], data: Path, command: str, words: list[str], sentence: str
+) -> None:
+    recorded(data, "AAPL", "MSFT", "BINANCE:BTCUSDT")
+    said = say(command, *words, "--data-dir", data)
+    assert (said.status, said.out, said.err) == (1, "", f"stocktrace: {sentence}\n")
+
+
+@pytest.mark.parametrize("command", ["trades", "bars", "gaps"])
+def test_a_ticker_that_was_recorded_and_came_to_nothing_is_not_unknown(
+    say: Callable[..., Said], data: Path, command: str
+) -> None:
+    recorded(data, "MSFT")
+    said = say(command, "MSFT", "--data-dir", data)
+    assert (said.status, said.err) == (0, "")
+    assert said.out.startswith("s")
+
+
+def test_what_was_recorded_is_shown_and_the_other_ticker_told(
+    say: Callable[..., Said], data: Path
+) -> None:
+    sentence = "stocktrace: Unknown ticker 'APPL'. Recorded tickers: 7203, AAPL. Did you mean AAPL?"
+    for words in (
+        ["trades", "--tail", "1"],
+        ["bars"],
+        ["bars", "--date", "2026-11-23", "--empty", "keep"],
+    ):
+        said = say(*words, "--json", "APPL", "AAPL", "--data-dir", data)
+        assert (said.status, said.err) == (1, f"{sentence}\n")
+        assert json.loads(said.out.splitlines()[-1])["symbol"] == "AAPL"
+
+
+def test_no_file_is_replaced_by_what_an_unknown_ticker_has(
+    say: Callable[..., Said], data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "out.parquet"
+    file.write_text("of an earlier time")
+    for command in ("trades", "bars", "gaps"):
+        said = say(command, "APPL", "--parquet", file, "--data-dir", data)
+        assert (said.status, said.err.count("Unknown ticker 'APPL'")) == (1, 1)
+    assert file.read_text() == "of an earlier time"
+
+
+def test_of_many_recorded_tickers_some_are_listed(say: Callable[..., Said], tmp_path: Path) -> None:
+    recorded(tmp_path, *(f"T{number:04}" for number in range(5000)))
+    assert say("gaps", "X", "--data-dir", tmp_path).err == (
+        "stocktrace: Unknown ticker 'X'. Recorded tickers: T0000, T0001, T0002, T0003, T0004, "
+        "T0005, T0006, T0007, T0008, T0009 and 4,990 more.\n"
+    )
+
+
+def test_where_nothing_was_recorded_that_is_told(say: Callable[..., Said], tmp_path: Path) -> None:
+    said = say("trades", "AAPL", "--data-dir", tmp_path)
+    assert (said.status, said.err) == (
+        1,
+        f"stocktrace: Unknown ticker 'AAPL'. Nothing was recorded in {tmp_path} yet.\n",
+    )
+
+
+def test_a_lake_knows_its_tickers_too(say: Callable[..., Said], data: Path) -> None:
+    lake = f"file://{data}"
+    assert say("trades", "AAPL", "--data-dir", lake).status == 0
+    said = say("trades", "APPL", "--data-dir", lake)
+    assert (said.status, said.out) == (1, "")
+    assert "Recorded tickers: 7203, AAPL. Did you mean AAPL?" in said.err
+    recorded(data, "APPL")
+    assert say("trades", "APPL", "--data-dir", lake).status == 0
+
+
+def test_where_something_is_found_nothing_else_is_looked_at(
+    say: Callable[..., Said], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of a ticker that has no rows, only the sessions back to the last that asked for it."""
+    read: list[str] = []
+    reports, tickers = Folder.reports, Folder.tickers
+
+    def counted(shelf: Folder, last: int | None = None) -> Iterator[bytes]:
+        for text in reports(shelf, last):
+            read.append(Report.decode(text).session)
+            yield text
+
+    def listed(shelf: Folder, date: str) -> set[str]:
+        read.append(date)
+        return tickers(shelf, date)
+
+    monkeypatch.setattr(Folder, "reports", counted)
+    monkeypatch.setattr(Folder, "tickers", listed)
+    sessions = [f"2026112{day}T000000Z_00000{day}" for day in range(4, 8)]
+    for session, ticker in zip(sessions, ("A", "MSFT", "B", "C"), strict=True):
+        recorded(data, ticker, session=session)
+    for command in ("trades", "bars"):
+        assert say(command, "AAPL", "7203", "--data-dir", data).status == 0
+    assert say("gaps", "--data-dir", data).status == 0
+    assert read == []
+    assert say("trades", "AAPL", "MSFT", "--data-dir", data).status == 0
+    assert read == [*sessions[:0:-1]]
 
 
 @pytest.mark.parametrize(

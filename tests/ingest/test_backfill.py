@@ -415,8 +415,8 @@ def test_without_a_line_of_names_one_line_that_may_be_cut_is_no_empty_file(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(folder / "a.csv", "AAPL,2026-11-23 14:30:00.123Z,1.5,10")
-    words = ["--names", "symbol,ts_event,price,volume", "--data-dir", layout.root]
-    assert run(source, *words) == 1
+    names = "symbol,ts_event,price,volume"
+    assert run(source, "--names", names, "--data-dir", layout.root) == 1
     assert "Not one of the first 1 rows" in capsys.readouterr().err
 
 
