@@ -49,6 +49,7 @@ from stocktrace.report import Report
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
+from stocktrace.until import Span
 
 log = logging.getLogger("stocktrace.flow")
 
@@ -128,9 +129,11 @@ def capture(
     _take_in_messages()
     _outlast_lease()
     try:
-        schedule.check(market, tickers, now(), runtime.flow_run.scheduled_start_time)
-        Request.of(tickers, lasting, until, **asked)
-        report, folder = record(tickers, lasting, until, asked)
+        scheduled = runtime.flow_run.scheduled_start_time
+        moment = schedule.asked_at(now(), scheduled)
+        schedule.check(market, tickers, moment, scheduled)
+        request = Request.of(tickers, lasting, until, moment, **asked)
+        report, folder = record(request.tickers, request.span, asked)
     except MarketClosed as closed:
         return Completed(name="Skipped", message=str(closed))
     except StocktraceError as error:
@@ -155,23 +158,26 @@ def capture(
     name="capture", task_run_name="capture", retries=0, cache_policy=NO_CACHE, persist_result=False
 )
 def record(
-    tickers: list[str], lasting: str | None, until: str | None, asked: dict[str, str | None]
+    tickers: tuple[str, ...], span: Span, asked: dict[str, str | None]
 ) -> tuple[Report, str]:
-    """Capture; gives the report and the data folder."""
-    request = Request.of(tickers, lasting, until, **asked)
-    layout = Layout(request.settings.data_dir)
-    handle, slot = Handle(), Slot(request.settings)
+    """Capture; gives the report and the data folder.
+
+    The settings are loaded here: with them, the key would be a parameter.
+    """
+    settings = Settings.load(**asked)
+    layout = Layout(settings.data_dir)
+    handle, slot = Handle(), Slot(settings)
     steer = Steer(handle)
     with (
         contextlib.closing(slot),
-        Display(layout, request.tickers, handle, [steer.outage, slot.outage]) as display,
+        Display(layout, tickers, handle, [steer.outage, slot.outage]) as display,
         steer,
     ):
         report = capturing.capture(
-            request.tickers,
-            lasting=request.span.lasting,
-            until=request.span.until,
-            settings=request.settings,
+            tickers,
+            lasting=span.lasting,
+            until=span.until,
+            settings=settings,
             publisher=begin,
             watch=display.watch,
             handle=handle,

@@ -82,15 +82,18 @@ def run(
         "wait_for_key": wait_for_key,
         "lake": lake,
     }
+    now = datetime.now(UTC)
     try:
-        schedule.check(market, tickers, datetime.now(UTC))
+        schedule.check(market, tickers, now)
     except MarketClosed as closed:
         output.line(f"Skipped: {closed}")
         return 0
-    Request.of(tickers, for_, until, **asked)
+    span = Request.of(tickers, for_, until, now, **asked).span
     from flows.capture import capture
 
     _start_server()
+    if span.until is not None:  # midnight may have come while the server started
+        until = span.until.isoformat()
     state = capture(list(tickers), for_, until, market, return_state=True, **asked)
     result = state.result(raise_on_failure=False)
     if state.is_completed() and isinstance(result, dict):

@@ -25,6 +25,7 @@ from flows.automations import ensure, zombies
 from flows.capture import length
 from flows.fields import Duration, LakeUrl, Tickers, Until, Url
 from flows.members import BAD, Members
+from stocktrace import schedule
 from stocktrace.errors import LakeError, StocktraceError, UsageError
 from stocktrace.live import shards, unheard
 from stocktrace.store.names import new_session
@@ -81,7 +82,8 @@ def fleet(
         whose shard was lost.
     """
     try:
-        span, now = Span.of(lasting, until), datetime.now(UTC)
+        now = schedule.asked_at(datetime.now(UTC), runtime.flow_run.scheduled_start_time)
+        span = Span.of(lasting, until, now)
         known = shards.earlier(lake)
         split = shards.split(parse_tickers(tickers), keys, known, limit)
     except StocktraceError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Self
 
 from stocktrace.settings import Settings
@@ -25,15 +26,18 @@ class Request:
         tickers: Sequence[str],
         lasting: str | None = None,
         until: str | None = None,
+        now: datetime | None = None,
         **settings: str | None,
     ) -> Self:
-        """The request in these words; ``settings`` are given as ``Settings.load`` takes them.
+        """The request in these words, asked at ``now``: aware, and by default the present.
+
+        ``settings`` are given as ``Settings.load`` takes them.
 
         Raises:
             UsageError: something is wrong with it, or the market is closed (``MarketClosed``);
                 nothing was made or changed.
         """
-        span = Span.of(lasting, until)
+        span = Span.of(lasting, until, now)
         request = cls(parse_tickers(tickers), span, Settings.load(**settings))
         request.settings.key()
         return request

@@ -30,11 +30,25 @@ WORTH = timedelta(minutes=1)
 # Started that long before the bell, a run of an earlier day is not yet needed for this one.
 EARLY = timedelta(minutes=30)
 
+# Prefect starts a run up to half a second before its time, and the clock of its server may be ahead
+# of a worker's by some seconds.
+AHEAD = timedelta(minutes=1)
+
+
+def asked_at(now: datetime, scheduled: datetime | None) -> datetime:
+    """The moment that ``tomorrow``, ``close`` and the like are about in a run that starts ``now``.
+
+    That is its scheduled start while that is still to come, by ``AHEAD`` at most: a run of midnight
+    that starts half a second early is about the day that begins. A run that is late or that nobody
+    scheduled is about the present.
+    """
+    return scheduled if scheduled is not None and now < scheduled <= now + AHEAD else now
+
 
 def check(
     hours: Hours, tickers: Iterable[str], now: datetime, scheduled: datetime | None = None
 ) -> None:
-    """Return if a capture is worth starting ``now``; both times are aware.
+    """Return if a capture is worth starting ``now`` (``asked_at``); both times are aware.
 
     A run whose own day is over (``scheduled``; after a worker's downtime the oldest of the missed
     runs starts and the newer ones are cancelled) stands in for today's while the market is open.

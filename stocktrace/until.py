@@ -43,7 +43,7 @@ class Span:
 
     @classmethod
     def of(cls, lasting: str | None, until: str | None, now: datetime | None = None) -> Self:
-        """The span in these words; ``now`` is aware, in this machine's zone, and by default now.
+        """The span in these words, asked at ``now``: aware, and by default the present.
 
         Raises:
             SettingsError: a word is wrong, or the time has passed.
@@ -56,7 +56,7 @@ class Span:
             raise UsageError(
                 "Say how long: lasting (--for 30m) or until (--until 16:00), one of them."
             )
-        return cls(None, parse_until(until, now or datetime.now().astimezone()))
+        return cls(None, parse_until(until, (now or datetime.now(UTC)).astimezone()))
 
 
 def parse_until(text: str, now: datetime) -> datetime:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from stocktrace.errors import MarketClosed, SettingsError, UsageError
-from stocktrace.schedule import Hours, check
+from stocktrace.schedule import AHEAD, Hours, asked_at, check
 from stocktrace.until import CLOSES, Span, parse_until
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -122,6 +122,74 @@ def test_a_missed_run_says_what_it_was_for():
 
 def test_started_by_hand_before_the_bell_a_run_does_not_wait_for_it():
     assert worth(at("11-24", "07:00"))
+
+
+# ----------------------------------------------------------------- a run that starts early, or late
+
+EARLY = timedelta(seconds=0.5)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(microseconds=1), EARLY, timedelta(seconds=10), AHEAD])
+def test_a_run_that_starts_a_little_early_is_about_its_scheduled_start(ahead: timedelta):
+    due = at("11-24", "09:25")
+    assert asked_at(due - ahead, due) == due
+
+
+@pytest.mark.parametrize(
+    "late", [timedelta(0), timedelta(seconds=10), timedelta(days=3), -AHEAD - EARLY, -timedelta(1)]
+)
+def test_a_run_that_is_late_or_far_too_early_is_about_the_present(late: timedelta):
+    due = at("11-24", "09:25")
+    assert asked_at(due + late, due) == due + late
+
+
+def test_a_run_that_nobody_scheduled_is_about_the_present():
+    now = datetime(2026, 11, 23, 23, 59, 59, 500_000, tzinfo=UTC)
+    assert asked_at(now, None) == now
+
+
+@pytest.mark.parametrize(
+    ("due", "word", "end"),
+    [
+        ("2026-11-24T00:00+00:00", "tomorrow 00:01 UTC", "2026-11-25T00:01+00:00"),
+        ("2026-11-24T00:00+00:00", "00:01 UTC", "2026-11-24T00:01+00:00"),
+        ("2026-11-24T00:00-05:00", "tomorrow 00:01 America/New_York", "2026-11-25T00:01-05:00"),
+        ("2026-11-24T00:00-05:00", "16:00 America/New_York", "2026-11-24T16:00-05:00"),
+        ("2026-11-24T00:00-05:00", "close", "2026-11-24T16:00-05:00"),
+        ("2026-11-24T00:00-05:00", "extended close", "2026-11-24T20:00-05:00"),
+        ("2026-11-24T00:00-05:00", "2026-11-24T00:30-05:00", "2026-11-24T00:30-05:00"),
+    ],
+)
+def test_half_a_second_before_a_date_begins_each_word_is_about_that_date(
+    due: str, word: str, end: str
+):
+    scheduled = datetime.fromisoformat(due)
+    moment = asked_at((scheduled - EARLY).astimezone(UTC), scheduled)
+    assert Span.of(None, word, moment).until == datetime.fromisoformat(end)
+
+
+def test_by_hand_half_a_second_before_midnight_tomorrow_is_the_date_that_begins():
+    now = datetime(2026, 11, 23, 23, 59, 59, 500_000, tzinfo=UTC)
+    assert Span.of(None, "tomorrow 00:01 UTC", now).until == datetime(
+        2026, 11, 24, 0, 1, tzinfo=UTC
+    )
+
+
+@pytest.mark.parametrize(
+    ("day", "worthy"),
+    [
+        ("11-23", True),  # the Sunday before it has no session
+        ("11-26", False),  # Thanksgiving; the day before it has a session
+        ("11-27", True),  # a half day after a holiday
+        ("11-28", False),  # a Saturday
+    ],
+)
+@pytest.mark.parametrize("hours", ["us", "us-extended"])
+def test_a_run_of_midnight_in_new_york_asks_the_calendar_of_the_date_that_begins(
+    day: str, worthy: bool, hours: Hours
+):
+    due = at(day, "00:00")
+    assert worth(asked_at(due - EARLY, due), hours, due) is worthy
 
 
 # ------------------------------------------------------------------------- how a time is given

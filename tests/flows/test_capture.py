@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -526,6 +526,28 @@ def test_while_its_market_is_closed_nothing_is_recorded_and_it_is_no_failure(
         signal.signal(signal.SIGTERM, before)
     assert capfd.readouterr().out == "Skipped: The US market is closed today.\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_until_means_what_it_meant_when_the_command_was_given(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes seconds to start, and midnight may come in the meantime."""
+    from prefect.states import Failed
+
+    from flows import capture as module
+
+    meant = datetime.now(UTC) + timedelta(minutes=1)
+    given: list[str | None] = []
+
+    def capture(tickers: object, lasting: str | None, until: str | None, *_: Any, **__: Any) -> Any:
+        given.append(until)
+        return Failed(message="enough")
+
+    monkeypatch.setattr("stocktrace.until.parse_until", lambda text, now: meant)
+    monkeypatch.setattr(command, "_start_server", lambda: None)
+    monkeypatch.setattr(module, "capture", capture)
+    assert command.run("AAPL", until="tomorrow 00:01 UTC") == 1
+    assert given == [meant.isoformat()]
 
 
 def test_a_missing_key_is_wrong_usage(key: str, monkeypatch: pytest.MonkeyPatch) -> None:

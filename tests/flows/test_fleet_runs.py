@@ -215,6 +215,25 @@ def test_a_run_is_named_by_what_it_records(monkeypatch: pytest.MonkeyPatch) -> N
     assert named() == "0 tickers, 0 keys · until "
 
 
+def test_a_fleet_that_starts_early_is_about_its_scheduled_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    class Known(Exception):
+        """When it ends is known."""
+
+    def members(asked: dict[str, str], end: datetime, *_: object) -> None:
+        raise Known(asked["until"], end)
+
+    scheduled = datetime.now(UTC) + timedelta(seconds=30)
+    flow_run = SimpleNamespace(scheduled_start_time=scheduled, parameters={})
+    monkeypatch.setattr(module, "runtime", SimpleNamespace(flow_run=flow_run))
+    monkeypatch.setattr(module, "Members", members)
+    end = scheduled + timedelta(hours=1)
+    with pytest.raises(Known) as known:
+        module.fleet.fn(["A"], 1, f"file://{tmp_path}", lasting="1h")
+    assert known.value.args == (end.isoformat(), end)
+
+
 def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
     server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

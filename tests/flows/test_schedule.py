@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from stocktrace.errors import StoreError
 from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
+from stocktrace.until import Span
 
 pytestmark = [
     pytest.mark.xdist_group("prefect"),
@@ -89,6 +93,70 @@ def test_while_its_market_is_open_a_run_records(
         )
     assert (state.type.value, state.name) == ("COMPLETED", "Completed")
     assert list((tmp_path / "data").glob("parquet/*/*/*.parquet"))
+
+
+class Known(StoreError):
+    """When the run would end is known, and nothing need be recorded."""
+
+
+@pytest.fixture
+def end_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., datetime | str]:
+    """Runs a flow that starts at a moment (UTC); gives when it would end, or why it would not."""
+    from flows import capture as module
+
+    def end_of(moment: str, scheduled: datetime | None, **asked: Any) -> datetime | str:
+        spans: list[Span] = []
+
+        def record(tickers: object, span: Span, given: object) -> None:
+            spans.append(span)
+            raise Known
+
+        flow_run = SimpleNamespace(scheduled_start_time=scheduled, parameters={})
+        monkeypatch.setattr(module, "runtime", SimpleNamespace(flow_run=flow_run))
+        monkeypatch.setattr(module, "record", record)
+        state = run_at(moment, monkeypatch, **asked)
+        return spans[0].until if spans and spans[0].until else str(state.message)
+
+    return end_of
+
+
+MIDNIGHT = datetime(2026, 11, 24, tzinfo=UTC)
+COINS = {"tickers": ["BINANCE:BTCUSDT"], "until": "tomorrow 00:01 UTC"}
+STOCKS = {"tickers": ["AAPL"], "until": "close", "market": "us"}
+IN_NEW_YORK = datetime(2026, 11, 24, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("asked", "moment", "scheduled", "end"),
+    [
+        (COINS, "2026-11-23T23:59:59.5", MIDNIGHT, "2026-11-25T00:01"),
+        (COINS, "2026-11-23T23:59:59.5", None, "2026-11-24T00:01"),
+        (COINS, "2026-11-23T23:57", MIDNIGHT, "2026-11-24T00:01"),
+        (COINS, "2026-11-24T00:00:02", MIDNIGHT, "2026-11-25T00:01"),
+        (COINS, "2026-11-25T23:59:59.5", MIDNIGHT, "2026-11-26T00:01"),
+        (STOCKS, "2026-11-24T04:59:59.5", IN_NEW_YORK, "2026-11-24T21:00"),
+        (STOCKS, "2026-11-24T05:00:02", IN_NEW_YORK, "2026-11-24T21:00"),
+    ],
+)
+def test_a_run_ends_as_its_scheduled_start_says_while_that_is_just_ahead(
+    server: str,
+    end_of: Callable[..., datetime | str],
+    asked: dict[str, Any],
+    moment: str,
+    scheduled: datetime | None,
+    end: str,
+) -> None:
+    """Prefect starts a run early: `crypto` ended a minute after it had begun (story 115)."""
+    found = end_of(moment, scheduled, **asked)
+    assert found == datetime.fromisoformat(end).replace(tzinfo=UTC)
+
+
+def test_started_by_hand_before_midnight_in_new_york_the_market_has_closed(
+    server: str, end_of: Callable[..., datetime | str]
+) -> None:
+    found = end_of("2026-11-24T04:59:59.5", None, **STOCKS)
+    assert isinstance(found, str)
+    assert found.startswith("The US market has closed")
 
 
 def test_the_form_offers_the_markets_and_knows_a_time_from_none() -> None:
