@@ -11,6 +11,7 @@ import msgspec
 from stocktrace.gap import CONNECTING
 from stocktrace.lags import Lags
 from stocktrace.store import files
+from stocktrace.store.names import Part
 from stocktrace.words import counted, counted_gaps
 
 
@@ -144,6 +145,11 @@ class Report(msgspec.Struct):
     def ticker(self, name: str) -> TickerBooks:
         """The books of one ticker."""
         return self.per_ticker.setdefault(name, TickerBooks())
+
+    @property
+    def dates(self) -> set[str]:
+        """The UTC dates of its windows, under which its files are published."""
+        return {Part(self.session, name).date for name in (*self.windows, *self.unpublished)}
 
     @property
     def joined(self) -> dict[str, datetime]:

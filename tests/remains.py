@@ -26,7 +26,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.store.segment import HEADER
 from stocktrace.store.tape import Frames, Mark, TapeWriter, archive
-from stocktrace.verify import sessions_of, strangers, verify
+from stocktrace.verify import dates_of_sessions, strangers, verify
 from tests.conftest import NOON, SESSION, frame, published
 
 SECOND = 10**9
@@ -127,14 +127,12 @@ def dead(root: Path) -> Layout:
 def litter(layout: Layout) -> None:
     """What a killed process leaves under temporary names."""
     layout.converting.mkdir(exist_ok=True)
-    coverage = layout.coverage(SESSION, PARTS[0].date)
-    coverage.parent.mkdir(parents=True, exist_ok=True)
     scratch = layout.root / f".scratch.{NOBODY}.abc" / "csv"
     scratch.mkdir(parents=True)
     for path in (
         layout.converting / f".{PARTS[0].stem}.parquet.0a1b2c3d.{NOBODY}.tmp",
         layout.converting / f".anchor.parquet.0a1b2c3d.{NOBODY}.tmp",
-        coverage.with_name(f".{coverage.name}.{NOBODY}.tmp"),
+        layout.converting / f".{SESSION}-{PARTS[0].date}.parquet.0a1b2c3d.{NOBODY}.tmp",
         layout.tapes(SESSION) / f".{PARTS[0].window}.tape.zst.{NOBODY}.tmp",
         layout.sessions / f".{SESSION}.json.{NOBODY}.tmp",
         layout.sessions / f".probe.{NOBODY}.tmp",
@@ -175,6 +173,6 @@ def prices(layout: Layout) -> dict[str, list[float]]:
 def problems(layout: Layout) -> list[str]:
     """Whatever ``stocktrace verify`` finds wrong with the folder."""
     found = list(strangers(layout))
-    for session in sessions_of(layout):
-        found += verify(layout, session)
+    for session, dates in dates_of_sessions(layout).items():
+        found += verify(layout, session, dates)
     return [f"{one.path}: {one.problem}" for one in found]

@@ -144,10 +144,10 @@ def verify(
 
 def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: bool) -> int:
     from stocktrace.record.recovery import claimed
-    from stocktrace.verify import sessions_of, strangers
+    from stocktrace.verify import dates_of_sessions, strangers
     from stocktrace.verify import verify as verify_session
 
-    known = sessions_of(layout)
+    known = dates_of_sessions(layout, sessions)
     if unknown := [session for session in sessions if session not in known]:
         raise UsageError(f"There is no ended session {unknown[0]}: see `stocktrace sessions`.")
     findings = [] if sessions else list(strangers(layout))
@@ -156,7 +156,7 @@ def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: b
         # So that no recovery moves what is being compared.
         with claimed(layout, session) as ours:
             if ours:
-                findings += verify_session(layout, session, repair=repair)
+                findings += verify_session(layout, session, known[session], repair=repair)
                 verified += 1
             else:
                 output.complain(f"session {session} is being recovered: it was not verified.")

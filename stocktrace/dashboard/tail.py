@@ -14,9 +14,10 @@ and all is listed again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,10 +25,11 @@ import pyarrow as pa
 
 from stocktrace.dashboard.rows import Rows
 from stocktrace.deadline import Deadline
+from stocktrace.report import Report
 from stocktrace.store.layout import Layout
 from stocktrace.store.lines import parse_lines
-from stocktrace.store.names import OPEN, Part, encode_ticker, is_day
-from stocktrace.store.partition import Piece, date_of, pieces_of
+from stocktrace.store.names import OPEN, Part, is_day
+from stocktrace.store.partition import Piece, in_order, pieces_of
 from stocktrace.store.segment import HEADER
 from stocktrace.trade import is_ticker
 
@@ -60,11 +62,36 @@ class _Moved(Exception):
     """A file went on to its next name while it was about to be read: list again."""
 
 
-class TickerTail:
-    """One ticker of a session."""
+class _Dates:
+    """The UTC dates under which a session can have something in Parquet, by its tapes and report.
 
-    def __init__(self, layout: Layout, session: str, ticker: str) -> None:
+    They are read again when one of the two has changed, once for all tickers.
+    """
+
+    def __init__(self, layout: Layout, session: str) -> None:
+        self._layout, self._session = layout, session
+        self._found: list[str] = []
+        self._seen = 0, 0
+
+    def __call__(self) -> list[str]:
+        report = self._layout.report(self._session)
+        seen = _changed(self._layout.tapes(self._session)), _changed(report)
+        if seen != self._seen:
+            dates = {part.date for part in self._layout.session_tapes(self._session)}
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                dates |= Report.read(report).dates
+            self._found, self._seen = sorted(dates), seen
+        return self._found
+
+
+class TickerTail:
+    """One ticker of a session, of which something can be published under ``dates``."""
+
+    def __init__(
+        self, layout: Layout, session: str, ticker: str, dates: Callable[[], list[str]]
+    ) -> None:
         self._layout, self._session, self._ticker = layout, session, ticker
+        self._dates = dates
         self._folder = layout.csv(ticker, Part(session, "")).parent
         self._done: set[int] = set()  # the numbers of windows that were read whole
         self._begun: dict[int, _Place] = {}  # and how far others were
@@ -140,10 +167,8 @@ class TickerTail:
     def _published(self) -> dict[int, Piece | Path]:
         """What is in Parquet and not done: windows by their files, or pieces of a day's file."""
         found: dict[int, Piece | Path] = {}
-        for folder in self._layout.dataset.glob(f"date=*/symbol={encode_ticker(self._ticker)}"):
-            if date_of(folder).replace("-", "") < self._session[:8]:
-                continue
-            for path in folder.glob("*.parquet"):
+        for date in self._dates():
+            for path in in_order(self._layout.partition(self._ticker, date)):
                 if is_day(path):
                     for piece in pieces_of(path):
                         if piece.part.session == self._session:
@@ -191,6 +216,7 @@ class SessionTail:
 
     def __init__(self, layout: Layout, session: str, tickers: Iterable[str]) -> None:
         self._layout, self._session = layout, session
+        self._dates = _Dates(layout, session)
         self._tails: dict[str, TickerTail] = {}
         self.follow(tickers)
 
@@ -198,7 +224,8 @@ class SessionTail:
         """Read these tickers, too; what cannot be one is in quarantine, and in no file of ours."""
         for ticker in tickers:
             if ticker not in self._tails and is_ticker(ticker):
-                self._tails[ticker] = TickerTail(self._layout, self._session, ticker)
+                tail = TickerTail(self._layout, self._session, ticker, self._dates)
+                self._tails[ticker] = tail
 
     @property
     def behind(self) -> bool:

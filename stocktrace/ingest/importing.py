@@ -264,7 +264,7 @@ def _import(
     for window in tapes.windows:
         journal.published(publish(layout, Part(session, window), whole=False))
     report.tickers = sorted(name for name, one in report.per_ticker.items() if one.recorded)
-    report.copies = copies_of_session(layout, session)
+    report.copies = copies_of_session(layout, session, report.dates)
     report.gaps = gap_reports(Coverage(list(coverage)))
     write_coverage(layout, session, coverage)
     report.state = state_of(session)

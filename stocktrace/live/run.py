@@ -151,7 +151,7 @@ class Run:
             self._publishing.collect(wait=True)
             self._recovering.join()
             self._raise_failures()
-            report.copies = copies_of_session(self._layout, report.session)
+            report.copies = copies_of_session(self._layout, report.session, report.dates)
         except BaseException as error:
             state = "failed" if isinstance(error, Exception) else "interrupted"
             reason = str(error) if isinstance(error, Exception) else "interrupted"

@@ -10,6 +10,7 @@ from stocktrace.gap import Interval
 from stocktrace.store import outbox
 from stocktrace.store.coverage import listened, write_coverage
 from stocktrace.store.layout import Layout
+from stocktrace.store.window import NS_PER_DAY, utc_date
 
 
 def name_gaps(lake: str, session: str, lost: Mapping[str, int], until: int, reason: str) -> int:
@@ -28,7 +29,9 @@ def name_gaps(lake: str, session: str, lost: Mapping[str, int], until: int, reas
     Raises:
         LakeError: it cannot be used.
     """
-    heard = listened(lake, list(lost))
+    first = min(lost.values(), default=until) // NS_PER_DAY
+    dates = [utc_date(day * NS_PER_DAY) for day in range(first, until // NS_PER_DAY + 1)]
+    heard = listened(lake, list(lost), dates)
     gaps = [
         Interval(ticker, start, end, reason)
         for ticker, since in lost.items()

@@ -174,7 +174,7 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
             journal.count(published.rebuilt)
         rows += sum(file.rows for file in published.files)
     recount(layout, session, report, journal)
-    report.copies = copies_of_session(layout, session)
+    report.copies = copies_of_session(layout, session, report.dates)
     if died:
         _close(layout, session, report, torn)
     journal.tell(
@@ -233,9 +233,8 @@ def recount(layout: Layout, session: str, report: Report, journal: Journal) -> N
                 journal.count(sealed)
     for one in report.per_ticker.values():
         one.parquet = one.files = one.size = 0
-    dates = {Part(session, window).date for window in report.windows}
     counted: set[Path] = set()
-    for ticker, piece in of_session(layout, session, dates):
+    for ticker, piece in of_session(layout, session, report.dates):
         one = report.ticker(ticker)
         one.parquet += piece.rows
         one.files += piece.path not in counted

@@ -134,9 +134,11 @@ def _judge(one: Completeness, least: float) -> Completeness:
 
 def _accounted(layout: Layout, day: date) -> dict[str, list[Stretch]]:
     """When each US stock was listened to, or is as if it had been, for a gap was repaired."""
+    # A date of New York ends on the next one of UTC.
+    dates = [day.isoformat(), (day + timedelta(days=1)).isoformat()]
     found = {
         ticker: [(start // _NS_PER_US, end // _NS_PER_US) for start, end in spans]
-        for ticker, spans in listened(layout.root, ()).items()
+        for ticker, spans in listened(layout.root, (), dates).items()
         if market_of(ticker) is Market.US
     }
     for repair in repairs.read_all(Folder(layout)).values():

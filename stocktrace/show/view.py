@@ -15,6 +15,7 @@ from stocktrace.errors import StoreError, UsageError
 from stocktrace.report import Report
 from stocktrace.store.coverage import read_gaps, whole_gaps
 from stocktrace.store.layout import Layout
+from stocktrace.store.names import is_session
 from stocktrace.store.quarantine import parse
 from stocktrace.store.recorded import session_bars
 from stocktrace.summary import DEAD, Summary
@@ -137,7 +138,7 @@ def length_of_bars(seconds: float) -> int:
 
 def _report(layout: Layout, session: str) -> Report:
     path = layout.report(session)
-    if path not in layout.sessions.glob("*.json"):
+    if not (is_session(session) and path.exists()):
         raise UsageError(f"There is no session {session}: see `stocktrace sessions`.")
     try:
         return Report.read(path)

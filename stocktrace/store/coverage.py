@@ -144,10 +144,15 @@ def gaps_in(data_dir: str | Path) -> list[Gap]:
     return list(zip(rows["session"], rows["symbol"], *times, strict=True))
 
 
-def listened(data_dir: str | Path, tickers: Sequence[str]) -> dict[str, list[tuple[int, int]]]:
-    """When ``tickers`` were listened to, by any session: ``(start, end)`` in epoch ns, by start."""
+def listened(
+    data_dir: str | Path, tickers: Sequence[str], dates: Iterable[str | None] = (None,)
+) -> dict[str, list[tuple[int, int]]]:
+    """When ``tickers`` were listened to, by any session: ``(start, end)`` in epoch ns, by start.
+
+    Of UTC ``dates``, sorted; default all.
+    """
     found: dict[str, list[tuple[int, int]]] = {}
-    frame = read_coverage(tickers, data_dir=data_dir)
+    frame = pd.concat([read_coverage(tickers, date=each, data_dir=data_dir) for each in dates])
     rows = frame[frame["state"] == "listening"]
     times = (rows[name].astype("int64") * 1000 for name in ("start", "end"))  # they are in us
     for ticker, start, end in zip(rows["symbol"], *times, strict=True):
@@ -164,7 +169,7 @@ def write_coverage(layout: Layout, session: str, intervals: Iterable[Interval]) 
     for day, pieces in days.items():
         path = layout.coverage(session, day)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = files.temporary_for(path)
+        temporary = files.temporary_in(layout.converting, f"{session}-{day}.parquet")
         with files.telling(temporary):
             pq.write_table(
                 _table(session, pieces), temporary, compression="zstd", write_page_checksum=True

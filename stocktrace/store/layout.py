@@ -14,7 +14,7 @@
       parquet/date=<UTC date>/symbol=<ticker>/day-<n>.parquet   once compacted; n counts how often
       parquet/date=<UTC date>/symbol=~/anchor.parquet   no rows; keeps numeric tickers text
       compacting/date=<UTC date>/symbol=<ticker>/       what is to take that folder's place
-      converting/.<session>-<window>.*.tmp              what is to become a published file
+      converting/.<session>-*.tmp                       what is to become a published file
       csv-kept/<ticker>/<session>-<window>.csv          published; kept if ``keep_csv`` says so
       outbox/<session>/<name>                           what is still to be sent to the lake
       repairs/<session>.parquet                         gaps that the trades of an import repair
@@ -27,7 +27,7 @@ What ``<session>``, ``<window>`` and ``<ticker>`` look like is said in ``names``
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,10 +228,15 @@ class Layout:
         """The segments of a window that are sealed and not yet published."""
         return sorted(self.root.glob(f"csv/*/{part.stem}.csv"))
 
-    def published(self, session: str) -> Iterator[tuple[str, Path]]:
-        """The published files of a session, each with its ticker."""
-        for path in sorted(self.dataset.glob(f"date=*/symbol=*/{session}-*.parquet")):
-            yield decode_ticker(path.parent.name.removeprefix("symbol=")), path
+    def published(self, session: str, dates: Iterable[str]) -> Iterator[tuple[str, Path]]:
+        """The published files of a session that lie under ``dates``, each with its ticker."""
+        for date in sorted(dates):
+            for path in sorted(self.dataset.glob(f"date={date}/symbol=*/{session}-*.parquet")):
+                yield decode_ticker(path.parent.name.removeprefix("symbol=")), path
+
+    def published_window(self, part: Part) -> list[Path]:
+        """The published files of a window that lie under its date."""
+        return sorted(self.dataset.glob(f"date={part.date}/symbol=*/{part.stem}.parquet"))
 
     def session_tapes(self, session: str) -> dict[Part, Path]:
         """The tapes of a session, one a window, in order; the plain one where both are there."""
@@ -246,7 +251,6 @@ class Layout:
         return [
             *self.tapes(session).glob(".*.tmp"),
             *self.converting.glob(f".{session}-*.tmp"),
-            *self.root.glob(f"coverage/date=*/.{session}.*.tmp"),
             *self.sessions.glob(f".{session}.*.tmp"),
         ]
 
@@ -259,6 +263,5 @@ class Layout:
             *self.root.glob("quarantine/.*.tmp"),
             *self.root.glob("repairs/.*.tmp"),
             *self.root.glob("repairs/staged/.*.tmp"),
-            *self.root.glob("reconciled/date=*/.*.tmp"),
             *self.sessions.glob(".probe.*.tmp"),
         ]

@@ -7,6 +7,7 @@ after it: what is asked for has no influence on what a row is taken for.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
 
@@ -50,20 +51,21 @@ def _marked(shelf: Shelf, ticker: str, begin: int) -> pa.Table:
     return marked.filter(pa.array((times >= begin) & (times < end)))
 
 
-def copies_of_session(layout: Layout, session: str) -> dict[str, int]:
+def copies_of_session(layout: Layout, session: str, dates: Iterable[str]) -> dict[str, int]:
     """How many of a session's published trades are copies, for each ticker that has some.
 
+    Only what is published under ``dates`` is looked at: those of the session's windows.
     Copies are looked for at the beginning of each window, and counted where there are some, day by
     day: those of what came within ``REACH_US`` of midnight may be missed.
     """
-    return steadily(partial(_of_session, layout, session))
+    return steadily(partial(_of_session, layout, session, dates))
 
 
-def _of_session(layout: Layout, session: str) -> dict[str, int]:
+def _of_session(layout: Layout, session: str, dates: Iterable[str]) -> dict[str, int]:
     rows = PieceReader()
     found: dict[str, int] = defaultdict(int)
     try:
-        for (ticker, _), some in groupby(of_session(layout, session), _ticker_and_date):
+        for (ticker, _), some in groupby(of_session(layout, session, dates), _ticker_and_date):
             windows = [piece for _, piece in some]
             if any(_count(rows.head(piece, _SAMPLE)) for piece in windows):
                 whole = [pa.Table.from_batches(rows.rows(piece), SCHEMA) for piece in windows]

@@ -9,7 +9,7 @@ each as they were recorded.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -73,16 +73,10 @@ def in_day(layout: Layout, ticker: str, part: Part) -> Piece | None:
     return steadily(found)
 
 
-def of_session(
-    layout: Layout, session: str, dates: set[str] | None = None
-) -> Iterator[tuple[str, Piece]]:
-    """All published pieces of a session, each with its ticker.
-
-    The files of days are only looked into on ``dates`` (default all); those of windows tell by
-    their names.
-    """
-    for folder in folders(layout):
-        if dates is None or date_of(folder) in dates or any(folder.glob(f"{session}-*.parquet")):
+def of_session(layout: Layout, session: str, dates: Iterable[str]) -> Iterator[tuple[str, Piece]]:
+    """The published pieces of a session that lie under ``dates``, each with its ticker."""
+    for date in sorted(dates):
+        for folder in folders(layout, date):
             for piece in pieces(folder, session):
                 yield ticker_of(folder), piece
 

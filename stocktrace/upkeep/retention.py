@@ -8,14 +8,14 @@ from pathlib import Path
 from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
 from stocktrace.errors import ConversionError
 from stocktrace.record.recovery import dead_sessions
-from stocktrace.store import parquet
+from stocktrace.store import lock, parquet
 from stocktrace.store.audit import Audit
 from stocktrace.store.content import content_hash
 from stocktrace.store.exclusion import alone
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part, decode_ticker
 from stocktrace.store.partition import find
-from stocktrace.verify import sessions_of, verify
+from stocktrace.verify import verify
 
 
 @dataclass(slots=True)
@@ -50,7 +50,8 @@ def prune(
                 if _age(Part.parse(path), clock) > keep_csv:
                     _prune_csv(layout, path, result, clock)
         if keep_tape is not None:
-            for session in sorted(set(sessions_of(layout)) - set(dead_sessions(layout))):
+            idle = {name for name in layout.all_sessions() if not lock.is_held(layout.lock(name))}
+            for session in sorted(idle - set(dead_sessions(layout))):
                 tapes = layout.session_tapes(session)
                 if tapes and min(_age(part, clock) for part in tapes) > keep_tape:
                     _prune_tapes(layout, session, list(tapes.values()), result, clock)

@@ -12,7 +12,7 @@ its files and the report.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from stocktrace.record.recorder import Sealed
 from stocktrace.record.recovery import read_report
@@ -22,24 +22,31 @@ from stocktrace.verify.books import check_report
 from stocktrace.verify.compacted import Days
 from stocktrace.verify.coverage import check_coverage
 from stocktrace.verify.finding import Finding
-from stocktrace.verify.folder import sessions_of, strangers
+from stocktrace.verify.folder import dates_of_sessions, sessions_of, strangers
 from stocktrace.verify.footer import by_itself
 from stocktrace.verify.mending import mend_day
 from stocktrace.verify.window import against_tape, tape_problems
 
-__all__ = ["Finding", "sessions_of", "strangers", "verify"]
+__all__ = ["Finding", "dates_of_sessions", "sessions_of", "strangers", "verify"]
 
 
-def verify(layout: Layout, session: str, *, repair: bool = False) -> Iterator[Finding]:
-    """All that is wrong with a session; with ``repair`` what the tape can bring back is rebuilt."""
+def verify(
+    layout: Layout, session: str, dates: Iterable[str] = (), *, repair: bool = False
+) -> Iterator[Finding]:
+    """All that is wrong with a session; with ``repair`` what the tape can bring back is rebuilt.
+
+    Only the UTC dates that its report and its tapes name are looked at, and ``dates``: those under
+    which files of it lie, as ``dates_of_sessions`` gives them.
+    """
     report = read_report(layout, session)
     if report is None:
         problem = "the report is missing or cannot be read: run `stocktrace recover`"
         yield Finding(session, layout.report(session), problem)
     tapes = layout.session_tapes(session)
-    published = [Part.parse(path) for _, path in layout.published(session)]
     told = [Part(session, window) for window in report.windows] if report is not None else []
-    days = Days(layout, session, {part.date for part in (*tapes, *told)} if told else None)
+    within = {part.date for part in tapes} | (report.dates if report is not None else set())
+    days = Days(layout, session, within | set(dates))
+    published = [Part.parse(path) for _, path in layout.published(session, days.dates)]
     for path, problem in days.broken.items():
         yield Finding(session, path, problem, repaired=repair and mend_day(layout, path))
     days.look()
@@ -56,4 +63,4 @@ def verify(layout: Layout, session: str, *, repair: bool = False) -> Iterator[Fi
         windows = {part.window for part in tapes}
         # Tapes are removed when they are old: what is left does not tell how it began.
         if windows and report.windows.keys() <= windows == counted.keys():
-            yield from check_coverage(layout, report, repair=repair)
+            yield from check_coverage(layout, report, days.dates, repair=repair)

@@ -52,7 +52,7 @@ def _by_ticker(
             one.recorded += counts.recorded
             one.quarantined += counts.quarantined
     whole = report.windows.keys() <= counted.keys()
-    for ticker, path in layout.published(report.session):
+    for ticker, path in layout.published(report.session, days.dates):
         one = found.setdefault(ticker, TickerBooks())
         one.files += 1
         try:

@@ -18,14 +18,14 @@ from stocktrace.store.slices import Slices
 
 @dataclass(slots=True)
 class Days:
-    """The windows of one session in files of ``dates`` (default all), read once for all windows.
+    """The windows of one session in files of ``dates``, read once for all windows.
 
     ``broken`` are files that do not tell what they hold, and why.
     """
 
     layout: Layout
     session: str
-    dates: set[str] | None
+    dates: set[str]
     held: dict[Part, dict[str, Piece]] = field(default_factory=dict)
     broken: dict[Path, str] = field(default_factory=dict)
     _found: dict[Path, dict[Part, str]] = field(default_factory=dict)
@@ -38,8 +38,8 @@ class Days:
     def look(self) -> None:
         """See which files there are (now that some were mended)."""
         self.held, self.broken = {}, {}
-        for folder in folders(self.layout):
-            if self.dates is None or date_of(folder) in self.dates:
+        for date in sorted(self.dates):
+            for folder in folders(self.layout, date):
                 for path in days(folder):
                     self._add(path)
 
@@ -113,11 +113,11 @@ def _windows(path: Path) -> set[Part]:
         return set()  # it is told of for itself
 
 
-def sessions_in_days(layout: Layout) -> set[str]:
-    """The sessions that files of days tell of."""
+def sessions_in_days(layout: Layout) -> set[tuple[str, str]]:
+    """The sessions that files of days tell of, each with the UTC date under which the file lies."""
     found = set()
     for folder in folders(layout):
         for path in days(folder):
             with contextlib.suppress(ConversionError):
-                found |= {piece.part.session for piece in pieces_of(path)}
+                found |= {(piece.part.session, date_of(folder)) for piece in pieces_of(path)}
     return found

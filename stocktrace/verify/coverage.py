@@ -20,15 +20,21 @@ _NS_PER_US = 1000
 _Row = tuple[str, int, int, bool, str]
 
 
-def check_coverage(layout: Layout, report: Report, *, repair: bool) -> Iterator[Finding]:
-    """The intervals on disk against those of the marks, up to the tapes' last sign of life."""
+def check_coverage(
+    layout: Layout, report: Report, dates: Iterable[str], *, repair: bool
+) -> Iterator[Finding]:
+    """The intervals on disk against those of the marks, up to the tapes' last sign of life.
+
+    Those on disk are looked for under the dates of the marks, and under ``dates``.
+    """
     session = report.session
     if report.ended is None:
         return  # written when it is recovered
     coverage, last = coverage_of(layout, session)
     wanted = _rows_by_file(layout, session, coverage.intervals, last)
     problems: dict[Path, str] = {}
-    for path in sorted({*wanted, *layout.root.glob(f"coverage/date=*/{session}.parquet")}):
+    others = {layout.coverage(session, date) for date in dates} - wanted.keys()
+    for path in sorted({*wanted, *(path for path in others if path.exists())}):
         try:
             found = _rows_of(path, last) if path.exists() else None
         except ConversionError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stocktrace.errors import ConversionError, LayoutError
@@ -17,12 +17,34 @@ from stocktrace.verify.finding import Finding
 
 def sessions_of(layout: Layout) -> list[str]:
     """All sessions of a data folder that are not alive."""
-    names = set(layout.all_sessions())
-    names |= {path.name[: path.name.find("-")] for path in _parquet_files(layout)}
-    names |= sessions_in_days(layout)
-    return sorted(
-        name for name in names if is_session(name) and not lock.is_held(layout.lock(name))
-    )
+    return list(dates_of_sessions(layout))
+
+
+def dates_of_sessions(layout: Layout, sessions: Sequence[str] = ()) -> dict[str, set[str]]:
+    """The sessions that are not alive, each with the UTC dates under which files of it lie.
+
+    Given ``sessions`` that have a report or a tape, only these, without dates: nothing else of the
+    folder is looked at then.
+    """
+    if sessions and all(is_session(name) and layout.has(name) for name in sessions):
+        found: dict[str, set[str]] = {name: set() for name in sessions}
+    else:
+        found = _all_of(layout)
+    return {name: found[name] for name in sorted(found) if not lock.is_held(layout.lock(name))}
+
+
+def _all_of(layout: Layout) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {name: set() for name in layout.all_sessions()}
+    lying = {
+        (path.name[: path.name.find("-")], date_of(path.parent)) for path in _parquet_files(layout)
+    }
+    for name, date in lying | sessions_in_days(layout):
+        if is_session(name):
+            found.setdefault(name, set()).add(date)
+    for path in layout.root.glob("coverage/date=*/*.parquet"):
+        if path.stem in found:
+            found[path.stem].add(date_of(path))
+    return found
 
 
 def _parquet_files(layout: Layout) -> Iterator[Path]:

@@ -29,7 +29,7 @@ def footer_problem(path: Path, told: dict[str, str], part: Part, content: str) -
 def by_itself(layout: Layout, part: Part, days: Days, report: Report | None) -> Iterator[Finding]:
     """Without a tape to compare with: the content against the footers, the rows with the report."""
     rows = 0
-    for path in sorted(layout.dataset.glob(f"date=*/symbol=*/{part.stem}.parquet")):
+    for path in layout.published_window(part):
         try:
             told = parquet.metadata(path)
             found = content_hash(parquet.read_parquet(path))

@@ -101,7 +101,7 @@ class _Window:
     @property
     def files(self) -> list[Path]:
         """The files of trades that readers and ``convert`` find."""
-        published = self.layout.dataset.glob(f"date=*/symbol=*/{self.part.stem}.parquet")
+        published = self.layout.published_window(self.part)
         return sorted([*published, *self.layout.sealed_segments(self.part)])
 
     def wrong_files(self, ticker: str, segment: Path) -> Iterator[tuple[Path, str, bool]]:

@@ -16,6 +16,8 @@ from stocktrace.dashboard.rows import Rows
 from stocktrace.dashboard.tail import SessionTail
 from stocktrace.deadline import Clock, Deadline
 from stocktrace.exchange import Script, SyntheticMarket, synthetic_frames
+from stocktrace.record.journal import new_report
+from stocktrace.report import Books
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
@@ -65,6 +67,11 @@ class Reader:
 def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path)
     layout.csv("A", PART).parent.mkdir(parents=True)
+    # A report names a window before anything of it is published.
+    report = new_report(SESSION, ["A"], NOON, {})
+    report.state = "complete"
+    report.windows = {PART.window: Books()}
+    report.write(layout.report(SESSION))
     return layout
 
 

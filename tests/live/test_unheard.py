@@ -44,3 +44,11 @@ def test_no_gap_is_named_where_somebody_listened(tmp_path: Path) -> None:
     write_coverage(layout, SESSION, [Interval("A", NOON, NOON + 5 * SECOND, "")])
     send(layout, SESSION)
     assert name_gaps(lake, SESSION, {"A": NOON}, NOON + 5 * SECOND, "lost") == 0
+
+
+def test_the_coverage_of_days_before_is_not_read(tmp_path: Path) -> None:
+    damaged = tmp_path / "lake" / "coverage" / "date=2026-11-22" / f"{SESSION}.parquet"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no Parquet")
+    lake = f"file://{tmp_path}/lake"
+    assert name_gaps(lake, SESSION, {"A": NOON}, NOON + SECOND, "lost") == 1

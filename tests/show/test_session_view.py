@@ -177,7 +177,7 @@ def test_a_session_that_is_not_there_is_wrong_usage(
 def test_a_damaged_file_is_one_sentence_and_status_1(
     whole: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damaged = next(whole.published(SESSION))[1]
+    damaged = next(whole.published(SESSION, ["2026-11-23"]))[1]
     data = bytearray(damaged.read_bytes())
     data[8] ^= 0xFF
     damaged.write_bytes(data)

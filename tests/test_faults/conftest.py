@@ -27,7 +27,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.store.tape import Mark, TapeWriter
 from stocktrace.trade import Trade
-from stocktrace.verify import sessions_of, verify
+from stocktrace.verify import dates_of_sessions, verify
 from tests.conftest import NOON, SESSION, WINDOW, Director, Scenario, Studio, frame
 
 SECOND = 1_000_000_000
@@ -61,8 +61,8 @@ def findings(data_dir: Path) -> list[str]:
     layout = Layout(data_dir)
     return [
         f"{finding.path}: {finding.problem}"
-        for session in sessions_of(layout)
-        for finding in verify(layout, session)
+        for session, dates in dates_of_sessions(layout).items()
+        for finding in verify(layout, session, dates)
     ]
 
 

@@ -1,0 +1,208 @@
+"""What is done to one session costs what that session weighs, not what is beside it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from stocktrace import cli
+from stocktrace.dashboard.tail import SessionTail
+from stocktrace.deadline import Clock, Deadline
+from stocktrace.exchange import Script
+from stocktrace.gap import Interval
+from stocktrace.record.recovery import recover
+from stocktrace.repair.reconcile import reconcile
+from stocktrace.store import completeness
+from stocktrace.store.compaction import compact
+from stocktrace.store.completeness import Completeness
+from stocktrace.store.coverage import write_coverage
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
+from stocktrace.store.window import NS_PER_DAY
+from stocktrace.upkeep.compacting import compact_days
+from stocktrace.upkeep.requeue import requeue
+from stocktrace.upkeep.retention import prune
+from stocktrace.verify import dates_of_sessions, verify
+from tests import gaps, remains
+from tests.conftest import NOON, SESSION, Studio, frame, played
+from tests.opened import opened_below
+from tests.remains import PARTS
+from tests.tables import put, table_of
+
+TICKERS = ["AAPL", "MSFT", "7203", "IBM", "BINANCE:BTCUSDT"]
+#: Before and after the sessions of the tests; 300 files of days in as many folders.
+DATES = [
+    (first + timedelta(n)).isoformat()
+    for first in (date(2024, 1, 1), date(2099, 1, 1))
+    for n in range(30)
+]
+OTHER = "20240101T100000Z_abcdef"
+LATER = Clock(wall=lambda: NOON + 30 * NS_PER_DAY)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Days of many tickers, their coverage and how complete they are."""
+    layout = Layout(tmp_path_factory.mktemp("archive"))
+    for day in DATES:
+        begin = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
+        part = Part(OTHER, f"{day.replace('-', '')}T100000Z_00001")
+        table = table_of([(begin * 1000, 1.0, 1.0, "1")])
+        for ticker in TICKERS:
+            put(layout, ticker, part, table)
+            assert compact(layout, ticker, day) is not None
+        listening = Interval("AAPL", begin * 10**9, begin * 10**9 + 1, "")
+        write_coverage(layout, OTHER, [listening])
+        completeness.write(layout, day, [Completeness("AAPL", day, "complete")])
+    return layout
+
+
+def beside(archive: Layout, root: Path) -> AbstractContextManager[set[Path]]:
+    """What is opened of ``archive``, a copy of which is put into a data folder."""
+    shutil.copytree(archive.root, root, dirs_exist_ok=True)
+    return opened_below(
+        [
+            root / kind / f"date={day}"
+            for kind in ("parquet", "coverage", "reconciled")
+            for day in DATES
+        ]
+    )
+
+
+def test_a_capture_opens_and_lists_nothing_of_other_dates(archive: Layout, studio: Studio) -> None:
+    frames = [(0, frame(("AAPL", price))) for price in range(1, 10)]
+    with beside(archive, studio.data_dir) as opened, studio.exchange(Script(frames)) as exchange:
+        report = studio.record(exchange, ["AAPL"], played(exchange))
+    assert (report.books.recorded, report.balanced) == (9, True)
+    assert opened == set()
+
+
+def test_a_recovery_opens_and_lists_nothing_of_other_dates(
+    archive: Layout, a_dead_session: Layout, tmp_path: Path
+) -> None:
+    layout = remains.copy(a_dead_session, tmp_path / "data")
+    with beside(archive, layout.root) as opened:
+        (recovered,) = recover(layout, remains.STILL)
+    assert recovered.balanced
+    assert opened == set()
+
+
+def test_an_import_opens_and_lists_nothing_of_other_dates(archive: Layout, tmp_path: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text(
+        "symbol,ts_event,ts_recv,price,volume,conditions\n"
+        "AAPL,2026-11-23 14:30:00.123Z,2026-11-23 14:30:00.200300Z,1.5,100,1 24\n"
+    )
+    data = tmp_path / "data"
+    with beside(archive, data) as opened:
+        assert cli.run(["backfill", str(source), "--data-dir", str(data)]) == 0
+    assert [path.parent.name for path in data.glob("parquet/date=2026-11-23/*/*.parquet")] == [
+        "symbol=AAPL"
+    ]
+    assert opened == set()
+
+
+def at_work(layout: Layout) -> dict[str, Callable[[], object]]:
+    """What can be done to the session of ``remains.whole``, or to its day."""
+
+    def tail() -> int:
+        found = SessionTail(layout, SESSION, ["AAPL", "MSFT"]).look(Deadline.after(60))
+        return sum(len(rows) for rows in found)
+
+    def reconciled() -> list[str]:
+        with gaps.exchange([]) as server, gaps.client(server) as rest:
+            return [one.state for one in reconcile(layout, rest, date(2026, 11, 23), clock=LATER)]
+
+    def run(*words: str) -> int:
+        return cli.run([*words, "--data-dir", str(layout.root)])
+
+    return {
+        "verify": lambda: run("verify", SESSION),
+        "verify --repair": lambda: run("verify", SESSION, "--repair"),
+        "retention": lambda: prune(layout, 0.0, None, LATER).kept,
+        "report": lambda: run("report", SESSION, "--out", str(layout.root / "page.html")),
+        "gaps": lambda: run("gaps", "--session", SESSION, "--json"),
+        "dashboard": tail,
+        "requeue": lambda: getattr(requeue(layout, layout.quarantine(PARTS[0])), "balanced", None),
+        "reconcile": reconciled,
+    }
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize(
+    ("work", "outcome"),
+    [
+        ("verify", 0),
+        ("verify --repair", 0),
+        ("retention", []),
+        ("report", 0),
+        ("gaps", 0),
+        ("dashboard", 10),
+        ("requeue", True),
+        ("reconcile", ["unavailable"] * 2),
+    ],
+)
+def test_what_is_done_to_one_session_opens_and_lists_nothing_of_other_dates(
+    archive: Layout,
+    a_whole_session: Layout,
+    tmp_path: Path,
+    compacted: bool,
+    work: str,
+    outcome: object,
+) -> None:
+    layout = remains.copy(a_whole_session, tmp_path / "data")
+    if compacted:
+        assert len(compact_days(layout, clock=LATER).done) == 3
+    with beside(archive, layout.root) as opened:
+        assert at_work(layout)[work]() == outcome
+    assert opened == set()
+
+
+def test_the_whole_folder_is_opened_when_all_of_it_is_verified(
+    archive: Layout, a_whole_session: Layout, tmp_path: Path
+) -> None:
+    layout = remains.copy(a_whole_session, tmp_path / "data")
+    with beside(archive, layout.root) as opened:
+        assert cli.run(["verify", "--data-dir", str(layout.root)]) == 1
+    files = {path for day in DATES for path in layout.dataset.glob(f"date={day}/*/day-*.parquet")}
+    assert len(files) == 300
+    assert files <= opened
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_files_under_a_date_that_neither_report_nor_tape_names_are_found_in_the_whole_folder(
+    a_whole_session: Layout, tmp_path: Path, compacted: bool
+) -> None:
+    layout = remains.copy(a_whole_session, tmp_path / "data")
+    stray = Part(SESSION, "20261125T100000Z_00009")
+    put(layout, "AAPL", stray, table_of([(NOON // 10**6, 1.0, 1.0, "1")]))
+    path = layout.parquet("AAPL", stray)
+    if compacted:
+        assert compact(layout, "AAPL", stray.date) is not None
+        path = path.with_name("day-00001.parquet")
+    early = NOON - 4 * NS_PER_DAY
+    write_coverage(layout, SESSION, [Interval("AAPL", early, early + 1000, "")])
+    assert list(verify(layout, SESSION)) == []
+    found = list(verify(layout, SESSION, dates_of_sessions(layout)[SESSION]))
+    files = {one.path for one in found if one.path.suffix == ".parquet"}
+    assert files == {layout.coverage(SESSION, "2026-11-19"), *([] if compacted else [path])}
+    assert "AAPL: 6 parquet, on disk 7" in {one.problem for one in found}
+
+
+def test_a_session_without_report_and_tape_is_verified_by_its_files(
+    a_whole_session: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = remains.copy(a_whole_session, tmp_path / "data")
+    shutil.rmtree(layout.tapes(SESSION))
+    layout.report(SESSION).unlink()
+    (path,) = layout.published_window(PARTS[2])[:1]
+    path.write_bytes(path.read_bytes()[:-9])
+    assert cli.run(["verify", SESSION, "--data-dir", str(layout.root)]) == 1
+    told = capsys.readouterr().out
+    assert f"{path}: " in told
+    assert "the report is missing" in told
