@@ -135,7 +135,6 @@ def litter(layout: Layout) -> None:
         layout.converting / f".{SESSION}-{PARTS[0].date}.parquet.0a1b2c3d.{NOBODY}.tmp",
         layout.tapes(SESSION) / f".{PARTS[0].window}.tape.zst.{NOBODY}.tmp",
         layout.sessions / f".{SESSION}.json.{NOBODY}.tmp",
-        layout.sessions / f".probe.{NOBODY}.tmp",
         scratch / "half",
     ):
         path.write_bytes(b"half")

@@ -50,7 +50,7 @@ def an_env_file() -> None:
 
 #: The values that a user can give, each with the call of the system that fails for it.
 PLACES: dict[str, tuple[str, Callable[[], Any]]] = {
-    "a data folder": ("pathlib.Path.unlink", a_data_folder),
+    "a data folder": ("tempfile.TemporaryFile", a_data_folder),
     "a settings file": ("pathlib.Path.read_text", Settings.load),
     "an .env file": ("dotenv.main.open", an_env_file),
     "a quarantine": ("pathlib.Path.read_text", lambda: requeue(Layout(Path("d")), Path("q.jsonl"))),
@@ -109,7 +109,7 @@ def test_a_disk_that_fails_as_a_capture_begins_is_a_failure_of_the_disk(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    failing(monkeypatch, "pathlib.Path.touch", number)
+    failing(monkeypatch, "tempfile.TemporaryFile", number)
     with pytest.raises(kind, match=said):
         a_data_folder()
     monkeypatch.setenv("FINNHUB_API_KEY", "a-key")

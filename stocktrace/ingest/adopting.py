@@ -52,12 +52,13 @@ def adopt(
         StoreError: it cannot be; nothing of it is here.
     """
     check(other, session)
-    staged = files.temporary_for(layout.tapes(session))
     try:
-        with lock.held(layout.lock(session), {"session": session}):
+        with (
+            lock.held(layout.lock(session), {"session": session}),
+            files.temporary_folder(layout.tapes(session)) as staged,
+        ):
             if layout.has(session):
                 return None
-            staged.mkdir(parents=True)
             for part, tape in other.session_tapes(session).items():
                 _copy(tape, staged / f"{part.window}.tape")
                 _copy_requeued(layout, other, part)
@@ -66,8 +67,6 @@ def adopt(
             _copy_report(layout, other, session)
     except BlockingIOError:
         return None
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return recover_session(layout, session, clock)
 
 

@@ -13,9 +13,8 @@ other. The file itself is only read.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -165,12 +164,10 @@ def try_out(layout: Layout, source: Source, *, whole: bool = True) -> Trial:
         StoreError: it cannot be read.
     """
     session = new_import(0, source.contents.digest)
-    prefix = f".scratch.{os.getpid()}."  # a grammar that ``files.is_stale`` reads
-    folder = layout.root if layout.root.is_dir() else None
     trial = Trial(Books(), 0, [])
     tickers: set[str] = set()
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as root:
-        scratch = Layout(Path(root))
+    with _scratch(layout) as folder:
+        scratch = Layout(folder)
         blocks = source.blocks() if whole else _beginning(source)
         for window in _write(scratch.tapes(session), Origin.of(source), blocks).windows:
             part = Part(session, window)
@@ -180,6 +177,17 @@ def try_out(layout: Layout, source: Source, *, whole: bool = True) -> Trial:
             told = dict.fromkeys([*trial.reasons, *_reasons(scratch.quarantine(part))])
             trial.reasons[:] = list(told)[:_REASONS]
     return Trial(trial.books, len(tickers), trial.reasons)
+
+
+@contextlib.contextmanager
+def _scratch(layout: Layout) -> Iterator[Path]:
+    """A folder that is thrown away; a data folder that is not there is not made for it."""
+    if layout.root.is_dir():
+        with files.temporary_folder(layout.scratch) as folder:
+            yield folder
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
 
 
 def _beginning(source: Source) -> Iterator[list[Row]]:
@@ -222,18 +230,18 @@ def import_rows(
     The session's name is made of the first time in them and the origin's digest.
     """
     digest = origin.digest
-    staged = files.temporary_for(layout.tapes(digest))
-    try:
-        tapes = _write(staged, origin, blocks)
-        session = origin.name(tapes.first or 0, digest)
-        with lock.held(layout.lock(session), {"session": session}):
+    with contextlib.ExitStack() as claimed:
+        with files.temporary_folder(layout.tapes(digest)) as staged:
+            tapes = _write(staged, origin, blocks)
+            session = origin.name(tapes.first or 0, digest)
+            try:
+                claimed.enter_context(lock.held(layout.lock(session), {"session": session}))
+            except BlockingIOError:
+                return None
             if layout.imports(digest):
                 return None
-            return _import(layout, session, staged, tapes, origin, clock)
-    except BlockingIOError:
-        return None
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+            files.publish(staged, layout.tapes(session))
+        return _import(layout, session, tapes, origin, clock)
 
 
 def _write(folder: Path, origin: Origin, blocks: Iterable[Iterable[Row]]) -> _Tapes:
@@ -248,16 +256,13 @@ def _write(folder: Path, origin: Origin, blocks: Iterable[Iterable[Row]]) -> _Ta
     return tapes
 
 
-def _import(
-    layout: Layout, session: str, staged: Path, tapes: _Tapes, origin: Origin, clock: Clock
-) -> Report:
+def _import(layout: Layout, session: str, tapes: _Tapes, origin: Origin, clock: Clock) -> Report:
     lake = {"lake": layout.lake} if layout.lake else {}
     coverage = origin.coverage
     began = min((each.start for each in coverage), default=clock.wall())
     report = new_report(session, [], began, {**origin.facts, **lake})
     report.reason = origin.reason
     report.unpublished = list(tapes.windows)
-    files.publish(staged, layout.tapes(session))
     journal = Journal(layout, report, Audit(layout.audit, session, clock))
     journal.audit("import", source=origin.facts["source"], content=origin.digest)
     journal.save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -121,9 +122,7 @@ def _make_folder(layout: Layout) -> None:
     with files.telling(layout.root):
         try:
             layout.sessions.mkdir(parents=True, exist_ok=True)
-            probe = files.temporary_for(layout.sessions / "probe")
-            probe.touch()
-            probe.unlink()
+            tempfile.TemporaryFile(dir=layout.sessions).close()
         except OSError as error:
             if not is_usage(error):
                 raise

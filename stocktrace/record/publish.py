@@ -8,8 +8,6 @@ whole and not yet published.
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 from stocktrace.record.delivery import send
 from stocktrace.record.receipts import Receipts
 from stocktrace.record.recorder import Sealed, close_books
-from stocktrace.store import parquet
+from stocktrace.store import files, parquet
 from stocktrace.store.batch import Chunk
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
@@ -88,9 +86,8 @@ def rebuild(layout: Layout, part: Part, tape: Path | None = None) -> Sealed:
 @contextlib.contextmanager
 def again(layout: Layout, part: Part) -> Iterator[tuple[Layout, Sealed]]:
     """A window recorded again from its tape into a folder of its own, which goes afterwards."""
-    prefix = f".scratch.{os.getpid()}."  # a grammar that ``files.is_stale`` reads
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=layout.root) as folder:
-        scratch = Layout(Path(folder))
+    with files.temporary_folder(layout.scratch) as folder:
+        scratch = Layout(folder)
         yield scratch, rebuild(scratch, part, tape_of(layout, part))
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,13 +91,9 @@ def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[Recovered]:
 
 
 def sweep(layout: Layout) -> None:
-    """Remove what processes that died were writing; another thread of ours may be at its own."""
+    """Remove the temporary files and folders that nobody is writing any more."""
     for path in layout.leftovers():
-        if files.is_stale(path) and f".{os.getpid()}." not in path.name:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)  # another recovery may be at it, too
-            else:
-                path.unlink(missing_ok=True)
+        files.remove_abandoned(path)
 
 
 def recover_session(layout: Layout, session: str, clock: Clock = SYSTEM_CLOCK) -> Recovered | None:
@@ -158,7 +153,7 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
     journal = Journal(layout, report, Audit(layout.audit, session, clock))
     died = report.state == RUNNING
     for temporary in layout.temporaries(session):
-        temporary.unlink(missing_ok=True)  # whoever has the lock is alone at the session
+        files.remove_abandoned(temporary)
     for path in layout.plain_tapes(session):
         mend(path)
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))

@@ -106,10 +106,11 @@ def write(layout: Layout, date: str, found: Iterable[Completeness]) -> Path:
         rows = {row["symbol"]: row for row in _read(path)} | rows
     table = pa.Table.from_pylist([rows[symbol] for symbol in sorted(rows)], _SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = files.temporary_in(layout.converting, path.name)
-    with files.telling(temporary):
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-    files.publish(temporary, path)
+    layout.converting.mkdir(parents=True, exist_ok=True)
+    with files.locked_temporary(layout.converting / path.name) as temporary:
+        with files.telling(temporary):
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        files.publish(temporary, path)
     return path
 
 

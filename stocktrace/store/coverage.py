@@ -169,12 +169,13 @@ def write_coverage(layout: Layout, session: str, intervals: Iterable[Interval]) 
     for day, pieces in days.items():
         path = layout.coverage(session, day)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = files.temporary_in(layout.converting, f"{session}-{day}.parquet")
-        with files.telling(temporary):
-            pq.write_table(
-                _table(session, pieces), temporary, compression="zstd", write_page_checksum=True
-            )
-        files.publish(temporary, path)
+        layout.converting.mkdir(parents=True, exist_ok=True)
+        with files.locked_temporary(layout.converting / f"{session}-{day}.parquet") as temporary:
+            with files.telling(temporary):
+                pq.write_table(
+                    _table(session, pieces), temporary, compression="zstd", write_page_checksum=True
+                )
+            files.publish(temporary, path)
         if layout.lake:
             outbox.put(layout, session, path)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -104,10 +107,10 @@ def publish(temporary: Path, final: Path) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Replace a small file as a whole: a reader sees the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_for(path)
-    with telling(path):
-        temporary.write_text(text, encoding="utf-8")
-    publish(temporary, path)
+    with locked_temporary(path) as temporary:
+        with telling(path):
+            temporary.write_text(text, encoding="utf-8")
+        publish(temporary, path)
 
 
 @contextlib.contextmanager
@@ -128,13 +131,10 @@ def output(path: Path) -> Iterator[BinaryIO]:
     final = Path(os.path.realpath(path))
     if not final.parent.is_dir():
         raise StoreError(f"Cannot write {path}: there is no folder {final.parent}.")
-    temporary = temporary_for(final)
-    try:
+    with locked_temporary(final) as temporary:
         with telling(path), temporary.open("wb") as file:
             yield file
         publish(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _stream(path: Path) -> BinaryIO | None:
@@ -162,14 +162,84 @@ def is_stdout(path: Path) -> bool:
 
 
 def temporary_for(final: Path) -> Path:
-    """A name beside ``final`` that no reader takes for data and no other process uses."""
-    return final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    """Return a name beside ``final`` that no reader takes for data and nobody else uses.
+
+    It has no process id: processes in different containers can have the same one. A sweep may
+    remove the file, unless the session's lock is held or it is a ``locked_temporary``.
+    """
+    return final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
 
 
-def temporary_in(folder: Path, name: str) -> Path:
-    """A name in ``folder`` (made if need be) that nobody else uses, not even this process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f".{name}.{secrets.token_hex(4)}.{os.getpid()}.tmp"
+@contextlib.contextmanager
+def locked_temporary(final: Path) -> Iterator[Path]:
+    """Make an empty file beside ``final``, to be written and renamed; remove it otherwise.
+
+    It is locked until then, and ``remove_abandoned`` keeps away from it.
+    """
+    with telling(final):
+        temporary, descriptor = _make_locked(final, partial(Path.touch, exist_ok=False))
+    try:
+        yield temporary
+    finally:
+        try:
+            temporary.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def temporary_folder(final: Path) -> Iterator[Path]:
+    """Make a folder beside ``final``, with the lock and the end of ``locked_temporary``.
+
+    The lock goes with the folder when it is renamed: end the context before others lock it.
+    """
+    with telling(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary, descriptor = _make_locked(final, Path.mkdir)
+    try:
+        yield temporary
+    finally:
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+def _make_locked(final: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
+    while True:
+        path = temporary_for(final)
+        make(path)
+        with contextlib.suppress(FileNotFoundError):  # it was swept before it was locked
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                path.stat()
+            except BaseException:
+                os.close(descriptor)
+                raise
+            return path, descriptor
+
+
+def remove_abandoned(temporary: Path) -> None:
+    """Remove a temporary file or folder, unless a living process has it locked.
+
+    The lock is the only sign of life: process ids mean nothing in another container.
+    """
+    try:
+        # A link is never followed, and a named pipe does not make us wait.
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return  # removed in the meantime, or not ours to remove
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:
@@ -180,26 +250,3 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for parent in missing[1:]:
         sync(parent)
-
-
-def is_stale(temporary: Path) -> bool:
-    """Whether the process that was writing ``temporary`` is gone."""
-    number = temporary.name.split(".")[-2]
-    if not number.isdecimal():
-        return False  # not named by us
-    pid = int(number)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False  # alive, another user's
-    return pid == os.getpid() or _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Whether a process is dead and only its parent has not asked yet how it ended (proc(5))."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (OSError, IndexError):
-        return False

@@ -15,6 +15,7 @@
       parquet/date=<UTC date>/symbol=~/anchor.parquet   no rows; keeps numeric tickers text
       compacting/date=<UTC date>/symbol=<ticker>/       what is to take that folder's place
       converting/.<session>-*.tmp                       what is to become a published file
+      .scratch.*.tmp/                                   windows that are recorded again, to compare
       csv-kept/<ticker>/<session>-<window>.csv          published; kept if ``keep_csv`` says so
       outbox/<session>/<name>                           what is still to be sent to the lake
       repairs/<session>.parquet                         gaps that the trades of an import repair
@@ -168,6 +169,11 @@ class Layout:
         return self.root / "converting"
 
     @property
+    def scratch(self) -> Path:
+        """What the folders are called after that are thrown away (``files.temporary_folder``)."""
+        return self.root / "scratch"
+
+    @property
     def compaction(self) -> Path:
         """The lock of whoever compacts, and of those who must not be disturbed by it."""
         return self.root / "compacting" / "compaction.lock"
@@ -247,11 +253,12 @@ class Layout:
         return dict(sorted(found.items(), key=lambda item: item[0].number))
 
     def temporaries(self, session: str) -> list[Path]:
-        """Files of a session that were being written when their process ended."""
+        """Files of a session that are being written, or were when their process ended."""
         return [
             *self.tapes(session).glob(".*.tmp"),
             *self.converting.glob(f".{session}-*.tmp"),
             *self.sessions.glob(f".{session}.*.tmp"),
+            *self.outbox(session).rglob(".*.tmp"),
         ]
 
     def leftovers(self) -> list[Path]:
@@ -263,5 +270,4 @@ class Layout:
             *self.root.glob("quarantine/.*.tmp"),
             *self.root.glob("repairs/.*.tmp"),
             *self.root.glob("repairs/staged/.*.tmp"),
-            *self.sessions.glob(".probe.*.tmp"),
         ]

@@ -38,6 +38,7 @@ def put(layout: Layout, session: str, published: Path) -> None:
     """Have a file of the data folder sent; it keeps its name."""
     final = layout.outbox(session) / published.relative_to(layout.root)
     final.parent.mkdir(parents=True, exist_ok=True)
+    # Without a lock: that would be one on the published file, which it is a link to.
     temporary = files.temporary_for(final)
     try:
         with files.telling(final):

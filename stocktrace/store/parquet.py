@@ -199,16 +199,14 @@ def _publish(
             wanted = content_hash(read_csv(segment))
             if content_hash(read_parquet(final)).hexdigest() == wanted.hexdigest():
                 return wanted
-    temporary = files.temporary_in(layout.converting, final.name)
-    try:
+    layout.converting.mkdir(parents=True, exist_ok=True)
+    with files.locked_temporary(layout.converting / final.name) as temporary:
         wanted = _write(read_csv(segment), temporary, part)
         found = content_hash(read_parquet(temporary))
         if found.hexdigest() != wanted.hexdigest():
             raise ConversionError(f"{temporary} does not hold the {wanted.rows} rows of {segment}.")
         _anchor(layout, ticker, part)
         files.publish(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
     return wanted
 
 
@@ -223,12 +221,9 @@ def _anchor(layout: Layout, ticker: str, part: Part) -> None:
     if _GUESSED.fullmatch(ticker) and not anchor.exists():
         files.make_folder(anchor.parent)
         # Under the session's name, so that its recovery knows it.
-        temporary = files.temporary_in(layout.converting, f"{part.stem}.{anchor.name}")
-        try:
+        with files.locked_temporary(layout.converting / f"{part.stem}.{anchor.name}") as temporary:
             pq.write_table(SCHEMA.empty_table(), temporary, store_schema=False)
             files.publish(temporary, anchor)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _write(rows: Iterator[pa.RecordBatch], path: Path, part: Part) -> content.ContentHash:

@@ -172,7 +172,7 @@ def staged(path: Path) -> Ticks | None:
 
 def _publish(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = files.temporary_for(path)
-    with files.telling(temporary):
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-    files.publish(temporary, path)
+    with files.locked_temporary(path) as temporary:
+        with files.telling(temporary):
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        files.publish(temporary, path)

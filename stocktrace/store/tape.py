@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import zstandard
 
 from stocktrace.errors import TapeError
-from stocktrace.store.files import publish, telling, temporary_for, write_all
+from stocktrace.store.files import locked_temporary, publish, telling, write_all
 
 RAW = "raw"
 #: The last receive time that fits into an int64, in the year 2262.
@@ -264,8 +264,7 @@ def archive(tape: Path, archived: Path) -> None:
     Raises:
         TapeError: what was written is not what was read; the tape stays.
     """
-    temporary = temporary_for(archived)
-    try:
+    with locked_temporary(archived) as temporary:
         with telling(temporary), tape.open("rb") as source, temporary.open("wb") as sink:
             compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
             with compressor.stream_writer(sink, size=tape.stat().st_size, closefd=False) as out:
@@ -278,6 +277,4 @@ def archive(tape: Path, archived: Path) -> None:
             if source.read(1):
                 raise TapeError(f"{temporary} does not hold all that {tape} does.")
         publish(temporary, archived)
-    finally:
-        temporary.unlink(missing_ok=True)
     tape.unlink()

@@ -78,11 +78,12 @@ def _requeue(layout: Layout, source: Path, clock: Clock) -> Report | None:
         bound: dict[str, str | int | float] = {"lake": layout.lake} if layout.lake else {}
         report = new_report(session, tickers, clock.wall(), bound)
         report.reason = f"requeued from {source.name}"
-        staged = files.temporary_for(layout.tapes(session))
-        parts = _write_tapes(staged, session, fresh)
-        taken.update((line.name, session) for line in fresh)
-        files.replace_text(taken_path, "".join(f"{name} {taken[name]}\n" for name in sorted(taken)))
-        files.publish(staged, layout.tapes(session))
+        with files.temporary_folder(layout.tapes(session)) as staged:
+            parts = _write_tapes(staged, session, fresh)
+            taken.update((line.name, session) for line in fresh)
+            text = "".join(f"{name} {taken[name]}\n" for name in sorted(taken))
+            files.replace_text(taken_path, text)
+            files.publish(staged, layout.tapes(session))
         journal = Journal(layout, report, Audit(layout.audit, session, clock))
         journal.audit("requeue", source=source.name, rows=len(fresh))
         journal.save()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 from stocktrace.errors import ConversionError
 from stocktrace.record.publish import again
 from stocktrace.record.recovery import read_report
-from stocktrace.store import parquet
+from stocktrace.store import files, parquet
 from stocktrace.store.compaction import Source, replace
 from stocktrace.store.content import content_hash
 from stocktrace.store.layout import Layout
@@ -39,7 +37,7 @@ def mend_day(layout: Layout, path: Path, wrong: Part | None = None) -> bool:
     parts = set(held) | (set() if told else set(_taped(layout, date)))
     if not told and not _all_taped(layout, date, parts):
         return False
-    with tempfile.TemporaryDirectory(prefix=f".scratch.{os.getpid()}.", dir=layout.root) as folder:
+    with files.temporary_folder(layout.scratch) as folder:
         sources = []
         for part in sorted(parts, key=lambda part: (part.session, part.window)):
             piece = held.get(part)
@@ -48,7 +46,7 @@ def mend_day(layout: Layout, path: Path, wrong: Part | None = None) -> bool:
                 continue
             if not layout.archived_tape(part).exists():
                 return False
-            segment = _segment(layout, ticker, part, Path(folder))
+            segment = _segment(layout, ticker, part, folder)
             if segment is not None:
                 content = content_hash(parquet.read_csv(segment)).hexdigest()
                 sources.append(Source(part, partial(parquet.read_csv, segment), content))

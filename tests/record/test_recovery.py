@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from stocktrace.errors import ConversionError, StoreError
 from stocktrace.record import recovery
 from stocktrace.record.recovery import Recovered, recover
 from stocktrace.report import Books, GapReport, Report
-from stocktrace.store import files, lock
+from stocktrace.store import files, lock, parquet
 from stocktrace.store.audit import check
 from stocktrace.store.coverage import read_coverage
 from stocktrace.store.layout import Layout
@@ -37,7 +39,7 @@ from tests.conftest import (
     sent,
     tree,
 )
-from tests.remains import PARTS, PRICES, STILL, TICKERS, TORN, prices, snapshot, stamp
+from tests.remains import PARTS, PRICES, STILL, TICKERS, TORN, prices, problems, snapshot, stamp
 
 DATE = "2026-11-23"
 
@@ -136,27 +138,98 @@ def test_what_was_being_written_under_a_temporary_name_goes(layout: Layout) -> N
     assert prices(layout) == PRICES
 
 
-def test_what_a_living_process_is_writing_stays(layout: Layout) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        scratch = layout.root / f".scratch.{other.pid}.abc"
-        own = layout.root / f".scratch.{os.getpid()}.abc"
-        scratch.mkdir()
-        own.mkdir()
+def test_what_a_living_process_is_writing_stays_whatever_its_number(layout: Layout) -> None:
+    scratch = layout.root / f".scratch.{remains.NOBODY}.abc"
+    staged = layout.converting / f".{PARTS[0].stem}.parquet.0a1b2c3d.{remains.NOBODY}.tmp"
+    scratch.mkdir()
+    staged.parent.mkdir(exist_ok=True)
+    staged.touch()
+    program = (
+        "import fcntl, os, sys\n"
+        "for path in sys.argv[1:]: fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "print('locked', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, scratch, staged],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
         recover(layout, STILL)
         assert scratch.is_dir()
-        assert own.is_dir()
+        assert staged.exists()
         other.communicate(b"\n")
+    recover(layout, STILL)
+    assert not scratch.exists()
+    assert not staged.exists()
+
+
+def test_what_another_thread_is_writing_stays(layout: Layout) -> None:
+    other_session(layout)
+    with files.temporary_folder(layout.scratch) as scratch:
+        recover(layout, STILL)
+        assert scratch.is_dir()
+
+
+def test_what_nobody_is_writing_goes_though_a_process_has_its_number(layout: Layout) -> None:
+    number = os.getppid()
+    scratch = layout.root / f".scratch.{number}.abc"
+    scratch.mkdir()
     recover(layout, STILL)
     assert not scratch.exists()
 
 
-def test_a_zombie_writes_nothing_any_more(layout: Layout) -> None:
-    # Not waited for yet: as a killed process in a container whose first one reaps nobody.
-    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.read()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert files.is_stale(Path(f".x.{process.pid}.tmp"))
+def test_a_link_to_the_outbox_that_was_never_named_goes(layout: Layout, tmp_path: Path) -> None:
+    (tmp_path / "lake").mkdir()
+    layout = replace(layout, lake=f"file://{tmp_path}/lake")
+    recover(layout, STILL)
+    left = layout.outbox(SESSION) / "parquet" / ".half.parquet.0a1b2c3d.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    recover(layout, STILL)
+    assert not layout.outbox(SESSION).exists()
+
+
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc"]
+
+
+def a_pid_namespace() -> list[str]:
+    """The command that runs another one in a PID namespace of its own."""
+    for unshare in (UNSHARE, [*UNSHARE, "--map-root-user"]):
+        with contextlib.suppress(OSError):
+            if not subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+                return unshare
+    pytest.skip("this system does not let us make a PID namespace")
+
+
+def test_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio: Studio) -> None:
+    layout, convert, ended = Layout(studio.data_dir), parquet._write, list[int]()
+    program = "from stocktrace.cli import main; main()"
+    elsewhere = [*a_pid_namespace(), sys.executable, "-c", program]
+
+    def converting(*arguments: Any) -> Any:
+        """What a capture does on its publishing thread, while the other process recovers."""
+        made = convert(*arguments)
+        with files.temporary_folder(layout.scratch):
+            before = layout.leftovers()
+            command = [*elsewhere, "recover", "--data-dir", str(layout.root)]
+            ended.append(subprocess.run(command, check=False).returncode)
+            assert len(before) == 2
+            assert layout.leftovers() == before
+        return made
+
+    def scenario() -> Scenario:
+        yield connected
+        exchange.send_raw(frame(("TSLA", 1)))
+        yield all_of(exchange)
+
+    with pytest.MonkeyPatch.context() as patch, studio.exchange() as exchange:
+        patch.setattr(parquet, "_write", converting)
+        studio.record(exchange, ["TSLA"], scenario())
+    assert ended == [0]
+    assert prices(layout) == {"TSLA": [1.0]}
+    assert problems(layout) == []
 
 
 # --- killed at any step ------------------------------------------------------------------------
@@ -216,8 +289,6 @@ def test_killed_at_any_system_call_it_does_the_rest_the_next_time(
             finally:
                 patch.undo()
         recover(layout, STILL)
-        for scratch in layout.root.glob(f".scratch.{os.getpid()}.*"):
-            shutil.rmtree(scratch)  # of this very process, which was not killed after all
         assert snapshot(layout) == outcome, f"killed at system call {call}"
         assert list(check(layout.audit)) == []
         shutil.rmtree(layout.root)
@@ -237,8 +308,6 @@ def test_killed_twice_it_still_comes_to_the_same(
                 with pytest.raises(Killed):
                     recover(layout, STILL)
         recover(layout, STILL)
-        for scratch in layout.root.glob(f".scratch.{os.getpid()}.*"):
-            shutil.rmtree(scratch)
         assert snapshot(layout) == outcome
 
 
@@ -578,4 +647,4 @@ def test_a_capture_whose_recovery_fails_says_so_at_its_end(
 @pytest.fixture(autouse=True)
 def _no_scratch_is_left(tmp_path: Path) -> Iterator[None]:
     yield
-    assert not list(tmp_path.glob(f"*/.scratch.{os.getpid()}.*[!c]"))
+    assert not list(tmp_path.glob("*/.scratch.*"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,78 @@ def test_files_that_come_and_go_are_the_callers_to_judge(tmp_path: Path, error: 
 def test_publishing_replaces_the_file_as_a_whole(tmp_path: Path) -> None:
     final = tmp_path / "a"
     final.write_text("old")
-    temporary = files.temporary_for(final)
-    temporary.write_text("new")
-    files.publish(temporary, final)
+    with files.locked_temporary(final) as temporary:
+        temporary.write_text("new")
+        files.publish(temporary, final)
     assert final.read_text() == "new"
     assert tree(tmp_path) == ["a"]
 
 
-def test_a_temporary_name_is_hidden_and_this_process_own(tmp_path: Path) -> None:
-    assert files.temporary_for(tmp_path / "a.csv") == tmp_path / f".a.csv.{os.getpid()}.tmp"
+def test_a_temporary_name_is_hidden_and_nobody_elses(tmp_path: Path) -> None:
+    names = {files.temporary_for(tmp_path / "a.csv").name for _ in range(100)}
+    assert len(names) == 100
+    assert all(name.startswith(".a.csv.") and name.endswith(".tmp") for name in names)
+    # In a container of its own, another process can have the same number.
+    assert not any(str(os.getpid()) in name.split(".") for name in names)
+
+
+@pytest.mark.parametrize("make", [files.locked_temporary, files.temporary_folder])
+def test_a_temporary_is_removed_only_when_nobody_writes_it(tmp_path: Path, make: Any) -> None:
+    with make(tmp_path / "a") as temporary:
+        files.remove_abandoned(temporary)
+        assert temporary.exists()
+    assert tree(tmp_path) == []
+    for leave in (Path.touch, Path.mkdir):
+        leave(temporary)
+        files.remove_abandoned(temporary)
+        assert tree(tmp_path) == []
+        assert not temporary.exists()
+
+
+@pytest.mark.parametrize("make", [files.locked_temporary, files.temporary_folder])
+def test_a_temporary_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    lock, swept = fcntl.flock, list[Path]()
+
+    def sweeping(descriptor: int, operation: int) -> None:
+        if not swept:
+            swept.extend(tmp_path.iterdir())
+            files.remove_abandoned(swept[0])
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweeping)
+    with make(tmp_path / "a") as temporary:
+        assert temporary.exists()
+        assert not swept[0].exists()
+    assert tree(tmp_path) == []
+
+
+def test_a_renamed_temporary_stays(tmp_path: Path) -> None:
+    with files.temporary_folder(tmp_path / "a") as temporary:
+        (temporary / "b").touch()
+        temporary.rename(tmp_path / "a")
+        files.remove_abandoned(temporary)
+    assert tree(tmp_path) == ["a/b"]
+
+
+def test_a_sweep_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    link, pipe = tmp_path / ".a.tmp", tmp_path / ".b.tmp"
+    link.symlink_to(tmp_path / "kept")
+    os.mkfifo(pipe)
+    files.remove_abandoned(link)
+    files.remove_abandoned(pipe)
+    assert (tmp_path / "kept").is_dir()
+
+
+@pytest.mark.parametrize("make", [files.locked_temporary, files.temporary_folder])
+def test_no_handle_of_a_temporary_stays_open(tmp_path: Path, make: Any) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(KeyError), make(tmp_path / "a"):
+        raise KeyError
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert tree(tmp_path) == []
 
 
 @pytest.mark.parametrize("step", ["write_text", "replace"])
