@@ -15,7 +15,7 @@ from pathlib import Path
 from stocktrace.record.delivery import send
 from stocktrace.record.receipts import Receipts
 from stocktrace.record.recorder import Sealed, close_books
-from stocktrace.store import files, parquet
+from stocktrace.store import exclusion, files, parquet
 from stocktrace.store.batch import Chunk
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
@@ -46,13 +46,15 @@ class Published:
 def publish(layout: Layout, part: Part, *, whole: bool = True, sending: bool = True) -> Published:
     """Publish a window; first rebuild it from its tape if it is not ``whole``.
 
+    One window of a session is published at a time: whoever comes second waits, and finds it done.
     Without ``sending``, what is to go to the lake is left to who sends it later, at once.
     """
     rebuilt = None if whole else rebuild(layout, part)
-    tape = layout.tape(part)
-    if tape.exists():
-        archive(tape, layout.archived_tape(part))
-    converted = [parquet.convert(layout, path) for path in layout.sealed_segments(part)]
+    with exclusion.publishing(layout, part.session):
+        tape = layout.tape(part)
+        if tape.exists():
+            archive(tape, layout.archived_tape(part))
+        converted = [parquet.convert(layout, path) for path in layout.sealed_segments(part)]
     unsent = send(layout, part.session)[1] if layout.lake and sending else ""
     return Published(part, tuple(one for one in converted if one is not None), rebuilt, unsent)
 
@@ -61,13 +63,18 @@ def rebuild(layout: Layout, part: Part, tape: Path | None = None) -> Sealed:
     """Record a window again from its tape, the way it was recorded live.
 
     Segments that are sealed or published already stay as they are; open ones are thrown away and
-    written anew; all are counted.
+    written anew; all are counted. Two rebuilds never write to the same segments (``publish``).
     """
+    with exclusion.publishing(layout, part.session):
+        return _rebuild(layout, part, tape or tape_of(layout, part))
+
+
+def _rebuild(layout: Layout, part: Part, tape: Path) -> Sealed:
     writer = SegmentWriter(layout, part, done=_Done(layout, part))
     receipts = Receipts()
     batch: dict[str, list[Chunk]] = {}
     rows = 0
-    for read in replay(tape or tape_of(layout, part), receipts):
+    for read in replay(tape, receipts):
         rows += len(read)
         for ticker, some in read.parts:
             batch.setdefault(ticker, []).append((read, some))
@@ -88,7 +95,9 @@ def again(layout: Layout, part: Part) -> Iterator[tuple[Layout, Sealed]]:
     """A window recorded again from its tape into a folder of its own, which goes afterwards."""
     with files.temporary_folder(layout.scratch) as folder:
         scratch = Layout(folder)
-        yield scratch, rebuild(scratch, part, tape_of(layout, part))
+        with exclusion.reading(layout, part.session):
+            sealed = rebuild(scratch, part, tape_of(layout, part))
+        yield scratch, sealed
 
 
 def tape_of(layout: Layout, part: Part) -> Path:

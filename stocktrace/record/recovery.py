@@ -31,7 +31,7 @@ from stocktrace.record.delivery import bound_for_lake, deliver
 from stocktrace.record.journal import Journal, gap_reports, new_report
 from stocktrace.record.publish import again, publish
 from stocktrace.report import Report
-from stocktrace.store import files, lock
+from stocktrace.store import exclusion, files, lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
@@ -152,10 +152,11 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
     layout = bound_for_lake(layout, report)
     journal = Journal(layout, report, Audit(layout.audit, session, clock))
     died = report.state == RUNNING
-    for temporary in layout.temporaries(session):
-        files.remove_abandoned(temporary)
-    for path in layout.plain_tapes(session):
-        mend(path)
+    with exclusion.publishing(layout, session):  # what the capture began may still go on
+        for temporary in layout.temporaries(session):
+            files.remove_abandoned(temporary)
+        for path in layout.plain_tapes(session):
+            mend(path)
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
     parts = sorted(unfinished(layout, session), key=lambda part: part.window)
     # Until the last step, the report says what is under way, whatever the state it tells.

@@ -1,4 +1,7 @@
-"""Who may be at a data folder at the same time: one that compacts, or many that compare."""
+"""Who may be at a data folder at the same time: one that compacts, or many that compare.
+
+And who may be at a session's windows: one that publishes, or many that read its tapes.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,33 @@ def undisturbed(layout: Layout) -> Iterator[None]:
         StoreError: somebody does.
     """
     with _guarded(layout, lock.shared(layout.compaction)):
+        yield
+
+
+@contextlib.contextmanager
+def publishing(layout: Layout, session: str) -> Iterator[None]:
+    """Nobody else publishes or rebuilds windows of a session, or reads its tapes; waits for them.
+
+    A capture that was cancelled may still publish a window when its session is recovered. The lock
+    is that of the folder of tapes, which leaves no file behind, and not that of the session: the
+    capture holds that one while others publish for it.
+    """
+    with _tapes(layout, session, exclusive=True):
+        yield
+
+
+@contextlib.contextmanager
+def reading(layout: Layout, session: str) -> Iterator[None]:
+    """Nobody replaces the tapes of a session meanwhile; waits until that is so."""
+    with _tapes(layout, session, exclusive=False):
+        yield
+
+
+@contextlib.contextmanager
+def _tapes(layout: Layout, session: str, *, exclusive: bool) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FileNotFoundError):  # without tapes there is nothing to rebuild
+            stack.enter_context(lock.folder(layout.tapes(session), exclusive=exclusive))
         yield
 
 

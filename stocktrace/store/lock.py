@@ -76,7 +76,7 @@ def shared(path: Path) -> Iterator[None]:
 def folder(path: Path, *, exclusive: bool) -> Iterator[None]:
     """Have a folder to oneself, or share it with others who do; waits until that can be.
 
-    Nobody has one for longer than it takes to convert a window or to rename a folder.
+    Nobody has one for longer than it takes to publish a window or to rename a folder.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

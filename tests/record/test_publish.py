@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +17,7 @@ from stocktrace.exchange import synthetic_frames
 from stocktrace.record import publish as module
 from stocktrace.record.publish import publish, rebuild
 from stocktrace.report import Books
-from stocktrace.store import parquet
+from stocktrace.store import exclusion, lock, parquet
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.store.quarantine import parse
@@ -121,6 +127,82 @@ def test_an_archived_tape_can_be_rebuilt_from_too(layout: Layout) -> None:
     layout.parquet("A", PART).unlink()
     publish(layout, PART, whole=False)
     assert published(layout.root) == sent(frames)
+
+
+@pytest.mark.parametrize("second_is_whole", [False, True])
+def test_a_window_that_is_published_twice_at_once_has_each_trade_once(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, second_is_whole: bool
+) -> None:
+    monkeypatch.setattr(module, "_BYTES", 1)
+    monkeypatch.setattr(module, "_BATCH_ROWS", 1)
+    frames = [frame(("A", n), ("B", n)) for n in range(1, 6)]
+    tape(layout, frames)
+    write, folder = SegmentWriter.write, lock.folder
+    at_work, go_on, writes = threading.Event(), threading.Event(), itertools.count(1)
+
+    def writing(*arguments: Any) -> None:
+        write(*arguments)
+        if next(writes) == 3:
+            at_work.set()
+            assert go_on.wait(30)
+
+    def asking(path: Path, *, exclusive: bool) -> AbstractContextManager[None]:
+        if at_work.is_set() and path == layout.tapes(SESSION):
+            go_on.set()
+        return folder(path, exclusive=exclusive)
+
+    monkeypatch.setattr(SegmentWriter, "write", writing)
+    monkeypatch.setattr(lock, "folder", asking)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(publish, layout, PART, whole=False)
+        assert at_work.wait(30)
+        second = pool.submit(publish, layout, PART, whole=second_is_whole)
+        second.add_done_callback(lambda _: go_on.set())
+        done = [each.result(60) for each in (first, second)]
+    assert {one.rebuilt.books.recorded for one in done if one.rebuilt is not None} == {10}
+    assert sum(one.rows for each in done for one in each.files) == 10
+    assert published(layout.root) == sent(frames)
+    assert tree(layout.root) == [final("A"), final("B"), ARCHIVED]
+
+
+def test_a_window_waits_for_a_process_that_publishes_another_of_its_session(
+    layout: Layout,
+) -> None:
+    tape(layout, [frame(("A", 1))])
+    program = (
+        "import pathlib, sys\n"
+        "from stocktrace.record.publish import publish\n"
+        "from stocktrace.store import lock\n"
+        "from stocktrace.store.layout import Layout\n"
+        "from stocktrace.store.names import Part\n"
+        "folder = lock.folder\n"
+        "def telling(path, **options):\n"
+        "    print(path.name, flush=True)\n"
+        "    return folder(path, **options)\n"
+        "lock.folder = telling\n"
+        "publish(Layout(pathlib.Path(sys.argv[1])), Part(*sys.argv[2:]), whole=False)\n"
+    )
+    with exclusion.publishing(layout, SESSION):
+        other = subprocess.Popen(
+            [sys.executable, "-c", program, layout.root, SESSION, WINDOW],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert other.stdout is not None
+        assert other.stdout.readline() == f"{SESSION}\n"
+        assert tree(layout.root) == [TAPE]
+    other.communicate(timeout=60)
+    assert other.returncode == 0
+    assert tree(layout.root) == [final("A"), ARCHIVED]
+
+
+def test_a_window_without_a_tape_is_converted_without_a_lock(layout: Layout) -> None:
+    tape(layout, [frame(("A", 1))])
+    rebuild(layout, PART)
+    layout.tape(PART).unlink()
+    layout.tapes(SESSION).rmdir()
+    publish(layout, PART)
+    assert tree(layout.root) == [final("A")]
 
 
 KILLS = {

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from stocktrace.deadline import utc
 from stocktrace.errors import ConversionError, StoreError
+from stocktrace.record import publish as module
 from stocktrace.record import recovery
 from stocktrace.record.recovery import Recovered, recover
 from stocktrace.report import Books, GapReport, Report
@@ -25,6 +27,7 @@ from stocktrace.store.audit import check
 from stocktrace.store.coverage import read_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
+from stocktrace.store.segment import SegmentWriter
 from stocktrace.store.tape import TapeReader
 from stocktrace.verify import verify
 from tests import remains
@@ -526,6 +529,50 @@ def test_of_two_recoveries_at_once_one_does_the_work(
     first.join(30)
     assert [one.session for one in done] == [SESSION]
     assert prices(layout) == PRICES
+
+
+STEPS_OF_A_CONVERSION = {
+    "rebuilding": (SegmentWriter, "write"),
+    "archiving": (module, "archive"),
+    "converting": (parquet, "_write"),
+    "publishing": (parquet, "_let_go"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS_OF_A_CONVERSION)
+def test_a_recovery_waits_for_the_conversion_that_a_cancelled_capture_began(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    target, name = STEPS_OF_A_CONVERSION[step]
+    work: Any = getattr(target, name)
+    at_work, go_on, is_first = threading.Event(), threading.Event(), iter([True])
+
+    def waiting(*arguments: Any, **options: Any) -> Any:
+        made = work(*arguments, **options)
+        if next(is_first, False):
+            at_work.set()
+            assert go_on.wait(30)
+        return made
+
+    lock_folder = lock.folder
+
+    def asking(path: Path, *, exclusive: bool) -> contextlib.AbstractContextManager[None]:
+        if at_work.is_set() and path == layout.tapes(SESSION):
+            go_on.set()
+        return lock_folder(path, exclusive=exclusive)
+
+    monkeypatch.setattr(target, name, waiting)
+    monkeypatch.setattr(lock, "folder", asking)
+    with ThreadPoolExecutor(2) as pool:
+        converting = pool.submit(module.publish, layout, PARTS[1], whole=False)
+        assert at_work.wait(30)
+        recovering = pool.submit(recover, layout, STILL)
+        recovering.add_done_callback(lambda _: go_on.set())
+        assert converting.result(60).rebuilt is not None
+        (one,) = recovering.result(60)
+    assert one.balanced
+    assert prices(layout) == PRICES
+    assert problems(layout) == []
 
 
 def test_whoever_asks_whether_a_session_lives_does_not_keep_a_recovery_from_it(
