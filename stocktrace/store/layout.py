@@ -6,6 +6,7 @@
       csv/<ticker>/<session>-<window>.csv             sealed: complete
       quarantine/<session>-<window>.jsonl[.open]      what was refused, and why
       quarantine/<session>-<window>.requeued          which of it was put back since
+      quarantine/elsewhere.requeued                   the same of lines that no file here has
       sessions/<session>.json · .lock · .status       the report; the lock and status while live
       sessions/<session>.changes/                     changes of tickers on their way to it
       log/audit.jsonl                                 one line an event
@@ -195,7 +196,7 @@ class Layout:
         return self.root / "quarantine" / f"{part.stem}.jsonl"
 
     def requeued(self, quarantine: str) -> Path:
-        """Which lines of the file called ``quarantine``, or of an edited copy, were put back."""
+        """Which lines of the file called ``quarantine`` were put back, from it or from a copy."""
         return (self.root / "quarantine" / quarantine).with_suffix(".requeued")
 
     def dates(self) -> list[str]:

@@ -13,19 +13,22 @@ import pytest
 
 from stocktrace.deadline import Clock
 from stocktrace.errors import StoreError, UsageError
+from stocktrace.feed.wire import frame_of
 from stocktrace.record.recovery import recover
 from stocktrace.report import Report
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
+from stocktrace.store.names import is_import
 from stocktrace.store.quarantine import Lines, Refused, parse
 from stocktrace.upkeep import requeue as module
 from stocktrace.upkeep.requeue import requeue
 from stocktrace.verify import sessions_of, verify
-from tests.conftest import NOON, SESSION, WINDOW, frame, published
+from tests.conftest import NOON, SESSION, WINDOW, frame, published, tree
 from tests.remains import PARTS, SECOND, prices, problems
 
 STEM = f"{SESSION}-{WINDOW}"
 T = NOON // 10**6
+IMPORT = "20261123T142958Z_0f1e2d3c4b5a6978_import"
 
 
 @pytest.fixture
@@ -58,9 +61,11 @@ def quarantine(layout: Layout, *lines: tuple[Any, Any], name: str = STEM) -> Pat
     return path
 
 
-def mended(path: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+def mended(
+    path: Path, folder: Path, change: Callable[[dict[str, Any]], None], name: str = ""
+) -> Path:
     """A copy whose lines were edited by hand."""
-    copy = folder / path.name
+    copy = folder / (name or path.name)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         change(line)
@@ -127,6 +132,148 @@ def test_equal_rows_of_one_frame_are_taken_each(layout: Layout, folder: Path) ->
     path.write_text(Refused(NOON, b"one", row(-1), "price").line() * 3)
     requeue(layout, mended(path, folder, good))
     assert prices(layout) == {"AAPL": [1.0, 1.0, 1.0]}
+
+
+NAMES = ["a.jsonl", "b", f"{STEM}.jsonl", f"{STEM}-mended.jsonl", "c.jsonl.open"]
+
+
+@pytest.mark.parametrize("first", range(len(NAMES)))
+def test_a_row_is_taken_once_under_whatever_names_its_copies_have(
+    layout: Layout, folder: Path, first: int
+) -> None:
+    source = quarantine(layout, (row(-1), b"one"), (row(-2), b"one"), (row(-3), b"two"))
+    names = NAMES[first:] + NAMES[:first]
+    copies = [mended(source, folder, good, name) for name in names]
+    reports = [requeue(layout, path) for path in (*copies, source)]
+    assert [report is not None for report in reports] == [True] + [False] * len(NAMES)
+    assert prices(layout) == {"AAPL": [1.0, 2.0, 3.0]}
+    assert tree(layout.root / "quarantine") == [f"{STEM}.jsonl", f"{STEM}.requeued"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", f"{STEM}.jsonl"])
+def test_equal_rows_of_one_frame_are_taken_each_once_under_other_names(
+    layout: Layout, folder: Path, name: str
+) -> None:
+    path = layout.quarantine(PARTS[0])
+    path.parent.mkdir()
+    path.write_text(Refused(NOON, b"one", row(-1), "price").line() * 3)
+    requeue(layout, mended(path, folder, good, name))
+    assert requeue(layout, mended(path, folder, good, "b")) is None
+    assert requeue(layout, path) is None
+    assert prices(layout) == {"AAPL": [1.0, 1.0, 1.0]}
+
+
+def test_rows_of_several_windows_in_one_copy_are_taken_each_once(
+    layout: Layout, folder: Path
+) -> None:
+    paths = [
+        quarantine(layout, (row(-n), b"%d" % n), name=part.stem) for n, part in enumerate(PARTS, 1)
+    ]
+    whole = folder / "all.jsonl"
+    requeue(layout, mended(paths[1], folder, good))
+    whole.write_text("".join(path.read_text() for path in paths))
+    report = requeue(layout, mended(whole, folder, good, "b.jsonl"))
+    assert report is not None
+    assert report.books.recorded == 2
+    assert [requeue(layout, path) for path in (*paths, whole)] == [None] * 4
+    assert sorted(prices(layout)["AAPL"]) == [1.0, 2.0, 3.0]
+
+
+def test_a_row_of_a_file_that_is_still_written_is_taken_once(layout: Layout, folder: Path) -> None:
+    sealed = quarantine(layout, (row(-1), b"one"))
+    open_file = sealed.rename(sealed.with_name(f"{sealed.name}.open"))
+    requeue(layout, mended(open_file, folder, good, "a"))
+    with open_file.open("a") as file:
+        file.write('{"reason":"half a li')
+    assert requeue(layout, open_file) is None
+    assert requeue(layout, mended(folder / "a", folder, good, "b")) is None
+    open_file.write_text(Refused(NOON, b"one", row(-1), "price").line())
+    assert requeue(layout, open_file.rename(sealed)) is None
+    assert prices(layout) == {"AAPL": [1.0]}
+
+
+def test_a_row_that_two_windows_have_needs_a_copy_that_names_one(
+    layout: Layout, folder: Path
+) -> None:
+    line = Refused(NOON, b"one", row(-1), "price").line()
+    paths = [layout.quarantine(part) for part in PARTS[:2]]
+    paths[0].parent.mkdir()
+    for path in paths:
+        path.write_text(line)
+    stray = mended(paths[0], folder, good, "a.jsonl")
+    for path in paths:
+        with pytest.raises(UsageError, match=r"a\.jsonl has a row that .*_00001\.jsonl has and "):
+            requeue(layout, stray)
+        requeue(layout, mended(path, folder, good))
+    assert requeue(layout, stray) is None
+    assert prices(layout) == {"AAPL": [1.0, 1.0]}
+
+
+def test_a_row_that_was_requeued_as_it_was_can_be_mended_in_its_new_quarantine(
+    layout: Layout, folder: Path
+) -> None:
+    """Its line there is the same as in the old one."""
+    refused = frame_of(row(-1))
+    report = requeue(layout, quarantine(layout, (row(-1), refused)))
+    assert report is not None
+    (path,) = layout.root.glob(f"quarantine/{report.session}-*.jsonl")
+    assert requeue(layout, mended(path, folder, good)) is not None
+    for name in ("a", f"{STEM}.jsonl", path.name):
+        assert requeue(layout, mended(path, folder, good, name)) is None
+    assert prices(layout) == {"AAPL": [1.0]}
+
+
+def test_a_row_of_another_folder_is_taken_once_also_when_its_quarantine_comes_here(
+    layout: Layout, folder: Path
+) -> None:
+    refused = frame_of(row(-1))
+    source = quarantine(layout, (row(-1), refused))
+    copy, text = mended(source, folder, lambda _: None, "a"), source.read_text()
+    source.unlink()
+    first = requeue(layout, copy)  # it is refused again
+    assert first is not None
+    assert requeue(layout, mended(copy, folder, good, "b")) is not None  # from its new quarantine
+    assert requeue(layout, mended(copy, folder, good, "c")) is None
+    source.write_text(text)
+    for name in ("d", f"{STEM}.jsonl"):
+        assert requeue(layout, mended(source, folder, good, name)) is None
+    assert prices(layout) == {"AAPL": [1.0]}
+
+
+def test_a_copy_that_lacks_a_row_of_a_frame_is_told(layout: Layout, folder: Path) -> None:
+    """Which of the frame's rows the others are cannot be told; one would be taken for another."""
+    source = quarantine(layout, (row(-1), b"one"))
+    source.write_text(source.read_text() + Refused(NOON, b"one", row(-2), "price").line())
+    copy = folder / "a.jsonl"
+    copy.write_text(source.read_text().splitlines(keepends=True)[1])
+    with pytest.raises(
+        UsageError, match=r"a\.jsonl lacks a line of a frame that .* copy all lines"
+    ):
+        requeue(layout, copy)
+    requeue(layout, mended(source, folder, good))
+    assert prices(layout) == {"AAPL": [1.0, 2.0]}
+
+
+def test_what_an_earlier_version_noted_under_the_name_of_a_copy_is_not_taken_again(
+    layout: Layout, folder: Path
+) -> None:
+    source = quarantine(layout, (row(-1), b"one"))
+    copy = mended(source, folder, good, "a.jsonl")
+    requeue(layout, copy)
+    layout.requeued(source.name).rename(layout.requeued("a.jsonl"))
+    assert requeue(layout, copy) is None
+    assert prices(layout) == {"AAPL": [1.0]}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", f"{IMPORT}-{WINDOW}.jsonl"])
+def test_what_was_imported_stays_marked_as_such_whatever_the_name_of_the_copy(
+    layout: Layout, folder: Path, name: str
+) -> None:
+    source = quarantine(layout, (row(-1), b"one"), name=f"{IMPORT}-{WINDOW}")
+    report = requeue(layout, mended(source, folder, good, name))
+    assert report is not None
+    assert is_import(report.session)
+    assert report.state == "imported"
 
 
 def test_rows_whose_frame_stands_in_a_line_above_are_taken_as_if_it_stood_in_each(
@@ -258,6 +405,7 @@ def test_killed_at_any_system_call_each_row_is_taken_once(
     layout: Layout, folder: Path, shard: int
 ) -> None:
     source = mended(quarantine(layout, (row(-1), b"one"), (row(-2), b"two")), folder, good)
+    other = mended(source, folder, good, "other name")
     call, done = shard, False
     while not done:
         copy = Layout(folder / str(call))
@@ -284,7 +432,7 @@ def test_killed_at_any_system_call_each_row_is_taken_once(
             except Killed:
                 pass
         # In either order: by hand again, and what recovers what was left.
-        for act in (recover, lambda each: requeue(each, source))[:: 1 if call % 8 < 4 else -1]:
+        for act in (recover, lambda each: requeue(each, other))[:: 1 if call % 8 < 4 else -1]:
             act(copy)
         recover(copy)
         assert prices(copy) == {"AAPL": [1.0, 2.0]}, f"killed at system call {call}"
