@@ -20,7 +20,7 @@ import cyclopts
 import pytest
 
 import stocktrace
-from stocktrace.cli import app
+from stocktrace.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

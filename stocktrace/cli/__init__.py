@@ -1,70 +1,35 @@
-"""The command line. Commands load what they need when they run: ``--help`` is instant."""
+"""The command line. Its entry loads nothing slow before the process is ready for signals."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
+from typing import TYPE_CHECKING
 
-import cyclopts
+from stocktrace.cli import signals
 
-from stocktrace import __version__
-from stocktrace.cli import (
-    backfill,
-    capturing,
-    dashboard,
-    data,
-    exchange,
-    merge,
-    output,
-    repair,
-    report,
-    tickers,
-    upkeep,
-    watch,
-)
-from stocktrace.errors import StocktraceError, UsageError
-
-app = cyclopts.App(
-    name="stocktrace",
-    help="Record live market trades: every trade once, every gap named.",
-    help_format="plaintext",
-    version=__version__,
-    result_action="return_value",
-)
-for _command in (
-    capturing.capture,
-    capturing.demo,
-    exchange.exchange,
-    watch.watch,
-    dashboard.dashboard,
-    data.trades,
-    data.bars,
-    data.gaps,
-    data.sessions,
-    report.report,
-    backfill.backfill,
-    merge.merge,
-    repair.reconcile,
-    upkeep.convert,
-    upkeep.recover,
-    upkeep.compact,
-    upkeep.verify,
-    upkeep.requeue,
-    upkeep.audit,
-):
-    app.command(_command)
-app.command(tickers.app)
-app.register_install_completion_command()
+if TYPE_CHECKING:
+    import cyclopts
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    sys.exit(run(arguments))
+    with signals.interrupting_imports():
+        from stocktrace.cli import streams
+
+        streams.protect()
+        sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command; every error is one sentence on stderr."""
+    import logging
+
+    import cyclopts
+
+    from stocktrace.cli import output
+    from stocktrace.cli.commands import app
+    from stocktrace.errors import StocktraceError, UsageError
+
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("stocktrace").setLevel(logging.INFO)
     try:
@@ -76,8 +41,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _tell(str(error), 2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         return _tell("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+    except output.ReaderGone:
         return 0
     except OSError as error:
         return _tell(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
@@ -85,6 +49,8 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _tell(sentence: str, status: int) -> int:
+    from stocktrace.cli import output
+
     output.complain(sentence)
     return status
 

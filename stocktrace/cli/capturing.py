@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from stocktrace.cli import output
+from stocktrace.cli import output, streams
 from stocktrace.cli.beside import Dashboard, beside
 from stocktrace.cli.flags import AllFlags, load
 from stocktrace.cli.output import Json
-from stocktrace.cli.progress import Mode, progress
+from stocktrace.cli.progress import Mode, progress, unfailing
 from stocktrace.cli.signals import on_signals
 from stocktrace.errors import KeyInUse
 from stocktrace.settings import Settings
@@ -112,6 +112,7 @@ class Job:
     def run(self, mode: Mode, *, as_json: bool) -> int:
         """Capture, show it, print what it came to; gives the exit status."""
         self.settings.key()  # a missing one is told before a second of imports
+        streams.never_wait()
 
         from stocktrace.live.capturing import capture as run_capture
         from stocktrace.live.handle import Handle
@@ -134,7 +135,7 @@ class Job:
                     lasting=self.span.lasting,
                     until=self.span.until,
                     settings=self.settings,
-                    watch=look,
+                    watch=unfailing(look),
                     handle=handle,
                 )
             except KeyInUse:

@@ -13,6 +13,7 @@ import msgspec
 from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
+from stocktrace.cli.streams import stream_of
 from stocktrace.gap import CONNECTING
 from stocktrace.words import counted, counted_gaps, plain
 
@@ -159,9 +160,9 @@ def rows(found: Rows, form: Form | None) -> None:
     if form.parquet is not None:
         export.parquet(found, form.parquet)
     elif form.csv:
-        export.csv(found, to_stdout)
+        export.csv(found, to_reader)
     elif form.json:
-        export.json_lines(found, to_stdout)
+        export.json_lines(found, to_reader)
     else:
         trades(export.frame(found))
 
@@ -219,7 +220,31 @@ def to_stdout(text: str) -> None:
     sys.stdout.write(text)
 
 
+def to_reader(text: str) -> None:
+    """``text`` as it is, for as long as somebody reads it.
+
+    Raises:
+        ReaderGone: nobody does.
+    """
+    to_stdout(text)
+    check_reader()
+
+
+class ReaderGone(Exception):
+    """Nobody reads standard output any more, as when it goes to ``head``: the rest is not read."""
+
+
+def check_reader() -> None:
+    """Stop a command that only prints, if nobody reads what it prints.
+
+    Raises:
+        ReaderGone: nobody does.
+    """
+    stream = stream_of(sys.stdout)
+    if stream is not None and stream.gone:
+        raise ReaderGone
+
+
 def flush() -> None:
-    """Hand on what was printed, now: a reader waits for it, or has gone."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    """Hand on what was printed, now: a reader waits for it."""
+    sys.stdout.flush()

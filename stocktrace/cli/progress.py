@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
+from stocktrace.cli.streams import stream_of
 from stocktrace.errors import UsageError
 from stocktrace.words import clock, counted, counted_gaps, plain
 
@@ -125,8 +126,11 @@ class Live:
         self._stack.close()
 
     def __call__(self, status: Status) -> None:
-        """Draw."""
-        self._live.update(picture(status, self._rates(status), self._rates), refresh=True)
+        """Draw, unless the terminal has not taken yet what was drawn before."""
+        rate = self._rates(status)
+        stream = stream_of(sys.stderr)
+        if stream is None or not stream.is_behind:
+            self._live.update(picture(status, rate, self._rates), refresh=True)
 
 
 def picture(status: Status, rate: float, rates: Rates) -> RenderableType:
@@ -180,6 +184,27 @@ def _state(status: Status) -> Text:
         reason = plain(status.retry.reason)
         words += f": try {status.retry.attempt + 1} in {wait_s:.0f} s ({reason})"
     return Text(words, "yellow")
+
+
+def unfailing(show: Callable[[Status], None]) -> Callable[[Status], None]:
+    """``show`` until it fails: a capture goes on when its progress cannot be shown."""
+    failed = False
+
+    def look(status: Status) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            show(status)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the capture goes on
+            failed = True
+            log.warning(
+                "The progress cannot be shown (%s: %s). The capture goes on.",
+                type(error).__name__,
+                error,
+            )
+
+    return look
 
 
 def progress(mode: Mode) -> Live | Lines | contextlib.nullcontext[None]:

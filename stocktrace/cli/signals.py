@@ -1,4 +1,7 @@
-"""Ctrl-C, once and twice: what runs for a while can be stopped."""
+"""What ends a command before its time: Ctrl-C, once and twice, SIGTERM, a hang-up.
+
+It imports little: until ``interrupting_imports`` is entered, Ctrl-C prints a traceback.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,69 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import FrameType
 
 
-@dataclass(slots=True)
 class Caught:
     """The exit status that a signal asks for: 128 + its number, as shells have it."""
 
-    status: int = 0
+    def __init__(self) -> None:
+        self.status = 0
 
 
 @contextlib.contextmanager
 def on_signals(stop: Callable[[], None]) -> Iterator[Caught]:
-    """SIGINT and SIGTERM call ``stop`` the first time; the second time the process leaves."""
+    """SIGINT, SIGTERM and SIGHUP call ``stop``; a second SIGINT or SIGTERM ends the process.
+
+    A hang-up is sent by the terminal and by the shell: the second one asks for nothing new. If it
+    was ignored, as under ``nohup``, it still is.
+    """
     caught = Caught()
+    insisted = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal insisted
         del frame
-        if caught.status:
-            os._exit(128 + number)
-        caught.status = 128 + number
+        if number != signal.SIGHUP:
+            if insisted:
+                os._exit(128 + number)
+            insisted = True
+        caught.status = caught.status or 128 + number
         stop()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = [signal.signal(number, on_signal) for number in numbers]
     try:
         yield caught
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def interrupting_imports() -> Iterator[None]:
+    """Ctrl-C while modules are loaded ends the process at once, with one sentence.
+
+    A ``KeyboardInterrupt`` that is raised there may be swallowed, or printed with a traceback.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, or somebody else's
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            with contextlib.suppress(OSError):
+                os.write(2, b"stocktrace: interrupted\n")
+            os._exit(128 + number)
+        frame = frame.f_back
+    raise KeyboardInterrupt

@@ -49,6 +49,7 @@ def watch(
                 if as_json:
                     output.json(last)
                     output.flush()
+                    output.check_reader()
                 elif look is not None:
                     look(last)
     except KeyboardInterrupt:

@@ -20,7 +20,8 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.store.segment import SegmentWriter
 from stocktrace.trade import Trade
-from tests.conftest import NOON, SESSION, WINDOW, Studio
+from stocktrace.verify import sessions_of, verify
+from tests.conftest import NOON, SESSION, WINDOW, Studio, published, sent, taped
 from tests.store.conftest import batch_of
 
 PART = Part(SESSION, WINDOW)
@@ -108,3 +109,43 @@ def quick(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Studio:
     """The key in the environment, for captures in this process."""
     monkeypatch.setenv("FINNHUB_API_KEY", studio.key)
     return studio
+
+
+@contextmanager
+def started(
+    studio: Studio,
+    exchange: Exchange | str,
+    *before: str,
+    lasting: str = "60s",
+    roll_every: str = "1m",
+    **given: Any,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``stocktrace capture``, run by the words ``before`` it; killed if a test fails."""
+    url = exchange if isinstance(exchange, str) else exchange.url
+    where = (
+        "--url",
+        url,
+        "--data-dir",
+        str(studio.data_dir),
+        "--min-free",
+        "0",
+        "--roll-every",
+        roll_every,
+    )
+    words = [*before, *STOCKTRACE, "capture", "AAPL", "--for", lasting, *where]
+    env = {**os.environ, "FINNHUB_API_KEY": studio.key, "TERM": "xterm"}
+    with subprocess.Popen(words, env=env, **given) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def everything_is_recorded(studio: Studio, exchange: Exchange) -> None:
+    """What was received is on the tape and in Parquet, and nothing else is."""
+    frames = exchange.connections[0].frames
+    kept = taped(studio.data_dir)
+    assert kept == frames[: len(kept)]
+    assert published(studio.data_dir) == sent(kept) != {}
+    layout = Layout(studio.data_dir)
+    assert [each for session in sessions_of(layout) for each in verify(layout, session)] == []

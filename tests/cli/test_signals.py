@@ -1,0 +1,93 @@
+"""Stories 58 and 59: a terminal that hangs up, and Ctrl-C before anything has begun."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from stocktrace.cli.signals import on_signals
+from stocktrace.exchange import SyntheticMarket
+from tests.cli.conftest import (
+    PATIENCE_S,
+    everything_is_recorded,
+    ran,
+    started,
+)
+from tests.conftest import Studio
+
+MARKET = SyntheticMarket(rate=2000)
+
+# --- 58 ------------------------------------------------------------------------------------------
+
+
+def test_58_a_capture_whose_terminal_is_closed_ends_in_order(studio: Studio) -> None:
+    reading, writing = pty.openpty()
+    with studio.exchange(MARKET, settle=0.1) as exchange:
+        with started(studio, exchange, preexec_fn=lambda: os.login_tty(writing)) as process:
+            os.close(writing)
+            shown = b""
+            while b"connected" not in shown:
+                shown += os.read(reading, 4096)
+            exchange.wait_for(lambda each: each.sent_trades > 1000, PATIENCE_S)
+            os.close(reading)  # the system sends SIGHUP; what is written is an error from now on
+            assert process.wait(PATIENCE_S) == 129
+        everything_is_recorded(studio, exchange)
+    report = studio.report()
+    assert (report.state, report.reason, report.unpublished) == ("interrupted", "interrupted", [])
+
+
+def test_58_a_hang_up_that_is_ignored_ends_nothing(studio: Studio) -> None:
+    nohup = ("bash", "-c", 'trap "" HUP; exec "$@"', "_")
+    with studio.exchange(MARKET, settle=0.1) as exchange:
+        none: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with started(studio, exchange, *nohup, **none) as process:
+            exchange.wait_for(lambda each: each.sent_trades > 1000, PATIENCE_S)
+            process.send_signal(signal.SIGHUP)
+            sent = exchange.sent_trades
+            exchange.wait_for(lambda each: each.sent_trades > sent + 1000, PATIENCE_S)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 143
+        everything_is_recorded(studio, exchange)
+
+
+def test_58_a_hang_up_that_comes_twice_does_not_leave_at_once() -> None:
+    asked: list[None] = []
+    before = signal.getsignal(signal.SIGHUP)
+    with on_signals(lambda: asked.append(None)) as caught:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(number)  # the shell, the terminal and systemd
+    assert caught.status == 129
+    assert asked
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+# --- 59 ------------------------------------------------------------------------------------------
+
+INTERRUPTED = """
+import signal, sys
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == sys.argv[1]:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+from stocktrace.cli import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["logging", "cyclopts", "pydantic", "stocktrace.live.capturing", "pyarrow.lib"]
+)
+def test_59_ctrl_c_while_modules_are_loaded_is_one_sentence(studio: Studio, module: str) -> None:
+    words = ("capture", "AAPL", "--for", "60s", "--url", "ws://127.0.0.1:1")
+    env = {**os.environ, "FINNHUB_API_KEY": studio.key}
+    done = ran(sys.executable, "-c", INTERRUPTED, module, *words, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stocktrace: interrupted\n")
