@@ -13,7 +13,10 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":  # before the imports: Prefect alone takes 5 s
-    from flows.command import main
+    from stocktrace.cli.signals import interrupting_imports
+
+    with interrupting_imports():
+        from flows.command import main
 
     sys.exit(main())
 
@@ -33,6 +36,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows import console
 from flows.display import Display
 from flows.fields import Duration, LakeUrl, Tickers, Until, Url
 from flows.page import one_line
@@ -126,6 +130,8 @@ def capture(
         "roll_every": roll_every,
         "lake": lake,
     }
+    console.outlast()
+    console.heed_hang_up()
     _take_in_messages()
     _outlast_lease()
     try:

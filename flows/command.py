@@ -10,15 +10,16 @@ import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import cyclopts
 from cyclopts import Parameter
 
+from flows import console
 from flows.request import Request
 from stocktrace import schedule
-from stocktrace.cli import output
+from stocktrace.cli import output, streams
+from stocktrace.cli.signals import interrupting_imports
 from stocktrace.errors import MarketClosed, UsageError
 from stocktrace.schedule import Hours
 from stocktrace.until import HELP
@@ -35,8 +36,10 @@ app = cyclopts.App(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run it; 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted, after an orderly end."""
-    signal.signal(signal.SIGTERM, _leave)
+    """Run it; 0 done, 1 failed, 2 wrong usage, 129, 130 and 143 interrupted, in order."""
+    streams.protect()
+    signal.signal(signal.SIGTERM, console.leave)
+    console.heed_hang_up()
     try:
         status = app(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
@@ -89,7 +92,8 @@ def run(
         output.line(f"Skipped: {closed}")
         return 0
     span = Request.of(tickers, for_, until, now, **asked).span
-    from flows.capture import capture
+    with interrupting_imports():
+        from flows.capture import capture
 
     _start_server()
     if span.until is not None:  # midnight may have come while the server started
@@ -105,15 +109,15 @@ def run(
 def _start_server() -> None:
     """Start a server of one's own, if there is no other, where Ctrl-C does not reach it.
 
-    The terminal sends it to both of us, and the server must live to hear how the run ended. A
-    thread's mask is its child's; the main thread can be interrupted meanwhile.
+    The terminal sends it, and a hang-up, to both of us, and the server must live to hear how the
+    run ended. A thread's mask is its child's; the main thread can be interrupted meanwhile.
     """
     from prefect import get_client
 
     failures: list[Exception] = []
 
     def start() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             get_client(sync_client=True)
         except Exception as error:  # noqa: BLE001 - raised by who waits for it
@@ -139,12 +143,6 @@ def show(data_dir: Path, session: str) -> None:
     from stocktrace.store.layout import Layout
 
     output.summary(Report.read(Layout(data_dir).report(session)), data_dir)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End as after Ctrl-C, and a server of one's own with it; a running flow does so itself."""
-    del frame
-    sys.exit(128 + number)
 
 
 def _complain(sentence: str, status: int) -> int:

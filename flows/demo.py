@@ -18,7 +18,7 @@ from flows import script
 from flows.command import show
 from stocktrace.cli import output
 from stocktrace.cli.capturing import DEMO_KEY, DEMO_TICKERS, demo_exchange, read_back
-from stocktrace.cli.progress import Lines
+from stocktrace.cli.progress import Lines, unfailing
 from stocktrace.quantities import parse_duration
 
 # Half a minute shows two windows rolled and converted while the capture goes on.
@@ -45,7 +45,7 @@ def main(
     from flows.capture import capture
     from flows.display import ON_LOOKERS
 
-    ON_LOOKERS.append(Lines(PROGRESS_EVERY_S))
+    ON_LOOKERS.append(unfailing(Lines(PROGRESS_EVERY_S)))
     with demo_exchange() as url:
         state = capture(
             list(DEMO_TICKERS),

@@ -21,6 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows import console
 from flows.automations import ensure, zombies
 from flows.capture import length
 from flows.fields import Duration, LakeUrl, Tickers, Until, Url
@@ -81,6 +82,7 @@ def fleet(
         The lake, the flow run of each shard with its tickers and state, and the gaps of tickers
         whose shard was lost.
     """
+    console.outlast()
     try:
         now = schedule.asked_at(datetime.now(UTC), runtime.flow_run.scheduled_start_time)
         span = Span.of(lasting, until, now)

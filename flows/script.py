@@ -8,12 +8,13 @@ from typing import NoReturn
 
 import cyclopts
 
-from stocktrace.cli import output
+from stocktrace.cli import output, streams
 from stocktrace.errors import StocktraceError, UsageError
 
 
 def run(name: str, command: Callable[..., int | None]) -> NoReturn:
     """Run ``command`` as the module ``name``; an error is a sentence and status 1 or 2 (usage)."""
+    streams.protect()
     app = cyclopts.App(
         name=f"python -m {name}",
         help_format="plaintext",

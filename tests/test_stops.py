@@ -161,6 +161,21 @@ def test_sigterm_to_serve_ends_its_runs_in_order(tmp_path: Path) -> None:
         nothing_is_lost(scene)
 
 
+def test_116_a_capture_outlives_its_worker(scene: Scene) -> None:
+    """What it says goes to the worker; a line to a pipe without a reader must not end it."""
+    capture = scene.capture
+    scene.worker.kill()
+    scene.worker.wait()
+    windows = len(scene.only_report().windows)
+    eventually(lambda: len(scene.only_report().windows) > windows + 2, within=60)
+    assert capture.is_running()
+    capture.send_signal(signal.SIGTERM)
+    assert scene.ends() == "CRASHED"
+    assert scene.only_report().state == "interrupted"
+    recover(Layout(scene.folder))
+    nothing_is_lost(scene)
+
+
 # ------------------------------------------------------------------ stops that nobody is told of
 
 

@@ -35,6 +35,7 @@ from stocktrace.store.dataset import read_trades
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.until import parse_until
+from tests.conftest import taped
 from tests.station import Api, Station, reading
 from tests.waiting import eventually
 
@@ -414,8 +415,10 @@ def test_a_cancelled_script_ends_in_order(
     assert (report.unpublished, report.differences()) == ([], [])
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_leaves_sealed_data(
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_58_a_signal_leaves_sealed_data(
     server: str,
     api: Api,
     exchange: Exchange,
@@ -450,6 +453,52 @@ def test_a_signal_leaves_sealed_data(
         one for one in api.all("flow_runs") if one["parameters"].get("data_dir") == str(folder)
     ]
     assert run["state_type"] == "CRASHED"
+
+
+A_RUN = """
+import json, sys
+from flows.capture import capture
+capture(**json.loads(sys.argv[1]))
+"""
+
+
+def test_116_a_run_goes_on_when_nobody_reads_its_output_any_more(
+    server: str, key: str, tmp_path: Path
+) -> None:
+    """As when the worker that started it was killed."""
+    from prefect.settings import get_current_settings
+
+    folder = tmp_path / "data"
+    exchange = Exchange(replace(MARKET, trades=None), ExchangeSettings(key=key, keep=True))
+    asked = {"tickers": TICKERS, "lasting": "12s", "roll_every": "1s", "data_dir": str(folder)}
+    with exchange:
+        process = subprocess.Popen(
+            [sys.executable, "-c", A_RUN, json.dumps({**asked, "url": exchange.url})],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                **get_current_settings().to_environment_variables(exclude_unset=True),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+            process.stdout.close()
+            process.stderr.close()
+            windows = len(the_report(folder).windows)
+            assert process.wait(90) == 0
+        finally:
+            process.kill()
+            process.wait()
+    report = the_report(folder)
+    assert (report.state, report.differences(), report.unpublished) == ("complete", [], [])
+    assert len(report.windows) > windows + 1
+    assert recount(folder, report) == report.books.recorded > 0
+    kept = taped(folder)
+    assert kept == exchange.connections[0].frames[: len(kept)]
 
 
 def recount(folder: Path, report: Report) -> int:
@@ -502,6 +551,33 @@ def test_wrong_usage_and_help_do_without_prefect() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.splitlines()[-1] == "False"
+
+
+LOADING = """
+import runpy, signal, sys
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == module:
+            signal.raise_signal(signal.SIGINT)
+
+module = sys.argv.pop(1)
+sys.meta_path.insert(0, Finder)
+runpy.run_module("flows.capture", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["cyclopts", "prefect.flows"])
+def test_59_ctrl_c_while_modules_are_loaded_is_one_sentence(key: str, module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, module, "AAPL", "--for", "5s"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stocktrace: interrupted\n")
 
 
 def test_the_command_takes_what_the_flow_takes(key: str) -> None:
