@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ class Load:
     trades: int = 100_000
     rate: float = 0.0
     dialect: str = "finnhub"
+    #: Over TLS: bytes a record, or 0 for one frame in each. ``None``: plain TCP.
+    record: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,10 @@ def run(client: Client, load: Load, times: Path | None = None) -> dict[str, Any]
     command += ["--times", str(times)] if times else []
     with (
         tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as folder,
-        subprocess.Popen(command, cwd=market.ROOT, stdout=subprocess.PIPE, text=True) as sender,
+        _line(load) as (scheme, options, trust),
+        subprocess.Popen(
+            [*command, *options], cwd=market.ROOT, stdout=subprocess.PIPE, text=True
+        ) as sender,
     ):
         try:
             assert sender.stdout is not None
@@ -64,14 +70,14 @@ def run(client: Client, load: Load, times: Path | None = None) -> dict[str, Any]
                     client.python,
                     "-m",
                     f"benchmarks.peer.{client.module}",
-                    f"ws://127.0.0.1:{port}",
+                    f"{scheme}://127.0.0.1:{port}",
                     str(load.trades),
                     folder,
                     str(load.tickers),
                     *client.arguments,
                 ],
                 cwd=market.ROOT,
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **client.environment},
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **trust, **client.environment},
                 capture_output=True,
                 text=True,
                 timeout=_LONGEST_S + (load.trades / load.rate if load.rate else 0),
@@ -86,6 +92,23 @@ def run(client: Client, load: Load, times: Path | None = None) -> dict[str, Any]
             return {**said, "sender": json.loads(sender.stdout.readline())}
         finally:
             sender.kill()
+
+
+@contextlib.contextmanager
+def _line(load: Load) -> Iterator[tuple[str, list[str], dict[str, str]]]:
+    """Plain TCP or TLS: the scheme, what the sender is started with, what the client must trust."""
+    if load.record is None:
+        yield "ws", [], {}
+        return
+    import trustme
+
+    authority = trustme.CA()
+    with tempfile.TemporaryDirectory(prefix="stocktrace-tls-") as folder:
+        key, trusted = Path(folder) / "server.pem", Path(folder) / "authority.pem"
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(key))
+        authority.cert_pem.write_to_path(str(trusted))
+        options = ["--certificate", str(key), "--record", str(load.record)]
+        yield "wss", options, {"SSL_CERT_FILE": str(trusted)}
 
 
 def _rows(folder: Path) -> int | None:

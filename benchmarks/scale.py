@@ -1,6 +1,6 @@
 """How stocktrace behaves at its limits: peak, idle, many tickers, latency, pauses, memory.
 
-    python -m benchmarks.scale [peak idle tickers latency pause prefect memory] [--seconds 60]
+    python -m benchmarks.scale [peak tls idle tickers latency pause prefect memory] [--seconds 60]
 
 The parts that are named (all but ``memory``, if none is) run one after another.
 """
@@ -41,9 +41,15 @@ def watched(
     return said
 
 
-def _load(rate: float, seconds: float, per_frame: int = 5, tickers: int = 50) -> bench.Load:
+def _load(
+    rate: float,
+    seconds: float,
+    per_frame: int = 5,
+    tickers: int = 50,
+    record: int | None = None,
+) -> bench.Load:
     trades = int(rate * seconds) // per_frame * per_frame
-    return bench.Load(per_frame, tickers, trades, rate)
+    return bench.Load(per_frame, tickers, trades, rate, record=record)
 
 
 def _facts(said: dict[str, Any], load: bench.Load) -> list[str]:
@@ -65,6 +71,24 @@ def peak(seconds: float) -> dict[str, Any]:
         said = runs[str(k)] = watched(load)
         rows.append([f"k = {k}", *_facts(said, load)])
     head = ["240,000 trades/s", "sender held back", "drained in", "most waiting"]
+    print(bench.table([*head, "spilled tickers", "CPU a trade", "memory"], rows))
+    return runs
+
+
+def tls(seconds: float) -> dict[str, Any]:
+    """The same over TLS, by the size of its records."""
+    runs, rows = {}, []
+    for title, record in {
+        "plain TCP": None,
+        "16 KiB a record": 16384,
+        "4 KiB": 4096,
+        "1.4 KiB": 1434,
+        "one frame a record": 0,
+    }.items():
+        load = _load(_PEAK, seconds, record=record)
+        said = runs[title] = watched(load)
+        rows.append([title, *_facts(said, load)])
+    head = ["240,000 trades/s, k = 5", "sender held back", "drained in", "most waiting"]
     print(bench.table([*head, "spilled tickers", "CPU a trade", "memory"], rows))
     return runs
 
@@ -151,6 +175,7 @@ def memory(seconds: float) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[float], dict[str, Any]]] = {
     "peak": peak,
+    "tls": tls,
     "idle": idle,
     "tickers": tickers,
     "latency": latency,

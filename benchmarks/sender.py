@@ -6,6 +6,8 @@ millisecond; TCP's backpressure holds it back. Then it waits for the client to g
 one JSON line with the port, one with what was sent.
 
 ``--times FILE`` keeps (trades sent so far, epoch ns) of each step, for the latency.
+``--certificate FILE`` has it speak TLS: a key and its certificate, PEM. ``--record BYTES`` sends no
+more than so many bytes in one TLS record, and 0 one frame in each; TLS itself allows 16 KiB.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ import array
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
+import select
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -34,11 +39,59 @@ _STEP_S = 0.001
 _CHUNK_BYTES = 1 << 18
 
 
+class Tls:
+    """TLS whose records are made first and sent together: a system call each would be the limit."""
+
+    def __init__(self, sock: socket.socket, certificate: Path) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self._sock = sock
+        self._read, self._written = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._read, self._written, server_side=True)
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                sock.sendall(self._written.read())
+                self._read.write(sock.recv(1 << 16))
+
+    def fileno(self) -> int:
+        """For ``select``."""
+        return self._sock.fileno()
+
+    @property
+    def pending(self) -> bool:
+        """Whether more can be received without the socket."""
+        return self._read.pending > 0
+
+    def sendall(self, *records: bytes | memoryview) -> None:
+        """Send each of these as a record."""
+        for record in records:
+            self._tls.write(record)
+        self._sock.sendall(self._written.read())
+
+    def recv(self, size: int) -> bytes:
+        """What a record holds; nothing at the end."""
+        while True:
+            try:
+                return self._tls.read(size)
+            except ssl.SSLWantReadError:
+                data = self._sock.recv(size)
+                if not data:
+                    return b""
+                self._read.write(data)
+
+    def shutdown(self, how: int) -> None:
+        """End TCP."""
+        self._sock.shutdown(how)
+
+
 @dataclass
 class Client:
     """The one client: what it sends is read on a thread of its own, its pings are answered."""
 
-    sock: socket.socket
+    sock: socket.socket | Tls
     messages: list[bytes] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)
     _told: threading.Condition = field(default_factory=threading.Condition)
@@ -64,10 +117,14 @@ class Client:
         )
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def send(self, data: bytes | memoryview) -> None:
-        """Send whole frames."""
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send whole frames; over TLS each part is a record."""
         with self._sending:
-            self.sock.sendall(data)
+            if isinstance(self.sock, Tls):
+                self.sock.sendall(*parts)
+            else:
+                for part in parts:
+                    self.sock.sendall(part)
 
     def await_messages(self, count: int) -> None:
         """Wait until the client has sent so many."""
@@ -78,9 +135,15 @@ class Client:
     def _listen(self) -> None:
         buffer = b""
         with contextlib.suppress(OSError):
-            while chunk := self.sock.recv(1 << 16):
+            while chunk := self._receive():
                 buffer = self._take(buffer + chunk)
         self.gone.set()
+
+    def _receive(self) -> bytes:
+        if not (isinstance(self.sock, Tls) and self.sock.pending):
+            select.select([self.sock], [], [])
+        with self._sending:  # two threads must not be in one TLS connection at once
+            return self.sock.recv(1 << 16)
 
     def _take(self, buffer: bytes) -> bytes:
         while len(buffer) >= 6:
@@ -154,6 +217,15 @@ class Pace:
     rate: float
     times: array.array[int] | None = None
     behind_s: float = 0.0
+    record: int | None = None  # bytes a TLS record; 0: a frame
+
+
+def _records(pool: market.Pool, at: int, stop: int, size: int | None) -> list[memoryview]:
+    """The frames from ``at`` to ``stop``, cut into what goes out as one TLS record each."""
+    data, ends = pool.data, pool.ends
+    begin, end = ends[at], ends[stop]
+    cuts = [*range(begin, end, size or end - begin), end] if size != 0 else ends[at : stop + 1]
+    return [data[one:next_one] for one, next_one in itertools.pairwise(cuts)]
 
 
 def play(client: Client, pool: market.Pool, pace: Pace) -> float:
@@ -176,7 +248,7 @@ def play(client: Client, pool: market.Pool, pace: Pace) -> float:
         if pace.times is not None:
             pace.times.append((sent + stop - at) * pool.per_frame)
             pace.times.append(time.time_ns())
-        client.send(pool.data[pool.ends[at] : pool.ends[stop]])
+        client.send(*_records(pool, at, stop, pace.record))
         sent += stop - at
         at = 0 if stop == pool.frames else stop
         if per_s:
@@ -193,6 +265,8 @@ def main() -> None:
     parser.add_argument("--trades", type=int, default=100_000)
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--times", type=Path)
+    parser.add_argument("--certificate", type=Path)
+    parser.add_argument("--record", type=int)
     given = parser.parse_args()
     pool = market.load(given.dialect, given.tickers, given.per_frame)
     server = socket.create_server(("127.0.0.1", 0))
@@ -202,11 +276,12 @@ def main() -> None:
     server.close()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.settimeout(_PATIENCE_S * 10)
-    client = Client(sock)
+    client = Client(Tls(sock, given.certificate) if given.certificate else sock)
     client.shake_hands()
     _GREETINGS[given.dialect](client, given.tickers)
     trades = pool.frames if given.dialect == market.TAPE else given.trades
     pace = Pace(trades, given.rate, array.array("q") if given.times else None)
+    pace.record = given.record
     seconds, error = 0.0, ""
     try:
         seconds = play(client, pool, pace)

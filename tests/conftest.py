@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from stocktrace.settings import Settings
 from stocktrace.status import Status
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import Frames, TapeReader
+from tests.tls import Authority
 
 # A script that starts the tests with "&" has them ignore SIGINT, and what they start as well.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -72,6 +74,29 @@ def clean(
 ) -> None:
     """For each test; its ``tmp_path`` stays empty."""
     _clean(monkeypatch, tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.fixture
+def sockets() -> Iterator[ExitStack]:
+    """Closes the sockets of a test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def trusted(
+    authority: Authority, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Authority:
+    """The authority; whoever connects trusts it."""
+    file = tmp_path_factory.mktemp("tls") / "authority.pem"
+    authority.write(file)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    return authority
 
 
 @pytest.fixture(scope="session")

@@ -246,7 +246,7 @@ class Feed:
         if batch is not None:
             if batch.closed is not None:
                 return self._dialer.told(batch.closed)
-            if wait := self._pace.after(batch.size, now):
+            if wait := self._pace.after(batch.size, now, drained=batch.drained):
                 time.sleep(wait)  # an event's wait takes twice the processor's time
         reason = watchdog.verdict(now)
         if reason is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from stocktrace.feed.socket import READ_BYTES
-
 # A read costs about 0.3 ms whatever it brings: a wake-up with cold caches, a write to the tape
 # (docs/performance.md). Receive times are of a read, so they are late by as much.
 GATHER_S = 0.01
@@ -20,12 +18,14 @@ class Pace:
         self._bytes = 0
         self._busy = False
 
-    def after(self, size: int, now: float) -> float:
-        """Seconds to wait after a read of ``size`` bytes at ``now`` (monotonic seconds)."""
+    def after(self, size: int, now: float, *, drained: bool = True) -> float:
+        """Seconds to wait after a read of ``size`` bytes at ``now`` (monotonic seconds).
+
+        Where the socket was not ``drained``, more is there already.
+        """
         if now >= self._until:
             # A look that lasted longer than it should was of a connection that had nothing to say.
             self._busy = self._bytes >= _BUSY_BYTES and now < self._until + _LOOK_S
             self._until, self._bytes = now + _LOOK_S, 0
         self._bytes += size
-        # After a full one more is there.
-        return GATHER_S if self._busy and size < READ_BYTES else 0.0
+        return GATHER_S if self._busy and drained else 0.0

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import re
 import socket
+import ssl
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,7 @@ FRAME_BYTES = 1 << 26
 _PLAIN = 0x81  # FIN and opcode 1 (RFC 6455, 5.2)
 _EXTENDED = 126  # two bytes of length follow; after the next higher number eight
 _CONTROL_BYTES = 125  # and never in fragments (RFC 6455, 5.5)
+_NO_CLOSE_FRAME = "TCP ended without a close frame"
 _TOKEN = re.compile(r"(token=)[^&\s'\"]+")
 
 
@@ -70,7 +72,7 @@ class Batch:
     """What one read brought: text or binary messages, pongs, perhaps a close (code, reason).
 
     ``size`` are its bytes; ``completed`` tells whether any frame, of whatever kind, came to its
-    end.
+    end; ``drained`` is false if more had arrived than one read takes.
     """
 
     frames: list[bytes] = field(default_factory=list)
@@ -78,6 +80,7 @@ class Batch:
     pongs: int = 0
     closed: str | None = None
     size: int = field(default=0, compare=False)
+    drained: bool = field(default=True, compare=False)
 
 
 class BatchSocket(websocket.WebSocket):
@@ -115,10 +118,13 @@ class BatchSocket(websocket.WebSocket):
             raise WebSocketConnectionClosedException("the socket is closed")
         count = sock.recv_into(self._space)
         if not count:
-            raise WebSocketConnectionClosedException("TCP ended without a close frame")
+            raise WebSocketConnectionClosedException(_NO_CLOSE_FRAME)
+        drained = count < READ_BYTES
+        if isinstance(sock, ssl.SSLSocket):
+            count, drained = self._read_records(sock, count)
         self._chunks.append(bytes(self._view[:count]))
         self._size += count
-        batch = Batch(size=count)
+        batch = Batch(size=count, drained=drained)
         if self._size >= self._need:
             try:
                 self._take(batch)
@@ -127,6 +133,28 @@ class BatchSocket(websocket.WebSocket):
                     raise
                 self._broken = error  # the messages before it count; the next read raises it
         return batch
+
+    def _read_records(self, sock: ssl.SSLSocket, count: int) -> tuple[int, bool]:
+        """Read what has arrived behind the first ``count`` bytes: TLS returns a record at a time.
+
+        Returns:
+            How many bytes there are now, and whether the socket was drained.
+        """
+        timeout = sock.gettimeout()
+        sock.settimeout(0)
+        try:
+            while count < READ_BYTES:
+                more = sock.recv_into(self._view[count:])
+                if not more:
+                    raise WebSocketConnectionClosedException(_NO_CLOSE_FRAME)
+                count += more
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return count, True
+        except (OSError, WebSocketException) as error:
+            self._broken = error  # what was read before it counts; the next read raises it
+        finally:
+            sock.settimeout(timeout)
+        return count, False
 
     def _take(self, batch: Batch) -> None:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)

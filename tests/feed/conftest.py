@@ -8,14 +8,16 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import struct
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 import websocket
 
 from stocktrace.deadline import NS_PER_SECOND, Clock
+from tests.tls import Authority
 
 # Upper bound of every wait of these tests, in seconds; a wait that is met takes milliseconds.
 PATIENCE = 30.0
@@ -129,6 +131,10 @@ class Peer:
             frames.append(self.take())
         return frames
 
+    def end(self) -> None:
+        """End TCP after what was sent, without a word; what the client sends can still be read."""
+        socket.socket.shutdown(self.sock, socket.SHUT_WR)
+
     def ended(self) -> bool:
         """Whether the client has ended TCP, or reset it, by now or in time."""
         try:
@@ -155,9 +161,22 @@ class Peer:
         return data
 
 
-def paired(sockets: ExitStack, ours: websocket.WebSocket) -> Peer:
-    """Makes ``ours`` what it is after a handshake; the server's end of it."""
-    near, far = (sockets.enter_context(end) for end in socket.socketpair())
+def paired(
+    sockets: ExitStack, ours: websocket.WebSocket, authority: Authority | None = None
+) -> Peer:
+    """Makes ``ours`` what it is after a handshake, over TLS if there is an authority.
+
+    Returns the server's end of it.
+    """
+    near, far = socket.socketpair()
+    if authority is not None:
+        client, server = authority.client(), authority.server()
+        with ThreadPoolExecutor(1) as pool:
+            accepted = pool.submit(server.wrap_socket, far, server_side=True)
+            near = client.wrap_socket(near, server_hostname="127.0.0.1")
+            far = accepted.result(PATIENCE)
+    for end in (near, far):
+        sockets.enter_context(end)
     ours.sock, ours.connected = near, True
     ours.settimeout(PATIENCE)
     return Peer(far)
@@ -166,14 +185,19 @@ def paired(sockets: ExitStack, ours: websocket.WebSocket) -> Peer:
 class Listener:
     """A port that the test answers; it accepts nothing by itself."""
 
-    def __init__(self, sockets: ExitStack) -> None:
+    def __init__(self, sockets: ExitStack, tls: ssl.SSLContext | None = None) -> None:
         self._sockets = sockets
+        self._tls = tls
         self._listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0)))
         self._listener.settimeout(PATIENCE)
-        self.url = f"ws://127.0.0.1:{self._listener.getsockname()[1]}"
+        scheme = "ws" if tls is None else "wss"
+        self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def accept(self) -> Peer:
         sock, _ = self._listener.accept()
+        if self._tls is not None:
+            sock.settimeout(PATIENCE)
+            sock = self._tls.wrap_socket(sock, server_side=True)
         return Peer(self._sockets.enter_context(sock))
 
     def upgrade(self) -> Peer:
@@ -193,13 +217,6 @@ class Listener:
             self._listener.settimeout(PATIENCE)
         sock.close()
         return True
-
-
-@pytest.fixture
-def sockets() -> Iterator[ExitStack]:
-    """Closes the sockets of a test."""
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

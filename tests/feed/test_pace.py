@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from stocktrace.feed.pace import GATHER_S, Pace
-from stocktrace.feed.socket import READ_BYTES
 
 
 def waits(pace: Pace, begin: float, seconds: float, every: float, size: int) -> list[float]:
@@ -31,10 +30,11 @@ def test_many_small_frames_are_as_busy_as_few_large_ones() -> None:
     assert waits(Pace(0.0), 0.0, 1.0, 0.00005, 75)[-1] == GATHER_S
 
 
-def test_after_a_read_that_could_take_no_more_the_next_is_not_waited_for() -> None:
+def test_where_a_read_left_something_the_next_is_not_waited_for() -> None:
+    """However little it brought: a read of TLS may be a record."""
     pace = Pace(0.0)
     waits(pace, 0.0, 1.0, 0.001, 7_000)
-    assert [pace.after(size, 1.0) for size in (READ_BYTES - 1, READ_BYTES)] == [GATHER_S, 0.0]
+    assert [pace.after(7_000, 1.0, drained=drained) for drained in (True, False)] == [GATHER_S, 0.0]
 
 
 def test_after_a_silence_the_first_read_is_not_waited_for() -> None:

@@ -39,6 +39,7 @@ from tests.feed.conftest import (
     paired,
 )
 from tests.feed.rfc6455 import BEYOND, BULKS, CASES, KEPT, REFUSED, Case
+from tests.tls import Authority
 
 #: A read brings no more than this of a server that is not cut smaller.
 READ = 1 << 15
@@ -58,7 +59,7 @@ def batches(ours: BatchSocket, peer: Peer, pieces: Iterable[bytes]) -> Iterator[
     for piece in pieces:
         peer.send(piece)
         yield ours.recv_batch()
-    peer.sock.shutdown(socket.SHUT_WR)
+    peer.end()
     while True:
         yield ours.recv_batch()
 
@@ -113,26 +114,32 @@ def in_steps(cases: dict[str, Case]) -> list[object]:
     ]
 
 
+@pytest.fixture(params=["ws", "wss"])
+def either(request: pytest.FixtureRequest, sockets: ExitStack, trusted: Authority) -> Listener:
+    """Over plain TCP, and over TLS, where each piece that is sent is a record of its own."""
+    return Listener(sockets, trusted.server() if request.param == "wss" else None)
+
+
 @pytest.mark.parametrize(("case", "step"), in_steps(CASES))
 def test_each_case_of_autobahn_ends_as_its_suite_demands(
-    listener: Listener, case: Case, step: int
+    either: Listener, case: Case, step: int
 ) -> None:
-    hold(listener, case, step)
+    hold(either, case, step)
 
 
 @pytest.mark.parametrize("number", BULKS)
 def test_each_case_of_autobahn_with_large_messages_or_many_ends_as_its_suite_demands(
-    listener: Listener, number: str
+    either: Listener, number: str
 ) -> None:
     bulk = BULKS[number]
-    hold(listener, bulk.case(), bulk.chop or READ)
+    hold(either, bulk.case(), bulk.chop or READ)
 
 
 @pytest.mark.parametrize(("case", "step"), in_steps(BEYOND))
 def test_each_case_that_autobahn_does_not_send_ends_as_the_rfc_demands(
-    listener: Listener, case: Case, step: int
+    either: Listener, case: Case, step: int
 ) -> None:
-    hold(listener, case, step)
+    hold(either, case, step)
 
 
 # --- broken UTF-8, all the way ---------------------------------------------------------------
