@@ -5,7 +5,10 @@
     │   ├── SettingsError     a setting is missing or wrong
     │   └── TickerError       a ticker that no file name or subscription can carry
     ├── FeedError             the connection
-    │   ├── KeyRefused        401 or 403 at the handshake, 401 of REST: final
+    │   ├── CannotConnect     another dial would end in the same way: final
+    │   │   ├── KeyRefused    401 or 403 at the handshake, 401 of REST
+    │   │   ├── BadCertificate  the server's certificate cannot be verified
+    │   │   └── WrongScheme   ws:// where TLS is spoken, or wss:// where it is not
     │   ├── NotInPlan         403 of REST: the key is fine, its plan is not
     │   ├── NoSuchTicks       404 of REST: they are not there, or not yet
     │   ├── BadAnswer         an answer of REST that cannot be used
@@ -67,7 +70,11 @@ class FeedError(StocktraceError):
     """The connection to the exchange."""
 
 
-class KeyRefused(FeedError):
+class CannotConnect(FeedError):
+    """A dial failed, and another one would end in the same way until somebody changes something."""
+
+
+class KeyRefused(CannotConnect):
     """The server refused the key at the handshake; trying again would not help."""
 
     def __init__(self, status: int) -> None:
@@ -78,6 +85,37 @@ class KeyRefused(FeedError):
         return (
             f"The server refused the API key (HTTP {self.status}): "
             "check FINNHUB_API_KEY at https://finnhub.io/dashboard."
+        )
+
+
+class BadCertificate(CannotConnect):
+    """The certificate of ``server`` cannot be verified: ``problem`` says why."""
+
+    def __init__(self, server: str, problem: str, remedy: str) -> None:
+        super().__init__(server, problem, remedy)
+        self.server = server
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return (
+            f"The certificate of {self.server} cannot be verified ({self.problem}): {self.remedy}."
+        )
+
+
+class WrongScheme(CannotConnect):
+    """The address of ``server`` must begin with ``scheme``."""
+
+    def __init__(self, server: str, scheme: str) -> None:
+        super().__init__(server, scheme)
+        self.server = server
+        self.scheme = scheme
+
+    def __str__(self) -> str:
+        speaks = "speaks TLS" if self.scheme == "wss" else "does not speak TLS"
+        return (
+            f"{self.server} {speaks}: set STOCKTRACE_URL or --url to an address that begins with "
+            f"{self.scheme}://."
         )
 
 

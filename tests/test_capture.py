@@ -29,6 +29,8 @@ from stocktrace.errors import (
 )
 from stocktrace.exchange import Fault, Script, SyntheticMarket, synthetic_frames
 from stocktrace.feed import wire
+from stocktrace.feed.dial import Dialer
+from stocktrace.feed.socket import BatchSocket
 from stocktrace.live import run
 from stocktrace.record.intake import Intake
 from stocktrace.record.recorder import Recorder
@@ -745,6 +747,32 @@ def test_a_feed_that_hangs_at_the_end_costs_an_error_and_no_trade(
             go_on.set()
     assert published(studio.data_dir) == sent(some)
     assert studio.report().balanced
+
+
+def test_a_feed_that_hangs_while_it_connects_is_not_said_to_hold_anything(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def hanging(_: Dialer) -> BatchSocket:
+        hangs.set()
+        assert go_on.wait(30)
+        raise TimeoutError
+
+    monkeypatch.setattr(Dialer, "dial", hanging)
+    monkeypatch.setattr(run, "STOP_FEED_S", 0.1)
+
+    def scenario() -> Scenario:
+        yield lambda _: hangs.is_set()
+
+    with studio.exchange() as exchange:
+        try:
+            with pytest.raises(StoreError, match="while it was connecting") as told:
+                studio.record(exchange, scenario=scenario(), lasting=60)
+        finally:
+            go_on.set()
+    assert "tape" not in str(told.value)
+    assert studio.report().spilled == {}
 
 
 def test_an_error_in_syncing_ends_it_and_is_raised(

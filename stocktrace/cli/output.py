@@ -158,7 +158,10 @@ def rows(found: Rows, form: Form | None) -> None:
 
     form = form or Form()
     if form.parquet is not None:
-        export.parquet(found, form.parquet)
+        try:
+            export.parquet(found, form.parquet)
+        except BrokenPipeError:  # the reader of a pipe that was named as the file
+            raise ReaderGone from None
     elif form.csv:
         export.csv(found, to_reader)
     elif form.json:

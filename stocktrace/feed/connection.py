@@ -4,7 +4,7 @@
         IDLE ───────────▶ CONNECTING ────────────────────────▶ LISTENING
                             ▲    │ refused: wait (backoff)          │ lost: note the gap, wait
                             └────┴──────────────────────────────────┘
-        any ── stop(), 401/403, an observer that raised ──▶ ENDED
+        any ── stop(), 401/403, a bad certificate, an observer that raised ──▶ ENDED
 
 One thread dials, so there are never two dials at once, and the old socket is closed before the
 next. The observer is called on that thread; what it raises ends the feed and is raised again,
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from websocket import WebSocketException
 
 from stocktrace.deadline import SYSTEM_CLOCK, Clock, Deadline
-from stocktrace.errors import FeedStopped, KeyRefused
+from stocktrace.errors import CannotConnect, FeedStopped
 from stocktrace.feed.backoff import Backoff
 from stocktrace.feed.dial import Dialer, Lost
 from stocktrace.feed.loss import Loss
@@ -85,7 +85,7 @@ class Feed:
         self._dialer = Dialer(url, key, policy.handshake_s, self._stop, clock)
         self.state = State.IDLE
         self.ended = threading.Event()
-        # A daemon: a name lookup cannot be interrupted, and must not hold up the process's end.
+        # A daemon: one that hangs in the system must not hold up the process's end.
         self._thread = threading.Thread(target=self._run, name="stocktrace-feed", daemon=True)
 
     # --- what other threads call -------------------------------------------------------------
@@ -127,10 +127,10 @@ class Feed:
         """Raise what ended the feed, if anything did.
 
         Raises:
-            KeyRefused: 401 or 403 at the handshake.
+            CannotConnect: another dial would end in the same way, as after a 401.
             FeedStopped: the feed's thread died; the cause is chained.
         """
-        if isinstance(self._failure, KeyRefused):
+        if isinstance(self._failure, CannotConnect):
             raise self._failure
         if self._failure is not None:
             raise FeedStopped(
@@ -145,7 +145,7 @@ class Feed:
             try:
                 while not self._stop.is_set():
                     self._live()
-            except KeyRefused as error:
+            except CannotConnect as error:
                 error.__context__ = None  # the library's error can quote the request, and the key
                 self._failure = error
             stamp = self._clock.wall()

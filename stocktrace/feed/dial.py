@@ -1,4 +1,7 @@
-"""A dial: TCP, TLS and handshake under one deadline; what fails is told without the key."""
+"""A dial, from the name lookup to the handshake, under one deadline.
+
+A failure is put into words without the key.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,39 @@ from websocket import (
 )
 
 from stocktrace.deadline import Clock, Deadline
-from stocktrace.errors import KeyRefused
+from stocktrace.errors import CannotConnect, KeyRefused
 from stocktrace.feed.socket import BatchSocket, keep_secret
 
 # How often it is looked whether the time of a handshake is up, or the feed is to stop.
 _LOOK_S = 0.25
+
+
+class _Connecting(threading.Thread):
+    """Connects a socket. A thread of its own, because nothing can interrupt a name lookup.
+
+    One that is hung up ends at once, or with the lookup, after which it opens no socket any more.
+    """
+
+    def __init__(self, socket: BatchSocket, url: str, key: str, within_s: float) -> None:
+        super().__init__(name="stocktrace-dial", daemon=True)
+        self._socket, self._within_s = socket, within_s
+        self._url = f"{url}{'&' if urlsplit(url).query else '?'}token={quote(key)}"
+        self.done = threading.Event()
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        """Connect."""
+        try:
+            self._socket.connect(
+                self._url,
+                timeout=self._within_s,
+                redirect_limit=0,  # the key is for this host only
+                suppress_origin=True,
+            )
+        except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+            self.failure = error
+        finally:
+            self.done.set()
 
 
 class Lost(Exception):
@@ -34,50 +65,33 @@ class Dialer:
         self._stopping = stopping
         self._clock = clock
         #: The newest one; whoever ends the feed hangs it up.
-        self.socket: BatchSocket | None = None
+        self._socket = BatchSocket()
 
     def dial(self) -> BatchSocket:
         """A connection; what is raised, ``why`` explains."""
-        socket = self.socket = BatchSocket()
+        socket = self._socket = BatchSocket()
         limit = Deadline.after(self._handshake_s, self._clock)
-        done = threading.Event()
-        guard = threading.Thread(
-            target=self._guard, args=(socket, limit, done), name="stocktrace-dial", daemon=True
-        )
-        guard.start()
-        try:
-            socket.connect(
-                f"{self._url}{'&' if urlsplit(self._url).query else '?'}token={quote(self._key)}",
-                timeout=self._handshake_s,
-                redirect_limit=0,  # the key is for this host only
-                suppress_origin=True,
-            )
-        except WebSocketBadStatusException:
-            raise
-        except Exception as error:
-            if limit.passed():
-                raise TimeoutError from error
-            raise
-        finally:
-            done.set()
-            guard.join()
-        return socket
-
-    def _guard(self, socket: BatchSocket, limit: Deadline, done: threading.Event) -> None:
-        """Bound a handshake as a whole; the library's time-out is one a read.
-
-        Again and again: until TCP and TLS stand, there is nothing to hang up.
-        """
-        while not done.wait(min(_LOOK_S, limit.left() or _LOOK_S)):
+        connecting = _Connecting(socket, self._url, self._key, self._handshake_s)
+        connecting.start()
+        while not connecting.done.wait(_LOOK_S):
             if limit.passed() or self._stopping.is_set():
                 socket.hang_up()
+                if connecting.done.wait(_LOOK_S):
+                    socket.shutdown()  # had it connected just before
+                raise TimeoutError
+        connecting.join()
+        if connecting.failure is not None:
+            raise connecting.failure
+        return socket
 
     def why(self, error: Exception) -> tuple[str, bool]:
         """A dial's failure in words without the key; whether it was an HTTP 429.
 
         Raises:
-            KeyRefused: another dial would not help.
+            CannotConnect: another dial would end in the same way.
         """
+        if isinstance(error, CannotConnect):
+            raise error
         if isinstance(error, WebSocketBadStatusException):
             status = error.status_code
             if status in (401, 403):
@@ -85,7 +99,7 @@ class Dialer:
                 raise KeyRefused(status) from None
             return f"HTTP {status} at the handshake", status == 429
         if isinstance(error, (TimeoutError, WebSocketTimeoutException)):
-            return f"no answer to the handshake in {self._handshake_s:g} s", False
+            return f"no answer to {self._socket.step} in {self._handshake_s:g} s", False
         return f"cannot connect: {self.told(error)}", False
 
     def lost(self, error: Exception) -> Lost:
@@ -99,5 +113,4 @@ class Dialer:
 
     def hang_up(self) -> None:
         """End the newest connection, from any thread."""
-        if self.socket is not None:
-            self.socket.hang_up()
+        self._socket.hang_up()

@@ -1,8 +1,8 @@
 """websocket-client, read in large chunks: all complete frames of one read come together.
 
-The library keeps URL, proxy, TLS, handshake, sending, masking, pong, close and fragments. This
-subclass only takes plain frames (final, text, unmasked) out of a buffer by itself, and has the
-library read any other frame from the same buffer. As installed, the library spends 2-3 ``recv``
+The library keeps handshake, sending, masking, pong, close and fragments. This subclass connects
+through a ``Line``, takes plain frames (final, text, unmasked) out of a buffer by itself, and has
+the library read any other frame from the same buffer. As installed, the library spends 2-3 ``recv``
 calls, two locks and an object a frame, 6-8 µs; this takes 0.25-0.9 µs (docs/performance.md).
 
 UTF-8 is not checked here: a broken text is one frame to put aside, not a reason to hang up.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import socket
 import ssl
 import struct
 from dataclasses import dataclass, field
@@ -22,11 +21,15 @@ from typing import Any
 import websocket
 from websocket import (
     ABNF,
+    WebSocketBadStatusException,
     WebSocketConnectionClosedException,
     WebSocketException,
     WebSocketProtocolException,
     WebSocketTimeoutException,
 )
+
+from stocktrace.errors import WrongScheme
+from stocktrace.feed.line import Line, shut
 
 # One read takes at most this much; a burst of 2,000 trades is about a quarter of it.
 READ_BYTES = 1 << 19
@@ -96,6 +99,37 @@ class BatchSocket(websocket.WebSocket):
         self._buffer = b""
         self._at = 0
         self._broken: Exception | None = None
+        self._line = Line()
+
+    @property
+    def step(self) -> str:
+        """The answer that ``connect`` waits for."""
+        return self._line.step
+
+    def connect(self, url: str, **options: Any) -> None:
+        """Connect within ``timeout`` seconds; ``hang_up`` ends it at any step.
+
+        Raises:
+            CannotConnect: another dial would end in the same way.
+            TimeoutError: there was no answer in time; ``step`` says to what.
+            OSError: the server cannot be reached.
+            WebSocketException: its answer is not RFC 6455.
+        """
+        line = self._line
+        sock = line.reach(url, options["timeout"])
+        try:
+            super().connect(url, socket=sock, **options)
+        except WebSocketBadStatusException as error:
+            if not line.secure and error.status_code == 400 and b"https" in _body(error):
+                raise WrongScheme(line.server, "wss") from None  # it may quote the request
+            raise
+        except (ConnectionResetError, WebSocketConnectionClosedException) as error:
+            if line.secure:
+                raise
+            raise ConnectionResetError(
+                f"{line.server} closed the connection without an answer; if it speaks TLS, its "
+                "address begins with wss://"
+            ) from error
 
     @property
     def in_frame(self) -> bool:
@@ -241,10 +275,11 @@ class BatchSocket(websocket.WebSocket):
 
     def hang_up(self) -> None:
         """End the connection from any thread: whoever waits on it gets an error."""
+        self._line.hang_up()
         sock = self.sock
         if sock is not None:
-            try:
-                # Not SSLSocket's own, which would pull its state from under the reader.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-            except OSError:
-                return  # it had ended already, which is what was wanted
+            shut(sock)
+
+
+def _body(error: WebSocketBadStatusException) -> bytes:
+    return bytes(error.resp_body or b"").lower()

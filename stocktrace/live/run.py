@@ -18,7 +18,7 @@ from functools import partial
 
 from stocktrace.deadline import Clock, Deadline, utc
 from stocktrace.errors import DiskFull, StoreError
-from stocktrace.feed.connection import Feed
+from stocktrace.feed.connection import Feed, State
 from stocktrace.feed.policy import FeedPolicy
 from stocktrace.live.changes import inbox
 from stocktrace.live.garbage import rare_collections
@@ -234,13 +234,7 @@ class Run:
             return
         self._steering.close()
         if not self._feed.stop(Deadline.after(STOP_FEED_S, self._clock)):
-            self._intake.spill()
-            self._failures.append(
-                StoreError(
-                    "The feed did not end in time; what it still held was had from the tape: "
-                    "run `stocktrace verify`."
-                )
-            )
+            self._leave_the_feed()
         if self._feed.ended_at:
             self._turn.place.leave_word(self._feed.ended_at)
             self._connection.close()
@@ -261,6 +255,20 @@ class Run:
                     "all that was received is on the tape."
                 )
             )
+
+    def _leave_the_feed(self) -> None:
+        if self._feed.state is State.CONNECTING:
+            sentence = (
+                f"The feed did not end within {STOP_FEED_S:g} s while it was connecting; "
+                "everything that was received is recorded."
+            )
+        else:
+            self._intake.spill()
+            sentence = (
+                "The feed did not end in time; what it still held was had from the tape: "
+                "run `stocktrace verify`."
+            )
+        self._failures.append(StoreError(sentence))
 
     def _conclude(self, state: str, reason: str) -> None:
         """However it ended, the report and the coverage on disk tell it."""

@@ -219,6 +219,18 @@ class Listener:
         return True
 
 
+def deaf(sockets: ExitStack) -> int:
+    """A port that has as many connections waiting as it takes: the system answers no other."""
+    listener = sockets.enter_context(socket.socket())
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    for _ in range(3):
+        waiting = sockets.enter_context(socket.socket())
+        waiting.setblocking(False)
+        waiting.connect_ex(listener.getsockname())
+    return int(listener.getsockname()[1])
+
+
 @pytest.fixture
 def listener(sockets: ExitStack) -> Listener:
     return Listener(sockets)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import socket
 import threading
 import traceback
 from collections import Counter
@@ -39,8 +40,10 @@ from tests.feed.conftest import (
     Listener,
     Peer,
     close,
+    deaf,
     frame,
 )
+from tests.waiting import eventually
 
 KEY = "s3cret/key"
 TICKERS = ("AAPL", "BINANCE:BTCUSDT")
@@ -157,6 +160,11 @@ class Notes:
         assert len(self.waits) == number
         return self.waits[-1]
 
+
+UNANSWERED = (
+    "{server} closed the connection without an answer; if it speaks TLS, its address begins with "
+    "wss://"
+)
 
 Start = Callable[..., Feed]
 
@@ -332,7 +340,7 @@ def test_any_other_status_is_told_and_tried_again(
         (b"HTTP/1.1 500 " + KEY.encode() + b"\r\nno header s3cret/key\r\n\r\n", "Invalid header"),
         (b"s3cret/key\r\n\r\n", "Invalid status line: '***'"),
         (b"\xff\r\n\r\n", "Invalid header line, not valid UTF-8 at byte 0: b'\\xff\\r\\n'"),
-        (b"", "Connection to remote host was lost."),
+        (b"", UNANSWERED),
         (b"HTTP/1.1 302 Found\r\nSet-Cookie: a\x01=b; domain=[\r\n\r\n", None),
     ],
 )  # fmt: skip
@@ -349,6 +357,7 @@ def test_an_odd_answer_is_told_and_tried_again(
     assert notes.events[0][0] == "retry"
     assert KEY not in str(notes.events)
     if reason is not None:
+        reason = reason.format(server=listener.url.removeprefix("ws://"))
         assert notes.events[0] == ("retry", f"cannot connect: {reason}")
 
 
@@ -380,7 +389,7 @@ def test_nobody_there_is_told_and_tried_again(
 ) -> None:
     start(url="ws://127.0.0.1:1")
     notes.wait_for("retry", times=3)
-    assert notes.events[0] == ("retry", "cannot connect: [Errno 111] Connection refused")
+    assert notes.events[0] == ("retry", "cannot connect: 127.0.0.1:1: Connection refused")
 
 
 def test_a_handshake_without_an_answer_is_bounded_and_tried_again(
@@ -424,6 +433,44 @@ def test_a_handshake_is_hung_up_as_soon_as_there_is_a_socket_to_hang_up(
     start(DEFAULTS, clock=hands.clock())
     assert dialled.wait(PATIENCE)
     notes.wait_for("retry", "no answer to the handshake in 12 s")
+
+
+@pytest.mark.parametrize("end", ["its time is up", "the feed is stopped"])
+@pytest.mark.parametrize("step", ["name lookup", "TCP", "proxy", "TLS", "handshake"])
+def test_a_dial_without_an_answer_ends_at_each_step(
+    start: Start,
+    listener: Listener,
+    notes: Notes,
+    hands: Hands,
+    sockets: ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    end: str,
+) -> None:
+    """FAULTS 52, 102 and 104: the feed's thread waits for none of them, and names it."""
+    url, server = listener.url, listener.url.removeprefix("ws://")
+    named = "the handshake"
+    if step == "name lookup":
+        answer = threading.Event()
+        sockets.callback(answer.set)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(PATIENCE) and [])
+        named = "the name lookup of 127.0.0.1"
+    elif step == "TCP":
+        server = f"127.0.0.1:{deaf(sockets)}"
+        url, named = f"ws://{server}", f"the connection attempt to {server}"
+    elif step == "proxy":
+        monkeypatch.setenv("http_proxy", f"http://{server}")
+        url, named = "ws://exchange.example", f"CONNECT from the proxy {server}"
+    elif step == "TLS":
+        url, named = f"wss://{server}", "the TLS handshake"
+    feed = start(DEFAULTS, url=url, clock=hands.clock())
+    eventually(lambda: feed._dialer._socket.step == named)
+    if end == "the feed is stopped":
+        assert feed.stop(Deadline.after(PATIENCE / 2))
+        assert notes.events == [("gap", "connecting", *TICKERS)]
+    else:
+        hands.monotonic += 12
+        notes.wait(lambda: notes.events == [("retry", f"no answer to {named} in 12 s")])
 
 
 # --- losing a connection ---------------------------------------------------------------------

@@ -9,6 +9,7 @@ import socket
 import ssl
 import struct
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from websocket import (
     WebSocketProtocolException,
 )
 
+from stocktrace.errors import WrongScheme
 from stocktrace.feed.socket import FRAME_BYTES, Batch, BatchSocket
 from tests.feed.conftest import (
     BINARY,
@@ -496,6 +498,15 @@ def test_what_follows_the_101_in_the_same_segment_is_not_lost(dial: Dial) -> Non
     ours = dial(lambda peer: peer.upgrade(more=frame(b"first") + frame(b"second")[:3]))
     assert ours.recv_batch() == Batch([b"first"], completed=True)
     assert ours.in_frame
+
+
+def test_a_server_that_wants_tls_is_told(dial: Dial, listener: Listener) -> None:
+    body = b"<center>The plain HTTP request was sent to HTTPS port</center>"
+    with pytest.raises(WrongScheme) as told:
+        dial(lambda peer: peer.refuse(400, body))
+    server = listener.url.removeprefix("ws://")
+    assert (told.value.server, told.value.scheme) == (server, "wss")
+    assert KEY not in "".join(traceback.format_exception(told.value))
 
 
 @pytest.fixture
