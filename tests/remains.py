@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from stocktrace.deadline import Clock
 from stocktrace.record.journal import Journal, new_report
 from stocktrace.record.publish import rebuild
@@ -162,6 +164,17 @@ def snapshot(layout: Layout) -> dict[str, Any]:
             continue
         found[name] = json.loads(path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
     return found
+
+
+def shorten(layout: Layout, part: Part, without: bytes) -> Path:
+    """An archive that is whole, of a tape that lacks each line with some text."""
+    archived = layout.archived_tape(part)
+    with archived.open("rb") as file:
+        text = b"".join(zstandard.ZstdDecompressor().read_to_iter(file))
+    lines = [line for line in text.splitlines(keepends=True) if without not in line]
+    assert len(lines) < text.count(b"\n")
+    archived.write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(b"".join(lines)))
+    return archived
 
 
 def prices(layout: Layout) -> dict[str, list[float]]:

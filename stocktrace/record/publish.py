@@ -66,7 +66,7 @@ def rebuild(layout: Layout, part: Part, tape: Path | None = None) -> Sealed:
     written anew; all are counted. Two rebuilds never write to the same segments (``publish``).
     """
     with exclusion.publishing(layout, part.session):
-        return _rebuild(layout, part, tape or tape_of(layout, part))
+        return _rebuild(layout, part, tape or layout.tape_of(part))
 
 
 def _rebuild(layout: Layout, part: Part, tape: Path) -> Sealed:
@@ -96,14 +96,8 @@ def again(layout: Layout, part: Part) -> Iterator[tuple[Layout, Sealed]]:
     with files.temporary_folder(layout.scratch) as folder:
         scratch = Layout(folder)
         with exclusion.reading(layout, part.session):
-            sealed = rebuild(scratch, part, tape_of(layout, part))
+            sealed = rebuild(scratch, part, layout.tape_of(part))
         yield scratch, sealed
-
-
-def tape_of(layout: Layout, part: Part) -> Path:
-    """The tape of a window, archived or not."""
-    tape = layout.tape(part)
-    return tape if tape.exists() else layout.archived_tape(part)
 
 
 def replay(tape: Path, receipts: Receipts) -> Iterator[Read]:

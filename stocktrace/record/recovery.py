@@ -2,8 +2,10 @@
 
 1. A session is dead when its report says it runs and nobody holds its lock. Take the lock; a live
    session, or one that another recovery is at, is left alone.
-2. Cut each tape that was not archived behind its last complete line; what was torn off goes into
-   ``<window>.torn`` beside it and is counted. What was being written under a temporary name goes.
+2. Where a window has a plain tape and an archive, keep the better one; a tape that differs from it
+   is set aside, and the report says so. Cut each tape that was not archived behind its last
+   complete line; what was torn off goes into ``<window>.torn`` beside it and is counted. What was
+   being written under a temporary name goes.
 3. Rebuild each such window from its tape, through the code that recorded it: open segments are
    thrown away, sealed and published ones stay, what is missing is written and sealed.
 4. Rebuild likewise each window that has an open segment though its tape is archived.
@@ -38,7 +40,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part, is_import, is_merge
 from stocktrace.store.originals import copies_of_session
 from stocktrace.store.partition import of_session
-from stocktrace.store.tape import Frames, Mark, TapeReader
+from stocktrace.store.tape import Frames, Mark, TapeReader, settle
 from stocktrace.words import counted
 
 log = logging.getLogger(__name__)
@@ -155,13 +157,15 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
     with exclusion.publishing(layout, session):  # what the capture began may still go on
         for temporary in layout.temporaries(session):
             files.remove_abandoned(temporary)
+        parts = sorted(unfinished(layout, session), key=lambda part: part.window)
+        # Until the last step, the report says what is under way, whatever the state it tells.
+        report.unpublished = sorted({*report.unpublished, *(part.window for part in parts)})
+        journal.save()
+        for part in parts:
+            _settle(layout, part, journal)
         for path in layout.plain_tapes(session):
             mend(path)
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
-    parts = sorted(unfinished(layout, session), key=lambda part: part.window)
-    # Until the last step, the report says what is under way, whatever the state it tells.
-    report.unpublished = sorted({*report.unpublished, *(part.window for part in parts)})
-    journal.save()
     rows = 0
     for part in parts:
         whole = not layout.tape(part).exists() and not layout.open_segments(part)
@@ -185,6 +189,21 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
     journal.save()
     deliver(layout, report, clock)
     return Recovered(session, len(parts), rows, torn, report.balanced, report.unsent)
+
+
+def _settle(layout: Layout, part: Part, journal: Journal) -> None:
+    """Leave one tape of a window that has two, as a folder that was copied twice can have."""
+    tape, archived = layout.tape(part), layout.archived_tape(part)
+    if not (tape.exists() and archived.exists()):
+        return
+    if (aside := settle(tape, archived)) is not None:
+        kept = tape if tape.exists() else archived
+        text = (
+            f"window {part.window} had two tapes that differ: {kept.name} was kept, "
+            f"the other one was set aside as {aside.name}"
+        )
+        journal.report.notices.append(text)
+        journal.tell("aside", text, logging.WARNING, file=str(aside), size=aside.stat().st_size)
 
 
 def mend(tape: Path) -> None:

@@ -2,6 +2,7 @@
 
     <data-dir>/
       tape/<session>/<window>.tape                    raw frames and marks; .tape.zst once recorded
+      tape/<session>/<window>.tape[.zst].aside-<n>    differs from the tape that was kept (``tape``)
       csv/<ticker>/<session>-<window>.csv.open        being appended to
       csv/<ticker>/<session>-<window>.csv             sealed: complete
       quarantine/<session>-<window>.jsonl[.open]      what was refused, and why
@@ -35,6 +36,7 @@ from pathlib import Path
 
 from stocktrace.settings import Settings
 from stocktrace.store.names import OPEN, Part, decode_ticker, encode_ticker, is_session
+from stocktrace.store.tape import better
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,12 +248,22 @@ class Layout:
         return sorted(self.dataset.glob(f"date={part.date}/symbol=*/{part.stem}.parquet"))
 
     def session_tapes(self, session: str) -> dict[Part, Path]:
-        """The tapes of a session, one a window, in order; the plain one where both are there."""
-        found: dict[Part, Path] = {}
-        for ending in (".tape.zst", ".tape"):
-            for path in self.tapes(session).glob(f"[0-9]*{ending}"):
-                found[Part.of_tape(path)] = path
-        return dict(sorted(found.items(), key=lambda item: item[0].number))
+        """The tapes of a session, one a window, in order; the better one where there are two."""
+        folder = self.tapes(session)
+        parts = {Part.of_tape(path) for path in folder.glob("[0-9]*.tape.zst")}
+        parts |= {Part.of_tape(path) for path in folder.glob("[0-9]*.tape")}
+        return {part: self.tape_of(part) for part in sorted(parts, key=lambda part: part.number)}
+
+    def tape_of(self, part: Part) -> Path:
+        """The tape of a window, archived or not; the better one where there are two."""
+        tape, archived = self.tape(part), self.archived_tape(part)
+        if not tape.exists():
+            return archived
+        return better(tape, archived) if archived.exists() else tape
+
+    def tapes_aside(self, session: str) -> list[Path]:
+        """The tapes of a session that were set aside, because they differ from the one kept."""
+        return sorted(self.tapes(session).glob("[0-9]*.aside-*"))
 
     def temporaries(self, session: str) -> list[Path]:
         """Files of a session that are being written, or were when their process ended."""

@@ -11,6 +11,7 @@ Invariants:
   ``append`` returns.
 
 A sealed tape is ``.tape`` or, compressed, ``.tape.zst``; recordings of others may be ``.tape.gz``.
+One that was set aside (``settle``) ends in ``.aside-<n>``.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import zstandard
 
 from stocktrace.errors import TapeError
-from stocktrace.store.files import locked_temporary, publish, telling, write_all
+from stocktrace.store.files import locked_temporary, publish, sync, telling, write_all
 
 RAW = "raw"
 #: The last receive time that fits into an int64, in the year 2262.
@@ -165,6 +167,7 @@ _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),  # 31: the largest window, in gzip's envelope
     ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
 }
+_UNREADABLE = (EOFError, zlib.error, zstandard.ZstdError)
 
 
 def _contents(path: Path) -> Iterator[bytes]:
@@ -248,7 +251,7 @@ class TapeReader:
                 lines = (rest + chunk).split(b"\n")
                 rest = lines.pop()
                 yield from lines
-        except (EOFError, zlib.error, zstandard.ZstdError) as error:
+        except _UNREADABLE as error:
             self.broken = str(error)
         self.torn_bytes = len(rest)
 
@@ -261,9 +264,15 @@ _LEVEL = 1
 def archive(tape: Path, archived: Path) -> None:
     """Compress a tape that gets no more lines; the original goes only when the copy was re-read.
 
+    An archive that exists already is never replaced by less (``settle``).
+
     Raises:
         TapeError: what was written is not what was read; the tape stays.
     """
+    if archived.exists():
+        settle(tape, archived)
+        if not tape.exists():
+            return
     with locked_temporary(archived) as temporary:
         with telling(temporary), tape.open("rb") as source, temporary.open("wb") as sink:
             compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
@@ -278,3 +287,83 @@ def archive(tape: Path, archived: Path) -> None:
                 raise TapeError(f"{temporary} does not hold all that {tape} does.")
         publish(temporary, archived)
     tape.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A plain tape and an archive of one window, in bytes of their contents.
+
+    ``plain`` is the size of the one, ``archived`` what can be read of the other: not all of it, or
+    not what was written, if it is ``broken``. ``agree``: the longer one begins with the other.
+    """
+
+    plain: int
+    archived: int
+    agree: bool
+    broken: bool
+
+    @classmethod
+    def of(cls, tape: Path, archived: Path) -> Self:
+        size, agree, broken = 0, True, False
+        with tape.open("rb") as plain:
+            try:
+                for chunk in _contents(archived):
+                    size += len(chunk)
+                    agree = agree and chunk.startswith(plain.read(len(chunk)))
+            except _UNREADABLE:
+                broken = True
+            return cls(os.fstat(plain.fileno()).st_size, size, agree, broken)
+
+    @property
+    def plain_is_better(self) -> bool:
+        """Whether the plain tape is to be kept; an archive that is whole yields only to more."""
+        if self.broken:
+            return self.plain >= self.archived
+        return self.agree and self.plain > self.archived
+
+    @property
+    def plain_adds_nothing(self) -> bool:
+        """Whether an archive that is whole has every byte of the plain tape."""
+        return not self.broken and self.agree and self.plain <= self.archived
+
+
+def better(tape: Path, archived: Path) -> Path:
+    """Return the better one of a plain tape and the archive of the same window."""
+    try:
+        return tape if _Pair.of(tape, archived).plain_is_better else archived
+    except FileNotFoundError:  # it was archived while we looked
+        return archived
+
+
+def settle(tape: Path, archived: Path) -> Path | None:
+    """Decide between a plain tape and an archive of one window, so that no frame is lost.
+
+    A copy of a data folder that was made while it recorded, and once more afterwards, has both.
+
+    - The archive is whole and begins with all bytes of the plain tape: the plain tape is deleted.
+    - The archive is whole and the plain tape begins with all its bytes and has more: both stay,
+      until ``archive`` replaces the archive by more.
+    - The archive is whole and they differ: the plain tape is set aside.
+    - The archive is broken: the shorter of the two is set aside.
+
+    Returns:
+        The new path of the one that was set aside; no reader takes it for a tape.
+    """
+    pair = _Pair.of(tape, archived)
+    if pair.plain_is_better:
+        return set_aside(archived) if pair.broken else None
+    if not pair.plain_adds_nothing:
+        return set_aside(tape)
+    sync(archived)  # whoever copied it may not have waited for the disk
+    sync(archived.parent)
+    tape.unlink()
+    return None
+
+
+def set_aside(path: Path) -> Path:
+    """Give a tape a name that no reader takes for one; returns it."""
+    names = (path.with_name(f"{path.name}.aside-{number}") for number in count(1))
+    aside = next(name for name in names if not name.exists())
+    path.rename(aside)
+    sync(aside.parent)
+    return aside

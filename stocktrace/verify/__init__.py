@@ -6,8 +6,8 @@ line by line (whose order is that of batches), books number by number, coverage 
 
 The tape is the truth, but only an archived one proves by its checksum that it is what was written.
 A Parquet file that is whole by its own footer is not blamed, nor replaced, for differing from a
-tape that is not archived. A window whose tape is gone or damaged is checked against the footers of
-its files and the report.
+tape that is not archived. A window whose tape is gone, damaged, or has less than the books vouch
+for is checked against the footers of its files and the report.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from stocktrace.verify.finding import Finding
 from stocktrace.verify.folder import dates_of_sessions, sessions_of, strangers
 from stocktrace.verify.footer import by_itself
 from stocktrace.verify.mending import mend_day
-from stocktrace.verify.window import against_tape, tape_problems
+from stocktrace.verify.tapes import surplus_tapes, tape_problems
+from stocktrace.verify.window import against_tape
 
 __all__ = ["Finding", "dates_of_sessions", "sessions_of", "strangers", "verify"]
 
@@ -42,6 +43,7 @@ def verify(
     if report is None:
         problem = "the report is missing or cannot be read: run `stocktrace recover`"
         yield Finding(session, layout.report(session), problem)
+    yield from surplus_tapes(layout, session)
     tapes = layout.session_tapes(session)
     told = [Part(session, window) for window in report.windows] if report is not None else []
     within = {part.date for part in tapes} | (report.dates if report is not None else set())
@@ -55,7 +57,7 @@ def verify(
         problems = tape_problems(session, tapes[part]) if part in tapes else []
         yield from problems
         if part in tapes and not problems:
-            yield from against_tape(layout, part, days, counted, repair=repair)
+            yield from against_tape(layout, part, days, report, counted, repair=repair)
         else:
             yield from by_itself(layout, part, days, report)
     if report is not None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from stocktrace.errors import ConversionError
 from stocktrace.record.journal import Journal
-from stocktrace.record.publish import tape_of
 from stocktrace.record.recorder import Sealed
 from stocktrace.record.recovery import recount
 from stocktrace.report import Books, Report, TickerBooks
@@ -27,7 +26,7 @@ def check_report(
     for window, sealed in counted.items():
         told: Books | None = report.windows.get(window)
         if told != sealed.books:
-            tape = tape_of(layout, sealed.part)
+            tape = layout.tape_of(sealed.part)
             wrong.append(f"window {window}: {told} in the report, {sealed.books} on {tape}")
     if not waiting:
         wrong += _by_ticker(layout, report, counted, days)

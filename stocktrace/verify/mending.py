@@ -16,6 +16,7 @@ from stocktrace.store.content import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part, is_day
 from stocktrace.store.partition import Piece, date_of, in_order, pieces_of, ticker_of
+from stocktrace.verify.tapes import shortage, tape_problems
 
 
 def mend_day(layout: Layout, path: Path, wrong: Part | None = None) -> bool:
@@ -44,9 +45,12 @@ def mend_day(layout: Layout, path: Path, wrong: Part | None = None) -> bool:
             if piece is not None and part != wrong and _is_good(piece):
                 sources.append(Source(part, piece.read, piece.content))
                 continue
-            if not layout.archived_tape(part).exists():
+            if not _is_proof(layout, part):
                 return False
-            segment = _segment(layout, ticker, part, folder)
+            with again(layout, part) as (scratch, sealed):
+                if shortage(layout, read_report(layout, part.session), sealed):
+                    return False
+                segment = _taken(scratch.csv(ticker, part), folder)
             if segment is not None:
                 content = content_hash(parquet.read_csv(segment)).hexdigest()
                 sources.append(Source(part, partial(parquet.read_csv, segment), content))
@@ -60,11 +64,19 @@ def _is_good(piece: Piece) -> bool:
         return False
 
 
-def _segment(layout: Layout, ticker: str, part: Part, folder: Path) -> Path | None:
-    """The segment of a ticker as its tape has it; ``None`` if the tape has no trade of it."""
-    with again(layout, part) as (scratch, _):
-        segment = scratch.csv(ticker, part)
-        return Path(shutil.move(segment, folder / segment.name)) if segment.exists() else None
+def _is_proof(layout: Layout, part: Part) -> bool:
+    """Whether the tape of a window is archived, and whole by its checksum."""
+    archived = layout.archived_tape(part)
+    return (
+        archived.exists()
+        and layout.tape_of(part) == archived
+        and not tape_problems(part.session, archived)
+    )
+
+
+def _taken(segment: Path, folder: Path) -> Path | None:
+    """A segment, moved to ``folder``; ``None`` if the tape has no trade of its ticker."""
+    return Path(shutil.move(segment, folder / segment.name)) if segment.exists() else None
 
 
 def _taped(layout: Layout, date: str) -> Iterator[Part]:

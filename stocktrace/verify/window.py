@@ -9,70 +9,69 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
-from stocktrace.record.coverage import Coverage
-from stocktrace.record.publish import again, tape_of
+from stocktrace.record.publish import again
 from stocktrace.record.recorder import Sealed
+from stocktrace.report import Report
 from stocktrace.store import parquet
 from stocktrace.store.content import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.store.partition import Piece
 from stocktrace.store.quarantine import Lines, parse
-from stocktrace.store.tape import Mark, TapeReader
 from stocktrace.verify.compacted import Days
 from stocktrace.verify.finding import Finding
-from stocktrace.verify.footer import footer_problem
+from stocktrace.verify.footer import by_itself, footer_problem
 from stocktrace.verify.mending import mend_day
-
-
-def tape_problems(session: str, tape: Path) -> list[Finding]:
-    """What is wrong with a tape by itself."""
-    reader, marks = TapeReader(tape), Coverage()
-    try:
-        for entry in reader:
-            if isinstance(entry, Mark):
-                marks.add(entry)
-    except OSError as error:
-        return [Finding(session, tape, f"cannot be read: {error.strerror or error}")]
-    found = []
-    if reader.broken:
-        found.append(f"is damaged: {reader.broken}")
-    if reader.bad_lines:
-        found.append(f"has lines that are none of a tape: {reader.bad_lines:,}")
-    if marks.unreadable:
-        found.append(f"has marks without the facts that they promise: {marks.unreadable:,}")
-    if reader.torn_bytes:
-        found.append(f"ends in a torn line ({reader.torn_bytes:,} B)")
-    return [Finding(session, tape, problem) for problem in found]
+from stocktrace.verify.tapes import shortage
 
 
 def against_tape(
-    layout: Layout, part: Part, days: Days, counted: dict[str, Sealed], *, repair: bool
+    layout: Layout,
+    part: Part,
+    days: Days,
+    report: Report | None,
+    counted: dict[str, Sealed],
+    *,
+    repair: bool,
 ) -> Iterator[Finding]:
-    """Each file of a window against what its tape gives; its books go into ``counted``."""
+    """Each file of a window against what its tape gives; its books go into ``counted``.
+
+    A tape that has less than the books vouch for is a finding itself, and proves nothing.
+    """
     with again(layout, part) as (scratch, sealed):
-        counted[part.window] = sealed
-        window = _Window(layout, part, tape_of(layout, part))
-        segments = {scratch.ticker_of_csv(path): path for path in scratch.sealed_segments(part)}
-        for ticker, segment in segments.items():
-            if days.is_broken(ticker, part):
-                continue  # it was told of
-            if piece := days.of_part(part).get(ticker):
-                yield from _in_day(days, piece, segment, window.tape, repair=repair)
-                continue
-            for path, problem, mendable in window.wrong_files(ticker, segment):
-                if repair and mendable:
-                    _restore(layout, part, ticker, segment)
-                yield Finding(part.session, path, problem, repaired=repair and mendable)
-        for path in window.files:
-            if path not in window.expected:
-                yield Finding(part.session, path, "holds trades that the tape does not have there")
-        for ticker, piece in days.of_part(part).items():
-            if ticker not in segments:
-                problem = f"holds trades of window {part.stem} that the tape does not have"
-                mended = repair and mend_day(layout, piece.path, part)
-                yield Finding(part.session, piece.path, problem, repaired=mended)
-        yield from _quarantine(layout, scratch, part, repair=repair)
+        if problem := shortage(layout, report, sealed):
+            yield Finding(part.session, layout.tape_of(part), problem)
+            yield from by_itself(layout, part, days, report)
+        else:
+            counted[part.window] = sealed
+            yield from _against(layout, scratch, part, days, repair=repair)
+
+
+def _against(
+    layout: Layout, scratch: Layout, part: Part, days: Days, *, repair: bool
+) -> Iterator[Finding]:
+    """Each file of a window against those in ``scratch``."""
+    window = _Window(layout, part, layout.tape_of(part))
+    segments = {scratch.ticker_of_csv(path): path for path in scratch.sealed_segments(part)}
+    for ticker, segment in segments.items():
+        if days.is_broken(ticker, part):
+            continue  # it was told of
+        if piece := days.of_part(part).get(ticker):
+            yield from _in_day(days, piece, segment, window.tape, repair=repair)
+            continue
+        for path, problem, mendable in window.wrong_files(ticker, segment):
+            if repair and mendable:
+                _restore(layout, part, ticker, segment)
+            yield Finding(part.session, path, problem, repaired=repair and mendable)
+    for path in window.files:
+        if path not in window.expected:
+            yield Finding(part.session, path, "holds trades that the tape does not have there")
+    for ticker, piece in days.of_part(part).items():
+        if ticker not in segments:
+            problem = f"holds trades of window {part.stem} that the tape does not have"
+            mended = repair and mend_day(layout, piece.path, part)
+            yield Finding(part.session, piece.path, problem, repaired=mended)
+    yield from _quarantine(layout, scratch, part, repair=repair)
 
 
 def _in_day(
@@ -150,7 +149,7 @@ def _quarantine(layout: Layout, scratch: Layout, part: Part, *, repair: bool) ->
             shutil.move(wanted, path)
         elif repair:
             path.unlink()
-        problem = f"does not hold what {tape_of(layout, part)} does"
+        problem = f"does not hold what {layout.tape_of(part)} does"
         yield Finding(part.session, path, problem, repaired=repair)
 
 

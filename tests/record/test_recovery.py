@@ -362,6 +362,115 @@ def test_a_failed_session_whose_recovery_is_killed_late_is_not_taken_for_done(
     assert Report.read(layout.report(SESSION)).state == "failed"
 
 
+# --- two tapes of one window -------------------------------------------------------------------
+
+
+@pytest.fixture
+def twice(a_whole_session: Layout, tmp_path: Path) -> Layout:
+    """A folder that was copied once more when its session had ended."""
+    return remains.copy(a_whole_session, tmp_path / "twice")
+
+
+def put_tape(layout: Layout, part: Part, change: Callable[[bytes], bytes] = bytes) -> bytes:
+    """The tape of a window as a plain one beside its archive, changed."""
+    remains.write_tape(layout, part, remains.ENTRIES[part.number - 1])
+    text = change(layout.tape(part).read_bytes())
+    layout.tape(part).write_bytes(text)
+    return text
+
+
+@pytest.mark.parametrize("size", [0, 300, None])
+def test_a_tape_that_the_archive_has_leaves_no_trace(twice: Layout, size: int | None) -> None:
+    before = snapshot(twice)
+    put_tape(twice, PARTS[1], lambda text: text[:size])
+    open_segment = twice.open_csv("AAPL", PARTS[1])
+    open_segment.parent.mkdir(parents=True, exist_ok=True)
+    open_segment.write_bytes(b"symbol,ts_event,ts_recv,price,volume,conditions\nAAPL,2026-")
+    assert recover(twice, STILL) == [Recovered(SESSION, 1, 0, len(TORN), balanced=True)]
+    assert snapshot(twice) == before
+    assert findings(twice) == []
+
+
+def test_a_tape_that_differs_from_the_archive_is_set_aside_and_reported(twice: Layout) -> None:
+    text = put_tape(twice, PARTS[1], lambda text: text.replace(b'"p":6,', b'"p":9,'))
+    before = snapshot(twice)
+    recover(twice, STILL)
+    tape = twice.tape(PARTS[1])
+    aside = tape.with_name(f"{tape.name}.aside-1")
+    assert aside.read_bytes() == text
+    said = (
+        f"window {PARTS[1].window} had two tapes that differ: {tape.name}.zst was kept, "
+        f"the other one was set aside as {aside.name}"
+    )
+    report = Report.read(twice.report(SESSION))
+    assert report.notices == [said]
+    lines = [json.loads(line) for line in twice.audit.read_text().splitlines()]
+    (line,) = [each for each in lines if each["event"] == "aside"]
+    assert (line["file"], line["size"]) == (str(aside), len(text))
+    assert [each.path for each in findings(twice)] == [aside]
+    aside.unlink()
+    changed = {name for name, content in snapshot(twice).items() if before.get(name) != content}
+    assert changed == {f"sessions/{SESSION}.json"}
+    assert prices(twice) == PRICES
+    assert recover(twice, STILL) == []
+
+
+def test_a_broken_archive_is_set_aside_for_a_tape_that_has_more(twice: Layout) -> None:
+    archived = twice.archived_tape(PARTS[1])
+    whole, cut = archived.read_bytes(), archived.read_bytes()[:-3]
+    put_tape(twice, PARTS[1])
+    archived.write_bytes(cut)
+    recover(twice, STILL)
+    assert archived.read_bytes() == whole
+    aside = archived.with_name(f"{archived.name}.aside-1")
+    assert aside.read_bytes() == cut
+    assert prices(twice) == PRICES
+    assert [each.path for each in findings(twice)] == [aside]
+
+
+def test_a_tape_that_has_more_than_the_archive_replaces_it_and_is_published_by_a_repair(
+    twice: Layout,
+) -> None:
+    """The archive of a copy that was recovered while the original went on."""
+    put_tape(twice, PARTS[1], lambda text: text + b"%d\t%s\n" % (stamp(1, 20), frame(("AAPL", 6))))
+    recover(twice, STILL)
+    assert not twice.plain_tapes(SESSION)
+    assert not twice.tapes_aside(SESSION)
+    assert all(each.repaired for each in verify(twice, SESSION, repair=True))
+    assert findings(twice) == []
+    assert prices(twice) == {**PRICES, "AAPL": [1, 3, 5, 5, 6, 8, 10]}
+
+
+def test_killed_at_any_system_call_it_loses_no_tape(
+    a_whole_session: Layout, tmp_path: Path
+) -> None:
+    call = 0
+    while True:
+        layout = remains.copy(a_whole_session, tmp_path / str(call))
+        text = put_tape(layout, PARTS[0], lambda text: text.replace(b'"p":2,', b'"p":9,'))
+        put_tape(layout, PARTS[1], lambda text: text[:300])
+        archives = {path: path.read_bytes() for path in layout.archived_tapes()}
+        with pytest.MonkeyPatch.context() as patch:
+            try:
+                Killer(patch, call)
+                recover(layout, STILL)
+            except Killed:
+                pass
+            else:
+                break
+            finally:
+                patch.undo()
+        recover(layout, STILL)
+        assert {path: path.read_bytes() for path in layout.archived_tapes()} == archives
+        (aside,) = layout.tapes_aside(SESSION)
+        assert aside.read_bytes() == text
+        assert prices(layout) == PRICES
+        assert [each.path for each in findings(layout)] == [aside], call
+        shutil.rmtree(layout.root)
+        call += 1
+    assert call > 8
+
+
 # --- torn tapes --------------------------------------------------------------------------------
 
 ONE = Part(SESSION, PARTS[0].window)

@@ -20,7 +20,9 @@ from stocktrace.store.tape import (
     TapeReader,
     TapeWriter,
     archive,
+    better,
     parse_line,
+    settle,
 )
 from tests.conftest import NOON, frame, tree
 
@@ -345,13 +347,121 @@ def test_an_empty_tape_is_archived_too(tmp_path: Path) -> None:
     assert reader.broken is None
 
 
-def test_a_truncated_archive_of_before_is_written_anew(tmp_path: Path) -> None:
-    tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
-    write(tape, [Frames(NOON, FRAMES)])
-    archived.write_bytes(zstandard.compress(tape.read_bytes())[:20])
+# --- two tapes of one window -------------------------------------------------------------------
+
+LINES = b"".join(b"%d\t%s\n" % (NOON + n, frame(("AAPL", n))) for n in range(2000))
+
+
+def pair(folder: Path, plain: bytes, archived: bytes) -> tuple[Path, Path]:
+    """A plain tape beside an archive, as a folder has them that was copied twice."""
+    paths = folder / "a.tape", folder / "a.tape.zst"
+    for path, content in zip(paths, (plain, archived), strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+def packed(text: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(text)
+
+
+def unpacked(archived: Path) -> bytes:
+    with archived.open("rb") as file:
+        return b"".join(zstandard.ZstdDecompressor().read_to_iter(file))
+
+
+@pytest.mark.parametrize("size", [0, 1, 40, len(LINES) // 2, len(LINES) - 1, len(LINES)])
+def test_a_plain_tape_that_the_archive_begins_with_is_deleted(tmp_path: Path, size: int) -> None:
+    tape, archived = pair(tmp_path, LINES[:size], packed(LINES))
+    before = archived.read_bytes()
+    assert better(tape, archived) == archived
     archive(tape, archived)
-    assert entries(archived) == [(NOON, one) for one in FRAMES]
     assert tree(tmp_path) == ["a.tape.zst"]
+    assert archived.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [b"x" + LINES[1:], LINES[:-2] + b"x\n", LINES[:5000] + b"x", b"x" + LINES + LINES],
+    ids=["first byte", "last byte", "cut", "longer"],
+)
+def test_a_plain_tape_that_differs_is_set_aside_and_the_archive_stays(
+    tmp_path: Path, plain: bytes
+) -> None:
+    tape, archived = pair(tmp_path, plain, packed(LINES))
+    before = archived.read_bytes()
+    assert better(tape, archived) == archived
+    aside = settle(tape, archived)
+    assert aside is not None
+    assert tree(tmp_path) == sorted(["a.tape.zst", aside.name])
+    assert archived.read_bytes() == before
+    assert aside.read_bytes() == plain
+
+
+def test_an_archive_is_replaced_by_more_that_begins_with_all_of_it(tmp_path: Path) -> None:
+    tape, archived = pair(tmp_path, LINES, packed(LINES[:5000]))
+    assert better(tape, archived) == tape
+    assert settle(tape, archived) is None
+    assert tree(tmp_path) == ["a.tape", "a.tape.zst"], "until all of it is compressed"
+    archive(tape, archived)
+    assert tree(tmp_path) == ["a.tape.zst"]
+    assert unpacked(archived) == LINES
+
+
+def flipped(text: bytes, at: int) -> bytes:
+    return text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :]
+
+
+BROKEN = {
+    "empty": b"",
+    "cut": packed(LINES)[:-100],
+    "its checksum cut": packed(LINES)[:-2],
+    "a bit flipped": flipped(packed(LINES), len(packed(LINES)) // 2),
+    "longer than it was": packed(LINES) + b"more",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_archive_is_set_aside_for_a_plain_tape_that_has_all(
+    tmp_path: Path, name: str
+) -> None:
+    tape, archived = pair(tmp_path, LINES, BROKEN[name])
+    assert better(tape, archived) == tape
+    archive(tape, archived)
+    assert tree(tmp_path) == ["a.tape.zst", "a.tape.zst.aside-1"]
+    assert unpacked(archived) == LINES
+    assert (tmp_path / "a.tape.zst.aside-1").read_bytes() == BROKEN[name]
+
+
+def test_a_broken_archive_stays_beside_a_plain_tape_that_has_less(tmp_path: Path) -> None:
+    plain, cut = LINES[:40], packed(LINES)[:-2]
+    tape, archived = pair(tmp_path, plain, cut)
+    assert better(tape, archived) == archived
+    archive(tape, archived)
+    assert tree(tmp_path) == ["a.tape.aside-1", "a.tape.zst"]
+    assert archived.read_bytes() == cut
+    assert (tmp_path / "a.tape.aside-1").read_bytes() == plain
+
+
+def test_what_is_set_aside_replaces_nothing_that_was(tmp_path: Path) -> None:
+    for number in range(1, 4):
+        tape, archived = pair(tmp_path, b"%d" % number, packed(b"x" + LINES))
+        assert settle(tape, archived) == tmp_path / f"a.tape.aside-{number}"
+    assert [(tmp_path / f"a.tape.aside-{n}").read_bytes() for n in (1, 2, 3)] == [b"1", b"2", b"3"]
+
+
+def test_a_plain_tape_is_deleted_when_the_archive_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever copied the archive may not have waited for the disk."""
+    tape, archived = pair(tmp_path, LINES, packed(LINES))
+
+    def failing(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StoreError, match="Input/output error"):
+        settle(tape, archived)
+    assert tree(tmp_path) == ["a.tape", "a.tape.zst"]
 
 
 @pytest.mark.parametrize("step", ["stream_writer", "read_to_iter", "fsync", "replace", "unlink"])

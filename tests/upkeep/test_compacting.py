@@ -279,6 +279,38 @@ def test_a_damaged_file_is_left_as_it_is_when_a_tape_of_it_is_gone(
     assert path.read_bytes() == before
 
 
+def test_rows_of_a_day_stay_when_the_tape_has_less_than_the_books(compacted: Layout) -> None:
+    tape = remains.shorten(compacted, PARTS[1], b'"p":7,')
+    before = remains.snapshot(compacted)
+    ((name, problem, repaired),) = findings(compacted, repair=True)
+    assert (name, repaired) == (tape.name, False)
+    assert problem.endswith("nothing is repaired from it")
+    assert remains.snapshot(compacted) == before
+
+
+def cut(layout: Layout) -> None:
+    tape = layout.archived_tape(PARTS[1])
+    tape.write_bytes(tape.read_bytes()[:-3])
+
+
+def without_some(layout: Layout) -> None:
+    remains.shorten(layout, PARTS[1], b'"p":7,')
+
+
+@pytest.mark.parametrize("damage", [damage_page, damage_footer])
+@pytest.mark.parametrize("spoil", [cut, without_some])
+def test_a_damaged_file_is_not_had_from_a_tape_that_lost_something(
+    compacted: Layout, damage: Callable[[Path], None], spoil: Callable[[Layout], None]
+) -> None:
+    path = compacted.root / DAYS["MSFT"]
+    spoil(compacted)
+    damage(path)
+    before = remains.snapshot(compacted)
+    found = findings(compacted, repair=True)
+    assert (path.name, False) in [(name, mended) for name, _, mended in found]
+    assert remains.snapshot(compacted) == before
+
+
 def test_what_is_good_of_a_damaged_file_is_kept_without_its_tape(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from stocktrace.verify import Finding, sessions_of, strangers, verify
 from stocktrace.verify.window import _refused
 from tests import remains
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, published
-from tests.remains import PARTS, PRICES, SECOND, snapshot, stamp
+from tests.remains import PARTS, PRICES, SECOND, shorten, snapshot, stamp
 from tests.verify.conftest import cut_off
 
 DATE = "2026-11-23"
@@ -568,4 +568,75 @@ def test_of_a_session_whose_first_tapes_were_removed_the_rest_is_found_whole(
     final(layout).unlink()
     assert PARQUET in files_of(layout)
     look(layout, repair=True)
+    assert look(layout) == []
+
+
+def tape_name(part: Part) -> str:
+    return f"tape/{SESSION}/{part.window}.tape.zst"
+
+
+# --- a tape that has less than the books -------------------------------------------------------
+
+
+def less(found: str, told: str, witness: str = "the report") -> str:
+    return f"has {found}, less than {witness} ({told}): nothing is repaired from it"
+
+
+def test_nothing_is_repaired_from_a_tape_that_has_less_than_parquet_and_report(
+    layout: Layout,
+) -> None:
+    shorten(layout, PARTS[1], b'"p":7,')
+    before = snapshot(layout)
+    problem = less("2 frames and 3 valid trades", "3 and 4", "the published files and the report")
+    assert look(layout, repair=True) == [(tape_name(PARTS[1]), problem, False)]
+    assert snapshot(layout) == before
+
+
+def test_parquet_and_a_window_of_the_report_agree_though_its_total_is_wrong(
+    layout: Layout,
+) -> None:
+    shorten(layout, PARTS[1], b'"p":7,')
+    alter_report(layout, lambda report: report["books"].update(frames=99))
+    files = {path: path.read_bytes() for path in layout.dataset.rglob("*.parquet")}
+    assert (tape_name(PARTS[1]), False) in [
+        (name, repaired) for name, _, repaired in look(layout, repair=True)
+    ]
+    assert {path: path.read_bytes() for path in layout.dataset.rglob("*.parquet")} == files
+
+
+def test_a_report_that_does_not_add_up_is_mended_though_it_tells_of_more(layout: Layout) -> None:
+    alter_report(
+        layout, lambda report: report["windows"][PARTS[1].window].update(frames=9, recorded=7)
+    )
+    assert [(name, repaired) for name, _, repaired in look(layout, repair=True)] == [(REPORT, True)]
+    assert look(layout) == []
+
+
+# --- two tapes of one window -------------------------------------------------------------------
+
+
+def test_a_plain_tape_beside_an_archive_is_found_and_the_archive_is_believed(
+    layout: Layout,
+) -> None:
+    archived = layout.archived_tape(PARTS[1]).read_bytes()
+    tape = replace_tape(layout, PARTS[1], lambda text: text[: len(text) // 2])
+    layout.archived_tape(PARTS[1]).write_bytes(archived)
+    before = snapshot(layout)
+    assert look(layout, repair=True) == [
+        (
+            str(tape.relative_to(layout.root)),
+            "is beside an archive of the same window: run `stocktrace recover`",
+            False,
+        )
+    ]
+    assert snapshot(layout) == before
+
+
+def test_a_tape_that_was_set_aside_is_found_until_it_is_moved_away(layout: Layout) -> None:
+    aside = layout.archived_tape(PARTS[1]).with_suffix(".aside-1")
+    aside.write_bytes(b"")
+    ((name, problem, _),) = look(layout)
+    assert name == str(aside.relative_to(layout.root))
+    assert problem.startswith("was set aside, because it differs from the tape of its window")
+    aside.unlink()
     assert look(layout) == []

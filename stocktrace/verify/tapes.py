@@ -1,0 +1,92 @@
+"""The tapes of a session: whether they are whole and have all that the books have."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from stocktrace.errors import ConversionError
+from stocktrace.record.coverage import Coverage
+from stocktrace.record.recorder import Sealed
+from stocktrace.report import Books, Report
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
+from stocktrace.store.partition import folders, pieces
+from stocktrace.store.tape import Mark, TapeReader
+from stocktrace.verify.finding import Finding
+
+
+def tape_problems(session: str, tape: Path) -> list[Finding]:
+    """What is wrong with a tape by itself."""
+    reader, marks = TapeReader(tape), Coverage()
+    try:
+        for entry in reader:
+            if isinstance(entry, Mark):
+                marks.add(entry)
+    except OSError as error:
+        return [Finding(session, tape, f"cannot be read: {error.strerror or error}")]
+    found = []
+    if reader.broken:
+        found.append(f"is damaged: {reader.broken}")
+    if reader.bad_lines:
+        found.append(f"has lines that are none of a tape: {reader.bad_lines:,}")
+    if marks.unreadable:
+        found.append(f"has marks without the facts that they promise: {marks.unreadable:,}")
+    if reader.torn_bytes:
+        found.append(f"ends in a torn line ({reader.torn_bytes:,} B)")
+    return [Finding(session, tape, problem) for problem in found]
+
+
+def surplus_tapes(layout: Layout, session: str) -> Iterator[Finding]:
+    """Tapes of windows that have another one."""
+    for tape in layout.plain_tapes(session):
+        if layout.archived_tape(Part.of_tape(tape)).exists():
+            problem = "is beside an archive of the same window: run `stocktrace recover`"
+            yield Finding(session, tape, problem)
+    for tape in layout.tapes_aside(session):
+        problem = (
+            "was set aside, because it differs from the tape of its window: compare them, "
+            "then move it out of the data folder"
+        )
+        yield Finding(session, tape, problem)
+
+
+def shortage(layout: Layout, report: Report | None, sealed: Sealed) -> str | None:
+    """Say how a tape has less than the books vouch for: nothing is repaired from it then.
+
+    The books vouch for what the report says of a window, if the report adds up or what is
+    published of the window agrees with it.
+    """
+    told = report.windows.get(sealed.part.window) if report is not None else None
+    if report is None or told is None:
+        return None
+    here = sealed.books
+    if not any(
+        getattr(told, name) > getattr(here, name) for name in ("frames", "trades", "recorded")
+    ):
+        return None
+    agreed = told.recorded > here.recorded and _published(layout, sealed.part) == told.recorded
+    if not agreed and not _adds_up(report):
+        return None
+    return (
+        f"has {here.frames:,} frames and {here.recorded:,} valid trades, less than "
+        f"{'the published files and ' if agreed else ''}the report "
+        f"({told.frames:,} and {told.recorded:,}): nothing is repaired from it"
+    )
+
+
+def _adds_up(report: Report) -> bool:
+    total = Books()
+    for books in report.windows.values():
+        total.add(books)
+    return total == report.books
+
+
+def _published(layout: Layout, part: Part) -> int:
+    """How many rows of a window are published, as the footers say."""
+    rows = 0
+    for folder in folders(layout, part.date):
+        with contextlib.suppress(ConversionError):
+            rows += sum(each.rows for each in pieces(folder, part.session) if each.part == part)
+    return rows
