@@ -113,7 +113,8 @@ class Report(msgspec.Struct):
     ``refused`` those the server does not serve, with its words; ``unsent`` why files of it are not
     in the lake; ``spilled`` the tickers of a window that were had from the tape; ``changes`` how
     ``tickers``, those at the end, came to differ from those it began with; ``copies`` how many
-    trades of a ticker the feed had sent before (``store.copies``).
+    trades of a ticker the feed had sent before (``store.copies``); ``hashes`` the SHA-256 of each
+    file of coverage and quarantine, ``None`` until it has ended (``record.vouching``).
     """
 
     session: str
@@ -137,6 +138,7 @@ class Report(msgspec.Struct):
     notices: list[str] = msgspec.field(default_factory=list)
     spilled: dict[str, list[str]] = msgspec.field(default_factory=dict)
     copies: dict[str, int] = msgspec.field(default_factory=dict)
+    hashes: dict[str, str] | None = None
     settings: dict[str, str | int | float] = msgspec.field(default_factory=dict)
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     host: str = ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from stocktrace.deadline import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError
 from stocktrace.record.recovery import RUNNING, Recovered, coverage_of, read_report, recover_session
+from stocktrace.record.vouching import vouch
 from stocktrace.store import files, lock
 from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
@@ -105,7 +106,8 @@ def _copy_report(layout: Layout, other: Layout, session: str) -> None:
     if report is None:
         return
     if report.state != RUNNING:
-        write_coverage(layout, session, coverage_of(layout, session)[0].intervals)
+        written = write_coverage(layout, session, coverage_of(layout, session)[0].intervals)
+        vouch(layout, report, written)  # recovery does it for the quarantine
     report.unpublished = sorted(report.windows)
     report.settings.pop("lake", None)  # where it was sent from there; ours is the layout's
     report.write(layout.report(session))

@@ -29,6 +29,7 @@ from stocktrace.record.delivery import deliver
 from stocktrace.record.journal import Journal, gap_reports, new_report
 from stocktrace.record.publish import publish, rebuild
 from stocktrace.record.recovery import read_report, state_of
+from stocktrace.record.vouching import vouch
 from stocktrace.report import Books, Report
 from stocktrace.settings import Settings
 from stocktrace.store import files, lock
@@ -271,7 +272,7 @@ def _import(layout: Layout, session: str, tapes: _Tapes, origin: Origin, clock: 
     report.tickers = sorted(name for name, one in report.per_ticker.items() if one.recorded)
     report.copies = copies_of_session(layout, session, report.dates)
     report.gaps = gap_reports(Coverage(list(coverage)))
-    write_coverage(layout, session, coverage)
+    vouch(layout, report, write_coverage(layout, session, coverage))
     report.state = state_of(session)
     report.ended = utc(max((each.end for each in coverage), default=clock.wall()))
     journal.save()

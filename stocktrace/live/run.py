@@ -34,6 +34,7 @@ from stocktrace.record.journal import Journal, gap_reports, new_report
 from stocktrace.record.observer import Mailbox, Observer
 from stocktrace.record.recorder import Recorder, Sealed
 from stocktrace.record.recovery import recover
+from stocktrace.record.vouching import vouch
 from stocktrace.report import LagReport, Report
 from stocktrace.settings import Settings
 from stocktrace.status import Status, StatusFile
@@ -280,7 +281,8 @@ class Run:
             journal.coverage.died(self._intake.heard, "the capture failed")
         journal.coverage.close(ended)
         report.gaps = gap_reports(journal.coverage)
-        write_coverage(self._layout, report.session, journal.coverage.intervals)
+        written = write_coverage(self._layout, report.session, journal.coverage.intervals)
+        vouch(self._layout, report, written)
         report.lag = LagReport.of(self._recorder.lags)
         report.silent = self._lookout.silent(ended)
         journal.audit("end", state=report.state, reason=report.reason, books=report.books)

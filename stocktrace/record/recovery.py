@@ -32,6 +32,7 @@ from stocktrace.record.coverage import Coverage
 from stocktrace.record.delivery import bound_for_lake, deliver
 from stocktrace.record.journal import Journal, gap_reports, new_report
 from stocktrace.record.publish import again, publish
+from stocktrace.record.vouching import vouch, vouch_for_quarantine
 from stocktrace.report import Report
 from stocktrace.store import exclusion, files, lock
 from stocktrace.store.audit import Audit
@@ -161,6 +162,7 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
         # Until the last step, the report says what is under way, whatever the state it tells.
         report.unpublished = sorted({*report.unpublished, *(part.window for part in parts)})
         journal.save()
+        renewed = set(report.unpublished)
         for part in parts:
             _settle(layout, part, journal)
         for path in layout.plain_tapes(session):
@@ -177,6 +179,8 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
     report.copies = copies_of_session(layout, session, report.dates)
     if died:
         _close(layout, session, report, torn)
+    else:
+        vouch_for_quarantine(layout, report, renewed)
     journal.tell(
         "recover",
         f"session {session} recovered: {counted(len(parts), 'window')}, "
@@ -267,7 +271,7 @@ def _close(layout: Layout, session: str, report: Report, torn: int) -> None:
         report.reason += f"; {counted(torn, 'torn byte')} set aside"
     report.gaps = gap_reports(coverage)
     report.reconnects = coverage.losses
-    write_coverage(layout, session, coverage.intervals)
+    vouch(layout, report, write_coverage(layout, session, coverage.intervals))
 
 
 def coverage_of(layout: Layout, session: str) -> tuple[Coverage, int]:

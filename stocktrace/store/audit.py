@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -59,6 +60,8 @@ class Audit:
             before = os.fstat(descriptor).st_size
             try:
                 write_all(descriptor, _line({**record, "previous": previous}))
+                if record["event"] == "delete":
+                    os.fsync(descriptor)  # the file is deleted next: its line must outlast it
             except OSError:
                 with contextlib.suppress(OSError):  # half a line would break the chain
                     os.ftruncate(descriptor, before)
@@ -103,6 +106,34 @@ def _hash_before(path: Path) -> str:
     if not older:
         return FIRST
     return _hash_of(older[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]) or FIRST
+
+
+def deleted(path: Path, session: str) -> set[str]:
+    """The names of a session's files of which the log at ``path`` says that they were deleted.
+
+    Lines that were changed do not count.
+    """
+    found: set[str] = set()
+    with contextlib.suppress(FileNotFoundError):  # first: it may be rotated while we read
+        found |= _deleted(path, path.stat().st_size).get(session, set())
+    for part in _rotated(path):
+        found |= _deleted(part, part.stat().st_size).get(session, set())
+    return found
+
+
+# A log that was rotated does not change; a check of many sessions reads it once.
+@functools.lru_cache(maxsize=256)
+def _deleted(part: Path, size: int) -> dict[str, set[str]]:
+    """The names of deleted files by session, in the first ``size`` bytes of one log file."""
+    found: dict[str, set[str]] = {}
+    with part.open("rb") as file:
+        lines = file.read(size).split(b"\n")
+    for line in lines:
+        if b'"event": "delete"' in line and _hash_of(line) is not None:
+            record = json.loads(line)
+            name = Path(record.get("file", "")).name
+            found.setdefault(record["session"], set()).add(name)
+    return found
 
 
 def _rotated(path: Path) -> list[Path]:

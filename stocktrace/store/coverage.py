@@ -160,8 +160,13 @@ def listened(
     return found
 
 
-def write_coverage(layout: Layout, session: str, intervals: Iterable[Interval]) -> None:
-    """Publish the coverage of a session, a file a day; writing it again replaces it."""
+def write_coverage(layout: Layout, session: str, intervals: Iterable[Interval]) -> list[Path]:
+    """Publish the coverage of a session, a file a day; writing it again replaces it.
+
+    Returns:
+        The files.
+    """
+    written: list[Path] = []
     days: dict[str, list[Interval]] = {}
     for interval in intervals:
         for piece in cut(interval):
@@ -178,6 +183,8 @@ def write_coverage(layout: Layout, session: str, intervals: Iterable[Interval]) 
             files.publish(temporary, path)
         if layout.lake:
             outbox.put(layout, session, path)
+        written.append(path)
+    return written
 
 
 def cut(interval: Interval) -> Iterator[Interval]:

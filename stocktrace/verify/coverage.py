@@ -11,6 +11,7 @@ from stocktrace.record.recovery import coverage_of
 from stocktrace.report import Report
 from stocktrace.store.coverage import cut, read_file, write_coverage
 from stocktrace.store.layout import Layout
+from stocktrace.store.tape import LATEST
 from stocktrace.store.window import utc_date
 from stocktrace.verify.finding import Finding
 
@@ -21,11 +22,12 @@ _Row = tuple[str, int, int, bool, str]
 
 
 def check_coverage(
-    layout: Layout, report: Report, dates: Iterable[str], *, repair: bool
+    layout: Layout, report: Report, dates: Iterable[str], proven: set[Path], *, repair: bool
 ) -> Iterator[Finding]:
     """The intervals on disk against those of the marks, up to the tapes' last sign of life.
 
-    Those on disk are looked for under the dates of the marks, and under ``dates``.
+    Those on disk are looked for under the dates of the marks, and under ``dates``. Files that have
+    nothing after it either are added to ``proven``.
     """
     session = report.session
     if report.ended is None:
@@ -42,7 +44,9 @@ def check_coverage(
             continue
         if found is None:
             problems[path] = "is missing"
-        elif found != wanted.get(path, set()):
+        elif found == wanted.get(path, set()):
+            proven |= {path} if found == _rows_of(path, LATEST) else set()
+        else:
             problems[path] = f"does not tell what the marks on {layout.tapes(session)} do"
     if repair and problems:
         write_coverage(layout, session, coverage.intervals)

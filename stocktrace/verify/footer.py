@@ -45,5 +45,7 @@ def by_itself(layout: Layout, part: Part, days: Days, report: Report | None) -> 
             yield Finding(part.session, piece.path, problem)
     books = report.windows.get(part.window) if report is not None else None
     if books is not None and rows != books.recorded and not layout.sealed_segments(part):
-        problem = f"is not there, nor all its trades: {rows} of {books.recorded} are published"
+        problem = (
+            f"cannot prove its trades: {rows:,} are published, {books.recorded:,} are in the report"
+        )
         yield Finding(part.session, layout.archived_tape(part), problem)

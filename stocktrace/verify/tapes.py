@@ -1,15 +1,16 @@
-"""The tapes of a session: whether they are whole and have all that the books have."""
+"""The tapes of a session: whether they are there, whole, and have all that the books have."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
 from stocktrace.record.coverage import Coverage
 from stocktrace.record.recorder import Sealed
 from stocktrace.report import Books, Report
+from stocktrace.store.audit import deleted
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.store.partition import folders, pieces
@@ -36,6 +37,18 @@ def tape_problems(session: str, tape: Path) -> list[Finding]:
     if reader.torn_bytes:
         found.append(f"ends in a torn line ({reader.torn_bytes:,} B)")
     return [Finding(session, tape, problem) for problem in found]
+
+
+def missing_tapes(layout: Layout, report: Report, tapes: Collection[Part]) -> Iterator[Finding]:
+    """The tapes that the report knows, that are not there, and that nobody deleted on purpose."""
+    parts = [Part(report.session, window) for window in report.windows]
+    if missing := [part for part in parts if part not in tapes]:
+        accounted = deleted(layout.audit, report.session)
+        for part in missing:
+            archived = layout.archived_tape(part)
+            if accounted.isdisjoint({archived.name, layout.tape(part).name}):
+                problem = "is missing, and the audit log does not record its deletion"
+                yield Finding(report.session, archived, problem)
 
 
 def surplus_tapes(layout: Layout, session: str) -> Iterator[Finding]:

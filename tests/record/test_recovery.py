@@ -21,6 +21,7 @@ from stocktrace.errors import ConversionError, StoreError
 from stocktrace.record import publish as module
 from stocktrace.record import recovery
 from stocktrace.record.recovery import Recovered, recover
+from stocktrace.record.vouching import vouch
 from stocktrace.report import Books, GapReport, Report
 from stocktrace.store import files, lock, parquet
 from stocktrace.store.audit import check
@@ -469,6 +470,22 @@ def test_killed_at_any_system_call_it_loses_no_tape(
         shutil.rmtree(layout.root)
         call += 1
     assert call > 8
+
+
+def test_a_window_that_is_rebuilt_has_a_hash_of_its_quarantine_again(twice: Layout) -> None:
+    """Its order is that of batches, which the tape does not know."""
+    path = twice.quarantine(PARTS[0])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(reversed(lines)))
+    report = Report.read(twice.report(SESSION))
+    vouch(twice, report, [twice.coverage(SESSION, DATE)])
+    report.write(twice.report(SESSION))
+    assert findings(twice) == []
+    twice.archived_tape(PARTS[0]).unlink()
+    put_tape(twice, PARTS[0])
+    recover(twice, STILL)
+    assert path.read_text() == "".join(lines)
+    assert findings(twice) == []
 
 
 # --- torn tapes --------------------------------------------------------------------------------

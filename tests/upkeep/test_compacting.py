@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from stocktrace.errors import StoreError, UsageError
 from stocktrace.record import recovery
 from stocktrace.report import Report
 from stocktrace.settings import Settings
-from stocktrace.store import compaction, lock, parquet, partition
+from stocktrace.store import audit, compaction, lock, parquet, partition
 from stocktrace.store.audit import check
 from stocktrace.store.exclusion import alone, undisturbed
 from stocktrace.store.layout import Layout
@@ -377,6 +379,59 @@ def test_tapes_of_a_session_that_lives_or_died_stay(tmp_path: Path, compacted: L
         assert prune(compacted, 0.0, None, NEXT_MONTH) == Pruning()
     dead = remains.dead(tmp_path / "dead")
     assert prune(dead, 0.0, None, NEXT_MONTH) == Pruning()
+
+
+CSV = "symbol,ts_event,ts_recv,price,volume,conditions\n" + "".join(
+    f"AAPL,2026-11-23 14:30:00.000Z,2026-11-23 14:30:01.000000Z,{price},100,1\n"
+    for price in (1, 2, -3)
+)
+
+
+@pytest.mark.parametrize("kind", ["captured", "imported", "adopted", "merged", "requeued"])
+def test_a_session_of_any_kind_verifies_when_its_tapes_went(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(audit, "ROTATE_BYTES", 300)
+    data = ["--data-dir", str(layout.root)]
+    if kind == "imported":
+        (tmp_path / "other.csv").write_text(CSV)
+        assert cli.run(["backfill", str(tmp_path / "other.csv"), *data]) == 0
+    elif kind == "adopted":
+        other, layout = layout, Layout(tmp_path / "adopting")
+        assert cli.run(["backfill", str(other.root), "--data-dir", str(layout.root)]) == 0
+    elif kind == "merged":
+        other = remains.copy(layout, tmp_path / "other")
+        into = tmp_path / "merged"
+        assert cli.run(["merge", str(layout.root), str(other.root), "--into", str(into)]) == 0
+        layout = Layout(into)
+    elif kind == "requeued":
+        path = layout.quarantine(PARTS[0])
+        mended = tmp_path / path.name
+        mended.write_text(path.read_text().replace('"p":-4', '"p":4'))
+        assert cli.run(["requeue", str(mended), *data]) == 0
+    assert remains.problems(layout) == []
+    later = itertools.count(NEXT_MONTH.wall(), 1000)  # a log that is rotated has the time as name
+    pruned = prune(layout, 0.0, None, Clock(wall=lambda: next(later)))
+    assert pruned.kept == []
+    assert pruned.tapes >= 1
+    assert list(layout.root.glob("tape/*/*.zst")) == []
+    assert len(list(layout.audit.parent.glob("audit-*.jsonl"))) >= 1
+    assert remains.problems(layout) == []
+    assert list(check(layout.audit)) == []
+
+
+def test_a_deletion_is_on_the_disk_before_the_tape_is_deleted(
+    compacted: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut could leave a tape that is gone without a word."""
+
+    def failing(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StoreError, match="Input/output error"):
+        prune(compacted, 0.0, None, NEXT_MONTH)
+    assert len(compacted.session_tapes(SESSION)) == 3
 
 
 def kept_csv(root: Path) -> tuple[Layout, Path]:

@@ -14,13 +14,14 @@ import zstandard
 
 from stocktrace.gap import Interval
 from stocktrace.report import Report
-from stocktrace.store import parquet
+from stocktrace.store import audit, parquet
+from stocktrace.store.audit import Audit
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import Part
 from stocktrace.store.quarantine import Lines, Refused, parse
 from stocktrace.store.segment import HEADER
-from stocktrace.verify import Finding, sessions_of, strangers, verify
+from stocktrace.verify import Finding, dates_of_sessions, sessions_of, strangers, verify
 from stocktrace.verify.window import _refused
 from tests import remains
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, published
@@ -37,9 +38,10 @@ def layout(a_whole_session: Layout, tmp_path: Path) -> Layout:
 
 def look(layout: Layout, *, repair: bool = False) -> list[tuple[str, str, bool]]:
     """The findings: file, problem, whether it was repaired."""
+    dates = dates_of_sessions(layout).get(SESSION, set())
     return [
         (str(one.path.relative_to(layout.root)), one.problem, one.repaired)
-        for one in [*strangers(layout), *verify(layout, SESSION, repair=repair)]
+        for one in [*strangers(layout), *verify(layout, SESSION, dates, repair=repair)]
     ]
 
 
@@ -134,6 +136,7 @@ def of_an_earlier_version(layout: Layout) -> Path:
 def test_a_quarantine_of_an_earlier_version_is_found_whole(layout: Layout) -> None:
     before = layout.quarantine(PARTS[0]).read_text()
     path = of_an_earlier_version(layout)
+    alter_report(layout, lambda report: report.pop("hashes"))  # as that version wrote it
     assert path.read_text() != before
     assert look(layout) == []
     path.write_text(path.read_text().replace("-4", "-5"))
@@ -462,8 +465,15 @@ def test_a_damaged_tape_is_named_and_the_files_are_checked_by_themselves(layout:
     assert not any(repaired for _, _, repaired in look(layout, repair=True))
 
 
+def delete(layout: Layout, *parts: Part) -> None:
+    """Tapes are deleted as retention does it: the audit log has it first."""
+    for part in parts or PARTS:
+        Audit(layout.audit, SESSION)("delete", file=str(layout.archived_tape(part)), size=1)
+        layout.archived_tape(part).unlink()
+
+
 def test_without_a_tape_a_file_is_checked_against_its_footer(layout: Layout) -> None:
-    shutil.rmtree(layout.tapes(SESSION))
+    delete(layout)
     assert look(layout) == []
     rewrite(final(layout), one_price_changed)
     assert look(layout, repair=True) == [(PARQUET, "its footer does not tell its content", False)]
@@ -475,7 +485,7 @@ def test_without_tape_and_file_the_report_tells_that_trades_are_gone(layout: Lay
     found = look(layout, repair=True)
     assert (
         f"tape/{SESSION}/{PARTS[1].window}.tape.zst",
-        "is not there, nor all its trades: 2 of 4 are published",
+        "cannot prove its trades: 2 are published, 4 are in the report",
         False,
     ) in found
     assert (REPORT, "AAPL: 6 parquet, on disk 4", False) in found
@@ -563,7 +573,7 @@ def test_a_gap_that_is_too_short_by_a_microsecond_is_found(layout: Layout) -> No
 def test_of_a_session_whose_first_tapes_were_removed_the_rest_is_found_whole(
     layout: Layout,
 ) -> None:
-    layout.archived_tape(PARTS[0]).unlink()
+    delete(layout, PARTS[0])
     assert look(layout) == []
     final(layout).unlink()
     assert PARQUET in files_of(layout)
@@ -571,8 +581,135 @@ def test_of_a_session_whose_first_tapes_were_removed_the_rest_is_found_whole(
     assert look(layout) == []
 
 
+# --- a tape that is gone -----------------------------------------------------------------------
+
+
 def tape_name(part: Part) -> str:
     return f"tape/{SESSION}/{part.window}.tape.zst"
+
+
+GONE = "is missing, and the audit log does not record its deletion"
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.window)
+def test_a_tape_that_nobody_deleted_on_purpose_is_missed(layout: Layout, part: Part) -> None:
+    layout.archived_tape(part).unlink()
+    assert look(layout, repair=True) == [(tape_name(part), GONE, False)]
+    delete(layout, *(other for other in PARTS if other != part))
+    assert look(layout) == [(tape_name(part), GONE, False)]
+
+
+def test_deletions_are_found_in_a_log_that_was_rotated(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "ROTATE_BYTES", 1)
+    delete(layout)
+    assert len(list(layout.audit.parent.glob("audit-*.jsonl"))) >= len(PARTS)
+    assert not layout.audit.exists()
+    assert look(layout) == []
+
+
+def test_a_deletion_of_another_session_or_by_a_changed_line_accounts_for_nothing(
+    layout: Layout,
+) -> None:
+    layout.archived_tape(PARTS[1]).unlink()
+    file = str(layout.archived_tape(PARTS[1]))
+    Audit(layout.audit, "20261123T142958Z_000000")("delete", file=file, size=1)
+    assert look(layout) == [(tape_name(PARTS[1]), GONE, False)]
+    Audit(layout.audit, SESSION)("delete", file=str(layout.archived_tape(PARTS[0])), size=1)
+    text = layout.audit.read_text()
+    layout.audit.write_text(text.replace(PARTS[0].window, PARTS[1].window))
+    assert look(layout) == [(tape_name(PARTS[1]), GONE, False)]
+
+
+def add_coverage(layout: Layout) -> None:
+    path = layout.coverage(SESSION, "2026-11-24")
+    path.parent.mkdir()
+    shutil.copy(layout.coverage(SESSION, DATE), path)
+
+
+#: What is falsified once the tapes are gone; the file, and what ``verify`` says of it.
+UNVOUCHED: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
+    "the coverage is gone": (
+        lambda layout: layout.coverage(SESSION, DATE).unlink(),
+        COVERAGE,
+        "is missing",
+    ),
+    "the coverage calls a gap listened to": (
+        lambda layout: write_coverage(
+            layout, SESSION, [Interval("AAPL", stamp(0, 0), stamp(2, 2), "")]
+        ),
+        COVERAGE,
+        "was changed: its hash is not the one in the report",
+    ),
+    "the coverage is damaged": (
+        lambda layout: flip_in_page(layout.coverage(SESSION, DATE)),
+        COVERAGE,
+        "was changed: its hash is not the one in the report",
+    ),
+    "there is coverage of another day": (
+        add_coverage,
+        COVERAGE.replace(DATE, "2026-11-24"),
+        "is not in the report of its session",
+    ),
+    "the quarantine is gone": (
+        lambda layout: layout.quarantine(PARTS[0]).unlink(),
+        QUARANTINE,
+        "is missing",
+    ),
+    "a refused row is another": (
+        damage_quarantine,
+        QUARANTINE,
+        "was changed: its hash is not the one in the report",
+    ),
+    "there is quarantine where nothing was refused": (
+        lambda layout: layout.quarantine(PARTS[2]).write_text("{}\n"),
+        QUARANTINE.replace(PARTS[0].stem, PARTS[2].stem),
+        "is not in the report of its session",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", UNVOUCHED)
+def test_what_the_report_vouches_for_is_compared_when_the_tapes_are_gone(
+    layout: Layout, wrong: str
+) -> None:
+    delete(layout)
+    assert look(layout) == []
+    damage, path, problem = UNVOUCHED[wrong]
+    damage(layout)
+    before = snapshot(layout)
+    assert look(layout, repair=True) == [(path, problem, False)]
+    assert snapshot(layout) == before
+
+
+@pytest.mark.parametrize("wrong", [name for name in WRONGS if "coverage" in name])
+def test_coverage_is_compared_when_one_tape_is_gone(layout: Layout, wrong: str) -> None:
+    delete(layout, PARTS[0])
+    damage, path, _ = WRONGS[wrong]
+    damage(layout)
+    assert [(name, repaired) for name, _, repaired in look(layout, repair=True)] == [(path, False)]
+
+
+@pytest.mark.parametrize("path", [COVERAGE, QUARANTINE])
+def test_a_wrong_hash_in_the_report_is_found_and_mended_from_the_tapes(
+    layout: Layout, path: str
+) -> None:
+    whole = snapshot(layout)
+    alter_report(layout, lambda report: report["hashes"].update({path: "0" * 64}))
+    problem = f"does not have the hash of {layout.root / path}, which is right by the tapes"
+    assert look(layout) == [(REPORT, problem, False)]
+    assert look(layout, repair=True) == [(REPORT, problem, True)]
+    assert snapshot(layout) == whole
+
+
+def test_coverage_after_the_last_sign_of_life_is_no_word_of_the_tapes(layout: Layout) -> None:
+    later = Interval("AAPL", stamp(24 * 60, 0), stamp(24 * 60, 1), "")
+    write_coverage(layout, SESSION, [later])
+    before = snapshot(layout)
+    path = COVERAGE.replace(DATE, "2026-11-24")
+    assert look(layout, repair=True) == [(path, "is not in the report of its session", False)]
+    assert snapshot(layout) == before
 
 
 # --- a tape that has less than the books -------------------------------------------------------
@@ -589,6 +726,35 @@ def test_nothing_is_repaired_from_a_tape_that_has_less_than_parquet_and_report(
     before = snapshot(layout)
     problem = less("2 frames and 3 valid trades", "3 and 4", "the published files and the report")
     assert look(layout, repair=True) == [(tape_name(PARTS[1]), problem, False)]
+    assert snapshot(layout) == before
+
+
+@pytest.mark.parametrize("wrong", ["the quarantine is gone", "a refused row is another"])
+def test_no_quarantine_is_replaced_by_that_of_a_tape_that_has_less(
+    layout: Layout, wrong: str
+) -> None:
+    shorten(layout, PARTS[0], b"not JSON")
+    damage, path, problem = UNVOUCHED[wrong]
+    damage(layout)
+    before = snapshot(layout)
+    assert look(layout, repair=True) == [
+        (tape_name(PARTS[0]), less("4 frames and 4 valid trades", "5 and 4"), False),
+        (path, problem, False),
+    ]
+    assert snapshot(layout) == before
+
+
+@pytest.mark.parametrize("wrong", ["the coverage is gone", "the coverage calls a gap listened to"])
+def test_no_coverage_is_replaced_by_that_of_a_tape_that_has_less(
+    layout: Layout, wrong: str
+) -> None:
+    shorten(layout, PARTS[2], b'"p":10,')
+    damage, path, problem = UNVOUCHED[wrong]
+    damage(layout)
+    before = snapshot(layout)
+    found = look(layout, repair=True)
+    assert [name for name, _, _ in found] == [tape_name(PARTS[2]), path]
+    assert found[1] == (path, problem, False)
     assert snapshot(layout) == before
 
 

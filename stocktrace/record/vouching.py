@@ -1,0 +1,76 @@
+"""Hashes in the report, of files that nothing else proves once the tapes are deleted.
+
+They are of the session's coverage and quarantine: ``Report.hashes`` has the SHA-256 of each file,
+by its path in the data folder. Parquet files have hashes of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from stocktrace.report import Report
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import Part
+
+
+def vouch(layout: Layout, report: Report, coverage: Collection[Path]) -> None:
+    """Put the hashes of a session's files into its report: of ``coverage`` and all quarantine."""
+    report.hashes = {}
+    vouch_for(layout, report, [*coverage, *_quarantine(layout, report, _windows(report))])
+
+
+def vouch_for_quarantine(layout: Layout, report: Report, windows: Collection[str]) -> None:
+    """Put the hashes of the quarantine of some windows into a report that has hashes."""
+    vouch_for(layout, report, _quarantine(layout, report, windows))
+
+
+def vouch_for(layout: Layout, report: Report, paths: Collection[Path]) -> None:
+    """Put the hashes of ``paths``, of which some may not exist, into a report that has hashes."""
+    if report.hashes is None:
+        return
+    for path in paths:
+        name = str(path.relative_to(layout.root))
+        if path.exists():
+            report.hashes[name] = _hash(path)
+        else:
+            report.hashes.pop(name, None)
+    report.hashes = dict(sorted(report.hashes.items()))
+
+
+def differences(layout: Layout, report: Report, dates: Iterable[str]) -> Iterator[tuple[Path, str]]:
+    """Each file that is not what the report vouches for, and what is wrong with it.
+
+    Coverage that the report does not list is looked for under the dates of its windows and under
+    ``dates``. The quarantine of a window that waits for a recovery is left out.
+    """
+    if report.hashes is None:
+        return
+    listed = {layout.root / name for name in report.hashes}
+    present = [
+        *(layout.coverage(report.session, date) for date in {*report.dates, *dates}),
+        *_quarantine(layout, report, _windows(report)),
+    ]
+    waiting = _quarantine(layout, report, report.unpublished)
+    for path in sorted({*listed, *filter(Path.exists, present)}.difference(waiting)):
+        known = report.hashes.get(str(path.relative_to(layout.root)))
+        if not path.exists():
+            yield path, "is missing"
+        elif known is None:
+            yield path, "is not in the report of its session"
+        elif known != _hash(path):
+            yield path, "was changed: its hash is not the one in the report"
+
+
+def _windows(report: Report) -> set[str]:
+    return {*report.windows, *report.unpublished}
+
+
+def _quarantine(layout: Layout, report: Report, windows: Iterable[str]) -> list[Path]:
+    return [layout.quarantine(Part(report.session, window)) for window in windows]
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
