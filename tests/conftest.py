@@ -68,12 +68,16 @@ def clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the working folders of tests are: pytest reads a whole folder to number the next."""
+    return tmp_path_factory.mktemp("cwd")
+
+
 @pytest.fixture(autouse=True)
-def clean(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, clean_session: None
-) -> None:
+def clean(monkeypatch: pytest.MonkeyPatch, folders: Path, clean_session: None) -> None:
     """For each test; its ``tmp_path`` stays empty."""
-    _clean(monkeypatch, tmp_path_factory.mktemp("cwd"))
+    _clean(monkeypatch, Path(tempfile.mkdtemp(dir=folders)))
 
 
 @pytest.fixture

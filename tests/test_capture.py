@@ -12,8 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import polars as pl
 import pytest
 
 import stocktrace
@@ -161,6 +159,8 @@ def test_the_documented_call_reads_them_back(large: Take) -> None:
 
 
 def test_duckdb_counts_the_same_trades_and_sums(large: Take) -> None:
+    import duckdb
+
     found = duckdb.sql(
         "SELECT symbol, count(*), sum(volume) FROM "
         f"read_parquet('{large.dataset}/**/*.parquet', hive_partitioning=true) GROUP BY symbol"
@@ -174,6 +174,8 @@ def test_duckdb_counts_the_same_trades_and_sums(large: Take) -> None:
 
 
 def test_polars_reads_the_same_trades(large: Take) -> None:
+    import polars as pl
+
     frame = pl.scan_parquet(large.dataset, hive_partitioning=True).collect()
     counts = dict(frame.group_by("symbol").len().iter_rows())
     assert counts == {ticker: len(rows) for ticker, rows in large.wanted.items()}

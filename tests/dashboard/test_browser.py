@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,11 @@ from tests.conftest import Studio, frame, played
 from tests.dashboard.conftest import Capture, capturing, dashboard, free_port
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, LocatorAssertions, Page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
+    pytest.mark.skipif(find_spec("playwright") is None, reason="Playwright is not installed"),
     pytest.mark.skipif(
         CHROMIUM is None, reason="no Chromium on this machine: apt install chromium"
     ),
@@ -49,13 +50,20 @@ FLAGS = [
 TICKERS = ("AAPL", "MSFT", "NVDA", "BINANCE:BTCUSDT")
 PATIENCE_MS = 15_000
 
-expect = playwright.expect
-expect.set_options(timeout=PATIENCE_MS)
+
+def expect(seen: Locator) -> LocatorAssertions:
+    """Assertions about ``seen`` that have ``PATIENCE_MS`` to come true."""
+    from playwright import sync_api
+
+    sync_api.expect.set_options(timeout=PATIENCE_MS)
+    return sync_api.expect(seen)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with playwright.sync_playwright() as driver:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()

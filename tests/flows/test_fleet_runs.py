@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
-from prefect.client.schemas.objects import StateType
-from prefect.exceptions import ObjectNotFound
 
 import stocktrace
-from flows import fleet as module
-from flows import members as runs
-from flows.fleet import LOST, result
-from flows.members import Members
-from flows.steer import TickerCommand
 from stocktrace.live.shards import Shard
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import StateType
+
+    from flows.members import Members
 
 HEARTBEAT = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 
@@ -52,6 +50,8 @@ class Server:
     def run_deployment(
         self, name: str, parameters: dict[str, Any], timeout: float, idempotency_key: str
     ) -> Any:
+        from prefect.client.schemas.objects import StateType
+
         assert timeout == 0
         with self.call("start"):
             if idempotency_key not in self.keys:
@@ -62,6 +62,8 @@ class Server:
             return self.keys[idempotency_key]
 
     def read_flow_run(self, run: UUID) -> Any:
+        from prefect.exceptions import ObjectNotFound
+
         with self.call("read"):
             if run not in self.states:
                 raise ObjectNotFound(Exception())
@@ -89,18 +91,23 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    from flows import members
+    from flows.steer import TickerCommand
+
     server = Server()
 
     def send(command: Any, run: UUID) -> None:  # a bound method would not get the command
         server.send(command, run)
 
-    monkeypatch.setattr(runs, "run_deployment", server.run_deployment)
+    monkeypatch.setattr(members, "run_deployment", server.run_deployment)
     monkeypatch.setattr(TickerCommand, "send_to", send)
-    monkeypatch.setattr(runs, "create_markdown_artifact", server.show)
+    monkeypatch.setattr(members, "create_markdown_artifact", server.show)
     return server
 
 
 def fleet_of(*shards: list[str], limit: int = 3, left_s: float = 600.0) -> Members:
+    from flows.members import Members
+
     fleet = Members({"url": None}, datetime.now(UTC) + timedelta(seconds=left_s), limit, {})
     for number, tickers in enumerate(shards):
         fleet.add(f"capture/{number}", Shard(list(tickers), 1.0))
@@ -114,54 +121,58 @@ def started(server: Any, *shards: list[str], limit: int = 3, left_s: float = 600
     return fleet
 
 
-def end(server: Any, fleet: Members, number: int, state: StateType) -> None:
+def end(server: Any, fleet: Members, number: int, state: str) -> None:
+    from prefect.client.schemas.objects import StateType
+
     run = fleet.all[number].run
     assert run is not None
-    server.states[run] = state
+    server.states[run] = StateType(state)
 
 
 def test_survivors_with_room_take_over(server: Any) -> None:
     fleet = started(server, ["A", "B"], ["C"])
     assert fleet.look(server)
-    end(server, fleet, 0, StateType.CRASHED)
+    end(server, fleet, 0, "CRASHED")
     assert fleet.look(server)
     assert server.sent == [(fleet.all[1].run, ["A", "B"])]
     assert fleet.lost == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
     assert fleet.all[1].shard.tickers == ["C", "A", "B"]
     assert fleet.look(server), "it is taken over once"
     assert len(server.sent) == 1
-    end(server, fleet, 1, StateType.COMPLETED)
+    end(server, fleet, 1, "COMPLETED")
     assert not fleet.look(server)
 
 
 def test_what_has_no_room_goes_to_a_new_run_of_the_same_deployment_once(server: Any) -> None:
     fleet = started(server, ["A", "B"], ["C", "D"])
     fleet.look(server)
-    end(server, fleet, 0, StateType.FAILED)
+    end(server, fleet, 0, "FAILED")
     fleet.look(server)
     assert server.sent == [(fleet.all[1].run, ["A"])]
     assert server.started[2:] == [("capture/0", ["B"])]
-    end(server, fleet, 2, StateType.FAILED)
+    end(server, fleet, 2, "FAILED")
     fleet.look(server)
     assert len(server.started) == 3
     assert fleet.left == {"B"}
-    end(server, fleet, 1, StateType.COMPLETED)
+    end(server, fleet, 1, "COMPLETED")
     assert not fleet.look(server)
 
 
 def test_a_shard_that_was_cancelled_is_not_taken_over(server: Any) -> None:
     fleet = started(server, ["A"], ["B"])
     fleet.look(server)
-    end(server, fleet, 0, StateType.CANCELLED)
+    end(server, fleet, 0, "CANCELLED")
     fleet.look(server)
     assert (server.sent, server.started[2:], fleet.lost) == ([], [], {})
 
 
 def test_a_shard_that_fails_when_its_time_is_up_is_not_taken_over(server: Any) -> None:
+    from flows.fleet import result
+
     fleet = started(server, ["A"], ["B"], left_s=1.0)
     fleet.look(server)
-    end(server, fleet, 0, StateType.FAILED)
-    end(server, fleet, 1, StateType.COMPLETED)
+    end(server, fleet, 0, "FAILED")
+    end(server, fleet, 1, "COMPLETED")
     assert not fleet.look(server)
     assert (server.sent, server.started[2:]) == ([], [])
     failed: Any = result(fleet, "file:///nowhere")
@@ -175,7 +186,7 @@ def test_whatever_call_the_server_does_not_answer_each_ticker_gets_one_heir(
 ) -> None:
     fleet = started(server, ["A", "B"], ["C", "D"])
     away = getattr(server, how)
-    end(server, fleet, 0, StateType.CRASHED)
+    end(server, fleet, 0, "CRASHED")
     away.add(call)
     for _ in range(3):
         assert fleet.look(server)
@@ -190,7 +201,7 @@ def test_whatever_call_the_server_does_not_answer_each_ticker_gets_one_heir(
     assert fleet.lost == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
     assert f"Prefect did not answer {fleet.outage.failures} calls." in server.shown[-1]
     for number in (1, 2):
-        end(server, fleet, number, StateType.COMPLETED)
+        end(server, fleet, number, "COMPLETED")
     assert not fleet.look(server)
     assert not fleet.left
 
@@ -205,10 +216,12 @@ def test_a_fleet_starts_each_shard_once_however_often_it_has_to_ask(server: Any)
 
 
 def test_a_run_is_named_by_what_it_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import fleet
+
     def named(**asked: Any) -> str:
         flow_run = SimpleNamespace(parameters=asked)
-        monkeypatch.setattr(module, "runtime", SimpleNamespace(flow_run=flow_run))
-        return module.run_name()
+        monkeypatch.setattr(fleet, "runtime", SimpleNamespace(flow_run=flow_run))
+        return fleet.run_name()
 
     assert named(tickers=["A"], keys=1, lasting="30m") == "1 ticker, 1 key · 30m"
     assert named(tickers=["A", "B"], keys=2, until="close") == "2 tickers, 2 keys · until close"
@@ -238,7 +251,7 @@ def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
     server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     fleet = started(server, ["A"], ["B"])
-    end(server, fleet, 0, StateType.CRASHED)
+    end(server, fleet, 0, "CRASHED")
     server.fails.add("send")
     with caplog.at_level(logging.INFO, "stocktrace.flow"):
         fleet.look(server)
@@ -256,10 +269,10 @@ def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
     assert "Not handed over" not in server.shown[-1]
 
 
-@pytest.mark.parametrize("state", [StateType.CRASHED, StateType.CANCELLED])
-def test_what_an_heir_was_never_sent_goes_to_another(server: Any, state: StateType) -> None:
+@pytest.mark.parametrize("state", ["CRASHED", "CANCELLED"])
+def test_what_an_heir_was_never_sent_goes_to_another(server: Any, state: str) -> None:
     fleet = started(server, ["A"], ["B"], ["C", "D", "E"])
-    end(server, fleet, 0, StateType.CRASHED)
+    end(server, fleet, 0, "CRASHED")
     server.fails.add("send")
     fleet.look(server)
     assert fleet.all[1].untold == ["A"]
@@ -268,18 +281,16 @@ def test_what_an_heir_was_never_sent_goes_to_another(server: Any, state: StateTy
     server.fails.clear()
     fleet.look(server)
     assert server.sent == []
-    assert server.started[3:] == [
-        ("capture/1", ["A", "B"] if state is StateType.CRASHED else ["A"])
-    ]
+    assert server.started[3:] == [("capture/1", ["A", "B"] if state == "CRASHED" else ["A"])]
 
 
 def test_what_could_not_be_handed_over_in_time_is_named(server: Any) -> None:
     fleet = started(server, ["A"], ["B"])
-    end(server, fleet, 0, StateType.CRASHED)
+    end(server, fleet, 0, "CRASHED")
     server.fails.add("send")
     fleet.look(server)
     fleet.end = datetime.now(UTC)
-    end(server, fleet, 1, StateType.COMPLETED)
+    end(server, fleet, 1, "COMPLETED")
     assert not fleet.look(server)
     assert fleet.left == {"A"}
     assert "**Nobody takes:** A" in server.shown[-1]
@@ -289,15 +300,15 @@ def test_a_shard_that_no_worker_started_in_time_ends_with_the_fleet_and_is_named
     server: Any,
 ) -> None:
     fleet = started(server, ["A"], ["B"])
-    end(server, fleet, 0, StateType.SCHEDULED)
+    end(server, fleet, 0, "SCHEDULED")
     fleet.look(server)
     fleet.end = datetime.now(UTC)
-    end(server, fleet, 1, StateType.COMPLETED)
+    end(server, fleet, 1, "COMPLETED")
     server.fails.add("cancel")
     assert fleet.look(server), "it might still be started"
     server.fails.clear()
     assert not fleet.look(server)
-    assert server.states[fleet.all[0].run] is StateType.CANCELLED
+    assert server.states[fleet.all[0].run] == "CANCELLED"
     assert fleet.left == {"A"}
     assert set(fleet.lost) == {"A"}
 
@@ -306,18 +317,20 @@ def test_a_run_that_was_deleted_in_prefect_ends_no_fleet_and_keeps_none(server: 
     fleet = started(server, ["A"], ["B"])
     del server.states[fleet.all[0].run]
     assert fleet.look(server)
-    end(server, fleet, 1, StateType.COMPLETED)
+    end(server, fleet, 1, "COMPLETED")
     assert not fleet.look(server)
     assert (server.sent, server.started[2:], fleet.left) == ([], [], set())
 
 
 def test_the_result_names_the_gaps_and_where_everything_is(server: Any, tmp_path: Any) -> None:
+    from flows.fleet import LOST, result
+
     fleet = started(server, ["A"], ["B"])
     fleet.look(server)
-    end(server, fleet, 0, StateType.CRASHED)
+    end(server, fleet, 0, "CRASHED")
     fleet.look(server)
     fleet.lost = {"A": int((datetime.now(UTC) - timedelta(seconds=9)).timestamp() * 10**9)}
-    end(server, fleet, 1, StateType.COMPLETED)
+    end(server, fleet, 1, "COMPLETED")
     fleet.look(server)
     lake = f"file://{tmp_path}/lake"
     state: Any = result(fleet, lake)

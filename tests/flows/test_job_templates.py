@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import jsonschema  # type: ignore[import-untyped]
 import pytest
-from prefect.client.schemas.objects import FlowRun
-from prefect.utilities.templating import find_placeholders
+
+pytestmark = [
+    pytest.mark.xdist_group("prefect"),
+    pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
+]
 
 ROOT = Path(__file__).parents[2]
 VALUES: dict[str, dict[str, Any]] = {
@@ -31,7 +33,14 @@ VALUES: dict[str, dict[str, Any]] = {
         "cluster": "market",
     },
 }
-RUN = FlowRun(id=uuid4(), flow_id=uuid4(), name="AAPL")
+
+
+def prepared(job: Any) -> Any:
+    """The job of a run of ours."""
+    from prefect.client.schemas.objects import FlowRun
+
+    job.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4(), name="AAPL"))
+    return job
 
 
 def template(kind: str) -> dict[str, Any]:
@@ -41,6 +50,9 @@ def template(kind: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", VALUES)
 def test_a_template_asks_for_what_it_uses_and_uses_what_it_asks_for(kind: str) -> None:
+    import jsonschema  # type: ignore[import-untyped]
+    from prefect.utilities.templating import find_placeholders
+
     found = template(kind)
     asked = found["variables"]["properties"]
     used = {one.name for one in find_placeholders(found["job_configuration"])}
@@ -65,17 +77,15 @@ def test_no_key_stands_in_the_environment_that_prefect_keeps(kind: str) -> None:
     ]
 
 
-def test_a_job_of_kubernetes_has_the_key_and_a_volume_that_outlives_it() -> None:
-    worker = pytest.importorskip(
-        "prefect_kubernetes.worker", reason="pip install prefect-kubernetes"
-    )
+def test_a_job_of_kubernetes_has_the_key_and_a_volume_that_outlives_it(server: str) -> None:
+    from prefect_kubernetes import worker
+
     job = asyncio.run(
         worker.KubernetesWorkerJobConfiguration.from_template_and_values(
             template("kubernetes"), VALUES["kubernetes"]
         )
     )
-    job.prepare_for_flow_run(RUN)
-    spec = job.job_manifest["spec"]
+    spec = prepared(job).job_manifest["spec"]
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]
     env = {each["name"]: each.get("value") for each in container["env"]}
@@ -92,13 +102,13 @@ def test_a_job_of_kubernetes_has_the_key_and_a_volume_that_outlives_it() -> None
     assert pod["restartPolicy"] == "Never"
 
 
-def test_a_task_of_ecs_has_the_key_and_a_volume_that_outlives_it() -> None:
-    worker = pytest.importorskip("prefect_aws.workers.ecs_worker", reason="pip install prefect-aws")
+def test_a_task_of_ecs_has_the_key_and_a_volume_that_outlives_it(server: str) -> None:
+    from prefect_aws.workers import ecs_worker
+
     job = asyncio.run(
-        worker.ECSJobConfiguration.from_template_and_values(template("ecs"), VALUES["ecs"])
+        ecs_worker.ECSJobConfiguration.from_template_and_values(template("ecs"), VALUES["ecs"])
     )
-    job.prepare_for_flow_run(RUN)
-    (container,) = job.task_definition["containerDefinitions"]
+    (container,) = prepared(job).task_definition["containerDefinitions"]
     assert container["secrets"] == [
         {"name": "FINNHUB_API_KEY", "valueFrom": VALUES["ecs"]["key_secret_arn"]}
     ]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -351,6 +350,8 @@ def test_empty_bars_are_kept_between_the_first_trade_and_the_last_of_any_ticker(
 def test_each_backend_gives_the_documented_columns(
     layout: Layout, publish: Callable[..., None]
 ) -> None:
+    import polars as pl
+
     publish([(NOON, 1.5, 2.0, "1"), (NOON + 60_000, 2.5, 2.0, "12")])
     read = stocktrace.read_bars
     frame = read("AAPL", data_dir=layout.root)

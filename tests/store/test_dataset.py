@@ -5,9 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
@@ -61,6 +59,8 @@ def by_pyarrow(folder: Path) -> list[dict[str, Any]]:
 
 
 def by_duckdb(folder: Path) -> list[dict[str, Any]]:
+    import duckdb
+
     query = f"SELECT * FROM read_parquet('{folder}/**/*.parquet', hive_partitioning=true)"
     relation = duckdb.sql(query)
     assert relation is not None
@@ -77,6 +77,8 @@ def by_duckdb(folder: Path) -> list[dict[str, Any]]:
 
 
 def by_polars(folder: Path) -> list[dict[str, Any]]:
+    import polars as pl
+
     frame = pl.scan_parquet(folder, hive_partitioning=True).collect()
     assert dict(frame.schema) == {
         "ts_event": pl.Datetime("ms", "UTC"),
@@ -149,6 +151,8 @@ def test_pandas_gets_columns_of_the_documented_types(
 
 
 def test_each_backend_gives_the_same(layout: Layout, publish: Callable[..., None]) -> None:
+    import polars as pl
+
     publish([Trade("AAPL", float(n), T + n, 1.0) for n in range(1, 4)])
     table = stocktrace.read_trades("AAPL", data_dir=layout.root, backend="pyarrow")
     assert isinstance(table, pa.Table)

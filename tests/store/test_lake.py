@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
@@ -197,6 +196,8 @@ def test_a_lake_is_read_like_a_data_folder(studio: Studio, lake: Path) -> None:
 
 
 def test_other_readers_get_all_of_it_numeric_tickers_as_text(studio: Studio, lake: Path) -> None:
+    import duckdb
+
     capture(studio, f"file://{lake}")
     query = f"select distinct symbol from read_parquet('{lake}/parquet/*/*/*.parquet')"
     assert sorted(duckdb.execute(query).fetchall()) == [(ticker,) for ticker in sorted(TICKERS)]

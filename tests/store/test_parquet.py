@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -208,6 +206,9 @@ def noticing(whole: Callable[..., Any], read: list[Any], layout: Layout) -> Call
 
 def whole_folder(folder: Path) -> list[list[float]]:
     """The prices that others find, each given the folder and nothing else."""
+    import duckdb
+    import polars as pl
+
     return [
         pl.scan_parquet(folder).collect()["price"].to_list(),
         duckdb.read_parquet(f"{folder}/**/*.parquet").fetchnumpy()["price"].tolist(),

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
@@ -168,6 +166,9 @@ def test_passing_over_row_groups_leaves_out_no_trade(day: Layout, by: Any) -> No
 
 
 def test_duckdb_and_polars_query_a_scan(day: Layout) -> None:
+    import duckdb
+    import polars as pl
+
     trades = stocktrace.scan(["A", "C"], f"{DATE}T14:00Z", f"{DATE}T15:00Z", data_dir=day.root)
     wanted = trades.count_rows()
     found = duckdb.sql("SELECT symbol, date, count(*) FROM trades GROUP BY ALL ORDER BY 1")
