@@ -27,7 +27,7 @@ from tests.conftest import Studio, frame, played
 from tests.dashboard.conftest import Capture, capturing, dashboard, free_port
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Locator, LocatorAssertions, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -51,7 +51,7 @@ TICKERS = ("AAPL", "MSFT", "NVDA", "BINANCE:BTCUSDT")
 PATIENCE_MS = 15_000
 
 
-def expect(seen: Locator) -> LocatorAssertions:
+def expect(seen: Locator) -> Any:
     """Assertions about ``seen`` that have ``PATIENCE_MS`` to come true."""
     from playwright import sync_api
 

@@ -80,12 +80,11 @@ def test_no_key_stands_in_the_environment_that_prefect_keeps(kind: str) -> None:
 def test_a_job_of_kubernetes_has_the_key_and_a_volume_that_outlives_it(server: str) -> None:
     from prefect_kubernetes import worker
 
-    job = asyncio.run(
-        worker.KubernetesWorkerJobConfiguration.from_template_and_values(
-            template("kubernetes"), VALUES["kubernetes"]
-        )
+    made = worker.KubernetesWorkerJobConfiguration.from_template_and_values(
+        template("kubernetes"), VALUES["kubernetes"]
     )
-    spec = prepared(job).job_manifest["spec"]
+    job = prepared(asyncio.run(made))
+    spec = job.job_manifest["spec"]
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]
     env = {each["name"]: each.get("value") for each in container["env"]}
@@ -105,10 +104,9 @@ def test_a_job_of_kubernetes_has_the_key_and_a_volume_that_outlives_it(server: s
 def test_a_task_of_ecs_has_the_key_and_a_volume_that_outlives_it(server: str) -> None:
     from prefect_aws.workers import ecs_worker
 
-    job = asyncio.run(
-        ecs_worker.ECSJobConfiguration.from_template_and_values(template("ecs"), VALUES["ecs"])
-    )
-    (container,) = prepared(job).task_definition["containerDefinitions"]
+    made = ecs_worker.ECSJobConfiguration.from_template_and_values(template("ecs"), VALUES["ecs"])
+    job = prepared(asyncio.run(made))
+    (container,) = job.task_definition["containerDefinitions"]
     assert container["secrets"] == [
         {"name": "FINNHUB_API_KEY", "valueFrom": VALUES["ecs"]["key_secret_arn"]}
     ]
