@@ -237,13 +237,15 @@ def test_a_fleet_that_starts_early_is_about_its_scheduled_start(
     def members(asked: dict[str, str], end: datetime, *_: object) -> None:
         raise Known(asked["until"], end)
 
+    from flows import fleet
+
     scheduled = datetime.now(UTC) + timedelta(seconds=30)
     flow_run = SimpleNamespace(scheduled_start_time=scheduled, parameters={})
-    monkeypatch.setattr(module, "runtime", SimpleNamespace(flow_run=flow_run))
-    monkeypatch.setattr(module, "Members", members)
+    monkeypatch.setattr(fleet, "runtime", SimpleNamespace(flow_run=flow_run))
+    monkeypatch.setattr(fleet, "Members", members)
     end = scheduled + timedelta(hours=1)
     with pytest.raises(Known) as known:
-        module.fleet.fn(["A"], 1, f"file://{tmp_path}", lasting="1h")
+        fleet.fleet.fn(["A"], 1, f"file://{tmp_path}", lasting="1h")
     assert known.value.args == (end.isoformat(), end)
 
 
