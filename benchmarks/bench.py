@@ -54,7 +54,7 @@ def run(client: Client, load: Load, times: Path | None = None) -> dict[str, Any]
     command = [sys.executable, "-m", "benchmarks.sender", "--dialect", load.dialect]
     command += ["--tickers", str(load.tickers), "--per-frame", str(load.per_frame)]
     command += ["--trades", str(load.trades), "--rate", str(load.rate)]
-    command += ["--times", str(times)] if times else []
+    command += ["--timestamps", str(times)] if times else []
     with (
         tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as folder,
         _line(load) as (scheme, options, trust),

@@ -41,16 +41,16 @@ _STEM = "20251121T143000Z_0123ab-20251121T143000Z_00001"
 
 def segments(root: Path, rows: int, files: int) -> None:
     """Segments as the recorder writes them, through its own code."""
-    from stocktrace.rows import Rows
+    from stocktrace.store.decoded_batch import DecodedRead
     from stocktrace.store.layout import Layout
-    from stocktrace.store.names import Part
-    from stocktrace.store.read import Read
-    from stocktrace.store.segment import SegmentWriter
-    from stocktrace.store.tape import Frames
+    from stocktrace.store.names import WindowId
+    from stocktrace.store.segments import SegmentWriter
+    from stocktrace.store.tape import TapeFrames
     from stocktrace.trade import Trade
+    from stocktrace.trade_columns import TradeColumns
 
     layout = Layout(root)
-    writer = SegmentWriter(layout, Part(*_STEM.split("-")))
+    writer = SegmentWriter(layout, WindowId(*_STEM.split("-")))
     for name in market.tickers(files):
         trades = [
             Trade(name, each.price, each.ms, float(each.size), tuple(each.codes or ()))
@@ -59,7 +59,7 @@ def segments(root: Path, rows: int, files: int) -> None:
         for begin in range(0, rows, 1000):
             some = trades[begin : begin + 1000]
             stamp = some[-1].t * 1_000_000 + 80_123_456
-            read = Read([Frames(stamp, [b""])], Rows.of([some]))
+            read = DecodedRead([TapeFrames(stamp, [b""])], TradeColumns.of([some]))
             writer.write([(name, [(read, range(len(some)))])])
     writer.seal()
 

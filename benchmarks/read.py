@@ -22,13 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from stocktrace.query.bars import read_bars
+from stocktrace.query.trades import read_trades
 from stocktrace.store import compaction, parquet
-from stocktrace.store.bars import read_bars
-from stocktrace.store.columns import SCHEMA
-from stocktrace.store.content import content_hash
-from stocktrace.store.dataset import read_trades
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
+from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
+from stocktrace.store.names import WindowId
 
 DATE = "2026-11-20"
 OPENS_MS = 1_795_185_000_000  # 14:30 UTC
@@ -51,21 +51,21 @@ def publish(layout: Layout, trades: int, windows: int) -> None:
         codes = pa.array(["1", "1 12", "1 8", "1 8 12"]).take(pa.array(dice.integers(0, 4, count)))
         table = pa.Table.from_arrays(
             [
-                pa.array(happened).cast(SCHEMA.types[0]),
-                pa.array(arrived).cast(SCHEMA.types[1]),
+                pa.array(happened).cast(TRADE_SCHEMA.types[0]),
+                pa.array(arrived).cast(TRADE_SCHEMA.types[1]),
                 pa.array(price),
                 pa.array(volume),
                 codes,
             ],
-            schema=SCHEMA,
+            schema=TRADE_SCHEMA,
         )
         for number in range(windows):
             begin, end = (count * at // windows for at in (number, number + 1))
-            part = Part(f"{DATE.replace('-', '')}T142958Z_3f9a1c", _window(number, windows))
+            part = WindowId(f"{DATE.replace('-', '')}T142958Z_3f9a1c", _window(number, windows))
             path = layout.parquet(ticker, part)
             path.parent.mkdir(parents=True, exist_ok=True)
             some = table.slice(begin, end - begin).combine_chunks()
-            with parquet.writer(path) as writer:
+            with parquet.parquet_writer(path) as writer:
                 writer.write_table(some)
                 content = content_hash(iter(some.to_batches())).hexdigest()
                 writer.add_key_value_metadata({"stocktrace.content": content})
@@ -149,7 +149,7 @@ def main() -> None:
         publish(layout, asked.trades, asked.windows)
         _tell(layout, f"files of {asked.windows} windows")
         for ticker in TICKERS:
-            assert compaction.compact(layout, ticker, DATE) is not None
+            assert compaction.compact_day(layout, ticker, DATE) is not None
         _tell(layout, "compacted")
 
 

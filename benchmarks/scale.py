@@ -140,7 +140,7 @@ def latency(seconds: float) -> dict[str, Any]:
 
 def pause(seconds: float) -> dict[str, Any]:
     """How long the feed is away from its socket while windows are converted, one after another."""
-    said = watched(_load(100_000.0, seconds), roll_every=5)
+    said = watched(_load(100_000.0, seconds), roll_interval=5)
     p50, p99, p999 = said["pause_ms"]
     row = [f"{p50:.1f} ms", f"{p99:.1f} ms", f"{p999:.1f} ms", f"{said['worst_pause_ms']:.0f} ms"]
     print(bench.table(["between two reads, p50", "p99", "p99.9", "worst"], [row]))

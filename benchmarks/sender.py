@@ -5,7 +5,7 @@ A process of its own. It serves one client: handshake, greeting (each dialect ha
 millisecond; TCP's backpressure holds it back. Then it waits for the client to go. Standard output:
 one JSON line with the port, one with what was sent.
 
-``--times FILE`` keeps (trades sent so far, epoch ns) of each step, for the latency.
+``--timestamps FILE`` keeps (trades sent so far, epoch ns) of each step, for the latency.
 ``--certificate FILE`` has it speak TLS: a key and its certificate, PEM. ``--record BYTES`` sends no
 more than so many bytes in one TLS record, and 0 one frame in each; TLS itself allows 16 KiB.
 """
@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--per-frame", type=int, default=5)
     parser.add_argument("--trades", type=int, default=100_000)
     parser.add_argument("--rate", type=float, default=0.0)
-    parser.add_argument("--times", type=Path)
+    parser.add_argument("--timestamps", type=Path)
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--record", type=int)
     given = parser.parse_args()

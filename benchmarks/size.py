@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from benchmarks import bench, market
 from benchmarks.peers import SIZES, install
-from stocktrace.record.publish import publish
+from stocktrace.record.publish import publish_window
 from stocktrace.store import compaction
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part, decode_ticker
-from stocktrace.store.tape import Frames, TapeReader, TapeWriter
+from stocktrace.store.names import WindowId, decode_ticker
+from stocktrace.store.tape import TapeFrames, TapeReader, TapeWriter
 
 # A session of ours that never was; its date is that of the trades' receipt.
 _SESSION = "20251121T142958Z_3f9a1c"
@@ -34,13 +34,13 @@ _PER_FRAME = 4
 _TRADES = 400_000
 
 
-def record(layout: Layout, recording: Path | None) -> Part:
+def record(layout: Layout, recording: Path | None) -> WindowId:
     """A window with all trades, published; its tape is the recording or a market made up."""
-    part = Part(_SESSION, _WINDOW)
+    part = WindowId(_SESSION, _WINDOW)
     tape = TapeWriter(layout.tape(part))
     if recording is not None:
         for entry in TapeReader(recording):
-            if isinstance(entry, Frames):
+            if isinstance(entry, TapeFrames):
                 tape.append(entry.stamp, entry.frames)
     else:
         trades = list(market.prints(market.tickers(4), _TRADES))
@@ -50,11 +50,11 @@ def record(layout: Layout, recording: Path | None) -> Part:
             stamp = some[-1].ms * 1_000_000 + dice.randrange(60_000_000, 69_000_000)
             tape.append(stamp, [market.spelled(some)])
     tape.close()
-    publish(layout, part, whole=False)
+    publish_window(layout, part, whole=False)
     return part
 
 
-def measure(layout: Layout, part: Part, plain: Path) -> dict[str, float]:
+def measure(layout: Layout, part: WindowId, plain: Path) -> dict[str, float]:
     """Bytes a trade of each way to write them; ``plain`` is a folder for others to read from."""
     published = sorted(layout.dataset.glob(f"date={part.date}/symbol=*/*.parquet"))
     pandas = rows = 0
@@ -70,7 +70,7 @@ def measure(layout: Layout, part: Part, plain: Path) -> dict[str, float]:
     told = subprocess.run(command, cwd=market.ROOT, capture_output=True, text=True, check=True)
     others: dict[str, Any] = json.loads(told.stdout)
     for ticker in [decode_ticker(path.parent.name.partition("=")[2]) for path in published]:
-        done = compaction.compact(layout, ticker, part.date)
+        done = compaction.compact_day(layout, ticker, part.date)
         assert done is not None
     compacted = sum(path.stat().st_size for path in layout.dataset.rglob("*.parquet"))
     sizes = {"pandas": pandas, "converted": converted, "compacted": compacted, **others}

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from stocktrace.status import Status
+from stocktrace.sessions.status import CaptureStatus
 
 TICKERS = [f"T{number:02}" for number in range(50)]
 PHASES = {"nobody": (0, 0), "1 viewer": (1, 0), "20 viewers": (20, 0), "50 stalled": (0, 50)}
@@ -84,10 +84,10 @@ def measure(
     wait = threading.Event()
     wait.wait(SETTLE_S)
     before, taken = [sum(one.cpu_times()[:2]) for one in (capture, page)], viewers.taken
-    had = Status.read(status)
+    had = CaptureStatus.read(status)
     wait.wait(seconds)
     after = [sum(one.cpu_times()[:2]) for one in (capture, page)]
-    has = Status.read(status)
+    has = CaptureStatus.read(status)
     found = {
         "trades": (has.trades - had.trades) / (has.elapsed_s - had.elapsed_s),
         "capture": (after[0] - before[0]) / seconds * 100,
@@ -108,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     stocktrace = [sys.executable, "-m", "stocktrace"]
     exchange = subprocess.Popen(
-        [*stocktrace, "exchange", "--rate", str(options.rate), "--limit", "0"],
+        [*stocktrace, "simulator", "--rate", str(options.rate), "--symbol-limit", "0"],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -119,7 +119,7 @@ def main() -> None:
         capture = subprocess.Popen(
             [
                 *(*stocktrace, "capture", *TICKERS, "--url", url, "--for", "1h", "--dashboard"),
-                *("--data-dir", str(data_dir), "--roll-every", "60s"),
+                *("--data-dir", str(data_dir), "--roll-interval", "60s"),
             ],
             env={**os.environ, "FINNHUB_API_KEY": "demo"},
             stdout=subprocess.DEVNULL,

@@ -1,5 +1,5 @@
 """What Prefect runs: decorators, parameters, artifacts; no logic of its own."""
 
-from flows import environment
+from flows import prefect_settings
 
-environment.prepare()
+prefect_settings.set_defaults()

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import AutomationCore
 
-#: Four heartbeats of flows/environment.py: one or two may be late on a busy machine.
+#: Four heartbeats of flows/prefect_settings.py: one or two may be late on a busy machine.
 SILENT_S = 120
 
-Did = Literal["created", "changed", "unchanged"]
+AutomationChange = Literal["created", "changed", "unchanged"]
 
 
 def main(
@@ -44,17 +44,17 @@ def main(
     from prefect import get_client
 
     with get_client(sync_client=True) as client:
-        wanted = [zombies()]
+        wanted = [zombie_automation()]
         if block is not None:
-            wanted += alerts(_block(client, block))
+            wanted += alert_automations(_block(client, block))
         for one in wanted:
-            output.to_stdout(f"{ensure(client, one)}: {one.name}\n")
+            output.to_stdout(f"{create_automations(client, one)}: {one.name}\n")
     if block is None:
         output.to_stdout("no alerts: give a notification block with --block TYPE/NAME\n")
     return 0
 
 
-def ensure(client: SyncPrefectClient, wanted: AutomationCore) -> Did:
+def create_automations(client: SyncPrefectClient, wanted: AutomationCore) -> AutomationChange:
     """Have ``wanted`` in Prefect, once, as it is here."""
     found = client.read_automations_by_name(wanted.name)
     if not found:
@@ -68,7 +68,7 @@ def ensure(client: SyncPrefectClient, wanted: AutomationCore) -> Did:
     return "changed"
 
 
-def zombies() -> AutomationCore:
+def zombie_automation() -> AutomationCore:
     """A run of stocktrace that gave no sign of life for ``SILENT_S`` is Crashed."""
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
@@ -101,7 +101,7 @@ def zombies() -> AutomationCore:
     )
 
 
-def alerts(block: UUID) -> list[AutomationCore]:
+def alert_automations(block: UUID) -> list[AutomationCore]:
     """Messages through a notification block: gaps, losses again and again, refused rows."""
     from flows.events import BURST, GAP, RECONNECT
 
@@ -174,4 +174,4 @@ def _block(client: SyncPrefectClient, slug: str) -> UUID:
 
 
 if __name__ == "__main__":
-    script.run("flows.automations", main)
+    script.run_script("flows.automations", main)

@@ -1,14 +1,12 @@
-"""Older sessions and CSV files of others as a Prefect flow: a task for each batch of files.
+"""What Finnhub's REST has of past days, as Prefect flows: gaps are repaired, days are reconciled.
 
-Each source is published once, whoever asks for it again; a run that was killed is simply started
-again.
+Both can be started again at any time; the key is the worker's, never a parameter.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from prefect import flow, task
@@ -18,100 +16,120 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.page import ROWS
+from flows.fields import Date
+from flows.markdown import ROWS
+from stocktrace.backfill.completeness import Completeness
+from stocktrace.backfill.fill import fill_gaps
+from stocktrace.backfill.plan import plan_fills, postpone
+from stocktrace.backfill.reconcile import last_trading_day
+from stocktrace.backfill.reconcile import reconcile_day as compare
 from stocktrace.errors import StocktraceError
-from stocktrace.ingest.backfill import Outcome, Work, plan
-from stocktrace.ingest.backfill import backfill as fill
-from stocktrace.ingest.mapping import Mapping, Unit
+from stocktrace.feed.rest import RestClient, rest_url
+from stocktrace.query.criteria import parse_day
 from stocktrace.settings import Settings
+from stocktrace.store.gap_fills import GapFill
 from stocktrace.store.layout import Layout
+from stocktrace.text import count_of
+from stocktrace.trade import parse_tickers
 
-KEY = "stocktrace-backfill"
+REPAIRS = "stocktrace-repairs"
+COMPLETENESS = "stocktrace-completeness"
 
-Sources = Annotated[list[str], Field(examples=[["/srv/older/data", "/srv/csv"]])]
-Column = Annotated[str, Field(pattern=r"^(symbol|ts_event|ts_recv|price|volume|conditions)=.+$")]
-Columns = Annotated[list[Column], Field(examples=[["ts_event=time", "price=Price"]])]
-Ticker = Annotated[str, Field(min_length=1, examples=["AAPL", "BINANCE:{}"])]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@flow(name="stocktrace-backfill", persist_result=False)
-def backfill(
-    sources: Sources | None = None,
-    preset: Literal["massive", "binance-spot"] | None = None,
-    columns: Columns | None = None,
-    unit: Unit | None = None,
-    timezone: str | None = None,
-    ticker: Ticker | None = None,
-    ticker_from: str | None = None,
-    names: str | None = None,
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None,
-    dry_run: bool = False,
-    jobs: Annotated[int, Field(ge=0, le=256)] = 0,
-    batch: Annotated[int, Field(ge=1, le=10_000)] = 50,
-    data_dir: str | None = None,
-) -> State[Any]:
-    """Publish what older sessions and CSV files of others left, each once.
-
-    No source is changed. Without any, what died in the data folder itself is recovered.
+@flow(name="stocktrace-repair", persist_result=False)
+def backfill(data_dir: str | None = None, url: str | None = None) -> State[Any]:
+    """Repair gaps of past sessions with ticks from Finnhub's REST, as far as they can be had.
 
     Args:
-        sources: CSV files (also .csv.gz), folders of them, data folders of stocktrace; as the
-            worker sees them.
-        preset: What the files are, if they are well known.
-        columns: A column of ours and its name in the files, such as price=Price.
-        unit: The unit of their times, counted from 1970 (UTC), or iso for text.
-        timezone: The zone of iso times without an offset; else UTC.
-        ticker: One ticker for all rows; a {} in it is what the file says, as in BINANCE:{}.
-        ticker_from: A pattern whose first group finds the ticker in a file's name.
-        names: The names of the columns, parted by commas, if the files have no line of them.
-        delimiter: What parts the columns; else a comma.
-        dry_run: Change nothing, and say what would be.
-        jobs: How many processes; 0 is as many as cores.
-        batch: Sources a task.
-        data_dir: The folder to publish in; else STOCKTRACE_DATA_DIR, else data.
+        data_dir: The folder of everything that is recorded; else STOCKTRACE_DATA_DIR, else data.
+        url: The WebSocket's address, whose host is asked; else STOCKTRACE_URL, else Finnhub's.
 
     Returns:
-        How many sources were published, were known, failed; and how many trades.
+        How many gaps were repaired, need none, cannot be, are open; and how many trades came.
     """
-    try:
-        layout = Layout.of(Settings.load(data_dir=data_dir))
-        mapping = Mapping.of(
-            columns or (),
-            preset,
-            unit,
-            names,
-            timezone=timezone,
-            ticker=ticker,
-            ticker_from=ticker_from,
-            delimiter=delimiter,
+    found, failure, later = fetch_gaps({"data_dir": data_dir, "url": url})
+    if found:
+        create_table_artifact([msgspec.to_builtins(one) for one in found[:ROWS]], key=REPAIRS)
+    left = [one.reason for one in found if one.state == "open"]
+    if failure or left:
+        return Failed(
+            message=failure or f"not repaired: {count_of(len(left), 'gap')}, the first: {left[0]}"
         )
-        work = plan(layout, [Path(source) for source in sources or ()])
-        outcomes: list[Outcome] = []
-        for begin in range(0, len(work), batch):
-            some = work[begin : begin + batch]
-            outcomes += publish(layout, some, mapping, jobs or None, dry_run)
+    counts = dict(Counter(one.state for one in found))
+    states = [f"{count} {state}" for state, count in counts.items()]
+    told = "; ".join([", ".join(states)] * bool(states) + later) or "nothing to repair"
+    trades = sum(one.rows for one in found)
+    return Completed(
+        message=f"{told}; {count_of(trades, 'trade')}.", data={**counts, "trades": trades}
+    )
+
+
+@task(name="repair", cache_policy=NO_CACHE, persist_result=False)
+def fetch_gaps(asked: dict[str, str | None]) -> tuple[list[GapFill], str, list[str]]:
+    """Repair, what kept it from going on, and what is put off."""
+    found: list[GapFill] = []
+    try:
+        settings = Settings.load(**asked)
+        layout = Layout.from_settings(settings)
+        with RestClient(rest_url(settings.url), settings.key()) as rest:
+            found.extend(fill_gaps(layout, rest))
+        return found, "", postpone(plan_fills(layout))
     except StocktraceError as error:
-        return Failed(message=str(error))
-    if outcomes:
-        create_table_artifact([msgspec.to_builtins(one) for one in outcomes[:ROWS]], key=KEY)
-    failed = [one.reason for one in outcomes if one.state == "failed"]
-    counts = dict(Counter(one.state for one in outcomes))
-    rows = sum(one.rows for one in outcomes)
-    if failed:
-        return Failed(message=f"{len(failed)} of {len(work)} sources failed, first: {failed[0]}")
-    told = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to do"
-    return Completed(message=f"{told}; {rows:,} trades.", data={**counts, "trades": rows})
+        return found, str(error), []
 
 
-@task(
-    name="backfill",
-    retries=2,
-    retry_delay_seconds=10,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def publish(
-    layout: Layout, work: list[Work], mapping: Mapping, jobs: int | None, only_look: bool
-) -> list[Outcome]:
-    """Publish a batch of sources; again changes nothing."""
-    return list(fill(layout, work, mapping, jobs=jobs, only_look=only_look))
+@flow(name="stocktrace-reconcile", persist_result=False)
+def reconcile(
+    date: Date | None = None,
+    tickers: list[str] | None = None,
+    min_share: Share = 0.99,
+    data_dir: str | None = None,
+    url: str | None = None,
+) -> State[Any]:
+    """Compare a day's published trades with the ticks that Finnhub's REST has of it.
+
+    Args:
+        date: A New York date; else the last that is over.
+        tickers: US stocks; else those that were captured that day.
+        min_share: The share that makes a day complete.
+        data_dir: The folder of everything that is recorded; else STOCKTRACE_DATA_DIR, else data.
+        url: The WebSocket's address, whose host is asked; else STOCKTRACE_URL, else Finnhub's.
+
+    Returns:
+        How many tickers are complete.
+    """
+    found, failure = fetch_day({"data_dir": data_dir, "url": url}, date, tickers or [], min_share)
+    if found:
+        rows = [msgspec.to_builtins(one) for one in found[:ROWS]]
+        create_table_artifact(rows, key=COMPLETENESS)
+    wrong = [f"{one.symbol}: {one.reason}" for one in found if one.state != "complete"]
+    if failure or wrong:
+        text = (
+            f"not complete: {len(wrong)} of {count_of(len(found), 'ticker')}, "
+            f"first {', '.join(wrong[:1])}"
+        )
+        return Failed(message=failure or text)
+    return Completed(
+        message=f"{count_of(len(found), 'ticker')} complete.", data={"complete": len(found)}
+    )
+
+
+@task(name="reconcile", cache_policy=NO_CACHE, persist_result=False)
+def fetch_day(
+    asked: dict[str, str | None], date: str | None, tickers: list[str], min_share: float
+) -> tuple[list[Completeness], str]:
+    """Compare, and what kept it from going on."""
+    found: list[Completeness] = []
+    try:
+        settings = Settings.load(**asked)
+        day, wanted = (
+            parse_day(date) or last_trading_day(),
+            parse_tickers(tickers) if tickers else (),
+        )
+        with RestClient(rest_url(settings.url), settings.key()) as rest:
+            found.extend(compare(Layout.from_settings(settings), rest, day, wanted, min_share))
+    except StocktraceError as error:
+        return found, str(error)
+    return found, ""

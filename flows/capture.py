@@ -37,23 +37,23 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import console
-from flows.display import Display
 from flows.fields import Duration, LakeUrl, Tickers, Until, Url
-from flows.page import one_line
-from flows.request import Request
-from flows.slot import Slot
-from flows.steer import Steer
-from stocktrace import schedule
+from flows.key_lease import KeyLease
+from flows.markdown import report_line
+from flows.progress import ProgressReporter
+from flows.request import CaptureRequest
+from flows.ticker_commands import TickerCommands
+from stocktrace import market_hours
+from stocktrace.end_time import CaptureSpan
 from stocktrace.errors import MarketClosed, StocktraceError
-from stocktrace.live import capturing
-from stocktrace.live.handle import Handle
-from stocktrace.live.publishing import Result
-from stocktrace.record.publish import Published, publish
-from stocktrace.report import Report
+from stocktrace.live import api
+from stocktrace.live.control import CaptureControl
+from stocktrace.live.publishing import PublishFuture
+from stocktrace.record.publish import PublishedWindow, publish_window
+from stocktrace.sessions.report import SessionReport
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.until import Span
+from stocktrace.store.names import WindowId
 
 log = logging.getLogger("stocktrace.flow")
 
@@ -66,13 +66,13 @@ def run_name() -> str:
     asked = runtime.flow_run.parameters or {}
     tickers = list(asked.get("tickers") or ())
     names = [*tickers[:3], *([f"+{len(tickers) - 3}"] if len(tickers) > 3 else [])]
-    return f"{' '.join(map(str, names))} · {length(asked)}"
+    return f"{' '.join(map(str, names))} · {capture_seconds(asked)}"
 
 
-def length(asked: dict[str, Any]) -> str:
+def capture_seconds(asked: dict[str, Any]) -> str:
     """How long the run with these parameters goes on: ``30m``, ``until close``."""
     until = str(asked.get("until") or "").replace("_", " ")
-    return str(asked.get("lasting") or f"until {until}")
+    return str(asked.get("duration") or f"until {until}")
 
 
 def now() -> datetime:
@@ -89,23 +89,23 @@ def now() -> datetime:
 )
 def capture(
     tickers: Tickers,
-    lasting: Duration | None = None,
+    duration: Duration | None = None,
     until: Until | None = None,
-    market: schedule.Hours = "always",
+    market: market_hours.MarketHours = "always",
     wait_for_key: Duration | None = None,
     data_dir: str | None = None,
     url: Url | None = None,
-    roll_every: Duration | None = None,
+    roll_interval: Duration | None = None,
     lake: LakeUrl | None = None,
 ) -> dict[str, Any] | State[Any]:
     """Record the trades of some tickers for a bounded time.
 
     The API key is read from FINNHUB_API_KEY where the flow runs, and is never a parameter. Give
-    one of *lasting* and *until*.
+    one of *duration* and *until*.
 
     Args:
         tickers: Finnhub symbols, such as AAPL, BINANCE:BTCUSDT or OANDA:EUR_USD.
-        lasting: How long: 30s, 10m, 1h30m. Leave it out if there is an end in *until*.
+        duration: How long: 30s, 10m, 1h30m. Leave it out if there is an end in *until*.
         until: When to end: close (of the US session, also on half days), extended close, 16:00
             (of the machine), 16:00 America/New_York, tomorrow 00:00 UTC, or an ISO time.
         market: The market whose hours the run keeps. When it is closed, or closes within a
@@ -115,8 +115,8 @@ def capture(
         data_dir: The folder for everything that is recorded; else STOCKTRACE_DATA_DIR, else
             data.
         url: The address of the trade WebSocket; else STOCKTRACE_URL, else Finnhub's.
-        roll_every: The length of a window, after which its trades are in Parquet; else
-            STOCKTRACE_ROLL_EVERY, else 10m.
+        roll_interval: The length of a window, after which its trades are in Parquet; else
+            STOCKTRACE_ROLL_INTERVAL, else 10m.
         lake: The store that published files are sent to, such as s3://bucket/prefix; else
             STOCKTRACE_LAKE, else none. Its credentials are never a parameter.
 
@@ -127,18 +127,18 @@ def capture(
         "wait_for_key": wait_for_key,
         "data_dir": data_dir,
         "url": url,
-        "roll_every": roll_every,
+        "roll_interval": roll_interval,
         "lake": lake,
     }
     console.outlast()
     console.heed_hang_up()
-    _take_in_messages()
-    _outlast_lease()
+    _ignore_messages()
+    _survive_lease_loss()
     try:
         scheduled = runtime.flow_run.scheduled_start_time
-        moment = schedule.asked_at(now(), scheduled)
-        schedule.check(market, tickers, moment, scheduled)
-        request = Request.of(tickers, lasting, until, moment, **asked)
+        moment = market_hours.asked_at(now(), scheduled)
+        market_hours.check_schedule(market, tickers, moment, scheduled)
+        request = CaptureRequest.of(tickers, duration, until, moment, **asked)
         report, folder = record(request.tickers, request.span, asked)
     except MarketClosed as closed:
         return Completed(name="Skipped", message=str(closed))
@@ -146,8 +146,8 @@ def capture(
         return Failed(message=str(error))
     if report.state == "failed":
         return Failed(message=f"Session {report.session}: {report.reason}")
-    if report.unsent:
-        return Failed(message=f"Session {report.session}: {report.unsent}")
+    if report.upload_error:
+        return Failed(message=f"Session {report.session}: {report.upload_error}")
     if report.state == "interrupted":
         return Cancelled(message=f"Session {report.session}: {report.reason}")
     result = {
@@ -157,36 +157,36 @@ def capture(
         "books": msgspec.to_builtins(report.books),
         "data_dir": folder,
     }
-    return Completed(message=one_line(report), data=result)
+    return Completed(message=report_line(report), data=result)
 
 
 @task(
     name="capture", task_run_name="capture", retries=0, cache_policy=NO_CACHE, persist_result=False
 )
 def record(
-    tickers: tuple[str, ...], span: Span, asked: dict[str, str | None]
-) -> tuple[Report, str]:
+    tickers: tuple[str, ...], span: CaptureSpan, asked: dict[str, str | None]
+) -> tuple[SessionReport, str]:
     """Capture; gives the report and the data folder.
 
     The settings are loaded here: with them, the key would be a parameter.
     """
     settings = Settings.load(**asked)
     layout = Layout(settings.data_dir)
-    handle, slot = Handle(), Slot(settings)
-    steer = Steer(handle)
+    handle, slot = CaptureControl(), KeyLease(settings)
+    steer = TickerCommands(handle)
     with (
         contextlib.closing(slot),
-        Display(layout, tickers, handle, [steer.outage, slot.outage]) as display,
+        ProgressReporter(layout, tickers, handle, [steer.outage, slot.outage]) as display,
         steer,
     ):
-        report = capturing.capture(
+        report = api.capture(
             tickers,
-            lasting=span.lasting,
+            duration=span.duration,
             until=span.until,
             settings=settings,
             publisher=begin,
-            watch=display.watch,
-            handle=handle,
+            on_status=display.on_status,
+            control=handle,
             guard=slot,
         )
     return report, str(layout.root.resolve())
@@ -200,39 +200,39 @@ def record(
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def convert(data_dir: str, session: str, window: str, *, whole: bool, lake: str) -> Published:
+def convert(data_dir: str, session: str, window: str, *, whole: bool, lake: str) -> PublishedWindow:
     """Publish a rolled window as Parquet; again changes nothing."""
-    layout = Layout.of(Settings.load(data_dir=data_dir, lake=lake))
-    return publish(layout, Part(session, window), whole=whole)
+    layout = Layout.from_settings(Settings.load(data_dir=data_dir, lake=lake))
+    return publish_window(layout, WindowId(session, window), whole=whole)
 
 
-def begin(layout: Layout, part: Part, *, whole: bool) -> Result:
+def begin(layout: Layout, part: WindowId, *, whole: bool) -> PublishFuture:
     """Have a window converted by a task of the flow run; the capture's ``Publisher``."""
-    future: PrefectFuture[Published] | None = None
+    future: PrefectFuture[PublishedWindow] | None = None
     try:
         future = convert.submit(
             str(layout.root), part.session, part.window, whole=whole, lake=layout.lake
         )
     except Exception as error:  # noqa: BLE001 - whatever it is, the window will be published
         _tell(part, error)
-    return Conversion(layout, part, whole, future)
+    return WindowConversion(layout, part, whole, future)
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
+class WindowConversion:
     """What is to come of a window; without Prefect it is converted where it is asked for."""
 
     layout: Layout
-    part: Part
+    part: WindowId
     whole: bool
-    future: PrefectFuture[Published] | None
+    future: PrefectFuture[PublishedWindow] | None
 
     def done(self) -> bool:
         """Whether the task has ended; asks its thread, never the server."""
         future = self.future
         return not isinstance(future, PrefectWrappedFuture) or bool(future.wrapped_future.done())
 
-    def result(self) -> Published:
+    def result(self) -> PublishedWindow:
         """Wait for it, or raise why the window cannot be published."""
         if self.future is not None:
             try:
@@ -241,14 +241,14 @@ class Conversion:
                 raise
             except Exception as error:  # noqa: BLE001 - as above
                 _tell(self.part, error)
-        return publish(self.layout, self.part, whole=self.whole)
+        return publish_window(self.layout, self.part, whole=self.whole)
 
 
-def _tell(part: Part, error: Exception) -> None:
+def _tell(part: WindowId, error: Exception) -> None:
     log.warning("Prefect could not convert window %s (%s): it is done without", part.window, error)
 
 
-def _take_in_messages() -> None:
+def _ignore_messages() -> None:
     """The core's messages belong to the run, also where Prefect was imported before us."""
     core = logging.getLogger("stocktrace")
     if core.level == logging.NOTSET:
@@ -258,7 +258,7 @@ def _take_in_messages() -> None:
             core.addHandler(handler)
 
 
-def _outlast_lease() -> None:
+def _survive_lease_loss() -> None:
     """Let a capture go on when Prefect cannot renew its place in the deployment's limit.
 
     It would raise in the midst of the session if the server is away for some seconds at the wrong

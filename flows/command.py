@@ -16,13 +16,13 @@ import cyclopts
 from cyclopts import Parameter
 
 from flows import console
-from flows.request import Request
-from stocktrace import schedule
+from flows.request import CaptureRequest
+from stocktrace import market_hours
 from stocktrace.cli import output, streams
 from stocktrace.cli.signals import interrupting_imports
+from stocktrace.end_time import HELP
 from stocktrace.errors import MarketClosed, UsageError
-from stocktrace.schedule import Hours
-from stocktrace.until import HELP
+from stocktrace.market_hours import MarketHours
 
 _SAFE = "; what was received is on disk."
 
@@ -37,20 +37,20 @@ app = cyclopts.App(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run it; 0 done, 1 failed, 2 wrong usage, 129, 130 and 143 interrupted, in order."""
-    streams.protect()
+    streams.protect_streams()
     signal.signal(signal.SIGTERM, console.leave)
     console.heed_hang_up()
     try:
         status = app(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        return _complain(f"{' '.join(str(error).split())} Try --help.", 2)
+        return _exit_with(f"{' '.join(str(error).split())} Try --help.", 2)
     except UsageError as error:
-        return _complain(str(error), 2)
+        return _exit_with(str(error), 2)
     except KeyboardInterrupt:
-        return _complain(f"Interrupted{_SAFE}", 130)
+        return _exit_with(f"Interrupted{_SAFE}", 130)
     except Exception as error:  # noqa: BLE001 - the run's own failures are states: it is Prefect's
         reason = f"Prefect failed ({type(error).__name__}: {error}){_SAFE}"
-        return _complain(reason, 130 if _interrupted(error) else 1)
+        return _exit_with(reason, 130 if _interrupted(error) else 1)
     return status if isinstance(status, int) else 0
 
 
@@ -64,9 +64,9 @@ def run(
     ] = None,
     data_dir: Annotated[str | None, Parameter(help="Folder for what is recorded.")] = None,
     url: Annotated[str | None, Parameter(help="Address of the trade WebSocket.")] = None,
-    roll_every: Annotated[str | None, Parameter(help="Length of a window.")] = None,
+    roll_interval: Annotated[str | None, Parameter(help="Length of a window.")] = None,
     market: Annotated[
-        Hours, Parameter(help="The market whose hours it keeps: closed, nothing is recorded.")
+        MarketHours, Parameter(help="The market whose hours it keeps: closed, nothing is recorded.")
     ] = "always",
     wait_for_key: Annotated[
         str | None, Parameter(help="How long to wait for a capture with the same key to end.")
@@ -81,17 +81,17 @@ def run(
     asked = {
         "data_dir": data_dir,
         "url": url,
-        "roll_every": roll_every,
+        "roll_interval": roll_interval,
         "wait_for_key": wait_for_key,
         "lake": lake,
     }
     now = datetime.now(UTC)
     try:
-        schedule.check(market, tickers, now)
+        market_hours.check_schedule(market, tickers, now)
     except MarketClosed as closed:
-        output.line(f"Skipped: {closed}")
+        output.print_line(f"Skipped: {closed}")
         return 0
-    span = Request.of(tickers, for_, until, now, **asked).span
+    span = CaptureRequest.of(tickers, for_, until, now, **asked).span
     with interrupting_imports():
         from flows.capture import capture
 
@@ -101,9 +101,9 @@ def run(
     state = capture(list(tickers), for_, until, market, return_state=True, **asked)
     result = state.result(raise_on_failure=False)
     if state.is_completed() and isinstance(result, dict):
-        show(Path(result["data_dir"]), result["session"])
+        print_report(Path(result["data_dir"]), result["session"])
         return 0
-    return _complain(state.message or str(state.type), 1)
+    return _exit_with(state.message or str(state.type), 1)
 
 
 def _start_server() -> None:
@@ -137,14 +137,14 @@ def _interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
-def show(data_dir: Path, session: str) -> None:
+def print_report(data_dir: Path, session: str) -> None:
     """Print where the files are and the books."""
-    from stocktrace.report import Report
+    from stocktrace.sessions.report import SessionReport
     from stocktrace.store.layout import Layout
 
-    output.summary(Report.read(Layout(data_dir).report(session)), data_dir)
+    output.print_summary(SessionReport.read(Layout(data_dir).report(session)), data_dir)
 
 
-def _complain(sentence: str, status: int) -> int:
+def _exit_with(sentence: str, status: int) -> int:
     sys.stderr.write(f"stocktrace: {sentence}\n")
     return status

@@ -15,15 +15,15 @@ from prefect.states import Completed, Failed
 
 from flows.fields import Age, Date, Keep
 from stocktrace.errors import StocktraceError
-from stocktrace.quantities import parse_patience
-from stocktrace.record.recovery import Recovered
+from stocktrace.maintenance.compact import CompactionResult, compact_days
+from stocktrace.maintenance.retention import PruneResult, prune_data
+from stocktrace.query.criteria import parse_day
+from stocktrace.record.recovery import RecoveredSession
 from stocktrace.record.recovery import recover as recover_all
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
-from stocktrace.store.query import parse_day
-from stocktrace.upkeep.compacting import Compaction, compact_days
-from stocktrace.upkeep.retention import Pruning, prune
-from stocktrace.words import counted
+from stocktrace.text import count_of
+from stocktrace.units import parse_patience
 
 
 @flow(name="stocktrace-compact", persist_result=False)
@@ -31,8 +31,8 @@ def compact(
     date: Date | None = None,
     older_than: Age = "0",
     data_dir: str | None = None,
-    keep_tape: Keep | None = None,
-    keep_csv: Keep | None = None,
+    tape_retention: Keep | None = None,
+    csv_retention: Keep | None = None,
 ) -> dict[str, Any] | State[Any]:
     """Make one file of each ticker's day that is over, and delete what was kept for long enough.
 
@@ -42,14 +42,14 @@ def compact(
         date: One UTC date; else all that are over.
         older_than: Leave alone what ended later, such as 7d.
         data_dir: The folder of everything that is recorded; else STOCKTRACE_DATA_DIR, else data.
-        keep_tape: Delete older tapes of sessions that verify; else STOCKTRACE_KEEP_TAPE, else
+        tape_retention: Delete older tapes of sessions that verify; else STOCKTRACE_TAPE_RETENTION, else
             forever.
-        keep_csv: Delete older CSV of what is published; else STOCKTRACE_KEEP_CSV, else 0s.
+        csv_retention: Delete older CSV of what is published; else STOCKTRACE_CSV_RETENTION, else 0s.
 
     Returns:
         How many sessions were recovered, days of tickers compacted, files deleted; what waits.
     """
-    asked = {"data_dir": data_dir, "keep_tape": keep_tape, "keep_csv": keep_csv}
+    asked = {"data_dir": data_dir, "tape_retention": tape_retention, "csv_retention": csv_retention}
     try:
         folder = str(Settings.load(**asked).data_dir.resolve())
         recovered = recover(asked)
@@ -57,22 +57,22 @@ def compact(
         pruning = delete(asked)
     except StocktraceError as error:
         return Failed(message=str(error))
-    problems = [*compaction.failed, *pruning.kept]
+    problems = [*compaction.failed, *pruning.refused]
     if problems:
-        return Failed(message=f"{counted(len(problems), 'problem')}, the first: {problems[0]}")
+        return Failed(message=f"{count_of(len(problems), 'problem')}, the first: {problems[0]}")
     files = sum(one.files for one in compaction.done)
     text = (
-        f"{counted(len(recovered), 'session')} recovered, {counted(files, 'file')} compacted "
+        f"{count_of(len(recovered), 'session')} recovered, {count_of(files, 'file')} compacted "
         f"into {len(compaction.done):,}, "
-        f"{counted(pruning.tapes, 'tape')} and {pruning.csv:,} CSV deleted."
+        f"{count_of(pruning.tapes, 'tape')} and {pruning.csv:,} CSV deleted."
     )
     result = {
         "recovered": [one.session for one in recovered],
         "compacted": len(compaction.done),
         "files": files,
-        "before": sum(one.before for one in compaction.done),
+        "before": sum(one.files_before for one in compaction.done),
         "size": sum(one.size for one in compaction.done),
-        "waiting": compaction.waiting,
+        "waiting": compaction.postponed,
         "deleted": msgspec.to_builtins(pruning),
         "data_dir": folder,
     }
@@ -80,9 +80,9 @@ def compact(
 
 
 @task(name="recover", cache_policy=NO_CACHE, persist_result=False)
-def recover(asked: dict[str, str | None]) -> list[Recovered]:
+def recover(asked: dict[str, str | None]) -> list[RecoveredSession]:
     """Publish what captures left that died."""
-    return recover_all(Layout.of(Settings.load(**asked)))
+    return recover_all(Layout.from_settings(Settings.load(**asked)))
 
 
 # Another process may be at it, or have a file at hand: a minute later it mostly is not.
@@ -93,14 +93,18 @@ def recover(asked: dict[str, str | None]) -> list[Recovered]:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def compact_dates(asked: dict[str, str | None], date: str | None, older_than: str) -> Compaction:
+def compact_dates(
+    asked: dict[str, str | None], date: str | None, older_than: str
+) -> CompactionResult:
     """Make one file of each ticker's day; again changes nothing."""
-    layout = Layout.of(Settings.load(**asked))
+    layout = Layout.from_settings(Settings.load(**asked))
     return compact_days(layout, parse_day(date), older_than=parse_patience(older_than))
 
 
 @task(name="delete", cache_policy=NO_CACHE, persist_result=False)
-def delete(asked: dict[str, str | None]) -> Pruning:
+def delete(asked: dict[str, str | None]) -> PruneResult:
     """Delete what was kept for long enough and verifies."""
     settings = Settings.load(**asked)
-    return prune(Layout.of(settings), settings.keep_tape, settings.keep_csv)
+    return prune_data(
+        Layout.from_settings(settings), settings.tape_retention, settings.csv_retention
+    )

@@ -19,8 +19,8 @@ def outlast() -> None:
 
     Prefect's handler prints with rich, which ends the process when a pipe has no reader.
     """
-    streams.protect()
-    streams.never_wait()
+    streams.protect_streams()
+    streams.write_in_background()
     for before, now in ((sys.__stdout__, sys.stdout), (sys.__stderr__, sys.stderr)):
         if streams.stream_of(now) is None:
             continue

@@ -13,14 +13,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.page import plain
+from flows.markdown import escape_markdown
 from stocktrace.errors import StocktraceError
-from stocktrace.record.recovery import Recovered
+from stocktrace.maintenance.convert import ConversionResult, convert_segments
+from stocktrace.record.recovery import RecoveredSession
 from stocktrace.record.recovery import recover as recover_all
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
-from stocktrace.upkeep.converting import Conversion, convert_segments
-from stocktrace.words import counted
+from stocktrace.text import count_of
 
 
 @flow(name="stocktrace-convert", persist_result=False)
@@ -56,43 +56,43 @@ def convert(data_dir: str | None = None) -> State[Any]:
 @task(
     name="recover", retries=2, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False
 )
-def recover(data_dir: str | None) -> list[Recovered]:
+def recover(data_dir: str | None) -> list[RecoveredSession]:
     """Publish what sessions left that died."""
-    return recover_all(Layout.of(Settings.load(data_dir=data_dir)))
+    return recover_all(Layout.from_settings(Settings.load(data_dir=data_dir)))
 
 
 @task(
     name="convert", retries=2, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False
 )
-def convert_sealed(data_dir: str | None) -> Conversion:
+def convert_sealed(data_dir: str | None) -> ConversionResult:
     """Publish the sealed segments that nobody is at."""
-    return convert_segments(Layout.of(Settings.load(data_dir=data_dir)))
+    return convert_segments(Layout.from_settings(Settings.load(data_dir=data_dir)))
 
 
-def summary(recovered: list[Recovered], conversion: Conversion) -> str:
+def summary(recovered: list[RecoveredSession], conversion: ConversionResult) -> str:
     """What was done, in a sentence."""
     if not recovered and not conversion.files and not conversion.failed:
         return "Nothing was left to publish."
     rows = conversion.rows + sum(one.rows for one in recovered)
     text = (
-        f"{counted(len(recovered), 'session')} recovered, "
-        f"{counted(conversion.files, 'segment')} converted, {counted(rows, 'trade')} published"
+        f"{count_of(len(recovered), 'session')} recovered, "
+        f"{count_of(conversion.files, 'segment')} converted, {count_of(rows, 'trade')} published"
     )
     wrong = [f"the books of {one.session} do not balance" for one in recovered if not one.balanced]
     problems = [*conversion.failed, *wrong]
     if not problems:
         return f"{text}."
-    return f"{text}; {counted(len(problems), 'problem')}, the first: {problems[0]}"
+    return f"{text}; {count_of(len(problems), 'problem')}, the first: {problems[0]}"
 
 
-def page(recovered: list[Recovered], conversion: Conversion) -> str:
+def page(recovered: list[RecoveredSession], conversion: ConversionResult) -> str:
     """The same as Markdown, with each session."""
-    lines = [f"# {plain(summary(recovered, conversion))}", ""]
+    lines = [f"# {escape_markdown(summary(recovered, conversion))}", ""]
     lines += [
-        f"- session {plain(one.session)}: {counted(one.windows, 'window')}, "
-        f"{counted(one.rows, 'trade')}, the books "
+        f"- session {escape_markdown(one.session)}: {count_of(one.windows, 'window')}, "
+        f"{count_of(one.rows, 'trade')}, the books "
         f"{'balance' if one.balanced else '**do not balance**'}"
         for one in recovered
     ]
-    lines += [f"- **failed:** {plain(sentence)}" for sentence in conversion.failed]
+    lines += [f"- **failed:** {escape_markdown(sentence)}" for sentence in conversion.failed]
     return "\n".join(lines) + "\n"

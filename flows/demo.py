@@ -15,14 +15,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flows import script
-from flows.command import show
+from flows.command import print_report
 from stocktrace.cli import output
-from stocktrace.cli.capturing import DEMO_KEY, DEMO_TICKERS, demo_exchange, read_back
-from stocktrace.cli.progress import Lines, unfailing
-from stocktrace.quantities import parse_duration
+from stocktrace.cli.capture import DEMO_KEY, DEMO_TICKERS, demo_simulator, read_back
+from stocktrace.cli.progress import ProgressLines, unfailing
+from stocktrace.units import parse_duration
 
 # Half a minute shows two windows rolled and converted while the capture goes on.
-ROLL_EVERY = "10s"
+ROLL_INTERVAL = "10s"
 PROGRESS_EVERY_S = 5.0
 
 
@@ -43,28 +43,28 @@ def main(
     sys.stdout.flush()
 
     from flows.capture import capture
-    from flows.display import ON_LOOKERS
+    from flows.progress import ON_LOOKERS
 
-    ON_LOOKERS.append(unfailing(Lines(PROGRESS_EVERY_S)))
-    with demo_exchange() as url:
+    ON_LOOKERS.append(unfailing(ProgressLines(PROGRESS_EVERY_S)))
+    with demo_simulator() as url:
         state = capture(
             list(DEMO_TICKERS),
             for_,
             data_dir=str(data_dir),
             url=url,
-            roll_every=ROLL_EVERY,
+            roll_interval=ROLL_INTERVAL,
             return_state=True,
         )
     if not state.is_completed():
-        output.complain(state.message or str(state.type))
+        output.print_error(state.message or str(state.type))
         return 1
     result = state.result()
     session = result["session"] if isinstance(result, dict) else ""
     output.to_stdout("\n")
-    show(data_dir, session)
+    print_report(data_dir, session)
     read_back(DEMO_TICKERS[0], data_dir)
     return 0
 
 
 if __name__ == "__main__":
-    script.run("flows.demo", main)
+    script.run_script("flows.demo", main)

@@ -21,7 +21,7 @@ from typing import Any
 from prefect import runtime
 from prefect.events import emit_event
 
-from stocktrace.status import Status
+from stocktrace.sessions.status import CaptureStatus
 
 GAP = "stocktrace.feed.gap"
 RECONNECT = "stocktrace.feed.reconnect"
@@ -34,12 +34,12 @@ _WORST = 5
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class CaptureEvent:
     """Something that happened, for Prefect's feed of events."""
 
     event: str
     session: str
-    at: datetime | None
+    occurred_at: datetime | None
     payload: dict[str, Any]
 
     def emit(self) -> None:
@@ -53,10 +53,10 @@ class News:
             "prefect.resource.id": f"stocktrace.session.{self.session}",
             "prefect.resource.name": self.session,
         }
-        emit_event(self.event, resource, self.at, related=[run], payload=self.payload)
+        emit_event(self.event, resource, self.occurred_at, related=[run], payload=self.payload)
 
 
-class Newsroom:
+class EventDetector:
     """Compares each status with those before; one thread."""
 
     def __init__(self) -> None:
@@ -64,16 +64,16 @@ class Newsroom:
         self._refused: deque[tuple[float, int]] = deque([(0.0, 0)])
         self._bursting = False
 
-    def __call__(self, status: Status) -> list[News]:
+    def __call__(self, status: CaptureStatus) -> list[CaptureEvent]:
         """What is new."""
         found = [self._gap(status), self._reconnect(status), self._burst(status)]
         return [
-            News(event, status.session, status.at, payload)
+            CaptureEvent(event, status.session, status.written_at, payload)
             for event, payload in zip((GAP, RECONNECT, BURST), found, strict=True)
             if payload is not None
         ]
 
-    def _gap(self, status: Status) -> dict[str, Any] | None:
+    def _gap(self, status: CaptureStatus) -> dict[str, Any] | None:
         fresh, self._gaps = status.outages - self._gaps, status.outages
         gap = status.last_outage
         if fresh <= 0 or gap is None:
@@ -87,14 +87,14 @@ class Newsroom:
             "gaps": fresh,
         }
 
-    def _reconnect(self, status: Status) -> dict[str, Any] | None:
+    def _reconnect(self, status: CaptureStatus) -> dict[str, Any] | None:
         if not status.connected or status.reconnects <= self._reconnects:
             return None
         self._reconnects = status.reconnects
         reason = status.last_outage.reason if status.last_outage is not None else ""
         return {"reconnects": status.reconnects, "reason": reason}
 
-    def _burst(self, status: Status) -> dict[str, Any] | None:
+    def _burst(self, status: CaptureStatus) -> dict[str, Any] | None:
         looks = self._refused
         looks.append((status.elapsed_s, status.quarantined))
         while len(looks) > 2 and looks[1][0] <= status.elapsed_s - BURST_S:
@@ -103,7 +103,7 @@ class Newsroom:
         was, self._bursting = self._bursting, refused - before >= BURST_ROWS
         if was or not self._bursting:
             return None
-        worst = sorted(status.quarantined_of.items(), key=lambda item: (-item[1], item[0]))
+        worst = sorted(status.quarantined_by_ticker.items(), key=lambda item: (-item[1], item[0]))
         return {
             "rows": refused - before,
             "seconds": round(now - since, 1),

@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from stocktrace.end_time import CaptureSpan
 from stocktrace.settings import Settings
 from stocktrace.trade import parse_tickers
-from stocktrace.until import Span
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CaptureRequest:
     """A capture that nothing is wrong with."""
 
     tickers: tuple[str, ...]
-    span: Span
+    span: CaptureSpan
     settings: Settings
 
     @classmethod
     def of(
         cls,
         tickers: Sequence[str],
-        lasting: str | None = None,
+        duration: str | None = None,
         until: str | None = None,
         now: datetime | None = None,
         **settings: str | None,
@@ -37,7 +37,7 @@ class Request:
             UsageError: something is wrong with it, or the market is closed (``MarketClosed``);
                 nothing was made or changed.
         """
-        span = Span.of(lasting, until, now)
+        span = CaptureSpan.of(duration, until, now)
         request = cls(parse_tickers(tickers), span, Settings.load(**settings))
         request.settings.key()
         return request

@@ -22,9 +22,9 @@ from pydantic import Field
 
 from flows.capture import capture
 from flows.fields import Tickers
-from flows.steer import TickerCommand
+from flows.ticker_commands import TickerCommand
 from stocktrace.errors import TickerError
-from stocktrace.live.handle import Action
+from stocktrace.live.control import ChangeAction
 from stocktrace.trade import parse_tickers
 
 # As many as the server gives in one answer.
@@ -41,7 +41,7 @@ def run_name() -> str:
 
 @flow(name="stocktrace-retarget", flow_run_name=run_name, persist_result=False)
 def retarget(
-    symbols: Tickers, action: Action = "add", flow_run: RunName | None = None
+    symbols: Tickers, action: ChangeAction = "add", flow_run: RunName | None = None
 ) -> dict[str, Any] | State[Any]:
     """Change the tickers of captures while they run.
 

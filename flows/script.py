@@ -12,9 +12,9 @@ from stocktrace.cli import output, streams
 from stocktrace.errors import StocktraceError, UsageError
 
 
-def run(name: str, command: Callable[..., int | None]) -> NoReturn:
+def run_script(name: str, command: Callable[..., int | None]) -> NoReturn:
     """Run ``command`` as the module ``name``; an error is a sentence and status 1 or 2 (usage)."""
-    streams.protect()
+    streams.protect_streams()
     app = cyclopts.App(
         name=f"python -m {name}",
         help_format="plaintext",
@@ -25,5 +25,5 @@ def run(name: str, command: Callable[..., int | None]) -> NoReturn:
     try:
         sys.exit(app(exit_on_error=False, print_error=False))
     except (cyclopts.CycloptsError, StocktraceError) as error:
-        output.complain(" ".join(str(error).split()))
+        output.print_error(" ".join(str(error).split()))
         sys.exit(2 if isinstance(error, (cyclopts.CycloptsError, UsageError)) else 1)

@@ -103,4 +103,4 @@ def deployment(words: dict[str, Any]) -> RunnerDeployment:
 
 
 if __name__ == "__main__":
-    script.run("flows.serve", serve)
+    script.run_script("flows.serve", serve)

@@ -1,6 +1,6 @@
 """stocktrace: a recorder of live market trades that can be trusted with data that comes once.
 
-    report = stocktrace.capture(["AAPL", "MSFT"], lasting="30m")
+    report = stocktrace.capture(["AAPL", "MSFT"], duration="30m")
     trades = stocktrace.read_trades("AAPL", date="2026-11-23")
 
 The names below are loaded when they are used: pandas, pyarrow and pandera take a second.
@@ -11,24 +11,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from stocktrace._version import __version__
 
 if TYPE_CHECKING:
     from stocktrace.errors import StocktraceError, UsageError
-    from stocktrace.live.capturing import capture
-    from stocktrace.live.handle import Handle
-    from stocktrace.report import Report
+    from stocktrace.live.api import capture
+    from stocktrace.live.control import CaptureControl
+    from stocktrace.query.bars import read_bars
+    from stocktrace.query.coverage import read_coverage, read_gaps
+    from stocktrace.query.trades import read_trades, scan
+    from stocktrace.sessions.report import SessionReport
+    from stocktrace.sessions.status import CaptureStatus
     from stocktrace.settings import Settings
-    from stocktrace.status import Status
-    from stocktrace.store.bars import read_bars
-    from stocktrace.store.coverage import read_coverage, read_gaps
-    from stocktrace.store.dataset import read_trades, scan
 
 __all__ = [
-    "Handle",
-    "Report",
+    "CaptureControl",
+    "CaptureStatus",
+    "SessionReport",
     "Settings",
-    "Status",
     "StocktraceError",
     "UsageError",
     "__version__",
@@ -41,18 +41,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Handle": "live.handle",
-    "Report": "report",
+    "CaptureControl": "live.control",
+    "SessionReport": "sessions.report",
     "Settings": "settings",
-    "Status": "status",
+    "CaptureStatus": "sessions.status",
     "StocktraceError": "errors",
     "UsageError": "errors",
-    "capture": "live.capturing",
-    "read_bars": "store.bars",
-    "read_coverage": "store.coverage",
-    "read_gaps": "store.coverage",
-    "read_trades": "store.dataset",
-    "scan": "store.dataset",
+    "capture": "live.api",
+    "read_bars": "query.bars",
+    "read_coverage": "query.coverage",
+    "read_gaps": "query.coverage",
+    "read_trades": "query.trades",
+    "scan": "query.trades",
 }
 
 

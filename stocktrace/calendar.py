@@ -52,7 +52,7 @@ def market_of(ticker: str) -> Market:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class MarketSession:
     """One regular session of the US market (UTC); a half day closes at 13:00 New York."""
 
     opens: datetime
@@ -60,34 +60,34 @@ class Session:
 
 
 #: The hours of a New York date in which a market is open, if it is.
-SessionOf = Callable[[date], Session | None]
+SessionOf = Callable[[date], MarketSession | None]
 
 
 @functools.cache  # the calendar's table takes 0.3 ms to look into
-def us_session(day: date) -> Session | None:
+def us_regular_session(day: date) -> MarketSession | None:
     """The regular session of a New York date, or ``None`` on a weekend or holiday."""
     schedule = _schedule(day.year)
     try:
         row = schedule.loc[day.isoformat()]
     except KeyError:
         return None
-    return Session(row["open"].to_pydatetime(), row["close"].to_pydatetime())
+    return MarketSession(row["open"].to_pydatetime(), row["close"].to_pydatetime())
 
 
 @functools.cache
-def us_extended(day: date) -> Session | None:
+def us_extended_session(day: date) -> MarketSession | None:
     """The hours of a New York date in which US stocks trade, before and after the bell, too.
 
     From 4:00 until 20:00; on a half day the late session ends four hours after the early close.
     """
-    regular = us_session(day)
+    regular = us_regular_session(day)
     if regular is None:
         return None
     opens = datetime.combine(day, datetime.min.time(), NEW_YORK).replace(hour=4)
-    return Session(opens.astimezone(UTC), regular.closes + _LATE_SESSION)
+    return MarketSession(opens.astimezone(UTC), regular.closes + _LATE_SESSION)
 
 
-def session_close(now: datetime, session_of: SessionOf = us_session) -> datetime:
+def session_close(now: datetime, session_of: SessionOf = us_regular_session) -> datetime:
     """When today's US session closes; ``now`` is aware.
 
     ``session_of`` tells the hours of a date: ``us_session`` or ``us_extended``.
@@ -105,7 +105,7 @@ def session_close(now: datetime, session_of: SessionOf = us_session) -> datetime
     )
 
 
-def next_session(now: datetime, session_of: SessionOf = us_session) -> Session:
+def next_session(now: datetime, session_of: SessionOf = us_regular_session) -> MarketSession:
     """The first US session that opens after ``now``."""
     day = now.astimezone(NEW_YORK).date()
     while True:  # at most four days in a row are without a session
@@ -127,7 +127,7 @@ def open_seconds(market: Market, start: datetime, end: datetime) -> float:
     seconds = 0.0
     day = start.astimezone(NEW_YORK).date() - timedelta(days=1)
     while day <= end.astimezone(NEW_YORK).date():
-        session = us_session(day) if market is Market.US else _forex_day(day)
+        session = us_regular_session(day) if market is Market.US else _forex_day(day)
         if session is not None:
             overlap = min(end, session.closes) - max(start, session.opens)
             seconds += max(0.0, overlap.total_seconds())
@@ -135,13 +135,13 @@ def open_seconds(market: Market, start: datetime, end: datetime) -> float:
     return seconds
 
 
-def _forex_day(day: date) -> Session | None:
+def _forex_day(day: date) -> MarketSession | None:
     """Currencies trade from Sunday 17:00 to Friday 17:00 New York; a day begins at 17:00."""
     if day.weekday() in (4, 5):  # none begins on a Friday or Saturday
         return None
     opens = datetime.combine(day, datetime.min.time(), NEW_YORK).replace(hour=17)
     closes = (opens + timedelta(days=1)).replace(tzinfo=NEW_YORK)
-    return Session(opens.astimezone(UTC), closes.astimezone(UTC))
+    return MarketSession(opens.astimezone(UTC), closes.astimezone(UTC))
 
 
 @functools.cache

@@ -119,7 +119,7 @@ class WrongScheme(CannotConnect):
         )
 
 
-class NotInPlan(FeedError):
+class PlanForbidden(FeedError):
     """The key may not ask for historical ticks: all of it would be refused."""
 
     def __str__(self) -> str:
@@ -129,15 +129,15 @@ class NotInPlan(FeedError):
         )
 
 
-class NoSuchTicks(FeedError):
+class TicksNotFound(FeedError):
     """The server has no ticks of a ticker and date, or has not loaded them yet."""
 
 
-class BadAnswer(FeedError):
+class InvalidResponse(FeedError):
     """What the server said cannot be used, or is less than it announced."""
 
 
-class ServerAway(FeedError):
+class ServerUnavailable(FeedError):
     """The server did not answer, or only with errors, as often as it was asked."""
 
 
@@ -163,7 +163,7 @@ class KeyInUse(StocktraceError):
         )
 
 
-class NotRunning(StocktraceError):
+class SessionNotRunning(StocktraceError):
     """The capture that is meant does not run, or none does."""
 
     @classmethod
@@ -175,7 +175,7 @@ class NotRunning(StocktraceError):
         )
 
 
-class Died(StocktraceError):
+class SessionCrashed(StocktraceError):
     """The process of a session is gone, and it did not end."""
 
     def __init__(self, session: str) -> None:
@@ -189,7 +189,7 @@ class Died(StocktraceError):
         )
 
 
-class NotTaken(StocktraceError):
+class ChangeTimeout(StocktraceError):
     """A running capture did not tell in time what became of a change."""
 
     def __init__(self, session: str, within: float, *, withdrawn: bool) -> None:

@@ -3,16 +3,22 @@
 The API key comes from ``FINNHUB_API_KEY`` (environment or ``.env``) and from nowhere else: a flag
 would show it in the list of processes.
 """
+# MERGED """``stocktrace.toml`` in the working folder: settings by their names, ``roll_interval = "5m"``."""
+# MERGED """The URL of a lake: which there are. It stands in reports and logs: nothing secret may be in it.
+#
+# Credentials belong into the variables of the store.
+# """
 
 from __future__ import annotations
 
 import difflib
 import os
 import re
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -22,10 +28,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from stocktrace import settings_file
 from stocktrace.errors import SettingsError, StocktraceError, is_usage
-from stocktrace.lake_url import lake_url, local_path
-from stocktrace.quantities import FOREVER, parse_duration, parse_keep, parse_patience, parse_size
+from stocktrace.units import FOREVER, parse_duration, parse_keep, parse_patience, parse_size
 
 _PREFIX = "STOCKTRACE_"
 # The folder that deployments run in: prefect.yaml reads it, we do not.
@@ -75,6 +79,115 @@ def _refuse_misspelt(names: Iterable[str]) -> None:
             raise SettingsError(f"There is no setting {variable}: {hint}")
 
 
+SETTINGS_FILE = Path("stocktrace.toml")
+
+# It has a place of its own, which nobody puts under version control.
+_TOML_KEY = "finnhub_api_key"
+_TomlValue = str | int | float
+
+
+def read_settings_file(names: Collection[str]) -> dict[str, _TomlValue]:
+    """The settings in the file, of those called ``names``; none if there is no file.
+
+    Raises:
+        SettingsError: it cannot be read, or holds what is no setting.
+    """
+    try:
+        found = tomllib.loads(SETTINGS_FILE.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        kind = SettingsError if is_usage(error) else StocktraceError
+        raise kind(f"The file {SETTINGS_FILE} cannot be read: {error}.") from None
+    for name, value in found.items():
+        if name not in names or name == _TOML_KEY:
+            raise SettingsError(
+                f"There is no setting {name} in {SETTINGS_FILE}: {_spelling_hint(name, names)}"
+            )
+        if isinstance(value, bool) or not isinstance(value, _TomlValue):
+            raise SettingsError(
+                f'{name} in {SETTINGS_FILE} is no text or number: write it like "5m" or 10.'
+            )
+    return found
+
+
+def _spelling_hint(name: str, names: Collection[str]) -> str:
+    if name.lower() in (_TOML_KEY, "api_key", "key", "token"):
+        return "the key belongs into FINNHUB_API_KEY, in the environment or in a .env file."
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), names, 1)
+    return f"did you mean {close[0]}?" if close else "see `stocktrace capture --help`."
+
+
+# The stores that a lake can be in, and what can be asked of them.
+_LAKE_OPTIONS = {
+    "s3": {"endpoint_override", "region", "scheme"},
+    "gs": {"endpoint_override", "project_id", "scheme"},
+    "abfs": {"blob_storage_authority", "dfs_storage_authority", "enable_tls"},
+    "file": set[str](),
+}
+
+
+def _lake_pattern(scheme: str, options: set[str]) -> str:
+    account = "([^\\s?@:]+@)?" if scheme == "abfs" else ""
+    one = f"({'|'.join(sorted(options))})=[^\\s&]*"
+    return f"{scheme}://{account}[^\\s?@]+" + (rf"(\?{one}(&{one})*)?" if options else "")
+
+
+#: What a form can tell to be none, before a run is made: a secret is not written down even there.
+LAKE_URL_PATTERN = f"^({'|'.join(_lake_pattern(*each) for each in _LAKE_OPTIONS.items())})$"
+
+
+def is_lake_url(text: str) -> bool:
+    """Whether ``text`` is the URL of a lake, and no path of this machine."""
+    scheme, mark, _ = text.partition("://")
+    return bool(mark) and scheme in _LAKE_OPTIONS
+
+
+def parse_lake_url(url: str) -> str:
+    """``url`` as it was given, but for a slash at its end; empty: none.
+
+    Raises:
+        SettingsError: it is no lake's, or has credentials in it.
+    """
+    if not url:
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # an IPv6 address that is none
+        parts = urlsplit("")
+    known = _LAKE_OPTIONS.get(parts.scheme)
+    if known is None or not (parts.path if parts.scheme == "file" else parts.netloc):
+        raise SettingsError(
+            "That is no lake: write it like s3://bucket/prefix, gs://…, abfs://… or file:///path."
+        )
+    # Of Azure, container@account is an address.
+    if parts.password or (parts.username and parts.scheme != "abfs"):
+        raise SettingsError(
+            "Take the credentials out of the URL of the lake: they belong into the variables of "
+            "its store, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+    if unknown := sorted(parse_qs(parts.query, keep_blank_values=True).keys() - known):
+        raise SettingsError(
+            f"The URL of the lake has an option {unknown[0]}: of {parts.scheme}:// there are "
+            f"{', '.join(sorted(known)) or 'none'}."
+        )
+    return url.rstrip("/")
+
+
+def local_lake_path(path: Path) -> Path:
+    """``path``, if it is one of this machine.
+
+    Raises:
+        SettingsError: it is a lake's URL (of which a path has one slash).
+    """
+    if is_lake_url(str(path).replace(":/", "://", 1)):
+        raise SettingsError(
+            "The data folder is one of this machine. A lake is read by `stocktrace trades`, `bars` "
+            "and `gaps` and sent to with --lake; it is not changed, and not compacted."
+        )
+    return path
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 #: Seconds, perhaps none.
 Patience = Annotated[float, BeforeValidator(parse_patience)]
@@ -101,11 +214,11 @@ class Settings(BaseSettings):
     url: Annotated[str, AfterValidator(_feed_url)] = Field(
         FINNHUB, description="Address of the trade WebSocket."
     )
-    data_dir: Annotated[Path, AfterValidator(local_path)] = Field(
+    data_dir: Annotated[Path, AfterValidator(local_lake_path)] = Field(
         Path("data"), description="Folder that everything is written to."
     )
     # An empty one is none. What is published here goes there, too (docs/decisions/0005-lake.md).
-    lake: Annotated[str, AfterValidator(lake_url)] = Field(
+    lake: Annotated[str, AfterValidator(parse_lake_url)] = Field(
         "", description="Store that published files are sent to: s3://, gs://, abfs://, file://."
     )
     # A second capture with a key is mostly a mistake, to be told at once (FINNHUB.md, #158).
@@ -115,25 +228,25 @@ class Settings(BaseSettings):
 
     # Freshness of the Parquet against 2 kB fixed cost a file: at 10 minutes 30 % (docs/storage.md),
     # which compaction takes away again.
-    roll_every: Seconds = Field(600.0, description="Length of a window, aligned to the UTC day.")
+    roll_interval: Seconds = Field(600.0, description="Length of a window, aligned to the UTC day.")
     # About 1.5 million trades: what one conversion holds of a window stays small.
     roll_size: Size = Field(
         128_000_000, gt=0, description="A tape of this size ends its window, too."
     )
     # Each batch costs 4 ms whatever it holds; with the tape behind it, waiting risks nothing.
-    flush_every: Seconds = Field(1.0, description="Longest wait of a trade for its CSV row.")
+    flush_interval: Seconds = Field(1.0, description="Longest wait of a trade for its CSV row.")
     # From here on a larger batch validates no faster (docs/performance.md).
     batch_rows: int = Field(50_000, ge=1, description="Trades that are validated at once.")
     # A trade in a queue takes about 300 bytes: 30 MB for one ticker, 150 MB for all.
-    queue_rows: int = Field(
+    max_pending_rows_per_ticker: int = Field(
         100_000, ge=1, description="Trades that wait for one ticker; more are had from the tape."
     )
-    backlog_rows: int = Field(
+    max_pending_rows: int = Field(
         500_000, ge=1, description="Trades that wait in all; more are had from the tape."
     )
     # Bounds what a power cut costs; a kill costs nothing, for the data is with the system by then.
-    sync_every: Seconds = Field(1.0, description="Time between two syncs of the tape to disk.")
-    min_free: Size = Field(
+    sync_interval: Seconds = Field(1.0, description="Time between two syncs of the tape to disk.")
+    min_free_space: Size = Field(
         200_000_000, description="Free space below which the capture ends in order."
     )
 
@@ -144,18 +257,20 @@ class Settings(BaseSettings):
 
     # The tape is the truth, and data that comes only once is not deleted unasked; compressed, it
     # takes two and a half times what its trades do in Parquet (docs/storage.md).
-    keep_tape: Keep = Field(None, description="How long tapes stay that verify, or forever.")
+    tape_retention: Keep = Field(None, description="How long tapes stay that verify, or forever.")
     # A second copy of what is in Parquet, that can be had from the tape byte by byte.
-    keep_csv: Keep = Field(0.0, description="How long CSV stays that is published, or forever.")
+    csv_retention: Keep = Field(
+        0.0, description="How long CSV stays that is published, or forever."
+    )
 
     # Finnhub was seen to take 65 s; a dial that slow is better tried again (FINNHUB.md).
-    handshake_within: Seconds = Field(12.0, description="Bound of a connection's handshake.")
+    handshake_timeout: Seconds = Field(12.0, description="Bound of a connection's handshake.")
     # The two together bound how late a dead connection is noticed: 16 s and a tick.
-    ping_every: Seconds = Field(8.0, description="Time between two pings of ours.")
-    pong_within: Seconds = Field(8.0, description="Time for any sign of life after a ping.")
-    frame_within: Seconds = Field(10.0, description="Longest pause in the middle of a frame.")
+    ping_interval: Seconds = Field(8.0, description="Time between two pings of ours.")
+    pong_timeout: Seconds = Field(8.0, description="Time for any sign of life after a ping.")
+    frame_timeout: Seconds = Field(10.0, description="Longest pause in the middle of a frame.")
     # Two of Finnhub's heartbeats of 60 s, and half of one.
-    silence: Seconds = Field(150.0, description="Longest time without any frame.")
+    idle_timeout: Seconds = Field(150.0, description="Longest time without any frame.")
     backoff_base: Seconds = Field(1.0, description="First ceiling of the wait before a redial.")
     backoff_cap: Seconds = Field(60.0, description="Last ceiling of the wait before a redial.")
     # The server needs a moment to let go of the old socket (FINNHUB.md, #158).
@@ -173,7 +288,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What goes before what; called by pydantic."""
         del file_secret_settings
-        file = InitSettingsSource(settings_cls, dict(settings_file.read(cls.model_fields)))
+        file = InitSettingsSource(settings_cls, dict(read_settings_file(cls.model_fields)))
         return init_settings, env_settings, dotenv_settings, file
 
     @classmethod
@@ -199,8 +314,8 @@ class Settings(BaseSettings):
             where = f"STOCKTRACE_{name.upper()}"
             if name in given:
                 where = f"--{name.replace('_', '-')}"
-            elif where not in os.environ and name in settings_file.read(cls.model_fields):
-                where = f"{name} in {settings_file.FILE}"
+            elif where not in os.environ and name in read_settings_file(cls.model_fields):
+                where = f"{name} in {SETTINGS_FILE}"
             raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
     def key(self) -> str:

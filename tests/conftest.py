@@ -18,15 +18,15 @@ import pyarrow.dataset as ds
 import pytest
 from pydantic import SecretStr
 
-from stocktrace.exchange import Exchange, ExchangeSettings, Fault, Script, Source
-from stocktrace.live.capturing import capture
-from stocktrace.live.handle import Handle
+from stocktrace.live.api import capture
+from stocktrace.live.control import CaptureControl
 from stocktrace.live.publishing import Publisher
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
+from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
-from stocktrace.status import Status
+from stocktrace.simulator import Fault, FrameSource, ScriptedSource, Simulator, SimulatorSettings
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import Frames, TapeReader
+from stocktrace.store.tape import TapeFrames, TapeReader
 from tests.tls import Authority
 
 # A script that starts the tests with "&" has them ignore SIGINT, and what they start as well.
@@ -41,7 +41,7 @@ WINDOW = "20261123T143000Z_00001"
 #: A trade as (event time in ms, price, volume, conditions): what must come back.
 Row = tuple[int, float, float, str]
 #: Yields what must hold before it goes on; when it is through, the capture is stopped.
-Scenario = Generator[Callable[[Status], bool], None, None]
+Scenario = Generator[Callable[[CaptureStatus], bool], None, None]
 
 # Two noisy cores: a slow example is no failing one.
 hypothesis.settings.register_profile("house", deadline=None)
@@ -136,42 +136,44 @@ class Studio:
 
     data_dir: Path
     key: str = field(default_factory=lambda: f"key{os.urandom(8).hex()}")
-    handle: Handle = field(default_factory=Handle)
-    statuses: list[Status] = field(default_factory=list)
+    handle: CaptureControl = field(default_factory=CaptureControl)
+    statuses: list[CaptureStatus] = field(default_factory=list)
 
     def exchange(
-        self, source: Source | None = None, faults: Iterable[Fault] = (), **given: Any
-    ) -> Exchange:
+        self, source: FrameSource | None = None, faults: Iterable[Fault] = (), **given: Any
+    ) -> Simulator:
         """An exchange that knows the key and plays nothing, or ``source``."""
         options: dict[str, Any] = {"ping_period": 0.0, "symbol_limit": 0, "keep": True, **given}
-        return Exchange(source or Script([]), ExchangeSettings(key=self.key, **options), faults)
+        return Simulator(
+            source or ScriptedSource([]), SimulatorSettings(key=self.key, **options), faults
+        )
 
-    def settings(self, exchange: Exchange | str, **given: Any) -> Settings:
+    def settings(self, exchange: Simulator | str, **given: Any) -> Settings:
         """The settings for a capture of ``exchange``."""
         url = exchange if isinstance(exchange, str) else exchange.url
-        options = {"url": url, "data_dir": self.data_dir, "min_free": "0", **given}
+        options = {"url": url, "data_dir": self.data_dir, "min_free_space": "0", **given}
         key = {"finnhub_api_key": SecretStr(self.key)}
         return Settings.load(**options).model_copy(update=key)
 
     def record(
         self,
-        exchange: Exchange | str,
+        exchange: Simulator | str,
         tickers: Sequence[str] = ("AAPL",),
         scenario: Scenario | None = None,
         *,
         lasting: float = 30.0,
         publisher: Publisher | None = None,
         **given: Any,
-    ) -> Report:
+    ) -> SessionReport:
         """Capture until the scenario is through; one that hangs ends after ``lasting`` seconds."""
         watch = Director(scenario, self.handle, self.statuses) if scenario else self.statuses.append
         return capture(
             tickers,
-            lasting=lasting,
+            duration=lasting,
             settings=self.settings(exchange, **given),
             publisher=publisher,
-            watch=watch,
-            handle=self.handle,
+            on_status=watch,
+            control=self.handle,
         )
 
     def files(self) -> list[str]:
@@ -183,10 +185,10 @@ class Studio:
         lines = (self.data_dir / "log" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
         return [event for event in map(json.loads, lines) if event["event"] == name]
 
-    def report(self) -> Report:
+    def report(self) -> SessionReport:
         """The one report on disk."""
         (path,) = (self.data_dir / "sessions").glob("*.json")
-        return Report.read(path)
+        return SessionReport.read(path)
 
 
 @dataclass(slots=True)
@@ -194,11 +196,11 @@ class Director:
     """A ``watch`` that follows a scenario and stops the capture at its end."""
 
     scenario: Scenario
-    handle: Handle
-    statuses: list[Status]
-    _wanted: Callable[[Status], bool] | None = None
+    handle: CaptureControl
+    statuses: list[CaptureStatus]
+    _wanted: Callable[[CaptureStatus], bool] | None = None
 
-    def __call__(self, status: Status) -> None:
+    def __call__(self, status: CaptureStatus) -> None:
         self.statuses.append(status)
         while self._wanted is None or self._wanted(status):
             self._wanted = next(self.scenario, None)
@@ -209,7 +211,7 @@ class Director:
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
     """Look up 50 times a second, and do not wait for the disk: what it holds is asked elsewhere."""
-    patch.setattr("stocktrace.live.run.BEAT_S", 0.02)
+    patch.setattr("stocktrace.live.session.STATUS_INTERVAL_S", 0.02)
     patch.setattr(os, "fsync", lambda _: None)
 
 
@@ -236,21 +238,21 @@ def a_whole_session(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return remains.whole(tmp_path_factory.mktemp("whole") / "data")
 
 
-def connected(status: Status) -> bool:
+def connected(status: CaptureStatus) -> bool:
     return status.connected
 
 
-def trades(count: int) -> Callable[[Status], bool]:
+def trades(count: int) -> Callable[[CaptureStatus], bool]:
     """Whether so many trades were received."""
     return lambda status: status.trades >= count
 
 
-def all_of(exchange: Exchange) -> Callable[[Status], bool]:
+def all_of(exchange: Simulator) -> Callable[[CaptureStatus], bool]:
     """Whether the source was played to its end, and all of it received."""
     return lambda status: exchange.finished.is_set() and status.trades >= exchange.sent_trades
 
 
-def played(exchange: Exchange) -> Scenario:
+def played(exchange: Simulator) -> Scenario:
     """The scenario of a source that is received whole."""
     yield all_of(exchange)
 
@@ -307,7 +309,7 @@ def taped(data_dir: Path, session: str = "*") -> list[bytes]:
         one
         for path in Layout(data_dir).session_tapes(folder.name).values()
         for entry in TapeReader(path)
-        if isinstance(entry, Frames)
+        if isinstance(entry, TapeFrames)
         for one in entry.frames
     ]
 

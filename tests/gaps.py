@@ -12,12 +12,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from stocktrace.exchange import Exchange, ExchangeSettings, RestSettings, Script
-from stocktrace.feed.rest import Rest, rest_url
+from stocktrace.feed.rest import RestClient, rest_url
 from stocktrace.record.recovery import recover
+from stocktrace.simulator import RestSettings, ScriptedSource, Simulator, SimulatorSettings
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.tape import Frames, Mark
+from stocktrace.store.names import WindowId
+from stocktrace.store.tape import TapeFrames, TapeMark
 from tests.conftest import Row, published
 from tests.remains import STILL, write_tape
 
@@ -71,37 +71,39 @@ def capture(
     """What a session recorded of ``trades`` that did not listen during ``gaps`` (seconds)."""
     trades = list(trades)
     tickers = list(dict.fromkeys(ticker for ticker, *_ in trades))
-    entries: list[tuple[int, Mark | Frames]] = [
-        (stamp(0), Mark(stamp(0), "connected", {"tickers": tickers})),
-        (stamp(seconds), Mark(stamp(seconds), "ended", {})),
+    entries: list[tuple[int, TapeMark | TapeFrames]] = [
+        (stamp(0), TapeMark(stamp(0), "connected", {"tickers": tickers})),
+        (stamp(seconds), TapeMark(stamp(seconds), "ended", {})),
     ]
     for start, end in gaps:
-        lost = Mark(stamp(start), "disconnected", {"reason": "lost"})
-        told = Mark(stamp(end), "gap", {"start": stamp(start), "reason": "lost"})
-        back = Mark(stamp(end), "connected", {"tickers": tickers})
+        lost = TapeMark(stamp(start), "disconnected", {"reason": "lost"})
+        told = TapeMark(stamp(end), "gap", {"start": stamp(start), "reason": "lost"})
+        back = TapeMark(stamp(end), "connected", {"tickers": tickers})
         entries += [(lost.stamp, lost), (told.stamp, told), (back.stamp, back)]
     for trade in trades:
         received = stamp(trade[1] / 1000) + _LATENCY
         if not any(stamp(start) <= received < stamp(end) for start, end in gaps):
-            entries.append((received, Frames(received, (frame_of(trade),) * copies)))
+            entries.append((received, TapeFrames(received, (frame_of(trade),) * copies)))
     layout = Layout(root, lake=lake)
-    part = Part(session, "20251121T144000Z_00001")
-    opening = Mark(stamp(0), "tape", {"session": session, "connected": False, "tickers": tickers})
+    part = WindowId(session, "20251121T144000Z_00001")
+    opening = TapeMark(
+        stamp(0), "tape", {"session": session, "connected": False, "tickers": tickers}
+    )
     in_order = sorted(entries, key=lambda entry: entry[0])
     write_tape(layout, part, [opening, *(entry for _, entry in in_order)])
     recover(layout, STILL)
     return layout
 
 
-def exchange(trades: Iterable[Trade], *, key: str = KEY, **rest: Any) -> Exchange:
+def exchange(trades: Iterable[Trade], *, key: str = KEY, **rest: Any) -> Simulator:
     """A server that has these as ticks."""
-    settings = ExchangeSettings(key=key, rest=RestSettings(**{"per_minute": 100_000, **rest}))
-    return Exchange(Script([]), settings, history=map(frame_of, trades))
+    settings = SimulatorSettings(key=key, rest=RestSettings(**{"per_minute": 100_000, **rest}))
+    return Simulator(ScriptedSource([]), settings, history=map(frame_of, trades))
 
 
-def client(server: Exchange, key: str = KEY, **given: Any) -> Rest:
+def client(server: Simulator, key: str = KEY, **given: Any) -> RestClient:
     """One that is not patient: time passes at once."""
-    return Rest(rest_url(server.url), key, pause=lambda _: None, **given)
+    return RestClient(rest_url(server.url), key, pause=lambda _: None, **given)
 
 
 def rows(trades: Iterable[Trade]) -> dict[str, Counter[Row]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from stocktrace.record.recovery import recover
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.tape import Frames, Mark
+from stocktrace.store.names import WindowId
+from stocktrace.store.tape import TapeFrames, TapeMark
 from stocktrace.store.window import NS_PER_DAY, compact_utc
 from tests.remains import write_tape
 
@@ -27,15 +27,15 @@ def frame(trades: Iterable[Trade]) -> bytes:
     return json.dumps({"data": data, "type": "trade"}, separators=(",", ":")).encode()
 
 
-def record(root: Path, session: str, entries: Sequence[Mark | Frames]) -> Layout:
+def record(root: Path, session: str, entries: Sequence[TapeMark | TapeFrames]) -> Layout:
     """A data folder in which ``session`` heard ``entries``, a window a UTC day."""
     layout = Layout(root)
     days = itertools.groupby(entries, key=lambda entry: entry.stamp // NS_PER_DAY)
     for number, (_, some) in enumerate(days, 1):
         heard = list(some)
         window = f"{compact_utc(heard[0].stamp)}_{number:05}"
-        opening = Mark(heard[0].stamp, "tape", {"connected": False, "tickers": []})
-        write_tape(layout, Part(session, window), [opening, *heard])
+        opening = TapeMark(heard[0].stamp, "tape", {"connected": False, "tickers": []})
+        write_tape(layout, WindowId(session, window), [opening, *heard])
     (recovered,) = recover(layout)
     assert recovered.balanced
     return layout
@@ -43,11 +43,13 @@ def record(root: Path, session: str, entries: Sequence[Mark | Frames]) -> Layout
 
 def listening(
     tickers: Sequence[str], start: int, end: int, arrivals: Iterable[tuple[int, list[Trade]]]
-) -> list[Mark | Frames]:
+) -> list[TapeMark | TapeFrames]:
     """A capture from ``start`` to ``end`` and what it heard of ``arrivals``."""
-    heard = [Frames(stamp, [frame(trades)]) for stamp, trades in arrivals if start <= stamp < end]
+    heard = [
+        TapeFrames(stamp, [frame(trades)]) for stamp, trades in arrivals if start <= stamp < end
+    ]
     return [
-        Mark(start, "connected", {"tickers": list(tickers)}),
+        TapeMark(start, "connected", {"tickers": list(tickers)}),
         *heard,
-        Mark(end, "ended"),
+        TapeMark(end, "ended"),
     ]

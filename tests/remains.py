@@ -17,23 +17,23 @@ from typing import Any
 
 import zstandard
 
-from stocktrace.deadline import Clock
-from stocktrace.record.journal import Journal, new_report
-from stocktrace.record.publish import rebuild
+from stocktrace.clock import Clock
+from stocktrace.record.journal import SessionJournal, new_report
+from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import recover
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
 from stocktrace.store import parquet
-from stocktrace.store.audit import Audit
+from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.segment import HEADER
-from stocktrace.store.tape import Frames, Mark, TapeWriter, archive
-from stocktrace.verify import dates_of_sessions, strangers, verify
+from stocktrace.store.names import WindowId
+from stocktrace.store.segments import HEADER
+from stocktrace.store.tape import TapeFrames, TapeMark, TapeWriter, archive_tape
+from stocktrace.verify import dates_of_sessions, unknown_files, verify
 from tests.conftest import NOON, SESSION, frame, published
 
 SECOND = 10**9
 TICKERS = ["AAPL", "MSFT", "7203"]
-PARTS = [Part(SESSION, f"20261123T143{minute}00Z_0000{minute + 1}") for minute in range(3)]
+PARTS = [WindowId(SESSION, f"20261123T143{minute}00Z_0000{minute + 1}") for minute in range(3)]
 #: A clock that stands: what is stamped while recovering is the same each time.
 STILL = Clock(wall=lambda: NOON + 3600 * SECOND)
 #: No process has this number (proc(5), pid_max).
@@ -46,20 +46,20 @@ def stamp(minute: int, second: float) -> int:
     return NOON + int((minute * 60 + second) * SECOND)
 
 
-def mark(minute: int, second: float, name: str, **facts: Any) -> Mark:
-    return Mark(stamp(minute, second), name, facts)
+def mark(minute: int, second: float, name: str, **facts: Any) -> TapeMark:
+    return TapeMark(stamp(minute, second), name, facts)
 
 
-def read(minute: int, second: float, *frames: bytes) -> Frames:
-    return Frames(stamp(minute, second), frames)
+def read(minute: int, second: float, *frames: bytes) -> TapeFrames:
+    return TapeFrames(stamp(minute, second), frames)
 
 
-def opening(minute: int, *, connected: bool = True) -> Mark:
+def opening(minute: int, *, connected: bool = True) -> TapeMark:
     return mark(minute, 0, "tape", session=SESSION, connected=connected, tickers=TICKERS)
 
 
 #: What the tapes of the three windows hold; the prices tell the trades apart.
-ENTRIES: list[list[Mark | Frames]] = [
+ENTRIES: list[list[TapeMark | TapeFrames]] = [
     [
         opening(0, connected=False),
         mark(0, 1, "gap", start=stamp(0, 0), reason="connecting"),
@@ -87,11 +87,11 @@ TORN = b'%d\t{"data":[{"c":["1"],"p":12' % stamp(2, 3)
 PRICES = {"AAPL": [1, 3, 5, 5, 8, 10], "MSFT": [2, 4, 6, 7], "7203": [9, 11]}
 
 
-def write_tape(layout: Layout, part: Part, entries: Sequence[Mark | Frames]) -> Path:
+def write_tape(layout: Layout, part: WindowId, entries: Sequence[TapeMark | TapeFrames]) -> Path:
     """A tape as the intake writes it."""
     writer = TapeWriter(layout.tapes(part.session) / f"{part.window}.tape")
     for entry in entries:
-        if isinstance(entry, Mark):
+        if isinstance(entry, TapeMark):
             writer.mark(entry)
         else:
             writer.append(entry.stamp, entry.frames)
@@ -99,8 +99,8 @@ def write_tape(layout: Layout, part: Part, entries: Sequence[Mark | Frames]) -> 
     return writer.path
 
 
-def running_report() -> Report:
-    report = new_report(SESSION, TICKERS, stamp(0, 0), {"roll_every": 60.0})
+def running_report() -> SessionReport:
+    report = new_report(SESSION, TICKERS, stamp(0, 0), {"roll_interval": 60.0})
     report.host, report.pid = "elsewhere", NOBODY
     return report
 
@@ -111,13 +111,13 @@ def dead(root: Path) -> Layout:
     for part, entries in zip(PARTS, ENTRIES, strict=True):
         write_tape(layout, part, entries)
     report = running_report()
-    journal = Journal(layout, report, Audit(layout.audit, SESSION, STILL))
+    journal = SessionJournal(layout, report, AuditLog(layout.audit, SESSION, STILL))
     report.unpublished.append(PARTS[0].window)
-    journal.count(rebuild(layout, PARTS[0]))
+    journal.add_counts(rebuild_window(layout, PARTS[0]))
     journal.save()
-    archive(layout.tape(PARTS[0]), layout.archived_tape(PARTS[0]))
-    parquet.convert(layout, layout.csv("AAPL", PARTS[0]))
-    rebuild(layout, PARTS[1])
+    archive_tape(layout.tape(PARTS[0]), layout.archived_tape(PARTS[0]))
+    parquet.publish_segment(layout, layout.csv("AAPL", PARTS[0]))
+    rebuild_window(layout, PARTS[1])
     layout.csv("MSFT", PARTS[1]).rename(layout.open_csv("MSFT", PARTS[1]))
     with layout.open_csv("AAPL", PARTS[2]).open("wb") as segment:
         segment.write(HEADER + b"AAPL,2026-11-23 14:3")
@@ -166,7 +166,7 @@ def snapshot(layout: Layout) -> dict[str, Any]:
     return found
 
 
-def shorten(layout: Layout, part: Part, without: bytes) -> Path:
+def shorten(layout: Layout, part: WindowId, without: bytes) -> Path:
     """An archive that is whole, of a tape that lacks each line with some text."""
     archived = layout.archived_tape(part)
     with archived.open("rb") as file:
@@ -184,7 +184,7 @@ def prices(layout: Layout) -> dict[str, list[float]]:
 
 def problems(layout: Layout) -> list[str]:
     """Whatever ``stocktrace verify`` finds wrong with the folder."""
-    found = list(strangers(layout))
+    found = list(unknown_files(layout))
     for session, dates in dates_of_sessions(layout).items():
         found += verify(layout, session, dates)
     return [f"{one.path}: {one.problem}" for one in found]

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 # All that a child would import by itself, so that the fork has it.
-import stocktrace.live.capturing
-import stocktrace.live.run
-import stocktrace.record.observer
+import stocktrace.live.api
+import stocktrace.live.session
+import stocktrace.record.feed_events
 import stocktrace.record.recovery
 import stocktrace.verify
 from stocktrace import cli
 from stocktrace.record import publish
-from stocktrace.store import parquet, segment
+from stocktrace.store import parquet, segments
 
 #: What a process can be at; the later in this list, the more telling. Each has a byte in a file
 #: that the soak reads when the process is dead: how many threads are at it.
@@ -163,19 +163,19 @@ def play(job: Job) -> None:
 
 
 def _watch(saboteur: Saboteur) -> None:
-    saboteur.watch(publish, "archive", "archiving")
-    saboteur.watch(publish, "rebuild", "rebuilding")
-    saboteur.watch(parquet, "convert", "converting")
-    saboteur.watch(segment.SegmentWriter, "seal", "sealing")
-    saboteur.watch(stocktrace.record.recovery, "_recover", "recovering")
-    saboteur.watch(stocktrace.record.recovery, "recount", "counting again")
-    saboteur.watch(stocktrace.record.recovery, "mend", "mending a tape")
-    saboteur.watch(stocktrace.live.run.Run, "_stop", "ending")
-    connected = stocktrace.record.observer.Observer.on_connected
+    saboteur.watch(publish, "archive_tape", "archiving")
+    saboteur.watch(publish, "rebuild_window", "rebuilding")
+    saboteur.watch(parquet, "publish_segment", "converting")
+    saboteur.watch(segments.SegmentWriter, "seal", "sealing")
+    saboteur.watch(stocktrace.record.recovery, "_recover_claimed", "recovering")
+    saboteur.watch(stocktrace.record.recovery, "recount_report", "counting again")
+    saboteur.watch(stocktrace.record.recovery, "truncate_torn_tape", "mending a tape")
+    saboteur.watch(stocktrace.live.session.CaptureSession, "_stop", "ending")
+    connected = stocktrace.record.feed_events.FeedEventRecorder.on_connected
 
     @wraps(connected)
     def on_connected(*arguments: Any) -> None:
         connected(*arguments)
         saboteur.begin("recording")
 
-    setattr(stocktrace.record.observer.Observer, "on_connected", on_connected)  # noqa: B010 - for mypy
+    setattr(stocktrace.record.feed_events.FeedEventRecorder, "on_connected", on_connected)  # noqa: B010 - for mypy

@@ -43,7 +43,13 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 import zstandard
 
-from stocktrace.exchange import Connection, Exchange, ExchangeSettings, Fault, SyntheticMarket
+from stocktrace.simulator import (
+    Fault,
+    SimulatedConnection,
+    Simulator,
+    SimulatorSettings,
+    SyntheticMarket,
+)
 from tests import saboteur
 from tests.saboteur import PHASES, Job, Plan
 
@@ -106,9 +112,9 @@ class Lane:
         self.tally = tally
         self.tickers = tuple(f"{'AB'[number]}{n}" for n in range(8))
         self.key = f"soak{number}"
-        self.exchange = Exchange(
+        self.exchange = Simulator(
             SyntheticMarket(seed=seed * 100 + number, rate=RATE, opening=1.0),
-            ExchangeSettings(key=self.key, ping_period=1.0, settle=0.0, keep=True),
+            SimulatorSettings(key=self.key, ping_period=1.0, settle=0.0, keep=True),
         )
         self.failure: BaseException | None = None
 
@@ -176,16 +182,16 @@ class Lane:
             "FINNHUB_API_KEY": self.key,
             "STOCKTRACE_URL": self.exchange.url,
             "STOCKTRACE_DATA_DIR": str(self.work / "data"),
-            "STOCKTRACE_ROLL_EVERY": pick.choice(("1s", "2s")),
-            "STOCKTRACE_FLUSH_EVERY": pick.choice(("50ms", "300ms")),
-            "STOCKTRACE_SYNC_EVERY": "200ms",
-            "STOCKTRACE_QUEUE_ROWS": pick.choice(("20", "100000", "100000")),
-            "STOCKTRACE_MIN_FREE": "0",
-            "STOCKTRACE_HANDSHAKE_WITHIN": "1s",
-            "STOCKTRACE_PING_EVERY": "700ms",
-            "STOCKTRACE_PONG_WITHIN": "700ms",
-            "STOCKTRACE_FRAME_WITHIN": "700ms",
-            "STOCKTRACE_SILENCE": "3s",
+            "STOCKTRACE_ROLL_INTERVAL": pick.choice(("1s", "2s")),
+            "STOCKTRACE_FLUSH_INTERVAL": pick.choice(("50ms", "300ms")),
+            "STOCKTRACE_SYNC_INTERVAL": "200ms",
+            "STOCKTRACE_MAX_PENDING_ROWS_PER_TICKER": pick.choice(("20", "100000", "100000")),
+            "STOCKTRACE_MIN_FREE_SPACE": "0",
+            "STOCKTRACE_HANDSHAKE_TIMEOUT": "1s",
+            "STOCKTRACE_PING_INTERVAL": "700ms",
+            "STOCKTRACE_PONG_TIMEOUT": "700ms",
+            "STOCKTRACE_FRAME_TIMEOUT": "700ms",
+            "STOCKTRACE_IDLE_TIMEOUT": "3s",
             "STOCKTRACE_BACKOFF_BASE": "50ms",
             "STOCKTRACE_BACKOFF_CAP": "300ms",
             "STOCKTRACE_BACKOFF_FLOOR": "50ms",
@@ -367,8 +373,8 @@ def _rows_of(frame: bytes) -> list[Any]:
 
 
 def _find(
-    connections: tuple[Connection, ...], at: int, life: Life, session: Session
-) -> tuple[int, Connection | None]:
+    connections: tuple[SimulatedConnection, ...], at: int, life: Life, session: Session
+) -> tuple[int, SimulatedConnection | None]:
     """The connection, from number ``at`` on, that ``life`` is a beginning of."""
     if not life.frames:
         return at, None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from stocktrace.status import Status
+from stocktrace.sessions.status import CaptureStatus
 from tests.conftest import SESSION
 
 
-def a_status(**given: Any) -> Status:
+def a_status(**given: Any) -> CaptureStatus:
     """That of a capture that listens to AAPL and has heard nothing; ``given`` is what differs."""
     usual: dict[str, Any] = {
         "session": SESSION,
         "connected": True,
         "state": "connected" if given.get("connected", True) else "reconnecting",
         "elapsed_s": 10.0,
-        "left_s": 20.0,
+        "remaining_s": 20.0,
         "trades": 0,
         "backlog": 0,
         "reconnects": 0,
@@ -23,4 +23,4 @@ def a_status(**given: Any) -> Status:
         "tickers": ("AAPL",),
         "per_ticker": {},
     }
-    return Status(**{**usual, **given})
+    return CaptureStatus(**{**usual, **given})

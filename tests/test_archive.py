@@ -11,22 +11,22 @@ from pathlib import Path
 import pytest
 
 from stocktrace import cli
+from stocktrace.backfill import completeness
+from stocktrace.backfill.completeness import Completeness
+from stocktrace.backfill.reconcile import reconcile_day
+from stocktrace.clock import Clock, Deadline
 from stocktrace.dashboard.tail import SessionTail
-from stocktrace.deadline import Clock, Deadline
-from stocktrace.exchange import Script
-from stocktrace.gap import Interval
+from stocktrace.intervals import CoverageInterval
+from stocktrace.maintenance.compact import compact_days
+from stocktrace.maintenance.requeue import requeue_rows
+from stocktrace.maintenance.retention import prune_data
 from stocktrace.record.recovery import recover
-from stocktrace.repair.reconcile import reconcile
-from stocktrace.store import completeness
-from stocktrace.store.compaction import compact
-from stocktrace.store.completeness import Completeness
+from stocktrace.simulator import ScriptedSource
+from stocktrace.store.compaction import compact_day
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
+from stocktrace.store.names import WindowId
 from stocktrace.store.window import NS_PER_DAY
-from stocktrace.upkeep.compacting import compact_days
-from stocktrace.upkeep.requeue import requeue
-from stocktrace.upkeep.retention import prune
 from stocktrace.verify import dates_of_sessions, verify
 from tests import gaps, remains
 from tests.conftest import NOON, SESSION, Studio, frame, played
@@ -51,14 +51,14 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     layout = Layout(tmp_path_factory.mktemp("archive"))
     for day in DATES:
         begin = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
-        part = Part(OTHER, f"{day.replace('-', '')}T100000Z_00001")
+        part = WindowId(OTHER, f"{day.replace('-', '')}T100000Z_00001")
         table = table_of([(begin * 1000, 1.0, 1.0, "1")])
         for ticker in TICKERS:
             put(layout, ticker, part, table)
-            assert compact(layout, ticker, day) is not None
-        listening = Interval("AAPL", begin * 10**9, begin * 10**9 + 1, "")
+            assert compact_day(layout, ticker, day) is not None
+        listening = CoverageInterval("AAPL", begin * 10**9, begin * 10**9 + 1, "")
         write_coverage(layout, OTHER, [listening])
-        completeness.write(layout, day, [Completeness("AAPL", day, "complete")])
+        completeness.write_completeness(layout, day, [Completeness("AAPL", day, "complete")])
     return layout
 
 
@@ -76,7 +76,10 @@ def beside(archive: Layout, root: Path) -> AbstractContextManager[set[Path]]:
 
 def test_a_capture_opens_and_lists_nothing_of_other_dates(archive: Layout, studio: Studio) -> None:
     frames = [(0, frame(("AAPL", price))) for price in range(1, 10)]
-    with beside(archive, studio.data_dir) as opened, studio.exchange(Script(frames)) as exchange:
+    with (
+        beside(archive, studio.data_dir) as opened,
+        studio.exchange(ScriptedSource(frames)) as exchange,
+    ):
         report = studio.record(exchange, ["AAPL"], played(exchange))
     assert (report.books.recorded, report.balanced) == (9, True)
     assert opened == set()
@@ -100,7 +103,7 @@ def test_an_import_opens_and_lists_nothing_of_other_dates(archive: Layout, tmp_p
     )
     data = tmp_path / "data"
     with beside(archive, data) as opened:
-        assert cli.run(["backfill", str(source), "--data-dir", str(data)]) == 0
+        assert cli.run(["import", str(source), "--data-dir", str(data)]) == 0
     assert [path.parent.name for path in data.glob("parquet/date=2026-11-23/*/*.parquet")] == [
         "symbol=AAPL"
     ]
@@ -111,12 +114,14 @@ def at_work(layout: Layout) -> dict[str, Callable[[], object]]:
     """What can be done to the session of ``remains.whole``, or to its day."""
 
     def tail() -> int:
-        found = SessionTail(layout, SESSION, ["AAPL", "MSFT"]).look(Deadline.after(60))
+        found = SessionTail(layout, SESSION, ["AAPL", "MSFT"]).read(Deadline.after(60))
         return sum(len(rows) for rows in found)
 
     def reconciled() -> list[str]:
         with gaps.exchange([]) as server, gaps.client(server) as rest:
-            return [one.state for one in reconcile(layout, rest, date(2026, 11, 23), clock=LATER)]
+            return [
+                one.state for one in reconcile_day(layout, rest, date(2026, 11, 23), clock=LATER)
+            ]
 
     def run(*words: str) -> int:
         return cli.run([*words, "--data-dir", str(layout.root)])
@@ -124,11 +129,13 @@ def at_work(layout: Layout) -> dict[str, Callable[[], object]]:
     return {
         "verify": lambda: run("verify", SESSION),
         "verify --repair": lambda: run("verify", SESSION, "--repair"),
-        "retention": lambda: prune(layout, 0.0, None, LATER).kept,
+        "retention": lambda: prune_data(layout, 0.0, None, LATER).refused,
         "report": lambda: run("report", SESSION, "--out", str(layout.root / "page.html")),
         "gaps": lambda: run("gaps", "--session", SESSION, "--json"),
         "dashboard": tail,
-        "requeue": lambda: getattr(requeue(layout, layout.quarantine(PARTS[0])), "balanced", None),
+        "requeue": lambda: getattr(
+            requeue_rows(layout, layout.quarantine(PARTS[0])), "balanced", None
+        ),
         "reconcile": reconciled,
     }
 
@@ -179,14 +186,14 @@ def test_files_under_a_date_that_neither_report_nor_tape_names_are_found_in_the_
     a_whole_session: Layout, tmp_path: Path, compacted: bool
 ) -> None:
     layout = remains.copy(a_whole_session, tmp_path / "data")
-    stray = Part(SESSION, "20261125T100000Z_00009")
+    stray = WindowId(SESSION, "20261125T100000Z_00009")
     put(layout, "AAPL", stray, table_of([(NOON // 10**6, 1.0, 1.0, "1")]))
     path = layout.parquet("AAPL", stray)
     if compacted:
-        assert compact(layout, "AAPL", stray.date) is not None
+        assert compact_day(layout, "AAPL", stray.date) is not None
         path = path.with_name("day-00001.parquet")
     early = NOON - 4 * NS_PER_DAY
-    write_coverage(layout, SESSION, [Interval("AAPL", early, early + 1000, "")])
+    write_coverage(layout, SESSION, [CoverageInterval("AAPL", early, early + 1000, "")])
     assert list(verify(layout, SESSION)) == []
     found = list(verify(layout, SESSION, dates_of_sessions(layout)[SESSION]))
     files = {one.path for one in found if one.path.suffix == ".parquet"}

@@ -13,7 +13,7 @@ from stocktrace.calendar import (
     next_session,
     open_seconds,
     session_close,
-    us_session,
+    us_regular_session,
 )
 from stocktrace.errors import MarketClosed
 
@@ -38,14 +38,18 @@ def days(year: int) -> list[date]:
 
 
 def test_every_weekday_of_2026_has_a_session_but_the_holidays():
-    closed = [f"{day:%m-%d}" for day in days(2026) if day.weekday() < 5 and us_session(day) is None]
+    closed = [
+        f"{day:%m-%d}"
+        for day in days(2026)
+        if day.weekday() < 5 and us_regular_session(day) is None
+    ]
     assert closed == HOLIDAYS
-    assert not any(us_session(day) for day in days(2026) if day.weekday() >= 5)
+    assert not any(us_regular_session(day) for day in days(2026) if day.weekday() >= 5)
 
 
 def test_half_days_close_at_one_and_all_others_at_four_new_york_on_both_sides_of_dst():
     for day in days(2026):
-        if (session := us_session(day)) is not None:
+        if (session := us_regular_session(day)) is not None:
             close = session.closes.astimezone(NEW_YORK)
             opens = session.opens.astimezone(NEW_YORK)
             assert f"{opens:%H:%M}" == "09:30"

@@ -7,10 +7,10 @@ import math
 import re
 from pathlib import Path
 
-from stocktrace.live import metrics, shards
-from stocktrace.quantities import parse_duration, parse_size
+from stocktrace.live import fleet, metrics
 from stocktrace.record import intake
 from stocktrace.settings import Settings
+from stocktrace.units import parse_duration, parse_size
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "capacity.md").read_text(encoding="utf-8")
@@ -74,9 +74,9 @@ class Load:
         )
         self.roll_size = parse_size(cell["roll_size"])
         tapes = self.trades * RATE["a trade on an open tape"] // self.roll_size
-        self.files = self.tickers * int(DAY_S / parse_duration(cell["roll_every"]) + tapes)
+        self.files = self.tickers * int(DAY_S / parse_duration(cell["roll_interval"]) + tapes)
         stretch = 1 + self.tickers // intake._TICKERS
-        every_s = intake._ON_TIME * Settings.model_fields["flush_every"].default * stretch
+        every_s = intake._ON_TIME * Settings.model_fields["flush_interval"].default * stretch
         self.appends = min(self.trades, self.tickers * SESSION_S / every_s)
         file = RATE["a Parquet file"] + HALF_A_BLOCK
         converted = self.trades * RATE["a trade in Parquet"] + self.files * file
@@ -134,13 +134,13 @@ def test_each_rate_stands_on_the_page_that_is_named() -> None:
 
 
 def test_every_row_is_given_or_follows() -> None:
-    given = ["tickers", "trades a day", "trades/s in the peak second", "roll_every", "roll_size"]
+    given = ["tickers", "trades a day", "trades/s in the peak second", "roll_interval", "roll_size"]
     assert [*DAY] == [*given, *Load(0).follows]
 
 
 def test_the_defaults_that_are_told_are_those_of_the_settings() -> None:
     told = {name: cells[0] for name, cells in rows("What bounds what").items()}
-    assert told.pop("limit` (of the fleet)") == str(shards.LIMIT)
+    assert told.pop("limit` (of the fleet)") == str(fleet.SYMBOL_LIMIT)
     assert Settings.load(**told) == Settings.load(
         **{name: Settings.model_fields[name].default for name in told}
     )

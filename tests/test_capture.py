@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import stocktrace
-from stocktrace.deadline import Clock
+from stocktrace.clock import Clock
 from stocktrace.errors import (
     DiskFull,
     FeedStopped,
@@ -25,15 +25,15 @@ from stocktrace.errors import (
     TickerError,
     UsageError,
 )
-from stocktrace.exchange import Fault, Script, SyntheticMarket, synthetic_frames
-from stocktrace.feed import wire
-from stocktrace.feed.dial import Dialer
+from stocktrace.feed import protocol
+from stocktrace.feed.handshake import Dialer
 from stocktrace.feed.socket import BatchSocket
-from stocktrace.live import run
+from stocktrace.live import session
 from stocktrace.record.intake import Intake
 from stocktrace.record.recorder import Recorder
-from stocktrace.report import Books, Report
-from stocktrace.status import Status
+from stocktrace.sessions.report import Books, SessionReport
+from stocktrace.sessions.status import CaptureStatus
+from stocktrace.simulator import Fault, ScriptedSource, SyntheticMarket, synthetic_frames
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeWriter
 from tests.conftest import (
@@ -70,7 +70,7 @@ class Take:
     """A capture that many tests look at."""
 
     studio: Studio
-    report: Report
+    report: SessionReport
     wanted: dict[str, list[Row]]
     frames: list[bytes]
 
@@ -82,7 +82,7 @@ class Take:
 def take(folder: Path, count: int, **given: Any) -> Take:
     frames = list(synthetic_frames(MARKET, count, seed=7))
     studio = Studio(folder / "data")
-    with pytest.MonkeyPatch.context() as patch, studio.exchange(Script(frames)) as exchange:
+    with pytest.MonkeyPatch.context() as patch, studio.exchange(ScriptedSource(frames)) as exchange:
         hurry(patch)
         report = studio.record(exchange, MARKET, played(exchange), lasting=60, **given)
         (connection,) = exchange.connections
@@ -99,7 +99,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Take:
 @pytest.fixture(scope="module")
 def spilled(tmp_path_factory: pytest.TempPathFactory) -> Take:
     return take(
-        tmp_path_factory.mktemp("spilled"), 60_000, queue_rows=20, backlog_rows=600, roll_size="2MB"
+        tmp_path_factory.mktemp("spilled"),
+        60_000,
+        max_pending_rows_per_ticker=20,
+        max_pending_rows=600,
+        roll_size="2MB",
     )
 
 
@@ -196,7 +200,7 @@ def test_trades_that_overflow_the_queues_are_had_from_the_tape_and_are_the_same(
 def test_two_thousand_tickers_are_captured_at_once(studio: Studio) -> None:
     tickers = tuple(f"S{n:04}" for n in range(2000))
     frames = list(synthetic_frames(tickers, 6000, seed=3))
-    with studio.exchange(Script(frames), settle=1.0) as exchange:
+    with studio.exchange(ScriptedSource(frames), settle=1.0) as exchange:
         report = studio.record(exchange, tickers, played(exchange), lasting=60)
         assert set(exchange.connections[0].subscriptions) == set(tickers)
     wanted = sent(each for _, each in frames)
@@ -273,7 +277,7 @@ def test_it_ends_when_the_wall_clock_jumps_past_the_moment(
     jump = [0]
     clock = Clock(wall=lambda: time.time_ns() + jump[0])
 
-    def watch(status: Status) -> None:
+    def watch(status: CaptureStatus) -> None:
         if status.connected:
             jump[0] = 3600 * 10**9
 
@@ -282,7 +286,7 @@ def test_it_ends_when_the_wall_clock_jumps_past_the_moment(
             ["AAPL"],
             until=datetime.now(UTC) + timedelta(minutes=30),
             settings=studio.settings(exchange),
-            watch=watch,
+            on_status=watch,
             clock=clock,
         )
     assert stopwatch.elapsed() < GRACE_S + 5
@@ -367,7 +371,7 @@ def test_a_second_capture_with_the_key_is_refused_and_the_first_is_unharmed(
             with pytest.raises(KeyInUse, match="Another capture on this host") as caught:
                 stocktrace.capture(
                     ["AAPL"],
-                    lasting=1,
+                    duration=1,
                     settings=studio.settings(exchange, data_dir=tmp_path / "other"),
                 )
             assert studio.statuses[-1].session in str(caught.value)
@@ -386,7 +390,7 @@ def test_the_same_key_at_another_address_is_another_place(studio: Studio, tmp_pa
             yield connected
             report = stocktrace.capture(
                 ["AAPL"],
-                lasting=0.3,
+                duration=0.3,
                 settings=studio.settings(other, data_dir=tmp_path / "other"),
             )
             assert report.state == "complete"
@@ -402,7 +406,7 @@ def feeding(exchange: Any, until: Callable[[], bool]) -> Scenario:
     yield connected
     price = 0
 
-    def fed(_: Status) -> bool:
+    def fed(_: CaptureStatus) -> bool:
         nonlocal price
         price += 1
         exchange.send_raw(frame(("AAPL", price)))
@@ -411,12 +415,12 @@ def feeding(exchange: Any, until: Callable[[], bool]) -> Scenario:
     yield fed
 
 
-def test_roll_every_publishes_while_it_runs(studio: Studio) -> None:
+def test_roll_interval_publishes_while_it_runs(studio: Studio) -> None:
     def two_files() -> bool:
         return len(list(studio.data_dir.glob("parquet/*/*/2*.parquet"))) >= 2
 
     with studio.exchange() as exchange:
-        report = studio.record(exchange, scenario=feeding(exchange, two_files), roll_every=0.3)
+        report = studio.record(exchange, scenario=feeding(exchange, two_files), roll_interval=0.3)
         assert len(report.windows) >= 2
         assert published(studio.data_dir) == sent(exchange.connections[0].frames)
     assert report.balanced
@@ -434,8 +438,8 @@ def test_roll_size_ends_a_window_too(studio: Studio) -> None:
         assert published(studio.data_dir) == sent(exchange.connections[0].frames)
 
 
-def test_flush_every_writes_a_trade_within_its_time(studio: Studio) -> None:
-    def written(_: Status) -> bool:
+def test_flush_interval_writes_a_trade_within_its_time(studio: Studio) -> None:
+    def written(_: CaptureStatus) -> bool:
         return any(studio.data_dir.glob("csv/AAPL/*.csv.open"))
 
     with studio.exchange() as exchange:
@@ -445,11 +449,13 @@ def test_flush_every_writes_a_trade_within_its_time(studio: Studio) -> None:
             exchange.send_raw(frame(("AAPL", 1)))
             yield written
 
-        assert studio.record(exchange, scenario=scenario(), flush_every=0.01).state == "interrupted"
+        assert (
+            studio.record(exchange, scenario=scenario(), flush_interval=0.01).state == "interrupted"
+        )
 
 
 @pytest.mark.parametrize("batch_rows", [3, 100])
-def test_batch_rows_write_at_once_what_flush_every_would_keep_waiting(
+def test_batch_rows_write_at_once_what_flush_interval_would_keep_waiting(
     studio: Studio, monkeypatch: pytest.MonkeyPatch, batch_rows: int
 ) -> None:
     batches: list[int] = []
@@ -472,13 +478,15 @@ def test_batch_rows_write_at_once_what_flush_every_would_keep_waiting(
             yield trades(4)
             assert batches[:1] == ([3] if batch_rows == 3 else [])
 
-        report = studio.record(exchange, scenario=scenario(), flush_every=60, batch_rows=batch_rows)
+        report = studio.record(
+            exchange, scenario=scenario(), flush_interval=60, batch_rows=batch_rows
+        )
     assert report.books.recorded == 4
     assert batches == ([3, 1] if batch_rows == 3 else [4])
 
 
-@pytest.mark.parametrize("setting", ["queue_rows", "backlog_rows"])
-def test_queue_and_backlog_rows_bound_what_waits_and_lose_nothing(
+@pytest.mark.parametrize("setting", ["max_pending_rows_per_ticker", "max_pending_rows"])
+def test_queue_and_max_pending_rows_bound_what_waits_and_lose_nothing(
     studio: Studio, setting: str
 ) -> None:
     some = frame(*(("AAPL", n) for n in range(1, 4)), *(("MSFT", n) for n in range(1, 5)))
@@ -489,17 +497,17 @@ def test_queue_and_backlog_rows_bound_what_waits_and_lose_nothing(
             exchange.send_raw(some)
             yield trades(7)
 
-        given: dict[str, Any] = {setting: 3, "flush_every": 60}
+        given: dict[str, Any] = {setting: 3, "flush_interval": 60}
         report = studio.record(exchange, ("AAPL", "MSFT"), scenario(), **given)
     (names,) = report.spilled.values()
     assert names == ["MSFT"]
     assert max(status.backlog for status in studio.statuses) <= 3
-    assert Status.read(Layout(studio.data_dir).status(report.session)).spilled == 1
+    assert CaptureStatus.read(Layout(studio.data_dir).status(report.session)).spilled == 1
     assert published(studio.data_dir) == sent([some])
     assert report.balanced
 
 
-def test_sync_every_has_the_tape_written_through(
+def test_sync_interval_has_the_tape_written_through(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs: list[Path] = []
@@ -516,18 +524,18 @@ def test_sync_every_has_the_tape_written_through(
             yield connected
             yield lambda _: len(syncs) >= 3
 
-        studio.record(exchange, scenario=scenario(), sync_every=0.01)
+        studio.record(exchange, scenario=scenario(), sync_interval=0.01)
         syncs.clear()
         studio.handle.stopping.clear()
 
         def quick() -> Scenario:
             yield connected
 
-        studio.record(exchange, scenario=quick(), sync_every=60)
+        studio.record(exchange, scenario=quick(), sync_interval=60)
     assert syncs == []
 
 
-def test_min_free_ends_it_in_order_before_the_disk_is_full(
+def test_min_free_space_ends_it_in_order_before_the_disk_is_full(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = [10**12]
@@ -542,7 +550,7 @@ def test_min_free_ends_it_in_order_before_the_disk_is_full(
             yield lambda _: False
 
         with pytest.raises(DiskFull, match="has only 1 MB left"):
-            studio.record(exchange, scenario=scenario(), min_free="2MB")
+            studio.record(exchange, scenario=scenario(), min_free_space="2MB")
     assert taped(studio.data_dir) == [frame(("AAPL", 1))]
     report = studio.report()
     assert report.state == "failed"
@@ -552,22 +560,22 @@ def test_min_free_ends_it_in_order_before_the_disk_is_full(
 
 
 LOSSES: dict[str, tuple[Fault | None, dict[str, Any], str]] = {
-    "handshake_within": (
+    "handshake_timeout": (
         Fault("no-answer"),
-        {"handshake_within": 0.2},
+        {"handshake_timeout": 0.2},
         "no answer to the handshake in 0.2 s",
     ),
-    "pong_within": (
+    "pong_timeout": (
         Fault("stall"),
-        {"ping_every": 0.1, "pong_within": 0.3},
+        {"ping_interval": 0.1, "pong_timeout": 0.3},
         "ping unanswered for 0.3 s",
     ),
-    "frame_within": (
+    "frame_timeout": (
         Fault("half-frame"),
-        {"frame_within": 0.2},
+        {"frame_timeout": 0.2},
         "half a frame, then nothing for 0.2 s",
     ),
-    "silence": (None, {"silence": 0.3}, "no frame for 0.3 s"),
+    "idle_timeout": (None, {"idle_timeout": 0.3}, "no frame for 0.3 s"),
 }
 
 
@@ -622,10 +630,10 @@ def test_url_and_data_dir_are_where_it_happens_and_stand_in_the_report(studio: S
         def scenario() -> Scenario:
             yield connected
 
-        report = studio.record(exchange, scenario=scenario(), roll_every="5m")
+        report = studio.record(exchange, scenario=scenario(), roll_interval="5m")
         assert report.settings["url"] == exchange.url
     assert report.settings["data_dir"] == str(studio.data_dir)
-    assert report.settings["roll_every"] == 300.0
+    assert report.settings["roll_interval"] == 300.0
     assert "finnhub_api_key" not in report.settings
 
 
@@ -685,7 +693,7 @@ def test_tickers_change_while_it_runs(studio: Studio) -> None:
 
         def scenario() -> Scenario:
             yield connected
-            studio.handle.retarget(["MSFT", "BINANCE:BTCUSDT"])
+            studio.handle.request_change(["MSFT", "BINANCE:BTCUSDT"])
             yield lambda status: set(status.tickers) == {"MSFT", "BINANCE:BTCUSDT"}
             exchange.wait_for(lambda each: set(each.subscriptions) == {"MSFT", "BINANCE:BTCUSDT"})
             exchange.send_raw(frame(("BINANCE:BTCUSDT", 1)))
@@ -722,17 +730,17 @@ def test_a_feed_that_hangs_at_the_end_costs_an_error_and_no_trade(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hangs, go_on = threading.Event(), threading.Event()
-    decode = wire.decode
+    decode = protocol.decode
     some = [frame(("AAPL", 1)), frame(("AAPL", 2), ("MSFT", 3))]
 
-    def hanging(frames: Sequence[bytes]) -> wire.Decoded:
+    def hanging(frames: Sequence[bytes]) -> protocol.DecodedFrames:
         if threading.current_thread().name == "stocktrace-feed" and frames == some[1:]:
             hangs.set()
             assert go_on.wait(30)
         return decode(frames)
 
-    monkeypatch.setattr(wire, "decode", hanging)
-    monkeypatch.setattr(run, "STOP_FEED_S", 0.1)
+    monkeypatch.setattr(protocol, "decode", hanging)
+    monkeypatch.setattr(session, "STOP_FEED_TIMEOUT_S", 0.1)
     with studio.exchange() as exchange:
 
         def scenario() -> Scenario:
@@ -762,7 +770,7 @@ def test_a_feed_that_hangs_while_it_connects_is_not_said_to_hold_anything(
         raise TimeoutError
 
     monkeypatch.setattr(Dialer, "dial", hanging)
-    monkeypatch.setattr(run, "STOP_FEED_S", 0.1)
+    monkeypatch.setattr(session, "STOP_FEED_TIMEOUT_S", 0.1)
 
     def scenario() -> Scenario:
         yield lambda _: hangs.is_set()
@@ -785,7 +793,7 @@ def test_an_error_in_syncing_ends_it_and_is_raised(
 
     monkeypatch.setattr(TapeWriter, "sync", broken)
     with studio.exchange() as exchange, pytest.raises(StoreError, match="Input/output error"):
-        studio.record(exchange, sync_every=0.01)
+        studio.record(exchange, sync_interval=0.01)
     assert studio.report().state == "failed"
 
 
@@ -827,7 +835,7 @@ def test_a_window_that_cannot_be_published_fails_the_run_and_the_capture_goes_on
     with studio.exchange() as exchange:
         feed = feeding(exchange, lambda: len(calls) >= 2)
         with pytest.raises(StoreError, match="the lake is dry"):
-            studio.record(exchange, scenario=feed, publisher=publisher, roll_every=0.3)
+            studio.record(exchange, scenario=feed, publisher=publisher, roll_interval=0.3)
         wanted = sent(exchange.connections[0].frames)
     report = studio.report()
     assert report.state == "failed"
@@ -857,7 +865,7 @@ def test_it_leaves_no_thread_no_socket_and_no_file_behind(studio: Studio) -> Non
         for _ in range(3):
             studio.handle.stopping.clear()
             studio.record(exchange, scenario=scenario())
-        exchange.wait_for(lambda each: each.live == 0)
+        exchange.wait_for(lambda each: each.open_connections == 0)
         assert set(threading.enumerate()) == threads
         assert open_files() <= files
 
@@ -865,12 +873,12 @@ def test_it_leaves_no_thread_no_socket_and_no_file_behind(studio: Studio) -> Non
 def test_a_live_market_is_recorded_as_it_trades(studio: Studio) -> None:
     tickers = ("AAPL", "BINANCE:BTCUSDT", "OANDA:EUR_USD")
     with studio.exchange(SyntheticMarket(seed=2, rate=3000, trades=1500), settle=0.05) as exchange:
-        report = studio.record(exchange, tickers, played(exchange), roll_every=0.4)
+        report = studio.record(exchange, tickers, played(exchange), roll_interval=0.4)
         wanted = sent(exchange.connections[0].frames)
     assert published(studio.data_dir) == wanted
     assert report.books.recorded == 1500
-    assert report.lag.p50 is not None
-    assert 0 < report.lag.p50 < 5000
+    assert report.latency.p50 is not None
+    assert 0 < report.latency.p50 < 5000
 
 
 def test_the_status_counts_what_was_received(studio: Studio) -> None:
@@ -885,7 +893,7 @@ def test_the_status_counts_what_was_received(studio: Studio) -> None:
     last = studio.statuses[-1]
     assert (last.trades, last.per_ticker) == (3, {"AAPL": 2, "MSFT": 1})
     assert last.tickers == ("AAPL", "MSFT")
-    assert 29.0 < last.elapsed_s + last.left_s < 31.0
+    assert 29.0 < last.elapsed_s + last.remaining_s < 31.0
 
 
 def test_two_sessions_of_one_folder_stand_side_by_side(studio: Studio) -> None:
@@ -906,7 +914,7 @@ def test_two_sessions_of_one_folder_stand_side_by_side(studio: Studio) -> None:
 
 def test_waiting_for_all_of_a_source_is_possible(studio: Studio) -> None:
     frames = list(synthetic_frames(["AAPL"], 50))
-    with studio.exchange(Script(frames)) as exchange:
+    with studio.exchange(ScriptedSource(frames)) as exchange:
         report = studio.record(exchange, scenario=played(exchange))
         assert all_of(exchange)(studio.statuses[-1])
     assert report.books.recorded == 50

@@ -12,16 +12,16 @@ from typing import Any, NoReturn
 import pytest
 
 from stocktrace import cli
-from stocktrace.dashboard.address import bind
+from stocktrace.dashboard.server import bind_port
+from stocktrace.end_time import parse_until
 from stocktrace.errors import DiskFull, StocktraceError, StoreError, UsageError, is_usage
-from stocktrace.exchange import Exchange, SyntheticMarket
-from stocktrace.ingest.mapping import Mapping
-from stocktrace.live.capturing import capture
-from stocktrace.live.endpoint import serving
+from stocktrace.importing.column_mapping import ColumnMapping
+from stocktrace.live.api import capture
+from stocktrace.live.metrics_server import serve_metrics
+from stocktrace.maintenance.requeue import requeue_rows
 from stocktrace.settings import Settings
+from stocktrace.simulator import Simulator, SyntheticMarket
 from stocktrace.store.layout import Layout
-from stocktrace.until import parse_until
-from stocktrace.upkeep.requeue import requeue
 
 NOW = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 USER = [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EADDRINUSE]
@@ -30,16 +30,16 @@ MACHINE = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM, er
 
 def a_data_folder() -> None:
     settings = Settings.load(url="ws://127.0.0.1:1", finnhub_api_key="a-key")
-    capture("AAPL", lasting=1, settings=settings)
+    capture("AAPL", duration=1, settings=settings)
 
 
 def a_metrics_address() -> None:
-    with serving(Settings.load(metrics="127.0.0.1:0")):
+    with serve_metrics(Settings.load(metrics="127.0.0.1:0")):
         pass
 
 
 def an_exchange_port() -> None:
-    with Exchange(SyntheticMarket()):
+    with Simulator(SyntheticMarket()):
         pass
 
 
@@ -53,12 +53,21 @@ PLACES: dict[str, tuple[str, Callable[[], Any]]] = {
     "a data folder": ("tempfile.TemporaryFile", a_data_folder),
     "a settings file": ("pathlib.Path.read_text", Settings.load),
     "an .env file": ("dotenv.main.open", an_env_file),
-    "a quarantine": ("pathlib.Path.read_text", lambda: requeue(Layout(Path("d")), Path("q.jsonl"))),
+    "a quarantine": (
+        "pathlib.Path.read_text",
+        lambda: requeue_rows(Layout(Path("d")), Path("q.jsonl")),
+    ),
     "a metrics address": ("socket.socket.bind", a_metrics_address),
-    "a dashboard port": ("socket.socket.bind", lambda: bind(0)),
+    "a dashboard port": ("socket.socket.bind", lambda: bind_port(0)),
     "an exchange port": ("socket.socket.bind", an_exchange_port),
-    "a time zone of an end": ("stocktrace.until.ZoneInfo", lambda: parse_until("16:00 Zulu", NOW)),
-    "a time zone of a source": ("stocktrace.ingest.mapping.ZoneInfo", lambda: Mapping().check()),
+    "a time zone of an end": (
+        "stocktrace.end_time.ZoneInfo",
+        lambda: parse_until("16:00 Zulu", NOW),
+    ),
+    "a time zone of a source": (
+        "stocktrace.importing.column_mapping.ZoneInfo",
+        lambda: ColumnMapping().check(),
+    ),
 }
 
 

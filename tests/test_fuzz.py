@@ -25,13 +25,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stocktrace.errors import ConversionError, LayoutError, TapeError
-from stocktrace.exchange import synthetic_frames
-from stocktrace.feed import wire
+from stocktrace.feed import protocol
+from stocktrace.simulator import synthetic_frames
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part, decode_ticker, encode_ticker, is_session
-from stocktrace.store.segment import HEADER, SegmentWriter
-from stocktrace.store.tape import LATEST, Frames, Mark, TapeReader, parse_line
+from stocktrace.store.names import WindowId, decode_ticker, encode_ticker, is_session
+from stocktrace.store.segments import HEADER, SegmentWriter
+from stocktrace.store.tape import LATEST_NS, TapeFrames, TapeMark, TapeReader, parse_line
 from stocktrace.trade import Trade, is_ticker
 from tests.conftest import NOON, SESSION, WINDOW, frame
 from tests.remains import ENTRIES, PARTS, write_tape
@@ -136,7 +136,7 @@ def by_plain_reading(data: bytes) -> list[Trade]:
 def test_of_any_frames_each_gives_the_trades_that_a_plain_reading_gives(
     frames: list[bytes],
 ) -> None:
-    decoded = wire.decode(frames)
+    decoded = protocol.decode(frames)
     assert len(decoded.rows.counts) == len(frames)
     assert decoded.trade_frames + decoded.control + decoded.undecodable == len(frames)
     for message, one in zip(decoded.rows.messages(), frames, strict=True):
@@ -170,7 +170,7 @@ def test_a_name_is_read_back_to_what_writes_it_or_refused(name: str) -> None:
     if ticker is not None:
         assert encode_ticker(ticker) == name
     path = Path("/data/csv/A") / name.replace("/", "_")
-    part = ours(lambda: Part.parse(path))
+    part = ours(lambda: WindowId.parse(path))
     if part is not None:
         endings = (".csv", ".csv.open", ".parquet", ".parquet.open", ".jsonl", ".jsonl.open")
         assert path.name in {part.stem + ending for ending in endings}
@@ -178,7 +178,7 @@ def test_a_name_is_read_back_to_what_writes_it_or_refused(name: str) -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", part.date)
     layout = Layout(Path("/data"))
     tape = layout.tapes(SESSION) / name.replace("/", "_")
-    of_tape = ours(lambda: Part.of_tape(tape))
+    of_tape = ours(lambda: WindowId.of_tape(tape))
     if of_tape is not None:
         assert tape in {layout.tape(of_tape), layout.archived_tape(of_tape)}
 
@@ -209,7 +209,7 @@ def tape_texts() -> list[bytes]:
     with tempfile.TemporaryDirectory() as name:
         layout = Layout(Path(name))
         for part, entries in zip(PARTS, ENTRIES, strict=True):
-            odd = [*entries, Frames(NOON, (b"a\nb", b"#x", b"")), Mark(NOON, "end")]
+            odd = [*entries, TapeFrames(NOON, (b"a\nb", b"#x", b"")), TapeMark(NOON, "end")]
             found.append(write_tape(layout, part, odd).read_bytes())
     return found
 
@@ -224,7 +224,7 @@ def lines_by_plain_reading(data: bytes) -> tuple[list[tuple[int, Any]], int, int
     bad = 0
     for line in lines:
         match = re.fullmatch(rb"([0-9]{1,19})\t(.*)", line, re.DOTALL)
-        if match is None or int(match[1]) > LATEST:
+        if match is None or int(match[1]) > LATEST_NS:
             bad += 1
             continue
         stamp, payload = int(match[1]), match[2]
@@ -246,7 +246,7 @@ def read_tape(path: Path) -> tuple[list[tuple[int, Any]], TapeReader]:
     reader = TapeReader(path)
     found: list[tuple[int, Any]] = []
     for entry in reader:
-        if isinstance(entry, Mark):
+        if isinstance(entry, TapeMark):
             found.append((entry.stamp, (entry.name, entry.facts)))
         else:
             found += [(entry.stamp, one) for one in entry.frames]
@@ -263,7 +263,7 @@ def test_of_any_tape_every_line_is_what_a_plain_reading_says(folder: Path, data:
     wanted, bad, torn = lines_by_plain_reading(data)
     found, reader = read_tape(path)
     assert repr(found) == repr(wanted)  # NaN in a mark is not equal to itself
-    assert (reader.bad_lines, reader.torn_bytes, reader.broken) == (bad, torn, None)
+    assert (reader.invalid_lines, reader.torn_bytes, reader.damage) == (bad, torn, None)
     for line in data.split(b"\n"):
         try:
             parse_line(line)
@@ -279,7 +279,7 @@ def test_of_any_archived_tape_nothing_is_read_that_was_not_on_it(folder: Path, d
     path = folder / "a.tape.zst"
     path.write_bytes(data)
     found, reader = read_tape(path)
-    if reader.broken is None and not reader.torn_bytes and not reader.bad_lines:
+    if reader.damage is None and not reader.torn_bytes and not reader.invalid_lines:
         wholes = [read_entries(text * 20) for text in TAPES]
         # A tape that was written twice into one file is two tapes: zstandard has frames.
         assert found in (
@@ -365,7 +365,7 @@ def test_of_any_segment_a_file_is_published_with_its_rows_or_none_is(
     segment.write_bytes(data)
     try:
         rows = [row for batch in parquet.read_csv(segment) for row in batch.to_pylist()]
-        converted = parquet.convert(layout, segment)
+        converted = parquet.publish_segment(layout, segment)
     except ConversionError:
         assert segment.read_bytes() == data
         assert not list(layout.dataset.rglob("*.parquet"))
@@ -382,7 +382,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     segment = layout.csv("AAPL", PART)
     segment.parent.mkdir(parents=True)
     segment.write_bytes(SEGMENTS[0])
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     assert converted is not None
     return converted.path.read_bytes()
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from stocktrace import cli
-from stocktrace.report import Report
-from stocktrace.show.page import session_page
-from stocktrace.show.view import SessionView
+from stocktrace.sessions.report import SessionReport
+from stocktrace.show.page import render_page
+from stocktrace.show.view import ReportView
 from stocktrace.store.layout import Layout
 from tests import remains
 from tests.conftest import SESSION, tree
@@ -34,17 +34,17 @@ def test_a_csv_of_others_can_name_no_place_and_run_no_formula_here(
         for symbol in symbols:
             rows.writerow([symbol, "2026-11-23 14:30:00Z", "1.5", "100", FORMULA])
     data = tmp_path / "data"
-    assert cli.run(["backfill", str(source), "--jobs", "1", "--data-dir", str(data)]) == 0
+    assert cli.run(["import", str(source), "--jobs", "1", "--data-dir", str(data)]) == 0
     assert not STEERING.search("".join(capsys.readouterr()))
     assert {name for name in tree(tmp_path) if not name.startswith("data/")} == {source.name}
-    (report,) = (Report.read(path) for path in (data / "sessions").glob("*.json"))
+    (report,) = (SessionReport.read(path) for path in (data / "sessions").glob("*.json"))
     assert report.books.recorded == 2, "what can be a ticker: ../../outside and -1"
     assert report.books.quarantined == 4
     assert cli.run(["trades", "../../outside", "--csv", "--data-dir", str(data)]) == 0
-    # The data as they are (store/export.py); a cell stays one cell, whatever is in it.
+    # The data as they are (query/export.py); a cell stays one cell, whatever is in it.
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["conditions"] == FORMULA
-    page = session_page(SessionView.of(Layout(data), report.session))
+    page = render_page(ReportView.of(Layout(data), report.session))
     assert "<script>boom" not in page
 
 
@@ -57,7 +57,7 @@ def test_an_archive_that_unpacks_to_one_endless_line_is_refused_in_little_memory
         for _ in range(64):
             file.write(bytes(1_000_000))
     tracemalloc.start()
-    words = ["backfill", str(source), "--jobs", "1", "--data-dir", str(tmp_path / "data")]
+    words = ["import", str(source), "--jobs", "1", "--data-dir", str(tmp_path / "data")]
     assert cli.run(words) == 1
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -73,7 +73,7 @@ def test_an_archive_with_damage_in_it_is_told_in_a_sentence(
     packed = bytearray(gzip.compress(f"symbol,ts_event,price,volume\n{rows}".encode()))
     packed[len(packed) // 2 : len(packed) // 2 + 40] = b"\xff" * 40
     source.write_bytes(packed)
-    words = ["backfill", str(source), "--jobs", "1", "--data-dir", str(tmp_path / "data")]
+    words = ["import", str(source), "--jobs", "1", "--data-dir", str(tmp_path / "data")]
     assert cli.run(words) == 1
     assert "cannot be read to its end" in capsys.readouterr().err
 
@@ -85,7 +85,7 @@ def test_a_session_of_others_whose_report_names_another_place_is_refused(tmp_pat
     report["settings"]["lake"] = f"file://{tmp_path}/outside"
     theirs.report(SESSION).write_text(json.dumps(report))
     before = tree(tmp_path)
-    words = ["backfill", str(theirs.root), "--jobs", "1", "--data-dir", str(tmp_path / "ours")]
+    words = ["import", str(theirs.root), "--jobs", "1", "--data-dir", str(tmp_path / "ours")]
     assert cli.run(words) == 1
     assert [name for name in tree(tmp_path) if not name.startswith("ours/")] == before
     assert not (tmp_path / "outside").exists()

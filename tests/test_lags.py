@@ -7,26 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.gap import Gap
-from stocktrace.lags import BUCKETS, Lags
+from stocktrace.intervals import Gap
+from stocktrace.latency import BUCKET_COUNT, LatencyHistogram
 
 DELAYS = st.lists(st.floats(-1e6, 1e12), min_size=1, max_size=200)
 
 
-def lags_of(*delays: float) -> Lags:
-    lags = Lags()
+def lags_of(*delays: float) -> LatencyHistogram:
+    lags = LatencyHistogram()
     lags.add(np.array(delays, np.float64))
     return lags
 
 
-def counted(lags: Lags) -> dict[int, int]:
+def counted(lags: LatencyHistogram) -> dict[int, int]:
     """The buckets that hold something."""
     return {int(at): int(lags.counts[at]) for at in np.flatnonzero(lags.counts)}
 
 
 def test_nothing_counted_has_no_quantile() -> None:
     lags = lags_of()
-    assert (counted(lags), lags.longest_ms) == ({}, 0.0)
+    assert (counted(lags), lags.max_ms) == ({}, 0.0)
     assert [lags.quantile(share) for share in (0.0, 0.5, 1.0)] == [None, None, None]
 
 
@@ -41,7 +41,7 @@ def test_there_are_four_buckets_a_power_of_two() -> None:
 
 def test_a_delay_beyond_all_buckets_is_in_the_last() -> None:
     lags = lags_of(1e300)
-    assert (counted(lags), lags.longest_ms) == ({BUCKETS - 1: 1}, 1e300)
+    assert (counted(lags), lags.max_ms) == ({BUCKET_COUNT - 1: 1}, 1e300)
 
 
 def test_all_on_time_is_within_a_millisecond() -> None:
@@ -77,12 +77,12 @@ def test_merging_counts_as_if_all_had_been_added_to_one(
     merged.merge(lags_of(*others))
     together = lags_of(*some, *others)
     assert counted(merged) == counted(together)
-    assert merged.longest_ms == together.longest_ms
+    assert merged.max_ms == together.max_ms
 
 
 def test_two_histograms_share_no_counts() -> None:
     lags_of(5.0)
-    assert counted(Lags()) == {}
+    assert counted(LatencyHistogram()) == {}
 
 
 def test_a_gap_is_as_long_as_from_its_start_to_its_end() -> None:

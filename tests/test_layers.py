@@ -11,68 +11,74 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-#: The words that everybody uses; each may know only others of them.
+#: Ground modules, which everybody uses; each may know only others of them.
 GROUND = {
-    "trade", "errors", "deadline", "quantities", "settings", "settings_file", "lake_url", "gap",
-    "lags", "pulse", "calendar", "words", "rows",
+    "_version", "calendar", "clock", "errors", "intervals", "latency", "settings", "text", "trade",
+    "trade_columns", "units",
 }  # fmt: skip
 
 #: The house from the ground up: a module knows its own floor and those below.
 FLOORS = (
     GROUND,
-    {"feed", "store"},
-    {"report", "status", "summary", "until", "schedule", "exchange"},
+    {"end_time", "market_hours", "feed", "store"},
+    {"query", "sessions", "simulator"},
     {"record"},
-    {"live", "verify", "ingest"},
-    {"upkeep", "repair", "show", "dashboard"},
+    {"live", "verify", "importing"},
+    {"maintenance", "backfill", "show", "dashboard"},
     {"cli", "__main__"},
     {"flows"},
 )
 
-#: Packages of others, and the only places that may know them.
+#: Third-party packages, and the only places that may import them.
 DOORS = {
     "websocket": {"feed"},
     "httpx": {"feed.rest"},
-    "websockets": {"exchange"},
+    "websockets": {"simulator"},
     "msgspec": {
         "trade",
-        "feed.wire",
-        "feed.columns",
-        "feed.ticks",
-        "report",
+        "feed.protocol",
+        "feed.bulk_decoder",
+        "feed.rest",
+        "sessions.report",
+        "sessions.status",
         "record.coverage",
-        "live.changes",
-        "status",
-        "store.export",
+        "live.ticker_requests",
+        "query.export",
         "dashboard",
         "cli",
-        "exchange",
+        "simulator",
         "flows",
     },
     "jinja2": {"show.page"},
-    "pandera": {"store.schema"},
+    "pandera": {"store.validation"},
     "zstandard": {"store.tape"},
-    "pyarrow": {"store", "feed.columns", "dashboard.rows", "dashboard.tail"},
-    "pandas": {"store", "cli.output", "calendar"},
-    "polars": {"store.dataset"},
-    "numpy": {"store", "rows", "feed.columns", "lags", "dashboard"},
+    "pyarrow": {
+        "store", "query", "feed.bulk_decoder", "dashboard.rows", "dashboard.tail", "importing", "live.tuning",
+        "backfill",
+    },
+    "pandas": {"store", "query", "backfill.matching", "cli.output", "calendar"},
+    "polars": {"query.trades"},
+    "numpy": {
+        "store", "query", "trade_columns", "feed.bulk_decoder", "latency", "dashboard", "importing",
+        "backfill",
+    },
     "starlette": {"dashboard"},
     "uvicorn": {"dashboard"},
-    "pydantic": {"settings", "cli.capturing", "flows"},
+    "pydantic": {"settings", "cli.capture", "flows"},
     "pydantic_settings": {"settings"},
     "cyclopts": {"cli", "flows"},
     "exchange_calendars": {"calendar"},
     "rich": {"cli"},
-    "prometheus_client": {"live.metrics", "live.endpoint"},
+    "prometheus_client": {"live.metrics", "live.metrics_server"},
     "prefect": {"flows"},
     "yaml": {"flows.serve"},
-}
+}  # fmt: skip
 
 #: What makes a thread, and who may.
 THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread", "ProcessPoolExecutor"}
 THREAD_MAKERS = {
-    "feed.connection", "feed.dial", "ingest.backfill", "live.worker", "live.capturing",
-    "live.endpoint", "cli", "exchange", "flows", "store.outbox", "store.files",
+    "feed.client", "feed.handshake", "importing.jobs", "live.worker", "live.api",
+    "live.metrics_server", "cli", "simulator", "flows", "store.outbox", "store.files",
 }  # fmt: skip
 
 
@@ -230,4 +236,4 @@ def test_no_module_sleeps() -> None:
         and node.attr == "sleep"
         and getattr(node.value, "id", "") == "time"
     }
-    assert sleeping == {"store.lock", "feed.connection"}
+    assert sleeping == {"store.lock", "feed.client"}

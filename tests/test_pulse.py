@@ -4,20 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.pulse import PAUSE_S, STEP_S, Pulse
+from stocktrace.clock import PAUSE_S, STEP_S, ClockJumpDetector
 from tests.conftest import NOON
 from tests.remains import SECOND
 
 
 def beats(*steps: tuple[float, float]) -> list[str | None]:
     """What is said of beats, each so many seconds later on the wall and on the monotonic clock."""
-    pulse = Pulse(NOON, 100.0)
+    pulse = ClockJumpDetector(NOON, 100.0)
     wall, monotonic = float(NOON), 100.0
     said = []
     for on_wall, passed in steps:
         wall += on_wall * SECOND
         monotonic += passed
-        said.append(pulse.beat(int(wall), monotonic))
+        said.append(pulse.check(int(wall), monotonic))
     return said
 
 
@@ -40,9 +40,9 @@ def test_what_is_no_steady_pulse_is_told_once(step: tuple[float, float], words: 
 
 
 def test_it_remembers_when_the_beat_before_was() -> None:
-    pulse = Pulse(NOON, 0.0)
-    pulse.beat(NOON + SECOND, 1.0)
-    pulse.beat(NOON + 3601 * SECOND, 1.25)
+    pulse = ClockJumpDetector(NOON, 0.0)
+    pulse.check(NOON + SECOND, 1.0)
+    pulse.check(NOON + 3601 * SECOND, 1.25)
     assert (pulse.before, pulse.wall) == (NOON + SECOND, NOON + 3601 * SECOND)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import SettingsError
-from stocktrace.quantities import (
+from stocktrace.units import (
     DURATION,
     KEEP,
     PATIENCE,

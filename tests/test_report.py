@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.lags import Lags
-from stocktrace.report import Books, GapReport, LagReport, Report, TickerBooks
+from stocktrace.latency import LatencyHistogram
+from stocktrace.sessions.report import Books, GapReport, LagReport, SessionReport, TickerBooks
 from tests.conftest import SESSION, tree
 
 NOW = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 COUNTS = st.integers(0, 10**9)
 
 
-def report() -> Report:
-    return Report(
+def report() -> SessionReport:
+    return SessionReport(
         SESSION,
         ["A", "B"],
         NOW,
@@ -32,7 +32,7 @@ def report() -> Report:
 def test_books_that_balance_have_no_differences() -> None:
     assert report().differences() == []
     assert report().balanced
-    assert Report(SESSION, [], NOW).balanced
+    assert SessionReport(SESSION, [], NOW).balanced
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_a_report_comes_back_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "sessions" / f"{SESSION}.json"
     found = report()
     found.gaps = [GapReport(NOW, NOW + timedelta(seconds=1), "é", 2)]
-    found.lag = LagReport(1.0, 2.5, 3.0)
-    found.settings = {"url": "wss://ws.finnhub.io", "roll_every": 600.0}
+    found.latency = LagReport(1.0, 2.5, 3.0)
+    found.settings = {"url": "wss://ws.finnhub.io", "roll_interval": 600.0}
     found.ticker("A:B").trades = 1
     found.write(path)
     found.write(path)
     assert tree(tmp_path) == [f"sessions/{SESSION}.json"]
-    assert Report.read(path) == found
+    assert SessionReport.read(path) == found
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"session":1,"tickers":[],"started":""}'])
@@ -103,7 +103,7 @@ def test_what_is_no_report_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r".+"):
-        Report.read(path)
+        SessionReport.read(path)
 
 
 def test_the_first_moment_of_connecting_is_no_outage() -> None:
@@ -114,12 +114,12 @@ def test_the_first_moment_of_connecting_is_no_outage() -> None:
 
 
 def test_lags_of_nothing_are_unknown_and_not_zero() -> None:
-    assert LagReport.of(Lags()) == LagReport()
-    lags = Lags()
+    assert LagReport.of(LatencyHistogram()) == LagReport()
+    lags = LatencyHistogram()
     lags.add(np.array([10.0] * 98 + [1000.0] * 2))
     found = LagReport.of(lags)
     assert found.p50 is not None
     assert found.p99 is not None
     assert 10 <= found.p50 <= 12
     assert 800 <= found.p99 <= 1000
-    assert found.longest == 1000.0
+    assert found.max == 1000.0

@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from stocktrace.end_time import CLOSES, CaptureSpan, parse_until
 from stocktrace.errors import MarketClosed, SettingsError, UsageError
-from stocktrace.schedule import AHEAD, Hours, asked_at, check
-from stocktrace.until import CLOSES, Span, parse_until
+from stocktrace.market_hours import AHEAD, MarketHours, asked_at, check_schedule
 
 NEW_YORK = ZoneInfo("America/New_York")
 HOLIDAYS = (
@@ -26,9 +26,9 @@ def at(day: str, time: str) -> datetime:
     return datetime.fromisoformat(f"2026-{day}T{time}").replace(tzinfo=NEW_YORK).astimezone(UTC)
 
 
-def worth(now: datetime, hours: Hours = "us", scheduled: datetime | None = None) -> bool:
+def worth(now: datetime, hours: MarketHours = "us", scheduled: datetime | None = None) -> bool:
     try:
-        check(hours, MIXED, now, scheduled or now)
+        check_schedule(hours, MIXED, now, scheduled or now)
     except MarketClosed:
         return False
     return True
@@ -41,7 +41,9 @@ def weekdays() -> list[str]:
 
 
 @pytest.mark.parametrize(("hours", "start"), [("us", "09:25"), ("us-extended", "03:55")])
-def test_the_schedules_of_2026_record_every_trading_day_and_no_other(hours: Hours, start: str):
+def test_the_schedules_of_2026_record_every_trading_day_and_no_other(
+    hours: MarketHours, start: str
+):
     """With a coin in the list as without: what is named is the market, not the tickers."""
     skipped = [day for day in weekdays() if not worth(at(day, start), hours)]
     assert tuple(skipped) == HOLIDAYS
@@ -65,13 +67,13 @@ def test_a_coin_alone_is_recorded_on_every_day():
 
 def test_on_a_holiday_the_sentence_tells_what_trades_all_the_same():
     with pytest.raises(MarketClosed) as caught:
-        check("us", MIXED, at("12-25", "09:25"))
+        check_schedule("us", MIXED, at("12-25", "09:25"))
     assert str(caught.value) == (
         "The US market is closed today; its next session opens Mon 2026-12-28 09:30 EST. "
         "BINANCE:BTCUSDT can be recorded all the same, with market always."
     )
     with pytest.raises(MarketClosed, match=r"EST\.$"):
-        check("us", ["AAPL"], at("12-25", "09:25"))
+        check_schedule("us", ["AAPL"], at("12-25", "09:25"))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_a_run_that_starts_too_late_to_be_worth_it_is_skipped(day: str, time: st
 
 def test_too_late_says_when_the_market_closes():
     with pytest.raises(MarketClosed) as caught:
-        check("us", ["AAPL"], at("11-27", "12:59:30"))
+        check_schedule("us", ["AAPL"], at("11-27", "12:59:30"))
     assert str(caught.value) == "Started too late: the US market closes at 13:00:00 EST."
 
 
@@ -113,7 +115,7 @@ def test_a_run_missed_on_an_earlier_day_stands_in_for_todays_while_the_market_is
 
 def test_a_missed_run_says_what_it_was_for():
     with pytest.raises(MarketClosed) as caught:
-        check("us", ["AAPL"], at("11-24", "07:00"), at("11-20", "09:25"))
+        check_schedule("us", ["AAPL"], at("11-24", "07:00"), at("11-20", "09:25"))
     assert str(caught.value) == (
         "This run was due on Fri 2026-11-20 09:25 EST, and that day is over; "
         "the next session opens Tue 2026-11-24 09:30 EST."
@@ -165,12 +167,12 @@ def test_half_a_second_before_a_date_begins_each_word_is_about_that_date(
 ):
     scheduled = datetime.fromisoformat(due)
     moment = asked_at((scheduled - EARLY).astimezone(UTC), scheduled)
-    assert Span.of(None, word, moment).until == datetime.fromisoformat(end)
+    assert CaptureSpan.of(None, word, moment).until == datetime.fromisoformat(end)
 
 
 def test_by_hand_half_a_second_before_midnight_tomorrow_is_the_date_that_begins():
     now = datetime(2026, 11, 23, 23, 59, 59, 500_000, tzinfo=UTC)
-    assert Span.of(None, "tomorrow 00:01 UTC", now).until == datetime(
+    assert CaptureSpan.of(None, "tomorrow 00:01 UTC", now).until == datetime(
         2026, 11, 24, 0, 1, tzinfo=UTC
     )
 
@@ -186,7 +188,7 @@ def test_by_hand_half_a_second_before_midnight_tomorrow_is_the_date_that_begins(
 )
 @pytest.mark.parametrize("hours", ["us", "us-extended"])
 def test_a_run_of_midnight_in_new_york_asks_the_calendar_of_the_date_that_begins(
-    day: str, worthy: bool, hours: Hours
+    day: str, worthy: bool, hours: MarketHours
 ):
     due = at(day, "00:00")
     assert worth(asked_at(due - EARLY, due), hours, due) is worthy
@@ -228,8 +230,10 @@ def test_a_close_that_is_not_to_come_is_told_with_the_next_session(word: str):
 
 
 def test_a_span_is_for_so_long_or_until_then():
-    assert Span.of("1h30m", None) == Span(5400.0, None)
-    assert Span.of(None, "close", at("11-23", "12:00")) == Span(None, at("11-23", "16:00"))
+    assert CaptureSpan.of("1h30m", None) == CaptureSpan(5400.0, None)
+    assert CaptureSpan.of(None, "close", at("11-23", "12:00")) == CaptureSpan(
+        None, at("11-23", "16:00")
+    )
     for words in ((None, None), ("30m", "16:00")):
         with pytest.raises(UsageError, match="one of them"):
-            Span.of(*words)
+            CaptureSpan.of(*words)

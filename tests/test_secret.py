@@ -16,9 +16,9 @@ from pydantic import SecretStr
 
 from stocktrace import cli
 from stocktrace.errors import StocktraceError
-from stocktrace.exchange import Exchange, Fault
-from stocktrace.feed.connection import Feed
+from stocktrace.feed.client import FeedClient
 from stocktrace.settings import Settings
+from stocktrace.simulator import Fault, Simulator
 from tests.conftest import Scenario, Studio, connected, frame, trades
 
 # With signs that an URL must quote: either spelling would be the key.
@@ -66,40 +66,40 @@ def assert_silent(folder: Path, *texts: str) -> None:
         assert not spelled(text)
 
 
-def by_trade(studio: Studio, exchange: Exchange) -> Scenario:
+def by_trade(studio: Studio, exchange: Simulator) -> Scenario:
     yield connected
     exchange.send_raw(frame(("AAPL", 1), ("AAPL", -1)))
     exchange.send_raw(b"nonsense")
     yield trades(1)
 
 
-def after_a_drop(studio: Studio, exchange: Exchange) -> Scenario:
+def after_a_drop(studio: Studio, exchange: Simulator) -> Scenario:
     yield connected
     exchange.drop_all()
     yield lambda status: status.reconnects > 0 and status.connected
 
 
-def after_a_close(studio: Studio, exchange: Exchange) -> Scenario:
+def after_a_close(studio: Studio, exchange: Simulator) -> Scenario:
     yield connected
     exchange.drop_all(1001)
     yield lambda status: status.reconnects > 0 and status.connected
 
 
-def after_a_refusal(studio: Studio, exchange: Exchange) -> Scenario:
+def after_a_refusal(studio: Studio, exchange: Simulator) -> Scenario:
     yield lambda _: exchange.dials >= 2
     yield connected
 
 
-def in_a_bug(studio: Studio, exchange: Exchange) -> Scenario:
+def in_a_bug(studio: Studio, exchange: Simulator) -> Scenario:
     yield connected
     raise ZeroDivisionError("a watcher's own")
 
 
-def never(studio: Studio, exchange: Exchange) -> Scenario:
+def never(studio: Studio, exchange: Simulator) -> Scenario:
     yield lambda _: False
 
 
-WAYS: dict[str, tuple[Callable[[Studio, Exchange], Scenario], Fault | None]] = {
+WAYS: dict[str, tuple[Callable[[Studio, Simulator], Scenario], Fault | None]] = {
     "trades": (by_trade, None),
     "drop": (after_a_drop, None),
     "close": (after_a_close, None),
@@ -129,7 +129,7 @@ def test_the_key_is_written_nowhere_whatever_happens(
                 scenario=scenario(secretive, exchange),
                 backoff_base=0.01,
                 backoff_floor=0.01,
-                handshake_within=0.2,
+                handshake_timeout=0.2,
             )
             said = repr(report)
         except (StocktraceError, ZeroDivisionError) as error:
@@ -158,7 +158,14 @@ def test_the_command_line_does_not_tell_it(
 ) -> None:
     monkeypatch.setenv("FINNHUB_API_KEY", KEY)
     with secretive.exchange() as exchange:
-        words = ["--url", exchange.url, "--data-dir", str(secretive.data_dir), "--min-free", "0"]
+        words = [
+            "--url",
+            exchange.url,
+            "--data-dir",
+            str(secretive.data_dir),
+            "--min-free-space",
+            "0",
+        ]
         assert cli.run(["capture", "AAPL", "--for", "300ms", *words]) == 0
         assert cli.run(["capture", "AAPL", "--for", "300ms", "--json", *words]) == 0
     monkeypatch.setenv("FINNHUB_API_KEY", f"{KEY} with a blank")
@@ -177,7 +184,7 @@ def test_settings_do_not_show_it() -> None:
 def test_objects_that_hold_it_do_not_show_it(secretive: Studio) -> None:
     with secretive.exchange() as exchange:
         assert not spelled(repr(exchange) + repr(exchange.settings))
-    assert not spelled(repr(Feed.__new__(Feed)))
+    assert not spelled(repr(FeedClient.__new__(FeedClient)))
 
 
 def test_a_compressed_tape_holds_none(secretive: Studio, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import pytest
 import flows
 from stocktrace import cli
 from stocktrace.errors import StoreError, UsageError
-from stocktrace.exchange import Script
+from stocktrace.query.trades import read_trades
+from stocktrace.simulator import ScriptedSource
 from stocktrace.store import lock
-from stocktrace.store.dataset import read_trades
 from tests import remains
 from tests.conftest import SESSION, Studio, brief, connected, frame, tree
 
@@ -183,7 +183,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "stocktrace.lock"
     victim.write_text("precious")
     path.symlink_to(victim)
-    with pytest.raises(StoreError, match="is a link: remove it"), lock.held(path, {}):
+    with pytest.raises(StoreError, match="is a link: remove it"), lock.hold_lock(path, {}):
         pass
     assert victim.read_text() == "precious"
 
@@ -196,8 +196,8 @@ def test_what_the_server_says_does_not_steer_the_terminal(
 ) -> None:
     monkeypatch.setenv("FINNHUB_API_KEY", studio.key)
     error = json.dumps({"type": "error", "msg": f"no {ESCAPE}"}).encode()
-    with studio.exchange(Script([(0, error)])) as exchange:
-        words = ["--url", exchange.url, "--data-dir", str(studio.data_dir), "--min-free", "0"]
+    with studio.exchange(ScriptedSource([(0, error)])) as exchange:
+        words = ["--url", exchange.url, "--data-dir", str(studio.data_dir), "--min-free-space", "0"]
         cli.run(["capture", "AAPL", "--for", "1s", *words])
     said = "".join(capsys.readouterr())
     assert "taken" in said

@@ -26,12 +26,26 @@ KEY_IN_URL = "Take the key out of the URL: it belongs into FINNHUB_API_KEY."
 NO_WHOLE_NUMBER = "Input should be a valid integer, unable to parse string as an integer"
 
 DURATIONS = (
-    *("roll_every", "flush_every", "sync_every", "handshake_within", "ping_every", "pong_within"),
-    *("frame_within", "silence", "backoff_base", "backoff_cap", "backoff_floor", "stable_after"),
+    *(
+        "roll_interval",
+        "flush_interval",
+        "sync_interval",
+        "handshake_timeout",
+        "ping_interval",
+        "pong_timeout",
+    ),
+    *(
+        "frame_timeout",
+        "idle_timeout",
+        "backoff_base",
+        "backoff_cap",
+        "backoff_floor",
+        "stable_after",
+    ),
 )
-SIZES = ("roll_size", "min_free")
-KEPT = ("keep_tape", "keep_csv")
-ROWS = ("batch_rows", "queue_rows", "backlog_rows")
+SIZES = ("roll_size", "min_free_space")
+KEPT = ("tape_retention", "csv_retention")
+ROWS = ("batch_rows", "max_pending_rows_per_ticker", "max_pending_rows")
 
 NO_LAKE = "That is no lake: write it like s3://bucket/prefix, gs://…, abfs://… or file:///path."
 CREDENTIALS_IN_URL = (
@@ -93,7 +107,7 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "wait_for_key": {"a while": NO_DURATION.format("a while"), "5": NO_DURATION.format("5")},
     "roll_size": {"big": NO_SIZE.format("big"), "0": "Input should be greater than 0"},
-    "min_free": {
+    "min_free_space": {
         "-1MB": NO_SIZE.format("-1MB"),
         "2000000000GB": "'2000000000GB' is no size of a file: at most 1000000000 GB.",
     },
@@ -163,22 +177,22 @@ def test_what_is_not_set_has_its_default() -> None:
         "data_dir": "data",
         "lake": "",
         "wait_for_key": 0.0,
-        "roll_every": 600.0,
+        "roll_interval": 600.0,
         "roll_size": 128_000_000,
-        "flush_every": 1.0,
+        "flush_interval": 1.0,
         "batch_rows": 50_000,
-        "queue_rows": 100_000,
-        "backlog_rows": 500_000,
-        "sync_every": 1.0,
-        "min_free": 200_000_000,
+        "max_pending_rows_per_ticker": 100_000,
+        "max_pending_rows": 500_000,
+        "sync_interval": 1.0,
+        "min_free_space": 200_000_000,
         "metrics": "off",
-        "keep_tape": "forever",
-        "keep_csv": 0.0,
-        "handshake_within": 12.0,
-        "ping_every": 8.0,
-        "pong_within": 8.0,
-        "frame_within": 10.0,
-        "silence": 150.0,
+        "tape_retention": "forever",
+        "csv_retention": 0.0,
+        "handshake_timeout": 12.0,
+        "ping_interval": 8.0,
+        "pong_timeout": 8.0,
+        "frame_timeout": 10.0,
+        "idle_timeout": 150.0,
         "backoff_base": 1.0,
         "backoff_cap": 60.0,
         "backoff_floor": 1.0,
@@ -235,7 +249,7 @@ def test_a_flag_is_above_the_environment_above_the_env_file_above_the_toml_above
     [
         (
             'roll_evry = "5m"',
-            "There is no setting roll_evry in stocktrace.toml: did you mean roll_every?",
+            "There is no setting roll_evry in stocktrace.toml: did you mean roll_interval?",
         ),
         (
             "xyz = 1",
@@ -249,11 +263,11 @@ def test_a_flag_is_above_the_environment_above_the_env_file_above_the_toml_above
             ),
         ),
         (
-            "min_free = true",
-            'min_free in stocktrace.toml is no text or number: write it like "5m" or 10.',
+            "min_free_space = true",
+            'min_free_space in stocktrace.toml is no text or number: write it like "5m" or 10.',
         ),
         (
-            "roll_every =",
+            "roll_interval =",
             "The file stocktrace.toml cannot be read: Invalid value (at end of document).",
         ),
     ],
@@ -264,16 +278,16 @@ def test_a_settings_file_that_is_wrong_is_told(text: str, sentence: str) -> None
 
 
 def test_numbers_in_a_settings_file_are_seconds_bytes_and_rows() -> None:
-    Path("stocktrace.toml").write_text("roll_every = 90\nmin_free = 5\nmetrics = 9464\n")
+    Path("stocktrace.toml").write_text("roll_interval = 90\nmin_free_space = 5\nmetrics = 9464\n")
     settings = Settings.load()
-    assert (settings.roll_every, settings.min_free) == (90.0, 5)
+    assert (settings.roll_interval, settings.min_free_space) == (90.0, 5)
     assert settings.metrics == "127.0.0.1:9464"
 
 
 def test_a_flag_that_was_not_given_and_an_empty_variable_are_no_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("STOCKTRACE_ROLL_EVERY", "")
+    monkeypatch.setenv("STOCKTRACE_ROLL_INTERVAL", "")
     assert Settings.load(batch_rows=None) == Settings()
 
 
@@ -291,8 +305,8 @@ def test_a_misspelt_flag_is_told() -> None:
 
 def test_settings_of_the_right_type_need_no_text() -> None:
     given: dict[str, Any] = {
-        "roll_every": timedelta(minutes=2),
-        "silence": 30,
+        "roll_interval": timedelta(minutes=2),
+        "idle_timeout": 30,
         "roll_size": 1000,
         "batch_rows": 7,
         "data_dir": Path("x"),
@@ -300,8 +314,8 @@ def test_settings_of_the_right_type_need_no_text() -> None:
     settings = Settings.load(**given)
     assert {name: getattr(settings, name) for name in given} == {
         **given,
-        "roll_every": 120.0,
-        "silence": 30.0,
+        "roll_interval": 120.0,
+        "idle_timeout": 30.0,
     }
 
 
@@ -328,13 +342,13 @@ def test_a_misspelt_variable_is_refused_with_the_name_that_was_meant(monkeypatch
     with pytest.raises(SettingsError) as caught:
         Settings.load()
     assert str(caught.value) == (
-        "There is no setting STOCKTRACE_ROL_EVERY: did you mean STOCKTRACE_ROLL_EVERY?"
+        "There is no setting STOCKTRACE_ROL_EVERY: did you mean STOCKTRACE_ROLL_INTERVAL?"
     )
 
 
 def test_the_folder_of_deployments_is_no_setting_and_not_refused(monkeypatch):
     monkeypatch.setenv("STOCKTRACE_HOME", "/srv/stocktrace")
-    assert Settings.load().roll_every == 600.0
+    assert Settings.load().roll_interval == 600.0
 
 
 # --- the key ---------------------------------------------------------------------------------

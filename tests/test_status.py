@@ -3,26 +3,26 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from stocktrace.exchange import Fault, Script, synthetic_frames
-from stocktrace.status import Status, StatusFile
+from stocktrace.sessions.status import CaptureStatus, StatusFile
+from stocktrace.simulator import Fault, ScriptedSource, synthetic_frames
 from stocktrace.store.layout import Layout
 from tests.conftest import Scenario, Studio, all_of, connected, frame, played
 from tests.statuses import a_status
 
 
-def of_many(trades: int = 0) -> Status:
+def of_many(trades: int = 0) -> CaptureStatus:
     tickers = tuple(f"T{n}" for n in range(500))
     return a_status(trades=trades, tickers=tickers, per_ticker=dict.fromkeys(tickers, trades))
 
 
-def last_status(studio: Studio) -> Status:
-    return Status.read(Layout(studio.data_dir).status(studio.report().session))
+def last_status(studio: Studio) -> CaptureStatus:
+    return CaptureStatus.read(Layout(studio.data_dir).status(studio.report().session))
 
 
 def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
     status = of_many(7)
     StatusFile(tmp_path / "s.status").write(status)
-    assert Status.read(tmp_path / "s.status") == status
+    assert CaptureStatus.read(tmp_path / "s.status") == status
 
 
 def test_no_reader_ever_sees_half_a_status(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_no_reader_ever_sees_half_a_status(tmp_path: Path) -> None:
     try:
         seen = []
         for _ in range(1000):
-            status = Status.read(path)
+            status = CaptureStatus.read(path)
             assert set(status.per_ticker.values()) == {status.trades}
             seen.append(status.trades)
     finally:
@@ -69,34 +69,38 @@ def test_a_status_that_cannot_be_written_is_told_once_and_again_after_it_was_wel
 def test_a_capture_leaves_its_last_status_with_the_figures_of_its_report(studio: Studio) -> None:
     frames = list(synthetic_frames(("AAPL", "MSFT"), 3000, seed=3))
     frames.append((frames[-1][0], frame(("AAPL", -1.0), ("MSFT", -1.0), ("MSFT", -2.0))))
-    with studio.exchange(Script(frames)) as exchange:
+    with studio.exchange(ScriptedSource(frames)) as exchange:
         report = studio.record(exchange, ("AAPL", "MSFT"), played(exchange))
     status = last_status(studio)
-    assert (status.state, status.outcome, status.reason) == ("ended", report.state, report.reason)
+    assert (status.state, status.final_state, status.reason) == (
+        "ended",
+        report.state,
+        report.reason,
+    )
     assert (status.trades, status.recorded, status.quarantined) == (3003, 3000, 3)
-    assert status.quarantined_of == {"AAPL": 1, "MSFT": 2}
+    assert status.quarantined_by_ticker == {"AAPL": 1, "MSFT": 2}
     assert (status.backlog, status.queued) == (0, {})
-    assert status.lag == report.lag
+    assert status.latency == report.latency
     assert (status.rolled, status.published) == (len(report.windows),) * 2
     assert status.files == sum(one.files for one in report.per_ticker.values())
-    assert status.at is not None
+    assert status.written_at is not None
     assert report.ended is not None
-    assert abs((status.at - report.ended).total_seconds()) < 60
+    assert abs((status.written_at - report.ended).total_seconds()) < 60
 
 
 def test_what_is_refused_and_recorded_is_counted_before_the_window_ends(studio: Studio) -> None:
     rows = [("AAPL", 1.0), ("AAPL", -1.0), ("MSFT", 2.0)]
-    with studio.exchange(Script([(0, frame(*rows))])) as exchange:
+    with studio.exchange(ScriptedSource([(0, frame(*rows))])) as exchange:
 
         def scenario() -> Scenario:
             yield all_of(exchange)
             yield lambda status: (status.recorded, status.quarantined) == (2, 1)
 
-        studio.record(exchange, ("AAPL", "MSFT"), scenario(), flush_every="50ms")
+        studio.record(exchange, ("AAPL", "MSFT"), scenario(), flush_interval="50ms")
     live = next(one for one in studio.statuses if one.quarantined)
     assert live.state == "connected"
     assert live.rolled == 0
-    assert live.quarantined_of == {"AAPL": 1}
+    assert live.quarantined_by_ticker == {"AAPL": 1}
 
 
 def test_a_lost_connection_shows_the_attempt_and_the_next_try(studio: Studio) -> None:

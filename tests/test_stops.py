@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
+from stocktrace.live import key_lock
 from stocktrace.record.recovery import recover
-from stocktrace.report import Report
-from stocktrace.store import lock
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 from stocktrace.store.layout import Layout
 from stocktrace.verify import verify
 from tests.conftest import published, sent, taped
@@ -54,7 +54,7 @@ class Scene:
 
     place: Station
     api: Api
-    exchange: Exchange
+    exchange: Simulator
     folder: Path
     worker: Worker
     run: str
@@ -66,9 +66,9 @@ class Scene:
         assert pid is not None
         return psutil.Process(pid)
 
-    def only_report(self) -> Report:
+    def only_report(self) -> SessionReport:
         (path,) = Layout(self.folder).sessions.glob("*.json")
-        return Report.read(path)
+        return SessionReport.read(path)
 
     def state(self) -> str:
         return str(self.api.one(f"/flow_runs/{self.run}")["state_type"])
@@ -86,7 +86,10 @@ class Scene:
 def scene(station: tuple[Station, Api], tmp_path: Path) -> Iterator[Scene]:
     place, api = station
     folder = tmp_path / "data"
-    with Exchange(MARKET, ExchangeSettings(key=KEY, keep=True)) as exchange, place.worker() as one:
+    with (
+        Simulator(MARKET, SimulatorSettings(key=KEY, keep=True)) as exchange,
+        place.worker() as one,
+    ):
         run = place.record(folder, exchange.url, TICKERS)
         yield Scene(place, api, exchange, folder, one, run)
 
@@ -105,7 +108,7 @@ def nothing_is_lost(scene: Scene) -> None:
 
 
 def active_slots(scene: Scene) -> int:
-    name = f"stocktrace-key-{lock.key_id(KEY, scene.exchange.url)}"
+    name = f"stocktrace-key-{key_lock.key_id(KEY, scene.exchange.url)}"
     return int(scene.api.one(f"/v2/concurrency_limits/{name}")["active_slots"])
 
 
@@ -146,7 +149,7 @@ def served(place: Station, *names: str) -> Iterator[Worker]:
 def test_sigterm_to_serve_ends_its_runs_in_order(tmp_path: Path) -> None:
     place, folder = Station(tmp_path, KEY), tmp_path / "data"
     with (
-        Exchange(MARKET, ExchangeSettings(key=KEY, keep=True)) as exchange,
+        Simulator(MARKET, SimulatorSettings(key=KEY, keep=True)) as exchange,
         place.server() as api,
         served(place, "ad-hoc") as serving,
     ):
@@ -226,7 +229,7 @@ def test_41_the_next_run_publishes_what_one_left_that_was_killed(
             return any(one["message"].startswith(told) for one in logs)
 
         eventually(says_so)
-    assert Report.read(Layout(scene.folder).report(report.session)).state == "recovered"
+    assert SessionReport.read(Layout(scene.folder).report(report.session)).state == "recovered"
     nothing_is_lost(scene)
     eventually(lambda: active_slots(scene) == 0)
 
@@ -250,7 +253,7 @@ def test_43_a_run_that_overlaps_another_is_refused_and_harms_nothing(scene: Scen
 
 def test_the_place_of_a_key_outlives_a_restart_of_the_server(tmp_path: Path) -> None:
     place, folder = Station(tmp_path, KEY), tmp_path / "data"
-    with Exchange(MARKET, ExchangeSettings(key=KEY, keep=True)) as exchange, ExitStack() as stack:
+    with Simulator(MARKET, SimulatorSettings(key=KEY, keep=True)) as exchange, ExitStack() as stack:
         first = stack.enter_context(ExitStack())
         api = first.enter_context(place.server())
         place.deploy()

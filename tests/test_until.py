@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stocktrace.end_time import parse_until
 from stocktrace.errors import SettingsError, UsageError
-from stocktrace.until import parse_until
 
 NEW_YORK = ZoneInfo("America/New_York")
 # A Monday; in New York it is 09:30, in Tokyo Monday 23:30, in Auckland Tuesday 03:30.

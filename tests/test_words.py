@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from stocktrace.words import clock, counted, counted_gaps, plain
+from stocktrace.text import count_of, describe_gaps, format_clock, printable
 
 
 def test_one_thing_is_no_plural() -> None:
-    assert [counted(number, "gap") for number in (0, 1, 2000)] == ["0 gaps", "1 gap", "2,000 gaps"]
+    assert [count_of(number, "gap") for number in (0, 1, 2000)] == ["0 gaps", "1 gap", "2,000 gaps"]
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,11 @@ def test_one_thing_is_no_plural() -> None:
     ],
 )
 def test_gaps_say_how_many_are_of_connecting(gaps: tuple[int, float, int], sentence: str) -> None:
-    assert counted_gaps(*gaps) == sentence
+    assert describe_gaps(*gaps) == sentence
 
 
 def test_a_clock_shows_hours_minutes_and_seconds() -> None:
-    assert [clock(seconds) for seconds in (0, 59.6, 3661, 90_000)] == [
+    assert [format_clock(seconds) for seconds in (0, 59.6, 3661, 90_000)] == [
         "00:00:00",
         "00:01:00",
         "01:01:01",
@@ -32,4 +32,4 @@ def test_a_clock_shows_hours_minutes_and_seconds() -> None:
 
 
 def test_words_of_others_do_not_steer_a_terminal() -> None:
-    assert plain("a\x1b[2J\nb é") == "a?[2J?b é"
+    assert printable("a\x1b[2J\nb é") == "a?[2J?b é"

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from stocktrace.deadline import Deadline
+from stocktrace.clock import Deadline
 
 
 def eventually(ask: Callable[[], Any], *, within: float = 30.0) -> Any:

@@ -9,17 +9,17 @@ from typing import Any
 
 from pydantic import SecretStr
 
-import stocktrace.live.capturing
+import stocktrace.live.api
 from benchmarks.peer.meter import Meter
-from stocktrace.live.handle import Handle
-from stocktrace.rows import Rows
+from stocktrace.live.control import CaptureControl
+from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
-from stocktrace.status import Status
-from stocktrace.store import schema
-from stocktrace.store.batch import Columns
-from stocktrace.store.read import Read
-from stocktrace.store.tape import Frames
+from stocktrace.store import validation
+from stocktrace.store.batch import BatchColumns
+from stocktrace.store.decoded_batch import DecodedRead
+from stocktrace.store.tape import TapeFrames
 from stocktrace.trade import Trade
+from stocktrace.trade_columns import TradeColumns
 
 
 def main() -> None:
@@ -28,14 +28,14 @@ def main() -> None:
     settings = Settings.load(
         url=meter.url, data_dir=meter.folder, finnhub_api_key=SecretStr("bench"), **given
     )
-    handle = Handle()
+    handle = CaptureControl()
 
-    def watch(status: Status) -> None:
+    def watch(status: CaptureStatus) -> None:
         if status.trades >= meter.trades:
             handle.stop("all were sent")
 
-    report = stocktrace.live.capturing.capture(
-        meter.tickers, lasting="1h", settings=settings, watch=watch, handle=handle
+    report = stocktrace.live.api.capture(
+        meter.tickers, duration="1h", settings=settings, on_status=watch, control=handle
     )
     books = report.books
     parquet = sum(one.parquet for one in report.per_ticker.values())
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 # pandera imports a good part of itself in its first call: 0.15 s, once in the life of a process.
-read = Read([Frames(0, [b""])], Rows.of([[Trade("A", 1.0, 0, 1.0)]]))
-schema.failures(Columns.of([("A", [(read, range(1))])]).frame())
+read = DecodedRead([TapeFrames(0, [b""])], TradeColumns.of([[Trade("A", 1.0, 0, 1.0)]]))
+validation.find_failures(BatchColumns.of([("A", [(read, range(1))])]).frame())
 meter = Meter()
 main()

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 from pydantic import SecretStr
 
-import stocktrace.live.capturing
+import stocktrace.live.api
 from benchmarks.peer.meter import Meter
 from stocktrace.feed.socket import BatchSocket
-from stocktrace.live.handle import Handle
-from stocktrace.report import Report
+from stocktrace.live.control import CaptureControl
+from stocktrace.sessions.report import SessionReport
+from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
-from stocktrace.status import Status
 from stocktrace.store.batch import Batch
 from stocktrace.store.layout import Layout
-from stocktrace.store.segment import SegmentWriter
+from stocktrace.store.segments import SegmentWriter
 
 meter = Meter()
 given: dict[str, Any] = json.loads(os.environ["BENCH_WATCH"])
-handle = Handle()
+handle = CaptureControl()
 began = time.monotonic()
 pauses: list[float] = []
 waits: list[tuple[float, int]] = []  # seconds from a read to its rows in CSV, and how many rows
@@ -59,7 +59,7 @@ def watched_write(self: SegmentWriter, batch: Batch) -> None:
     waits.extend([((now - read.arrivals[0].stamp) / 1e9, len(read)) for read in reads])
 
 
-def watch(status: Status) -> None:
+def watch(status: CaptureStatus) -> None:
     """Twice a second."""
     global most_waiting  # noqa: PLW0603 - a maximum
     now = time.monotonic() - began
@@ -72,7 +72,7 @@ def watch(status: Status) -> None:
         handle.stop("all were sent")
 
 
-def capture() -> Report:
+def capture() -> SessionReport:
     """Record."""
     settings = Settings.load(
         url=meter.url,
@@ -80,25 +80,25 @@ def capture() -> Report:
         finnhub_api_key=SecretStr("bench"),
         **given.get("settings", {}),
     )
-    return stocktrace.live.capturing.capture(
+    return stocktrace.live.api.capture(
         meter.tickers,
-        lasting=given.get("seconds") or 7200,
+        duration=given.get("seconds") or 7200,
         settings=settings,
-        watch=watch,
-        handle=handle,
+        on_status=watch,
+        control=handle,
     )
 
 
-def flow_run() -> Report:
+def flow_run() -> SessionReport:
     """Record as a flow run, against a server of its own (another process)."""
-    from flows import capture, display
+    from flows import capture, progress
 
     os.environ["FINNHUB_API_KEY"] = "bench"
-    display.ON_LOOKERS.append(watch)
+    progress.ON_LOOKERS.append(watch)
     lasting, folder = f"{given['seconds']:g}s", str(meter.folder)
     said = capture.capture(meter.tickers, lasting, data_dir=folder, url=meter.url)
     assert isinstance(said, dict), said
-    return Report.read(Layout(meter.folder).report(said["session"]))
+    return SessionReport.read(Layout(meter.folder).report(said["session"]))
 
 
 def main() -> None:

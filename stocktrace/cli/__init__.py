@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     with signals.interrupting_imports():
         from stocktrace.cli import streams
 
-        streams.protect()
+        streams.protect_streams()
         sys.exit(run(arguments))
 
 
@@ -36,25 +36,25 @@ def run(arguments: list[str] | None = None) -> int:
         status = app(arguments, exit_on_error=False, print_error=False)
         output.flush()
     except cyclopts.CycloptsError as error:
-        return _tell(f"{_one_line(error)} Try `stocktrace --help`.", 2)
+        return _exit_with(f"{_single_line(error)} Try `stocktrace --help`.", 2)
     except StocktraceError as error:
-        return _tell(str(error), 2 if isinstance(error, UsageError) else 1)
+        return _exit_with(str(error), 2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
-        return _tell("interrupted", 130)
+        return _exit_with("interrupted", 130)
     except output.ReaderGone:
         return 0
     except OSError as error:
-        return _tell(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
+        return _exit_with(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
     return status if isinstance(status, int) else 0
 
 
-def _tell(sentence: str, status: int) -> int:
+def _exit_with(sentence: str, status: int) -> int:
     from stocktrace.cli import output
 
-    output.complain(sentence)
+    output.print_error(sentence)
     return status
 
 
-def _one_line(error: cyclopts.CycloptsError) -> str:
+def _single_line(error: cyclopts.CycloptsError) -> str:
     text = " ".join(str(error).split())
     return text if text.endswith((".", "?")) else f"{text}."

@@ -1,134 +1,159 @@
-"""``stocktrace backfill``: what older sessions and other people's CSV files left."""
+"""``stocktrace backfill`` and ``stocktrace reconcile``: what REST has of past days."""
 
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from stocktrace.cli import output
-from stocktrace.cli.folder import DataDir
+from stocktrace.cli.data_dir import DataDir, open_layout
 from stocktrace.cli.output import Json
-from stocktrace.cli.repair import Url, repair
-from stocktrace.errors import UsageError
 from stocktrace.settings import Settings
-from stocktrace.words import counted
 
 if TYPE_CHECKING:
-    from stocktrace.ingest.backfill import Outcome
+    from stocktrace.feed.rest import RestClient
+    from stocktrace.store.gap_fills import GapFill
 
-_FILES = Group("CSV of others", help="What its columns are; default: as stocktrace writes CSV.")
+Url = Annotated[
+    str | None, Parameter(help="The WebSocket's address, whose host is asked; also STOCKTRACE_URL.")
+]
+
+
+def rest_of(settings: Settings) -> RestClient:
+    """REST at the address of the settings, for their key.
+
+    Raises:
+        SettingsError: there is no key.
+    """
+    from stocktrace.feed.rest import RestClient, rest_url
+
+    return RestClient(rest_url(settings.url), settings.key())
 
 
 def backfill(
-    *sources: Path,
-    gaps: Annotated[
-        bool,
-        Parameter(negative="", help="Repair gaps of past sessions with ticks from Finnhub's REST."),
+    *,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Change nothing, say what would be fetched.")
     ] = False,
     url: Url = None,
-    preset: Annotated[
-        str | None, Parameter(group=_FILES, help="Files of massive or binance-spot.")
-    ] = None,
-    column: Annotated[
-        tuple[str, ...],
-        Parameter(group=_FILES, help="A column of ours and its name: price=Price; repeat it."),
-    ] = (),
-    unit: Annotated[
-        str | None, Parameter(group=_FILES, help="Of times: s, ms, us, ns since 1970, or iso.")
-    ] = None,
-    timezone: Annotated[
-        str | None, Parameter(group=_FILES, help="Of iso times without an offset; default: UTC.")
-    ] = None,
-    ticker: Annotated[
-        str | None,
-        Parameter(group=_FILES, help="One ticker; {} in it is what the file says: BINANCE:{}."),
-    ] = None,
-    ticker_from: Annotated[
-        str | None,
-        Parameter(group=_FILES, help="Pattern that finds the ticker in a file's name."),
-    ] = None,
-    names: Annotated[
-        str | None, Parameter(group=_FILES, help="Names of the columns, if no line has them.")
-    ] = None,
-    delimiter: Annotated[
-        str | None, Parameter(group=_FILES, help="What parts the columns; default: a comma.")
-    ] = None,
-    jobs: Annotated[int, Parameter(help="Processes; 0: as many as cores.")] = 0,
-    dry_run: Annotated[
-        bool, Parameter(negative="", help="Change nothing, say what would be.")
-    ] = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
-    """Publish what older sessions and CSV files of others left, each once.
+    """Fill gaps of past sessions with ticks from Finnhub's REST API.
 
-    SOURCES are CSV files (also .csv.gz), folders of them, and data folders of stocktrace; without
-    any, only what died in this data folder is recovered. No source is changed. Killed anywhere, the
-    same command does the rest. Exits 1 if a source could not be published whole, or a gap is open
-    that was asked for.
+    Exits 1 if a gap that was requested is still open.
     """
-    if gaps:
-        if sources:
-            raise UsageError("Give --gaps or sources, not both: gaps are those of the data folder.")
-        return repair(data_dir, url, only_look=dry_run, as_json=as_json)
+    layout = open_layout(data_dir)
 
-    from stocktrace.ingest.backfill import backfill as fill
-    from stocktrace.ingest.backfill import plan
-    from stocktrace.ingest.mapping import Mapping
-    from stocktrace.store.layout import Layout
+    from stocktrace.backfill.fill import fill_gaps
+    from stocktrace.backfill.plan import plan_fills, postpone
 
-    layout = Layout.of(Settings.load(data_dir=data_dir))
-    mapping = Mapping.of(
-        column,
-        preset,
-        unit,
-        names,
-        timezone=timezone,
-        ticker=ticker,
-        ticker_from=ticker_from,
-        delimiter=delimiter,
-    )
-    work = plan(layout, sources)
-    outcomes = []
-    for outcome in fill(layout, work, mapping, jobs=max(jobs, 0) or None, only_look=dry_run):
-        outcomes.append(outcome)
-        if as_json:
-            output.json(outcome)
-        elif outcome.state == "failed":
-            output.complain(outcome.reason)
+    found: list[GapFill] = []
+    try:
+        if dry_run:
+            todo = plan_fills(layout)
+            found = [*todo.changed, *(one for errand in todo.tasks for one, _ in errand.parts)]
         else:
-            output.line(_line(outcome))
+            with rest_of(Settings.load(data_dir=data_dir, url=url)) as rest:
+                found.extend(fill_gaps(layout, rest))
+    finally:
+        _print(found, as_json=as_json)
     if not as_json:
-        output.line(_sum(outcomes))
-    return 1 if any(outcome.state == "failed" for outcome in outcomes) else 0
+        later = postpone(plan_fills(layout))
+        if not found and not later:
+            output.print_line("nothing to repair")
+        for sentence in later:
+            output.print_line(sentence)
+    return 1 if not dry_run and any(one.state == "open" for one in found) else 0
 
 
-_WORDS = {
-    "published": "published",
-    "possible": "would be published",
-    "known": "is here already",
-    "empty": "has no rows",
-}
+def _print(found: list[GapFill], *, as_json: bool) -> None:
+    if as_json:
+        for one in found:
+            output.print_json(one)
+        return
+    if not found:
+        return
+    kinds: dict[tuple[str, str, str, str], list[GapFill]] = {}
+    for one in found:
+        kinds.setdefault((one.date, one.state, one.reason, one.source), []).append(one)
+    output.print_table(
+        ["date", "gaps", "tickers", "became", "trades", "session", "why"],
+        [
+            (
+                date,
+                f"{len({(one.session, one.start, one.end) for one in some}):,}",
+                f"{len({one.symbol for one in some}):,}",
+                state,
+                f"{sum(one.rows for one in some):,}",
+                source,
+                reason,
+            )
+            for (date, state, reason, source), some in sorted(kinds.items())
+        ],
+    )
 
 
-def _line(one: Outcome) -> str:
-    text = f"{one.source}: {_WORDS[one.state]}" + (f" as {one.session}" if one.session else "")
-    if one.rows or one.quarantined:
-        text += f", {counted(one.rows, 'trade')}"
-    if one.tickers:
-        text += f" of {counted(one.tickers, 'ticker')}"
-    if one.quarantined:
-        text += f", {counted(one.quarantined, 'row')} to quarantine"
-    return f"{text} ({one.reason})" if one.reason else text
+def reconcile(
+    *,
+    date: Annotated[
+        str | None, Parameter(help="A New York date: 2026-11-23; default: the last that is over.")
+    ] = None,
+    tickers: Annotated[
+        list[str] | None,
+        Parameter(
+            consume_multiple=True, help="Default: the US stocks that were captured that day."
+        ),
+    ] = None,
+    min_share: Annotated[
+        float, Parameter(validator=Number(gte=0, lte=1), help="Share that makes a day complete.")
+    ] = 0.99,
+    url: Url = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> int:
+    """Compare a day's published trades with the ticks that Finnhub's REST has of it.
 
+    The table is kept in the data folder, too. Exits 1 if a ticker is not complete, or cannot be
+    compared.
+    """
+    layout = open_layout(data_dir)
 
-def _sum(outcomes: list[Outcome]) -> str:
-    counts = Counter(outcome.state for outcome in outcomes)
-    rows = sum(outcome.rows for outcome in outcomes)
-    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    if not outcomes:
-        return "nothing to do"
-    return f"{counted(len(outcomes), 'source')} ({states}), {counted(rows, 'trade')}"
+    from stocktrace.backfill.reconcile import last_trading_day
+    from stocktrace.backfill.reconcile import reconcile_day as compare
+    from stocktrace.query.criteria import parse_day
+    from stocktrace.trade import parse_tickers
+
+    day = parse_day(date) or last_trading_day()
+    wanted = parse_tickers(tickers) if tickers else ()
+    found = []
+    with rest_of(Settings.load(data_dir=data_dir, url=url)) as rest:
+        for one in compare(layout, rest, day, wanted, min_share):
+            found.append(one)
+            if as_json:
+                output.print_json(one)
+    if not as_json:
+        output.print_table(
+            ["ticker", "state", "trades", "repaired", "ticks", "found", "of heard", "why"],
+            [
+                (
+                    one.symbol,
+                    one.state,
+                    *map(
+                        "{:,}".format,
+                        (
+                            one.trades,
+                            one.repaired,
+                            one.ticks,
+                            one.ticks_matched,
+                            one.ticks_listened,
+                        ),
+                    ),
+                    one.reason,
+                )
+                for one in found
+            ],
+        )
+    return 0 if all(one.state == "complete" for one in found) else 1

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import cyclopts
 
-from stocktrace import __version__
+from stocktrace._version import __version__
 from stocktrace.cli import (
     backfill,
-    capturing,
+    capture,
     dashboard,
-    data,
-    exchange,
+    importing,
+    maintenance,
     merge,
-    repair,
-    report,
+    read,
+    simulator,
     tickers,
-    upkeep,
     watch,
 )
 
@@ -27,26 +26,27 @@ app = cyclopts.App(
     result_action="return_value",
 )
 for _command in (
-    capturing.capture,
-    capturing.demo,
-    exchange.exchange,
+    capture.capture,
+    capture.demo,
+    simulator.simulator,
     watch.watch,
     dashboard.dashboard,
-    data.trades,
-    data.bars,
-    data.gaps,
-    data.sessions,
-    report.report,
+    read.trades,
+    read.bars,
+    read.gaps,
+    read.sessions,
+    read.report,
     backfill.backfill,
     merge.merge,
-    repair.reconcile,
-    upkeep.convert,
-    upkeep.recover,
-    upkeep.compact,
-    upkeep.verify,
-    upkeep.requeue,
-    upkeep.audit,
+    backfill.reconcile,
+    maintenance.convert,
+    maintenance.recover,
+    maintenance.compact,
+    maintenance.verify,
+    maintenance.requeue,
+    maintenance.audit,
 ):
     app.command(_command)
+app.command(importing.import_, name="import")
 app.command(tickers.app)
 app.register_install_completion_command()

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stocktrace.cli.folder import DataDir, layout_of
-from stocktrace.dashboard.address import PORT, address, bind
+from stocktrace.cli.data_dir import DataDir, open_layout
+from stocktrace.dashboard.server import PORT, bind_port, page_address
 
 Port = Annotated[int, Parameter(help="Where on 127.0.0.1; 0: any free port.")]
 
@@ -17,11 +17,11 @@ def dashboard(*, port: Port = PORT, data_dir: DataDir = None) -> int:
 
     Prints its address. It only reads the data folder, and only this machine can open the page.
     """
-    layout = layout_of(data_dir)
-    with bind(port) as listening:
-        print(address(listening), flush=True)
+    layout = open_layout(data_dir)
+    with bind_port(port) as listening:
+        print(page_address(listening), flush=True)
 
-        from stocktrace.dashboard.serving import serve
+        from stocktrace.dashboard.server import run_server
 
-        serve(layout, listening)
+        run_server(layout, listening)
     return 0

@@ -1,4 +1,4 @@
-"""The settings as flags, made from the settings themselves: ``--roll-every 5m``."""
+"""The settings as flags, made from the settings themselves: ``--roll-interval 5m``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from stocktrace.quantities import FOREVER
 from stocktrace.settings import Settings
+from stocktrace.units import FOREVER
 
 _GROUP = Group(
     "Settings",
-    help="Also as STOCKTRACE_ROLL_EVERY and so on in the environment, .env or stocktrace.toml.",
+    help="Also as STOCKTRACE_ROLL_INTERVAL and so on in the environment, .env or stocktrace.toml.",
 )
 
 

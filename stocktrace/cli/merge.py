@@ -10,10 +10,10 @@ from cyclopts import Parameter
 from stocktrace.cli import output
 from stocktrace.cli.output import Json
 from stocktrace.settings import Settings
-from stocktrace.words import counted
+from stocktrace.text import count_of
 
 if TYPE_CHECKING:
-    from stocktrace.ingest.merging import Merged
+    from stocktrace.importing.merge import MergeOutcome
 
 _WORDS = {
     "published": "merged as {}",
@@ -38,33 +38,38 @@ def merge(
     FIRST and SECOND are not changed. Killed anywhere, the same command does the rest; run again, it
     changes nothing. Exits 1 if a capture is not over, or the books do not balance.
     """
-    from stocktrace.ingest.merging import merge as merge_folders
+    from stocktrace.importing.merge import merge_sessions as merge_folders
     from stocktrace.store.layout import Layout
 
     done = merge_folders(
-        Layout.of(Settings.load(data_dir=into)), Layout(first), Layout(second), only_look=dry_run
+        Layout.from_settings(Settings.load(data_dir=into)),
+        Layout(first),
+        Layout(second),
+        only_look=dry_run,
     )
     if as_json:
-        output.json(done)
+        output.print_json(done)
     else:
         _print(done)
     if done.state == "failed":
-        output.complain(done.reason)
+        output.print_error(done.reason)
     return 1 if done.state == "failed" else 0
 
 
-def _print(done: Merged) -> None:
+def _print(done: MergeOutcome) -> None:
     reason = f" ({done.reason})" if done.reason and done.state != "failed" else ""
-    output.line(f"{_WORDS[done.state].format(done.session)}{reason}")
-    output.line(
-        f"  {counted(done.trades, 'trade')}: {done.both:,} heard by both, "
+    output.print_line(f"{_WORDS[done.state].format(done.session)}{reason}")
+    output.print_line(
+        f"  {count_of(done.trades, 'trade')}: {done.both:,} heard by both, "
         f"{done.first:,} by the first alone, {done.second:,} by the second alone"
     )
-    if done.ahead_s is None:
-        output.line("  no trade was heard by both: receive times stand as they are")
+    if done.clock_offset_s is None:
+        output.print_line("  no trade was heard by both: receive times stand as they are")
     else:
-        output.line(f"  the second received {done.ahead_s:+.3f} s later; that is taken off")
-    output.table(
+        output.print_line(
+            f"  the second received {done.clock_offset_s:+.3f} s later; that is taken off"
+        )
+    output.print_table(
         ["listened", "hours over all tickers"],
         [(by or "nobody", f"{seconds / 3600:.3f}") for by, seconds in done.listened_s.items()],
     )

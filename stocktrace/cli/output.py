@@ -14,22 +14,22 @@ from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
 from stocktrace.cli.streams import stream_of
-from stocktrace.gap import CONNECTING
-from stocktrace.words import counted, counted_gaps, plain
+from stocktrace.intervals import CONNECTING
+from stocktrace.text import count_of, describe_gaps, printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from stocktrace.report import Report
-    from stocktrace.store.export import Rows
-    from stocktrace.summary import Summary
+    from stocktrace.query.export import RowBatches
+    from stocktrace.sessions.report import SessionReport
+    from stocktrace.sessions.summary import SessionSummary
 
 _TICKERS = 20
 _FORMS = Group("For programs", help="Instead of a table; one of:", validator=mutually_exclusive)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
+class OutputFormat:
     """How rows are printed: at most one of these, else as a table."""
 
     json: Annotated[
@@ -66,10 +66,10 @@ Json = Annotated[
     bool, Parameter(name="--json", negative="", help="Print JSON, for programs to read.")
 ]
 #: For the parameter of a command that prints rows.
-AsForm = Annotated[Form | None, Parameter(name="*")]
+FormatFlag = Annotated[OutputFormat | None, Parameter(name="*")]
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on stdout; numbers to the right. Control characters of the data are not printed."""
     texts = [[_plain(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
@@ -86,12 +86,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def _plain(value: object) -> str:
-    return "" if value is None else plain(str(value))
+    return "" if value is None else printable(str(value))
 
 
-def summary(report: Report, data_dir: Path) -> None:
+def print_summary(report: SessionReport, data_dir: Path) -> None:
     """What a capture came to, for a person."""
-    from stocktrace.report import TickerBooks
+    from stocktrace.sessions.report import TickerBooks
 
     books = report.books
     # A ticker of which nothing came is told, too.
@@ -101,20 +101,20 @@ def summary(report: Report, data_dir: Path) -> None:
     reason = "" if report.reason == report.state else f" ({_plain(report.reason)})"
     print(f"session {report.session}: {report.state}{reason}")
     print(
-        f"  {counted(books.frames, 'frame')} = {books.trade_frames:,} with trades "
+        f"  {count_of(books.frames, 'frame')} = {books.trade_frames:,} with trades "
         f"+ {books.control:,} control + {books.undecodable:,} undecodable"
     )
     print(
-        f"  {counted(books.trades, 'trade')} = {books.recorded:,} recorded + {books.quarantined:,} "
+        f"  {count_of(books.trades, 'trade')} = {books.recorded:,} recorded + {books.quarantined:,} "
         f"quarantined; {sum(one.parquet for one in published.values()):,} in Parquet"
     )
     balance = report.differences()
     print("  the books balance" if not balance else f"  the books DO NOT balance: {balance}")
-    print(f"  {report.missed}; {counted(report.reconnects, 'reconnect')}")
+    print(f"  {report.missed_s}; {count_of(report.reconnects, 'reconnect')}")
     for text, count in report.errors.items():
-        print(f"  the server said {counted(count, 'time')}: {_plain(text)}")
-    if report.copied:
-        print(f"  {report.copied}")
+        print(f"  the server said {count_of(count, 'time')}: {_plain(text)}")
+    if report.duplicated:
+        print(f"  {report.duplicated}")
     for change in report.changes[:_TICKERS]:
         print(f"  tickers changed {_plain(change)}")
     for ticker, text in report.refused.items():
@@ -122,11 +122,11 @@ def summary(report: Report, data_dir: Path) -> None:
     for ticker, seconds in report.silent.items():
         print(f"  {ticker} was silent for {seconds / 60:,.0f} min of open market")
     if report.unpublished:
-        windows = counted(len(report.unpublished), "window")
+        windows = count_of(len(report.unpublished), "window")
         print(f"  {windows} not in Parquet yet: run `stocktrace recover`")
-    print(f"  {counted(files, 'Parquet file')}, {size:,} bytes, in {data_dir / 'parquet'}")
+    print(f"  {count_of(files, 'Parquet file')}, {size:,} bytes, in {data_dir / 'parquet'}")
     busiest = sorted(published.items(), key=lambda item: -item[1].trades)
-    table(
+    print_table(
         ["ticker", "trades", "recorded", "quarantined", "in Parquet", "files"],
         [
             (
@@ -143,38 +143,38 @@ def summary(report: Report, data_dir: Path) -> None:
         print(f"and {len(busiest) - _TICKERS} more in {data_dir / 'sessions'}")
 
 
-def trades(data: pd.DataFrame) -> None:
+def print_trades(data: pd.DataFrame) -> None:
     """Trades, or bars, as a table; what is computed of trades with ten digits."""
     times = [name for name in data.columns if data[name].dtype.kind == "M"]
     shown = data.astype(dict.fromkeys(times, str))
     for name in ("volume", "vwap") if "vwap" in data.columns else ():
         shown[name] = [float(f"{value:.10g}") for value in data[name]]
-    table(list(data.columns), shown.itertuples(index=False))
+    print_table(list(data.columns), shown.itertuples(index=False))
 
 
-def rows(found: Rows, form: Form | None) -> None:
+def print_rows(found: RowBatches, form: OutputFormat | None) -> None:
     """``found`` in the form that was asked for: a table, or CSV, JSON or Parquet, streamed."""
-    from stocktrace.store import export
+    from stocktrace.query import export
 
-    form = form or Form()
+    form = form or OutputFormat()
     if form.parquet is not None:
         try:
-            export.parquet(found, form.parquet)
+            export.write_parquet(found, form.parquet)
         except BrokenPipeError:  # the reader of a pipe that was named as the file
             raise ReaderGone from None
     elif form.csv:
-        export.csv(found, to_reader)
+        export.write_csv(found, to_reader)
     elif form.json:
-        export.json_lines(found, to_reader)
+        export.write_json_lines(found, to_reader)
     else:
-        trades(export.frame(found))
+        print_trades(export.to_frame(found))
 
 
-def sessions(summaries: Sequence[Summary], form: Form | None) -> None:
+def print_sessions(summaries: Sequence[SessionSummary], form: OutputFormat | None) -> None:
     """Captures, a row each."""
     found = [tuple(getattr(one, name) for name in _SESSION) for one in summaries]
     if form is None:
-        table(
+        print_table(
             list(_SESSION),
             [
                 (session, state, f"{started:%Y-%m-%d %H:%M:%S}", *map(_number, counts))
@@ -185,35 +185,38 @@ def sessions(summaries: Sequence[Summary], form: Form | None) -> None:
 
     import pandas as pd
 
-    from stocktrace.store import export
+    from stocktrace.query import export
 
-    rows(export.of_frame(pd.DataFrame(found, columns=list(_SESSION)).astype(_SESSION)), form)
+    print_rows(
+        export.rows_of_frame(pd.DataFrame(found, columns=list(_SESSION)).astype(_SESSION)), form
+    )
 
 
 def _number(count: int | None) -> str:
     return "?" if count is None else f"{count:,}"
 
 
-def gaps(found: Mapping[tuple[str, datetime, datetime, str], Collection[str]]) -> None:
+def print_gaps(found: Mapping[tuple[str, datetime, datetime, str], Collection[str]]) -> None:
     """What a table of gaps comes to, as ``store.coverage.whole_gaps`` has them."""
     seconds = sum((end - start).total_seconds() for _, start, end, _ in found)
     connecting = sum(reason == CONNECTING for *_, reason in found)
     print(
-        counted_gaps(len(found), seconds, connecting) + ("; a row for each ticker" if found else "")
+        describe_gaps(len(found), seconds, connecting)
+        + ("; a row for each ticker" if found else "")
     )
 
 
-def line(text: str) -> None:
+def print_line(text: str) -> None:
     """One line on stdout."""
     print(_plain(text))
 
 
-def complain(sentence: str) -> None:
+def print_error(sentence: str) -> None:
     """What went wrong, on stderr."""
     print(f"stocktrace: {_plain(sentence)}", file=sys.stderr)
 
 
-def json(value: object) -> None:
+def print_json(value: object) -> None:
     """A value as one line of JSON."""
     to_stdout(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from stocktrace.cli.streams import stream_of
 from stocktrace.errors import UsageError
-from stocktrace.words import clock, counted, counted_gaps, plain
+from stocktrace.text import count_of, describe_gaps, format_clock, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from stocktrace.status import Status
+    from stocktrace.sessions.status import CaptureStatus
 
-Mode = Literal["auto", "live", "log", "none"]
+ProgressMode = Literal["auto", "live", "log", "none"]
 
 LOG_EVERY_S = 30.0
 # The rate is of the last so many looks, half a second apart.
@@ -31,13 +31,13 @@ _BUSIEST = 8
 log = logging.getLogger(__name__)
 
 
-class Rates:
+class TickerRates:
     """Trades a second over the last few looks: in all, and of each ticker."""
 
     def __init__(self) -> None:
-        self._looks: deque[Status] = deque(maxlen=_RATE_LOOKS)
+        self._looks: deque[CaptureStatus] = deque(maxlen=_RATE_LOOKS)
 
-    def __call__(self, status: Status) -> float:
+    def __call__(self, status: CaptureStatus) -> float:
         """Take a look; the rate in all."""
         self._looks.append(status)
         return self._of(lambda look: look.trades)
@@ -46,19 +46,19 @@ class Rates:
         """The rate of one ticker."""
         return self._of(lambda look: look.per_ticker.get(name, 0))
 
-    def _of(self, count: Callable[[Status], int]) -> float:
+    def _of(self, count: Callable[[CaptureStatus], int]) -> float:
         first, last = self._looks[0], self._looks[-1]
         seconds = last.elapsed_s - first.elapsed_s
         return (count(last) - count(first)) / seconds if seconds > 0 else 0.0
 
 
-class Lines:
+class ProgressLines:
     """One key=value line now and then, for logs."""
 
     def __init__(self, every_s: float = LOG_EVERY_S) -> None:
         self._every_s = every_s
         self._next = every_s
-        self._rates = Rates()
+        self._rates = TickerRates()
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +66,7 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def __call__(self, status: Status) -> None:
+    def __call__(self, status: CaptureStatus) -> None:
         """Log a line if it is time."""
         rate = self._rates(status)
         if status.elapsed_s >= self._next:
@@ -75,8 +75,8 @@ class Lines:
                 "connected=%s elapsed=%s left=%s trades=%d rate=%.0f/s lag=%.0fms waiting=%d "
                 "quarantined=%d reconnects=%d gaps=%d",
                 "yes" if status.connected else "no",
-                clock(status.elapsed_s),
-                clock(status.left_s),
+                format_clock(status.elapsed_s),
+                format_clock(status.remaining_s),
                 status.trades,
                 rate,
                 status.lag_ms,
@@ -87,7 +87,7 @@ class Lines:
             )
 
 
-class Live:
+class LiveDisplay:
     """A few lines that stay in place, on stderr; gone when the capture ends."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Live:
             log_time_format="%H:%M:%S",
             highlighter=NullHighlighter(),
         )
-        self._rates = Rates()
+        self._rates = TickerRates()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -125,15 +125,15 @@ class Live:
     ) -> None:
         self._stack.close()
 
-    def __call__(self, status: Status) -> None:
+    def __call__(self, status: CaptureStatus) -> None:
         """Draw, unless the terminal has not taken yet what was drawn before."""
         rate = self._rates(status)
         stream = stream_of(sys.stderr)
         if stream is None or not stream.is_behind:
-            self._live.update(picture(status, rate, self._rates), refresh=True)
+            self._live.update(render_status(status, rate, self._rates), refresh=True)
 
 
-def picture(status: Status, rate: float, rates: Rates) -> RenderableType:
+def render_status(status: CaptureStatus, rate: float, rates: TickerRates) -> RenderableType:
     """How a capture stands, on a few lines of any width."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -143,16 +143,18 @@ def picture(status: Status, rate: float, rates: Rates) -> RenderableType:
     head = Text.assemble(_state(status), (f"  session {status.session}", "dim"), no_wrap=True)
     time = Table.grid(padding=(0, 2))
     bar = ProgressBar(
-        status.elapsed_s + status.left_s, status.elapsed_s, width=24, complete_style="green"
+        status.elapsed_s + status.remaining_s, status.elapsed_s, width=24, complete_style="green"
     )
-    time.add_row(bar, f"{clock(status.elapsed_s)} elapsed, {clock(status.left_s)} left")
+    time.add_row(
+        bar, f"{format_clock(status.elapsed_s)} elapsed, {format_clock(status.remaining_s)} left"
+    )
     counts = [
-        counted(status.trades, "trade"),
+        count_of(status.trades, "trade"),
         f"{rate:,.0f}/s",
         f"lag {status.lag_ms:,.0f} ms",
         f"{status.backlog:,} waiting",
         f"{status.quarantined:,} quarantined",
-        counted_gaps(status.gaps, status.gap_s, status.gaps - status.outages),
+        describe_gaps(status.gaps, status.gap_s, status.gaps - status.outages),
     ]
     tickers = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     tickers.add_column("ticker", style="cyan", no_wrap=True)
@@ -165,32 +167,32 @@ def picture(status: Status, rate: float, rates: Rates) -> RenderableType:
             f"{trades[name]:,}",
             f"{rates.ticker(name):,.0f}",
             f"{status.queued.get(name, 0):,}",
-            f"{status.quarantined_of.get(name, 0):,}",
+            f"{status.quarantined_by_ticker.get(name, 0):,}",
         )
     return Group(head, time, Text(" · ".join(counts)), tickers)
 
 
-def _state(status: Status) -> Text:
+def _state(status: CaptureStatus) -> Text:
     """What it is doing, and why if that is not what it should."""
     from rich.text import Text
 
     if status.state == "connected":
-        return Text(f"● connected, {counted(len(status.tickers), 'ticker')}", "green")
+        return Text(f"● connected, {count_of(len(status.tickers), 'ticker')}", "green")
     if status.state in ("ending", "ended"):
         return Text("● ending: what was received is being published", "cyan")
     words = f"○ {status.state}"
-    if status.retry is not None and status.at is not None:
-        wait_s = max(0.0, (status.retry.at - status.at).total_seconds())
-        reason = plain(status.retry.reason)
+    if status.retry is not None and status.written_at is not None:
+        wait_s = max(0.0, (status.retry.at - status.written_at).total_seconds())
+        reason = printable(status.retry.reason)
         words += f": try {status.retry.attempt + 1} in {wait_s:.0f} s ({reason})"
     return Text(words, "yellow")
 
 
-def unfailing(show: Callable[[Status], None]) -> Callable[[Status], None]:
+def unfailing(show: Callable[[CaptureStatus], None]) -> Callable[[CaptureStatus], None]:
     """``show`` until it fails: a capture goes on when its progress cannot be shown."""
     failed = False
 
-    def look(status: Status) -> None:
+    def look(status: CaptureStatus) -> None:
         nonlocal failed
         if failed:
             return
@@ -207,17 +209,17 @@ def unfailing(show: Callable[[Status], None]) -> Callable[[Status], None]:
     return look
 
 
-def progress(mode: Mode) -> Live | Lines | contextlib.nullcontext[None]:
+def make_progress(mode: ProgressMode) -> LiveDisplay | ProgressLines | contextlib.nullcontext[None]:
     """What ``--progress`` asks for; ``auto`` is live on a terminal, else lines.
 
     Raises:
         UsageError: ``live`` without a terminal that can.
     """
     if mode in ("auto", "live") and _is_terminal():
-        return Live()
+        return LiveDisplay()
     if mode == "live":
         raise UsageError("Standard error is no terminal to draw on: use --progress log.")
-    return contextlib.nullcontext() if mode == "none" else Lines()
+    return contextlib.nullcontext() if mode == "none" else ProgressLines()
 
 
 def _is_terminal() -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 
-class Caught:
+class CaughtSignal:
     """The exit status that a signal asks for: 128 + its number, as shells have it."""
 
     def __init__(self) -> None:
@@ -20,13 +20,13 @@ class Caught:
 
 
 @contextlib.contextmanager
-def on_signals(stop: Callable[[], None]) -> Iterator[Caught]:
+def handle_signals(stop: Callable[[], None]) -> Iterator[CaughtSignal]:
     """SIGINT, SIGTERM and SIGHUP call ``stop``; a second SIGINT or SIGTERM ends the process.
 
     A hang-up is sent by the terminal and by the shell: the second one asks for nothing new. If it
     was ignored, as under ``nohup``, it still is.
     """
-    caught = Caught()
+    caught = CaughtSignal()
     insisted = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:

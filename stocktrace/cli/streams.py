@@ -20,12 +20,12 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from stocktrace.words import counted
+from stocktrace.text import count_of
 
 log = logging.getLogger(__name__)
 
 # More than this is not kept for a terminal that does not read: log lines are then dropped.
-MOST_WAITING = 65_536
+MAX_WAITING_BYTES = 65_536
 # The end of the process waits this long for a terminal that takes nothing at all.
 STALLED_S = 2.0
 # A write is no longer than this, so that a slow reader can be told from one that does not read.
@@ -35,7 +35,7 @@ _NO_READER = (errno.EPIPE, errno.ECONNRESET)
 _NO_TERMINAL = (errno.EIO, errno.ENXIO)
 
 
-class Stream(io.FileIO):
+class ProtectedStream(io.FileIO):
     """Standard output or error; what nobody can read any more is dropped."""
 
     def __init__(self, number: int, *, is_error: bool) -> None:
@@ -43,7 +43,7 @@ class Stream(io.FileIO):
         self._is_device = stat.S_ISCHR(os.fstat(number).st_mode)
         # A failure of standard error cannot be reported anywhere.
         self._is_error = is_error
-        self._outbox: Outbox | None = None
+        self._outbox: OutputQueue | None = None
         #: Whether the reader is gone.
         self.gone = False
 
@@ -81,7 +81,7 @@ class Stream(io.FileIO):
         # A file always takes what is written, and the reader of another program's output waits
         # for all of it: standard output is only printed to when the capture has ended.
         if self._outbox is None and (self._is_error or self._is_device):
-            self._outbox = Outbox(self, MOST_WAITING if self._is_error else None)
+            self._outbox = OutputQueue(self, MAX_WAITING_BYTES if self._is_error else None)
 
     @property
     def is_behind(self) -> bool:
@@ -95,10 +95,10 @@ class Stream(io.FileIO):
             self._outbox = None
 
 
-class Outbox:
+class OutputQueue:
     """What waits for the reader of a stream; ``most`` bytes, unless it is ``None``."""
 
-    def __init__(self, stream: Stream, most: int | None) -> None:
+    def __init__(self, stream: ProtectedStream, most: int | None) -> None:
         self._stream, self._most = stream, most
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
@@ -143,11 +143,11 @@ class Outbox:
                     self._changed.notify_all()
             if self._dropped and not self._size:
                 count, self._dropped = self._dropped, 0
-                lines = counted(count, "line")
+                lines = count_of(count, "line")
                 log.warning("%s of output were dropped: nobody read standard error", lines)
 
 
-def protect() -> None:
+def protect_streams() -> None:
     """Open what is closed, and have no reader fail this process; call it before all else.
 
     What is opened next would get the number of a closed stream: a log line would then be written
@@ -172,7 +172,7 @@ def _text(number: int, before: TextIO | None) -> TextIO:
     if before is not None:
         before.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(Stream(number, is_error=number == 2)),
+        io.BufferedWriter(ProtectedStream(number, is_error=number == 2)),
         encoding="utf-8" if before is None else before.encoding,
         errors="backslashreplace" if before is None else before.errors,
         newline="\n",
@@ -181,7 +181,7 @@ def _text(number: int, before: TextIO | None) -> TextIO:
     )
 
 
-def never_wait() -> None:
+def write_in_background() -> None:
     """From now on a reader that does not read holds up nobody; for what must keep the time."""
     for text, stream in _ours():
         # A summary that cannot be spelled must not fail, either.
@@ -199,14 +199,14 @@ def _finish() -> None:
             stream.finish()
 
 
-def _ours() -> Iterator[tuple[io.TextIOWrapper, Stream]]:
+def _ours() -> Iterator[tuple[io.TextIOWrapper, ProtectedStream]]:
     for text in (sys.stdout, sys.stderr):
         stream = stream_of(text)
         if stream is not None and isinstance(text, io.TextIOWrapper):
             yield text, stream
 
 
-def stream_of(text: TextIO) -> Stream | None:
+def stream_of(text: TextIO) -> ProtectedStream | None:
     """The stream below ``text``, if it is one of ours."""
     raw = getattr(getattr(text, "buffer", None), "raw", None)
-    return raw if isinstance(raw, Stream) else None
+    return raw if isinstance(raw, ProtectedStream) else None

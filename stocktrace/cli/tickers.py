@@ -10,15 +10,15 @@ import msgspec
 from cyclopts import Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.folder import DataDir, layout_of
+from stocktrace.cli.data_dir import DataDir, open_layout
 from stocktrace.cli.output import Json
-from stocktrace.quantities import parse_duration
+from stocktrace.text import count_of
 from stocktrace.trade import parse_tickers
-from stocktrace.words import counted
+from stocktrace.units import parse_duration
 
 if TYPE_CHECKING:
-    from stocktrace.live.changes import Outcome
-    from stocktrace.live.handle import Action, Change
+    from stocktrace.live.control import ChangeAction, ChangeRequest
+    from stocktrace.live.ticker_requests import ChangeOutcome
 
 app = cyclopts.App(
     name="tickers",
@@ -79,18 +79,18 @@ def set_(
 @app.command(name="list")
 def list_(*, session: SessionName = None, data_dir: DataDir = None, as_json: Json = False) -> int:
     """List the tickers that are captured, since when, and who asked for them."""
-    layout = layout_of(data_dir)
+    layout = open_layout(data_dir)
 
-    from stocktrace.live.changes import the_running
-    from stocktrace.report import Report
+    from stocktrace.live.ticker_requests import find_running
+    from stocktrace.sessions.report import SessionReport
 
-    report = Report.read(layout.report(the_running(layout, session)))
+    report = SessionReport.read(layout.report(find_running(layout, session)))
     if as_json:
         names = ("session", "tickers", "changes", "refused")
-        output.json({name: getattr(report, name) for name in names})
+        output.print_json({name: getattr(report, name) for name in names})
         return 0
     asked = {ticker: change for change in report.changes for ticker in change.added}
-    output.table(
+    output.print_table(
         ["ticker", "since", "by", "refused"],
         [
             (
@@ -106,7 +106,7 @@ def list_(*, session: SessionName = None, data_dir: DataDir = None, as_json: Jso
 
 
 def _change(
-    action: Action,
+    action: ChangeAction,
     tickers: Sequence[str],
     session: str | None,
     wait: str,
@@ -115,33 +115,33 @@ def _change(
     as_json: bool,
 ) -> int:
     names, within = parse_tickers(tickers), parse_duration(wait)
-    layout = layout_of(data_dir)
+    layout = open_layout(data_dir)
 
-    from stocktrace.live.changes import send, the_running
-    from stocktrace.live.handle import Change
+    from stocktrace.live.control import ChangeRequest
+    from stocktrace.live.ticker_requests import find_running, request_change
 
-    name = the_running(layout, session)
-    change = Change(action, names, "cli")
-    outcome = send(layout, name, change, within)
+    name = find_running(layout, session)
+    change = ChangeRequest(action, names, "cli")
+    outcome = request_change(layout, name, change, within)
     if as_json:
-        output.json({"session": name, **msgspec.to_builtins(outcome)})
+        output.print_json({"session": name, **msgspec.to_builtins(outcome)})
     elif not outcome.error:
         _print(name, change, outcome)
     sentences = [f"{ticker} is refused: {text}" for ticker, text in outcome.refused.items()]
-    if outcome.unclear:
-        sentences.append(f"The server says: {outcome.unclear}. See `stocktrace tickers list`.")
+    if outcome.unanswered:
+        sentences.append(f"The server says: {outcome.unanswered}. See `stocktrace tickers list`.")
     if outcome.error:
         sentences.append(outcome.error)
     for sentence in sentences:
-        output.complain(sentence)
+        output.print_error(sentence)
     return 1 if sentences else 0
 
 
-def _print(session: str, change: Change, outcome: Outcome) -> None:
+def _print(session: str, change: ChangeRequest, outcome: ChangeOutcome) -> None:
     changed = [*(f"+{t}" for t in outcome.added), *(f"-{t}" for t in outcome.removed)]
     print(
         f"session {session}: {' '.join(changed) or 'nothing to change'}; "
-        f"{counted(len(outcome.captured), 'ticker')}"
+        f"{count_of(len(outcome.captured), 'ticker')}"
     )
     if outcome.added and not outcome.connected:
         print("  there is no connection now: they are asked for when there is one")

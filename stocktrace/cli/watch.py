@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.capturing import Progress
-from stocktrace.cli.folder import DataDir, layout_of
+from stocktrace.cli.capture import Progress
+from stocktrace.cli.data_dir import DataDir, open_layout
 from stocktrace.cli.output import Json
-from stocktrace.cli.progress import progress
-from stocktrace.errors import Died, StocktraceError, UsageError
+from stocktrace.cli.progress import make_progress
+from stocktrace.errors import SessionCrashed, StocktraceError, UsageError
 
 if TYPE_CHECKING:
-    from stocktrace.status import Status
+    from stocktrace.sessions.status import CaptureStatus
     from stocktrace.store.layout import Layout
 
 # The status is written twice a second.
@@ -35,36 +35,36 @@ def watch(
     With --json a line for each look. Ctrl-C ends the watching, not the capture. Exits 1 if the
     capture failed or its process died.
     """
-    layout = layout_of(data_dir)
+    layout = open_layout(data_dir)
 
-    from stocktrace.live.changes import latest_running
-    from stocktrace.report import Report
+    from stocktrace.live.ticker_requests import latest_running_session
+    from stocktrace.sessions.report import SessionReport
 
-    session = session or latest_running(layout)
+    session = session or latest_running_session(layout)
 
-    last: Status | None = None
+    last: CaptureStatus | None = None
     try:
-        with progress("none" if as_json else show) as look:
+        with make_progress("none" if as_json else show) as look:
             for last in _statuses(layout, session):
                 if as_json:
-                    output.json(last)
+                    output.print_json(last)
                     output.flush()
                     output.check_reader()
                 elif look is not None:
                     look(last)
     except KeyboardInterrupt:
-        output.complain(f"session {session} goes on")
+        output.print_error(f"session {session} goes on")
         return 130
     if last is None or last.state != "ended":
-        raise Died(session)
+        raise SessionCrashed(session)
     if not as_json:
-        output.summary(Report.read(layout.report(session)), layout.root)
-    return 1 if last.outcome == "failed" else 0
+        output.print_summary(SessionReport.read(layout.report(session)), layout.root)
+    return 1 if last.final_state == "failed" else 0
 
 
-def _statuses(layout: Layout, session: str) -> Iterator[Status]:
+def _statuses(layout: Layout, session: str) -> Iterator[CaptureStatus]:
     """Each status of a session as it is written; ends with the session or with its process."""
-    from stocktrace.status import Status
+    from stocktrace.sessions.status import CaptureStatus
     from stocktrace.store import lock
     from stocktrace.store.names import is_session
 
@@ -72,9 +72,11 @@ def _statuses(layout: Layout, session: str) -> Iterator[Status]:
         raise UsageError(f"{session!r} is no session: see `stocktrace sessions`.")
     path, before, never = layout.status(session), None, threading.Event()
     while True:
-        alive = lock.is_held(layout.lock(session))  # asked first: then the status is its last word
+        alive = lock.is_locked(
+            layout.lock(session)
+        )  # asked first: then the status is its last word
         try:
-            status = Status.read(path)
+            status = CaptureStatus.read(path)
         except FileNotFoundError:
             raise UsageError(
                 f"There is no status of a session {session} in {layout.root}: "

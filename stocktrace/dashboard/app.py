@@ -17,10 +17,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stocktrace.dashboard.board import Board
+from stocktrace.dashboard.broadcast import Broadcast
 from stocktrace.dashboard.chart import LENGTHS_S
-from stocktrace.dashboard.room import Room
-from stocktrace.dashboard.sessions import Shelf
+from stocktrace.dashboard.session_state import SessionView
+from stocktrace.dashboard.sessions import SessionList
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_session
 
@@ -43,8 +43,8 @@ class Dashboard:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._shelf = Shelf(layout)
-        self._rooms: dict[str, Room] = {}
+        self._shelf = SessionList(layout)
+        self._rooms: dict[str, Broadcast] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._opening = asyncio.Lock()
 
@@ -82,7 +82,7 @@ class Dashboard:
             async for event in events:
                 yield event
 
-    async def _room(self, session: str) -> Room:
+    async def _room(self, session: str) -> Broadcast:
         """The room of a session; opened if need be.
 
         Raises:
@@ -99,12 +99,12 @@ class Dashboard:
                 raise FileNotFoundError(session)
             room = self._rooms.get(session)
             if room is None or room.closed or self._tasks[session].done():
-                board = await asyncio.to_thread(Board, self.layout, session)
-                room = self._rooms[session] = Room(board, self.layout, session)
+                board = await asyncio.to_thread(SessionView, self.layout, session)
+                room = self._rooms[session] = Broadcast(board, self.layout, session)
                 self._tasks[session] = asyncio.create_task(self._keep(room))
             return room
 
-    async def _keep(self, room: Room) -> None:
+    async def _keep(self, room: Broadcast) -> None:
         await room.keep()
         if self._rooms.get(room.session) is room:
             del self._rooms[room.session]

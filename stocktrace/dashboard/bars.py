@@ -12,20 +12,20 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from stocktrace.dashboard.rows import Rows
+from stocktrace.dashboard.rows import TickerRows
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 #: Start (epoch s), open, high, low, close, volume and how many trades; no price: no trade made one.
 Bar = tuple[int, float | None, float | None, float | None, float | None, float, int]
 # A day has 86,400 seconds: so many bars fit a chart, older ones are seen in longer bars.
-MOST = 7200
+MAX_BARS = 7200
 # Bars that are joined with what comes; more make each look dearer, fewer the copies more frequent.
 _NEW = 600
 
 
 @dataclass(slots=True)
-class Bars:
+class BarColumns:
     """Bars as columns, by ``start`` (epoch s), which rises; prices are nan where there is none."""
 
     start: Integers
@@ -43,7 +43,7 @@ class Bars:
         return cls(whole, real, real, real, real, real, whole)
 
     @classmethod
-    def of(cls, rows: Rows) -> Self:
+    def of(cls, rows: TickerRows) -> Self:
         """Those of trades, of a second each."""
         price = np.where(rows.makes_price, rows.price, np.nan)
         volume = np.where(rows.makes_volume, rows.volume, 0.0)
@@ -95,18 +95,18 @@ class Bars:
         return list(zip(*columns, strict=True))
 
 
-class Growing:
+class GrowingBars:
     """Bars of a second that are added to; only the newest are copied each time."""
 
     def __init__(self) -> None:
-        self._old, self._new = Bars.none(), Bars.none()
+        self._old, self._new = BarColumns.none(), BarColumns.none()
         self._newest = 0
         #: Changes when bars before the last one changed: what was made of them is out of date.
         self.generation = 0
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: TickerRows) -> None:
         """Count trades."""
-        fresh = Bars.of(rows)
+        fresh = BarColumns.of(rows)
         if not len(fresh.start):
             return
         if fresh.start[0] < self._newest:
@@ -114,12 +114,12 @@ class Growing:
         self._newest = max(self._newest, int(fresh.start[-1]))
         self._new = (self._new + fresh).joined(1)
         if len(self._new.start) > _NEW:
-            self._old, self._new = (self._old + self._new).joined(1), Bars.none()
+            self._old, self._new = (self._old + self._new).joined(1), BarColumns.none()
 
-    def every(self, seconds: int, since: int | None = None) -> Bars:
+    def every(self, seconds: int, since: int | None = None) -> BarColumns:
         """Bars of ``seconds``: those from ``since`` on (epoch s), or the newest ``MOST``."""
         if since is None:
-            since = self._newest // seconds * seconds - (MOST - 1) * seconds
+            since = self._newest // seconds * seconds - (MAX_BARS - 1) * seconds
         return (self._old.since(since) + self._new.since(since)).joined(seconds)
 
     @property

@@ -11,18 +11,18 @@ from typing import Any
 
 import msgspec
 
-from stocktrace.gap import CONNECTING
-from stocktrace.report import GapReport
+from stocktrace.intervals import CONNECTING
+from stocktrace.sessions.report import GapReport
 from stocktrace.store.layout import Layout
-from stocktrace.words import counted
+from stocktrace.text import count_of
 
 # What a page shows; the log has the rest.
-MOST = 200
+MAX_EVENTS = 200
 # A connection usually takes less: not worth a line.
 _CONNECTING_S = 1.0
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True):
+class PageEvent(msgspec.Struct, frozen=True, array_like=True):
     """One line of the page: when (epoch s), of which kind (see ``_SAID``), in words."""
 
     at: float
@@ -30,7 +30,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     text: str
 
 
-class Outage(msgspec.Struct, frozen=True, array_like=True):
+class GapSpan(msgspec.Struct, frozen=True, array_like=True):
     """A stretch (epoch s) without a connection; ``end`` is ``None`` while it lasts."""
 
     start: float
@@ -38,37 +38,37 @@ class Outage(msgspec.Struct, frozen=True, array_like=True):
     reason: str
 
 
-class Events:
+class EventLog:
     """Follows the audit log of one session."""
 
     def __init__(self, layout: Layout, session: str) -> None:
         self._session = session
-        self._log = _Log(layout.audit, session)
-        self.lines: list[Event] = []
-        self.outages: list[Outage] = []
-        self._lost: Outage | None = None
+        self._log = _AuditTail(layout.audit, session)
+        self.lines: list[PageEvent] = []
+        self.outages: list[GapSpan] = []
+        self._lost: GapSpan | None = None
         self._tickers: set[str] = set()
         #: Gaps of each ticker, and why one is not served.
         self.gaps: Counter[str] = Counter()
         self.refused: dict[str, str] = {}
         self._was_connected = False
 
-    def look(self) -> None:
+    def read(self) -> None:
         """Take in what was logged since the last look."""
         for record in self._log.look():
-            self._take(record)
+            self._add_record(record)
 
-    def tell(self, at: float, kind: str, text: str) -> None:
+    def add(self, at: float, kind: str, text: str) -> None:
         """A line that is not of the log."""
-        self.lines.append(Event(at, kind, text))
+        self.lines.append(PageEvent(at, kind, text))
 
-    def shaded(self, report: list[GapReport] | None) -> list[Outage]:
+    def gap_bands(self, report: list[GapReport] | None) -> list[GapSpan]:
         """The gaps so far; those of the ``report`` of a session that is over, which knows best."""
         if report is not None:
-            return [Outage(g.start.timestamp(), g.end.timestamp(), g.reason) for g in report]
+            return [GapSpan(g.start.timestamp(), g.end.timestamp(), g.reason) for g in report]
         return [*self.outages, *([self._lost] if self._lost else [])]
 
-    def _take(self, record: dict[str, Any]) -> None:
+    def _add_record(self, record: dict[str, Any]) -> None:
         at, name = datetime.fromisoformat(record["at"]).timestamp(), record["event"]
         if name in ("start", "connect"):
             self._tickers |= set(record["tickers"])
@@ -77,24 +77,24 @@ class Events:
         elif name == "refused":
             self.refused[record["ticker"]] = record["text"]
         elif name == "disconnect":
-            self._lost = Outage(at, None, record["reason"])
+            self._lost = GapSpan(at, None, record["reason"])
         elif name == "gap":
-            self._end_outage(record)
-        if (text := self._words(name, record)) is not None:
-            self.tell(at, name, text)
+            self._end_gap(record)
+        if (text := self._sentence(name, record)) is not None:
+            self.add(at, name, text)
 
-    def _end_outage(self, record: dict[str, Any]) -> None:
+    def _end_gap(self, record: dict[str, Any]) -> None:
         start, end = (datetime.fromisoformat(record[name]) for name in ("start", "end"))
-        self.outages.append(Outage(start.timestamp(), end.timestamp(), record["reason"]))
+        self.outages.append(GapSpan(start.timestamp(), end.timestamp(), record["reason"]))
         self._lost = None
         self.gaps.update(self._tickers - self.refused.keys())
 
-    def _words(self, name: str, record: dict[str, Any]) -> str | None:
+    def _sentence(self, name: str, record: dict[str, Any]) -> str | None:
         if name == "start":
-            return f"capture of {counted(len(record['tickers']), 'ticker')} began"
+            return f"capture of {count_of(len(record['tickers']), 'ticker')} began"
         if name == "connect":
             was, self._was_connected = self._was_connected, True
-            tickers = counted(len(record["tickers"]), "ticker")
+            tickers = count_of(len(record["tickers"]), "ticker")
             return f"connected{' again' if was else ''}, {tickers}"
         if name == "gap":
             seconds = self.outages[-1].end - self.outages[-1].start  # type: ignore[operator]
@@ -102,13 +102,13 @@ class Events:
                 return None
             return f"not listening for {seconds:.1f} s: {record['reason']}"
         if name == "recover":
-            return f"recovered, {counted(record['rows'], 'trade')} published"
-        said = _SAID.get(name)
-        return None if said is None else said.format_map(_Blank(record))
+            return f"recovered, {count_of(record['rows'], 'trade')} published"
+        said = _SENTENCES.get(name)
+        return None if said is None else said.format_map(_MissingFacts(record))
 
 
 #: The other kinds that a page shows, and what it says of them; all else in the log is routine.
-_SAID = {
+_SENTENCES = {
     "disconnect": "{reason}",
     "subscribe": "tickers added: {added}, removed: {removed}",
     "refused": "{ticker} is refused: {text}",
@@ -120,7 +120,7 @@ _SAID = {
 }
 
 
-class _Blank(dict[str, Any]):
+class _MissingFacts(dict[str, Any]):
     """Words for a sentence; what a line of the log lacks is left out, a list is joined."""
 
     def __missing__(self, key: str) -> str:
@@ -131,7 +131,7 @@ class _Blank(dict[str, Any]):
         return (" ".join(value) or "none") if isinstance(value, list) else value
 
 
-class _Log:
+class _AuditTail:
     """The lines of one session in the audit log and its rotated parts, each once."""
 
     def __init__(self, path: Path, session: str) -> None:

@@ -10,37 +10,39 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from stocktrace.dashboard.rows import Rows
-from stocktrace.lags import BUCKETS, PER_OCTAVE, Lags
+from stocktrace.dashboard.rows import TickerRows
+from stocktrace.latency import BUCKET_COUNT, BUCKETS_PER_OCTAVE, LatencyHistogram
 
 #: Half an hour second by second; a trading day in steps of 16 s. 2 MB.
 STEPS = 1800
 _SHARES = np.array([0.5, 0.95, 0.99])
 
 #: Start (epoch s), trades a second, and the lags (ms) that half, 95 % and 99 % stay within.
-Point = tuple[int, float, float | None, float | None, float | None]
+HistoryPoint = tuple[int, float, float | None, float | None, float | None]
 
 
-class History:
+class LagHistory:
     """Grows with ``add``; begins with the session (epoch s)."""
 
     def __init__(self, begin: int) -> None:
         self.begin = begin
         self.every = 1
         self._counts = np.zeros(STEPS, np.int64)
-        self._lags = np.zeros((STEPS, BUCKETS), np.int32)
+        self._lags = np.zeros((STEPS, BUCKET_COUNT), np.int32)
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: TickerRows) -> None:
         """Count ``rows`` when they were received; what came before the session began, with it."""
         at = np.maximum(rows.received // 1_000_000 - self.begin, 0)
         while int(at.max()) >= STEPS * self.every:
             self._join()
         at //= self.every
-        buckets = np.log2(np.maximum(rows.lag_ms, 0.5)) * PER_OCTAVE + 1
-        buckets = np.clip(buckets, 0, BUCKETS - 1).astype(np.int64)
+        buckets = np.log2(np.maximum(rows.lag_ms, 0.5)) * BUCKETS_PER_OCTAVE + 1
+        buckets = np.clip(buckets, 0, BUCKET_COUNT - 1).astype(np.int64)
         first, last = int(at.min()), int(at.max()) + 1
-        cells = np.bincount((at - first) * BUCKETS + buckets, minlength=(last - first) * BUCKETS)
-        self._lags[first:last] += cells.reshape(-1, BUCKETS).astype(np.int32)
+        cells = np.bincount(
+            (at - first) * BUCKET_COUNT + buckets, minlength=(last - first) * BUCKET_COUNT
+        )
+        self._lags[first:last] += cells.reshape(-1, BUCKET_COUNT).astype(np.int32)
         self._counts[first:last] += np.bincount(at - first, minlength=last - first)
 
     def _join(self) -> None:
@@ -50,7 +52,7 @@ class History:
             values[:half] = values[0::2] + values[1::2]
             values[half:] = 0
 
-    def points(self, begin: int, end: int) -> list[Point]:
+    def points(self, begin: int, end: int) -> list[HistoryPoint]:
         """The steps from the one that holds ``begin`` that are over at ``end`` (epoch s)."""
         first = max(0, (begin - self.begin) // self.every)
         last = max(first, min(STEPS, (end - self.begin) // self.every))
@@ -83,7 +85,7 @@ def _quantiles(
     edges = [
         np.where(
             totals > 0,
-            2.0 ** ((sums < np.ceil(share * totals)[:, None]).sum(axis=1) / PER_OCTAVE),
+            2.0 ** ((sums < np.ceil(share * totals)[:, None]).sum(axis=1) / BUCKETS_PER_OCTAVE),
             np.nan,
         )
         for share in _SHARES
@@ -95,9 +97,9 @@ def _quantiles(
     ]
 
 
-def disk_lags(rows: Iterable[Rows]) -> Lags:
+def disk_lags(rows: Iterable[TickerRows]) -> LatencyHistogram:
     """From receipt until on disk, of rows that were read as soon as they were written."""
-    lags = Lags()
+    lags = LatencyHistogram()
     for each in rows:
         if each.written is not None:
             lags.add((each.written - each.received) / 1000.0)

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from stocktrace.calendar import Market, market_of
-from stocktrace.store.conditions import counting
+from stocktrace.query.sale_conditions import bar_eligibility
 
 #: A stock whose codes are known; what they say does not depend on which one it is.
 _A_STOCK = "A"
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class TickerRows:
     """Trades of ``ticker`` in the order of arrival; all columns are of equal length.
 
     ``received`` is epoch us, ``lag_ms`` float64 from the trade's own time to its receipt;
@@ -48,7 +48,7 @@ class Rows:
         received = table["ts_recv"].to_numpy().view(np.int64)
         lag_ms = (received - table["ts_event"].to_numpy().view(np.int64) * 1000) / 1000.0
         price, volume = table["price"].to_numpy(), table["volume"].to_numpy()
-        prices, volumes = counting(_A_STOCK, table["conditions"])
+        prices, volumes = bar_eligibility(_A_STOCK, table["conditions"])
         every = np.ones(table.num_rows, np.bool_)
         found, begin = [], 0
         for ticker, count, written in portions:

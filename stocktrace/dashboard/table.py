@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from stocktrace.dashboard.rows import Rows
+from stocktrace.dashboard.rows import TickerRows
 
 #: Points of a sparkline: the last minute of a live session, or all of one that is over.
 POINTS = 60
 
 #: Number of the ticker, last price, change (%), trades a second, trades recorded, those that wait,
 #: gaps, those in quarantine, and why it is not served.
-Line = tuple[int, float | None, float | None, float, int, int, int, int, str]
+TickerLine = tuple[int, float | None, float | None, float, int, int, int, int, str]
 
 
-class Table:
+class TickerTable:
     """Grows with the rows of a session; ``begin`` and ``end`` (epoch s) if it is over."""
 
     def __init__(self, begin: int, end: int | None) -> None:
@@ -30,7 +30,7 @@ class Table:
         self._last: list[float | None] = []
         self._newest: list[int] = []  # when that was received
         self._sparks: npt.NDArray[np.float64] = np.full((0, POINTS), np.nan)
-        self._lines: list[Line] = []
+        self._lines: list[TickerLine] = []
         self._changed: list[int] = []
 
     def follow(self, tickers: Iterable[str]) -> None:
@@ -49,7 +49,7 @@ class Table:
             more = np.full((len(fresh), POINTS), np.nan)
             self._sparks = np.concatenate((self._sparks, more))
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: TickerRows) -> None:
         """Count ``rows``."""
         number = self._numbers[rows.ticker]
         self._trades[number] += len(rows)
@@ -108,7 +108,7 @@ class Table:
                 self._lines[number] = line
                 self._changed[number] = version
 
-    def lines(self, since: int) -> list[Line]:
+    def lines(self, since: int) -> list[TickerLine]:
         """The lines that changed after version ``since``."""
         return [
             line

@@ -23,14 +23,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stocktrace.dashboard.rows import Rows
-from stocktrace.deadline import Deadline
-from stocktrace.report import Report
+from stocktrace.clock import Deadline
+from stocktrace.dashboard.rows import TickerRows
+from stocktrace.sessions.report import SessionReport
 from stocktrace.store.layout import Layout
-from stocktrace.store.lines import parse_lines
-from stocktrace.store.names import OPEN, Part, is_day
-from stocktrace.store.partition import Piece, in_order, pieces_of
-from stocktrace.store.segment import HEADER
+from stocktrace.store.names import OPEN, WindowId, is_day_file
+from stocktrace.store.partition import WindowRows, files_in_order, window_rows_in
+from stocktrace.store.segments import HEADER, parse_lines
 from stocktrace.trade import is_ticker
 
 # One look reads at most about so much at once, so that a late start fills the page bit by bit.
@@ -42,7 +41,7 @@ _TRIES = 5
 
 
 @dataclass(slots=True)
-class Lines:
+class TailLines:
     """What one look took from CSV: lines of one ticker after another, parsed together."""
 
     text: list[bytes] = field(default_factory=list)
@@ -51,14 +50,14 @@ class Lines:
 
 
 @dataclass(slots=True)
-class _Place:
+class _TailPosition:
     """How far a window was read: bytes of its CSV, and rows."""
 
     offset: int = 0
     rows: int = 0
 
 
-class _Moved(Exception):
+class _FileMoved(Exception):
     """A file went on to its next name while it was about to be read: list again."""
 
 
@@ -75,11 +74,11 @@ class _Dates:
 
     def __call__(self) -> list[str]:
         report = self._layout.report(self._session)
-        seen = _changed(self._layout.tapes(self._session)), _changed(report)
+        seen = _folder_version(self._layout.tapes(self._session)), _folder_version(report)
         if seen != self._seen:
             dates = {part.date for part in self._layout.session_tapes(self._session)}
             with contextlib.suppress(FileNotFoundError, ValueError):
-                dates |= Report.read(report).dates
+                dates |= SessionReport.read(report).dates
             self._found, self._seen = sorted(dates), seen
         return self._found
 
@@ -92,17 +91,17 @@ class TickerTail:
     ) -> None:
         self._layout, self._session, self._ticker = layout, session, ticker
         self._dates = dates
-        self._folder = layout.csv(ticker, Part(session, "")).parent
+        self._folder = layout.csv(ticker, WindowId(session, "")).parent
         self._done: set[int] = set()  # the numbers of windows that were read whole
-        self._begun: dict[int, _Place] = {}  # and how far others were
+        self._begun: dict[int, _TailPosition] = {}  # and how far others were
         self._open: tuple[int, Path] | None = None
         self._listed: int | None = None  # when the folder of CSVs changed, as it was listed last
         self.behind = True  #: whether more was there than the last look took
 
-    def look(self, lines: Lines) -> Iterator[Rows]:
+    def read(self, lines: TailLines) -> Iterator[TickerRows]:
         """Take what is new: CSV into ``lines``, the rows of Parquet as they are."""
         self.behind = False
-        if self._listed is not None and self._listed == _changed(self._folder):
+        if self._listed is not None and self._listed == _folder_version(self._folder):
             try:
                 if self._open is not None:
                     self.behind = not self._read_csv(*self._open, lines)
@@ -112,18 +111,18 @@ class TickerTail:
         for _ in range(_TRIES):
             try:
                 yield from self._list_and_read(lines)
-            except (FileNotFoundError, _Moved):
+            except (FileNotFoundError, _FileMoved):
                 continue
             return
         self.behind = True
 
-    def _list_and_read(self, lines: Lines) -> Iterator[Rows]:
+    def _list_and_read(self, lines: TailLines) -> Iterator[TickerRows]:
         self._listed = None
-        before = _changed(self._folder)
+        before = _folder_version(self._folder)
         segments = self._segments()
         published = self._published() if self._may_be_published(segments) else {}
-        if _changed(self._folder) != before:
-            raise _Moved
+        if _folder_version(self._folder) != before:
+            raise _FileMoved
         self._open = None
         found = segments.keys() | published.keys()
         if not self._begun.keys() <= found:
@@ -159,39 +158,39 @@ class TickerTail:
         except FileNotFoundError:
             return found
         for path in sorted(paths, reverse=True):  # `.csv.open` before `.csv`, which stays
-            number = Part.parse(path).number
+            number = WindowId.parse(path).number
             if number not in self._done:
                 found[number] = path
         return found
 
-    def _published(self) -> dict[int, Piece | Path]:
+    def _published(self) -> dict[int, WindowRows | Path]:
         """What is in Parquet and not done: windows by their files, or pieces of a day's file."""
-        found: dict[int, Piece | Path] = {}
+        found: dict[int, WindowRows | Path] = {}
         for date in self._dates():
-            for path in in_order(self._layout.partition(self._ticker, date)):
-                if is_day(path):
-                    for piece in pieces_of(path):
+            for path in files_in_order(self._layout.partition(self._ticker, date)):
+                if is_day_file(path):
+                    for piece in window_rows_in(path):
                         if piece.part.session == self._session:
                             found[piece.part.number] = piece
                 elif path.name.startswith(self._session):
-                    found[Part.parse(path).number] = path
+                    found[WindowId.parse(path).number] = path
         return {number: one for number, one in found.items() if number not in self._done}
 
-    def _read_piece(self, number: int, found: Piece | Path) -> Iterator[Rows]:
-        pieces = pieces_of(found) if isinstance(found, Path) else [found]
+    def _read_piece(self, number: int, found: WindowRows | Path) -> Iterator[TickerRows]:
+        pieces = window_rows_in(found) if isinstance(found, Path) else [found]
         table = pa.Table.from_batches([batch for piece in pieces for batch in piece.read()])
-        place = self._begun.setdefault(number, _Place())
+        place = self._begun.setdefault(number, _TailPosition())
         rest = table.slice(place.rows)
         place.rows = table.num_rows
         if rest.num_rows:
-            yield from Rows.part(rest, [(self._ticker, rest.num_rows, None)])
+            yield from TickerRows.part(rest, [(self._ticker, rest.num_rows, None)])
 
-    def _read_csv(self, number: int, path: Path, lines: Lines) -> bool:
+    def _read_csv(self, number: int, path: Path, lines: TailLines) -> bool:
         """Take whole lines behind the offset; whether these are all.
 
         One that was begun anew, from the tape, is read on when it is as long again.
         """
-        place = self._begun.setdefault(number, _Place())
+        place = self._begun.setdefault(number, _TailPosition())
         with path.open("rb") as file:
             facts = os.fstat(file.fileno())
             if facts.st_size <= place.offset:
@@ -228,31 +227,31 @@ class SessionTail:
                 self._tails[ticker] = tail
 
     @property
-    def behind(self) -> bool:
+    def is_behind(self) -> bool:
         """Whether more was there than the last look took."""
         return any(tail.behind for tail in self._tails.values())
 
-    def look(self, within: Deadline) -> Iterator[Rows]:
+    def read(self, within: Deadline) -> Iterator[TickerRows]:
         """What is new, each row once; about as much as can be had until ``within``.
 
         Raises:
             ConversionError: a file is damaged.
         """
-        lines, taken = Lines(), 0
+        lines, taken = TailLines(), 0
         for tail in sorted(self._tails.values(), key=lambda tail: tail.behind):
             if tail.behind and (taken >= _ROWS or within.passed()):
                 continue
-            for rows in tail.look(lines):
+            for rows in tail.read(lines):
                 taken += len(rows)
                 yield rows
             if lines.size >= _BYTES:
-                yield from _parsed(lines)
+                yield from _parse(lines)
                 taken += sum(count for _, count, _ in lines.portions)
-                lines = Lines()
-        yield from _parsed(lines)
+                lines = TailLines()
+        yield from _parse(lines)
 
 
-def _changed(folder: Path) -> int:
+def _folder_version(folder: Path) -> int:
     """When a file came into the folder or left it, epoch ns; 0 if there is none yet."""
     try:
         return folder.stat().st_mtime_ns
@@ -260,5 +259,5 @@ def _changed(folder: Path) -> int:
         return 0
 
 
-def _parsed(lines: Lines) -> list[Rows]:
-    return Rows.part(parse_lines(b"".join(lines.text)), lines.portions) if lines.text else []
+def _parse(lines: TailLines) -> list[TickerRows]:
+    return TickerRows.part(parse_lines(b"".join(lines.text)), lines.portions) if lines.text else []

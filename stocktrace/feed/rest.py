@@ -5,30 +5,44 @@
   fails are tried again, a few times: after a 429 when the server says, else in the next minute
   (FINNHUB.md, "REST"); after the others with the feed's backoff.
 """
+# MERGED """The ticks of a ticker's day, as REST tells them (FINNHUB.md, "REST", ``/stock/tick``).
+#
+# They come in pages until as many came as were announced. Rows of zeros behind a page's are padding
+# (#295); what is told behind the announced number is told again (#296). A day of which less comes
+# than was announced is none: nothing says what is missing of it.
+# """
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
+import msgspec
 
-from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock
-from stocktrace.errors import BadAnswer, KeyRefused, NoSuchTicks, NotInPlan, ServerAway
-from stocktrace.feed.backoff import Backoff
+from stocktrace.clock import NS_PER_SECOND, SYSTEM_CLOCK, Clock
+from stocktrace.errors import (
+    InvalidResponse,
+    KeyRefused,
+    PlanForbidden,
+    ServerUnavailable,
+    TicksNotFound,
+)
+from stocktrace.feed.reconnect import Backoff
 
 #: How often a request is made before the server counts as away.
 ATTEMPTS = 6
 # "Every plan 30 a second."
-_PACE_S = 1 / 30
+_REQUEST_INTERVAL_S = 1 / 30
 _MINUTE_S = 60.0
 # A server that asks for more patience is away, for now.
-_PATIENCE_S = 300.0
+_MAX_RETRY_S = 300.0
 # A page of ticks is 1 to 2 MB, made when it is asked for.
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _PATH = "/api/v1/"
@@ -44,12 +58,12 @@ def rest_url(feed: str) -> str:
     return urlunsplit((scheme, parts.netloc.removeprefix("ws."), _PATH, "", ""))
 
 
-def _pause(seconds: float) -> None:
+def _sleep(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
 @dataclass(slots=True)
-class Rest:
+class RestClient:
     """REST at ``url``, for one key; a context manager, for one thread.
 
     ``pause`` lets seconds pass.
@@ -58,7 +72,7 @@ class Rest:
     url: str
     key: str = field(repr=False)
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
-    pause: Callable[[float], None] = field(default=_pause, repr=False)
+    pause: Callable[[float], None] = field(default=_sleep, repr=False)
     _client: httpx.Client = field(init=False, repr=False)
     _next: float = field(default=0.0, init=False)
 
@@ -95,24 +109,24 @@ class Rest:
         reason = ""
         for attempt in range(1, ATTEMPTS + 1):
             self._wait(self._next - self.clock.monotonic())
-            self._next = self.clock.monotonic() + _PACE_S
+            self._next = self.clock.monotonic() + _REQUEST_INTERVAL_S
             try:
                 answer = self._client.get(path, params=query)
             except httpx.RequestError as error:
                 # Not chained: the error holds the request, and that the key.
-                reason, wait = f"{type(error).__name__}: {error}", backoff.wait()
+                reason, wait = f"{type(error).__name__}: {error}", backoff.next_delay()
             else:
                 if answer.status_code == 200:
-                    self._spare(answer)
+                    self._rate_limit_left(answer)
                     return answer.content
                 self._refused(answer)
-                reason, wait = f"HTTP {answer.status_code}", self._patience(answer, backoff)
-                if wait > _PATIENCE_S:
+                reason, wait = f"HTTP {answer.status_code}", self._retry_delay(answer, backoff)
+                if wait > _MAX_RETRY_S:
                     reason += f", come again in {wait:.0f} s"
                     break
             if attempt < ATTEMPTS:
                 self._wait(wait)
-        raise ServerAway(f"{self.url} does not answer ({reason}): run it again later.")
+        raise ServerUnavailable(f"{self.url} does not answer ({reason}): run it again later.")
 
     def _refused(self, answer: httpx.Response) -> None:
         """Raise what need not be tried again."""
@@ -120,22 +134,22 @@ class Rest:
         if status == 401:
             raise KeyRefused(status)
         if status == 403:
-            raise NotInPlan
+            raise PlanForbidden
         if status == 404:
-            raise NoSuchTicks("HTTP 404")
+            raise TicksNotFound("HTTP 404")
         if status != 429 and status < 500:
-            raise BadAnswer(f"{self.url} answered HTTP {status}.")
+            raise InvalidResponse(f"{self.url} answered HTTP {status}.")
 
-    def _patience(self, answer: httpx.Response, backoff: Backoff) -> float:
+    def _retry_delay(self, answer: httpx.Response, backoff: Backoff) -> float:
         """Seconds until it is worth while to ask again."""
         told = answer.headers.get("Retry-After", "")
         if told.isdecimal():
             return float(told)
         if answer.status_code == 429:
             return self._until_next_minute() + random.random()
-        return backoff.wait()
+        return backoff.next_delay()
 
-    def _spare(self, answer: httpx.Response) -> None:
+    def _rate_limit_left(self, answer: httpx.Response) -> None:
         """Ask nothing more in a minute of which no request is left."""
         if answer.headers.get("X-Ratelimit-Remaining") == "0":
             self._next = self.clock.monotonic() + self._until_next_minute()
@@ -146,3 +160,88 @@ class Rest:
     def _wait(self, seconds: float) -> None:
         if seconds > 0:
             self.pause(seconds)
+
+
+#: Rows a page.
+PAGE_LIMIT = 25_000
+# Ten times the busiest day of any US stock.
+_MAX_PAGES = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TickPage:
+    """Some ticks of one ticker, in the server's order; columns of one length.
+
+    ``t`` UNIX ms · ``p`` price · ``v`` volume · ``c`` condition codes, parted by a space.
+    """
+
+    t: list[int]
+    p: list[float]
+    v: list[float]
+    c: list[str]
+
+
+class _TickResponse(msgspec.Struct):
+    total: int
+    t: list[int] | None
+    p: list[float] | None
+    v: list[float] | None
+    c: list[list[str] | None] | None = None
+
+
+_decode = msgspec.json.Decoder(_TickResponse).decode
+
+
+def fetch_ticks(rest: RestClient, ticker: str, day: date) -> Iterator[TickPage]:
+    """The ticks of a ticker's New York trading day, extended hours included, page by page.
+
+    Raises:
+        BadAnswer: they cannot be read, are not all there, or change meanwhile; what was given
+            before is worth nothing.
+        FeedError: see ``Rest.get``.
+    """
+    told, place, real, reached = None, 0, 0, 0
+    while told is None or place < told:
+        body = rest.get(
+            "stock/tick", symbol=ticker, date=day.isoformat(), limit=PAGE_LIMIT, skip=place
+        )
+        page = _page(body, ticker, day)
+        if told is not None and page.total != told:
+            raise InvalidResponse(f"The ticks of {ticker} of {day} change while they are read.")
+        told = page.total
+        times = page.t or []
+        reached = place + len(times)
+        rows = [row for row, time in enumerate(times) if time != 0][: told - real]
+        if not rows:
+            break
+        place += rows[-1] + 1
+        real += len(rows)
+        yield _ticks(page, rows)
+    if told not in (real, reached):
+        raise InvalidResponse(f"Of {told:,} ticks of {ticker} of {day} the server gave {real:,}.")
+
+
+def _page(body: bytes, ticker: str, day: date) -> _TickResponse:
+    try:
+        page = _decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidResponse(f"The ticks of {ticker} of {day} cannot be read: {error}.") from error
+    lengths = {len(column or ()) for column in (page.t, page.p, page.v)}
+    if page.c is not None:
+        lengths.add(len(page.c))
+    if len(lengths) > 1 or not 0 <= page.total <= _MAX_PAGES:
+        raise InvalidResponse(
+            f"The ticks of {ticker} of {day} cannot be read: their columns differ."
+        )
+    return page
+
+
+def _ticks(page: _TickResponse, rows: list[int]) -> TickPage:
+    times, prices, volumes = page.t or [], page.p or [], page.v or []
+    codes = page.c or [None] * len(times)
+    return TickPage(
+        [times[row] for row in rows],
+        [prices[row] for row in rows],
+        [volumes[row] for row in rows],
+        [" ".join(codes[row] or ()) for row in rows],
+    )

@@ -7,6 +7,7 @@ calls, two locks and an object a frame, 6-8 µs; this takes 0.25-0.9 µs (docs/p
 
 UTF-8 is not checked here: a broken text is one frame to put aside, not a reason to hang up.
 """
+# MERGED """How often a busy connection is read: what a read costs is shared by more trades."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from websocket import (
 )
 
 from stocktrace.errors import WrongScheme
-from stocktrace.feed.line import Line, shut
+from stocktrace.feed.transport import Transport, shutdown_socket
 
 # One read takes at most this much; a burst of 2,000 trades is about a quarter of it.
 READ_BYTES = 1 << 19
@@ -43,7 +44,7 @@ _NO_CLOSE_FRAME = "TCP ended without a close frame"
 _TOKEN = re.compile(r"(token=)[^&\s'\"]+")
 
 
-class _KeepTheKey(logging.Filter):
+class _SecretFilter(logging.Filter):
     """Takes the key out of what websocket-client logs.
 
     Its trace prints the request line, and whatever the server says to it.
@@ -61,17 +62,17 @@ class _KeepTheKey(logging.Filter):
         return True
 
 
-_keep_the_key = _KeepTheKey()
-logging.getLogger("websocket").addFilter(_keep_the_key)
+_secret_filter = _SecretFilter()
+logging.getLogger("websocket").addFilter(_secret_filter)
 
 
-def keep_secret(*spellings: str) -> None:
+def hide_secret(*spellings: str) -> None:
     """From now on websocket-client's log shows none of these."""
-    _keep_the_key.secrets.update(spelling for spelling in spellings if spelling)
+    _secret_filter.secrets.update(spelling for spelling in spellings if spelling)
 
 
 @dataclass(slots=True)
-class Batch:
+class SocketRead:
     """What one read brought: text or binary messages, pongs, perhaps a close (code, reason).
 
     ``size`` are its bytes; ``completed`` tells whether any frame, of whatever kind, came to its
@@ -79,7 +80,7 @@ class Batch:
     """
 
     frames: list[bytes] = field(default_factory=list)
-    completed: bool = False
+    frame_completed: bool = False
     pongs: int = 0
     closed: str | None = None
     size: int = field(default=0, compare=False)
@@ -99,7 +100,7 @@ class BatchSocket(websocket.WebSocket):
         self._buffer = b""
         self._at = 0
         self._broken: Exception | None = None
-        self._line = Line()
+        self._line = Transport()
 
     @property
     def step(self) -> str:
@@ -116,7 +117,7 @@ class BatchSocket(websocket.WebSocket):
             WebSocketException: its answer is not RFC 6455.
         """
         line = self._line
-        sock = line.reach(url, options["timeout"])
+        sock = line.connect(url, options["timeout"])
         try:
             super().connect(url, socket=sock, **options)
         except WebSocketBadStatusException as error:
@@ -136,7 +137,7 @@ class BatchSocket(websocket.WebSocket):
         """Whether a frame has begun to arrive and is not complete."""
         return self._size > 0
 
-    def recv_batch(self) -> Batch:
+    def recv_batch(self) -> SocketRead:
         """Wait (at most the socket's timeout) for data; give the messages that are complete.
 
         Raises:
@@ -158,10 +159,10 @@ class BatchSocket(websocket.WebSocket):
             count, drained = self._read_records(sock, count)
         self._chunks.append(bytes(self._view[:count]))
         self._size += count
-        batch = Batch(size=count, drained=drained)
+        batch = SocketRead(size=count, drained=drained)
         if self._size >= self._need:
             try:
-                self._take(batch)
+                self._split_frames(batch)
             except (OSError, WebSocketException) as error:
                 if not batch.frames:
                     raise
@@ -190,7 +191,7 @@ class BatchSocket(websocket.WebSocket):
             sock.settimeout(timeout)
         return count, False
 
-    def _take(self, batch: Batch) -> None:
+    def _split_frames(self, batch: SocketRead) -> None:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         size, at = len(data), 0
         take = batch.frames.append
@@ -217,19 +218,19 @@ class BatchSocket(websocket.WebSocket):
                 take(data[begin:end])
             else:
                 self._buffer, self._at = data, at
-                self._take_odd(batch)
+                self._read_control_frame(batch)
                 is_whole = not self.cont_frame.recving_frames
                 if batch.closed is not None:
                     end = size  # nothing counts after a close (RFC 6455, 1.4)
             at = end
         else:
             need = 2
-        batch.completed = at > 0
+        batch.frame_completed = at > 0
         self._chunks = [data[at:]] if at < size else []
         self._size = size - at
         self._need = need
 
-    def _take_odd(self, batch: Batch) -> None:
+    def _read_control_frame(self, batch: SocketRead) -> None:
         """One complete frame that is not plain, through the library."""
         frame = self.recv_frame()
         if frame.opcode >= ABNF.OPCODE_CLOSE and (
@@ -237,7 +238,7 @@ class BatchSocket(websocket.WebSocket):
         ):
             raise WebSocketProtocolException("a control frame in fragments, or too long")
         if frame.opcode == ABNF.OPCODE_PING:
-            self._answer(frame.data)
+            self._send_pong(frame.data)
         elif frame.opcode == ABNF.OPCODE_PONG:
             batch.pongs += 1
         elif frame.opcode == ABNF.OPCODE_CLOSE:
@@ -258,7 +259,7 @@ class BatchSocket(websocket.WebSocket):
                 _, message = self.cont_frame.extract(frame)
                 batch.frames.append(bytes(message.data))
 
-    def _answer(self, ping: bytes) -> None:
+    def _send_pong(self, ping: bytes) -> None:
         try:
             self.pong(ping)
         except (TimeoutError, WebSocketTimeoutException) as error:
@@ -273,13 +274,42 @@ class BatchSocket(websocket.WebSocket):
         self._at += len(piece)
         return piece
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """End the connection from any thread: whoever waits on it gets an error."""
-        self._line.hang_up()
+        self._line.abort()
         sock = self.sock
         if sock is not None:
-            shut(sock)
+            shutdown_socket(sock)
 
 
 def _body(error: WebSocketBadStatusException) -> bytes:
     return bytes(error.resp_body or b"").lower()
+
+
+# A read costs about 0.3 ms whatever it brings: a wake-up with cold caches, a write to the tape
+# (docs/performance.md). Receive times are of a read, so they are late by as much.
+GATHER_INTERVAL_S = 0.01
+# What makes a connection busy: 0.8 MB/s, about 12,000 trades a second. A free key has tens.
+_MEASURE_INTERVAL_S = 0.05
+_BUSY_BYTES = 40_000
+
+
+class ReadPacer:
+    """Tells how long to wait after a read, from what the last twentieth of a second brought."""
+
+    def __init__(self, now: float) -> None:
+        self._until = now + _MEASURE_INTERVAL_S
+        self._bytes = 0
+        self._busy = False
+
+    def delay_after(self, size: int, now: float, *, drained: bool = True) -> float:
+        """Seconds to wait after a read of ``size`` bytes at ``now`` (monotonic seconds).
+
+        Where the socket was not ``drained``, more is there already.
+        """
+        if now >= self._until:
+            # A look that lasted longer than it should was of a connection that had nothing to say.
+            self._busy = self._bytes >= _BUSY_BYTES and now < self._until + _MEASURE_INTERVAL_S
+            self._until, self._bytes = now + _MEASURE_INTERVAL_S, 0
+        self._bytes += size
+        return GATHER_INTERVAL_S if self._busy and drained else 0.0

@@ -14,17 +14,17 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
-from stocktrace import __version__
-from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock, utc
-from stocktrace.live.health import KINDS, Look, Problem, problems
+from stocktrace._version import __version__
+from stocktrace.clock import NS_PER_SECOND, SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.live.health import PROBLEM_KINDS, HealthInput, Problem, find_problems
+from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
-from stocktrace.status import Status
 from stocktrace.store import files
 
 #: Above so many tickers only the totals are given: each ticker is four time series of the server.
-MOST_TICKERS = 500
+MAX_TICKERS = 500
 
-_Value = Callable[[Status], float]
+_Value = Callable[[CaptureStatus], float]
 # Names without their prefix; Prometheus' client adds "_total" to those of counters.
 _COUNTERS: dict[str, tuple[str, _Value]] = {
     "trades": ("Trades received.", attrgetter("trades")),
@@ -60,10 +60,10 @@ _QUANTILES = {"0.5": "p50", "0.99": "p99", "1": "longest"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _LatestStatus:
     """A status, and when it was left here (monotonic seconds)."""
 
-    status: Status
+    status: CaptureStatus
     at: float
     away_s: float
 
@@ -75,14 +75,16 @@ class Metrics(Collector):
         self._settings = settings
         self._clock = clock
         self._heard_s = 0.0
-        self._seen: _Seen | None = None
+        self._seen: _LatestStatus | None = None
 
-    def __call__(self, status: Status) -> None:
+    def __call__(self, status: CaptureStatus) -> None:
         """Take note of how the capture stands."""
         if status.connected:
             self._heard_s = status.elapsed_s
         # One assignment: who asks meanwhile has the whole of the old one, or of the new one.
-        self._seen = _Seen(status, self._clock.monotonic(), status.elapsed_s - self._heard_s)
+        self._seen = _LatestStatus(
+            status, self._clock.monotonic(), status.elapsed_s - self._heard_s
+        )
 
     @property
     def session(self) -> str:
@@ -94,16 +96,16 @@ class Metrics(Collector):
         seen = self._seen
         if seen is None:
             return None
-        look = Look(
+        look = HealthInput(
             seen.status,
-            utc(self._clock.wall()),
+            utc_datetime(self._clock.wall()),
             self._clock.monotonic() - seen.at,
             seen.away_s,
             self._free(),
-            self._settings.min_free,
-            self._settings.flush_every,
+            self._settings.min_free_space,
+            self._settings.flush_interval,
         )
-        return list(problems(look))
+        return list(find_problems(look))
 
     def collect(self) -> Iterator[Metric]:
         """All metrics; none before the capture begins."""
@@ -122,13 +124,13 @@ class Metrics(Collector):
             ("status_age_seconds", "Age of these figures.", self._clock.monotonic() - seen.at),
             ("disconnected_seconds", "Since the connection was lost.", seen.away_s),
             ("disk_free_bytes", "Free space for the data folder.", self._free()),
-            ("disk_min_free_bytes", "The capture ends below it.", self._settings.min_free),
+            ("disk_min_free_bytes", "The capture ends below it.", self._settings.min_free_space),
         ):
             yield GaugeMetricFamily(f"stocktrace_{name}", text, now)
         yield self._problems()
         yield _frames(status)
         yield _quantiles(status)
-        if len(status.tickers) <= MOST_TICKERS:
+        if len(status.tickers) <= MAX_TICKERS:
             yield from _per_ticker(status)
 
     def _problems(self) -> Metric:
@@ -136,7 +138,7 @@ class Metrics(Collector):
             "stocktrace_problems", "What /healthz complains of, by kind.", labels=["kind"]
         )
         found = [problem.kind for problem in self.problems() or ()]
-        for kind in KINDS:
+        for kind in PROBLEM_KINDS:
             family.add_metric([kind], found.count(kind))
         return family
 
@@ -144,26 +146,26 @@ class Metrics(Collector):
         return files.free_bytes(self._settings.data_dir)
 
 
-def _frames(status: Status) -> Metric:
+def _frames(status: CaptureStatus) -> Metric:
     family = CounterMetricFamily("stocktrace_frames", "Frames received, by kind.", labels=["kind"])
     for kind, name in _FRAMES.items():
         family.add_metric([kind], getattr(status, name))
     return family
 
 
-def _quantiles(status: Status) -> Metric:
+def _quantiles(status: CaptureStatus) -> Metric:
     family = GaugeMetricFamily(
         "stocktrace_session_lag_seconds",
         "Receipt after the exchange's time, of all trades of the session.",
         labels=["quantile"],
     )
     for share, name in _QUANTILES.items():
-        if (value := getattr(status.lag, name)) is not None:
+        if (value := getattr(status.latency, name)) is not None:
             family.add_metric([share], value / 1000)
     return family
 
 
-def _per_ticker(status: Status) -> Iterator[Metric]:
+def _per_ticker(status: CaptureStatus) -> Iterator[Metric]:
     labels = ["ticker"]
     received = CounterMetricFamily("stocktrace_ticker_trades", "Trades received.", labels=labels)
     refused = CounterMetricFamily(
@@ -177,7 +179,7 @@ def _per_ticker(status: Status) -> Iterator[Metric]:
     )
     for ticker in status.tickers:
         received.add_metric([ticker], status.per_ticker.get(ticker, 0))
-        refused.add_metric([ticker], status.quarantined_of.get(ticker, 0))
+        refused.add_metric([ticker], status.quarantined_by_ticker.get(ticker, 0))
         queued.add_metric([ticker], status.queued.get(ticker, 0))
         if ticker in status.last:
             last.add_metric([ticker], status.last[ticker] / NS_PER_SECOND)

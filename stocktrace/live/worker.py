@@ -9,7 +9,7 @@ from collections.abc import Callable
 from stocktrace.errors import StocktraceError, StoreError
 
 
-class Worker(threading.Thread):
+class WorkerThread(threading.Thread):
     """A thread that keeps what killed it, and then calls ``wake`` (the control thread)."""
 
     def __init__(self, name: str, work: Callable[[], None], wake: Callable[[], None]) -> None:
@@ -29,7 +29,7 @@ class Worker(threading.Thread):
             self._wake()
 
 
-def chained(failure: BaseException) -> StocktraceError:
+def chain_failure(failure: BaseException) -> StocktraceError:
     """``failure`` of another thread as an error of ours, to be raised on this one."""
     if isinstance(failure, StocktraceError):
         return failure

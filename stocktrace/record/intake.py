@@ -15,21 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from stocktrace.deadline import NS_PER_SECOND
-from stocktrace.record.receipts import Receipts
+from stocktrace.clock import NS_PER_SECOND
+from stocktrace.record.window_counts import WindowCounts
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
+from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.read import Numbering, Read
-from stocktrace.store.tape import Frames, Mark, TapeWriter
-from stocktrace.store.window import RollPolicy, Window
+from stocktrace.store.names import WindowId
+from stocktrace.store.tape import TapeFrames, TapeMark, TapeWriter
+from stocktrace.store.window import RollPolicy, WindowSpec
 
 # What is read is decoded with what the next reads bring, for up to a second or half a megabyte: a
 # call costs 0.3 ms whatever it is given, and 3 µs for each ticker in it. With thousands of tickers
 # more is held, so that each has some rows.
 _HELD_NS, _HELD_BYTES, _MANY_BYTES = NS_PER_SECOND, 1 << 19, 1 << 22
-# After this share of ``flush_every`` what waits is due: it is asked four times a second at least.
+# After this share of ``flush_interval`` what waits is due: it is asked four times a second at least.
 _ON_TIME = 0.75
 # A batch costs 40 µs for each ticker in it, above all its file: with so many more it gathers
 # twice as much.
@@ -37,21 +37,21 @@ _TICKERS = 2500
 
 
 @dataclass(slots=True)
-class Recording:
+class OpenWindow:
     """One window on its way to disk."""
 
-    window: Window
+    window: WindowSpec
     tape: TapeWriter
     #: Counted by the feed's thread; the recorder reads it after the window has closed.
-    receipts: Receipts = field(default_factory=Receipts)
+    receipts: WindowCounts = field(default_factory=WindowCounts)
     #: Tickers whose queue was full: their segments are had from the tape.
     spilled: set[str] = field(default_factory=set)
-    numbering: Numbering = field(default_factory=Numbering)
+    numbering: TickerCodes = field(default_factory=TickerCodes)
 
     @property
-    def part(self) -> Part:
+    def part(self) -> WindowId:
         """Its names on disk."""
-        return Part.of(self.window)
+        return WindowId.of_window(self.window)
 
 
 class TickerQueue:
@@ -60,7 +60,7 @@ class TickerQueue:
     def __init__(self, ticker: str, capacity: int) -> None:
         self.ticker = ticker
         self._capacity = capacity
-        self._chunks: deque[tuple[Recording, Read, range]] = deque()
+        self._chunks: deque[tuple[OpenWindow, DecodedRead, range]] = deque()
         self._put = 0
         self._taken = 0
         #: Whether the queue stands in the line of those with something to take.
@@ -71,7 +71,7 @@ class TickerQueue:
         """Trades that wait."""
         return self._put - self._taken
 
-    def put(self, recording: Recording, read: Read, rows: range) -> bool:
+    def put(self, recording: OpenWindow, read: DecodedRead, rows: range) -> bool:
         """Append; ``False`` if there is no room, and nothing was appended."""
         count = len(rows)
         if self._put - self._taken + count > self._capacity:
@@ -80,7 +80,7 @@ class TickerQueue:
         self._put += count
         return True
 
-    def take(self, recording: Recording) -> list[Chunk]:
+    def take(self, recording: OpenWindow) -> list[Chunk]:
         """All that waits of one window; what belongs to a later one stays."""
         chunks: list[Chunk] = []
         while self._chunks and self._chunks[0][0] is recording:
@@ -91,22 +91,25 @@ class TickerQueue:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QueueLimits:
     """Trades that may wait: for one ticker, in all, and until the recorder is woken.
 
-    It is woken for fewer before one of them has waited for ``flush_every_s``.
+    It is woken for fewer before one of them has waited for ``flush_interval_s``.
     """
 
-    queue_rows: int
-    backlog_rows: int
+    max_pending_rows_per_ticker: int
+    max_pending_rows: int
     batch_rows: int
-    flush_every_s: float = 1.0
+    flush_interval_s: float = 1.0
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings) -> Self:
         """The limits that are set."""
         return cls(
-            settings.queue_rows, settings.backlog_rows, settings.batch_rows, settings.flush_every
+            settings.max_pending_rows_per_ticker,
+            settings.max_pending_rows,
+            settings.batch_rows,
+            settings.flush_interval,
         )
 
 
@@ -118,7 +121,7 @@ class Intake:
         layout: Layout,
         session: str,
         policy: RollPolicy,
-        limits: Limits,
+        limits: QueueLimits,
         stamp: int,
         tickers: Sequence[str] = (),
     ) -> None:
@@ -132,37 +135,37 @@ class Intake:
         #: Trades of each ticker since the session began.
         self.received: Counter[str] = Counter()
         #: When frames were received last, or the connection stood, epoch ns.
-        self.heard = stamp
+        self.last_data_at = stamp
         #: When the last trade of each ticker was received, epoch ns.
         self.last: dict[str, int] = {}
         #: Texts of the server's error frames; whoever reads them takes them.
         self.errors: list[str] = []
-        self._flush_ns = int(limits.flush_every_s * _ON_TIME * NS_PER_SECOND)
+        self._flush_ns = int(limits.flush_interval_s * _ON_TIME * NS_PER_SECOND)
         # Since when the first waits of what came after the last flush, epoch ns; 0: nothing came.
         self._waits_since = 0
-        self._held: list[Frames] = []
+        self._held: list[TapeFrames] = []
         self._held_bytes = 0
         self._numbers = 0
         self._given = 0
         self.taken = 0  # written by the recorder alone
         self.queues: dict[str, TickerQueue] = {}
         self.listed: deque[TickerQueue] = deque()
-        self.recordings: deque[Recording] = deque()
+        self.recordings: deque[OpenWindow] = deque()
         self.wake = threading.Event()
         self._open(stamp)
 
     @property
-    def current(self) -> Recording:
+    def current(self) -> OpenWindow:
         """The window that is being received."""
         return self.recordings[-1]
 
     @property
-    def backlog(self) -> int:
+    def pending_rows(self) -> int:
         """Trades that wait in all queues."""
         return self._given - self.taken
 
     @property
-    def stretch(self) -> int:
+    def set_tickers(self) -> int:
         """By how much a batch gathers more, and longer, for the tickers that there are."""
         return 1 + len(self.queues) // _TICKERS
 
@@ -174,16 +177,16 @@ class Intake:
         """
         self._roll(stamp)
         lines = self.current.tape.append(stamp, frames)
-        self.heard = stamp
-        self._held.append(Frames(stamp, frames))
+        self.last_data_at = stamp
+        self._held.append(TapeFrames(stamp, frames))
         self._held_bytes += len(lines)
-        most = _HELD_BYTES if self.stretch == 1 else _MANY_BYTES
+        most = _HELD_BYTES if self.set_tickers == 1 else _MANY_BYTES
         self._waits_since = self._waits_since or stamp
         if (
             self._held_bytes >= most
             or not 0 <= stamp - self._held[0].stamp < _HELD_NS
             or self._is_due(stamp)
-            or _tell_of_an_error(lines)
+            or _may_hold_error(lines)
         ):
             self.decode()
         self._flush(stamp)
@@ -203,7 +206,9 @@ class Intake:
             raise
         # At half of what may wait at the latest: there must be room for what comes meanwhile.
         limits = self._limits
-        if self.backlog >= min(limits.batch_rows * self.stretch, limits.backlog_rows // 2):
+        if self.pending_rows >= min(
+            limits.batch_rows * self.set_tickers, limits.max_pending_rows // 2
+        ):
             self.wake.set()
 
     def _flush(self, stamp: int) -> None:
@@ -213,7 +218,7 @@ class Intake:
             self.wake.set()
 
     def _is_due(self, stamp: int) -> bool:
-        longest = self._flush_ns * self.stretch
+        longest = self._flush_ns * self.set_tickers
         return self._waits_since > 0 and not 0 <= stamp - self._waits_since < longest
 
     def spill(self) -> None:
@@ -222,7 +227,7 @@ class Intake:
             received = self.current.receipts.received
             self.current.spilled.update(received, self.state["tickers"])
 
-    def mark(self, mark: Mark) -> None:
+    def mark(self, mark: TapeMark) -> None:
         """Write on the tape what happened to the connection."""
         self._roll(mark.stamp)
         self.current.tape.mark(mark)
@@ -243,22 +248,26 @@ class Intake:
     def _open(self, stamp: int) -> None:
         self._numbers += 1
         window = self._policy.open(self._session, self._numbers, stamp)
-        tape = TapeWriter(self._layout.tape(Part.of(window)))
-        tape.mark(Mark(stamp, "tape", {"session": self._session, **self.state}))
-        self.recordings.append(Recording(window, tape))
+        tape = TapeWriter(self._layout.tape(WindowId.of_window(window)))
+        tape.mark(TapeMark(stamp, "tape", {"session": self._session, **self.state}))
+        self.recordings.append(OpenWindow(window, tape))
 
-    def _put(self, recording: Recording, read: Read) -> None:
-        self.last.update(read.latest)
+    def _put(self, recording: OpenWindow, read: DecodedRead) -> None:
+        self.last.update(read.latest_event_ms)
         for ticker, rows in read.parts:
             self.received[ticker] += len(rows)
             if ticker not in recording.spilled:
                 self._put_in_queue(recording, read, ticker, rows)
 
-    def _put_in_queue(self, recording: Recording, read: Read, ticker: str, rows: range) -> None:
+    def _put_in_queue(
+        self, recording: OpenWindow, read: DecodedRead, ticker: str, rows: range
+    ) -> None:
         queue = self.queues.get(ticker)
         if queue is None:
-            queue = self.queues[ticker] = TickerQueue(ticker, self._limits.queue_rows)
-        if self.backlog + len(rows) > self._limits.backlog_rows or not queue.put(
+            queue = self.queues[ticker] = TickerQueue(
+                ticker, self._limits.max_pending_rows_per_ticker
+            )
+        if self.pending_rows + len(rows) > self._limits.max_pending_rows or not queue.put(
             recording, read, rows
         ):
             recording.spilled.add(ticker)
@@ -271,7 +280,7 @@ class Intake:
             self.listed.append(queue)
 
 
-def _tell_of_an_error(lines: bytes) -> bool:
+def _may_hold_error(lines: bytes) -> bool:
     """Whether an error frame may be among them."""
     # To search for one byte is all but free, and trades have no "o" in the names of their members.
     return b"o" in lines and b'"error"' in lines

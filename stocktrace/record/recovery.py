@@ -26,23 +26,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
+from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
 from stocktrace.errors import StocktraceError, StoreError
-from stocktrace.record.coverage import Coverage
-from stocktrace.record.delivery import bound_for_lake, deliver
-from stocktrace.record.journal import Journal, gap_reports, new_report
-from stocktrace.record.publish import again, publish
+from stocktrace.query.duplicates import count_session_duplicates
+from stocktrace.record.coverage import CoverageBuilder
+from stocktrace.record.journal import SessionJournal, new_report, report_gaps
+from stocktrace.record.publish import publish_window, rebuilt_copy
+from stocktrace.record.upload import upload_session, with_lake_of_report
 from stocktrace.record.vouching import vouch, vouch_for_quarantine
-from stocktrace.report import Report
-from stocktrace.store import exclusion, files, lock
-from stocktrace.store.audit import Audit
+from stocktrace.sessions.report import SessionReport
+from stocktrace.store import files, lock
+from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part, is_import, is_merge
-from stocktrace.store.originals import copies_of_session
-from stocktrace.store.partition import of_session
-from stocktrace.store.tape import Frames, Mark, TapeReader, settle
-from stocktrace.words import counted
+from stocktrace.store.names import WindowId, is_import, is_merge
+from stocktrace.store.partition import session_rows
+from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader, settle_tapes
+from stocktrace.text import count_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ MERGED = "merged"
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class RecoveredSession:
     """A session that was dead; ``rows`` came to Parquet now, ``torn_bytes`` were set aside.
 
     ``unsent`` says why it is not in the lake, if it should be.
@@ -64,19 +64,19 @@ class Recovered:
     rows: int
     torn_bytes: int
     balanced: bool
-    unsent: str = ""
+    upload_error: str = ""
 
 
-def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[Recovered]:
+def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[RecoveredSession]:
     """Recover every dead session of a data folder.
 
     Raises:
         StocktraceError: some could not be; the others are recovered all the same.
     """
-    done: list[Recovered] = []
+    done: list[RecoveredSession] = []
     failures: list[Exception] = []
-    sweep(layout)
-    for session in dead_sessions(layout):
+    sweep_temporaries(layout)
+    for session in crashed_sessions(layout):
         try:
             recovered = recover_session(layout, session, clock)
         except (StocktraceError, OSError) as error:
@@ -93,44 +93,50 @@ def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[Recovered]:
     return done
 
 
-def sweep(layout: Layout) -> None:
+def sweep_temporaries(layout: Layout) -> None:
     """Remove the temporary files and folders that nobody is writing any more."""
-    for path in layout.leftovers():
+    for path in layout.orphaned_temporaries():
         files.remove_abandoned(path)
 
 
-def recover_session(layout: Layout, session: str, clock: Clock = SYSTEM_CLOCK) -> Recovered | None:
+def recover_session(
+    layout: Layout, session: str, clock: Clock = SYSTEM_CLOCK
+) -> RecoveredSession | None:
     """Recover one dead session; ``None`` if another process is at it, or has done it.
 
     Raises:
         StocktraceError: it cannot be; what it left stays.
     """
-    with claimed(layout, session) as ours:
-        return _recover(layout, session, clock) if ours and not _ended(layout, session) else None
+    with claim_session(layout, session) as ours:
+        return (
+            _recover_claimed(layout, session, clock)
+            if ours and not _has_ended(layout, session)
+            else None
+        )
 
 
 @contextlib.contextmanager
-def claimed(layout: Layout, session: str) -> Iterator[bool]:
+def claim_session(layout: Layout, session: str) -> Iterator[bool]:
     """Hold a session's lock meanwhile; whether that could be had."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(lock.held(layout.lock(session), {"session": session}))
+            stack.enter_context(lock.hold_lock(layout.lock(session), {"session": session}))
         except BlockingIOError:
             yield False
         else:
             yield True
 
 
-def dead_sessions(layout: Layout) -> list[str]:
+def crashed_sessions(layout: Layout) -> list[str]:
     """Sessions that did not end and are not alive, the oldest first."""
     return [
         name
         for name in layout.all_sessions()
-        if not _ended(layout, name) and not lock.is_held(layout.lock(name))
+        if not _has_ended(layout, name) and not lock.is_locked(layout.lock(name))
     ]
 
 
-def _ended(layout: Layout, session: str) -> bool:
+def _has_ended(layout: Layout, session: str) -> bool:
     """Whether the session ended in order and everything of it is published."""
     report = read_report(layout, session)
     return (
@@ -142,23 +148,23 @@ def _ended(layout: Layout, session: str) -> bool:
     )
 
 
-def read_report(layout: Layout, session: str) -> Report | None:
+def read_report(layout: Layout, session: str) -> SessionReport | None:
     """The report of a session, or ``None`` if there is none that can be read."""
     try:
-        return Report.read(layout.report(session))
+        return SessionReport.read(layout.report(session))
     except (FileNotFoundError, ValueError):
         return None
 
 
-def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
+def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSession:
     report = read_report(layout, session) or _report_from_tape(layout, session, clock)
-    layout = bound_for_lake(layout, report)
-    journal = Journal(layout, report, Audit(layout.audit, session, clock))
+    layout = with_lake_of_report(layout, report)
+    journal = SessionJournal(layout, report, AuditLog(layout.audit, session, clock))
     died = report.state == RUNNING
-    with exclusion.publishing(layout, session):  # what the capture began may still go on
+    with lock.publish_lock(layout, session):  # what the capture began may still go on
         for temporary in layout.temporaries(session):
             files.remove_abandoned(temporary)
-        parts = sorted(unfinished(layout, session), key=lambda part: part.window)
+        parts = sorted(unfinished_windows(layout, session), key=lambda part: part.window)
         # Until the last step, the report says what is under way, whatever the state it tells.
         report.unpublished = sorted({*report.unpublished, *(part.window for part in parts)})
         journal.save()
@@ -166,51 +172,51 @@ def _recover(layout: Layout, session: str, clock: Clock) -> Recovered:
         for part in parts:
             _settle(layout, part, journal)
         for path in layout.plain_tapes(session):
-            mend(path)
+            truncate_torn_tape(path)
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
     rows = 0
     for part in parts:
         whole = not layout.tape(part).exists() and not layout.open_segments(part)
-        published = publish(layout, part, whole=whole, sending=False)
-        if published.rebuilt is not None and part.window not in report.windows:
-            journal.count(published.rebuilt)
+        published = publish_window(layout, part, whole=whole, sending=False)
+        if published.rebuilt_window is not None and part.window not in report.windows:
+            journal.add_counts(published.rebuilt_window)
         rows += sum(file.rows for file in published.files)
-    recount(layout, session, report, journal)
-    report.copies = copies_of_session(layout, session, report.dates)
+    recount_report(layout, session, report, journal)
+    report.duplicates = count_session_duplicates(layout, session, report.dates)
     if died:
-        _close(layout, session, report, torn)
+        _close_report(layout, session, report, torn)
     else:
         vouch_for_quarantine(layout, report, renewed)
-    journal.tell(
+    journal.record(
         "recover",
-        f"session {session} recovered: {counted(len(parts), 'window')}, "
-        f"{counted(rows, 'trade')} published"
-        + (f", {counted(torn, 'torn byte')} set aside" if torn else ""),
+        f"session {session} recovered: {count_of(len(parts), 'window')}, "
+        f"{count_of(rows, 'trade')} published"
+        + (f", {count_of(torn, 'torn byte')} set aside" if torn else ""),
         windows=[part.window for part in parts],
         rows=rows,
         torn_bytes=torn,
     )
     journal.save()
-    deliver(layout, report, clock)
-    return Recovered(session, len(parts), rows, torn, report.balanced, report.unsent)
+    upload_session(layout, report, clock)
+    return RecoveredSession(session, len(parts), rows, torn, report.balanced, report.upload_error)
 
 
-def _settle(layout: Layout, part: Part, journal: Journal) -> None:
+def _settle(layout: Layout, part: WindowId, journal: SessionJournal) -> None:
     """Leave one tape of a window that has two, as a folder that was copied twice can have."""
     tape, archived = layout.tape(part), layout.archived_tape(part)
     if not (tape.exists() and archived.exists()):
         return
-    if (aside := settle(tape, archived)) is not None:
+    if (aside := settle_tapes(tape, archived)) is not None:
         kept = tape if tape.exists() else archived
         text = (
             f"window {part.window} had two tapes that differ: {kept.name} was kept, "
             f"the other one was set aside as {aside.name}"
         )
         journal.report.notices.append(text)
-        journal.tell("aside", text, logging.WARNING, file=str(aside), size=aside.stat().st_size)
+        journal.record("aside", text, logging.WARNING, file=str(aside), size=aside.stat().st_size)
 
 
-def mend(tape: Path) -> None:
+def truncate_torn_tape(tape: Path) -> None:
     """Cut a tape behind its last complete line, keep the rest beside it."""
     with tape.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
@@ -219,7 +225,7 @@ def mend(tape: Path) -> None:
             torn = os.pread(file.fileno(), size - end, end)
             aside = tape.with_suffix(".torn")
             aside.write_bytes(torn)
-            files.sync(aside)  # kept before it is cut off
+            files.sync_file(aside)  # kept before it is cut off
             file.truncate(end)
             os.fsync(file.fileno())
 
@@ -236,24 +242,26 @@ def _last_line_end(descriptor: int, size: int) -> int:
     return 0
 
 
-def unfinished(layout: Layout, session: str) -> Iterator[Part]:
+def unfinished_windows(layout: Layout, session: str) -> Iterator[WindowId]:
     """Windows of a session with a tape to archive, a segment to rebuild or one to convert."""
-    found = {Part.of_tape(path) for path in layout.plain_tapes(session)}
+    found = {WindowId.of_tape(path) for path in layout.plain_tapes(session)}
     for path in layout.root.glob(f"csv/*/{session}-*.csv*"):
-        found.add(Part.parse(path))
+        found.add(WindowId.parse(path))
     yield from found
 
 
-def recount(layout: Layout, session: str, report: Report, journal: Journal) -> None:
+def recount_report(
+    layout: Layout, session: str, report: SessionReport, journal: SessionJournal
+) -> None:
     """Bring the report up to what is on disk: windows it missed, rows in Parquet."""
     for part in layout.session_tapes(session):
         if part.window not in report.windows:
-            with again(layout, part) as (_, sealed):
-                journal.count(sealed)
+            with rebuilt_copy(layout, part) as (_, sealed):
+                journal.add_counts(sealed)
     for one in report.per_ticker.values():
         one.parquet = one.files = one.size = 0
     counted: set[Path] = set()
-    for ticker, piece in of_session(layout, session, report.dates):
+    for ticker, piece in session_rows(layout, session, report.dates):
         one = report.ticker(ticker)
         one.parquet += piece.rows
         one.files += piece.path not in counted
@@ -262,29 +270,29 @@ def recount(layout: Layout, session: str, report: Report, journal: Journal) -> N
     report.unpublished = []
 
 
-def _close(layout: Layout, session: str, report: Report, torn: int) -> None:
-    coverage, last = coverage_of(layout, session)
-    report.state = state_of(session)
-    report.ended = utc(last) if last else report.started
+def _close_report(layout: Layout, session: str, report: SessionReport, torn: int) -> None:
+    coverage, last = coverage_from_tapes(layout, session)
+    report.state = final_state(session)
+    report.ended = utc_datetime(last) if last else report.started
     report.reason = f"its process died; its last line is of {report.ended:%Y-%m-%d %H:%M:%S} UTC"
     if torn:
-        report.reason += f"; {counted(torn, 'torn byte')} set aside"
-    report.gaps = gap_reports(coverage)
-    report.reconnects = coverage.losses
+        report.reason += f"; {count_of(torn, 'torn byte')} set aside"
+    report.gaps = report_gaps(coverage)
+    report.reconnects = coverage.disconnects
     vouch(layout, report, write_coverage(layout, session, coverage.intervals))
 
 
-def coverage_of(layout: Layout, session: str) -> tuple[Coverage, int]:
+def coverage_from_tapes(layout: Layout, session: str) -> tuple[CoverageBuilder, int]:
     """The coverage that a session's tapes tell, and their last sign of life (epoch ns).
 
     It ends with that. The first line of a further tape is no sign of life: it is written for what
     was read next, and that may never have been written.
     """
-    coverage, last = Coverage(), 0
+    coverage, last = CoverageBuilder(), 0
     for path in layout.session_tapes(session).values():
         for entry in TapeReader(path):
-            if isinstance(entry, Frames):
-                coverage.heard(entry.stamp)
+            if isinstance(entry, TapeFrames):
+                coverage.data_received(entry.stamp)
             else:
                 coverage.add(entry)
                 if entry.name == "tape" and last:
@@ -294,16 +302,16 @@ def coverage_of(layout: Layout, session: str) -> tuple[Coverage, int]:
     return coverage, last
 
 
-def state_of(session: str) -> str:
+def final_state(session: str) -> str:
     """What a session is when all of it is published, and no capture has said so."""
     return IMPORTED if is_import(session) else MERGED if is_merge(session) else RECOVERED
 
 
-def _report_from_tape(layout: Layout, session: str, clock: Clock) -> Report:
+def _report_from_tape(layout: Layout, session: str, clock: Clock) -> SessionReport:
     """A report for a session that died before it wrote one, or whose report is damaged."""
     for path in layout.session_tapes(session).values():
         for entry in TapeReader(path):
-            if isinstance(entry, Mark) and entry.name == "tape":
+            if isinstance(entry, TapeMark) and entry.name == "tape":
                 tickers = [str(ticker) for ticker in entry.facts.get("tickers", ())]
                 imported = dict(entry.facts.get("imported", {}))
                 return new_report(session, tickers, entry.stamp, imported)

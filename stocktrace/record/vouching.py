@@ -10,23 +10,23 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
+from stocktrace.store.names import WindowId
 
 
-def vouch(layout: Layout, report: Report, coverage: Collection[Path]) -> None:
+def vouch(layout: Layout, report: SessionReport, coverage: Collection[Path]) -> None:
     """Put the hashes of a session's files into its report: of ``coverage`` and all quarantine."""
     report.hashes = {}
     vouch_for(layout, report, [*coverage, *_quarantine(layout, report, _windows(report))])
 
 
-def vouch_for_quarantine(layout: Layout, report: Report, windows: Collection[str]) -> None:
+def vouch_for_quarantine(layout: Layout, report: SessionReport, windows: Collection[str]) -> None:
     """Put the hashes of the quarantine of some windows into a report that has hashes."""
     vouch_for(layout, report, _quarantine(layout, report, windows))
 
 
-def vouch_for(layout: Layout, report: Report, paths: Collection[Path]) -> None:
+def vouch_for(layout: Layout, report: SessionReport, paths: Collection[Path]) -> None:
     """Put the hashes of ``paths``, of which some may not exist, into a report that has hashes."""
     if report.hashes is None:
         return
@@ -39,7 +39,9 @@ def vouch_for(layout: Layout, report: Report, paths: Collection[Path]) -> None:
     report.hashes = dict(sorted(report.hashes.items()))
 
 
-def differences(layout: Layout, report: Report, dates: Iterable[str]) -> Iterator[tuple[Path, str]]:
+def differences(
+    layout: Layout, report: SessionReport, dates: Iterable[str]
+) -> Iterator[tuple[Path, str]]:
     """Each file that is not what the report vouches for, and what is wrong with it.
 
     Coverage that the report does not list is looked for under the dates of its windows and under
@@ -63,12 +65,12 @@ def differences(layout: Layout, report: Report, dates: Iterable[str]) -> Iterato
             yield path, "was changed: its hash is not the one in the report"
 
 
-def _windows(report: Report) -> set[str]:
+def _windows(report: SessionReport) -> set[str]:
     return {*report.windows, *report.unpublished}
 
 
-def _quarantine(layout: Layout, report: Report, windows: Iterable[str]) -> list[Path]:
-    return [layout.quarantine(Part(report.session, window)) for window in windows]
+def _quarantine(layout: Layout, report: SessionReport, windows: Iterable[str]) -> list[Path]:
+    return [layout.quarantine(WindowId(report.session, window)) for window in windows]
 
 
 def _hash(path: Path) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from stocktrace import __version__
-from stocktrace.report import TickerBooks
-from stocktrace.show.picture import picture
-from stocktrace.show.view import NAMELESS, Bar, SessionView
-from stocktrace.words import clock, counted, lasting
+from stocktrace._version import __version__
+from stocktrace.sessions.report import TickerBooks
+from stocktrace.show.picture import draw_picture
+from stocktrace.show.view import NAMELESS, ReportBar, ReportView
+from stocktrace.text import count_of, format_clock, format_duration
 
 #: Rows of a table; all there is stands in the session's report on disk.
 MOST_ROWS = 500
@@ -24,7 +24,7 @@ MOST_ROWS = 500
 _CHARTS = "dashboard/static/lightweight-charts.standalone.production.js"
 
 
-def session_page(view: SessionView) -> str:
+def render_page(view: ReportView) -> str:
     """The page of a session, HTML."""
     environment = Environment(
         loader=PackageLoader("stocktrace.show", "templates"),
@@ -35,9 +35,9 @@ def session_page(view: SessionView) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters |= {
-        "clock": clock,
-        "counted": counted,
-        "lasting": lasting,
+        "clock": format_clock,
+        "counted": count_of,
+        "lasting": format_duration,
         "number": number,
         "moment": moment,
     }
@@ -46,7 +46,7 @@ def session_page(view: SessionView) -> str:
         report=view.report,
         rows=_rows(view),
         data=_data(view),
-        picture=picture(view),
+        picture=draw_picture(view),
         charts=resources.files("stocktrace").joinpath(_CHARTS).read_text(encoding="utf-8"),
         version=__version__,
         most=MOST_ROWS,
@@ -54,7 +54,7 @@ def session_page(view: SessionView) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _TickerRow:
     """One ticker: what it traded at, and its books."""
 
     name: str
@@ -75,16 +75,16 @@ class _Row:
         return round(100 * (self.last / self.first - 1), 2)
 
 
-def _rows(view: SessionView) -> list[_Row]:
+def _rows(view: ReportView) -> list[_TickerRow]:
     report = view.report
     names = dict.fromkeys([*view.bars, *report.per_ticker, *report.tickers])
     return [_row(view, name, view.bars.get(name)) for name in names]
 
 
-def _row(view: SessionView, name: str, bars: list[Bar] | None) -> _Row:
+def _row(view: ReportView, name: str, bars: list[ReportBar] | None) -> _TickerRow:
     report, known = view.report, bars or []
     priced = [bar for bar in known if bar.close is not None]
-    return _Row(
+    return _TickerRow(
         name or NAMELESS,
         report.per_ticker.get(name, TickerBooks()),
         priced[0].open if priced else None,
@@ -97,7 +97,7 @@ def _row(view: SessionView, name: str, bars: list[Bar] | None) -> _Row:
     )
 
 
-def _data(view: SessionView) -> dict[str, Any]:
+def _data(view: ReportView) -> dict[str, Any]:
     """What the charts are drawn from; times are epoch seconds, bars as in ``Bar``."""
     return {
         "begin": view.begin.timestamp(),

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from stocktrace.show.view import LENGTHS_S, Bar, SessionView, Stretch
-from stocktrace.words import counted
+from stocktrace.show.view import LENGTHS_S, GapStretch, ReportBar, ReportView
+from stocktrace.text import count_of
 
 #: Panels in one picture.
 MOST_PANELS = 6
@@ -40,13 +40,13 @@ _STYLE = (
 )
 
 
-def picture(view: SessionView) -> str:
+def draw_picture(view: ReportView) -> str:
     """The session as one SVG document; a ``rect`` of class ``gap`` for each gap.
 
     A gap that is only of some of the tickers has one in the panel of each of them.
     """
     shown = [(name, bars) for name, bars in view.bars.items() if bars][:MOST_PANELS]
-    scale = _Scale.of(view)
+    scale = _TimeScale.of(view)
     bottom = _TOP + max(len(shown), 1) * (_PANEL + _SPACE)
     height = bottom + 24
     root = Element(
@@ -65,7 +65,7 @@ def picture(view: SessionView) -> str:
     _text(root, "text", _headline(view), {"class": "head", "x": _n(_LEFT), "y": "26"})
     _time_axis(root, scale, _TOP, bottom)
     for gap in view.gaps:
-        for top, end in _places(gap, [name for name, _ in shown], bottom):
+        for top, end in _gap_extent(gap, [name for name, _ in shown], bottom):
             left, right = scale.x(gap.start.timestamp()), scale.x(gap.end.timestamp())
             rect = _rect(root, "gap", left, top, max(right - left, _NARROWEST), end - top)
             _text(rect, "title", f"{_seconds(gap)}: {gap.reason}")
@@ -78,14 +78,14 @@ def picture(view: SessionView) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
+class _TimeScale:
     """Time (epoch s) to x; never empty."""
 
     begin: float
     end: float
 
     @classmethod
-    def of(cls, view: SessionView) -> _Scale:
+    def of(cls, view: ReportView) -> _TimeScale:
         begin = view.begin.timestamp()
         return cls(begin, max(view.end.timestamp(), begin + 1))
 
@@ -103,7 +103,9 @@ class _Scale:
             tick += step
 
 
-def _places(gap: Stretch, shown: Sequence[str], bottom: float) -> Iterator[tuple[float, float]]:
+def _gap_extent(
+    gap: GapStretch, shown: Sequence[str], bottom: float
+) -> Iterator[tuple[float, float]]:
     """From top to bottom of what a gap covers: all panels, or those of its tickers."""
     hit = [at for at, name in enumerate(shown) if gap.concerns(name)]
     if len(hit) == len(shown):
@@ -115,7 +117,12 @@ def _places(gap: Stretch, shown: Sequence[str], bottom: float) -> Iterator[tuple
 
 
 def _panel(
-    root: Element, scale: _Scale, top: float, name: str, bars: Sequence[Bar], view: SessionView
+    root: Element,
+    scale: _TimeScale,
+    top: float,
+    name: str,
+    bars: Sequence[ReportBar],
+    view: ReportView,
 ) -> None:
     _text(root, "text", name, {"class": "name", "x": _n(_LEFT), "y": _n(top + 14)})
     base = top + _PANEL
@@ -143,14 +150,14 @@ def _panel(
     gaps = sorted(scale.x(gap.start.timestamp()) for gap in view.gaps if gap.concerns(name))
     line = "".join(
         f"{'L' if on else 'M'}{_n(p.x)} {_n(y(p.close))}"
-        for p, on in zip(priced, _goes_on([p.x for p in priced], gaps), strict=True)
+        for p, on in zip(priced, _is_connected([p.x for p in priced], gaps), strict=True)
     )
     SubElement(root, "path", {"class": "price", "d": line})
     for price in dict.fromkeys((high, low)):
         _text(root, "text", f"{price:,.7g}", {"x": edge, "y": _n(y(price) + 4)})
 
 
-class _Priced(NamedTuple):
+class _PricePoint(NamedTuple):
     """Where a bar stands, and its prices."""
 
     x: float
@@ -159,13 +166,13 @@ class _Priced(NamedTuple):
     close: float
 
 
-def _priced(middle: Mapping[Bar, float]) -> Iterator[_Priced]:
+def _priced(middle: Mapping[ReportBar, float]) -> Iterator[_PricePoint]:
     for bar, x in middle.items():
         if bar.high is not None and bar.low is not None and bar.close is not None:
-            yield _Priced(x, bar.high, bar.low, bar.close)
+            yield _PricePoint(x, bar.high, bar.low, bar.close)
 
 
-def _goes_on(places: Sequence[float], gaps: Sequence[float]) -> Iterator[bool]:
+def _is_connected(places: Sequence[float], gaps: Sequence[float]) -> Iterator[bool]:
     """For each place whether the line comes from the one before: no gap begins between them."""
     for at, x in enumerate(places):
         yield at > 0 and bisect(gaps, places[at - 1]) == bisect(gaps, x)
@@ -184,23 +191,23 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _time_axis(root: Element, scale: _Scale, top: float, bottom: float) -> None:
+def _time_axis(root: Element, scale: _TimeScale, top: float, bottom: float) -> None:
     for x, text in scale.ticks():
         SubElement(root, "path", {"class": "axis", "d": f"M{_n(x)} {_n(top)}V{_n(bottom)}"})
         place = {"x": _n(x), "y": _n(bottom + 15), "text-anchor": "middle"}
         _text(root, "text", text, place)
 
 
-def _headline(view: SessionView) -> str:
+def _headline(view: ReportView) -> str:
     one = view.summary
-    trades = "trades not counted yet" if one.trades is None else counted(one.trades, "trade")
+    trades = "trades not counted yet" if one.trades is None else count_of(one.trades, "trade")
     return (
         f"{view.begin:%Y-%m-%d %H:%M:%S} to {view.end:%H:%M:%S} UTC · {view.state} · "
-        f"{trades} · {counted(one.gaps, 'gap')}"
+        f"{trades} · {count_of(one.gaps, 'gap')}"
     )
 
 
-def _seconds(gap: Stretch) -> str:
+def _seconds(gap: GapStretch) -> str:
     return f"{(gap.end - gap.start).total_seconds():,.1f} s"
 
 

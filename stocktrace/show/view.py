@@ -12,13 +12,13 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Self
 
 from stocktrace.errors import StoreError, UsageError
-from stocktrace.report import Report
-from stocktrace.store.coverage import read_gaps, whole_gaps
+from stocktrace.query.coverage import join_midnight_gaps, read_gaps
+from stocktrace.query.session_bars import read_session_bars
+from stocktrace.sessions.report import SessionReport
+from stocktrace.sessions.summary import CRASHED, SessionSummary
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_session
-from stocktrace.store.quarantine import parse
-from stocktrace.store.recorded import session_bars
-from stocktrace.summary import DEAD, Summary
+from stocktrace.store.quarantine import parse_quarantine
 
 #: Lengths of a bar (s) to choose from: the shortest with which a session has at most ``MOST_BARS``.
 LENGTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
@@ -30,7 +30,7 @@ MOST_TICKERS = 50
 NAMELESS = "(no ticker)"
 
 
-class Bar(NamedTuple):
+class ReportBar(NamedTuple):
     """What the trades of ``every_s`` seconds came to; ``start`` is epoch s, by receipt.
 
     The prices are ``None`` where only trades came that make none.
@@ -45,7 +45,7 @@ class Bar(NamedTuple):
     trades: int
 
 
-class Stretch(NamedTuple):
+class GapStretch(NamedTuple):
     """A gap of ``tickers``; ``None``: of which is not known yet, for the session is running."""
 
     start: datetime
@@ -59,19 +59,19 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class SessionView:
+class ReportView:
     """A session from ``begin`` to ``end``.
 
     ``bars`` are of the busiest tickers, busiest first; ``quarantine`` counts rows by reason.
     """
 
-    report: Report
-    summary: Summary
+    report: SessionReport
+    summary: SessionSummary
     begin: datetime
     end: datetime
     every_s: int
-    bars: dict[str, list[Bar]]
-    gaps: list[Stretch]
+    bars: dict[str, list[ReportBar]]
+    gaps: list[GapStretch]
     quarantine: dict[str, int]
 
     @classmethod
@@ -83,7 +83,7 @@ class SessionView:
             StoreError: its report, or a file of it, is damaged.
         """
         report = _report(layout, session)
-        summary = Summary.of(layout, report)
+        summary = SessionSummary.of(layout, report)
         begin, end = report.started, _end(report, summary)
         every_s = length_of_bars((end - begin).total_seconds())
         busiest = sorted(report.tickers, key=lambda name: (-_trades(report, name), name))
@@ -111,7 +111,7 @@ class SessionView:
     @property
     def is_closed(self) -> bool:
         """Whether its books are."""
-        return self.state not in ("running", DEAD)
+        return self.state not in ("running", CRASHED)
 
     @property
     def quarantined(self) -> int:
@@ -119,7 +119,7 @@ class SessionView:
         return sum(self.quarantine.values())
 
     @property
-    def unheard(self) -> list[str]:
+    def gap_seconds(self) -> list[str]:
         """Tickers without any trade."""
         heard = {name for name, bars in self.bars.items() if bars} | set(self.report.per_ticker)
         return [name for name in self.report.tickers if name not in heard]
@@ -136,17 +136,17 @@ def length_of_bars(seconds: float) -> int:
     return next(fitting, LENGTHS_S[-1])
 
 
-def _report(layout: Layout, session: str) -> Report:
+def _report(layout: Layout, session: str) -> SessionReport:
     path = layout.report(session)
     if not (is_session(session) and path.exists()):
         raise UsageError(f"There is no session {session}: see `stocktrace sessions`.")
     try:
-        return Report.read(path)
+        return SessionReport.read(path)
     except ValueError as error:
         raise StoreError(f"{path} is no report: {error}.") from error
 
 
-def _end(report: Report, summary: Summary) -> datetime:
+def _end(report: SessionReport, summary: SessionSummary) -> datetime:
     if report.ended is not None:
         return report.ended
     if summary.state == "running":
@@ -158,16 +158,16 @@ def _end(report: Report, summary: Summary) -> datetime:
     return max([told, *heard, *gaps])
 
 
-def _trades(report: Report, ticker: str) -> int:
+def _trades(report: SessionReport, ticker: str) -> int:
     return report.per_ticker[ticker].trades if ticker in report.per_ticker else 0
 
 
 def _bars(
     layout: Layout, session: str, ticker: str, every_s: int, begin: datetime, end: datetime
-) -> list[Bar]:
-    rows = session_bars(layout, session, ticker, every_s, begin, end).to_pylist()
+) -> list[ReportBar]:
+    rows = read_session_bars(layout, session, ticker, every_s, begin, end).to_pylist()
     return [
-        Bar(
+        ReportBar(
             int(row["start"].timestamp()),
             *(row[name] for name in ("open", "high", "low", "close", "volume", "trades")),
         )
@@ -175,18 +175,20 @@ def _bars(
     ]
 
 
-def _gaps(layout: Layout, report: Report) -> list[Stretch]:
+def _gaps(layout: Layout, report: SessionReport) -> list[GapStretch]:
     """From the coverage, which is written at the end; till then the report has them."""
     found = read_gaps(session=report.session, data_dir=layout.root)
     if not len(found):
         every = len(report.tickers)
         return [
-            Stretch(gap.start, gap.end, gap.reason, None if gap.tickers >= every else frozenset())
+            GapStretch(
+                gap.start, gap.end, gap.reason, None if gap.tickers >= every else frozenset()
+            )
             for gap in report.gaps
         ]
     return [
-        Stretch(start, end, reason, frozenset(tickers))
-        for (_, start, end, reason), tickers in sorted(whole_gaps(found).items())
+        GapStretch(start, end, reason, frozenset(tickers))
+        for (_, start, end, reason), tickers in sorted(join_midnight_gaps(found).items())
     ]
 
 
@@ -199,5 +201,5 @@ def _quarantine(layout: Layout, session: str) -> dict[str, int]:
             text = path.with_suffix("").read_text(encoding="utf-8", errors="replace")
         # The last line of an open file may not be whole yet.
         whole = text[: text.rfind("\n") + 1].splitlines()
-        reasons.update(refused.reason for refused in parse(whole))
+        reasons.update(refused.reason for refused in parse_quarantine(whole))
     return dict(reasons.most_common())

@@ -21,17 +21,17 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from stocktrace.deadline import SYSTEM_CLOCK, Clock, utc
-from stocktrace.store.files import telling, write_all
+from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.store.files import disk_errors, write_all
 
 #: What the first line says of the line before it.
-FIRST = "0" * 32
+FIRST_HASH = "0" * 32
 # A busy day of one capture is well under a megabyte; this is years of them in one editor's reach.
 ROTATE_BYTES = 16_000_000
 _TAIL = 1 << 20
 
 
-class Audit:
+class AuditLog:
     """Appends the events of one session to ``path``."""
 
     def __init__(self, path: Path, session: str, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -41,11 +41,11 @@ class Audit:
 
     def __call__(self, event: str, **facts: object) -> None:
         """Write that ``event`` happened now."""
-        at = utc(self._clock.wall())
+        at = utc_datetime(self._clock.wall())
         record = {"at": at.isoformat(), "event": event, "session": self._session, **facts}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lock = self._path.with_suffix(".lock")
-        with telling(self._path):
+        with disk_errors(self._path):
             guard = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(guard, fcntl.LOCK_EX)
@@ -97,15 +97,15 @@ def _last_hash(descriptor: int) -> str | None:
     if not tail.endswith(b"\n"):  # a line that a power cut tore: end it, so that it stands alone
         write_all(descriptor, b"\n")
         tail += b"\n"
-    return _hash_of(tail[:-1].rpartition(b"\n")[2]) or FIRST
+    return _hash_of(tail[:-1].rpartition(b"\n")[2]) or FIRST_HASH
 
 
 def _hash_before(path: Path) -> str:
     """The last hash of the log that was rotated last."""
     older = _rotated(path)
     if not older:
-        return FIRST
-    return _hash_of(older[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]) or FIRST
+        return FIRST_HASH
+    return _hash_of(older[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]) or FIRST_HASH
 
 
 def deleted(path: Path, session: str) -> set[str]:
@@ -140,7 +140,7 @@ def _rotated(path: Path) -> list[Path]:
     return sorted(path.parent.glob("audit-*.jsonl"))
 
 
-def check(path: Path) -> Iterator[str]:
+def check_audit_log(path: Path) -> Iterator[str]:
     """Where the chain of the log at ``path`` and its rotated parts is broken, in words."""
     previous: str | None = None
     for part in [*_rotated(path), path]:
@@ -152,8 +152,8 @@ def check(path: Path) -> Iterator[str]:
                 yield f"{part}, line {number}: it was changed, or is torn"
             elif previous is not None and f'"previous": "{previous}"'.encode() not in line:
                 yield f"{part}, line {number}: what stood before it was changed or is missing"
-            elif previous is None and f'"previous": "{FIRST}"'.encode() not in line:
+            elif previous is None and f'"previous": "{FIRST_HASH}"'.encode() not in line:
                 yield f"{part}, line {number}: the beginning is missing"
-            previous = found or FIRST
+            previous = found or FIRST_HASH
         if not part.read_bytes().endswith(b"\n"):
             yield f"{part}: the last line is torn"

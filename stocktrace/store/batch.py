@@ -14,21 +14,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stocktrace.store.quarantine import Refused
-from stocktrace.store.read import Read
+from stocktrace.store.decoded_batch import DecodedRead
+from stocktrace.store.quarantine import QuarantinedRow
 from stocktrace.trade import Trade, is_ticker
 
 # A condition code: anything printable that neither the CSV nor the list of codes is parted by.
 _CODE = re.compile(r"[!#-+\--~]{1,16}")
 
 #: Rows of one ticker in one read.
-Chunk = tuple[Read, range]
+Chunk = tuple[DecodedRead, range]
 #: Tickers, each once, with their chunks in the order of arrival.
 Batch = Sequence[tuple[str, Sequence[Chunk]]]
 
 
 @dataclass(slots=True)
-class Columns:
+class BatchColumns:
     """A batch as columns of equal length, sorted by ticker and within it by arrival.
 
     ``symbol`` and ``conditions`` are numbers (int32) into their texts, -1 for what has none,
@@ -47,12 +47,12 @@ class Columns:
     texts: list[str]
     arrival: npt.NDArray[np.int64]
     stamps: npt.NDArray[np.datetime64]
-    reads: list[Read]
+    reads: list[DecodedRead]
     read: npt.NDArray[np.int64]
     row: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, batch: Batch) -> Columns:
+    def of(cls, batch: Batch) -> BatchColumns:
         """The columns of a batch with at least one row."""
         chunks = [chunk for _, some in batch for chunk in some]
         counts = [sum([len(rows) for _, rows in some]) for _, some in batch]
@@ -87,10 +87,10 @@ class Columns:
             row,
         )
 
-    def refused(self, at: int, why: str) -> Refused:
+    def drop_rows(self, at: int, why: str) -> QuarantinedRow:
         """Row ``at`` of the batch for the quarantine."""
         read, row = self.reads[self.read[at]], int(self.row[at])
-        return Refused(read.stamp_of(row), read.frame_of(row), _row(read.trade(row)), why)
+        return QuarantinedRow(read.stamp_of(row), read.frame_of(row), _row(read.trade(row)), why)
 
     def frame(self) -> pd.DataFrame:
         """As the schema wants it; no column is copied."""
@@ -124,14 +124,14 @@ class Columns:
             pa.array([f"{text}," for text in self.symbols], pa.string()).take(symbol),
             ts_event.cast(pa.string()),
             received.take(arrival),
-            _spelled(price, ","),
-            _spelled(volume, ","),
+            _format_numbers(price, ","),
+            _format_numbers(volume, ","),
             pa.array([f"{text}\n" for text in self.texts], pa.string()).take(conditions),
             "",
         )
 
 
-def _spelled(numbers: pa.DoubleArray, end: str) -> pa.StringArray:
+def _format_numbers(numbers: pa.DoubleArray, end: str) -> pa.StringArray:
     """Each number as text, then ``end``. Those of a batch are the same ones again and again."""
     distinct = numbers.dictionary_encode()
     texts = pc.binary_join_element_wise(distinct.dictionary.cast(pa.string()), end, "")
@@ -144,7 +144,7 @@ def _text(codes: tuple[str, ...] | None) -> str | None:
     return " ".join(codes or ()) if all(map(_CODE.fullmatch, codes or ())) else None
 
 
-def _conditions(reads: Sequence[Read]) -> tuple[list[str], npt.NDArray[np.int32]]:
+def _conditions(reads: Sequence[DecodedRead]) -> tuple[list[str], npt.NDArray[np.int32]]:
     """The texts of conditions, and for each row of all ``reads`` the number of its text, or -1."""
     texts: dict[str, int] = {}
     columns = []

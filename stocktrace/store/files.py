@@ -1,14 +1,21 @@
 """The few moves on files that everything here is made of: append whole, publish by rename."""
+# MERGED """Two folders change places in one step, so that each path names one of them at any time.
+#
+# ``renameat2(RENAME_EXCHANGE)`` on Linux (ext4, xfs, btrfs, tmpfs, overlay),
+# ``renamex_np(RENAME_SWAP)`` on macOS (APFS). Python has neither.
+# """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,7 +38,7 @@ _KINDS = {
 
 
 @contextlib.contextmanager
-def telling(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn the system's errors on ``path`` into ours, with the sentence and the cause."""
     try:
         yield
@@ -69,7 +76,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 def append(path: Path, data: bytes | memoryview) -> None:
     """Append ``data`` to ``path``, which is made if need be; no handle stays open."""
-    with telling(path):
+    with disk_errors(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             write_all(descriptor, data)
@@ -77,9 +84,9 @@ def append(path: Path, data: bytes | memoryview) -> None:
             os.close(descriptor)
 
 
-def sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
     """Wait until ``path``, a file or a folder, is on the disk."""
-    with telling(path):
+    with disk_errors(path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -87,30 +94,30 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def sync_all(paths: Sequence[Path]) -> None:
+def sync_files(paths: Sequence[Path]) -> None:
     """Wait until all ``paths`` are on the disk, several at a time.
 
     The wait is the disk's: thousands of files one after another would outlast the end of a capture.
     """
     with ThreadPoolExecutor(_AT_ONCE, "stocktrace-sync") as pool:
-        list(pool.map(sync, paths))  # to raise what one of them raised
+        list(pool.map(sync_file, paths))  # to raise what one of them raised
 
 
-def publish(temporary: Path, final: Path) -> None:
+def publish_file(temporary: Path, final: Path) -> None:
     """Put a complete, checked file under its final name, and see that the name lasts."""
-    sync(temporary)
-    with telling(final):
+    sync_file(temporary)
+    with disk_errors(final):
         temporary.replace(final)
-    sync(final.parent)
+    sync_file(final.parent)
 
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a small file as a whole: a reader sees the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked_temporary(path) as temporary:
-        with telling(path):
+        with disk_errors(path):
             temporary.write_text(text, encoding="utf-8")
-        publish(temporary, path)
+        publish_file(temporary, path)
 
 
 @contextlib.contextmanager
@@ -132,15 +139,15 @@ def output(path: Path) -> Iterator[BinaryIO]:
     if not final.parent.is_dir():
         raise StoreError(f"Cannot write {path}: there is no folder {final.parent}.")
     with locked_temporary(final) as temporary:
-        with telling(path), temporary.open("wb") as file:
+        with disk_errors(path), temporary.open("wb") as file:
             yield file
-        publish(temporary, final)
+        publish_file(temporary, final)
 
 
 def _stream(path: Path) -> BinaryIO | None:
     """What is written without a rename; ``None`` for a file, which may not be there yet."""
     try:
-        with telling(path):
+        with disk_errors(path):
             kind = other_kind(path)
     except FileNotFoundError:
         return None
@@ -176,7 +183,7 @@ def locked_temporary(final: Path) -> Iterator[Path]:
 
     It is locked until then, and ``remove_abandoned`` keeps away from it.
     """
-    with telling(final):
+    with disk_errors(final):
         temporary, descriptor = _make_locked(final, partial(Path.touch, exist_ok=False))
     try:
         yield temporary
@@ -193,7 +200,7 @@ def temporary_folder(final: Path) -> Iterator[Path]:
 
     The lock goes with the folder when it is renamed: end the context before others lock it.
     """
-    with telling(final):
+    with disk_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary, descriptor = _make_locked(final, Path.mkdir)
     try:
@@ -249,4 +256,46 @@ def make_folder(path: Path) -> None:
         missing.append(missing[-1].parent)
     path.mkdir(parents=True, exist_ok=True)
     for parent in missing[1:]:
-        sync(parent)
+        sync_file(parent)
+
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_RENAME_SWAP = 2
+# What file systems say that cannot.
+_UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV)
+
+
+def swap_folders(one: Path, other: Path) -> None:
+    """Let the folders ``one`` and ``other``, of one file system, change places.
+
+    Raises:
+        StoreError: the system cannot; nothing was changed.
+    """
+    number = _renameat2()(os.fsencode(one), os.fsencode(other))
+    if number in _UNABLE:
+        raise StoreError(
+            f"The file system of {other} cannot let two folders change places "
+            f"({os.strerror(number)}): leave {other} as it is, or use ext4, xfs, btrfs or APFS, "
+            "with the whole data folder on one of them."
+        )
+    if number:
+        raise StoreError(f"Cannot put {one} in the place of {other}: {os.strerror(number)}.")
+
+
+def _renameat2() -> Callable[[bytes, bytes], int]:
+    """The system's call, which gives the number of its error, or 0."""
+    library = ctypes.CDLL(None, use_errno=True)
+    try:
+        if sys.platform == "darwin":
+            swap = library.renamex_np
+            swap.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
+            return lambda one, other: ctypes.get_errno() if swap(one, other, _RENAME_SWAP) else 0
+        rename = library.renameat2  # glibc 2.28, musl 1.2.4
+        folder, path = ctypes.c_int, ctypes.c_char_p
+        rename.argtypes = (folder, path, folder, path, ctypes.c_uint)
+    except AttributeError:
+        return lambda _one, _other: errno.ENOSYS
+    return lambda one, other: (
+        ctypes.get_errno() if rename(_AT_FDCWD, one, _AT_FDCWD, other, _RENAME_EXCHANGE) else 0
+    )

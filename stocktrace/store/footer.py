@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stocktrace.errors import ConversionError
-from stocktrace.store.names import Part
+from stocktrace.store.names import WindowId
 
 _METADATA = b"stocktrace."
 #: What pyarrow raises for a damaged file; a UnicodeDecodeError, too, for a name in the footer.
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
-def metadata(path: Path) -> dict[str, str]:
+def read_footer(path: Path) -> dict[str, str]:
     """What the footer of a published file says of it, and ``rows``.
 
     Raises:
@@ -74,7 +74,7 @@ def has_wrong_statistics(path: Path) -> bool:
     return False
 
 
-def parts_text(parts: Iterable[tuple[Part, int, str]]) -> str:
+def format_windows(parts: Iterable[tuple[WindowId, int, str]]) -> str:
     """``.parts`` of a day's file made of ``(part, rows, hash)``, grouped by session."""
     sessions: dict[str, dict[str, tuple[int, str]]] = {}
     for part, rows, content in parts:
@@ -82,7 +82,7 @@ def parts_text(parts: Iterable[tuple[Part, int, str]]) -> str:
     return json.dumps(sessions, separators=(",", ":"))
 
 
-def parse_parts(text: str) -> list[tuple[Part, int, str]]:
+def parse_windows(text: str) -> list[tuple[WindowId, int, str]]:
     """The inverse of ``parts_text``.
 
     Raises:
@@ -91,7 +91,7 @@ def parse_parts(text: str) -> list[tuple[Part, int, str]]:
     sessions: Any = json.loads(text)
     try:
         return [
-            (Part(session, window), int(rows), str(content))
+            (WindowId(session, window), int(rows), str(content))
             for session, windows in sessions.items()
             for window, (rows, content) in windows.items()
         ]

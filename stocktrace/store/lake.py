@@ -56,7 +56,7 @@ class Lake:
         Raises:
             LakeError: pyarrow does not know it.
         """
-        with _telling(url):
+        with _lake_errors(url):
             files, root = _s3(url) if url.startswith("s3:") else pafs.FileSystem.from_uri(_gs(url))
         return cls(url, files, root.rstrip("/"))
 
@@ -69,7 +69,7 @@ class Lake:
         # In one piece: what fails in the middle of it is the store, and then nothing appears.
         data = source.read_bytes()
         final = f"{self.root}/{key}"
-        with _telling(self.url):
+        with _lake_errors(self.url):
             if self.files.type_name in _APPEARS_WHOLE:
                 self._write(final, data, key)
             else:
@@ -94,19 +94,19 @@ class Lake:
         names = (info.base_name for info in self._listed("parquet"))
         return sorted(name.removeprefix("date=") for name in names if name.startswith("date="))
 
-    def trades(self, ticker: str, date: str) -> list[str]:
+    def trade_files(self, ticker: str, date: str) -> list[str]:
         """The files of a ticker's date, in the order in which to read them."""
         folder = f"parquet/date={date}/symbol={encode_ticker(ticker)}"
         paths = [info.path for info in self._listed(folder) if info.path.endswith(".parquet")]
         return sorted(paths, key=lambda path: reading_order(Path(path)))
 
-    def coverage(self, date: str | None = None, session: str | None = None) -> list[str]:
+    def coverage_files(self, date: str | None = None, session: str | None = None) -> list[str]:
         """The files of coverage, of one date and one session or of all."""
         dates = [date] if date else [info.base_name[5:] for info in self._listed("coverage")]
         files = (info.path for each in dates for info in self._listed(f"coverage/date={each}"))
         return sorted(path for path in files if session in (None, Path(path).stem))
 
-    def repairs(self) -> list[str]:
+    def gap_fills(self) -> list[str]:
         """The files that tell of repairs of gaps."""
         return sorted(info.path for info in self._listed("repairs"))
 
@@ -119,17 +119,17 @@ class Lake:
         """The reports of the last so many sessions, or of all, the latest first."""
         paths = sorted((info.path for info in self._listed("sessions")), reverse=True)
         for path in paths[:last]:
-            with _telling(self.url), self.files.open_input_stream(path) as file:
+            with _lake_errors(self.url), self.files.open_input_stream(path) as file:
                 yield bytes(file.read())
 
-    def alive(self) -> list[str]:
+    def running_sessions(self) -> list[str]:
         """The sessions whose last report here says that they run; one that died does, too."""
         told = [json.loads(report) for report in self.reports(_RECENT)]
         return [str(one["session"]) for one in told if one["state"] == "running"]
 
     def _listed(self, folder: str) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(f"{self.root}/{folder}", allow_not_found=True)
-        with _telling(self.url):
+        with _lake_errors(self.url):
             found = self.files.get_file_info(selector)
         return [info for info in found if not info.base_name.startswith(".")]
 
@@ -163,16 +163,16 @@ def _gs(url: str) -> str:
 
 
 @contextmanager
-def _telling(url: str) -> Iterator[None]:
+def _lake_errors(url: str) -> Iterator[None]:
     """Turn what pyarrow raises into one sentence, in which no credential stands."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        text = scrubbed(" ".join(str(error).split()), os.environ)
+        text = without_secrets(" ".join(str(error).split()), os.environ)
         raise LakeError(f"The lake {url} cannot be used: {text.rstrip('.')}.") from None
 
 
-def scrubbed(text: str, environment: Mapping[str, str]) -> str:
+def without_secrets(text: str, environment: Mapping[str, str]) -> str:
     """``text`` without the values of the variables that hold credentials."""
     for name, value in environment.items():
         if len(value) >= _SHORTEST and _SECRET.fullmatch(name):

@@ -18,7 +18,7 @@
       compacting/date=<UTC date>/symbol=<ticker>/       what is to take that folder's place
       converting/.<session>-*.tmp                       what is to become a published file
       .scratch.*.tmp/                                   windows that are recorded again, to compare
-      csv-kept/<ticker>/<session>-<window>.csv          published; kept if ``keep_csv`` says so
+      csv-kept/<ticker>/<session>-<window>.csv          published; kept if ``csv_retention`` says so
       outbox/<session>/<name>                           what is still to be sent to the lake
       repairs/<session>.parquet                         gaps that the trades of an import repair
       repairs/asked.parquet                             what became of the gaps that none does
@@ -35,8 +35,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stocktrace.settings import Settings
-from stocktrace.store.names import OPEN, Part, decode_ticker, encode_ticker, is_session
-from stocktrace.store.tape import better
+from stocktrace.store.names import OPEN, WindowId, decode_ticker, encode_ticker, is_session
+from stocktrace.store.tape import better_tape
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class Layout:
     """
 
     root: Path
-    keeps_csv: bool = False
+    csv_retention: bool = False
     lake: str = ""
 
     @classmethod
-    def of(cls, settings: Settings) -> Layout:
+    def from_settings(cls, settings: Settings) -> Layout:
         """The data folder of ``settings``."""
-        return cls(settings.data_dir, settings.keep_csv != 0, settings.lake)
+        return cls(settings.data_dir, settings.csv_retention != 0, settings.lake)
 
     @property
     def sessions(self) -> Path:
@@ -82,27 +82,27 @@ class Layout:
         """How a live session stands, replaced twice a second; no ``.json``: those are reports."""
         return self.sessions / f"{session}.status"
 
-    def changes(self, session: str) -> Path:
-        """The folder through which a live session is asked for other tickers (``live.changes``)."""
+    def ticker_requests(self, session: str) -> Path:
+        """The folder through which a live session is asked for other tickers (``live.ticker_requests``)."""
         return self.sessions / f"{session}.changes"
 
     def tapes(self, session: str) -> Path:
         """The folder of a session's tapes."""
         return self.root / "tape" / session
 
-    def tape(self, part: Part) -> Path:
+    def tape(self, part: WindowId) -> Path:
         """The tape of a window that is not yet recorded whole."""
         return self.tapes(part.session) / f"{part.window}.tape"
 
-    def archived_tape(self, part: Part) -> Path:
+    def archived_tape(self, part: WindowId) -> Path:
         """The compressed tape of a window that is recorded whole."""
         return self.tapes(part.session) / f"{part.window}.tape.zst"
 
-    def csv(self, ticker: str, part: Part) -> Path:
+    def csv(self, ticker: str, part: WindowId) -> Path:
         """The sealed segment of a ticker."""
         return self.root / "csv" / encode_ticker(ticker) / f"{part.stem}.csv"
 
-    def open_csv(self, ticker: str, part: Part) -> Path:
+    def open_csv(self, ticker: str, part: WindowId) -> Path:
         """The segment of a ticker that is being appended to."""
         return self.root / "csv" / encode_ticker(ticker) / f"{part.stem}.csv{OPEN}"
 
@@ -110,7 +110,7 @@ class Layout:
         """The ticker whose segment ``path`` is."""
         return decode_ticker(path.parent.name)
 
-    def kept_csv(self, ticker: str, part: Part) -> Path:
+    def kept_csv(self, ticker: str, part: WindowId) -> Path:
         """The segment of a ticker that is published and kept all the same."""
         return self.root / "csv-kept" / encode_ticker(ticker) / f"{part.stem}.csv"
 
@@ -118,11 +118,11 @@ class Layout:
         """The folder of a ticker's published trades of a UTC date."""
         return self.dataset / f"date={date}" / f"symbol={encode_ticker(ticker)}"
 
-    def parquet(self, ticker: str, part: Part) -> Path:
+    def parquet(self, ticker: str, part: WindowId) -> Path:
         """The published file of a ticker's window, until its day is compacted."""
         return self.partition(ticker, part.date) / f"{part.stem}.parquet"
 
-    def staged(self, ticker: str, date: str) -> Path:
+    def compaction_staging(self, ticker: str, date: str) -> Path:
         """The folder that is to take the place of ``partition``.
 
         Outside the dataset, for DuckDB and polars read hidden folders, too.
@@ -139,19 +139,19 @@ class Layout:
         names |= {path.stem for path in self.sessions.glob("*.json")}
         return sorted(filter(is_session, names))
 
-    def imports(self, digest: str) -> list[str]:
+    def imported_sessions(self, digest: str) -> list[str]:
         """The sessions of what was imported or merged from a source: one, or none."""
         pattern = f"[0-9]*_{digest[:16]}_*"
         found = {path.name for path in self.root.glob(f"tape/{pattern}")}
         found |= {path.stem for path in self.sessions.glob(f"{pattern}.json")}
         return sorted(filter(is_session, found))
 
-    def repair(self, session: str) -> Path:
+    def gap_fills(self, session: str) -> Path:
         """The gaps that an import repairs."""
         return self.root / "repairs" / f"{session}.parquet"
 
     @property
-    def asked(self) -> Path:
+    def fill_requests(self) -> Path:
         """What became of the gaps that no import repairs."""
         return self.root / "repairs" / "asked.parquet"
 
@@ -159,7 +159,7 @@ class Layout:
         """Ticks that were fetched for a repair."""
         return self.root / "repairs" / "staged" / f"{digest}.parquet"
 
-    def reconciled(self, date: str) -> Path:
+    def completeness(self, date: str) -> Path:
         """What was recorded of a New York date, beside the ticks."""
         return self.root / "reconciled" / f"date={date}" / "completeness.parquet"
 
@@ -177,7 +177,7 @@ class Layout:
         return self.root / "scratch"
 
     @property
-    def compaction(self) -> Path:
+    def compaction_lock(self) -> Path:
         """The lock of whoever compacts, and of those who must not be disturbed by it."""
         return self.root / "compacting" / "compaction.lock"
 
@@ -193,11 +193,11 @@ class Layout:
         """What of a session is still to be sent to the lake (``outbox``)."""
         return self.root / "outbox" / session
 
-    def quarantine(self, part: Part) -> Path:
+    def quarantine(self, part: WindowId) -> Path:
         """What of a window was refused."""
         return self.root / "quarantine" / f"{part.stem}.jsonl"
 
-    def requeued(self, quarantine: str) -> Path:
+    def requeue_record(self, quarantine: str) -> Path:
         """Which lines of the file called ``quarantine`` were put back, from it or from a copy."""
         return (self.root / "quarantine" / quarantine).with_suffix(".requeued")
 
@@ -213,53 +213,53 @@ class Layout:
         """The tapes of all sessions whose windows are recorded."""
         return sorted(self.root.glob("tape/*/[0-9]*.tape.zst"))
 
-    def unpublished(self) -> list[Path]:
+    def all_segments(self) -> list[Path]:
         """All segments, sealed or not; whatever they are called."""
         return sorted(self.root.glob("csv/*/*.csv*"))
 
-    def sealed(self) -> list[Path]:
+    def all_sealed_segments(self) -> list[Path]:
         """Those that are sealed."""
         return sorted(self.root.glob("csv/*/*.csv"))
 
-    def kept(self) -> list[Path]:
+    def kept_segments(self) -> list[Path]:
         """Segments that are published and kept all the same."""
         return sorted(self.root.glob("csv-kept/*/*.csv"))
 
-    def staging(self) -> list[Path]:
+    def compaction_leftovers(self) -> list[Path]:
         """The folders that ``staged`` names, of compactions that were killed."""
         return sorted(self.root.glob("compacting/date=*/symbol=*"))
 
-    def open_segments(self, part: Part) -> list[Path]:
+    def open_segments(self, part: WindowId) -> list[Path]:
         """The segments of a window that are not sealed."""
         return sorted(self.root.glob(f"csv/*/{part.stem}.csv{OPEN}"))
 
-    def sealed_segments(self, part: Part) -> list[Path]:
+    def sealed_segments(self, part: WindowId) -> list[Path]:
         """The segments of a window that are sealed and not yet published."""
         return sorted(self.root.glob(f"csv/*/{part.stem}.csv"))
 
-    def published(self, session: str, dates: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    def published_files(self, session: str, dates: Iterable[str]) -> Iterator[tuple[str, Path]]:
         """The published files of a session that lie under ``dates``, each with its ticker."""
         for date in sorted(dates):
             for path in sorted(self.dataset.glob(f"date={date}/symbol=*/{session}-*.parquet")):
                 yield decode_ticker(path.parent.name.removeprefix("symbol=")), path
 
-    def published_window(self, part: Part) -> list[Path]:
+    def published_window(self, part: WindowId) -> list[Path]:
         """The published files of a window that lie under its date."""
         return sorted(self.dataset.glob(f"date={part.date}/symbol=*/{part.stem}.parquet"))
 
-    def session_tapes(self, session: str) -> dict[Part, Path]:
+    def session_tapes(self, session: str) -> dict[WindowId, Path]:
         """The tapes of a session, one a window, in order; the better one where there are two."""
         folder = self.tapes(session)
-        parts = {Part.of_tape(path) for path in folder.glob("[0-9]*.tape.zst")}
-        parts |= {Part.of_tape(path) for path in folder.glob("[0-9]*.tape")}
+        parts = {WindowId.of_tape(path) for path in folder.glob("[0-9]*.tape.zst")}
+        parts |= {WindowId.of_tape(path) for path in folder.glob("[0-9]*.tape")}
         return {part: self.tape_of(part) for part in sorted(parts, key=lambda part: part.number)}
 
-    def tape_of(self, part: Part) -> Path:
+    def tape_of(self, part: WindowId) -> Path:
         """The tape of a window, archived or not; the better one where there are two."""
         tape, archived = self.tape(part), self.archived_tape(part)
         if not tape.exists():
             return archived
-        return better(tape, archived) if archived.exists() else tape
+        return better_tape(tape, archived) if archived.exists() else tape
 
     def tapes_aside(self, session: str) -> list[Path]:
         """The tapes of a session that were set aside, because they differ from the one kept."""
@@ -274,7 +274,7 @@ class Layout:
             *self.outbox(session).rglob(".*.tmp"),
         ]
 
-    def leftovers(self) -> list[Path]:
+    def orphaned_temporaries(self) -> list[Path]:
         """The like of no one session; the folders are scratch, or tapes that were never begun."""
         return [
             *self.root.glob(".scratch.*"),

@@ -1,50 +1,53 @@
 """Who is alive: locks that the system takes back when their process dies, however it dies."""
+# MERGED """Who may be at a data folder at the same time: one that compacts, or many that compare.
+#
+# And who may be at a session's windows: one that publishes, or many that read its tapes.
+# """
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from stocktrace.deadline import Deadline
-from stocktrace.errors import KeyInUse, StoreError
+from stocktrace.clock import Deadline
+from stocktrace.errors import StoreError
+from stocktrace.store.layout import Layout
 
-# ``is_held`` takes the lock for a moment, to ask: whoever meets it tries for so long.
+# ``is_locked`` takes the lock for a moment; a process that meets it tries again for this long.
 _PROBE_S = 0.05
 
 
 @contextlib.contextmanager
-def held(path: Path, facts: dict[str, str]) -> Iterator[None]:
+def hold_lock(path: Path, facts: dict[str, str]) -> Iterator[None]:
     """Hold the lock ``path``; its file tells who does (``facts``, process, host).
 
     Raises:
         BlockingIOError: another process holds it.
     """
-    descriptor = _open(path)
+    descriptor = open_lock_file(path)
     try:
-        _take(descriptor)
-        _write(descriptor, facts)
+        lock_exclusively(descriptor)
+        write_holder(descriptor, facts)
         yield
     finally:
         os.close(descriptor)
 
 
-def _write(descriptor: int, facts: dict[str, str]) -> None:
+def write_holder(descriptor: int, facts: dict[str, str]) -> None:
     text = json.dumps({**facts, "pid": os.getpid(), "host": socket.gethostname()})
     with contextlib.suppress(OSError):  # another user's file: the lock holds all the same
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
 
 
-def _take(descriptor: int) -> None:
+def lock_exclusively(descriptor: int) -> None:
     patience = Deadline.after(_PROBE_S)
     while True:
         try:
@@ -58,13 +61,13 @@ def _take(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def shared(path: Path) -> Iterator[None]:
+def share_lock(path: Path) -> Iterator[None]:
     """Keep away, together with others who do, whoever would hold the lock ``path``.
 
     Raises:
         BlockingIOError: another process holds it.
     """
-    descriptor = _open(path)
+    descriptor = open_lock_file(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield
@@ -73,7 +76,7 @@ def shared(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def folder(path: Path, *, exclusive: bool) -> Iterator[None]:
+def lock_folder(path: Path, *, exclusive: bool) -> Iterator[None]:
     """Have a folder to oneself, or share it with others who do; waits until that can be.
 
     Nobody has one for longer than it takes to publish a window or to rename a folder.
@@ -86,7 +89,7 @@ def folder(path: Path, *, exclusive: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock ``path``."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -101,77 +104,7 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def key_id(key: str, url: str) -> str:
-    """A name for ``key`` at ``url``: a hash that does not lead back to the key."""
-    digest = hashlib.blake2b(f"{key}@{url}".encode(), digest_size=8, person=b"stocktrace-key")
-    return digest.hexdigest()
-
-
-def key_lock(key: str, url: str) -> Path:
-    """The lock of this host's place for ``key``."""
-    return Path(tempfile.gettempdir()) / f"stocktrace-{key_id(key, url)}.lock"
-
-
-class Place:
-    """This host's place for a key, while it is held.
-
-    ``ended`` is when its last holder ended its connection (epoch ns), if it could say so.
-    """
-
-    def __init__(self, path: Path, session: str) -> None:
-        self._descriptor = _open(path)
-        self._facts = {"session": session}
-        try:
-            _take(self._descriptor)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        self.ended = _ended(path)
-        _write(self._descriptor, self._facts)
-
-    def leave_word(self, ended: int) -> None:
-        """Tell the next holder when the connection ended."""
-        _write(self._descriptor, {**self._facts, "ended": str(ended)})
-
-    def give_back(self) -> None:
-        """Let go of it."""
-        os.close(self._descriptor)
-
-
-@contextlib.contextmanager
-def one_capture_per_key(key: str, url: str, session: str) -> Iterator[Place]:
-    """Hold this host's place for ``key`` at ``url`` (FINNHUB.md: one connection per key).
-
-    Raises:
-        KeyInUse: a living capture holds it.
-    """
-    path = key_lock(key, url)
-    try:
-        place = Place(path, session)
-    except BlockingIOError:
-        raise KeyInUse(_holder(path)) from None
-    try:
-        yield place
-    finally:
-        place.give_back()
-
-
-def _ended(path: Path) -> int | None:
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["ended"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _holder(path: Path) -> str:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        return f"session {facts['session']}, process {facts['pid']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its process cannot be told"
-
-
-def _open(path: Path) -> int:
+def open_lock_file(path: Path) -> int:
     """Open a lock file; a link in its place would have another file written to."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,3 +119,64 @@ def _open(path: Path) -> int:
         if error.errno != errno.ELOOP:
             raise
         raise StoreError(f"The lock {path} is a link: remove it, if it is not yours.") from error
+
+
+@contextlib.contextmanager
+def compaction_lock(layout: Layout) -> Iterator[None]:
+    """Nobody else compacts, and nobody verifies, meanwhile.
+
+    Raises:
+        StoreError: somebody does.
+    """
+    with _locked(layout, hold_lock(layout.compaction_lock, {"what": "compaction"})):
+        yield
+
+
+@contextlib.contextmanager
+def no_compaction(layout: Layout) -> Iterator[None]:
+    """Nobody compacts meanwhile.
+
+    Raises:
+        StoreError: somebody does.
+    """
+    with _locked(layout, share_lock(layout.compaction_lock)):
+        yield
+
+
+@contextlib.contextmanager
+def publish_lock(layout: Layout, session: str) -> Iterator[None]:
+    """Nobody else publishes or rebuilds windows of a session, or reads its tapes; waits for them.
+
+    A capture that was cancelled may still publish a window when its session is recovered. The lock
+    is that of the folder of tapes, which leaves no file behind, and not that of the session: the
+    capture holds that one while others publish for it.
+    """
+    with _lock_tapes(layout, session, exclusive=True):
+        yield
+
+
+@contextlib.contextmanager
+def read_lock(layout: Layout, session: str) -> Iterator[None]:
+    """Nobody replaces the tapes of a session meanwhile; waits until that is so."""
+    with _lock_tapes(layout, session, exclusive=False):
+        yield
+
+
+@contextlib.contextmanager
+def _lock_tapes(layout: Layout, session: str, *, exclusive: bool) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FileNotFoundError):  # without tapes there is nothing to rebuild
+            stack.enter_context(lock_folder(layout.tapes(session), exclusive=exclusive))
+        yield
+
+
+@contextlib.contextmanager
+def _locked(layout: Layout, guard: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(guard)
+        except BlockingIOError:
+            raise StoreError(
+                f"Another process compacts or verifies {layout.root}: try again when it has ended."
+            ) from None
+        yield

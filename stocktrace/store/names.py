@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from stocktrace.deadline import NS_PER_SECOND
+from stocktrace.clock import NS_PER_SECOND
 from stocktrace.errors import LayoutError
-from stocktrace.store.window import Window, compact_utc
+from stocktrace.store.window import WindowSpec, compact_utc
 from stocktrace.trade import is_ticker
 
 OPEN = ".open"
@@ -102,14 +102,14 @@ def tickers_in(names: Iterable[str]) -> Iterator[str]:
                 yield ticker
 
 
-def is_day(path: Path) -> bool:
+def is_day_file(path: Path) -> bool:
     """Whether ``path`` is called as the one file of a ticker's day is."""
     return _DAY.fullmatch(path.name) is not None
 
 
 def reading_order(path: Path) -> tuple[bool, str]:
     """A key that sorts the files of a folder: the day's first, then late windows."""
-    return not is_day(path), path.name
+    return not is_day_file(path), path.name
 
 
 def day_number(path: Path) -> int:
@@ -125,19 +125,19 @@ def day_number(path: Path) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WindowId:
     """The names of one window of one session, as file names carry them."""
 
     session: str
     window: str
 
     @classmethod
-    def of(cls, window: Window) -> Part:
+    def of_window(cls, window: WindowSpec) -> WindowId:
         """The part that ``window`` is."""
         return cls(window.session, window.name)
 
     @classmethod
-    def parse(cls, path: Path) -> Part:
+    def parse(cls, path: Path) -> WindowId:
         """The part that a CSV, Parquet or quarantine file belongs to.
 
         Raises:
@@ -149,7 +149,7 @@ class Part:
         return cls(match["session"], match["window"])
 
     @classmethod
-    def of_tape(cls, path: Path) -> Part:
+    def of_tape(cls, path: Path) -> WindowId:
         """The part that a tape belongs to.
 
         Raises:
@@ -166,7 +166,7 @@ class Part:
         return f"{self.window[:4]}-{self.window[4:6]}-{self.window[6:8]}"
 
     @property
-    def opened(self) -> datetime:
+    def opened_at(self) -> datetime:
         """When the first of it was received, to the second."""
         return datetime.strptime(self.window[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
 

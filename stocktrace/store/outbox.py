@@ -20,57 +20,57 @@ from stocktrace.errors import LakeError
 from stocktrace.store import files
 from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
-from stocktrace.words import counted
+from stocktrace.text import count_of
 
 # A small file costs the store's answer times; these wait beside each other.
 _AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentFiles:
     """So many files, of so many bytes, are in the lake now."""
 
     files: int = 0
     size: int = 0
 
 
-def put(layout: Layout, session: str, published: Path) -> None:
+def add_to_outbox(layout: Layout, session: str, published: Path) -> None:
     """Have a file of the data folder sent; it keeps its name."""
     final = layout.outbox(session) / published.relative_to(layout.root)
     final.parent.mkdir(parents=True, exist_ok=True)
     # Without a lock: that would be one on the published file, which it is a link to.
     temporary = files.temporary_for(final)
     try:
-        with files.telling(final):
+        with files.disk_errors(final):
             try:
                 os.link(published, temporary)
             except (FileNotFoundError, FileExistsError):
                 raise
             except OSError:  # a file system without hard links
                 shutil.copyfile(published, temporary)
-        files.publish(temporary, final)
+        files.publish_file(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)  # renamed onto another name of itself, it would stay
 
 
-def waiting(layout: Layout, session: str) -> list[Path]:
+def pending_uploads(layout: Layout, session: str) -> list[Path]:
     """What of a session is still to be sent."""
     found = layout.outbox(session).rglob("*")
     return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
 
-def send(layout: Layout, session: str) -> Sent:
+def send_outbox(layout: Layout, session: str) -> SentFiles:
     """Send what waits; the session's report last, when all that it tells of is there.
 
     Raises:
         LakeError: no lake is set, or it cannot be used; what was not sent waits.
     """
-    paths = waiting(layout, session)
+    paths = pending_uploads(layout, session)
     if not paths:
-        return Sent()
+        return SentFiles()
     if not layout.lake:
         raise LakeError(
-            f"No lake is set, and session {session} has {counted(len(paths), 'file')} for one: "
+            f"No lake is set, and session {session} has {count_of(len(paths), 'file')} for one: "
             "give it with --lake, or in STOCKTRACE_LAKE."
         )
     lake, root = Lake.open(layout.lake), layout.outbox(session)
@@ -79,8 +79,8 @@ def send(layout: Layout, session: str) -> Sent:
     with ThreadPoolExecutor(_AT_ONCE, "stocktrace-lake") as pool:
         sizes = list(pool.map(one, data))
     sizes += [one(path) for path in paths if path.suffix == ".json"]
-    _clear(root)
-    return Sent(len(sizes), sum(sizes))
+    _remove_empty(root)
+    return SentFiles(len(sizes), sum(sizes))
 
 
 def _send_one(lake: Lake, root: Path, path: Path) -> int:
@@ -89,7 +89,7 @@ def _send_one(lake: Lake, root: Path, path: Path) -> int:
     return size
 
 
-def _clear(root: Path) -> None:
+def _remove_empty(root: Path) -> None:
     """Take away the folders that are empty now."""
     for folder in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
         with contextlib.suppress(OSError):  # something was put there meanwhile

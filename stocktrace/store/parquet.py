@@ -18,20 +18,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stocktrace import __version__
+from stocktrace._version import __version__
 from stocktrace.errors import ConversionError
-from stocktrace.store import columns, content, files, footer, lock, outbox, partition
+from stocktrace.store import arrow_schema, checksum, files, footer, lock, outbox, partition
 from stocktrace.store.footer import UNREADABLE
 from stocktrace.store.layout import Layout
-from stocktrace.store.lines import parse_segment
-from stocktrace.store.names import Part
-from stocktrace.store.segment import HEADER
+from stocktrace.store.names import WindowId
+from stocktrace.store.segments import HEADER, parse_segment
 
 #: As ``columns`` has them; readers of this module need no second one.
-SCHEMA = columns.SCHEMA
-ContentHash = content.ContentHash
-content_hash = content.content_hash
-metadata = footer.metadata
+SCHEMA = arrow_schema.TRADE_SCHEMA
+ContentHash = checksum.ContentHash
+content_hash = checksum.content_hash
+metadata = footer.read_footer
 has_wrong_statistics = footer.has_wrong_statistics
 
 # Under 64 Ki rows a group costs 4-15 % in size; more than this is more to read for one hour.
@@ -39,14 +38,14 @@ ROW_GROUP = 1 << 18
 # pyarrow's own 20,000-row pages cost 2-4 %.
 _PAGE_ROWS = 1 << 20
 # The level of the measured knee: 9 gains 4 % in size for twice the time (docs/storage.md).
-LEVEL = 3
+ZSTD_LEVEL = 3
 # What pyarrow (26), polars (2.1) or DuckDB (2.0) may take for a number, a date, a time or a truth
 # (TRUE is listed at Nasdaq) in the name of a partition.
 _GUESSED = re.compile(r"[-.^]*\d.*|[-^]*(?:inf|infinity|nan|true|false)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class PublishedFile:
     """A published file: ``rows`` trades of ``ticker`` in ``size`` bytes."""
 
     ticker: str
@@ -55,7 +54,7 @@ class Converted:
     size: int
 
 
-def writer(sink: Path, level: int = LEVEL) -> pq.ParquetWriter:
+def parquet_writer(sink: Path, level: int = ZSTD_LEVEL) -> pq.ParquetWriter:
     """A writer with the settings that were measured to be the smallest."""
     return pq.ParquetWriter(
         sink,
@@ -123,7 +122,7 @@ def read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
         raise ConversionError(f"{path} cannot be read: {error}.") from error
 
 
-def convert(layout: Layout, segment: Path, *, anew: bool = False) -> Converted | None:
+def publish_segment(layout: Layout, segment: Path, *, anew: bool = False) -> PublishedFile | None:
     """Publish a sealed segment; ``None`` if another process is at it or had done it.
 
     ``anew`` writes a file with the right rows, too: its footer may be wrong.
@@ -131,7 +130,7 @@ def convert(layout: Layout, segment: Path, *, anew: bool = False) -> Converted |
     Raises:
         ConversionError: what was written is not what was read; the segment stays.
     """
-    part, ticker = Part.parse(segment), layout.ticker_of_csv(segment)
+    part, ticker = WindowId.parse(segment), layout.ticker_of_csv(segment)
     try:
         source = segment.open("rb")
     except FileNotFoundError:
@@ -146,53 +145,55 @@ def convert(layout: Layout, segment: Path, *, anew: bool = False) -> Converted |
         final = layout.parquet(ticker, part)
         files.make_folder(final.parent)
         # A compaction has the date to itself while it puts a new folder in the ticker's place.
-        with lock.folder(final.parent.parent, exclusive=False):
-            converted = _compacted(layout, ticker, segment, part)
+        with lock.lock_folder(final.parent.parent, exclusive=False):
+            converted = _is_in_day_file(layout, ticker, segment, part)
             if converted is None:
                 wanted = _publish(layout, ticker, segment, part, anew=anew)
-                converted = Converted(ticker, final, wanted.rows, final.stat().st_size)
+                converted = PublishedFile(ticker, final, wanted.rows, final.stat().st_size)
                 if layout.lake:
-                    _send(layout, ticker, part)
-        _let_go(layout, ticker, segment, part)
+                    _add_to_outbox(layout, ticker, part)
+        _delete_segment(layout, ticker, segment, part)
     return converted
 
 
-def _send(layout: Layout, ticker: str, part: Part) -> None:
+def _add_to_outbox(layout: Layout, ticker: str, part: WindowId) -> None:
     """Before the CSV goes: what is to be sent is then on disk, whatever happens."""
     if (anchor := layout.anchor(part.date)).exists():
-        outbox.put(layout, part.session, anchor)
-    outbox.put(layout, part.session, layout.parquet(ticker, part))
+        outbox.add_to_outbox(layout, part.session, anchor)
+    outbox.add_to_outbox(layout, part.session, layout.parquet(ticker, part))
 
 
-def _let_go(layout: Layout, ticker: str, segment: Path, part: Part) -> None:
+def _delete_segment(layout: Layout, ticker: str, segment: Path, part: WindowId) -> None:
     """A published segment is a second copy: it goes, unless it was asked for."""
-    if layout.keeps_csv:
+    if layout.csv_retention:
         kept = layout.kept_csv(ticker, part)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with files.telling(kept):
+        with files.disk_errors(kept):
             segment.replace(kept)
     else:
         segment.unlink()
 
 
-def _compacted(layout: Layout, ticker: str, segment: Path, part: Part) -> Converted | None:
+def _is_in_day_file(
+    layout: Layout, ticker: str, segment: Path, part: WindowId
+) -> PublishedFile | None:
     """The file of the day, if it has the window of ``segment``.
 
     Raises:
         ConversionError: its rows there are other ones.
     """
-    piece = partition.in_day(layout, ticker, part)
+    piece = partition.find_in_day_file(layout, ticker, part)
     if piece is None:
         return None
     found = content_hash(piece.read())
     if found.hexdigest() != content_hash(read_csv(segment)).hexdigest():
         raise ConversionError(f"{piece.path} holds other rows than {segment}.")
-    return Converted(ticker, piece.path, piece.rows, piece.size)
+    return PublishedFile(ticker, piece.path, piece.rows, piece.size)
 
 
 def _publish(
-    layout: Layout, ticker: str, segment: Path, part: Part, *, anew: bool
-) -> content.ContentHash:
+    layout: Layout, ticker: str, segment: Path, part: WindowId, *, anew: bool
+) -> checksum.ContentHash:
     final = layout.parquet(ticker, part)
     if final.exists() and not anew:
         with contextlib.suppress(ConversionError):  # damaged: it is written anew
@@ -201,16 +202,16 @@ def _publish(
                 return wanted
     layout.converting.mkdir(parents=True, exist_ok=True)
     with files.locked_temporary(layout.converting / final.name) as temporary:
-        wanted = _write(read_csv(segment), temporary, part)
+        wanted = _write_checked(read_csv(segment), temporary, part)
         found = content_hash(read_parquet(temporary))
         if found.hexdigest() != wanted.hexdigest():
             raise ConversionError(f"{temporary} does not hold the {wanted.rows} rows of {segment}.")
-        _anchor(layout, ticker, part)
-        files.publish(temporary, final)
+        _write_anchor(layout, ticker, part)
+        files.publish_file(temporary, final)
     return wanted
 
 
-def _anchor(layout: Layout, ticker: str, part: Part) -> None:
+def _write_anchor(layout: Layout, ticker: str, part: WindowId) -> None:
     """Keep readers that guess from taking tickers for numbers, dates or truths.
 
     They guess the type of a partition from all its values: ``7203`` and ``007`` alone would come
@@ -223,13 +224,15 @@ def _anchor(layout: Layout, ticker: str, part: Part) -> None:
         # Under the session's name, so that its recovery knows it.
         with files.locked_temporary(layout.converting / f"{part.stem}.{anchor.name}") as temporary:
             pq.write_table(SCHEMA.empty_table(), temporary, store_schema=False)
-            files.publish(temporary, anchor)
+            files.publish_file(temporary, anchor)
 
 
-def _write(rows: Iterator[pa.RecordBatch], path: Path, part: Part) -> content.ContentHash:
+def _write_checked(
+    rows: Iterator[pa.RecordBatch], path: Path, part: WindowId
+) -> checksum.ContentHash:
     written = ContentHash()
     gathered: list[pa.RecordBatch] = []
-    with files.telling(path), writer(path) as parquet:
+    with files.disk_errors(path), parquet_writer(path) as parquet:
         for batch in rows:
             written.update(batch)
             gathered.append(batch)

@@ -31,7 +31,7 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class QuarantinedRow:
     """One refused row, or frame if ``row`` is ``None``; ``stamp`` is epoch ns."""
 
     stamp: int
@@ -58,12 +58,12 @@ def _member(frame: bytes) -> dict[str, str]:
 
 
 @dataclass(slots=True)
-class Lines:
+class QuarantineLines:
     """The lines of one file as they are written, each frame but once."""
 
     _written: set[str] = field(default_factory=set)
 
-    def of(self, refused: Iterable[Refused]) -> Iterator[str]:
+    def of(self, refused: Iterable[QuarantinedRow]) -> Iterator[str]:
         """The next lines."""
         ids: dict[bytes, str] = {}  # a frame of many rows is hashed once
         for each in refused:
@@ -81,7 +81,7 @@ class Lines:
             yield each.line(frame_id, whole=is_new)
 
 
-def parse(lines: Iterable[str]) -> Iterator[Refused]:
+def parse_quarantine(lines: Iterable[str]) -> Iterator[QuarantinedRow]:
     """What the lines of a file say, from its first one on; empty ones say nothing.
 
     Raises:
@@ -106,7 +106,7 @@ def parse(lines: Iterable[str]) -> Iterator[Refused]:
             raise ValueError(
                 f"line {number}: its frame stands in no line above: copy the file with all lines."
             )
-        yield Refused(stamp, frame, row, reason)
+        yield QuarantinedRow(stamp, frame, row, reason)
 
 
 def _frame(record: dict[str, Any]) -> bytes | None:
@@ -119,16 +119,16 @@ def _frame(record: dict[str, Any]) -> bytes | None:
     return frame.encode()
 
 
-class Quarantine:
+class QuarantineWriter:
     """The quarantine file of one window, made when the first row needs it."""
 
     def __init__(self, path: Path) -> None:
         self._final = path
         self._open = path.with_name(path.name + OPEN)
         self._used = False
-        self._lines = Lines()
+        self._lines = QuarantineLines()
 
-    def put(self, refused: Iterable[Refused]) -> None:
+    def add(self, refused: Iterable[QuarantinedRow]) -> None:
         """Append what was refused."""
         piece = bytearray()
         for line in self._lines.of(refused):
@@ -150,7 +150,7 @@ class Quarantine:
     def seal(self) -> None:
         """Publish the file; without a row there is none, not even one of an earlier attempt."""
         if self._used:
-            files.publish(self._open, self._final)
+            files.publish_file(self._open, self._final)
         else:
             self._open.unlink(missing_ok=True)
             self._final.unlink(missing_ok=True)

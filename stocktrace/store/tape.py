@@ -32,15 +32,15 @@ from typing import Any, Protocol, Self
 import zstandard
 
 from stocktrace.errors import TapeError
-from stocktrace.store.files import locked_temporary, publish, sync, telling, write_all
+from stocktrace.store.files import disk_errors, locked_temporary, publish_file, sync_file, write_all
 
 RAW = "raw"
 #: The last receive time that fits into an int64, in the year 2262.
-LATEST = 2**63 - 1
+LATEST_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class TapeMark:
     """A line of ours: what happened to the connection, at ``stamp`` (UTC epoch ns)."""
 
     stamp: int
@@ -49,7 +49,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
+class TapeFrames:
     """Consecutive frames of one receive time, ``stamp`` (UTC epoch ns): a read of the socket."""
 
     stamp: int
@@ -79,11 +79,11 @@ class TapeWriter:
         text = b"".join((prefix, (b"\n" + prefix).join(frames), b"\n"))
         # Two scans at memory speed spare a look at each frame; what they find is rare.
         if text.count(b"\n") != len(frames) or b"#" in text:
-            text = b"".join(prefix + _verbatim(frame) + b"\n" for frame in frames)
+            text = b"".join(prefix + _escape(frame) + b"\n" for frame in frames)
         self._write(text)
         return text
 
-    def mark(self, mark: Mark) -> None:
+    def mark(self, mark: TapeMark) -> None:
         """Append a line of ours."""
         facts = json.dumps(mark.facts, separators=(",", ":"))
         self._write(f"{mark.stamp}\t#{mark.name} {facts}\n".encode())
@@ -95,19 +95,19 @@ class TapeWriter:
             # Lines of a read that was not taken in whole would be on the tape and in no books.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self.size)
-            with telling(self.path):
+            with disk_errors(self.path):
                 raise
         self.size += len(text)
 
     def sync(self) -> None:
         """Wait until all that was appended is on the disk."""
-        with self._closing, telling(self.path):
+        with self._closing, disk_errors(self.path):
             if not self._closed:
                 os.fsync(self._fd)
 
     def close(self) -> None:
         """Sync and close; the second time nothing."""
-        with self._closing, telling(self.path):
+        with self._closing, disk_errors(self.path):
             if not self._closed:
                 self._closed = True
                 try:
@@ -117,31 +117,31 @@ class TapeWriter:
                     self._fd = -1  # the number may soon be another file's
 
 
-def _verbatim(frame: bytes) -> bytes:
+def _escape(frame: bytes) -> bytes:
     if b"\n" in frame or frame.startswith(b"#"):
         return b"#raw " + base64.b64encode(frame)
     return frame
 
 
-def parse_line(line: bytes) -> Mark | Frames:
+def parse_line(line: bytes) -> TapeMark | TapeFrames:
     """The meaning of one complete line (without its line feed).
 
     Raises:
         TapeError: the line is not of the grammar.
     """
     stamp_text, tab, payload = line.partition(b"\t")
-    if not tab or not stamp_text.isdigit() or len(stamp_text) > len(str(LATEST)):
+    if not tab or not stamp_text.isdigit() or len(stamp_text) > len(str(LATEST_NS)):
         raise TapeError(f"no receive time at the start of the line {line[:60]!r}")
     stamp = int(stamp_text)
-    if stamp > LATEST:  # one flipped bit makes a 9 of the 1 that our times begin with
+    if stamp > LATEST_NS:  # one flipped bit makes a 9 of the 1 that our times begin with
         raise TapeError(f"no time of this age at the start of the line {line[:60]!r}")
     if not payload.startswith(b"#"):
-        return Frames(stamp, (payload,))
+        return TapeFrames(stamp, (payload,))
     name, _, facts = payload[1:].partition(b" ")
     try:
         if name == RAW.encode():
-            return Frames(stamp, (base64.b64decode(facts, validate=True),))
-        mark = Mark(stamp, name.decode(), json.loads(facts))
+            return TapeFrames(stamp, (base64.b64decode(facts, validate=True),))
+        mark = TapeMark(stamp, name.decode(), json.loads(facts))
     except (binascii.Error, ValueError, RecursionError) as error:
         raise TapeError(f"unreadable line of ours {line[:60]!r}") from error
     if not isinstance(mark.facts, dict):
@@ -170,7 +170,7 @@ _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
 _UNREADABLE = (EOFError, zlib.error, zstandard.ZstdError)
 
 
-def _contents(path: Path) -> Iterator[bytes]:
+def _decompressed(path: Path) -> Iterator[bytes]:
     """The bytes of a tape, decompressed by the end of its name, as far as they can be had.
 
     The stream readers of both libraries keep back what they hold when the data ends too early,
@@ -203,10 +203,10 @@ class TapeReader:
 
     path: Path
     torn_bytes: int = 0
-    bad_lines: int = 0
-    broken: str | None = None
+    invalid_lines: int = 0
+    damage: str | None = None
 
-    def __iter__(self) -> Iterator[Mark | Frames]:
+    def __iter__(self) -> Iterator[TapeMark | TapeFrames]:
         """The tape's marks and frames in their order; neighbours with one stamp come together."""
         stamp, frames = 0, list[bytes]()
         for line in self._lines():
@@ -217,10 +217,10 @@ class TapeReader:
                 and payload[0] != 35  # "#"
                 and text.isdigit()
                 and len(text) <= 19  # a number of any length takes any time to read
-                and (line_stamp := int(text)) <= LATEST
+                and (line_stamp := int(text)) <= LATEST_NS
             ):
                 if line_stamp != stamp and frames:
-                    yield Frames(stamp, frames)
+                    yield TapeFrames(stamp, frames)
                     frames = []
                 stamp = line_stamp
                 frames.append(payload)
@@ -228,31 +228,31 @@ class TapeReader:
             try:
                 entry = parse_line(line)
             except TapeError:
-                self.bad_lines += 1
+                self.invalid_lines += 1
                 continue
-            if isinstance(entry, Frames) and entry.stamp == stamp:
+            if isinstance(entry, TapeFrames) and entry.stamp == stamp:
                 frames.extend(entry.frames)
                 continue
             if frames:
-                yield Frames(stamp, frames)
+                yield TapeFrames(stamp, frames)
                 frames = []
-            if isinstance(entry, Frames):
+            if isinstance(entry, TapeFrames):
                 stamp = entry.stamp
                 frames.extend(entry.frames)
             else:
                 yield entry
         if frames:
-            yield Frames(stamp, frames)
+            yield TapeFrames(stamp, frames)
 
     def _lines(self) -> Iterator[bytes]:
         rest = b""
         try:
-            for chunk in _contents(self.path):
+            for chunk in _decompressed(self.path):
                 lines = (rest + chunk).split(b"\n")
                 rest = lines.pop()
                 yield from lines
         except _UNREADABLE as error:
-            self.broken = str(error)
+            self.damage = str(error)
         self.torn_bytes = len(rest)
 
 
@@ -261,7 +261,7 @@ class TapeReader:
 _LEVEL = 1
 
 
-def archive(tape: Path, archived: Path) -> None:
+def archive_tape(tape: Path, archived: Path) -> None:
     """Compress a tape that gets no more lines; the original goes only when the copy was re-read.
 
     An archive that exists already is never replaced by less (``settle``).
@@ -270,11 +270,11 @@ def archive(tape: Path, archived: Path) -> None:
         TapeError: what was written is not what was read; the tape stays.
     """
     if archived.exists():
-        settle(tape, archived)
+        settle_tapes(tape, archived)
         if not tape.exists():
             return
     with locked_temporary(archived) as temporary:
-        with telling(temporary), tape.open("rb") as source, temporary.open("wb") as sink:
+        with disk_errors(temporary), tape.open("rb") as source, temporary.open("wb") as sink:
             compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
             with compressor.stream_writer(sink, size=tape.stat().st_size, closefd=False) as out:
                 while chunk := source.read(1 << 20):
@@ -285,12 +285,12 @@ def archive(tape: Path, archived: Path) -> None:
                     raise TapeError(f"{temporary} does not hold what {tape} does.")
             if source.read(1):
                 raise TapeError(f"{temporary} does not hold all that {tape} does.")
-        publish(temporary, archived)
+        publish_file(temporary, archived)
     tape.unlink()
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class _TapePair:
     """A plain tape and an archive of one window, in bytes of their contents.
 
     ``plain`` is the size of the one, ``archived`` what can be read of the other: not all of it, or
@@ -307,7 +307,7 @@ class _Pair:
         size, agree, broken = 0, True, False
         with tape.open("rb") as plain:
             try:
-                for chunk in _contents(archived):
+                for chunk in _decompressed(archived):
                     size += len(chunk)
                     agree = agree and chunk.startswith(plain.read(len(chunk)))
             except _UNREADABLE:
@@ -327,15 +327,15 @@ class _Pair:
         return not self.broken and self.agree and self.plain <= self.archived
 
 
-def better(tape: Path, archived: Path) -> Path:
+def better_tape(tape: Path, archived: Path) -> Path:
     """Return the better one of a plain tape and the archive of the same window."""
     try:
-        return tape if _Pair.of(tape, archived).plain_is_better else archived
+        return tape if _TapePair.of(tape, archived).plain_is_better else archived
     except FileNotFoundError:  # it was archived while we looked
         return archived
 
 
-def settle(tape: Path, archived: Path) -> Path | None:
+def settle_tapes(tape: Path, archived: Path) -> Path | None:
     """Decide between a plain tape and an archive of one window, so that no frame is lost.
 
     A copy of a data folder that was made while it recorded, and once more afterwards, has both.
@@ -349,13 +349,13 @@ def settle(tape: Path, archived: Path) -> Path | None:
     Returns:
         The new path of the one that was set aside; no reader takes it for a tape.
     """
-    pair = _Pair.of(tape, archived)
+    pair = _TapePair.of(tape, archived)
     if pair.plain_is_better:
         return set_aside(archived) if pair.broken else None
     if not pair.plain_adds_nothing:
         return set_aside(tape)
-    sync(archived)  # whoever copied it may not have waited for the disk
-    sync(archived.parent)
+    sync_file(archived)  # whoever copied it may not have waited for the disk
+    sync_file(archived.parent)
     tape.unlink()
     return None
 
@@ -365,5 +365,5 @@ def set_aside(path: Path) -> Path:
     names = (path.with_name(f"{path.name}.aside-{number}") for number in count(1))
     aside = next(name for name in names if not name.exists())
     path.rename(aside)
-    sync(aside.parent)
+    sync_file(aside.parent)
     return aside

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from stocktrace.deadline import NS_PER_SECOND
+from stocktrace.clock import NS_PER_SECOND
 
 NS_PER_DAY = 86_400 * NS_PER_SECOND
 
@@ -24,7 +24,7 @@ def utc_date(stamp: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class WindowSpec:
     """One window: frames received at ``start`` <= t < ``end`` (epoch ns), never over UTC midnight.
 
     ``number`` counts the session's windows from 1, so that a window that was rolled by size, or
@@ -51,14 +51,14 @@ class RollPolicy:
     every_s: float
     max_bytes: int
 
-    def open(self, session: str, number: int, stamp: int) -> Window:
+    def open(self, session: str, number: int, stamp: int) -> WindowSpec:
         """The window of the frames received at ``stamp``."""
         midnight = stamp - stamp % NS_PER_DAY
         every = int(self.every_s * NS_PER_SECOND)
         start = stamp - (stamp - midnight) % every
-        return Window(session, number, start, min(start + every, midnight + NS_PER_DAY), stamp)
+        return WindowSpec(session, number, start, min(start + every, midnight + NS_PER_DAY), stamp)
 
-    def due(self, window: Window, stamp: int, size: int) -> bool:
+    def due(self, window: WindowSpec, stamp: int, size: int) -> bool:
         """Whether what is received at ``stamp`` belongs to a new window; ``size`` is the tape's.
 
         A clock that stepped back before the window's start ends it too: a window holds no time but

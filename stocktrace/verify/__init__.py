@@ -16,23 +16,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from stocktrace.record.recorder import Sealed
+from stocktrace.record.recorder import SealedWindow
 from stocktrace.record.recovery import read_report
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.verify.books import check_report
-from stocktrace.verify.compacted import Days
+from stocktrace.store.names import WindowId
 from stocktrace.verify.coverage import check_coverage
+from stocktrace.verify.day_files import DayFiles
 from stocktrace.verify.finding import Finding
-from stocktrace.verify.folder import dates_of_sessions, sessions_of, strangers
-from stocktrace.verify.footer import by_itself
+from stocktrace.verify.folder import dates_of_sessions, sessions_to_verify, unknown_files
+from stocktrace.verify.footer import check_without_tape
 from stocktrace.verify.hashes import check_hashes
-from stocktrace.verify.mending import mend_day
-from stocktrace.verify.tapes import missing_tapes, surplus_tapes, tape_problems
-from stocktrace.verify.window import against_tape
+from stocktrace.verify.rebuild_day import rebuild_day
+from stocktrace.verify.tapes import check_tape, find_extra_tapes, find_missing_tapes
+from stocktrace.verify.totals import check_report
+from stocktrace.verify.window import check_against_tape
 
-__all__ = ["Finding", "dates_of_sessions", "sessions_of", "strangers", "verify"]
+__all__ = ["Finding", "dates_of_sessions", "sessions_to_verify", "unknown_files", "verify"]
 
 
 def verify(
@@ -56,7 +56,7 @@ def verify(
 def _compare(
     layout: Layout,
     session: str,
-    report: Report | None,
+    report: SessionReport | None,
     dates: Iterable[str],
     proven: set[Path],
     *,
@@ -66,25 +66,25 @@ def _compare(
     if report is None:
         problem = "the report is missing or cannot be read: run `stocktrace recover`"
         yield Finding(session, layout.report(session), problem)
-    yield from surplus_tapes(layout, session)
+    yield from find_extra_tapes(layout, session)
     tapes = layout.session_tapes(session)
     if report is not None:
-        yield from missing_tapes(layout, report, tapes)
-    told = [Part(session, window) for window in report.windows] if report is not None else []
+        yield from find_missing_tapes(layout, report, tapes)
+    told = [WindowId(session, window) for window in report.windows] if report is not None else []
     within = {part.date for part in tapes} | (report.dates if report is not None else set())
-    days = Days(layout, session, within | set(dates))
-    published = [Part.parse(path) for _, path in layout.published(session, days.dates)]
-    for path, problem in days.broken.items():
-        yield Finding(session, path, problem, repaired=repair and mend_day(layout, path))
-    days.look()
-    counted: dict[str, Sealed] = {}
-    for part in sorted({*tapes, *published, *told, *days.held}, key=lambda part: part.window):
-        problems = tape_problems(session, tapes[part]) if part in tapes else []
+    days = DayFiles(layout, session, within | set(dates))
+    published = [WindowId.parse(path) for _, path in layout.published_files(session, days.dates)]
+    for path, problem in days.damaged.items():
+        yield Finding(session, path, problem, repaired=repair and rebuild_day(layout, path))
+    days.read()
+    counted: dict[str, SealedWindow] = {}
+    for part in sorted({*tapes, *published, *told, *days.windows}, key=lambda part: part.window):
+        problems = check_tape(session, tapes[part]) if part in tapes else []
         yield from problems
         if part in tapes and not problems:
-            yield from against_tape(layout, part, days, report, counted, repair=repair)
+            yield from check_against_tape(layout, part, days, report, counted, repair=repair)
         else:
-            yield from by_itself(layout, part, days, report)
+            yield from check_without_tape(layout, part, days, report)
     if report is not None:
         yield from check_report(layout, report, counted, days, repair=repair)
         windows = {part.window for part in tapes}

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
-from stocktrace.gap import Interval
-from stocktrace.record.recovery import coverage_of
-from stocktrace.report import Report
-from stocktrace.store.coverage import cut, read_file, write_coverage
+from stocktrace.intervals import CoverageInterval
+from stocktrace.record.recovery import coverage_from_tapes
+from stocktrace.sessions.report import SessionReport
+from stocktrace.store.coverage import read_coverage_file, split_at_midnight, write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import LATEST
+from stocktrace.store.tape import LATEST_NS
 from stocktrace.store.window import utc_date
 from stocktrace.verify.finding import Finding
 
@@ -22,7 +22,7 @@ _Row = tuple[str, int, int, bool, str]
 
 
 def check_coverage(
-    layout: Layout, report: Report, dates: Iterable[str], proven: set[Path], *, repair: bool
+    layout: Layout, report: SessionReport, dates: Iterable[str], proven: set[Path], *, repair: bool
 ) -> Iterator[Finding]:
     """The intervals on disk against those of the marks, up to the tapes' last sign of life.
 
@@ -32,7 +32,7 @@ def check_coverage(
     session = report.session
     if report.ended is None:
         return  # written when it is recovered
-    coverage, last = coverage_of(layout, session)
+    coverage, last = coverage_from_tapes(layout, session)
     wanted = _rows_by_file(layout, session, coverage.intervals, last)
     problems: dict[Path, str] = {}
     others = {layout.coverage(session, date) for date in dates} - wanted.keys()
@@ -45,7 +45,7 @@ def check_coverage(
         if found is None:
             problems[path] = "is missing"
         elif found == wanted.get(path, set()):
-            proven |= {path} if found == _rows_of(path, LATEST) else set()
+            proven |= {path} if found == _rows_of(path, LATEST_NS) else set()
         else:
             problems[path] = f"does not tell what the marks on {layout.tapes(session)} do"
     if repair and problems:
@@ -55,20 +55,20 @@ def check_coverage(
 
 
 def _rows_by_file(
-    layout: Layout, session: str, intervals: Iterable[Interval], last: int
+    layout: Layout, session: str, intervals: Iterable[CoverageInterval], last: int
 ) -> dict[Path, set[_Row]]:
     found: dict[Path, set[_Row]] = {}
     for interval in intervals:
-        for piece in cut(interval):
+        for piece in split_at_midnight(interval):
             start, end = piece.start // _NS_PER_US, piece.end // _NS_PER_US
             rows = found.setdefault(layout.coverage(session, utc_date(piece.start)), set())
-            told = piece.reason or piece.by
-            rows.update(_until((piece.ticker, start, end, bool(piece.reason), told), last))
+            told = piece.reason or piece.sources
+            rows.update(_clip((piece.ticker, start, end, bool(piece.reason), told), last))
     return found
 
 
 def _rows_of(path: Path, last: int) -> set[_Row]:
-    table = read_file(path)
+    table = read_coverage_file(path)
     rows = zip(
         table["symbol"].to_pylist(),
         table["start"].cast("int64").to_pylist(),
@@ -81,11 +81,11 @@ def _rows_of(path: Path, last: int) -> set[_Row]:
     for ticker, start, end, reason, state in rows:
         if state not in ("gap", "listening") or (state == "gap" and not reason):
             raise ConversionError(f"{path} calls {state!r} what has the reason {reason!r}.")
-        found.update(_until((ticker, start, end, state == "gap", reason), last))
+        found.update(_clip((ticker, start, end, state == "gap", reason), last))
     return found
 
 
-def _until(row: _Row, last: int) -> Iterator[_Row]:
+def _clip(row: _Row, last: int) -> Iterator[_Row]:
     """``row`` as far as the tapes can tell of it."""
     ticker, start, end, is_gap, reason = row
     if start < last // _NS_PER_US:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from stocktrace.errors import ConversionError, LayoutError
 from stocktrace.store import lock, parquet
-from stocktrace.store.content import content_hash
+from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part, is_day, is_session
-from stocktrace.store.partition import date_of, ticker_of
-from stocktrace.verify.compacted import misplaced, sessions_in_days
+from stocktrace.store.names import WindowId, is_day_file, is_session
+from stocktrace.store.partition import partition_date, partition_ticker
+from stocktrace.verify.day_files import misplaced_rows, sessions_in_days
 from stocktrace.verify.finding import Finding
 
 
-def sessions_of(layout: Layout) -> list[str]:
+def sessions_to_verify(layout: Layout) -> list[str]:
     """All sessions of a data folder that are not alive."""
     return list(dates_of_sessions(layout))
 
@@ -30,20 +30,21 @@ def dates_of_sessions(layout: Layout, sessions: Sequence[str] = ()) -> dict[str,
         found: dict[str, set[str]] = {name: set() for name in sessions}
     else:
         found = _all_of(layout)
-    return {name: found[name] for name in sorted(found) if not lock.is_held(layout.lock(name))}
+    return {name: found[name] for name in sorted(found) if not lock.is_locked(layout.lock(name))}
 
 
 def _all_of(layout: Layout) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {name: set() for name in layout.all_sessions()}
     lying = {
-        (path.name[: path.name.find("-")], date_of(path.parent)) for path in _parquet_files(layout)
+        (path.name[: path.name.find("-")], partition_date(path.parent))
+        for path in _parquet_files(layout)
     }
     for name, date in lying | sessions_in_days(layout):
         if is_session(name):
             found.setdefault(name, set()).add(date)
     for path in layout.root.glob("coverage/date=*/*.parquet"):
         if path.stem in found:
-            found[path.stem].add(date_of(path))
+            found[path.stem].add(partition_date(path))
     return found
 
 
@@ -53,19 +54,19 @@ def _parquet_files(layout: Layout) -> Iterator[Path]:
             yield path
 
 
-def strangers(layout: Layout) -> Iterator[Finding]:
+def unknown_files(layout: Layout) -> Iterator[Finding]:
     """Files among the published ones that readers take for trades and no session put there."""
     for path in _parquet_files(layout):
-        if path.parent == layout.anchor(date_of(path.parent)).parent:
+        if path.parent == layout.anchor(partition_date(path.parent)).parent:
             if not _is_anchor(path):
                 yield Finding("", path, "is no file without rows: remove it")
             continue
         try:
-            if is_day(path):
-                yield from (Finding("", path, problem) for problem in misplaced(layout, path))
+            if is_day_file(path):
+                yield from (Finding("", path, problem) for problem in misplaced_rows(layout, path))
                 continue
-            part = Part.parse(path)
-            ticker = ticker_of(path.parent)
+            part = WindowId.parse(path)
+            ticker = partition_ticker(path.parent)
         except LayoutError as error:
             yield Finding("", path, str(error))
             continue

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
 from stocktrace.store import parquet
-from stocktrace.store.content import content_hash
+from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.verify.compacted import Days
+from stocktrace.store.names import WindowId
+from stocktrace.verify.day_files import DayFiles
 from stocktrace.verify.finding import Finding
 
 
-def footer_problem(path: Path, told: dict[str, str], part: Part, content: str) -> str | None:
+def footer_problem(path: Path, told: dict[str, str], part: WindowId, content: str) -> str | None:
     """What the footer of a file says wrongly; its pages are known to be right."""
     if (told.get("session"), told.get("window")) != (part.session, part.window):
         return "its footer tells of another session or window"
@@ -26,7 +26,9 @@ def footer_problem(path: Path, told: dict[str, str], part: Part, content: str) -
     return None
 
 
-def by_itself(layout: Layout, part: Part, days: Days, report: Report | None) -> Iterator[Finding]:
+def check_without_tape(
+    layout: Layout, part: WindowId, days: DayFiles, report: SessionReport | None
+) -> Iterator[Finding]:
     """Without a tape to compare with: the content against the footers, the rows with the report."""
     rows = 0
     for path in layout.published_window(part):

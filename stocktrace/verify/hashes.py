@@ -6,15 +6,15 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from stocktrace.record.vouching import differences, vouch_for
-from stocktrace.report import Report
-from stocktrace.store.audit import Audit
+from stocktrace.sessions.report import SessionReport
+from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
 from stocktrace.verify.finding import Finding
 
 
 def check_hashes(
     layout: Layout,
-    report: Report,
+    report: SessionReport,
     dates: Iterable[str],
     findings: Iterable[Finding],
     proven: Collection[Path],
@@ -42,4 +42,4 @@ def check_hashes(
     if repair and outdated:
         vouch_for(layout, report, outdated)
         report.write(layout.report(report.session))
-        Audit(layout.audit, report.session)("repair", file=str(layout.report(report.session)))
+        AuditLog(layout.audit, report.session)("repair", file=str(layout.report(report.session)))

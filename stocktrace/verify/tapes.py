@@ -7,31 +7,31 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
-from stocktrace.record.coverage import Coverage
-from stocktrace.record.recorder import Sealed
-from stocktrace.report import Books, Report
+from stocktrace.record.coverage import CoverageBuilder
+from stocktrace.record.recorder import SealedWindow
+from stocktrace.sessions.report import Books, SessionReport
 from stocktrace.store.audit import deleted
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.partition import folders, pieces
-from stocktrace.store.tape import Mark, TapeReader
+from stocktrace.store.names import WindowId
+from stocktrace.store.partition import list_window_rows, partition_folders
+from stocktrace.store.tape import TapeMark, TapeReader
 from stocktrace.verify.finding import Finding
 
 
-def tape_problems(session: str, tape: Path) -> list[Finding]:
+def check_tape(session: str, tape: Path) -> list[Finding]:
     """What is wrong with a tape by itself."""
-    reader, marks = TapeReader(tape), Coverage()
+    reader, marks = TapeReader(tape), CoverageBuilder()
     try:
         for entry in reader:
-            if isinstance(entry, Mark):
+            if isinstance(entry, TapeMark):
                 marks.add(entry)
     except OSError as error:
         return [Finding(session, tape, f"cannot be read: {error.strerror or error}")]
     found = []
-    if reader.broken:
-        found.append(f"is damaged: {reader.broken}")
-    if reader.bad_lines:
-        found.append(f"has lines that are none of a tape: {reader.bad_lines:,}")
+    if reader.damage:
+        found.append(f"is damaged: {reader.damage}")
+    if reader.invalid_lines:
+        found.append(f"has lines that are none of a tape: {reader.invalid_lines:,}")
     if marks.unreadable:
         found.append(f"has marks without the facts that they promise: {marks.unreadable:,}")
     if reader.torn_bytes:
@@ -39,9 +39,11 @@ def tape_problems(session: str, tape: Path) -> list[Finding]:
     return [Finding(session, tape, problem) for problem in found]
 
 
-def missing_tapes(layout: Layout, report: Report, tapes: Collection[Part]) -> Iterator[Finding]:
+def find_missing_tapes(
+    layout: Layout, report: SessionReport, tapes: Collection[WindowId]
+) -> Iterator[Finding]:
     """The tapes that the report knows, that are not there, and that nobody deleted on purpose."""
-    parts = [Part(report.session, window) for window in report.windows]
+    parts = [WindowId(report.session, window) for window in report.windows]
     if missing := [part for part in parts if part not in tapes]:
         accounted = deleted(layout.audit, report.session)
         for part in missing:
@@ -51,10 +53,10 @@ def missing_tapes(layout: Layout, report: Report, tapes: Collection[Part]) -> It
                 yield Finding(report.session, archived, problem)
 
 
-def surplus_tapes(layout: Layout, session: str) -> Iterator[Finding]:
+def find_extra_tapes(layout: Layout, session: str) -> Iterator[Finding]:
     """Tapes of windows that have another one."""
     for tape in layout.plain_tapes(session):
-        if layout.archived_tape(Part.of_tape(tape)).exists():
+        if layout.archived_tape(WindowId.of_tape(tape)).exists():
             problem = "is beside an archive of the same window: run `stocktrace recover`"
             yield Finding(session, tape, problem)
     for tape in layout.tapes_aside(session):
@@ -65,7 +67,7 @@ def surplus_tapes(layout: Layout, session: str) -> Iterator[Finding]:
         yield Finding(session, tape, problem)
 
 
-def shortage(layout: Layout, report: Report | None, sealed: Sealed) -> str | None:
+def find_shortage(layout: Layout, report: SessionReport | None, sealed: SealedWindow) -> str | None:
     """Say how a tape has less than the books vouch for: nothing is repaired from it then.
 
     The books vouch for what the report says of a window, if the report adds up or what is
@@ -79,7 +81,7 @@ def shortage(layout: Layout, report: Report | None, sealed: Sealed) -> str | Non
         getattr(told, name) > getattr(here, name) for name in ("frames", "trades", "recorded")
     ):
         return None
-    agreed = told.recorded > here.recorded and _published(layout, sealed.part) == told.recorded
+    agreed = told.recorded > here.recorded and _published_rows(layout, sealed.part) == told.recorded
     if not agreed and not _adds_up(report):
         return None
     return (
@@ -89,17 +91,19 @@ def shortage(layout: Layout, report: Report | None, sealed: Sealed) -> str | Non
     )
 
 
-def _adds_up(report: Report) -> bool:
+def _adds_up(report: SessionReport) -> bool:
     total = Books()
     for books in report.windows.values():
         total.add(books)
     return total == report.books
 
 
-def _published(layout: Layout, part: Part) -> int:
+def _published_rows(layout: Layout, part: WindowId) -> int:
     """How many rows of a window are published, as the footers say."""
     rows = 0
-    for folder in folders(layout, part.date):
+    for folder in partition_folders(layout, part.date):
         with contextlib.suppress(ConversionError):
-            rows += sum(each.rows for each in pieces(folder, part.session) if each.part == part)
+            rows += sum(
+                each.rows for each in list_window_rows(folder, part.session) if each.part == part
+            )
     return rows

@@ -9,28 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
-from stocktrace.record.publish import again
-from stocktrace.record.recorder import Sealed
-from stocktrace.report import Report
+from stocktrace.record.publish import rebuilt_copy
+from stocktrace.record.recorder import SealedWindow
+from stocktrace.sessions.report import SessionReport
 from stocktrace.store import parquet
-from stocktrace.store.content import content_hash
+from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.partition import Piece
-from stocktrace.store.quarantine import Lines, parse
-from stocktrace.verify.compacted import Days
+from stocktrace.store.names import WindowId
+from stocktrace.store.partition import WindowRows
+from stocktrace.store.quarantine import QuarantineLines, parse_quarantine
+from stocktrace.verify.day_files import DayFiles
 from stocktrace.verify.finding import Finding
-from stocktrace.verify.footer import by_itself, footer_problem
-from stocktrace.verify.mending import mend_day
-from stocktrace.verify.tapes import shortage
+from stocktrace.verify.footer import check_without_tape, footer_problem
+from stocktrace.verify.rebuild_day import rebuild_day
+from stocktrace.verify.tapes import find_shortage
 
 
-def against_tape(
+def check_against_tape(
     layout: Layout,
-    part: Part,
-    days: Days,
-    report: Report | None,
-    counted: dict[str, Sealed],
+    part: WindowId,
+    days: DayFiles,
+    report: SessionReport | None,
+    counted: dict[str, SealedWindow],
     *,
     repair: bool,
 ) -> Iterator[Finding]:
@@ -38,30 +38,30 @@ def against_tape(
 
     A tape that has less than the books vouch for is a finding itself, and proves nothing.
     """
-    with again(layout, part) as (scratch, sealed):
-        if problem := shortage(layout, report, sealed):
+    with rebuilt_copy(layout, part) as (scratch, sealed):
+        if problem := find_shortage(layout, report, sealed):
             yield Finding(part.session, layout.tape_of(part), problem)
-            yield from by_itself(layout, part, days, report)
+            yield from check_without_tape(layout, part, days, report)
         else:
             counted[part.window] = sealed
             yield from _against(layout, scratch, part, days, repair=repair)
 
 
 def _against(
-    layout: Layout, scratch: Layout, part: Part, days: Days, *, repair: bool
+    layout: Layout, scratch: Layout, part: WindowId, days: DayFiles, *, repair: bool
 ) -> Iterator[Finding]:
     """Each file of a window against those in ``scratch``."""
-    window = _Window(layout, part, layout.tape_of(part))
+    window = _WindowFiles(layout, part, layout.tape_of(part))
     segments = {scratch.ticker_of_csv(path): path for path in scratch.sealed_segments(part)}
     for ticker, segment in segments.items():
         if days.is_broken(ticker, part):
             continue  # it was told of
         if piece := days.of_part(part).get(ticker):
-            yield from _in_day(days, piece, segment, window.tape, repair=repair)
+            yield from _check_day_rows(days, piece, segment, window.tape, repair=repair)
             continue
         for path, problem, mendable in window.wrong_files(ticker, segment):
             if repair and mendable:
-                _restore(layout, part, ticker, segment)
+                _restore_file(layout, part, ticker, segment)
             yield Finding(part.session, path, problem, repaired=repair and mendable)
     for path in window.files:
         if path not in window.expected:
@@ -69,31 +69,31 @@ def _against(
     for ticker, piece in days.of_part(part).items():
         if ticker not in segments:
             problem = f"holds trades of window {part.stem} that the tape does not have"
-            mended = repair and mend_day(layout, piece.path, part)
+            mended = repair and rebuild_day(layout, piece.path, part)
             yield Finding(part.session, piece.path, problem, repaired=mended)
-    yield from _quarantine(layout, scratch, part, repair=repair)
+    yield from _check_quarantine(layout, scratch, part, repair=repair)
 
 
-def _in_day(
-    days: Days, piece: Piece, segment: Path, tape: Path, *, repair: bool
+def _check_day_rows(
+    days: DayFiles, piece: WindowRows, segment: Path, tape: Path, *, repair: bool
 ) -> Iterator[Finding]:
     """A window that is part of the file of its day, against the segment of the tape."""
     wanted = content_hash(parquet.read_csv(segment)).hexdigest()
     problem = days.problem(piece, wanted)
     if problem is not None:
         archived = tape.suffix == ".zst"
-        mended = repair and archived and mend_day(days.layout, piece.path, piece.part)
+        mended = repair and archived and rebuild_day(days.layout, piece.path, piece.part)
         yield Finding(piece.part.session, piece.path, problem, repaired=mended)
         if mended:
-            days.look()
+            days.read()
 
 
 @dataclass(slots=True)
-class _Window:
+class _WindowFiles:
     """What of one window stands on disk; ``expected`` are the files that may be there."""
 
     layout: Layout
-    part: Part
+    part: WindowId
     tape: Path
     expected: set[Path] = field(default_factory=set)
 
@@ -131,19 +131,21 @@ class _Window:
             yield final, problem, True
 
 
-def _restore(layout: Layout, part: Part, ticker: str, segment: Path) -> None:
+def _restore_file(layout: Layout, part: WindowId, ticker: str, segment: Path) -> None:
     """Put the segment of the tape in place and publish it; a wrong file is replaced as a whole."""
     sealed = layout.csv(ticker, part)
     sealed.parent.mkdir(parents=True, exist_ok=True)
     temporary = sealed.with_suffix(".csv.open")
     shutil.copyfile(segment, temporary)
     temporary.replace(sealed)
-    parquet.convert(layout, sealed, anew=True)
+    parquet.publish_segment(layout, sealed, anew=True)
 
 
-def _quarantine(layout: Layout, scratch: Layout, part: Part, *, repair: bool) -> Iterator[Finding]:
+def _check_quarantine(
+    layout: Layout, scratch: Layout, part: WindowId, *, repair: bool
+) -> Iterator[Finding]:
     path, wanted = layout.quarantine(part), scratch.quarantine(part)
-    if _refused(path) != _refused(wanted):
+    if _read_refused(path) != _read_refused(wanted):
         if repair and wanted.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(wanted, path)
@@ -153,7 +155,7 @@ def _quarantine(layout: Layout, scratch: Layout, part: Part, *, repair: bool) ->
         yield Finding(part.session, path, problem, repaired=repair)
 
 
-def _refused(path: Path) -> list[tuple[str, bytes]] | None:
+def _read_refused(path: Path) -> list[tuple[str, bytes]] | None:
     """What was refused, with the frames; ``None`` if a line is not as it was written.
 
     Sorted: the order of a quarantine is that of batches, which the tape does not know, and so is
@@ -164,8 +166,8 @@ def _refused(path: Path) -> list[tuple[str, bytes]] | None:
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             lines = list(file)
-        refused = list(parse(lines))
-        for line, anew, each in zip(lines, Lines().of(refused), refused, strict=True):
+        refused = list(parse_quarantine(lines))
+        for line, anew, each in zip(lines, QuarantineLines().of(refused), refused, strict=True):
             # Earlier versions repeated the frame.
             if line != anew and line != each.line():
                 return None

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from stocktrace import cli
-from stocktrace.exchange import Exchange
+from stocktrace.simulator import Simulator
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.segment import SegmentWriter
+from stocktrace.store.names import WindowId
+from stocktrace.store.segments import SegmentWriter
 from stocktrace.trade import Trade
-from stocktrace.verify import sessions_of, verify
+from stocktrace.verify import sessions_to_verify, verify
 from tests.conftest import NOON, SESSION, WINDOW, Studio, published, sent, taped
 from tests.store.conftest import batch_of
 
-PART = Part(SESSION, WINDOW)
+PART = WindowId(SESSION, WINDOW)
 # Long enough for a busy machine to import everything, in seconds.
 PATIENCE_S = 60
 STOCKTRACE = (sys.executable, "-m", "stocktrace")
@@ -89,13 +89,13 @@ def data(tmp_path: Path) -> Path:
         Trade("7203", 3.0, t, 1.0),
     )
     for segment in layout.sealed_segments(PART):
-        parquet.convert(layout, segment)
+        parquet.publish_segment(layout, segment)
     return layout.root
 
 
 @contextmanager
 def capturing(
-    studio: Studio, exchange: Exchange, *words: str, tickers: tuple[str, ...] = ("AAPL",)
+    studio: Studio, exchange: Simulator, *words: str, tickers: tuple[str, ...] = ("AAPL",)
 ) -> Iterator[subprocess.Popen[str]]:
     """``stocktrace capture`` as a process of its own; killed if a test fails."""
     place = ("--url", exchange.url, "--data-dir", str(studio.data_dir))
@@ -114,10 +114,10 @@ def quick(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Studio:
 @contextmanager
 def started(
     studio: Studio,
-    exchange: Exchange | str,
+    exchange: Simulator | str,
     *before: str,
     lasting: str = "60s",
-    roll_every: str = "1m",
+    roll_interval: str = "1m",
     **given: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """``stocktrace capture``, run by the words ``before`` it; killed if a test fails."""
@@ -127,10 +127,10 @@ def started(
         url,
         "--data-dir",
         str(studio.data_dir),
-        "--min-free",
+        "--min-free-space",
         "0",
-        "--roll-every",
-        roll_every,
+        "--roll-interval",
+        roll_interval,
     )
     words = [*before, *STOCKTRACE, "capture", "AAPL", "--for", lasting, *where]
     env = {**os.environ, "FINNHUB_API_KEY": studio.key, "TERM": "xterm"}
@@ -141,11 +141,13 @@ def started(
             process.kill()
 
 
-def everything_is_recorded(studio: Studio, exchange: Exchange) -> None:
+def everything_is_recorded(studio: Studio, exchange: Simulator) -> None:
     """What was received is on the tape and in Parquet, and nothing else is."""
     frames = exchange.connections[0].frames
     kept = taped(studio.data_dir)
     assert kept == frames[: len(kept)]
     assert published(studio.data_dir) == sent(kept) != {}
     layout = Layout(studio.data_dir)
-    assert [each for session in sessions_of(layout) for each in verify(layout, session)] == []
+    assert [
+        each for session in sessions_to_verify(layout) for each in verify(layout, session)
+    ] == []

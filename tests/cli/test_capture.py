@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.exchange import SyntheticMarket
-from stocktrace.report import Report
+from stocktrace.live import key_lock
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import SyntheticMarket
 from tests.cli.conftest import PATIENCE_S, Said, capturing
 from tests.conftest import SESSION, Studio, published, sent, taped
 
@@ -23,7 +24,7 @@ def test_capture_records_and_prints_the_books(quick: Studio, say: Callable[..., 
     with quick.exchange(SyntheticMarket(rate=2000, trades=300), settle=0.1) as exchange:
         said = say(
             "capture", "AAPL", "BINANCE:BTCUSDT,OANDA:EUR_USD", "--for", "1.5s", "--url",
-            exchange.url, "--data-dir", quick.data_dir, "--min-free", 0,
+            exchange.url, "--data-dir", quick.data_dir, "--min-free-space", 0,
         )  # fmt: skip
         wanted = sent(exchange.connections[0].frames)
     assert said.status == 0, said.err
@@ -39,7 +40,7 @@ def test_json_is_the_report_and_nothing_else(quick: Studio, say: Callable[..., S
     with quick.exchange() as exchange:
         said = say(
             "capture", "AAPL", "--for", "300ms", "--json", "--progress", "none", "--url",
-            exchange.url, "--data-dir", quick.data_dir, "--min-free", 0,
+            exchange.url, "--data-dir", quick.data_dir, "--min-free-space", 0,
         )  # fmt: skip
     assert said.status == 0, said.err
     printed = json.loads(said.out)
@@ -55,12 +56,12 @@ def test_settings_come_from_the_flag_before_the_environment(
     with quick.exchange() as exchange:
         monkeypatch.setenv("STOCKTRACE_URL", exchange.url)
         monkeypatch.setenv("STOCKTRACE_DATA_DIR", "elsewhere")
-        monkeypatch.setenv("STOCKTRACE_MIN_FREE", "0")
-        monkeypatch.setenv("STOCKTRACE_ROLL_EVERY", "1h")
+        monkeypatch.setenv("STOCKTRACE_MIN_FREE_SPACE", "0")
+        monkeypatch.setenv("STOCKTRACE_ROLL_INTERVAL", "1h")
         said = say("capture", "AAPL", "--for", "300ms", "--json", "--data-dir", quick.data_dir)
     assert said.status == 0, said.err
     settings = json.loads(said.out)["settings"]
-    assert (settings["roll_every"], settings["data_dir"]) == (3600.0, str(quick.data_dir))
+    assert (settings["roll_interval"], settings["data_dir"]) == (3600.0, str(quick.data_dir))
     assert not Path("elsewhere").exists()
 
 
@@ -69,7 +70,7 @@ def test_a_capture_that_never_connects_exits_1_with_the_reason(
 ) -> None:
     said = say(
         "capture", "AAPL", "--for", "300ms", "--url", "ws://127.0.0.1:1", "--data-dir",
-        quick.data_dir, "--min-free", 0,
+        quick.data_dir, "--min-free-space", 0,
     )  # fmt: skip
     assert said.status == 1
     last = said.err.splitlines()[-1]
@@ -84,7 +85,7 @@ def test_a_key_that_is_refused_exits_1_with_a_sentence(
     with quick.exchange() as exchange:
         said = say(
             "capture", "AAPL", "--for", "30s", "--url", exchange.url, "--data-dir",
-            quick.data_dir, "--min-free", 0,
+            quick.data_dir, "--min-free-space", 0,
         )  # fmt: skip
     assert said.status == 1
     assert said.err.splitlines()[-1] == (
@@ -95,9 +96,8 @@ def test_a_key_that_is_refused_exits_1_with_a_sentence(
 
 
 def test_a_key_in_use_exits_1_with_a_sentence(quick: Studio, say: Callable[..., Said]) -> None:
-    from stocktrace.store import lock
 
-    with lock.one_capture_per_key(quick.key, "ws://127.0.0.1:1", SESSION):
+    with key_lock.acquire_key_lock(quick.key, "ws://127.0.0.1:1", SESSION):
         said = say(
             "capture", "AAPL", "--for", "1s", "--url", "ws://127.0.0.1:1", "--data-dir",
             quick.data_dir,
@@ -114,7 +114,7 @@ def test_a_full_disk_exits_1_with_a_sentence(quick: Studio, say: Callable[..., S
     with quick.exchange() as exchange:
         said = say(
             "capture", "AAPL", "--for", "30s", "--url", exchange.url, "--data-dir",
-            quick.data_dir, "--min-free", "1000000000GB",
+            quick.data_dir, "--min-free-space", "1000000000GB",
         )  # fmt: skip
     assert said.status == 1
     assert re.search(r"stocktrace: The disk of .* has only \d+ MB left", said.err)
@@ -129,7 +129,7 @@ def test_a_signal_ends_it_in_order_and_publishes_everything(
 ) -> None:
     market = SyntheticMarket(seed=5, rate=2000)
     with studio.exchange(market, settle=0.1) as exchange:
-        with capturing(studio, exchange, "--json", "--roll-every", "1s") as process:
+        with capturing(studio, exchange, "--json", "--roll-interval", "1s") as process:
             exchange.wait_for(lambda each: each.sent_trades > 1000, PATIENCE_S)
             process.send_signal(number)
             out, err = process.communicate(timeout=PATIENCE_S)
@@ -155,13 +155,15 @@ def test_a_second_signal_leaves_at_once_and_the_tape_has_what_was_received(studi
         with capturing(studio, exchange, tickers=tickers) as process:
             exchange.wait_for(lambda each: each.sent_trades > 20_000, PATIENCE_S)
             process.send_signal(signal.SIGINT)
-            exchange.wait_for(lambda each: each.live == 0, PATIENCE_S)
+            exchange.wait_for(lambda each: each.open_connections == 0, PATIENCE_S)
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=PATIENCE_S)
         frames = exchange.connections[0].frames
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert Report.read(next((studio.data_dir / "sessions").glob("*.json"))).state == "running"
+    assert (
+        SessionReport.read(next((studio.data_dir / "sessions").glob("*.json"))).state == "running"
+    )
     kept = taped(studio.data_dir)
     assert len(kept) > 100
     assert kept == frames[: len(kept)]

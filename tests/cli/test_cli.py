@@ -37,8 +37,8 @@ GOOD = ("capture", "AAPL", "--for", "1s")
         ((*GOOD, "--url", "http://x"), "--url: 'http://x' is no WebSocket address"),
         ((*GOOD, "--url", "wss://x?token=abc"), "--url: Take the key out of the URL"),
         ((*GOOD, "--url", "ws://:99999"), "--url: "),
-        ((*GOOD, "--roll-every", "often"), "--roll-every: 'often' is no duration"),
-        ((*GOOD, "--queue-rows", "0"), "--queue-rows: "),
+        ((*GOOD, "--roll-interval", "often"), "--roll-interval: 'often' is no duration"),
+        ((*GOOD, "--max-pending-rows-per-ticker", "0"), "--max-pending-rows-per-ticker: "),
         ((*GOOD, "--batch-rows", "many"), "--batch-rows: "),
         ((*GOOD, "--roll-size", "big"), "--roll-size: 'big' is no size"),
         ((*GOOD, "--no-such"), "--no-such"),
@@ -46,10 +46,10 @@ GOOD = ("capture", "AAPL", "--for", "1s")
         (("capture", "AAPL", "--for"), "--for"),
         (("captur", "AAPL"), "captur"),
         (("--no-such",), "--no-such"),
-        (("exchange", "--ping-every", "often"), "'often' is no duration"),
-        (("exchange", "--rate", "0"), "must be above 0"),
-        (("exchange", "--port", "99999"), "99999 is no port"),
-        (("exchange", "--key", ""), "key must not be empty"),
+        (("simulator", "--ping-interval", "often"), "'often' is no duration"),
+        (("simulator", "--rate", "0"), "must be above 0"),
+        (("simulator", "--port", "99999"), "99999 is no port"),
+        (("simulator", "--key", ""), "key must not be empty"),
         (("demo", "é"), "'é' is no ticker"),
         (("demo", "--for", "x"), "'x' is no duration"),
         (("convert", "--data-dir", "nowhere"), "There is no data folder nowhere"),
@@ -113,14 +113,14 @@ def test_a_setting_in_the_environment_that_is_wrong_is_named(
     say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINNHUB_API_KEY", "a-key")
-    monkeypatch.setenv("STOCKTRACE_ROLL_EVERY", "often")
+    monkeypatch.setenv("STOCKTRACE_ROLL_INTERVAL", "often")
     said = say(*GOOD)
     assert said.status == 2
-    assert said.err.startswith("stocktrace: STOCKTRACE_ROLL_EVERY: 'often' is no duration")
+    assert said.err.startswith("stocktrace: STOCKTRACE_ROLL_INTERVAL: 'often' is no duration")
 
 
 def test_a_tape_that_is_not_there_is_told(say: Callable[..., Said]) -> None:
-    said = say("exchange", "--tape", "nowhere.tape")
+    said = say("simulator", "--tape", "nowhere.tape")
     assert said.status in {1, 2}
     assert said.err.startswith("stocktrace: There is no tape")
 
@@ -195,5 +195,5 @@ def test_python_m_is_the_same_command() -> None:
 
 def test_signals_are_given_back_after_a_command(say: Callable[..., Said]) -> None:
     before = signal.getsignal(signal.SIGINT)
-    say("exchange", "--for", "50ms")
+    say("simulator", "--for", "50ms")
     assert signal.getsignal(signal.SIGINT) is before

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from stocktrace import cli
-from stocktrace.report import Books, Report
+from stocktrace.sessions.report import Books, SessionReport
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
+from stocktrace.store.names import WindowId
 from tests.cli.conftest import PATIENCE_S, STOCKTRACE, ran, running
 from tests.conftest import NOON, SESSION, WINDOW
 from tests.tables import put, table_of
@@ -36,8 +36,8 @@ def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path / "data")
     t = NOON // 10**6
     rows = [(t + number, 1.5 + number, 100.0, "1 12") for number in range(50_000)]
-    put(layout, "AAPL", Part(SESSION, WINDOW), table_of(rows))
-    report = Report(
+    put(layout, "AAPL", WindowId(SESSION, WINDOW), table_of(rows))
+    report = SessionReport(
         SESSION,
         ["AAPL"],
         datetime(2026, 11, 23, 14, 30, tzinfo=UTC),
@@ -73,7 +73,7 @@ def test_a_table_of_bars_has_ten_digits_and_a_program_gets_all(
 ) -> None:
     t = NOON // 10**6
     rows = [(t, 1.0, 0.1, ""), (t + 1, 2.0, 0.2, "")]
-    put(layout, "MSFT", Part(SESSION, WINDOW), table_of(rows))
+    put(layout, "MSFT", WindowId(SESSION, WINDOW), table_of(rows))
     header, line = run("bars", "MSFT")[1].splitlines()
     shown = dict(zip(header.split()[2:], line.split()[3:], strict=True))
     assert (shown["volume"], shown["vwap"]) == ("0.3", "1.666666667")
@@ -289,5 +289,5 @@ def test_the_shell_completes_commands_and_flags(tmp_path: Path) -> None:
 
     assert completed("ca") == {"capture"}
     assert {"--json", "--csv", "--parquet", "--tail"} <= completed("trades", "--")
-    assert {"--roll-every", "--metrics", "--for"} <= completed("capture", "--")
+    assert {"--roll-interval", "--metrics", "--for"} <= completed("capture", "--")
     assert completed("capture", "--progress", "l") == {"live", "log"}

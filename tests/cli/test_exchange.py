@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stocktrace.exchange import synthetic_frames
+from stocktrace.simulator import synthetic_frames
 from tests.cli.conftest import PATIENCE_S, STOCKTRACE, Said, running
 from tests.conftest import NOON, Studio, published, sent
 
@@ -18,7 +18,7 @@ def test_exchange_prints_its_address_and_plays_a_tape(studio: Studio, tmp_path: 
     frames = [each for _, each in synthetic_frames(["AAPL"], 200)]
     tape = tmp_path / "a.tape"
     tape.write_bytes(b"".join(b"%d\t%s\n" % (NOON + n, each) for n, each in enumerate(frames)))
-    flags = ["--tape", str(tape), "--speed", "0", "--key", studio.key, "--ping-every", "0"]
+    flags = ["--tape", str(tape), "--speed", "0", "--key", studio.key, "--ping-interval", "0"]
     with running(*STOCKTRACE, "exchange", *flags) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -39,7 +39,7 @@ def test_exchange_prints_its_address_and_plays_a_tape(studio: Studio, tmp_path: 
 
 
 def test_exchange_ends_by_itself_when_it_was_told_how_long(say: Callable[..., Said]) -> None:
-    said = say("exchange", "--for", "100ms")
+    said = say("simulator", "--for", "100ms")
     assert said.status == 0
     assert re.fullmatch(r"ws://127\.0\.0\.1:\d+\n", said.out)
 
@@ -47,7 +47,7 @@ def test_exchange_ends_by_itself_when_it_was_told_how_long(say: Callable[..., Sa
 def test_demo_needs_no_key_and_no_network_and_reads_back_what_it_recorded(
     say: Callable[..., Said], tmp_path: Path
 ) -> None:
-    said = say("demo", "--for", "3s", "--data-dir", tmp_path, "--min-free", 0)
+    said = say("demo", "--for", "3s", "--data-dir", tmp_path, "--min-free-space", 0)
     assert said.status == 0, said.err
     assert "the books balance" in said.out
     assert "stocktrace.read_trades('AAPL'" in said.out

@@ -11,19 +11,25 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from stocktrace.cli.progress import Lines, Live, Rates, picture, progress
+from stocktrace.cli.progress import (
+    LiveDisplay,
+    ProgressLines,
+    TickerRates,
+    make_progress,
+    render_status,
+)
 from stocktrace.errors import UsageError
-from stocktrace.status import Retry, Status
+from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
 from tests.conftest import Scenario, Studio, connected
 from tests.statuses import a_status
 
 
-def status(elapsed_s: float, trades: int = 0, *, up: bool = True, **more: Any) -> Status:
+def status(elapsed_s: float, trades: int = 0, *, up: bool = True, **more: Any) -> CaptureStatus:
     return a_status(
         session="s",
         connected=up,
         elapsed_s=elapsed_s,
-        left_s=100 - elapsed_s,
+        remaining_s=100 - elapsed_s,
         trades=trades,
         backlog=7,
         reconnects=1,
@@ -42,7 +48,7 @@ class Terminal(io.StringIO):
 
 
 def test_the_rate_is_that_of_the_last_looks() -> None:
-    rates = Rates()
+    rates = TickerRates()
     assert rates(status(0, 0)) == 0
     assert rates(status(1, 100)) == 100
     found = [rates(status(2 + n, 100)) for n in range(12)]
@@ -51,7 +57,7 @@ def test_the_rate_is_that_of_the_last_looks() -> None:
 
 
 def test_each_ticker_has_its_rate() -> None:
-    rates = Rates()
+    rates = TickerRates()
     for second in range(3):
         rates(status(second, 10 * second))
     assert [rates.ticker(name) for name in ("AAPL", "MSFT", "NONE")] == [10, 0, 0]
@@ -59,7 +65,7 @@ def test_each_ticker_has_its_rate() -> None:
 
 def test_lines_come_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "stocktrace")
-    with Lines(every_s=30) as look:
+    with ProgressLines(every_s=30) as look:
         for second in range(0, 100, 10):
             look(status(second, second * 5, up=second < 60))
     rest = "lag=80ms waiting=7 quarantined=0 reconnects=1 gaps=0"
@@ -74,7 +80,7 @@ def test_who_looks_later_gets_a_line_at_once_and_then_now_and_then(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "stocktrace")
-    with Lines(every_s=30) as look:
+    with ProgressLines(every_s=30) as look:
         for second in range(65, 100, 5):
             look(status(second))
     assert [record.getMessage().split()[1] for record in caplog.records] == [
@@ -83,17 +89,17 @@ def test_who_looks_later_gets_a_line_at_once_and_then_now_and_then(
     ]
 
 
-def drawn(shown: Status, **options: Any) -> str:
+def drawn(shown: CaptureStatus, **options: Any) -> str:
     console = Console(file=io.StringIO(), **{"width": 100, **options})
-    rates = Rates()
-    console.print(picture(shown, rates(shown), rates))
+    rates = TickerRates()
+    console.print(render_status(shown, rates(shown), rates))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def test_a_picture_says_why_it_is_not_connected_and_when_it_tries_again() -> None:
     at = datetime(2026, 11, 23, tzinfo=UTC)
-    retry = Retry(2, at + timedelta(seconds=4), "refused\x1b[2J")
+    retry = ReconnectAttempt(2, at + timedelta(seconds=4), "refused\x1b[2J")
     text = drawn(status(10, up=False, at=at, retry=retry))
     assert text.startswith("○ reconnecting: try 3 in 4 s (refused?[2J)")
 
@@ -122,12 +128,12 @@ def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", term)
-    assert isinstance(progress("auto"), Lines)
+    assert isinstance(make_progress("auto"), ProgressLines)
 
 
 def test_live_progress_without_a_terminal_is_refused_with_a_way_out() -> None:
     with pytest.raises(UsageError, match="use --progress log"):
-        progress("live")
+        make_progress("live")
 
 
 def test_a_terminal_shows_a_live_picture_with_messages_above_it(
@@ -137,8 +143,8 @@ def test_a_terminal_shows_a_live_picture_with_messages_above_it(
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     before = logging.getLogger().handlers[:]
-    look = progress("auto")
-    assert isinstance(look, Live)
+    look = make_progress("auto")
+    assert isinstance(look, LiveDisplay)
     look._console = Console(file=terminal, width=160)
     look._live.console = look._console
     with look:
@@ -162,7 +168,7 @@ def test_a_terminal_shows_a_live_picture_with_messages_above_it(
 def test_elsewhere_there_are_lines_and_no_escapes(
     studio: Studio, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(progress("auto"), Lines)
+    assert isinstance(make_progress("auto"), ProgressLines)
     handler = logging.StreamHandler(sys.stderr)
     logging.getLogger("stocktrace").addHandler(handler)
     try:
@@ -183,5 +189,5 @@ def test_elsewhere_there_are_lines_and_no_escapes(
 
 
 def test_none_shows_nothing() -> None:
-    with progress("none") as look:
+    with make_progress("none") as look:
         assert look is None

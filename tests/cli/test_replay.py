@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from stocktrace import cli
-from stocktrace.cli.replay import recording
+from stocktrace.cli.simulator import find_recording
 from stocktrace.errors import StoreError, UsageError
-from stocktrace.exchange import Script, SyntheticMarket, Tape, synthetic_frames
-from stocktrace.ingest.merging import merge
-from stocktrace.report import Report
+from stocktrace.importing.merge import merge_sessions
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import ScriptedSource, SyntheticMarket, TapeSource, synthetic_frames
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import Mark
+from stocktrace.store.tape import TapeMark
 from tests.conftest import NOON, SESSION, Scenario, Studio, frame, hurry, played, published, trades
 from tests.ingest.test_merging import OTHER, TICKERS, rows, stream, two
 from tests.recorded import SECOND, listening, record
@@ -42,11 +42,11 @@ def session_of(data_dir: Path) -> str:
 
 def replay(
     studio: Studio, data_dir: Path, tickers: list[str], *, replay_disconnects: bool = False
-) -> Report:
+) -> SessionReport:
     """Capture what a session received."""
-    tapes = recording(None, session_of(data_dir), data_dir)
+    tapes = find_recording(None, session_of(data_dir), data_dir)
     assert tapes is not None
-    tape = Tape(tapes, speed=0, errors=False, replay_disconnects=replay_disconnects)
+    tape = TapeSource(tapes, speed=0, errors=False, replay_disconnects=replay_disconnects)
     with studio.exchange(tape) as exchange:
         return studio.record(exchange, tickers, played(exchange))
 
@@ -57,7 +57,7 @@ def test_capturing_a_replay_gives_the_same_trades(
     live, again = studios("live"), studios("again")
     market = [*synthetic_frames(["AAPL", "7203", "BINANCE:BTCUSDT"], 5000, seed=3)]
     steps = [*((NOON, one) for one in ODD), *market]
-    with live.exchange(Script(steps)) as exchange:
+    with live.exchange(ScriptedSource(steps)) as exchange:
         live.record(exchange, TICKERS, played(exchange), roll_size=200_000)
     report = replay(again, live.data_dir, TICKERS)
     assert published(again.data_dir) == published(live.data_dir)
@@ -72,12 +72,12 @@ def test_capturing_a_replay_gives_the_same_trades(
 
 def test_a_gap_of_the_session_is_passed_over_or_played(studios: Callable[[str], Studio]) -> None:
     live, over, with_it = (studios(name) for name in ("live", "over", "with"))
-    steps: list[tuple[int, bytes] | Mark] = [
+    steps: list[tuple[int, bytes] | TapeMark] = [
         (NOON, frame(("AAPL", 1.0))),
-        Mark(NOON, "disconnected"),
+        TapeMark(NOON, "disconnected"),
         (NOON, frame(("AAPL", 2.0))),
     ]
-    with live.exchange(Script(steps)) as exchange:
+    with live.exchange(ScriptedSource(steps)) as exchange:
         assert live.record(exchange, ["AAPL"], played(exchange)).reconnects == 1
     assert replay(over, live.data_dir, ["AAPL"]).reconnects == 0
     report = replay(with_it, live.data_dir, ["AAPL"], replay_disconnects=True)
@@ -88,7 +88,7 @@ def test_a_gap_of_the_session_is_passed_over_or_played(studios: Callable[[str], 
 
 def test_a_merge_can_be_played_as_well(tmp_path: Path, studios: Callable[[str], Studio]) -> None:
     into = Layout(tmp_path / "both")
-    merge(into, *two(tmp_path))
+    merge_sessions(into, *two(tmp_path))
     again = studios("again")
     replay(again, into.root, TICKERS)
     assert published(again.data_dir) == rows(stream(NOON))
@@ -120,30 +120,30 @@ def test_the_tapes_of_a_session_are_played_once_and_in_their_order(tmp_path: Pat
     for window in windows:
         (layout.tapes(SESSION) / f"{window}.tape").write_bytes(b"")
     (layout.tapes(SESSION) / f"{windows[0]}.tape.zst").write_bytes(b"")
-    found = recording(None, SESSION, tmp_path)
+    found = find_recording(None, SESSION, tmp_path)
     assert found == [layout.tapes(SESSION) / f"{window}.tape" for window in windows]
 
 
 def test_what_cannot_be_played_is_told_of(tmp_path: Path) -> None:
     layout = record(tmp_path, SESSION, listening(TICKERS, NOON, NOON + 9 * SECOND, stream(NOON)))
     with pytest.raises(UsageError, match=f"no session {OTHER}"):
-        recording(None, OTHER, tmp_path)
+        find_recording(None, OTHER, tmp_path)
     with pytest.raises(UsageError, match=r"no session \.\./x"):
-        recording(None, "../x", tmp_path)
+        find_recording(None, "../x", tmp_path)
     with pytest.raises(UsageError, match="not both"):
-        recording(tmp_path, SESSION, tmp_path)
+        find_recording(tmp_path, SESSION, tmp_path)
     with pytest.raises(UsageError, match="--session"):
-        recording(tmp_path, None, tmp_path)
-    with lock.held(layout.lock(SESSION), {}), pytest.raises(StoreError, match="is alive"):
-        recording(None, SESSION, tmp_path)
+        find_recording(tmp_path, None, tmp_path)
+    with lock.hold_lock(layout.lock(SESSION), {}), pytest.raises(StoreError, match="is alive"):
+        find_recording(None, SESSION, tmp_path)
     for path in layout.tapes(SESSION).glob("*.zst"):
         path.unlink()
     with pytest.raises(StoreError, match="not all its tapes"):
-        recording(None, SESSION, tmp_path)
+        find_recording(None, SESSION, tmp_path)
 
 
 def test_the_command_ends_with_2_for_a_session_that_is_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["exchange", "--session", OTHER, "--data-dir", str(tmp_path)]) == 2
+    assert cli.run(["simulator", "--session", OTHER, "--data-dir", str(tmp_path)]) == 2
     assert f"no session {OTHER}" in capsys.readouterr().err

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from stocktrace.cli.signals import on_signals
-from stocktrace.exchange import SyntheticMarket
+from stocktrace.cli.signals import handle_signals
+from stocktrace.simulator import SyntheticMarket
 from tests.cli.conftest import (
     PATIENCE_S,
     everything_is_recorded,
@@ -59,7 +59,7 @@ def test_58_a_hang_up_that_is_ignored_ends_nothing(studio: Studio) -> None:
 def test_58_a_hang_up_that_comes_twice_does_not_leave_at_once() -> None:
     asked: list[None] = []
     before = signal.getsignal(signal.SIGHUP)
-    with on_signals(lambda: asked.append(None)) as caught:
+    with handle_signals(lambda: asked.append(None)) as caught:
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
             signal.raise_signal(number)  # the shell, the terminal and systemd
     assert caught.status == 129
@@ -84,7 +84,7 @@ main(sys.argv[2:])
 
 
 @pytest.mark.parametrize(
-    "module", ["logging", "cyclopts", "pydantic", "stocktrace.live.capturing", "pyarrow.lib"]
+    "module", ["logging", "cyclopts", "pydantic", "stocktrace.live.api", "pyarrow.lib"]
 )
 def test_59_ctrl_c_while_modules_are_loaded_is_one_sentence(studio: Studio, module: str) -> None:
     words = ("capture", "AAPL", "--for", "60s", "--url", "ws://127.0.0.1:1")

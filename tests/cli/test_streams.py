@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from stocktrace.cli.streams import MOST_WAITING, Stream
-from stocktrace.exchange import SyntheticMarket
+from stocktrace.cli.streams import MAX_WAITING_BYTES, ProtectedStream
+from stocktrace.simulator import SyntheticMarket
 from stocktrace.store.layout import Layout
 from stocktrace.trade import Trade
 from tests import remains
@@ -148,7 +148,7 @@ def test_55_a_capture_hears_sigterm_though_nobody_reads_its_terminal(
 ) -> None:
     with studio.exchange(SyntheticMarket(rate=2000), settle=0.1) as exchange:
         streams: dict[str, Any] = {"stdin": hung, "stdout": hung, "stderr": hung}
-        with started(studio, exchange, roll_every="1s", **streams) as process:
+        with started(studio, exchange, roll_interval="1s", **streams) as process:
             eventually(lambda: list(studio.data_dir.rglob("*.parquet")), within=PATIENCE_S)
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE_S) == 143
@@ -161,9 +161,9 @@ def test_55_lines_that_nobody_reads_are_dropped_and_counted(
 ) -> None:
     caplog.set_level(logging.WARNING)
     reading, writing = os.pipe()
-    stream = Stream(writing, is_error=True)
+    stream = ProtectedStream(writing, is_error=True)
     stream.never_wait()
-    written = 2 * MOST_WAITING // 10 + 20_000  # the pipe takes some, too
+    written = 2 * MAX_WAITING_BYTES // 10 + 20_000  # the pipe takes some, too
     for _ in range(written):
         stream.write(b"012345678\n")
     assert stream.is_behind
@@ -173,7 +173,7 @@ def test_55_lines_that_nobody_reads_are_dropped_and_counted(
 
     def has_caught_up() -> bool:
         with contextlib.suppress(BlockingIOError):
-            while piece := os.read(reading, MOST_WAITING):
+            while piece := os.read(reading, MAX_WAITING_BYTES):
                 taken.extend(piece)
         return bool(caplog.records)
 
@@ -194,9 +194,9 @@ def test_55_lines_that_nobody_reads_are_dropped_and_counted(
 
 def test_55_a_slow_reader_gets_everything_at_the_end() -> None:
     reading, writing = os.pipe()
-    stream = Stream(writing, is_error=True)
+    stream = ProtectedStream(writing, is_error=True)
     stream.never_wait()
-    stream.write(b"x" * 3 * MOST_WAITING)
+    stream.write(b"x" * 3 * MAX_WAITING_BYTES)
     taken = bytearray()
 
     def read() -> None:
@@ -210,4 +210,4 @@ def test_55_a_slow_reader_gets_everything_at_the_end() -> None:
     assert not stream.gone
     os.close(writing)
     reader.join()
-    assert len(taken) == 3 * MOST_WAITING
+    assert len(taken) == 3 * MAX_WAITING_BYTES

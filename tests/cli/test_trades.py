@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.errors import Died
-from stocktrace.report import Report
+from stocktrace.errors import SessionCrashed
+from stocktrace.sessions.report import SessionReport
 from stocktrace.store.layout import Layout
-from stocktrace.store.shelf import Folder
+from stocktrace.store.source import FolderSource
 from stocktrace.trade import Trade
 from tests.cli.conftest import PART, Said, sealed
 from tests.conftest import NOON, SESSION, Studio, tree
@@ -68,7 +68,9 @@ def test_trades_of_nothing_are_a_header(say: Callable[..., Said], data: Path) ->
 
 def recorded(data: Path, *tickers: str, session: str = SESSION) -> None:
     """Have ``data`` tell of a session that asked for ``tickers``."""
-    report = Report(session, list(tickers), datetime(2026, 11, 23, tzinfo=UTC), state="complete")
+    report = SessionReport(
+        session, list(tickers), datetime(2026, 11, 23, tzinfo=UTC), state="complete"
+    )
     report.write(Layout(data).report(session))
 
 
@@ -162,19 +164,19 @@ def test_where_something_is_found_nothing_else_is_looked_at(
 ) -> None:
     """And of a ticker that has no rows, only the sessions back to the last that asked for it."""
     read: list[str] = []
-    reports, tickers = Folder.reports, Folder.tickers
+    reports, tickers = FolderSource.reports, FolderSource.tickers
 
-    def counted(shelf: Folder, last: int | None = None) -> Iterator[bytes]:
+    def counted(shelf: FolderSource, last: int | None = None) -> Iterator[bytes]:
         for text in reports(shelf, last):
-            read.append(Report.decode(text).session)
+            read.append(SessionReport.decode(text).session)
             yield text
 
-    def listed(shelf: Folder, date: str) -> set[str]:
+    def listed(shelf: FolderSource, date: str) -> set[str]:
         read.append(date)
         return tickers(shelf, date)
 
-    monkeypatch.setattr(Folder, "reports", counted)
-    monkeypatch.setattr(Folder, "tickers", listed)
+    monkeypatch.setattr(FolderSource, "reports", counted)
+    monkeypatch.setattr(FolderSource, "tickers", listed)
     sessions = [f"2026112{day}T000000Z_00000{day}" for day in range(4, 8)]
     for session, ticker in zip(sessions, ("A", "MSFT", "B", "C"), strict=True):
         recorded(data, ticker, session=session)
@@ -240,7 +242,7 @@ def test_a_damaged_file_is_told_and_not_shown(say: Callable[..., Said], data: Pa
 def test_sessions_are_listed(quick: Studio, say: Callable[..., Said]) -> None:
     with quick.exchange() as exchange:
         quick.record(exchange, lasting=0.3)
-    dead = Report(SESSION, ["AAPL", "MSFT"], quick.report().started)
+    dead = SessionReport(SESSION, ["AAPL", "MSFT"], quick.report().started)
     dead.write(quick.data_dir / "sessions" / f"{SESSION}.json")
     said = say("sessions", "--data-dir", quick.data_dir)
     assert said.status == 0
@@ -258,12 +260,12 @@ def test_a_report_that_is_damaged_is_named_and_the_others_are_listed(
     folder.mkdir()
     (folder / "a.json").write_text('{"session": "a"')
     started = datetime(2026, 11, 23, tzinfo=UTC)
-    Report(SESSION, ["AAPL"], started).write(folder / "b.json")
+    SessionReport(SESSION, ["AAPL"], started).write(folder / "b.json")
     said = say("sessions", "--data-dir", data)
     assert said.status == 1
     assert SESSION in said.out
     died, damaged = said.err.splitlines()
-    assert died == f"stocktrace: {Died(SESSION)}"
+    assert died == f"stocktrace: {SessionCrashed(SESSION)}"
     assert damaged.startswith(f"stocktrace: {folder / 'a.json'} is no report")
 
 

@@ -112,7 +112,7 @@ def test_recover_works_as_a_process(dead: Layout) -> None:
 
 def test_convert_leaves_the_segments_of_a_live_capture_to_it(run: Command, dead: Layout) -> None:
     """It counts what it publishes: with a file converted by another its books would not balance."""
-    with lock.held(dead.lock(SESSION), {}):
+    with lock.hold_lock(dead.lock(SESSION), {}):
         assert run("convert") == (0, "0 segments converted, 0 trades\n", "")
     assert run("convert") == (0, "2 segments converted, 4 trades\n", "")
     assert run("convert", "--json")[1] == '{"files":0,"rows":0,"failed":[]}\n'
@@ -178,7 +178,7 @@ def test_verify_fails_as_long_as_something_is_not_mended(run: Command, whole: La
 def test_verify_of_a_session_that_is_none_is_wrong_usage(run: Command, whole: Layout) -> None:
     sentence = "There is no ended session 20200101T000000Z_000000: see `stocktrace sessions`."
     assert run("verify", "20200101T000000Z_000000") == (2, "", f"stocktrace: {sentence}\n")
-    with lock.held(whole.lock(SESSION), {}):
+    with lock.hold_lock(whole.lock(SESSION), {}):
         assert run("verify", SESSION)[0] == 2
         assert run("verify") == (0, "0 sessions verified, 0 findings\n", "")
 
@@ -186,8 +186,8 @@ def test_verify_of_a_session_that_is_none_is_wrong_usage(run: Command, whole: La
 def test_verify_says_which_session_is_just_being_recovered(
     run: Command, whole: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stocktrace.store.lock.is_held", lambda _: False)
-    with lock.held(whole.lock(SESSION), {}):
+    monkeypatch.setattr("stocktrace.store.lock.is_locked", lambda _: False)
+    with lock.hold_lock(whole.lock(SESSION), {}):
         sentence = f"session {SESSION} is being recovered: it was not verified."
         assert run("verify") == (
             0,

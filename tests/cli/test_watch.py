@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from stocktrace import cli
-from stocktrace.errors import Died
-from stocktrace.exchange import Exchange, SyntheticMarket
-from stocktrace.report import Report
-from stocktrace.status import Status
+from stocktrace.errors import SessionCrashed
+from stocktrace.sessions.report import SessionReport
+from stocktrace.sessions.status import CaptureStatus
+from stocktrace.simulator import Simulator, SyntheticMarket
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from tests.cli.conftest import PATIENCE_S, STOCKTRACE, ran, running
@@ -38,11 +38,11 @@ def watch(studio: Studio, capfd: pytest.CaptureFixture[str]) -> Watch:
 
 
 @contextlib.contextmanager
-def recorded(studio: Studio, exchange: Exchange) -> Iterator[None]:
+def recorded(studio: Studio, exchange: Simulator) -> Iterator[None]:
     """A capture in another thread, up to the end of the block; there is a status in it."""
     up = threading.Event()
 
-    def scenario() -> Iterator[Callable[[Status], bool]]:
+    def scenario() -> Iterator[Callable[[CaptureStatus], bool]]:
         yield connected
         up.set()
         yield lambda _: False
@@ -63,9 +63,9 @@ def recorded(studio: Studio, exchange: Exchange) -> Iterator[None]:
 def test_what_another_process_captures_is_shown_until_it_ends(
     studio: Studio, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Status] = []
+    seen: list[CaptureStatus] = []
 
-    def look(status: Status) -> None:
+    def look(status: CaptureStatus) -> None:
         seen.append(status)
         if len(seen) == 2:
             studio.handle.stop("enough")
@@ -98,7 +98,7 @@ def test_as_json_each_look_is_a_line_and_the_last_has_the_outcome(
     looks = [json.loads(line) for line in out.splitlines()]
     assert status == 0
     assert len(looks) > 2
-    assert (looks[-1]["state"], looks[-1]["outcome"]) == ("ended", "interrupted")
+    assert (looks[-1]["state"], looks[-1]["final_state"]) == ("ended", "interrupted")
     assert looks[-1]["trades"] == studio.report().books.trades
     assert {look["session"] for look in looks} == {studio.report().session}
 
@@ -125,7 +125,7 @@ def a_dead_one(studio: Studio) -> str:
     with studio.exchange() as exchange:
         report = studio.record(exchange, scenario=brief())
     path = Layout(studio.data_dir).status(report.session)
-    last = json.loads(path.read_text()) | {"state": "connected", "outcome": "running"}
+    last = json.loads(path.read_text()) | {"state": "connected", "final_state": "running"}
     path.write_text(json.dumps(last))
     return report.session
 
@@ -170,9 +170,9 @@ def test_a_session_that_died_is_listed_with_what_it_received_and_what_to_do(
     layout = Layout(studio.data_dir)
     status = json.loads(layout.status(session).read_text())
     layout.status(session).write_text(json.dumps(status | {"trades": 1234}))
-    report = Report(session, ["AAPL"], datetime(2026, 11, 23, 14, 30, tzinfo=UTC))
+    report = SessionReport(session, ["AAPL"], datetime(2026, 11, 23, 14, 30, tzinfo=UTC))
     report.write(layout.report(session))  # as it was when the session began
-    place, sentence = ["--data-dir", str(studio.data_dir)], str(Died(session))
+    place, sentence = ["--data-dir", str(studio.data_dir)], str(SessionCrashed(session))
     assert cli.run(["sessions", *place]) == 0
     out, err = capsys.readouterr()
     row = dict(zip(*(line.split()[:2] for line in out.splitlines()), strict=True))
@@ -228,10 +228,10 @@ def test_of_several_the_capture_that_began_last_is_shown(studio: Studio, watch: 
     earlier = "20200101T000000Z_000000"
     layout.status(earlier).write_bytes(layout.status(report.session).read_bytes())
     for session in (earlier, report.session):
-        layout.changes(session).mkdir()  # as a capture does; a recovery has the lock alone
+        layout.ticker_requests(session).mkdir()  # as a capture does; a recovery has the lock alone
     with (
-        lock.held(layout.lock(earlier), {"session": earlier}),
-        lock.held(layout.lock(report.session), {"session": report.session}),
+        lock.hold_lock(layout.lock(earlier), {"session": earlier}),
+        lock.hold_lock(layout.lock(report.session), {"session": report.session}),
     ):
         status, out, _ = watch("--progress", "none")
     assert status == 0
@@ -249,7 +249,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_capture(studio: Studio) -> None:
         assert studio.report().state == "running"
     assert process.returncode == 130
     assert err == f"stocktrace: session {first['session']} goes on\n"
-    assert Report.read(next(studio.data_dir.glob("sessions/*.json"))).state == "interrupted"
+    assert SessionReport.read(next(studio.data_dir.glob("sessions/*.json"))).state == "interrupted"
 
 
 def test_a_reader_of_the_looks_that_goes_away_is_no_failure(studio: Studio, tmp_path: Path) -> None:

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from stocktrace.dashboard.address import address, bind
-from stocktrace.dashboard.serving import serve
-from stocktrace.exchange import Exchange
-from stocktrace.report import Report
-from stocktrace.status import Status
+from stocktrace.dashboard.server import bind_port, page_address, run_server
+from stocktrace.sessions.report import SessionReport
+from stocktrace.sessions.status import CaptureStatus
+from stocktrace.simulator import Simulator
 from stocktrace.store.layout import Layout
 from tests.conftest import Scenario, Studio, hurry
 
@@ -28,12 +27,12 @@ WITHIN_S = 20.0
 def dashboard(data_dir: Path, port: int = 0) -> Iterator[str]:
     """Serve ``data_dir``; gives the address."""
     reading, writing = os.pipe()
-    listening = bind(port)
+    listening = bind_port(port)
     with os.fdopen(reading, "rb") as parent:
-        thread = threading.Thread(target=serve, args=(Layout(data_dir), listening, parent))
+        thread = threading.Thread(target=run_server, args=(Layout(data_dir), listening, parent))
         thread.start()
         try:
-            yield address(listening)
+            yield page_address(listening)
         finally:
             os.close(writing)
             thread.join(WITHIN_S)
@@ -46,10 +45,10 @@ class Capture:
     """A capture of ``exchange`` on a thread; ``status`` is the newest."""
 
     studio: Studio
-    exchange: Exchange
+    exchange: Simulator
     tickers: tuple[str, ...]
-    report: Report | None = None
-    status: Status | None = None
+    report: SessionReport | None = None
+    status: CaptureStatus | None = None
 
     def __post_init__(self) -> None:
         self._news = threading.Condition()
@@ -70,13 +69,13 @@ class Capture:
     def _forever(self) -> Scenario:
         yield self._note
 
-    def _note(self, status: Status) -> bool:
+    def _note(self, status: CaptureStatus) -> bool:
         with self._news:
             self.status = status
             self._news.notify_all()
         return False
 
-    def until(self, wanted: Callable[[Status], bool]) -> Status:
+    def until(self, wanted: Callable[[CaptureStatus], bool]) -> CaptureStatus:
         """Wait until the capture stands so."""
         with self._news:
             found = self._news.wait_for(
@@ -86,7 +85,7 @@ class Capture:
             assert self.status is not None
             return self.status
 
-    def stop(self) -> Report:
+    def stop(self) -> SessionReport:
         """End in order."""
         self.studio.handle.stop("the test is through")
         assert self._thread is not None
@@ -103,7 +102,7 @@ class Capture:
 
 @contextlib.contextmanager
 def capturing(
-    studio: Studio, exchange: Exchange, tickers: tuple[str, ...], **given: Any
+    studio: Studio, exchange: Simulator, tickers: tuple[str, ...], **given: Any
 ) -> Iterator[Capture]:
     """A capture that is stopped at the end, whatever happens."""
     capture = Capture(studio, exchange, tickers)

@@ -15,14 +15,14 @@ import anyio
 import msgspec
 import pytest
 
-from stocktrace.dashboard.address import bind
 from stocktrace.dashboard.app import STATIC, Dashboard
-from stocktrace.dashboard.board import Board
-from stocktrace.dashboard.room import Room
-from stocktrace.dashboard.sessions import Shelf
+from stocktrace.dashboard.broadcast import Broadcast
+from stocktrace.dashboard.server import bind_port
+from stocktrace.dashboard.session_state import SessionView
+from stocktrace.dashboard.sessions import SessionList
 from stocktrace.errors import UsageError
-from stocktrace.exchange import Script, SyntheticMarket, synthetic_frames
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import ScriptedSource, SyntheticMarket, synthetic_frames
 from stocktrace.store.layout import Layout
 from tests.conftest import Studio, played, tree
 from tests.dashboard.conftest import capturing, dashboard
@@ -31,15 +31,15 @@ TICKERS = ("AAPL", "MSFT")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> tuple[Path, Report]:
+def finished(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> tuple[Path, SessionReport]:
     studio = Studio(tmp_path_factory.mktemp("finished") / "data")
-    with studio.exchange(Script(list(synthetic_frames(TICKERS, 2000, seed=2)))) as exchange:
+    with studio.exchange(ScriptedSource(list(synthetic_frames(TICKERS, 2000, seed=2)))) as exchange:
         report = studio.record(exchange, TICKERS, played(exchange), lasting=60)
     return studio.data_dir, report
 
 
 @pytest.fixture(scope="module")
-def site(finished: tuple[Path, Report]) -> Iterator[str]:
+def site(finished: tuple[Path, SessionReport]) -> Iterator[str]:
     with dashboard(finished[0]) as address:
         yield address
 
@@ -102,7 +102,7 @@ def test_only_the_page_is_served(site: str, path: str) -> None:
     assert ask(site, path)[0] == 404
 
 
-def test_looking_changes_nothing_on_disk(finished: tuple[Path, Report], site: str) -> None:
+def test_looking_changes_nothing_on_disk(finished: tuple[Path, SessionReport], site: str) -> None:
     before = {name: (finished[0] / name).stat().st_mtime_ns for name in tree(finished[0])}
     events(site, f"session={finished[1].session}&ticker=AAPL")
     ask(site, "/api/sessions")
@@ -118,12 +118,12 @@ def test_a_session_that_is_not_there_is_told(site: str, session: str) -> None:
 
 
 def test_a_damaged_report_is_told_and_does_not_hide_the_others(
-    tmp_path: Path, finished: tuple[Path, Report]
+    tmp_path: Path, finished: tuple[Path, SessionReport]
 ) -> None:
     layout = Layout(tmp_path)
     finished[1].write(layout.report(finished[1].session))
     layout.report("20261123T142958Z_3f9a1c").write_text("{")
-    assert {one.state for one in Shelf(layout).sessions()} == {finished[1].state, "damaged"}
+    assert {one.state for one in SessionList(layout).sessions()} == {finished[1].state, "damaged"}
     with dashboard(tmp_path) as site:
         ((name, sentence),) = events(site, "session=20261123T142958Z_3f9a1c", 1)
     assert name == "failure"
@@ -131,7 +131,7 @@ def test_a_damaged_report_is_told_and_does_not_hide_the_others(
 
 
 def test_a_session_without_a_ticker_shows_the_busiest(
-    site: str, finished: tuple[Path, Report]
+    site: str, finished: tuple[Path, SessionReport]
 ) -> None:
     found = dict(events(site, f"session={finished[1].session}"))
     chart = found["chart"]
@@ -146,7 +146,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(UsageError, match=r"cannot be had .* give another one with --port"),
     ):
-        bind(taken.getsockname()[1])
+        bind_port(taken.getsockname()[1])
 
 
 def test_what_is_vendored_is_what_was_released() -> None:
@@ -159,21 +159,21 @@ def test_what_is_vendored_is_what_was_released() -> None:
 
 
 def test_whoever_did_not_take_for_long_is_given_the_newest_once(
-    finished: tuple[Path, Report],
+    finished: tuple[Path, SessionReport],
 ) -> None:
     async def check() -> None:
         layout = Layout(finished[0])
         session = finished[1].session
-        room = Room(Board(layout, session), layout, session)
+        room = Broadcast(SessionView(layout, session), layout, session)
         viewers = [room.view("AAPL", 5) for _ in range(50)]
-        await room.look()
+        await room.read()
         for viewer in viewers:
             await anext(viewer)
         room.board.final = False
         tracemalloc.start()
         for _ in range(100):
             room.board.final = False
-            await room.look()
+            await room.read()
         grown, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert grown < 2_000_000
@@ -211,7 +211,7 @@ def test_fifty_browsers_that_do_not_read_hold_up_nobody(studio: Studio) -> None:
     assert len(versions) >= 5
 
 
-def test_the_newest_session_is_the_latest(finished: tuple[Path, Report]) -> None:
+def test_the_newest_session_is_the_latest(finished: tuple[Path, SessionReport]) -> None:
     async def check() -> None:
         board = Dashboard(Layout(finished[0]))
         room = await board._room("latest")

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from stocktrace.deadline import Deadline
-from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket, synthetic_frames
-from stocktrace.report import Report
-from stocktrace.status import Status
+from stocktrace.clock import Deadline
+from stocktrace.sessions.report import SessionReport
+from stocktrace.sessions.status import CaptureStatus
+from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket, synthetic_frames
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from tests.conftest import Studio, frame, played
@@ -161,7 +161,9 @@ def live(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> Iterator[Ca
     studio = Studio(tmp_path_factory.mktemp("live") / "data")
     with (
         studio.exchange(SyntheticMarket(seed=5, rate=400, opening=1)) as exchange,
-        capturing(studio, exchange, TICKERS, roll_every="20s", flush_every="200ms") as capture,
+        capturing(
+            studio, exchange, TICKERS, roll_interval="20s", flush_interval="200ms"
+        ) as capture,
     ):
         yield capture
 
@@ -173,11 +175,11 @@ def site(live: Capture) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> tuple[Path, Report]:
+def finished(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> tuple[Path, SessionReport]:
     """A session that is over and stands in Parquet alone."""
     studio = Studio(tmp_path_factory.mktemp("finished") / "data")
     frames = list(synthetic_frames(TICKERS[:3], 6000, seed=2))
-    with studio.exchange(Script(frames)) as exchange:
+    with studio.exchange(ScriptedSource(frames)) as exchange:
         report = studio.record(exchange, TICKERS[:3], played(exchange), lasting=60)
     assert not list(studio.data_dir.glob("csv/*/*"))
     return studio.data_dir, report
@@ -301,7 +303,7 @@ def test_a_dashboard_that_comes_back_is_found_again(live: Capture, browser: Brow
 
 
 def test_a_finished_session_is_shown_from_parquet_alone(
-    finished: tuple[Path, Report], opened: Callable[..., Watched]
+    finished: tuple[Path, SessionReport], opened: Callable[..., Watched]
 ) -> None:
     data_dir, report = finished
     with dashboard(data_dir) as address:
@@ -336,7 +338,7 @@ def test_what_a_server_says_stays_text(
     assert watched.page.locator("img").count() == 0
 
 
-def a_running_report(data_dir: Path, finished: tuple[Path, Report]) -> Layout:
+def a_running_report(data_dir: Path, finished: tuple[Path, SessionReport]) -> Layout:
     """A session that says it runs; nobody writes its status any more."""
     shutil.copytree(finished[0], data_dir)
     layout = Layout(data_dir)
@@ -345,18 +347,18 @@ def a_running_report(data_dir: Path, finished: tuple[Path, Report]) -> Layout:
     running.write(layout.report(report.session))
     path = layout.status(report.session)
     path.write_bytes(
-        msgspec.json.encode(msgspec.structs.replace(Status.read(path), state="connected"))
+        msgspec.json.encode(msgspec.structs.replace(CaptureStatus.read(path), state="connected"))
     )
     return layout
 
 
 def test_a_capture_without_heartbeat_is_told_and_one_whose_process_died_too(
-    tmp_path: Path, finished: tuple[Path, Report], opened: Callable[..., Watched]
+    tmp_path: Path, finished: tuple[Path, SessionReport], opened: Callable[..., Watched]
 ) -> None:
     layout = a_running_report(tmp_path / "data", finished)
     session = finished[1].session
     with dashboard(layout.root) as address:
-        with lock.held(layout.lock(session), {}):
+        with lock.hold_lock(layout.lock(session), {}):
             watched = opened(f"{address}?session={session}")
             expect(watched.page.locator("#state")).to_have_text("no heartbeat")
         expect(watched.page.locator("#state")).to_have_text("died")
@@ -389,10 +391,10 @@ def test_a_stopped_process_has_no_heartbeat_within_seven_seconds(
     assert process.returncode == 128 + signal.SIGINT
 
 
-def capture_beside(studio: Studio, exchange: Exchange) -> subprocess.Popen[str]:
+def capture_beside(studio: Studio, exchange: Simulator) -> subprocess.Popen[str]:
     command = [
         *(sys.executable, "-m", "stocktrace", "capture", "AAPL", "MSFT", "--for", "60s"),
-        *("--url", exchange.url, "--data-dir", str(studio.data_dir), "--min-free", "0"),
+        *("--url", exchange.url, "--data-dir", str(studio.data_dir), "--min-free-space", "0"),
         "--dashboard",
     ]
     return subprocess.Popen(

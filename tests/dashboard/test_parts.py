@@ -8,30 +8,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stocktrace.dashboard.events import Event, Events, Outage
-from stocktrace.dashboard.history import STEPS, History, disk_lags
-from stocktrace.dashboard.market import closed
-from stocktrace.dashboard.rows import Rows
-from stocktrace.dashboard.table import POINTS, Table
-from stocktrace.report import GapReport
+from stocktrace.dashboard.events import EventLog, GapSpan, PageEvent
+from stocktrace.dashboard.history import STEPS, LagHistory, disk_lags
+from stocktrace.dashboard.rows import TickerRows
+from stocktrace.dashboard.session_state import is_market_closed
+from stocktrace.dashboard.table import POINTS, TickerTable
+from stocktrace.sessions.report import GapReport
 from stocktrace.store import audit
-from stocktrace.store.audit import Audit
+from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
 from tests.conftest import NOON, SESSION
 
 BEGIN = NOON // 10**9
 
 
-def rows(*trades: tuple[float, float], ticker: str = "A", written: int | None = None) -> Rows:
+def rows(*trades: tuple[float, float], ticker: str = "A", written: int | None = None) -> TickerRows:
     """Trades as (seconds after ``BEGIN``, price), each 64 ms late."""
     received = np.array([int((BEGIN + at) * 1e6) for at, _ in trades], np.int64)
     some = np.ones(len(trades), np.bool_)
     price = np.array([price for _, price in trades])
-    return Rows(ticker, received, np.full(len(trades), 64.0), price, price, some, some, written)
+    return TickerRows(
+        ticker, received, np.full(len(trades), 64.0), price, price, some, some, written
+    )
 
 
 def test_a_history_tells_the_rate_and_the_lag_of_each_step_that_is_over() -> None:
-    history = History(BEGIN)
+    history = LagHistory(BEGIN)
     history.add(rows((0.1, 1), (0.2, 1), (2.5, 1)))
     lags = (76.1, 76.1, 76.1)  # the upper edge of the bucket that holds 64 ms
     assert history.points(BEGIN, BEGIN + 3) == [
@@ -44,7 +46,7 @@ def test_a_history_tells_the_rate_and_the_lag_of_each_step_that_is_over() -> Non
 
 
 def test_a_history_that_grows_long_has_longer_steps_and_loses_nothing() -> None:
-    history = History(BEGIN)
+    history = LagHistory(BEGIN)
     history.add(rows((0, 1), (1, 1), (STEPS - 1, 1)))
     assert history.every == 1
     history.add(rows((STEPS * 3, 1)))
@@ -61,11 +63,11 @@ def test_a_history_that_grows_long_has_longer_steps_and_loses_nothing() -> None:
 def test_the_disk_lag_is_of_rows_that_were_read_as_they_were_written() -> None:
     written = int((BEGIN + 3) * 1e6)
     assert disk_lags([rows((0, 1))]).quantile(0.5) is None
-    assert disk_lags([rows((1, 1), written=written), rows((0, 1))]).longest_ms == 2000.0
+    assert disk_lags([rows((1, 1), written=written), rows((0, 1))]).max_ms == 2000.0
 
 
 def test_a_live_sparkline_moves_on_by_the_second_and_holds_the_last_price() -> None:
-    table = Table(BEGIN, None)
+    table = TickerTable(BEGIN, None)
     table.follow(["A"])
     table.advance(BEGIN + 100)
     table.add(rows((20, 1.0), (97, 2.0), (97.5, 3.0), (99, 4.0)))
@@ -77,14 +79,14 @@ def test_a_live_sparkline_moves_on_by_the_second_and_holds_the_last_price() -> N
 
 
 def test_a_sparkline_of_a_session_that_is_over_spans_all_of_it() -> None:
-    table = Table(BEGIN, BEGIN + POINTS)
+    table = TickerTable(BEGIN, BEGIN + POINTS)
     table.follow(["A"])
     table.add(rows((0, 1.0), (30, 2.0)))
     assert table.sparks() == [[1.0] * 30 + [2.0] * 30]
 
 
 def test_only_lines_that_changed_are_told() -> None:
-    table = Table(BEGIN, None)
+    table = TickerTable(BEGIN, None)
     table.follow(["A", "B"])
     table.draw(1, {}, {}, {}, {}, {})
     table.add(rows((0, 10.0), (1, 11.0), ticker="B"))
@@ -104,58 +106,58 @@ def test_events_of_the_session_are_told_once_also_when_the_log_is_rotated(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = "20261101T000000Z_3f9a1c"  # parts of the log have the time of now in their names
-    log, other = Audit(layout.audit, session), Audit(layout.audit, "20261101T000001Z_000000")
+    log, other = AuditLog(layout.audit, session), AuditLog(layout.audit, "20261101T000001Z_000000")
     log("start", tickers=["A", "B"])
     other("notice", text="of another session")
-    events = Events(layout, session)
-    events.look()
+    events = EventLog(layout, session)
+    events.read()
     monkeypatch.setattr(audit, "ROTATE_BYTES", 1)
     log("notice", text="the last of the old log")
     monkeypatch.undo()
     log("notice", text="the first of the new one")
     log("roll", window="x", trades=1)
-    events.look()
-    events.look()
+    events.read()
+    events.read()
     assert [event.text for event in events.lines] == [
         "capture of 2 tickers began",
         "the last of the old log",
         "the first of the new one",
     ]
-    late = Events(layout, session)
-    late.look()
+    late = EventLog(layout, session)
+    late.read()
     assert late.lines == events.lines
 
 
 def test_a_gap_is_one_of_each_ticker_that_was_listened_to(layout: Layout) -> None:
-    log, events = Audit(layout.audit, SESSION), Events(layout, SESSION)
+    log, events = AuditLog(layout.audit, SESSION), EventLog(layout, SESSION)
     at = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
     log("start", tickers=["A", "B", "C"])
     log("refused", ticker="C", text="Invalid symbol")
     log("disconnect", reason="TCP ended")
-    events.look()
-    assert [(one.end, one.reason) for one in events.shaded(None)] == [(None, "TCP ended")]
+    events.read()
+    assert [(one.end, one.reason) for one in events.gap_bands(None)] == [(None, "TCP ended")]
     log("gap", start=at, end=at.replace(second=8), reason="TCP ended", tickers=3)
     log("subscribe", added=["D"], removed=["A"])
     log("gap", start=at, end=at.replace(second=2), reason="paused", tickers=3)
-    events.look()
+    events.read()
     assert dict(events.gaps) == {"A": 1, "B": 2, "D": 1}
     assert events.refused == {"C": "Invalid symbol"}
     stamp = at.timestamp()
-    assert events.shaded(None) == [
-        Outage(stamp, stamp + 8, "TCP ended"),
-        Outage(stamp, stamp + 2, "paused"),
+    assert events.gap_bands(None) == [
+        GapSpan(stamp, stamp + 8, "TCP ended"),
+        GapSpan(stamp, stamp + 2, "paused"),
     ]
-    assert events.shaded([GapReport(at, at, "x", 1)]) == [Outage(stamp, stamp, "x")]
+    assert events.gap_bands([GapReport(at, at, "x", 1)]) == [GapSpan(stamp, stamp, "x")]
     assert "tickers added: D, removed: A" in [event.text for event in events.lines]
 
 
 def test_a_short_moment_before_the_first_connection_is_no_event(layout: Layout) -> None:
-    log, events = Audit(layout.audit, SESSION), Events(layout, SESSION)
+    log, events = AuditLog(layout.audit, SESSION), EventLog(layout, SESSION)
     at = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
     log("start", tickers=["A"])
     log("gap", start=at, end=at.replace(microsecond=5), reason="connecting", tickers=1)
-    events.look()
-    assert [type(event) for event in events.lines] == [Event]
+    events.read()
+    assert [type(event) for event in events.lines] == [PageEvent]
     assert (events.gaps.total(), len(events.outages)) == (1, 1)  # but a gap it is
 
 
@@ -176,4 +178,4 @@ def test_a_short_moment_before_the_first_connection_is_no_event(layout: Layout) 
 def test_the_market_is_closed_when_none_of_the_tickers_can_trade(
     tickers: list[str], at: str, sentence: str | None
 ) -> None:
-    assert closed(tickers, datetime.fromisoformat(at)) == sentence
+    assert is_market_closed(tickers, datetime.fromisoformat(at)) == sentence

@@ -11,22 +11,22 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from stocktrace.dashboard.bars import Growing
-from stocktrace.dashboard.rows import Rows
+from stocktrace.clock import Clock, Deadline
+from stocktrace.dashboard.bars import GrowingBars
+from stocktrace.dashboard.rows import TickerRows
 from stocktrace.dashboard.tail import SessionTail
-from stocktrace.deadline import Clock, Deadline
-from stocktrace.exchange import Script, SyntheticMarket, synthetic_frames
+from stocktrace.maintenance.compact import compact_days
 from stocktrace.record.journal import new_report
-from stocktrace.report import Books
+from stocktrace.sessions.report import Books
+from stocktrace.simulator import ScriptedSource, SyntheticMarket, synthetic_frames
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.segment import HEADER
-from stocktrace.upkeep.compacting import compact_days
+from stocktrace.store.names import WindowId
+from stocktrace.store.segments import HEADER
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, published, trades
 
-PART = Part(SESSION, "20261123T143000Z_00001")
-NEXT = Part(SESSION, "20261123T143001Z_00002")
+PART = WindowId(SESSION, "20261123T143000Z_00001")
+NEXT = WindowId(SESSION, "20261123T143001Z_00002")
 # When the day of the windows above is over.
 TOMORROW = Clock(wall=lambda: NOON + 86_400 * 10**9)
 
@@ -43,11 +43,11 @@ class Reader:
     def __init__(self, layout: Layout, session: str, tickers: Sequence[str]) -> None:
         self.tail = SessionTail(layout, session, tickers)
         self.prices: dict[str, list[float]] = defaultdict(list)
-        self.bars = Growing()
+        self.bars = GrowingBars()
 
     def look(self) -> list[float]:
         """The prices that came."""
-        rows = list(self.tail.look(Deadline.after(60)))
+        rows = list(self.tail.read(Deadline.after(60)))
         for each in rows:
             self.prices[each.ticker] += each.price.tolist()
             self.bars.add(each)
@@ -59,7 +59,7 @@ class Reader:
         while not ended:
             ended = done()
             self.look()
-            while self.tail.behind:
+            while self.tail.is_behind:
                 self.look()
 
 
@@ -80,14 +80,14 @@ def reader(layout: Layout) -> Reader:
     return Reader(layout, SESSION, ["A"])
 
 
-def write(layout: Layout, part: Part, *lines: bytes) -> Path:
+def write(layout: Layout, part: WindowId, *lines: bytes) -> Path:
     path = layout.open_csv("A", part)
     with path.open("ab") as file:
         file.write((b"" if file.tell() else HEADER) + b"".join(lines))
     return path
 
 
-def seal(layout: Layout, part: Part) -> Path:
+def seal(layout: Layout, part: WindowId) -> Path:
     return layout.open_csv("A", part).rename(layout.csv("A", part))
 
 
@@ -125,7 +125,7 @@ def test_a_window_that_moves_on_is_given_once(
     if state != "open":
         sealed = seal(layout, PART)
         if state != "sealed":
-            parquet.convert(layout, sealed)
+            parquet.publish_segment(layout, sealed)
         if state == "compacted":
             compact_days(layout, clock=TOMORROW)
         write(layout, NEXT, line(9))
@@ -140,10 +140,10 @@ def test_windows_that_came_and_went_between_two_looks_are_had_from_parquet(
     write(layout, PART, line(1))
     reader.look()
     for number in range(2, 6):
-        part = Part(SESSION, f"20261123T14300{number}Z_0000{number}")
+        part = WindowId(SESSION, f"20261123T14300{number}Z_0000{number}")
         write(layout, part, line(number))
-        parquet.convert(layout, seal(layout, part))
-    parquet.convert(layout, seal(layout, PART))
+        parquet.publish_segment(layout, seal(layout, part))
+    parquet.publish_segment(layout, seal(layout, PART))
     assert reader.look() == [2, 3, 4, 5]
 
 
@@ -187,9 +187,9 @@ def test_a_window_that_shows_only_after_the_next_one_costs_no_row(
 
 
 def test_other_sessions_are_left_alone(layout: Layout, reader: Reader) -> None:
-    other = Part("20261123T142957Z_000000", PART.window)
+    other = WindowId("20261123T142957Z_000000", PART.window)
     write(layout, other, line(7))
-    parquet.convert(layout, seal(layout, other))
+    parquet.publish_segment(layout, seal(layout, other))
     write(layout, PART, line(1))
     assert reader.look() == [1]
 
@@ -205,8 +205,8 @@ def test_trades_that_make_no_price_are_counted_all_the_same() -> None:
             "conditions": ["1", "12", "16"],
         }
     )
-    bars = Growing()
-    (rows,) = Rows.part(table, [("AAPL", 3, None)])
+    bars = GrowingBars()
+    (rows,) = TickerRows.part(table, [("AAPL", 3, None)])
     bars.add(rows)
     assert bars.every(1).rows() == [
         (1, 10.0, 10.0, 10.0, 10.0, 3.0, 2),
@@ -241,7 +241,7 @@ def check(reader: Reader, studio: Studio, count: int, *, in_order: bool) -> None
 
 
 def record_and_read(
-    studio: Studio, source: Script | SyntheticMarket, middle: int, **given: Any
+    studio: Studio, source: ScriptedSource | SyntheticMarket, middle: int, **given: Any
 ) -> None:
     """Capture; one reader begins before, one in the middle, one when all is over."""
     over = threading.Event()
@@ -282,18 +282,24 @@ def test_whoever_begins_before_in_the_middle_or_after_counts_what_was_recorded(
     studio: Studio,
 ) -> None:
     frames = list(synthetic_frames(TICKERS, 40_000, seed=11))
-    record_and_read(studio, Script(frames), 20_000, roll_size="400KB", flush_every="50ms")
+    record_and_read(
+        studio, ScriptedSource(frames), 20_000, roll_size="400KB", flush_interval="50ms"
+    )
 
 
 def test_tickers_that_came_too_fast_and_were_had_from_the_tape_are_counted_once(
     studio: Studio,
 ) -> None:
     frames = list(synthetic_frames(TICKERS, 40_000, seed=12))
-    spilling: dict[str, Any] = {"queue_rows": "100", "backlog_rows": "1000", "roll_size": "400KB"}
-    record_and_read(studio, Script(frames), 20_000, **spilling)
+    spilling: dict[str, Any] = {
+        "max_pending_rows_per_ticker": "100",
+        "max_pending_rows": "1000",
+        "roll_size": "400KB",
+    }
+    record_and_read(studio, ScriptedSource(frames), 20_000, **spilling)
 
 
 @pytest.mark.slow
 def test_rolls_of_two_and_a_half_seconds_lose_nothing(studio: Studio) -> None:
     market = SyntheticMarket(seed=3, rate=4000, trades=60_000)
-    record_and_read(studio, market, 25_000, roll_every="2500ms")
+    record_and_read(studio, market, 25_000, roll_interval="2500ms")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from stocktrace.dashboard.address import bind
+from stocktrace.dashboard.server import bind_port
 from tests import remains
 from tests.conftest import SESSION
 from tests.dashboard.conftest import dashboard
@@ -74,5 +74,5 @@ def test_a_session_in_an_address_opens_no_file_and_writes_no_event(site: str, se
 
 
 def test_it_listens_on_this_machine_alone() -> None:
-    with bind(0) as listening:
+    with bind_port(0) as listening:
         assert listening.getsockname()[0] == "127.0.0.1"

@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from stocktrace.exchange import Exchange
+from stocktrace.simulator import Simulator
 
 SECOND = 1_000_000_000
 
@@ -61,7 +61,7 @@ def dial() -> Iterator[Dial]:
     """Connects to an exchange, with its key or another."""
     with ExitStack() as sockets:
 
-        def dial(exchange: Exchange, key: str | None = None, **options: Any) -> Client:
+        def dial(exchange: Simulator, key: str | None = None, **options: Any) -> Client:
             url = f"{exchange.url}/?token={key or exchange.settings.key}"
             socket = connect(url, compression=None, proxy=None, close_timeout=0.2, **options)
             sockets.callback(socket.close)

@@ -9,23 +9,23 @@ from collections.abc import Iterator
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from stocktrace.exchange import Exchange, ExchangeSettings, Fault, Script
-from stocktrace.exchange.chaos import chaos
-from stocktrace.exchange.faults import KINDS, FaultPlan
-from stocktrace.exchange.odd import odd_frames
+from stocktrace.simulator import Fault, ScriptedSource, Simulator, SimulatorSettings
+from stocktrace.simulator.chaos import random_faults
+from stocktrace.simulator.faults import FAULT_KINDS, FaultPlan
+from stocktrace.simulator.malformed_frames import malformed_frames
 from tests.exchange.conftest import Client, Dial, frame_of, numbered, prices
 
-SETTINGS = ExchangeSettings(settle=0.01, keep=True)
+SETTINGS = SimulatorSettings(settle=0.01, keep=True)
 PAIRS = [(n, frame_of(("AAPL", n), ("MSFT", n + 0.5), t=10**12)) for n in range(1, 41)]
 
 
 @pytest.fixture
-def exchange() -> Iterator[Exchange]:
-    with Exchange(Script(PAIRS), SETTINGS) as exchange:
+def exchange() -> Iterator[Simulator]:
+    with Simulator(ScriptedSource(PAIRS), SETTINGS) as exchange:
         yield exchange
 
 
-def subscribed(exchange: Exchange, dial: Dial) -> Client:
+def subscribed(exchange: Simulator, dial: Dial) -> Client:
     client = dial(exchange)
     client.subscribe("AAPL", "MSFT")
     return client
@@ -33,7 +33,7 @@ def subscribed(exchange: Exchange, dial: Dial) -> Client:
 
 @pytest.mark.parametrize("times", [2, 3])
 def test_a_frame_can_hold_its_trades_several_times(
-    exchange: Exchange, dial: Dial, times: int
+    exchange: Simulator, dial: Dial, times: int
 ) -> None:
     exchange.inject(Fault("copies", times=times))
     frame = json.loads(subscribed(exchange, dial).frame())
@@ -41,17 +41,17 @@ def test_a_frame_can_hold_its_trades_several_times(
     exchange.wait_for(lambda exchange: exchange.sent_trades == 80 * times)
 
 
-def test_a_frame_can_come_three_times(exchange: Exchange, dial: Dial) -> None:
+def test_a_frame_can_come_three_times(exchange: Simulator, dial: Dial) -> None:
     exchange.inject(Fault("duplicate", times=3))
     assert subscribed(exchange, dial).frames(4) == [PAIRS[0][1]] * 3 + [PAIRS[1][1]]
 
 
-def test_the_trades_of_a_frame_can_stand_in_reverse(exchange: Exchange, dial: Dial) -> None:
+def test_the_trades_of_a_frame_can_stand_in_reverse(exchange: Simulator, dial: Dial) -> None:
     exchange.inject(Fault("out-of-order"))
     assert prices(subscribed(exchange, dial).trades(4)) == [1.5, 1, 2.5, 2]
 
 
-def test_one_frame_in_ten_can_be_late(exchange: Exchange, dial: Dial) -> None:
+def test_one_frame_in_ten_can_be_late(exchange: Simulator, dial: Dial) -> None:
     exchange.inject(Fault("late", seconds=60))
     times = [trade["t"] for trade in subscribed(exchange, dial).trades(42)]
     late = 10**12 - 60_000
@@ -59,7 +59,9 @@ def test_one_frame_in_ten_can_be_late(exchange: Exchange, dial: Dial) -> None:
 
 
 def test_trades_can_be_older_and_older(dial: Dial) -> None:
-    with Exchange(Script(PAIRS, speed=1e-7), SETTINGS, [Fault("lag", seconds=1000)]) as exchange:
+    with Simulator(
+        ScriptedSource(PAIRS, speed=1e-7), SETTINGS, [Fault("lag", seconds=1000)]
+    ) as exchange:
         begin = time.monotonic()
         times = [trade["t"] for trade in subscribed(exchange, dial).trades(80)]
         elapsed = time.monotonic() - begin
@@ -67,7 +69,7 @@ def test_trades_can_be_older_and_older(dial: Dial) -> None:
     assert 10**12 - elapsed * 1e6 <= times[-1] < times[0] <= 10**12
 
 
-def test_one_row_can_be_bad_and_no_other(exchange: Exchange, dial: Dial) -> None:
+def test_one_row_can_be_bad_and_no_other(exchange: Simulator, dial: Dial) -> None:
     exchange.inject(Fault("bad-row", after_trades=2))
     rows = subscribed(exchange, dial).trades(6)
     assert prices(rows) == [1, 1.5, 2, "n/a", 3, 3.5]
@@ -75,25 +77,25 @@ def test_one_row_can_be_bad_and_no_other(exchange: Exchange, dial: Dial) -> None
     assert exchange.sent_trades == 79  # one was none
 
 
-def test_one_symbol_can_be_silent(exchange: Exchange, dial: Dial) -> None:
+def test_one_symbol_can_be_silent(exchange: Simulator, dial: Dial) -> None:
     exchange.inject(Fault("silent", symbol="MSFT", after_trades=4))
     assert prices(subscribed(exchange, dial).trades(6)) == [1, 1.5, 2, 2.5, 3, 4]
 
 
-def test_the_first_symbol_is_silent_if_none_is_named(exchange: Exchange, dial: Dial) -> None:
+def test_the_first_symbol_is_silent_if_none_is_named(exchange: Simulator, dial: Dial) -> None:
     exchange.inject(Fault("silent", after_trades=2))
     assert prices(subscribed(exchange, dial).trades(4)) == [1, 1.5, 2.5, 3.5]
 
 
-def test_all_odd_frames_are_sent_and_harm_no_trade(exchange: Exchange, dial: Dial) -> None:
+def test_all_odd_frames_are_sent_and_harm_no_trade(exchange: Simulator, dial: Dial) -> None:
     exchange.inject(Fault("odd", after_trades=2))
     client = dial(exchange, max_size=None)
     client.subscribe("AAPL", "MSFT")
-    odd = odd_frames()
+    odd = malformed_frames()
     assert client.frames(len(odd) + 3) == [PAIRS[0][1], *odd, b"\x00\x01", PAIRS[1][1]]
 
 
-def test_several_states_add_up(exchange: Exchange, dial: Dial) -> None:
+def test_several_states_add_up(exchange: Simulator, dial: Dial) -> None:
     for fault in (Fault("duplicate"), Fault("copies"), Fault("out-of-order")):
         exchange.inject(fault)
     assert prices(subscribed(exchange, dial).trades(8)) == [1.5, 1, 1.5, 1] * 2
@@ -102,20 +104,20 @@ def test_several_states_add_up(exchange: Exchange, dial: Dial) -> None:
 @pytest.mark.parametrize("kind", ["mute", "silent", "duplicate", "truncate"])
 def test_a_state_can_end_again(dial: Dial, kind: str) -> None:
     faults = [Fault(kind, lasting=0.2)]  # type: ignore[arg-type]
-    script = Script(numbered(2), speed=100, loop=True)
-    with Exchange(script, SETTINGS, faults) as exchange:
+    script = ScriptedSource(numbered(2), speed=100, loop=True)
+    with Simulator(script, SETTINGS, faults) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         begin = time.monotonic()
         regular = [frame for _, frame in numbered(2)]
         while client.frames(4)[:2] not in (regular, regular[::-1]):
             assert time.monotonic() - begin < 5
-        exchange.wait_for(lambda exchange: exchange.live == 1)
+        exchange.wait_for(lambda exchange: exchange.open_connections == 1)
 
 
 def test_a_refusal_can_go_on_for_a_while(dial: Dial) -> None:
     faults = [Fault("status", status=524, lasting=0.3)]
-    with Exchange(Script([]), SETTINGS, faults) as exchange:
+    with Simulator(ScriptedSource([]), SETTINGS, faults) as exchange:
         begin, refused = time.monotonic(), 0
         while True:
             try:
@@ -141,24 +143,28 @@ def test_a_blow_that_goes_on_strikes_every_connection_until_then() -> None:
 
 
 def test_a_second_connection_can_kill_both(dial: Dial) -> None:
-    settings = ExchangeSettings(settle=0.01, second_connection="kills-both")
-    with Exchange(Script([]), settings) as exchange:
+    settings = SimulatorSettings(settle=0.01, second_connection="kills-both")
+    with Simulator(ScriptedSource([]), settings) as exchange:
         clients = [dial(exchange), dial(exchange)]
         for client in clients:
             with pytest.raises(ConnectionClosed):
                 client.frame()
-        exchange.wait_for(lambda exchange: exchange.live == 0)
+        exchange.wait_for(lambda exchange: exchange.open_connections == 0)
         third = dial(exchange)
         assert third.socket.ping().wait(5)
 
 
 def test_chaos_is_the_same_for_the_same_seed_and_another_for_another() -> None:
-    assert chaos(1, connections=50) == chaos(1, connections=50) != chaos(2, connections=50)
+    assert (
+        random_faults(1, connections=50)
+        == random_faults(1, connections=50)
+        != random_faults(2, connections=50)
+    )
 
 
 def test_chaos_has_every_kind_that_it_can_and_ends_every_connection() -> None:
-    faults = chaos(7, connections=2000)
-    assert {fault.kind for fault in faults} == {*KINDS} - {"inject"}
+    faults = random_faults(7, connections=2000)
+    assert {fault.kind for fault in faults} == {*FAULT_KINDS} - {"inject"}
     ends = [fault for fault in faults if not (fault.at_handshake or fault.is_state)]
     ends = [fault for fault in ends if fault.kind not in ("odd", "bad-row")]
     assert [fault.after_connections for fault in ends] == list(range(2000))

@@ -7,13 +7,13 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from stocktrace.errors import SettingsError, StocktraceError
-from stocktrace.exchange import Exchange, ExchangeSettings, Fault, Script, serve
-from stocktrace.exchange.gateway import Gateway
-from stocktrace.exchange.link import Link
-from stocktrace.store.tape import Frames
+from stocktrace.simulator import Fault, ScriptedSource, Simulator, SimulatorSettings, run_simulator
+from stocktrace.simulator.client_link import ClientLink
+from stocktrace.simulator.gateway import Gateway
+from stocktrace.store.tape import TapeFrames
 from tests.exchange.conftest import Dial, numbered
 
-QUICK = ExchangeSettings(settle=0)
+QUICK = SimulatorSettings(settle=0)
 
 
 class Broken:
@@ -24,15 +24,15 @@ class Broken:
 
     def check(self) -> None: ...
 
-    def entries(self, start: int, tickers: Callable[[], Sequence[str]]) -> Iterator[Frames]:
-        yield Frames(1, [numbered(1)[0][1]])
+    def entries(self, start: int, tickers: Callable[[], Sequence[str]]) -> Iterator[TapeFrames]:
+        yield TapeFrames(1, [numbered(1)[0][1]])
         raise ZeroDivisionError("the source broke")
 
 
 class Looks(threading.Event):
     """Is set after a few looks at an exchange that has played to the end."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Simulator) -> None:
         super().__init__()
         self._exchange = exchange
         self._left = 3
@@ -45,9 +45,9 @@ class Looks(threading.Event):
 
 
 def test_that_the_recording_is_over_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    exchange = Exchange(Script([]), ExchangeSettings(settle=None))
-    with caplog.at_level("INFO", logger="stocktrace.exchange"):
-        serve(exchange, Looks(exchange))
+    exchange = Simulator(ScriptedSource([]), SimulatorSettings(settle=None))
+    with caplog.at_level("INFO", logger="stocktrace.simulator"):
+        run_simulator(exchange, Looks(exchange))
     (told,) = caplog.messages
     assert told == (
         "the recording is over, and no trade was sent: nobody was subscribed to its tickers "
@@ -56,20 +56,20 @@ def test_that_the_recording_is_over_is_told_once(caplog: pytest.LogCaptureFixtur
 
 
 def test_it_listens_on_loopback_only() -> None:
-    with Exchange(Script([])) as exchange:
+    with Simulator(ScriptedSource([])) as exchange:
         assert exchange.url == f"ws://127.0.0.1:{exchange.port}"
 
 
 def test_a_port_that_is_taken_is_told() -> None:
-    with Exchange(Script([])) as exchange:
-        other = Exchange(Script([]), ExchangeSettings(port=exchange.port))
+    with Simulator(ScriptedSource([])) as exchange:
+        other = Simulator(ScriptedSource([]), SimulatorSettings(port=exchange.port))
         with pytest.raises(SettingsError, match=f"cannot listen on port {exchange.port}"):
             other.start()
 
 
 def test_stopping_closes_with_1001_and_ends_the_thread(dial: Dial) -> None:
     before = set(threading.enumerate())
-    exchange = Exchange(Script([]), QUICK)
+    exchange = Simulator(ScriptedSource([]), QUICK)
     assert repr(exchange) == "<Exchange, not started>"
     exchange.stop()
     exchange.start()
@@ -85,7 +85,7 @@ def test_stopping_closes_with_1001_and_ends_the_thread(dial: Dial) -> None:
 
 
 def test_it_stops_in_the_middle_of_a_play(dial: Dial) -> None:
-    with Exchange(Script(numbered(9), loop=True, speed=0.001), QUICK) as exchange:
+    with Simulator(ScriptedSource(numbered(9), loop=True, speed=0.001), QUICK) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         client.trades(1)
@@ -93,14 +93,14 @@ def test_it_stops_in_the_middle_of_a_play(dial: Dial) -> None:
 
 def test_a_wait_that_fails_says_how_things_stand() -> None:
     with (
-        Exchange(Script([])) as exchange,
+        Simulator(ScriptedSource([])) as exchange,
         pytest.raises(TimeoutError, match="0 dials, 0 connections"),
     ):
         exchange.wait_for(lambda exchange: exchange.dials == 1, timeout=0.01)
 
 
 def test_a_source_that_breaks_ends_the_exchange_and_is_told(dial: Dial) -> None:
-    exchange = Exchange(Broken(), QUICK).start()
+    exchange = Simulator(Broken(), QUICK).start()
     client = dial(exchange)
     client.subscribe("AAPL")
     with pytest.raises(StocktraceError, match="the source broke") as died:
@@ -117,7 +117,7 @@ def test_a_bug_at_the_door_ends_the_exchange(dial: Dial, monkeypatch: pytest.Mon
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(Gateway, "_receive", bug)
-    exchange = Exchange(Script([]), QUICK).start()
+    exchange = Simulator(ScriptedSource([]), QUICK).start()
     dial(exchange).subscribe("AAPL")
     with pytest.raises(StocktraceError, match="a bug"):
         exchange.wait_for(lambda exchange: False)
@@ -129,8 +129,8 @@ def test_a_bug_in_a_timer_ends_the_exchange(dial: Dial, monkeypatch: pytest.Monk
     def bug(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Link, "stall", bug)
-    exchange = Exchange(Script([]), QUICK, [Fault("stall", after_seconds=0.01)]).start()
+    monkeypatch.setattr(ClientLink, "stall", bug)
+    exchange = Simulator(ScriptedSource([]), QUICK, [Fault("stall", after_seconds=0.01)]).start()
     dial(exchange)
     with pytest.raises(StocktraceError, match="a bug"):
         exchange.wait_for(lambda exchange: False)
@@ -140,8 +140,8 @@ def test_a_bug_in_a_timer_ends_the_exchange(dial: Dial, monkeypatch: pytest.Monk
 
 def test_serving_lasts_until_it_is_stopped(dial: Dial) -> None:
     stop = threading.Event()
-    exchange = Exchange(Script([]), QUICK)
-    server = threading.Thread(target=serve, args=(exchange, stop))
+    exchange = Simulator(ScriptedSource([]), QUICK)
+    server = threading.Thread(target=run_simulator, args=(exchange, stop))
     server.start()
     exchange.started.wait(5)
     dial(exchange)
@@ -152,8 +152,8 @@ def test_serving_lasts_until_it_is_stopped(dial: Dial) -> None:
 
 def test_serving_ends_when_the_exchange_dies() -> None:
     class BrokenAtOnce(Broken):
-        def entries(self, start: int, tickers: Callable[[], Sequence[str]]) -> Iterator[Frames]:
+        def entries(self, start: int, tickers: Callable[[], Sequence[str]]) -> Iterator[TapeFrames]:
             raise ZeroDivisionError("the source broke")
 
     with pytest.raises(StocktraceError, match="the source broke"):
-        serve(Exchange(BrokenAtOnce(), ExchangeSettings(settle=None)))
+        run_simulator(Simulator(BrokenAtOnce(), SimulatorSettings(settle=None)))

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stocktrace.errors import SettingsError
-from stocktrace.exchange import SyntheticMarket, synthetic_frames
-from stocktrace.exchange.instruments import Crypto, Forex, Stock, instrument
-from stocktrace.exchange.market import OPENING_BELL
-from stocktrace.feed.wire import decode
-from stocktrace.store.tape import Frames
+from stocktrace.feed.protocol import decode
+from stocktrace.simulator import SyntheticMarket, synthetic_frames
+from stocktrace.simulator.instruments import Crypto, Forex, Stock, instrument
+from stocktrace.simulator.market import OPENING_BELL
+from stocktrace.store.tape import TapeFrames
 from stocktrace.trade import Trade, is_ticker
 
 TICKERS = ("AAPL", "BINANCE:BTCUSDT", "OANDA:EUR_USD", "MSFT")
@@ -160,7 +160,7 @@ def test_any_ticker_can_be_quoted(ticker: str) -> None:
 def test_time_passes_while_there_is_nothing_to_trade() -> None:
     tickers: list[tuple[str, ...]] = [()]
     play = SyntheticMarket(rate=100).entries(OPENING_BELL, lambda: tickers[0])
-    assert next(play) == Frames(OPENING_BELL, ())
+    assert next(play) == TapeFrames(OPENING_BELL, ())
     silent = next(play)
     assert silent.frames == ()
     assert silent.stamp > OPENING_BELL

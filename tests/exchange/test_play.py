@@ -12,11 +12,17 @@ import zstandard
 from websockets.exceptions import ConnectionClosed
 
 from stocktrace.errors import SettingsError, TapeError
-from stocktrace.exchange import Exchange, ExchangeSettings, Script, SyntheticMarket, Tape
-from stocktrace.store.tape import Frames, Mark, TapeReader
+from stocktrace.simulator import (
+    ScriptedSource,
+    Simulator,
+    SimulatorSettings,
+    SyntheticMarket,
+    TapeSource,
+)
+from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
 from tests.exchange.conftest import SECOND, Dial, frame_of, numbered, prices
 
-QUICK = ExchangeSettings(settle=0.01, keep=True)
+QUICK = SimulatorSettings(settle=0.01, keep=True)
 
 
 def tape_text(steps: list[tuple[int, bytes]]) -> bytes:
@@ -31,7 +37,7 @@ def tape(tmp_path: Path) -> Path:
 
 
 def test_a_tape_at_full_speed_arrives_whole_and_verbatim(dial: Dial, tape: Path) -> None:
-    with Exchange(Tape(tape, speed=0), QUICK) as exchange:
+    with Simulator(TapeSource(tape, speed=0), QUICK) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         assert client.frames(20) == [frame for _, frame in numbered(20)]
@@ -44,10 +50,10 @@ def test_a_tape_at_full_speed_arrives_whole_and_verbatim(dial: Dial, tape: Path)
 
 def test_a_large_script_flows_no_faster_than_it_is_taken(dial: Dial) -> None:
     padding = "x" * 20_000
-    script = Script(
+    script = ScriptedSource(
         [(n, b'{"type":"news","n":%d,"x":"%s"}' % (n, padding.encode())) for n in range(1000)]
     )
-    with Exchange(script, ExchangeSettings(settle=0)) as exchange:
+    with Simulator(script, SimulatorSettings(settle=0)) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         exchange.wait_for(lambda exchange: exchange.sent_frames > 0)
@@ -57,15 +63,15 @@ def test_a_large_script_flows_no_faster_than_it_is_taken(dial: Dial) -> None:
 
 
 def test_play_waits_until_all_subscribes_have_come(dial: Dial) -> None:
-    script = Script([(1, frame_of(("A", 1), ("B", 2), ("C", 3)))])
-    with Exchange(script, ExchangeSettings(settle=0.5)) as exchange:
+    script = ScriptedSource([(1, frame_of(("A", 1), ("B", 2), ("C", 3)))])
+    with Simulator(script, SimulatorSettings(settle=0.5)) as exchange:
         client = dial(exchange)
         client.subscribe("A", "B", "C")
         assert prices(client.trades(3)) == [1, 2, 3]
 
 
 def test_a_pace_stretches_the_recorded_times(dial: Dial, tape: Path) -> None:
-    with Exchange(Tape(tape, speed=100), ExchangeSettings(settle=0)) as exchange:
+    with Simulator(TapeSource(tape, speed=100), SimulatorSettings(settle=0)) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         client.trades(1)
@@ -75,19 +81,23 @@ def test_a_pace_stretches_the_recorded_times(dial: Dial, tape: Path) -> None:
 
 
 def test_without_settling_play_runs_before_anybody_listens() -> None:
-    with Exchange(Script(numbered(3), speed=1000), ExchangeSettings(settle=None)) as exchange:
+    with Simulator(
+        ScriptedSource(numbered(3), speed=1000), SimulatorSettings(settle=None)
+    ) as exchange:
         assert exchange.finished.wait(5)
         assert exchange.sent_trades == 0
 
 
 def test_with_a_pace_nothing_is_replayed_after_a_reconnect(dial: Dial) -> None:
-    with Exchange(Script(numbered(1000), speed=200), ExchangeSettings(settle=0)) as exchange:
+    with Simulator(
+        ScriptedSource(numbered(1000), speed=200), SimulatorSettings(settle=0)
+    ) as exchange:
         first = dial(exchange)
         first.subscribe("AAPL")
         seen = prices(first.trades(3))
         exchange.drop_all()
         seen += first.rest()
-        exchange.wait_for(lambda exchange: exchange.live == 0)
+        exchange.wait_for(lambda exchange: exchange.open_connections == 0)
         second = dial(exchange)
         second.subscribe("AAPL")
         exchange.wait_for(lambda exchange: exchange.sent_trades > len(seen))
@@ -95,7 +105,7 @@ def test_with_a_pace_nothing_is_replayed_after_a_reconnect(dial: Dial) -> None:
 
 
 def test_at_full_speed_play_holds_while_nobody_listens(dial: Dial, tape: Path) -> None:
-    with Exchange(Tape(tape, speed=0), QUICK) as exchange:
+    with Simulator(TapeSource(tape, speed=0), QUICK) as exchange:
         dial(exchange)
         client = dial(exchange)
         assert not exchange.finished.is_set()
@@ -112,9 +122,11 @@ def test_tapes_may_be_compressed(tmp_path: Path, suffix: str) -> None:
     }
     path = tmp_path / f"a{suffix}"
     path.write_bytes(pack[suffix](tape_text(numbered(2))))
-    tape = Tape(path)
+    tape = TapeSource(path)
     tape.check()
-    assert list(tape.entries(0, tuple)) == [Frames(stamp, [frame]) for stamp, frame in numbered(2)]
+    assert list(tape.entries(0, tuple)) == [
+        TapeFrames(stamp, [frame]) for stamp, frame in numbered(2)
+    ]
 
 
 def test_a_folder_of_tapes_is_a_session_in_order_of_name(tmp_path: Path) -> None:
@@ -122,7 +134,7 @@ def test_a_folder_of_tapes_is_a_session_in_order_of_name(tmp_path: Path) -> None
     for name, step in zip(["b.tape", "c.tape", "a.tape"], steps, strict=True):
         (tmp_path / name).write_bytes(tape_text([step]))
     (tmp_path / "notes.txt").write_text("not a tape")
-    stamps = [entry.stamp for entry in Tape(tmp_path).entries(0, tuple)]
+    stamps = [entry.stamp for entry in TapeSource(tmp_path).entries(0, tuple)]
     assert stamps == [3 * SECOND, 1 * SECOND, 2 * SECOND]
 
 
@@ -140,8 +152,8 @@ def test_times_of_now_begin_with_the_play_and_follow_its_speed(tape: Path) -> No
     def times(**options: Any) -> list[int]:
         return [
             json.loads(frame)["data"][0]["t"]
-            for entry in Tape(tape, times="now", **options).entries(start, tuple)
-            if isinstance(entry, Frames)
+            for entry in TapeSource(tape, times="now", **options).entries(start, tuple)
+            if isinstance(entry, TapeFrames)
             for frame in entry.frames
         ]
 
@@ -158,8 +170,8 @@ def test_a_recorded_disconnect_drops_everybody_if_asked_for(dial: Dial, tape: Pa
         + b"1500000000\t#disconnected {}\n1500000000\t#connected {}\n"
         + tape_text(steps[1:])
     )
-    assert all(isinstance(entry, Frames) for entry in Tape(tape).entries(0, tuple))
-    with Exchange(Tape(tape, speed=0, replay_disconnects=True), QUICK) as exchange:
+    assert all(isinstance(entry, TapeFrames) for entry in TapeSource(tape).entries(0, tuple))
+    with Simulator(TapeSource(tape, speed=0, replay_disconnects=True), QUICK) as exchange:
         first = dial(exchange)
         first.subscribe("AAPL")
         assert prices(first.trades(1)) == [1]
@@ -172,8 +184,11 @@ def test_a_recorded_disconnect_drops_everybody_if_asked_for(dial: Dial, tape: Pa
 
 
 def test_a_mark_in_a_script_drops_everybody(dial: Dial) -> None:
-    steps: list[tuple[int, bytes] | Mark] = [numbered(1)[0], Mark(2 * SECOND, "disconnected")]
-    with Exchange(Script(steps), QUICK) as exchange:
+    steps: list[tuple[int, bytes] | TapeMark] = [
+        numbered(1)[0],
+        TapeMark(2 * SECOND, "disconnected"),
+    ]
+    with Simulator(ScriptedSource(steps), QUICK) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         assert prices(client.trades(1)) == [1]
@@ -182,7 +197,7 @@ def test_a_mark_in_a_script_drops_everybody(dial: Dial) -> None:
 
 
 def test_a_loop_begins_again(dial: Dial) -> None:
-    with Exchange(Script(numbered(3), loop=True), QUICK) as exchange:
+    with Simulator(ScriptedSource(numbered(3), loop=True), QUICK) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         assert prices(client.trades(7))[:7] == [1, 2, 3, 1, 2, 3, 1]
@@ -190,7 +205,7 @@ def test_a_loop_begins_again(dial: Dial) -> None:
 
 
 def test_after_the_end_heartbeats_go_on(dial: Dial) -> None:
-    with Exchange(Script([]), ExchangeSettings(settle=0, ping_period=0.01)) as exchange:
+    with Simulator(ScriptedSource([]), SimulatorSettings(settle=0, ping_period=0.01)) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         assert exchange.finished.wait(5)
@@ -199,23 +214,23 @@ def test_after_the_end_heartbeats_go_on(dial: Dial) -> None:
 
 def test_a_damaged_tape_is_played_and_told(tape: Path, caplog: pytest.LogCaptureFixture) -> None:
     tape.write_bytes(b"no stamp\n" + tape_text(numbered(1)) + b"17")
-    assert len(list(Tape(tape).entries(0, tuple))) == 1
+    assert len(list(TapeSource(tape).entries(0, tuple))) == 1
     assert "one.tape is damaged: 2 torn bytes and 1 bad lines" in caplog.text
 
 
 def test_there_must_be_a_tape_to_play(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.tape"):
         with pytest.raises(TapeError, match="There is no tape"):
-            Exchange(Tape(path)).start()
+            Simulator(TapeSource(path)).start()
 
 
 def test_a_speed_below_zero_is_refused(tape: Path) -> None:
     with pytest.raises(SettingsError):
-        Exchange(Tape(tape, speed=-1)).start()
+        Simulator(TapeSource(tape, speed=-1)).start()
 
 
 def test_an_endless_market_trades_what_is_subscribed_to_at_the_time(dial: Dial) -> None:
-    with Exchange(SyntheticMarket(rate=2000), ExchangeSettings(settle=0)) as exchange:
+    with Simulator(SyntheticMarket(rate=2000), SimulatorSettings(settle=0)) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         assert {trade["s"] for trade in client.trades(20)} == {"AAPL"}
@@ -231,10 +246,12 @@ def test_an_endless_market_trades_what_is_subscribed_to_at_the_time(dial: Dial) 
 
 def test_a_recording_of_the_exchange_is_what_it_sent(dial: Dial, tmp_path: Path) -> None:
     market = SyntheticMarket(seed=3, trades=3000, flat_out=True, tickers=("AAPL", "MSFT"))
-    with Exchange(market, ExchangeSettings(keep=True)) as exchange:
+    with Simulator(market, SimulatorSettings(keep=True)) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL", "MSFT")
         client.trades(3000)
         path = tmp_path / "recorded.tape"
         path.write_bytes(tape_text(list(enumerate(exchange.connections[0].frames))))
-    assert sum(len(entry.frames) for entry in TapeReader(path) if isinstance(entry, Frames)) > 500
+    assert (
+        sum(len(entry.frames) for entry in TapeReader(path) if isinstance(entry, TapeFrames)) > 500
+    )

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from stocktrace.exchange import Exchange, ExchangeSettings, Script
-from stocktrace.exchange.protocol import INVALID_MESSAGE, TOO_MANY_SYMBOLS, Subscriptions
+from stocktrace.simulator import ScriptedSource, Simulator, SimulatorSettings
+from stocktrace.simulator.protocol import INVALID_MESSAGE, TOO_MANY_SYMBOLS, Subscriptions
 from tests.exchange.conftest import Dial, frame_of, numbered, prices
 
 
@@ -80,8 +80,8 @@ def test_a_symbol_that_is_no_ticker_is_invalid() -> None:
 
 
 def test_errors_leave_the_connection_open(dial: Dial) -> None:
-    settings = ExchangeSettings(symbol_limit=1, unknown_symbols=frozenset({"NOPE"}))
-    with Exchange(Script(numbered(2)), settings) as exchange:
+    settings = SimulatorSettings(symbol_limit=1, unknown_symbols=frozenset({"NOPE"}))
+    with Simulator(ScriptedSource(numbered(2)), settings) as exchange:
         client = dial(exchange)
         client.socket.send("no JSON")
         client.subscribe("NOPE", "AAPL", "MSFT")
@@ -95,18 +95,20 @@ def test_errors_leave_the_connection_open(dial: Dial) -> None:
 
 
 def test_heartbeats_come_in_their_period_also_without_a_subscription(dial: Dial) -> None:
-    with Exchange(Script([]), ExchangeSettings(ping_period=0.01)) as exchange:
+    with Simulator(ScriptedSource([]), SimulatorSettings(ping_period=0.01)) as exchange:
         assert dial(exchange).frames(3) == [b'{"type":"ping"}'] * 3
 
 
 def test_the_pings_of_rfc_6455_are_answered(dial: Dial) -> None:
-    with Exchange(Script([])) as exchange:
+    with Simulator(ScriptedSource([])) as exchange:
         assert dial(exchange).socket.ping().wait(5)
 
 
 def test_only_what_is_subscribed_to_is_delivered(dial: Dial) -> None:
-    script = Script([(1, frame_of(("AAPL", 1), ("MSFT", 2), ("AAPL", 3))), (2, frame_of(("X", 4)))])
-    with Exchange(script) as exchange:
+    script = ScriptedSource(
+        [(1, frame_of(("AAPL", 1), ("MSFT", 2), ("AAPL", 3))), (2, frame_of(("X", 4)))]
+    )
+    with Simulator(script) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         assert client.frame() == frame_of(("AAPL", 1), ("AAPL", 3))
@@ -116,7 +118,7 @@ def test_only_what_is_subscribed_to_is_delivered(dial: Dial) -> None:
 
 
 def test_an_unsubscribed_symbol_is_no_longer_delivered(dial: Dial) -> None:
-    with Exchange(Script(numbered(10), speed=20)) as exchange:
+    with Simulator(ScriptedSource(numbered(10), speed=20)) as exchange:
         client = dial(exchange)
         client.subscribe("AAPL")
         client.trades(1)

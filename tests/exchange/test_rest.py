@@ -10,19 +10,21 @@ from typing import Any
 import pytest
 
 from stocktrace.errors import SettingsError
-from stocktrace.exchange import Exchange, ExchangeSettings, RestSettings, Script
+from stocktrace.simulator import RestSettings, ScriptedSource, Simulator, SimulatorSettings
 from tests.exchange.conftest import Dial, frame_of
 
 T = 1_763_736_000_000  # 2025-11-21 14:40 UTC, in New York the same day
 DAY = "2025-11-21"
 
 
-def server(**rest: Any) -> Exchange:
+def server(**rest: Any) -> Simulator:
     history = [frame_of(("A", n), t=T + n) for n in range(1, 8)]
-    return Exchange(Script([]), ExchangeSettings(rest=RestSettings(**rest)), history=history)
+    return Simulator(
+        ScriptedSource([]), SimulatorSettings(rest=RestSettings(**rest)), history=history
+    )
 
 
-def ask(exchange: Exchange, path: str, key: str = "demo") -> tuple[int, Any, dict[str, str]]:
+def ask(exchange: Simulator, path: str, key: str = "demo") -> tuple[int, Any, dict[str, str]]:
     url = f"http://127.0.0.1:{exchange.port}/api/v1/{path}"
     request = urllib.request.Request(url, headers={"X-Finnhub-Token": key})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -36,7 +38,7 @@ def ask(exchange: Exchange, path: str, key: str = "demo") -> tuple[int, Any, dic
             return error.code, json.loads(body) if "json" in kind else body, dict(error.headers)
 
 
-def ticks(exchange: Exchange, **query: Any) -> Any:
+def ticks(exchange: Simulator, **query: Any) -> Any:
     words = {"symbol": "A", "date": DAY, **query}
     status, page, _ = ask(
         exchange, "stock/tick?" + "&".join(f"{name}={value}" for name, value in words.items())
@@ -66,9 +68,9 @@ def test_a_day_comes_in_pages() -> None:
 
 def test_what_is_played_and_what_is_told_agree(dial: Dial) -> None:
     frames = [frame_of(("A", n), ("B", n), t=T + n) for n in range(4)]
-    settings = ExchangeSettings(settle=0.01, rest=RestSettings())
-    script = Script([(n, frame) for n, frame in enumerate([*frames, b"null", b"{}"])])
-    with Exchange(script, settings) as exchange:
+    settings = SimulatorSettings(settle=0.01, rest=RestSettings())
+    script = ScriptedSource([(n, frame) for n, frame in enumerate([*frames, b"null", b"{}"])])
+    with Simulator(script, settings) as exchange:
         assert ask(exchange, f"stock/tick?symbol=A&date={DAY}")[0] == 404  # nobody listens yet
         client = dial(exchange)
         client.subscribe("A")

@@ -4,9 +4,9 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.errors import UsageError
-from stocktrace.exchange import Fault
-from stocktrace.exchange.faults import KINDS
-from stocktrace.exchange.spelling import parse_fault
+from stocktrace.simulator import Fault
+from stocktrace.simulator.fault_syntax import parse_fault
+from stocktrace.simulator.faults import FAULT_KINDS
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_fault_is_what_it_says(text: str, fault: Fault) -> None:
     assert parse_fault(text) == fault
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAULT_KINDS)
 def test_every_kind_can_be_written(kind: str) -> None:
     assert parse_fault(f"{kind},after=3s" + (",frame=x" if kind == "inject" else "")).kind == kind
 
@@ -74,11 +74,11 @@ def test_nonsense_gets_one_sentence(text: str, sentence: str) -> None:
 def test_the_command_line_refuses_nonsense_before_it_listens(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.run(["exchange", "--fault", "drop", "--fault", "boom"]) == 2
+    assert cli.run(["simulator", "--fault", "drop", "--fault", "boom"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("stocktrace: 'boom' is no fault: ")
-    assert cli.run(["exchange", "--chaos", "many"]) == 2
+    assert cli.run(["simulator", "--chaos", "many"]) == 2
 
 
 def test_the_command_line_plays_with_faults(
@@ -91,8 +91,8 @@ def test_the_command_line_plays_with_faults(
             made.append(faults)
             raise UsageError("seen")
 
-    monkeypatch.setattr("stocktrace.exchange.Exchange", Seen)
-    cli.run(["exchange", "--fault", "drop,after=5trades", "--fault", "odd", "--chaos", "3"])
+    monkeypatch.setattr("stocktrace.simulator.Exchange", Seen)
+    cli.run(["simulator", "--fault", "drop,after=5trades", "--fault", "odd", "--chaos", "3"])
     assert made[0][:2] == [Fault("drop", after_trades=5), Fault("odd")]
     assert len(made[0]) > 1000
     cli.run(["exchange"])
@@ -100,5 +100,10 @@ def test_the_command_line_plays_with_faults(
 
 
 def test_the_command_line_ends_after_its_time(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["exchange", "--for", "100ms", "--chaos", "1", "--second", "kills-both"]) == 0
+    assert (
+        cli.run(
+            ["simulator", "--for", "100ms", "--chaos", "1", "--second-connection", "kills-both"]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.startswith("ws://127.0.0.1:")

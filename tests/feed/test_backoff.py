@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.feed.backoff import Backoff
+from stocktrace.feed.reconnect import Backoff
 
 
 class Highest(random.Random):
@@ -27,7 +27,7 @@ def backoff(source: random.Random, *, floor: float = 1.0) -> Backoff:
 
 def test_the_ceiling_doubles_up_to_the_cap() -> None:
     source = Highest()
-    waits = [backoff_.wait() for backoff_ in [backoff(source)] for _ in range(9)]
+    waits = [backoff_.next_delay() for backoff_ in [backoff(source)] for _ in range(9)]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert source.bounds == [(1.0, wait) for wait in waits]
 
@@ -35,21 +35,21 @@ def test_the_ceiling_doubles_up_to_the_cap() -> None:
 def test_no_wait_is_shorter_than_the_floor() -> None:
     source = Highest()
     patient = backoff(source, floor=5.0)
-    assert [patient.wait() for _ in range(5)] == [5, 5, 5, 8, 16]
+    assert [patient.next_delay() for _ in range(5)] == [5, 5, 5, 8, 16]
     assert source.bounds == [(5.0, ceiling) for ceiling in (5, 5, 5, 8, 16)]
 
 
 def test_years_of_failures_stay_at_the_cap() -> None:
     tired = backoff(Highest())
     tired.failures = 10**9
-    assert tired.wait() == 60.0
+    assert tired.next_delay() == 60.0
 
 
 def test_jitter_is_full() -> None:
     """At the cap the waits fill all of [floor, cap]: two clients do not march in step."""
     jittery = backoff(random.Random(1))
     jittery.failures = 20
-    waits = sorted(jittery.wait() for _ in range(400))
+    waits = sorted(jittery.next_delay() for _ in range(400))
     assert len(set(waits)) == 400
     tenths = [sum(1 + 5.9 * k <= wait < 1 + 5.9 * (k + 1) for wait in waits) for k in range(10)]
     assert min(tenths) > 20
@@ -58,7 +58,7 @@ def test_jitter_is_full() -> None:
 
 def test_two_feeds_wait_differently_unless_told() -> None:
     first, second = (Backoff(1.0, 60.0, 1.0, 60.0, failures=20) for _ in range(2))
-    assert [first.wait() for _ in range(4)] != [second.wait() for _ in range(4)]
+    assert [first.next_delay() for _ in range(4)] != [second.next_delay() for _ in range(4)]
 
 
 @given(
@@ -73,7 +73,7 @@ def test_every_wait_is_within_its_bounds(
 ) -> None:
     waiting = Backoff(base, cap, floor, 60.0, random.Random(seed))
     for number, dials in enumerate(too_many, 1):
-        wait = waiting.wait(too_many_dials=dials)
+        wait = waiting.next_delay(too_many_dials=dials)
         if dials:
             assert max(floor, 60.0) <= wait <= max(floor, 600.0)
         else:
@@ -83,21 +83,21 @@ def test_every_wait_is_within_its_bounds(
 def test_a_refusal_for_too_many_dials_waits_minutes() -> None:
     source = Highest()
     refused = backoff(source)
-    waits = [refused.wait(too_many_dials=True) for _ in range(5)]
+    waits = [refused.next_delay(too_many_dials=True) for _ in range(5)]
     assert waits == [120, 240, 480, 600, 600]
     assert source.bounds == [(60.0, wait) for wait in waits]
 
 
 def test_a_floor_of_more_than_a_minute_holds_for_too_many_dials_as_well() -> None:
     source = Highest()
-    backoff(source, floor=90.0).wait(too_many_dials=True)
+    backoff(source, floor=90.0).next_delay(too_many_dials=True)
     assert source.bounds == [(90.0, 180.0)]
 
 
 def test_too_many_dials_count_as_failures_of_what_follows() -> None:
     source = Highest()
     mixed = backoff(source)
-    assert [mixed.wait(too_many_dials=dials) for dials in (False, True, False)] == [1, 240, 4]
+    assert [mixed.next_delay(too_many_dials=dials) for dials in (False, True, False)] == [1, 240, 4]
 
 
 @pytest.mark.parametrize(
@@ -106,17 +106,17 @@ def test_too_many_dials_count_as_failures_of_what_follows() -> None:
 def test_only_a_stable_life_resets_the_count(lived: float, next_wait: float) -> None:
     living = backoff(Highest())
     for _ in range(3):
-        living.wait()
-    living.lived(lived)
-    assert living.wait() == next_wait
+        living.next_delay()
+    living.connection_ended(lived)
+    assert living.next_delay() == next_wait
 
 
 def test_connections_that_come_and_go_do_not_reset_the_count() -> None:
     storm = backoff(Highest())
     waits = []
     for _ in range(8):
-        storm.lived(0.01)
-        waits.append(storm.wait())
+        storm.connection_ended(0.01)
+        waits.append(storm.next_delay())
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 
 

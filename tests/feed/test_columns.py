@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stocktrace.feed import columns
-from stocktrace.feed.wire import Decoded, _decode_exactly
-from stocktrace.rows import Rows
+from stocktrace.feed import bulk_decoder
+from stocktrace.feed.protocol import DecodedFrames, _decode_exactly
 from stocktrace.trade import Trade
+from stocktrace.trade_columns import TradeColumns
 
 MANY = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
@@ -46,13 +46,13 @@ def framed(messages: list[list[dict[str, Any]]], *, type_first: bool = False) ->
 
 def exactly(frames: list[bytes]) -> list[list[Trade]] | None:
     """The trades by the exact way; ``None`` if anything else is in the frames."""
-    decoded = Decoded(Rows.of([]))
+    decoded = DecodedFrames(TradeColumns.of([]))
     messages = [_decode_exactly(frame, decoded) for frame in frames]
-    return messages if decoded == Decoded(Rows.of([]), len(frames)) else None
+    return messages if decoded == DecodedFrames(TradeColumns.of([]), len(frames)) else None
 
 
 def given_back(frames: list[bytes]) -> list[list[Trade]]:
-    rows = columns.parse(frames)
+    rows = bulk_decoder.decode_columns(frames)
     assert rows is not None
     return rows.messages()
 
@@ -96,7 +96,7 @@ def test_an_accident_anywhere_is_seen_or_means_nothing(
     frames = list(FRAMES)
     frame = frames[which]
     frames[which] = frame[:begin] + instead + frame[begin + size :]
-    rows = columns.parse(frames)
+    rows = bulk_decoder.decode_columns(frames)
     if rows is not None:
         assert rows.messages() == exactly(frames)
 
@@ -107,7 +107,7 @@ def test_no_byte_of_a_frame_can_be_another_unseen() -> None:
             frame = bytearray(FRAMES[0])
             frame[at] = byte
             frames = [bytes(frame), FRAMES[1]]
-            rows = columns.parse(frames)
+            rows = bulk_decoder.decode_columns(frames)
             if rows is not None:
                 assert rows.messages() == exactly(frames)
 
@@ -116,7 +116,7 @@ def test_no_cut_of_a_frame_is_made_whole_by_the_next() -> None:
     both = b"".join(FRAMES)
     for at in range(len(both)):
         frames = [both[:at], both[at:]]
-        rows = columns.parse(frames)
+        rows = bulk_decoder.decode_columns(frames)
         assert rows is None or rows.messages() == exactly(frames)
 
 
@@ -132,7 +132,9 @@ def test_no_cut_of_a_frame_is_made_whole_by_the_next() -> None:
 def test_what_is_no_plain_number_is_left_to_another_way(member: str, number: str) -> None:
     row = {"c": '["1"]', "p": "1.5", "s": '"A"', "t": "17", "v": "10"} | {member: number}
     inside = ",".join(f'"{name}":{value}' for name, value in row.items())
-    assert columns.parse([f'{{"data":[{{{inside}}}],"type":"trade"}}'.encode()]) is None
+    assert (
+        bulk_decoder.decode_columns([f'{{"data":[{{{inside}}}],"type":"trade"}}'.encode()]) is None
+    )
 
 
 @pytest.mark.parametrize("number", ["0", "0.0", "0.5", "10", "100.25", "123456789012345"])
@@ -168,4 +170,4 @@ def test_a_plain_number_is_taken(number: str) -> None:
     ],
 )
 def test_what_is_not_alike_or_not_sound_is_left_to_another_way(frames: list[bytes]) -> None:
-    assert columns.parse(frames) is None
+    assert bulk_decoder.decode_columns(frames) is None

@@ -21,14 +21,13 @@ from pathlib import Path
 import pytest
 from websocket import WebSocketException
 
-from stocktrace.deadline import NS_PER_SECOND, SYSTEM_CLOCK, Clock, Deadline
+from stocktrace.clock import NS_PER_SECOND, SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import FeedError, FeedStopped, KeyRefused
-from stocktrace.exchange import Exchange, ExchangeSettings, Fault, Script
-from stocktrace.feed import connection, wire
-from stocktrace.feed.connection import Feed, State
-from stocktrace.feed.policy import FeedPolicy
-from stocktrace.feed.socket import Batch, BatchSocket
-from stocktrace.gap import Gap
+from stocktrace.feed import client, protocol
+from stocktrace.feed.client import FeedClient, FeedPolicy, FeedState
+from stocktrace.feed.socket import BatchSocket, SocketRead
+from stocktrace.intervals import Gap
+from stocktrace.simulator import Fault, ScriptedSource, Simulator, SimulatorSettings
 from stocktrace.trade import Trade
 from tests.feed.conftest import (
     BINARY,
@@ -48,15 +47,15 @@ from tests.waiting import eventually
 KEY = "s3cret/key"
 TICKERS = ("AAPL", "BINANCE:BTCUSDT")
 SUBSCRIBED = [("subscribe", ticker) for ticker in TICKERS]
-TRADE = wire.encode([Trade("AAPL", 1.5, 2, 3.0)])
+TRADE = protocol.encode([Trade("AAPL", 1.5, 2, 3.0)])
 
 # The defaults, for clocks that are moved by hand.
 DEFAULTS = FeedPolicy(
     handshake_s=12.0,
-    ping_every_s=8.0,
-    pong_within_s=8.0,
-    frame_within_s=10.0,
-    silence_s=150.0,
+    ping_interval_s=8.0,
+    pong_timeout_s=8.0,
+    frame_timeout_s=10.0,
+    idle_timeout_s=150.0,
     backoff_base_s=1.0,
     backoff_cap_s=60.0,
     backoff_floor_s=1.0,
@@ -65,16 +64,16 @@ DEFAULTS = FeedPolicy(
 # Patient with the server and quick to redial, for the machine's own clock.
 QUICK = FeedPolicy(
     handshake_s=PATIENCE,
-    ping_every_s=PATIENCE,
-    pong_within_s=PATIENCE,
-    frame_within_s=PATIENCE,
-    silence_s=PATIENCE,
+    ping_interval_s=PATIENCE,
+    pong_timeout_s=PATIENCE,
+    frame_timeout_s=PATIENCE,
+    idle_timeout_s=PATIENCE,
     backoff_base_s=0.001,
     backoff_cap_s=0.002,
     backoff_floor_s=0.001,
     stable_s=3600.0,
 )
-SETTINGS = ExchangeSettings(key=KEY, settle=0.0, second_connection="both-live")
+SETTINGS = SimulatorSettings(key=KEY, settle=0.0, second_connection="both-live")
 NO_CLOSE_FRAME = "connection lost: TCP ended without a close frame"
 
 
@@ -100,7 +99,7 @@ class Notes:
         with self.news:
             self.frames += frames
             self.news.notify_all()
-        return wire.decode(frames).errors
+        return protocol.decode(frames).errors
 
     def has_traded(self, ticker: str) -> bool:
         return b'"%s"' % ticker.encode() in b"".join(self.frames)
@@ -166,7 +165,7 @@ UNANSWERED = (
     "wss://"
 )
 
-Start = Callable[..., Feed]
+Start = Callable[..., FeedClient]
 
 
 @pytest.fixture
@@ -177,7 +176,7 @@ def notes() -> Notes:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, notes: Notes, listener: Listener) -> Iterator[Start]:
     """Starts feeds, and stops them."""
-    monkeypatch.setattr(connection, "TICK_S", 0.01)
+    monkeypatch.setattr(client, "TICK_S", 0.01)
     with ExitStack() as feeds:
 
         def start(
@@ -186,8 +185,8 @@ def start(monkeypatch: pytest.MonkeyPatch, notes: Notes, listener: Listener) -> 
             clock: Clock = SYSTEM_CLOCK,
             observer: Notes = notes,
             url: str = listener.url,
-        ) -> Feed:
-            feed = Feed(url, KEY, tickers, observer, policy, clock)
+        ) -> FeedClient:
+            feed = FeedClient(url, KEY, tickers, observer, policy, clock)
             feeds.callback(lambda: stopped(feed))
             feed.start()
             return feed
@@ -195,9 +194,9 @@ def start(monkeypatch: pytest.MonkeyPatch, notes: Notes, listener: Listener) -> 
         yield start
 
 
-def stopped(feed: Feed) -> None:
+def stopped(feed: FeedClient) -> None:
     assert feed.stop(Deadline.after(PATIENCE))
-    assert feed.state is State.ENDED
+    assert feed.state is FeedState.ENDED
 
 
 def nothing(peer: Peer) -> None:
@@ -215,8 +214,8 @@ def test_it_asks_for_every_ticker_once_and_says_so(
     assert peer.commands(2) == SUBSCRIBED
     notes.wait_for("connected")
     assert notes.events == [("gap", "connecting", *TICKERS), ("connected", *TICKERS)]
-    assert (feed.state, feed.tickers) == (State.LISTENING, TICKERS)
-    feed.check()
+    assert (feed.state, feed.tickers) == (FeedState.LISTENING, TICKERS)
+    feed.raise_failure()
     stopped(feed)
     assert peer.take() == (CLOSE, b"\x03\xe8")
     assert peer.ended()
@@ -271,7 +270,7 @@ def test_a_refused_key_ends_it_without_the_key_in_the_text(
     listener.accept().refuse(status, f"Invalid key {KEY}".encode(), f"Location: {KEY}\r\n")
     assert feed.ended.wait(PATIENCE)
     with pytest.raises(KeyRefused) as refused:
-        feed.check()
+        feed.raise_failure()
     assert refused.value.status == status
     assert isinstance(refused.value, FeedError)
     assert str(refused.value) == (
@@ -280,7 +279,7 @@ def test_a_refused_key_ends_it_without_the_key_in_the_text(
     )
     assert KEY not in "".join(traceback.format_exception(refused.value))
     assert notes.events == [("gap", "connecting", *TICKERS)]
-    assert feed.state is State.ENDED
+    assert feed.state is FeedState.ENDED
     assert not listener.dialled()
 
 
@@ -299,7 +298,7 @@ def test_a_key_that_is_refused_later_ends_it_and_the_gap_is_reported(
     peer.refuse(401)
     assert feed.ended.wait(PATIENCE)
     with pytest.raises(KeyRefused):
-        feed.check()
+        feed.raise_failure()
     begin = 1_700_000_000
     assert notes.gaps[1:] == [
         Gap(begin * NS_PER_SECOND, (begin + 65) * NS_PER_SECOND, TICKERS, NO_CLOSE_FRAME)
@@ -378,7 +377,7 @@ def test_what_no_library_should_raise_is_a_failed_dial_too(
         raise error
 
     monkeypatch.setattr(BatchSocket, "connect", connect)
-    monkeypatch.setattr(connection, "Backoff", lambda *_: NoHurry())
+    monkeypatch.setattr(client, "Backoff", lambda *_: NoHurry())
     start()
     notes.wait_for("retry")
     assert notes.events == [("retry", f"cannot connect: {told}")]
@@ -550,7 +549,7 @@ def test_a_clean_close_is_not_the_end(
         ("gap", told, *TICKERS),
         ("connected", *TICKERS),
     ]
-    feed.check()
+    feed.raise_failure()
 
 
 def test_what_is_not_the_protocol_ends_the_connection_but_not_what_came_before(
@@ -651,7 +650,7 @@ def test_three_short_lives_in_a_row_ask_whether_the_key_is_in_use_elsewhere(
 def test_a_stable_life_resets_the_backoff(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
-    start(replace(DEFAULTS, ping_every_s=1e6), clock=hands.clock())
+    start(replace(DEFAULTS, ping_interval_s=1e6), clock=hands.clock())
     for number, lived in enumerate((0, 59, 0, 0, 60), 1):
         peer = listener.upgrade()
         peer.commands(2)
@@ -748,11 +747,11 @@ def test_a_frame_that_drips_without_a_pause_is_noticed_too(
     """There is never an idle moment in which to look at the clock."""
     reads = itertools.count()
 
-    def drip(self: BatchSocket) -> Batch:
+    def drip(self: BatchSocket) -> SocketRead:
         self._size = 10
         hands.monotonic += 1.0
         next(reads)
-        return Batch()
+        return SocketRead()
 
     monkeypatch.setattr(BatchSocket, "recv_batch", drip)
     start(DEFAULTS, clock=hands.clock())
@@ -816,11 +815,11 @@ def test_a_server_that_takes_no_more_commands_is_given_up(
 # --- ending ----------------------------------------------------------------------------------
 
 
-def ended_in_time(feed: Feed) -> None:
+def ended_in_time(feed: FeedClient) -> None:
     """Stop, with a deadline far shorter than what the feed waits for."""
     assert feed.stop(Deadline.after(PATIENCE / 2))
     assert feed.ended.is_set()
-    feed.check()
+    feed.raise_failure()
 
 
 def test_stopping_does_not_wait_for_a_handshake(
@@ -829,7 +828,7 @@ def test_stopping_does_not_wait_for_a_handshake(
     feed = start()
     peer = listener.accept()
     peer.request()
-    assert feed.state is State.CONNECTING
+    assert feed.state is FeedState.CONNECTING
     ended_in_time(feed)
     assert peer.ended()
     assert notes.events == [("gap", "connecting", *TICKERS)]
@@ -882,14 +881,14 @@ def test_time_passes_while_it_waits_for_the_next_dial(
 
 
 def test_stopping_twice_or_before_the_start_is_harmless(listener: Listener, notes: Notes) -> None:
-    feed = Feed(listener.url, KEY, TICKERS, notes, QUICK)
-    assert feed.state is State.IDLE
+    feed = FeedClient(listener.url, KEY, TICKERS, notes, QUICK)
+    assert feed.state is FeedState.IDLE
     assert feed.stop(Deadline.after(3600))
     feed.start()
     assert feed.ended.wait(PATIENCE)
     assert feed.stop(Deadline.after(3600))
     assert not listener.dialled()
-    feed.check()
+    feed.raise_failure()
 
 
 class Stuck(Notes):
@@ -949,10 +948,10 @@ def test_an_observer_that_raises_ends_the_feed_and_is_told_chained(
     assert peer.ended()
     for _ in range(2):
         with pytest.raises(FeedStopped) as told:
-            feed.check()
+            feed.raise_failure()
         assert told.value.__cause__ is error
         assert str(told.value) == f"The feed stopped: {type(error).__name__}: {error}"
-    assert feed.state is State.ENDED
+    assert feed.state is FeedState.ENDED
     assert not listener.dialled()
 
 
@@ -961,7 +960,7 @@ def test_what_is_no_exception_ends_the_feed_all_the_same(start: Start, listener:
     listener.upgrade().send(frame(TRADE))
     assert feed.ended.wait(PATIENCE)
     with pytest.raises(FeedStopped):
-        feed.check()
+        feed.raise_failure()
 
 
 # --- other tickers ---------------------------------------------------------------------------
@@ -974,7 +973,7 @@ def test_other_tickers_are_told_to_a_live_connection_and_to_the_next(
     peer = listener.upgrade()
     assert peer.commands(2) == SUBSCRIBED
     notes.wait_for("connected")
-    feed.retarget(["BINANCE:BTCUSDT", "MSFT", "NVDA", "MSFT"])
+    feed.set_tickers(["BINANCE:BTCUSDT", "MSFT", "NVDA", "MSFT"])
     assert peer.commands(3) == [
         ("unsubscribe", "AAPL"),
         ("subscribe", "MSFT"),
@@ -999,7 +998,7 @@ def test_tickers_changed_without_a_connection_are_asked_for_when_there_is_one(
 ) -> None:
     feed = start()
     peer = listener.accept()
-    feed.retarget(["MSFT"])
+    feed.set_tickers(["MSFT"])
     peer.upgrade()
     assert peer.commands(1) == [("subscribe", "MSFT")]
     notes.wait_for("connected", "MSFT")
@@ -1013,9 +1012,9 @@ def test_the_same_tickers_again_are_not_told(
     peer = listener.upgrade()
     peer.commands(2)
     notes.wait_for("connected")
-    feed.retarget(TICKERS)
+    feed.set_tickers(TICKERS)
     notes.look_up()
-    feed.retarget([*TICKERS, "MSFT"])
+    feed.set_tickers([*TICKERS, "MSFT"])
     assert peer.commands(1) == [("subscribe", "MSFT")]
     notes.wait_for("subscription")
     assert notes.events[2:] == [("subscription", ["MSFT"], [])]
@@ -1026,10 +1025,10 @@ def test_all_tickers_may_go_and_others_come(start: Start, listener: Listener, no
     peer = listener.upgrade()
     peer.commands(1)
     notes.wait_for("connected")
-    feed.retarget([])
+    feed.set_tickers([])
     assert peer.commands(1) == [("unsubscribe", "AAPL")]
     notes.wait_for("subscription", [], ["AAPL"])
-    feed.retarget(["MSFT"])
+    feed.set_tickers(["MSFT"])
     assert peer.commands(1) == [("subscribe", "MSFT")]
     notes.wait_for("subscription", ["MSFT"], [])
 
@@ -1044,7 +1043,7 @@ def test_a_ticker_that_the_server_refuses_is_told(
         unknown_symbols=frozenset(["BAD"]),
         names_invalid_symbol=names_invalid_symbol,
     )
-    with Exchange(Script([(1, TRADE)]), settings) as exchange:
+    with Simulator(ScriptedSource([(1, TRADE)]), settings) as exchange:
         feed = start(url=exchange.url, tickers=["BAD", "AAPL"])
         notes.wait_for("refused", "BAD")
         stopped(feed)
@@ -1075,13 +1074,13 @@ def test_nothing_is_left_after_50_forced_drops(
 ) -> None:
     """FAULTS 12."""
     sockets_before, threads_before = descriptors(), threads()
-    with Exchange(Script([]), SETTINGS, [Fault("drop", repeat=True)]) as exchange:
+    with Simulator(ScriptedSource([]), SETTINGS, [Fault("drop", repeat=True)]) as exchange:
         feed = start(url=exchange.url)
         notes.wait_for("retry", times=50)
         assert threads()["stocktrace-feed"] == 1
         exchange.clear_faults()
         exchange.wait_for(lambda exchange: exchange.subscriptions == TICKERS, PATIENCE)
-        exchange.wait_for(lambda exchange: exchange.live == 1, PATIENCE)
+        exchange.wait_for(lambda exchange: exchange.open_connections == 1, PATIENCE)
         notes.wait(lambda: notes.events[-1] == ("connected", *TICKERS))
         # Each loss was reported, and each gap closed.
         assert notes.count("gap") == notes.count("connected")
@@ -1092,8 +1091,8 @@ def test_nothing_is_left_after_50_forced_drops(
 
 
 def test_a_stall_is_noticed_on_the_clock_of_this_machine(start: Start, notes: Notes) -> None:
-    policy = replace(QUICK, ping_every_s=0.1, pong_within_s=0.3)
-    with Exchange(Script([]), SETTINGS, [Fault("stall")]) as exchange:
+    policy = replace(QUICK, ping_interval_s=0.1, pong_timeout_s=0.3)
+    with Simulator(ScriptedSource([]), SETTINGS, [Fault("stall")]) as exchange:
         feed = start(policy, url=exchange.url)
         notes.wait_for("disconnected", "ping unanswered for 0.3 s")
         exchange.wait_for(lambda exchange: exchange.connections_made >= 2, PATIENCE)
@@ -1101,8 +1100,8 @@ def test_a_stall_is_noticed_on_the_clock_of_this_machine(start: Start, notes: No
 
 
 def test_trades_of_all_connections_arrive_in_their_order(start: Start, notes: Notes) -> None:
-    frames = [wire.encode([Trade("AAPL", float(n), n, 1.0)]) for n in range(1, 401)]
-    script = Script([(n, each) for n, each in enumerate(frames, 1)])
+    frames = [protocol.encode([Trade("AAPL", float(n), n, 1.0)]) for n in range(1, 401)]
+    script = ScriptedSource([(n, each) for n, each in enumerate(frames, 1)])
     faults = [
         Fault("drop", after_trades=100),
         Fault("close", after_trades=50, after_connections=1, code=1001),
@@ -1110,7 +1109,7 @@ def test_trades_of_all_connections_arrive_in_their_order(start: Start, notes: No
         Fault("drop", after_trades=10, after_connections=2),
     ]
     settings = replace(SETTINGS, settle=0.05)
-    with Exchange(script, settings, faults) as exchange:
+    with Simulator(script, settings, faults) as exchange:
         feed = start(url=exchange.url)
         notes.wait(lambda: len(notes.frames) == 400)
         assert notes.frames == frames
@@ -1120,9 +1119,9 @@ def test_trades_of_all_connections_arrive_in_their_order(start: Start, notes: No
 
 
 def test_the_wrong_key_ends_it(start: Start) -> None:
-    with Exchange(Script([]), replace(SETTINGS, key="another")) as exchange:
+    with Simulator(ScriptedSource([]), replace(SETTINGS, key="another")) as exchange:
         feed = start(url=exchange.url)
         assert feed.ended.wait(PATIENCE)
         assert exchange.dials == 1
     with pytest.raises(KeyRefused):
-        feed.check()
+        feed.raise_failure()

@@ -16,7 +16,7 @@ import pytest
 from websocket import WebSocketException
 
 from stocktrace.errors import BadCertificate, WrongScheme
-from stocktrace.feed.line import Line
+from stocktrace.feed.transport import Transport
 from tests.feed.conftest import PATIENCE, Listener, Peer, deaf
 from tests.tls import Authority
 
@@ -28,7 +28,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-Reach = Callable[..., tuple[Line, "Future[socket.socket]"]]
+Reach = Callable[..., tuple[Transport, "Future[socket.socket]"]]
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def reach(sockets: ExitStack) -> Iterator[Reach]:
     """Reaches for a server on another thread."""
     with ThreadPoolExecutor(1) as pool:
 
-        def reach(url: str, within_s: float = PATIENCE) -> tuple[Line, Future[socket.socket]]:
-            line = Line()
-            sockets.callback(line.hang_up)
-            return line, pool.submit(line.reach, url, within_s)
+        def reach(url: str, within_s: float = PATIENCE) -> tuple[Transport, Future[socket.socket]]:
+            line = Transport()
+            sockets.callback(line.abort)
+            return line, pool.submit(line.connect, url, within_s)
 
         yield reach
 
@@ -81,11 +81,11 @@ def test_hanging_up_ends_it_at_once(
     else:
         silent = listener.accept()
         assert silent.sock.recv(1)
-    line.hang_up()
+    line.abort()
     assert isinstance(reached.exception(PATIENCE / 2), (OSError, WebSocketException))
 
 
-def wait_for_syn(line: Line) -> None:
+def wait_for_syn(line: Transport) -> None:
     """Until the attempt is under way (TCP_INFO begins with the state: 2 is SYN_SENT)."""
     waiting = threading.Event()
     for _ in range(int(PATIENCE * 100)):
@@ -110,17 +110,17 @@ def test_after_a_lookup_that_was_hung_up_no_socket_is_opened(
     line, reached = reach(listener.url)
     assert looking.wait(PATIENCE)
     assert line.step == "the name lookup of 127.0.0.1"
-    line.hang_up()
+    line.abort()
     answer.set()
     assert isinstance(reached.exception(PATIENCE), ConnectionAbortedError)
     assert not listener.dialled()
 
 
 def test_one_that_was_hung_up_before_opens_nothing(reach: Reach, listener: Listener) -> None:
-    line = Line()
-    line.hang_up()
+    line = Transport()
+    line.abort()
     with pytest.raises(ConnectionAbortedError):
-        line.reach(listener.url, PATIENCE)
+        line.connect(listener.url, PATIENCE)
     assert not listener.dialled()
 
 

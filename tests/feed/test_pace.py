@@ -1,43 +1,46 @@
 from __future__ import annotations
 
-from stocktrace.feed.pace import GATHER_S, Pace
+from stocktrace.feed.socket import GATHER_INTERVAL_S, ReadPacer
 
 
-def waits(pace: Pace, begin: float, seconds: float, every: float, size: int) -> list[float]:
+def waits(pace: ReadPacer, begin: float, seconds: float, every: float, size: int) -> list[float]:
     """What it says after reads of ``size`` bytes each."""
-    return [pace.after(size, begin + n * every) for n in range(round(seconds / every))]
+    return [pace.delay_after(size, begin + n * every) for n in range(round(seconds / every))]
 
 
 def test_a_quiet_connection_is_never_waited_for() -> None:
-    assert set(waits(Pace(0.0), 0.0, 10.0, 0.01, 700)) == {0.0}
+    assert set(waits(ReadPacer(0.0), 0.0, 10.0, 0.01, 700)) == {0.0}
 
 
 def test_two_frames_close_to_each_other_make_no_busy_connection() -> None:
-    pace = Pace(0.0)
-    assert [pace.after(1_000, at) for at in (5.0, 5.0001, 5.0002, 5.06)] == [0.0] * 4
+    pace = ReadPacer(0.0)
+    assert [pace.delay_after(1_000, at) for at in (5.0, 5.0001, 5.0002, 5.06)] == [0.0] * 4
 
 
 def test_a_busy_connection_is_waited_for_until_it_is_quiet_again() -> None:
-    pace = Pace(0.0)
+    pace = ReadPacer(0.0)
     busy = waits(pace, 0.0, 1.0, 0.001, 7_000)
     assert busy[:40] == [0.0] * 40
-    assert set(busy[60:]) == {GATHER_S}
+    assert set(busy[60:]) == {GATHER_INTERVAL_S}
     quiet = waits(pace, 1.0, 1.0, 0.001, 70)
     assert set(quiet[110:]) == {0.0}
 
 
 def test_many_small_frames_are_as_busy_as_few_large_ones() -> None:
-    assert waits(Pace(0.0), 0.0, 1.0, 0.00005, 75)[-1] == GATHER_S
+    assert waits(ReadPacer(0.0), 0.0, 1.0, 0.00005, 75)[-1] == GATHER_INTERVAL_S
 
 
-def test_where_a_read_left_something_the_next_is_not_waited_for() -> None:
+def test_where_a_read_remaining_something_the_next_is_not_waited_for() -> None:
     """However little it brought: a read of TLS may be a record."""
-    pace = Pace(0.0)
+    pace = ReadPacer(0.0)
     waits(pace, 0.0, 1.0, 0.001, 7_000)
-    assert [pace.after(7_000, 1.0, drained=drained) for drained in (True, False)] == [GATHER_S, 0.0]
+    assert [pace.delay_after(7_000, 1.0, drained=drained) for drained in (True, False)] == [
+        GATHER_INTERVAL_S,
+        0.0,
+    ]
 
 
 def test_after_a_silence_the_first_read_is_not_waited_for() -> None:
-    pace = Pace(0.0)
+    pace = ReadPacer(0.0)
     waits(pace, 0.0, 1.0, 0.001, 7_000)
-    assert pace.after(7_000, 60.0) == 0.0
+    assert pace.delay_after(7_000, 60.0) == 0.0

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from stocktrace.deadline import NS_PER_SECOND, Clock
-from stocktrace.errors import BadAnswer, KeyRefused, NoSuchTicks, NotInPlan, ServerAway
-from stocktrace.feed.rest import ATTEMPTS, Rest, rest_url
-from stocktrace.feed.ticks import ticks_of
+from stocktrace.clock import NS_PER_SECOND, Clock
+from stocktrace.errors import (
+    InvalidResponse,
+    KeyRefused,
+    PlanForbidden,
+    ServerUnavailable,
+    TicksNotFound,
+)
+from stocktrace.feed.rest import ATTEMPTS, RestClient, fetch_ticks, rest_url
 from tests import gaps
 from tests.gaps import DAY, KEY, exchange, market, ms
 
@@ -41,10 +46,10 @@ def pauses() -> Pauses:
     return Pauses()
 
 
-def fetched(rest: Rest) -> list[tuple[int, float, float, str]]:
+def fetched(rest: RestClient) -> list[tuple[int, float, float, str]]:
     return [
         row
-        for page in ticks_of(rest, "A", DAY)
+        for page in fetch_ticks(rest, "A", DAY)
         for row in zip(page.t, page.p, page.v, page.c, strict=True)
     ]
 
@@ -53,8 +58,8 @@ def told() -> list[tuple[int, float, float, str]]:
     return [(ms(at), price, volume, "1 12") for _, at, price, volume in TRADES]
 
 
-def rest(server: Any, pauses: Pauses, key: str = KEY) -> Rest:
-    return Rest(rest_url(server.url), key, pauses.clock(), pauses.seconds.append)
+def rest(server: Any, pauses: Pauses, key: str = KEY) -> RestClient:
+    return RestClient(rest_url(server.url), key, pauses.clock(), pauses.seconds.append)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,7 @@ def test_a_limit_is_kept_as_long_as_the_server_says(pauses: Pauses) -> None:
 
 def test_nothing_is_asked_in_a_minute_of_which_no_request_is_left(pauses: Pauses) -> None:
     with exchange(TRADES, page_limit=40, per_minute=1) as server, rest(server, pauses) as asked:
-        with pytest.raises(ServerAway):  # to the server no minute passes
+        with pytest.raises(ServerUnavailable):  # to the server no minute passes
             fetched(asked)
         assert pauses.long()[0] == 40
 
@@ -129,7 +134,7 @@ def test_requests_keep_the_pace_of_every_plan(pauses: Pauses) -> None:
 @pytest.mark.parametrize("status", [429, 500, 0])
 def test_a_server_that_never_answers_is_given_up(status: int, pauses: Pauses) -> None:
     with exchange(TRADES, statuses=(status,) * 99) as server, rest(server, pauses) as asked:
-        with pytest.raises(ServerAway, match="run it again later"):
+        with pytest.raises(ServerUnavailable, match="run it again later"):
             fetched(asked)
         assert server.rest_requests == ATTEMPTS
 
@@ -138,7 +143,7 @@ def test_a_server_that_wants_hours_is_given_up_at_once(pauses: Pauses) -> None:
     with (
         exchange(TRADES, statuses=(429,), retry_after=3600) as server,
         rest(server, pauses) as asked,
-        pytest.raises(ServerAway, match="come again in 3600 s"),
+        pytest.raises(ServerUnavailable, match="come again in 3600 s"),
     ):
         fetched(asked)
 
@@ -147,10 +152,10 @@ def test_a_server_that_wants_hours_is_given_up_at_once(pauses: Pauses) -> None:
     ("faults", "key", "error"),
     [
         ({}, "wrong", KeyRefused),
-        ({"premium": False}, KEY, NotInPlan),
-        ({"not_loaded": frozenset({DAY.isoformat()})}, KEY, NoSuchTicks),
-        ({"statuses": (302,)}, KEY, BadAnswer),
-        ({"statuses": (422,)}, KEY, BadAnswer),
+        ({"premium": False}, KEY, PlanForbidden),
+        ({"not_loaded": frozenset({DAY.isoformat()})}, KEY, TicksNotFound),
+        ({"statuses": (302,)}, KEY, InvalidResponse),
+        ({"statuses": (422,)}, KEY, InvalidResponse),
     ],
 )
 def test_what_is_final_is_asked_once(
@@ -183,8 +188,8 @@ def test_an_answer_that_is_none_is_told(body: bytes) -> None:
         def get(self, path: str, **query: object) -> bytes:
             return body
 
-    with pytest.raises(BadAnswer, match="A of 2025-11-21"):
-        list(ticks_of(Odd(), "A", DAY))  # type: ignore[arg-type]
+    with pytest.raises(InvalidResponse, match="A of 2025-11-21"):
+        list(fetch_ticks(Odd(), "A", DAY))  # type: ignore[arg-type]
 
 
 def test_a_day_that_changes_while_it_is_read_is_told() -> None:
@@ -195,8 +200,8 @@ def test_a_day_that_changes_while_it_is_read_is_told() -> None:
             self.total += 1
             return b'{"total":%d,"t":[5],"p":[1],"v":[1]}' % self.total
 
-    with pytest.raises(BadAnswer, match="change while"):
-        list(ticks_of(Growing(), "A", DAY))  # type: ignore[arg-type]
+    with pytest.raises(InvalidResponse, match="change while"):
+        list(fetch_ticks(Growing(), "A", DAY))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +213,7 @@ def test_a_day_without_ticks_is_empty(body: bytes) -> None:
         def get(self, path: str, **query: object) -> bytes:
             return body
 
-    assert list(ticks_of(Empty(), "A", DAY)) == []  # type: ignore[arg-type]
+    assert list(fetch_ticks(Empty(), "A", DAY)) == []  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -238,7 +243,7 @@ def test_the_key_is_in_no_log_and_no_error(logged: io.StringIO, pauses: Pauses) 
             told.append(repr(asked))
             try:
                 fetched(asked)
-            except (NotInPlan, ServerAway, BadAnswer) as error:
+            except (PlanForbidden, ServerUnavailable, InvalidResponse) as error:
                 told += [str(error), repr(error), repr(error.__cause__), repr(error.__context__)]
     assert "stock/tick" in logged.getvalue()
     assert gaps.KEY not in logged.getvalue() + "".join(told)

@@ -19,8 +19,8 @@ from websocket import (
     WebSocketProtocolException,
 )
 
-from stocktrace.feed.socket import Batch, BatchSocket
-from stocktrace.store.quarantine import parse
+from stocktrace.feed.socket import BatchSocket, SocketRead
+from stocktrace.store.quarantine import parse_quarantine
 from tests.conftest import Scenario, Studio, published, sent, taped, trades
 from tests.conftest import frame as trade_frame
 from tests.feed.conftest import (
@@ -54,7 +54,7 @@ def met(listener: Listener, ours: BatchSocket) -> Peer:
         return answered.result(PATIENCE)
 
 
-def batches(ours: BatchSocket, peer: Peer, pieces: Iterable[bytes]) -> Iterator[Batch]:
+def batches(ours: BatchSocket, peer: Peer, pieces: Iterable[bytes]) -> Iterator[SocketRead]:
     """What ``ours`` reads of each piece alone, and then until the server's end of TCP."""
     for piece in pieces:
         peer.send(piece)
@@ -177,7 +177,7 @@ def test_broken_utf8_is_quarantined_byte_for_byte_and_nothing_else_is_lost(
     refused = [
         each
         for path in sorted(studio.data_dir.glob("quarantine/*.jsonl"))
-        for each in parse(path.read_text("utf-8").splitlines())
+        for each in parse_quarantine(path.read_text("utf-8").splitlines())
     ]
     assert [(each.frame, each.row) for each in refused] == [(each, None) for each in broken]
     assert taped(studio.data_dir) == [*frames, last]

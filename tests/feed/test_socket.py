@@ -24,7 +24,7 @@ from websocket import (
 )
 
 from stocktrace.errors import WrongScheme
-from stocktrace.feed.socket import FRAME_BYTES, Batch, BatchSocket
+from stocktrace.feed.socket import FRAME_BYTES, BatchSocket, SocketRead
 from tests.feed.conftest import (
     BINARY,
     CLOSE,
@@ -69,7 +69,7 @@ def test_many_messages_of_one_read_come_in_one_batch(pair: tuple[BatchSocket, Pe
     messages = [b"%d" % n * (n % 40) for n in range(2000)]
     ours, theirs = pair
     theirs.send(b"".join(map(frame, messages)))
-    assert ours.recv_batch() == Batch(messages, completed=True)
+    assert ours.recv_batch() == SocketRead(messages, frame_completed=True)
 
 
 def test_a_binary_message_is_kept_in_its_place(pair: tuple[BatchSocket, Peer]) -> None:
@@ -89,13 +89,13 @@ def test_a_frame_of_10_mb_is_put_together_once(
 ) -> None:
     """What costs is joining what came; it is not done again for each of 160 pieces."""
     joined: list[int] = []
-    take = BatchSocket._take
+    take = BatchSocket._split_frames
 
-    def counting(self: BatchSocket, batch: Batch) -> None:
+    def counting(self: BatchSocket, batch: SocketRead) -> None:
         joined.append(self._size)
         take(self, batch)
 
-    monkeypatch.setattr(BatchSocket, "_take", counting)
+    monkeypatch.setattr(BatchSocket, "_split_frames", counting)
     payload = bytes(10_000_000)
     assert fed(pair, *cut(frame(payload), 1 << 16)) == [payload]
     assert len(joined) == 2
@@ -108,7 +108,7 @@ def test_a_socket_knows_whether_it_is_in_a_frame(pair: tuple[BatchSocket, Peer])
     for piece in (frame(b"abc")[:1], frame(b"abc")[1:], frame(b"") + b"\x81", b"\x01x"):
         theirs.send(piece)
         batch = ours.recv_batch()
-        seen.append((batch.frames, batch.completed, ours.in_frame))
+        seen.append((batch.frames, batch.frame_completed, ours.in_frame))
     assert seen == [
         ([], False, True),
         ([b"abc"], True, False),
@@ -123,7 +123,7 @@ def test_a_fragment_or_a_ping_that_came_whole_completes_a_frame(
     ours, theirs = pair
     for piece in (frame(b"a", fin=False), frame(b"", PING), frame(b"", PONG)):
         theirs.send(piece + b"\x80")
-        assert ours.recv_batch().completed
+        assert ours.recv_batch().frame_completed
         assert ours.in_frame
         ours._chunks, ours._size = [], 0
 
@@ -132,7 +132,7 @@ def test_a_read_that_brings_nothing_in_time_is_told(pair: tuple[BatchSocket, Pee
     ours, theirs = pair
     ours.settimeout(0.01)
     theirs.send(frame(b"abc")[:2])
-    assert ours.recv_batch() == Batch()
+    assert ours.recv_batch() == SocketRead()
     with pytest.raises(TimeoutError):
         ours.recv_batch()
     theirs.send(frame(b"abc")[2:])
@@ -262,14 +262,14 @@ def test_a_ping_is_answered_by_a_masked_pong_with_its_payload(
     ours, theirs = pair
     ours.set_mask_key(lambda _: b"\x01\x02\x03\x04")
     theirs.send(frame(b"abcde", PING))
-    assert ours.recv_batch() == Batch(completed=True)
+    assert ours.recv_batch() == SocketRead(frame_completed=True)
     assert theirs.sock.recv(100) == b"\x8a\x85\x01\x02\x03\x04" + b"````d"
 
 
 def test_pongs_are_counted(pair: tuple[BatchSocket, Peer]) -> None:
     ours, theirs = pair
     theirs.send(frame(b"", PONG) + frame(b"text") + frame(b"unasked", PONG))
-    assert ours.recv_batch() == Batch([b"text"], completed=True, pongs=2)
+    assert ours.recv_batch() == SocketRead([b"text"], frame_completed=True, pongs=2)
 
 
 def test_our_ping_is_masked_and_empty(pair: tuple[BatchSocket, Peer]) -> None:
@@ -329,7 +329,7 @@ def test_the_largest_length_that_makes_sense_is_waited_for(
 ) -> None:
     ours, theirs = pair
     theirs.send(struct.pack("!BBQ", 0x81, 127, FRAME_BYTES))
-    assert ours.recv_batch() == Batch()
+    assert ours.recv_batch() == SocketRead()
     assert ours.in_frame
 
 
@@ -364,7 +364,7 @@ def test_a_close_is_told_and_answered(
 ) -> None:
     ours, theirs = pair
     theirs.send(frame(b"last") + data + frame(b"after it, nothing counts"))
-    assert ours.recv_batch() == Batch([b"last"], completed=True, closed=told)
+    assert ours.recv_batch() == SocketRead([b"last"], frame_completed=True, closed=told)
     assert theirs.take() == (CLOSE, b"\x03\xe8")
 
 
@@ -449,17 +449,17 @@ def test_hanging_up_from_another_thread_wakes_the_reader(pair: tuple[BatchSocket
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(read)
         assert reading.wait(PATIENCE)
-        ours.hang_up()
+        ours.abort()
         assert isinstance(reader.exception(PATIENCE / 2), WebSocketConnectionClosedException)
 
 
 def test_hanging_up_is_harmless_before_after_and_twice(pair: tuple[BatchSocket, Peer]) -> None:
-    BatchSocket().hang_up()
+    BatchSocket().abort()
     ours, _ = pair
-    ours.hang_up()
-    ours.hang_up()
+    ours.abort()
+    ours.abort()
     ours.shutdown()
-    ours.hang_up()
+    ours.abort()
 
 
 def test_hanging_up_a_socket_that_was_closed_behind_its_back_is_harmless(
@@ -468,7 +468,7 @@ def test_hanging_up_a_socket_that_was_closed_behind_its_back_is_harmless(
     ours, _ = pair
     assert ours.sock is not None
     ours.sock.close()
-    ours.hang_up()
+    ours.abort()
 
 
 # --- the handshake, which is the library's ---------------------------------------------------
@@ -496,7 +496,7 @@ Dial = Callable[[Callable[[Peer], object]], BatchSocket]
 
 def test_what_follows_the_101_in_the_same_segment_is_not_lost(dial: Dial) -> None:
     ours = dial(lambda peer: peer.upgrade(more=frame(b"first") + frame(b"second")[:3]))
-    assert ours.recv_batch() == Batch([b"first"], completed=True)
+    assert ours.recv_batch() == SocketRead([b"first"], frame_completed=True)
     assert ours.in_frame
 
 

@@ -4,10 +4,9 @@ from typing import cast
 
 import pytest
 
-from stocktrace.feed import wire
-from stocktrace.feed.probe import ANSWER_S
+from stocktrace.feed import protocol
 from stocktrace.feed.socket import BatchSocket
-from stocktrace.feed.subscription import Subscription
+from stocktrace.feed.subscriptions import ANSWER_TIMEOUT_S, Subscription
 from tests.feed.conftest import Hands
 
 
@@ -33,7 +32,7 @@ def test_only_what_changed_is_asked_for(subscription: Subscription, sent: Sent) 
     subscription.begin(("A", "B", "C"))
     sent.clear()
     assert subscription.change(("D", "B")) == (["D"], ["A", "C"])
-    assert sent == [wire.unsubscribe("A"), wire.unsubscribe("C"), wire.subscribe("D")]
+    assert sent == [protocol.unsubscribe("A"), protocol.unsubscribe("C"), protocol.subscribe("D")]
     assert subscription.tickers == ("D", "B")
     assert subscription.change(("B", "D")) == ([], [])
     assert len(sent) == 3
@@ -43,8 +42,8 @@ def test_a_suspect_that_is_not_wanted_any_more_is_not_subscribed_again(
     subscription: Subscription,
 ) -> None:
     subscription.begin(("A", "B"))
-    assert list(subscription.refused(["Invalid symbol"], 0.0)) == []
+    assert list(subscription.refusals_in(["Invalid symbol"], 0.0)) == []
     subscription.change(("B",))
-    asked = [subscription.suspect(ANSWER_S * (step + 1)) for step in range(2)]
+    asked = [subscription.next_question(ANSWER_TIMEOUT_S * (step + 1)) for step in range(2)]
     assert asked == ["B", None]
-    assert list(subscription.refused(["Invalid symbol B"], 9.0)) == [("B", "Invalid symbol B")]
+    assert list(subscription.refusals_in(["Invalid symbol B"], 9.0)) == [("B", "Invalid symbol B")]

@@ -2,36 +2,36 @@ from __future__ import annotations
 
 import pytest
 
-from stocktrace.feed.watchdog import FRAME_TOTAL_S, Watchdog
+from stocktrace.feed.keepalive import MAX_FRAME_S, KeepaliveMonitor
 
 
-def watchdog(*, answers_pings: bool | None = None) -> Watchdog:
+def watchdog(*, answers_pings: bool | None = None) -> KeepaliveMonitor:
     """With the bounds that are the defaults, opened at 0."""
-    return Watchdog(
-        ping_every_s=8.0,
-        pong_within_s=8.0,
-        frame_within_s=10.0,
-        silence_s=150.0,
+    return KeepaliveMonitor(
+        ping_interval_s=8.0,
+        pong_timeout_s=8.0,
+        frame_timeout_s=10.0,
+        idle_timeout_s=150.0,
         now=0.0,
         answers_pings=answers_pings,
     )
 
 
-def frame(dog: Watchdog, now: float) -> None:
+def frame(dog: KeepaliveMonitor, now: float) -> None:
     """Whole frames came."""
     dog.received(now, completed=True, in_frame=False, pong=False)
 
 
-def pong(dog: Watchdog, now: float) -> None:
+def pong(dog: KeepaliveMonitor, now: float) -> None:
     dog.received(now, completed=True, in_frame=False, pong=True)
 
 
-def piece(dog: Watchdog, now: float, *, completed: bool = False) -> None:
+def piece(dog: KeepaliveMonitor, now: float, *, completed: bool = False) -> None:
     """Bytes came, the last of them part of a frame."""
     dog.received(now, completed=completed, in_frame=True, pong=False)
 
 
-def first_ping(dog: Watchdog, since: float, until: float) -> float | None:
+def first_ping(dog: KeepaliveMonitor, since: float, until: float) -> float | None:
     """When it first asks for a ping, looked at four times a second."""
     now = since
     while now <= until:
@@ -41,11 +41,11 @@ def first_ping(dog: Watchdog, since: float, until: float) -> float | None:
     return None
 
 
-def death(dog: Watchdog, since: float, until: float) -> tuple[float, str] | None:
+def death(dog: KeepaliveMonitor, since: float, until: float) -> tuple[float, str] | None:
     """When it gives the connection up, and why; it is asked four times a second, as it is."""
     now = since
     while now <= until:
-        reason = dog.verdict(now)
+        reason = dog.failure(now)
         if reason is not None:
             return now, reason
         dog.ping_due(now)
@@ -54,7 +54,7 @@ def death(dog: Watchdog, since: float, until: float) -> tuple[float, str] | None
 
 
 def test_a_new_connection_lives() -> None:
-    assert watchdog().verdict(0.0) is None
+    assert watchdog().failure(0.0) is None
 
 
 def test_half_open_from_the_first_moment_is_noticed_without_any_message() -> None:
@@ -84,15 +84,15 @@ def test_a_ping_is_due_every_8_seconds_and_not_while_one_is_out() -> None:
 def test_a_ping_has_its_time_to_the_last_moment() -> None:
     dog = watchdog()
     assert dog.ping_due(8.0)
-    assert dog.verdict(15.999) is None
-    assert dog.verdict(16.0) == "ping unanswered for 8 s"
+    assert dog.failure(15.999) is None
+    assert dog.failure(16.0) == "ping unanswered for 8 s"
 
 
 def test_an_answered_ping_is_no_reason() -> None:
     dog = watchdog()
     assert dog.ping_due(8.0)
     pong(dog, 8.1)
-    assert dog.verdict(16.0) is None
+    assert dog.failure(16.0) is None
     assert dog.answers_pings is True
 
 
@@ -100,7 +100,7 @@ def test_any_byte_after_a_ping_is_a_sign_of_life() -> None:
     dog = watchdog(answers_pings=True)
     assert dog.ping_due(8.0)
     frame(dog, 9.0)
-    assert dog.verdict(16.0) is None
+    assert dog.failure(16.0) is None
     assert dog.answers_pings is True
     assert dog.ping_due(16.0)
 
@@ -109,7 +109,7 @@ def test_a_byte_from_before_the_ping_is_none() -> None:
     dog = watchdog()
     frame(dog, 8.0)
     assert dog.ping_due(8.0)
-    assert dog.verdict(16.0) == "ping unanswered for 8 s"
+    assert dog.failure(16.0) == "ping unanswered for 8 s"
 
 
 def test_a_server_that_sends_frames_but_no_pong_is_asked_no_more() -> None:
@@ -117,7 +117,7 @@ def test_a_server_that_sends_frames_but_no_pong_is_asked_no_more() -> None:
     assert dog.ping_due(8.0)
     frame(dog, 9.0)
     assert dog.answers_pings is None
-    assert dog.verdict(16.0) is None
+    assert dog.failure(16.0) is None
     assert dog.answers_pings is False
     assert first_ping(dog, 16.0, 500.0) is None
 
@@ -160,16 +160,16 @@ def test_a_frame_that_was_completed_is_forgotten() -> None:
     dog = watchdog(answers_pings=False)
     piece(dog, 1.0)
     frame(dog, 2.0)
-    assert dog.verdict(100.0) is None
+    assert dog.failure(100.0) is None
 
 
 def test_a_frame_that_drips_is_given_a_minute() -> None:
     dog = watchdog(answers_pings=False)
     for second in range(100, 160):
         piece(dog, float(second))
-        assert dog.verdict(float(second)) is None
-    piece(dog, 100 + FRAME_TOTAL_S)
-    assert dog.verdict(100 + FRAME_TOTAL_S) == "a frame not complete after 60 s"
+        assert dog.failure(float(second)) is None
+    piece(dog, 100 + MAX_FRAME_S)
+    assert dog.failure(100 + MAX_FRAME_S) == "a frame not complete after 60 s"
 
 
 def test_a_large_frame_over_a_slow_line_is_waited_for() -> None:
@@ -177,14 +177,14 @@ def test_a_large_frame_over_a_slow_line_is_waited_for() -> None:
     for second in range(59):
         piece(dog, float(second))
     frame(dog, 59.0)
-    assert dog.verdict(100.0) is None
+    assert dog.failure(100.0) is None
 
 
 def test_a_busy_line_whose_reads_all_end_within_a_frame_is_not_one_frame() -> None:
     dog = watchdog(answers_pings=False)
     for second in range(3600):
         piece(dog, float(second), completed=True)
-        assert dog.verdict(second + 0.9) is None
+        assert dog.failure(second + 0.9) is None
 
 
 def test_mute_but_alive_is_never_killed() -> None:
@@ -198,8 +198,8 @@ def test_mute_but_alive_is_never_killed() -> None:
 def test_two_lost_heartbeats_are_borne_and_a_third_is_not() -> None:
     dog = watchdog(answers_pings=False)
     frame(dog, 60.0)
-    assert dog.verdict(209.999) is None
-    assert dog.verdict(210.0) == "no frame for 150 s"
+    assert dog.failure(209.999) is None
+    assert dog.failure(210.0) == "no frame for 150 s"
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -211,7 +211,7 @@ def test_one_trade_an_hour_with_heartbeats_is_never_killed(answers: bool) -> Non
         now = tick / 4
         if now % 60 == 0 or now % 3600 == 1800.5:
             frame(dog, now)
-        assert dog.verdict(now) is None
+        assert dog.failure(now) is None
         if dog.ping_due(now):
             pings += 1
             pong(dog, now)
@@ -222,12 +222,12 @@ def test_a_quiet_market_with_pongs_alone_lives() -> None:
     dog = watchdog()
     for tick in range(4 * 3600):
         now = tick / 4
-        assert dog.verdict(now) is None
+        assert dog.failure(now) is None
         if dog.ping_due(now):
             pong(dog, now)
 
 
 def test_bounds_are_told_as_they_were_given() -> None:
-    dog = Watchdog(0.25, 0.5, 1.0, 2.5, 0.0)
+    dog = KeepaliveMonitor(0.25, 0.5, 1.0, 2.5, 0.0)
     assert dog.ping_due(0.25)
-    assert dog.verdict(0.75) == "ping unanswered for 0.5 s"
+    assert dog.failure(0.75) == "ping unanswered for 0.5 s"

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stocktrace.feed import wire
-from stocktrace.feed.wire import Decoded, Refusal, decode
-from stocktrace.rows import Rows
+from stocktrace.feed import protocol
+from stocktrace.feed.protocol import DecodedFrames, RefusedRow, decode
 from stocktrace.trade import Trade
+from stocktrace.trade_columns import TradeColumns
 
 PING = b'{"type":"ping"}'
 LIMIT = b'{"msg":"Subscribing to too many symbols","type":"error"}'
@@ -59,22 +59,24 @@ BOM = "(decode using utf-8-sig)"  # as the json module says
 LOSSY = "has more digits than float64 holds"
 
 
-def said(messages: Sequence[Sequence[Trade]], *books: Any) -> Decoded:
-    return Decoded(Rows.of(messages), *books)
+def said(messages: Sequence[Sequence[Trade]], *books: Any) -> DecodedFrames:
+    return DecodedFrames(TradeColumns.of(messages), *books)
 
 
-def control(*errors: str) -> Decoded:
-    return Decoded(Rows.of([[]]), control=1, errors=list(errors))
+def control(*errors: str) -> DecodedFrames:
+    return DecodedFrames(TradeColumns.of([[]]), control=1, errors=list(errors))
 
 
-def odd(frame: bytes, reason: str) -> Decoded:
-    return Decoded(Rows.of([[]]), undecodable=1, refusals=[Refusal(frame, None, reason)])
+def odd(frame: bytes, reason: str) -> DecodedFrames:
+    return DecodedFrames(
+        TradeColumns.of([[]]), undecodable=1, refusals=[RefusedRow(frame, None, reason)]
+    )
 
 
-def exactly(*frames: bytes) -> Decoded:
+def exactly(*frames: bytes) -> DecodedFrames:
     """What the exact way makes of each frame."""
-    decoded = Decoded(Rows.of([]))
-    decoded.rows = Rows.of([wire._decode_exactly(frame, decoded) for frame in frames])
+    decoded = DecodedFrames(TradeColumns.of([]))
+    decoded.rows = TradeColumns.of([protocol._decode_exactly(frame, decoded) for frame in frames])
     return decoded
 
 
@@ -98,7 +100,7 @@ def refused(**members: str) -> tuple[object, str]:
 def taken(**members: str) -> Trade:
     """The trade with these members."""
     decoded = decode([frame_of(**members)])
-    assert decoded == Decoded(decoded.rows, 1)
+    assert decoded == DecodedFrames(decoded.rows, 1)
     [[trade]] = decoded.rows.messages()
     return trade
 
@@ -209,7 +211,7 @@ def test_broken_utf8_is_one_frame_to_put_aside() -> None:
         0,
         2,
         0,
-        [Refusal(broken, None, reason % 30), Refusal(skipped, None, reason % 20)],
+        [RefusedRow(broken, None, reason % 30), RefusedRow(skipped, None, reason % 20)],
     )
 
 
@@ -263,7 +265,7 @@ def test_a_trade_that_cannot_be_stored_is_refused_with_its_reason(
 def test_an_element_that_is_no_trade_is_a_row_and_not_the_frame(row: str) -> None:
     frame = f'{{"data":[{row}],"type":"trade"}}'.encode()
     plain = {"null": "null", "7": "7", '"AAPL"': "AAPL", "[]": [], "true": True}[row]
-    assert decode([frame]) == said([[]], 1, 0, 0, 1, [Refusal(frame, plain, "not an object")])
+    assert decode([frame]) == said([[]], 1, 0, 0, 1, [RefusedRow(frame, plain, "not an object")])
 
 
 def test_a_refused_row_is_one_that_any_json_writer_takes() -> None:
@@ -409,7 +411,7 @@ def test_deep_nesting_harms_nobody(depth: int, before: bytes, after: bytes) -> N
 def test_a_frame_of_10_mb_gives_all_its_trades() -> None:
     symbol = "BINANCE:" + "X" * 200
     trades = [Trade(symbol, n / 100, 1_700_000_000_000 + n, n, ("1",)) for n in range(40_000)]
-    frame = wire.encode(trades)
+    frame = protocol.encode(trades)
     assert len(frame) > 10_000_000
     assert decode([frame]) == said([trades], 1, 0, 0)
 
@@ -445,7 +447,7 @@ BAD = [
 def test_one_bad_frame_of_1000_leaves_999_unharmed_and_in_order(bad: bytes, at: int) -> None:
     """FAULTS 40."""
     trades = [Trade("AAPL", float(n), n, 1.0) for n in range(1000)]
-    frames = [wire.encode([trade]) for trade in trades]
+    frames = [protocol.encode([trade]) for trade in trades]
     frames[at] = bad
     decoded = decode(frames)
     expected = [[trade] for trade in trades]
@@ -457,7 +459,7 @@ def test_one_bad_frame_of_1000_leaves_999_unharmed_and_in_order(bad: bytes, at: 
 
 def test_one_bad_trade_of_1000_in_a_frame_leaves_999_unharmed_and_in_order() -> None:
     trades = [Trade("AAPL", float(n), n, 1.0) for n in range(1000)]
-    frame = wire.encode(trades).replace(b'"p":500.0,', b'"p":null,')
+    frame = protocol.encode(trades).replace(b'"p":500.0,', b'"p":null,')
     assert decode([frame]) == said(
         [trades[:500] + trades[501:]],
         1,
@@ -465,7 +467,7 @@ def test_one_bad_trade_of_1000_in_a_frame_leaves_999_unharmed_and_in_order() -> 
         0,
         1,
         [
-            Refusal(
+            RefusedRow(
                 frame,
                 {"s": "AAPL", "p": None, "t": "500", "v": "1.0", "c": None},
                 "price is missing or no number",
@@ -601,7 +603,7 @@ MANY = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCh
 def test_both_ways_of_decoding_agree(frame: bytes) -> None:
     by_hand = exactly(frame)
     assert decode([frame]) == by_hand
-    if (lines := wire._typed_lines((frame,))) is not None:
+    if (lines := protocol._typed_lines((frame,))) is not None:
         assert said([line.data for line in lines], 1) == by_hand
 
 
@@ -630,7 +632,7 @@ def test_many_frames_alike_are_decoded_as_if_each_came_alone(
 ) -> None:
     frames = [one] * 400
     frames[at:at] = others
-    assert sum(map(len, frames)) in wire._WORTH, "columns are tried"
+    assert sum(map(len, frames)) in protocol._BULK_THRESHOLD, "columns are tried"
     assert decode(frames) == exactly(*frames)
 
 
@@ -692,24 +694,24 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
     )
 )
 def test_what_is_encoded_is_decoded_to_the_same(trades: list[Trade]) -> None:
-    assert decode([wire.encode(trades)]) == said([trades], 1, 0, 0)
+    assert decode([protocol.encode(trades)]) == said([trades], 1, 0, 0)
 
 
 def test_a_frame_is_encoded_as_finnhub_spells_it() -> None:
-    assert wire.encode([Trade("AAPL", 1.5, 2, 3.0, ("1",))]) == (
+    assert protocol.encode([Trade("AAPL", 1.5, 2, 3.0, ("1",))]) == (
         b'{"data":[{"s":"AAPL","p":1.5,"t":2,"v":3.0,"c":["1"]}],"type":"trade"}'
     )
 
 
 @given(st.text())
 def test_commands_name_one_symbol_whatever_it_is(symbol: str) -> None:
-    assert json.loads(wire.subscribe(symbol)) == {"type": "subscribe", "symbol": symbol}
-    assert json.loads(wire.unsubscribe(symbol)) == {"type": "unsubscribe", "symbol": symbol}
+    assert json.loads(protocol.subscribe(symbol)) == {"type": "subscribe", "symbol": symbol}
+    assert json.loads(protocol.unsubscribe(symbol)) == {"type": "unsubscribe", "symbol": symbol}
 
 
 def test_a_command_is_compact() -> None:
-    assert wire.subscribe("AAPL") == '{"type":"subscribe","symbol":"AAPL"}'
-    assert wire.unsubscribe("AAPL") == '{"type":"unsubscribe","symbol":"AAPL"}'
+    assert protocol.subscribe("AAPL") == '{"type":"subscribe","symbol":"AAPL"}'
+    assert protocol.unsubscribe("AAPL") == '{"type":"unsubscribe","symbol":"AAPL"}'
 
 
 @pytest.mark.parametrize(
@@ -731,10 +733,10 @@ def test_a_command_is_compact() -> None:
     ids=["numbers", "no numbers", "deep", "empty", "null", "list"],
 )
 def test_a_row_of_the_quarantine_is_made_a_frame_again(row: object, frame: bytes) -> None:
-    assert wire.frame_of(row) == frame
+    assert protocol.frame_of(row) == frame
 
 
 def test_what_a_quarantine_keeps_is_refused_again_for_the_same_reason() -> None:
     row, reason = refused(p="123456789.123456789", v="0.50")
-    decoded = decode([wire.frame_of(row)])
+    decoded = decode([protocol.frame_of(row)])
     assert [(refusal.row, refusal.reason) for refusal in decoded.refusals] == [(row, reason)]

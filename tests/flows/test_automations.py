@@ -19,8 +19,8 @@ from uuid import UUID
 import pytest
 
 from stocktrace.errors import UsageError
-from stocktrace.exchange import Exchange, ExchangeSettings, Fault, SyntheticMarket
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import Fault, Simulator, SimulatorSettings, SyntheticMarket
 from tests.station import Api, Station, reading
 from tests.waiting import eventually
 
@@ -109,15 +109,15 @@ def test_running_it_again_changes_nothing(api: Api, capsys: pytest.CaptureFixtur
 def test_what_was_changed_is_put_right_but_stays_switched_off(api: Api) -> None:
     from prefect import get_client
 
-    from flows.automations import ensure, zombies
+    from flows.automations import create_automations, zombie_automation
 
     with get_client(sync_client=True) as client:
-        assert ensure(client, zombies()) == "created"
+        assert create_automations(client, zombie_automation()) == "created"
         (there,) = automations(api).values()
-        other = zombies().model_copy(update={"description": "mine", "enabled": False})
+        other = zombie_automation().model_copy(update={"description": "mine", "enabled": False})
         client.update_automation(UUID(there["id"]), other)
-        assert ensure(client, zombies()) == "changed"
-        assert ensure(client, zombies()) == "unchanged"
+        assert create_automations(client, zombie_automation()) == "changed"
+        assert create_automations(client, zombie_automation()) == "unchanged"
     (now,) = automations(api).values()
     assert (now["id"], now["description"]) == (there["id"], there["description"])
     assert now["enabled"] is False
@@ -190,7 +190,9 @@ def test_a_gap_is_told_and_a_run_that_died_with_its_worker_is_marked_crashed(
     faults = [Fault("drop", after_seconds=3.0)]
     with (
         station.server() as api,
-        Exchange(SyntheticMarket(seed=7, rate=50.0), ExchangeSettings(key=KEY), faults) as exchange,
+        Simulator(
+            SyntheticMarket(seed=7, rate=50.0), SimulatorSettings(key=KEY), faults
+        ) as exchange,
     ):
         with temporary_settings({PREFECT_API_URL: station.url}):
             webhook(url)
@@ -199,12 +201,12 @@ def test_a_gap_is_told_and_a_run_that_died_with_its_worker_is_marked_crashed(
         station.prefect("deploy", "--name", "ad-hoc")
         folder = tmp_path / "dead"
         with station.worker() as worker:
-            asked = {"tickers": ["AAPL"], "lasting": "1h", "url": exchange.url}
+            asked = {"tickers": ["AAPL"], "duration": "1h", "url": exchange.url}
             run = station.start("ad-hoc", **asked, data_dir=str(folder))
             alert = got.get(timeout=180)
             worker.kill()
             (report,) = folder.glob("sessions/*.json")
-            os.kill(Report.read(report).pid, signal.SIGKILL)
+            os.kill(SessionReport.read(report).pid, signal.SIGKILL)
             worker.wait(30)
         assert alert["subject"] == "stocktrace: AAPL · 1h"
         assert re.match(r"[\d.]+ s without data: connection lost: ", alert["body"])

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.ingest.backfill import plan
-from stocktrace.ingest.mapping import Mapping
-from stocktrace.record.publish import rebuild
-from stocktrace.record.recovery import Recovered
-from stocktrace.report import Report
+from stocktrace.importing.column_mapping import ColumnMapping
+from stocktrace.importing.jobs import plan_imports
+from stocktrace.maintenance.convert import ConversionResult
+from stocktrace.record.publish import rebuild_window
+from stocktrace.record.recovery import RecoveredSession
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 from stocktrace.store.layout import Layout
-from stocktrace.upkeep.converting import Conversion
 from tests import remains
 from tests.conftest import SESSION, published
 from tests.station import Station
@@ -49,7 +49,7 @@ def test_a_segment_of_an_ended_session_is_converted(tmp_path: Path) -> None:
     for path in layout.dataset.rglob("*.parquet"):
         path.unlink()
     for part in remains.PARTS:
-        rebuild(layout, part)
+        rebuild_window(layout, part)
     done = convert_sealed.fn(str(layout.root))
     assert (done.files, done.rows, done.failed) == (6, 12, [])
 
@@ -57,22 +57,22 @@ def test_a_segment_of_an_ended_session_is_converted(tmp_path: Path) -> None:
 def test_a_problem_is_in_the_sentence_and_on_the_page() -> None:
     from flows.convert import page, summary
 
-    done = [Recovered(SESSION, 1, 3, 0, balanced=False)]
-    failed = Conversion(1, 2, ["a|b is torn."])
+    done = [RecoveredSession(SESSION, 1, 3, 0, balanced=False)]
+    failed = ConversionResult(1, 2, ["a|b is torn."])
     assert "2 problems, the first: a|b is torn." in summary(done, failed)
     assert "**do not balance**" in page(done, failed)
     assert r"a\|b is torn." in page(done, failed)
 
 
 def test_a_batch_is_published_and_published_again_changes_nothing(tmp_path: Path) -> None:
-    from flows.backfill import publish
+    from flows.import_files import import_batch
 
     source = tmp_path / "a.csv"
     source.write_text("symbol,ts_event,price,volume\nAAPL,1795444200123,1.5,2\n")
     layout = Layout(tmp_path / "data")
-    mapping = Mapping.of(unit="ms")
-    (first,) = publish.fn(layout, plan(layout, [source]), mapping, 1, only_look=False)
-    (again,) = publish.fn(layout, plan(layout, [source]), mapping, 1, only_look=False)
+    mapping = ColumnMapping.of(unit="ms")
+    (first,) = import_batch.fn(layout, plan_imports(layout, [source]), mapping, 1, only_look=False)
+    (again,) = import_batch.fn(layout, plan_imports(layout, [source]), mapping, 1, only_look=False)
     assert (first.state, again.state, first.session) == ("published", "known", again.session)
     assert published(layout.root) == {"AAPL": [(1795444200123, 1.5, 2.0, "")]}
 
@@ -90,10 +90,10 @@ def test_a_batch_is_published_and_published_again_changes_nothing(tmp_path: Path
 def test_what_makes_no_sense_is_no_parameter(parameters: dict[str, Any]) -> None:
     from prefect.exceptions import ParameterTypeError
 
-    from flows.backfill import backfill
+    from flows.import_files import import_files
 
     with pytest.raises(ParameterTypeError):
-        backfill.validate_parameters(parameters)
+        import_files.validate_parameters(parameters)
 
 
 def test_convert_is_started_by_every_end_of_a_capture() -> None:
@@ -114,7 +114,7 @@ def test_a_capture_that_is_killed_is_published_by_the_convert_that_its_end_start
 ) -> None:
     place = Station(tmp_path, "key")
     layout = Layout(tmp_path / "data")
-    market = Exchange(SyntheticMarket(seed=7, rate=300.0), ExchangeSettings(key="key"))
+    market = Simulator(SyntheticMarket(seed=7, rate=300.0), SimulatorSettings(key="key"))
     with market as exchange, place.server() as api:
         place.deploy()
 
@@ -123,7 +123,7 @@ def test_a_capture_that_is_killed_is_published_by_the_convert_that_its_end_start
             return [run for run in runs if run["state_type"] in ("COMPLETED", "FAILED")]
 
         with place.worker():
-            run = place.start("ad-hoc", tickers=["AAPL"], lasting="10m", url=exchange.url)
+            run = place.start("ad-hoc", tickers=["AAPL"], duration="10m", url=exchange.url)
             (tape,) = eventually(lambda: list(layout.root.glob("tape/*/*.tape")), within=120)
             eventually(lambda: tape.stat().st_size > 10_000, within=60)
             lock = json.loads(layout.lock(tape.parent.name).read_text())
@@ -132,6 +132,6 @@ def test_a_capture_that_is_killed_is_published_by_the_convert_that_its_end_start
             (done,) = eventually(converted, within=120)
     assert done["state_type"] == "COMPLETED"
     assert "1 session recovered" in done["state"]["message"]
-    report = Report.read(layout.report(tape.parent.name))
+    report = SessionReport.read(layout.report(tape.parent.name))
     assert (report.state, report.balanced, report.unpublished) == ("recovered", True, [])
     assert len(published(layout.root)["AAPL"]) == report.books.recorded > 0

@@ -23,18 +23,18 @@ from zoneinfo import ZoneInfo
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from flows import command, environment
-from flows.page import one_line, plain
-from flows.request import Request
-from stocktrace import schedule
+from flows import command, prefect_settings
+from flows.markdown import escape_markdown, report_line
+from flows.request import CaptureRequest
+from stocktrace import market_hours
+from stocktrace.end_time import parse_until
 from stocktrace.errors import KeyRefused, MarketClosed, SettingsError
-from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.report import Books, Report
-from stocktrace.status import Status
-from stocktrace.store.dataset import read_trades
+from stocktrace.query.trades import read_trades
+from stocktrace.sessions.report import Books, SessionReport
+from stocktrace.sessions.status import CaptureStatus
+from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.until import parse_until
+from stocktrace.store.names import WindowId
 from tests.conftest import taped
 from tests.station import Api, Station, reading
 from tests.waiting import eventually
@@ -62,9 +62,9 @@ def key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def exchange(key: str) -> Iterator[Exchange]:
+def exchange(key: str) -> Iterator[Simulator]:
     """A market that goes on for as long as one listens."""
-    with Exchange(replace(MARKET, trades=None), ExchangeSettings(key=key)) as running:
+    with Simulator(replace(MARKET, trades=None), SimulatorSettings(key=key)) as running:
         yield running
 
 
@@ -74,7 +74,7 @@ def api(server: str) -> Iterator[Api]:
         yield api
 
 
-def sent(exchange: Exchange) -> list[dict[str, Any]]:
+def sent(exchange: Simulator) -> list[dict[str, Any]]:
     frames = [frame for one in exchange.connections for frame in one.frames]
     return [trade for frame in frames for trade in json.loads(frame).get("data", [])]
 
@@ -88,9 +88,9 @@ def stamp(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def the_report(folder: Path) -> Report:
+def the_report(folder: Path) -> SessionReport:
     (path,) = Layout(folder).sessions.glob("*.json")
-    return Report.read(path)
+    return SessionReport.read(path)
 
 
 def moment(text: str) -> datetime:
@@ -105,7 +105,7 @@ class Finished:
     folder: Path
     result: dict[str, Any]
     message: str
-    report: Report
+    report: SessionReport
     sent: list[dict[str, Any]]
 
 
@@ -119,14 +119,14 @@ def finished(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         home = tmp_path_factory.mktemp("finished")
         patch.chdir(home)
         patch.setenv("FINNHUB_API_KEY", KEY)
-        exchange = stack.enter_context(Exchange(MARKET, ExchangeSettings(key=KEY, keep=True)))
+        exchange = stack.enter_context(Simulator(MARKET, SimulatorSettings(key=KEY, keep=True)))
         folder = home / "data"
         state = capture(
             TICKERS,
-            lasting="5s",
+            duration="5s",
             url=exchange.url,
             data_dir=str(folder),
-            roll_every="1s",
+            roll_interval="1s",
             return_state=True,
         )
         assert state.is_completed(), state
@@ -158,7 +158,7 @@ def test_the_result_is_small_and_says_where_the_data_is(finished: Finished) -> N
 
 
 def test_a_run_that_is_done_says_what_came_of_it(finished: Finished, api: Api) -> None:
-    assert finished.message == one_line(finished.report)
+    assert finished.message == report_line(finished.report)
     assert f"{len(finished.sent):,} trades" in finished.message
     (run,) = [one for one in api.all("flow_runs") if one["id"] == finished.run]
     assert run["state"]["message"] == finished.message
@@ -231,7 +231,7 @@ def test_the_key_is_nowhere(finished: Finished, api: Api) -> None:
 
 
 def test_a_refused_key_fails_the_run_with_one_sentence(
-    server: str, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, exchange: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.capture import capture
 
@@ -243,7 +243,7 @@ def test_a_refused_key_fails_the_run_with_one_sentence(
 
 
 def test_a_failed_capture_has_its_report(
-    server: str, api: Api, exchange: Exchange, tmp_path: Path
+    server: str, api: Api, exchange: Simulator, tmp_path: Path
 ) -> None:
     from flows.capture import capture
 
@@ -255,16 +255,16 @@ def test_a_failed_capture_has_its_report(
     assert state.type.value == "FAILED"
     assert state.message == f"Session {report.session}: {report.reason}"
     artifact = api.artifact(str(state.state_details.flow_run_id), "stocktrace-report")
-    assert artifact["data"].startswith(f"# Failed: {plain(report.reason)}")
+    assert artifact["data"].startswith(f"# Failed: {escape_markdown(report.reason)}")
 
 
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"lasting": "5s", "until": "16:00"}, "one of them"),
+        ({"duration": "5s", "until": "16:00"}, "one of them"),
         ({}, "one of them"),
         ({"until": "2020-01-01T16:00+00:00"}, "has passed"),
-        ({"lasting": "5s", "roll_every": "999d"}, "--roll-every"),
+        ({"duration": "5s", "roll_interval": "999d"}, "--roll-interval"),
     ],
 )
 def test_a_wrong_request_fails_before_anything_is_made(
@@ -289,16 +289,16 @@ def test_an_address_with_a_key_is_no_parameter() -> None:
 
 
 def test_a_capture_does_without_a_server(
-    server: str, api: Api, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, api: Api, exchange: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows import capture as module
-    from flows import display
+    from flows import progress
 
     def gone(*args: object, **named: object) -> None:
         raise ConnectionError("the server is gone")
 
     for name in ("get_client", "create_progress_artifact", "create_markdown_artifact"):
-        monkeypatch.setattr(display, name, gone)
+        monkeypatch.setattr(progress, name, gone)
     monkeypatch.setattr(module.convert, "submit", gone)
     folder = tmp_path / "data"
     state = module.capture(
@@ -306,7 +306,7 @@ def test_a_capture_does_without_a_server(
         "3s",
         url=exchange.url,
         data_dir=str(folder),
-        roll_every="1s",
+        roll_interval="1s",
         return_state=True,
     )
     report = the_report(folder)
@@ -331,11 +331,11 @@ def test_a_conversion_that_prefect_lost_is_done_without(
         def result(self) -> None:
             raise RuntimeError("no state")
 
-    done: list[Part] = []
-    monkeypatch.setattr(module, "publish", lambda _, part, *, whole: done.append(part))
-    part = Part("20261123T142958Z_3f9a1c", "20261123T143000Z_00002")
+    done: list[WindowId] = []
+    monkeypatch.setattr(module, "publish_window", lambda _, part, *, whole: done.append(part))
+    part = WindowId("20261123T142958Z_3f9a1c", "20261123T143000Z_00002")
     lost: Any = Lost()
-    module.Conversion(Layout(tmp_path), part, whole=True, future=lost).result()
+    module.WindowConversion(Layout(tmp_path), part, whole=True, future=lost).result()
     assert done == [part]
 
 
@@ -370,7 +370,7 @@ def test_a_lost_lease_does_not_end_a_capture(server: str, monkeypatch: pytest.Mo
         ):
             monkeypatch.setattr(module, "_SHIELD", shield)
             with FlowRunContext.model_construct(flow_run=run):  # type: ignore[call-arg]
-                module._outlast_lease()
+                module._survive_lease_loss()
             failed.wait(60)
             for _ in range(100_000):  # enough for an exception that another thread threw
                 reached = False
@@ -386,25 +386,25 @@ def test_a_lost_lease_does_not_end_a_capture(server: str, monkeypatch: pytest.Mo
 
 
 def test_a_cancelled_script_ends_in_order(
-    server: str, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, exchange: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect import get_client, runtime
     from prefect.states import Cancelling
 
     from flows import capture as module
-    from flows import display
+    from flows import progress
 
-    monkeypatch.setattr(display, "STATE_EVERY_S", 0.2)
-    watch = display.Display.watch
+    monkeypatch.setattr(progress, "STATE_EVERY_S", 0.2)
+    watch = progress.ProgressReporter.on_status
 
-    def cancel_when_trades_come(self: display.Display, status: Status) -> None:
+    def cancel_when_trades_come(self: progress.ProgressReporter, status: CaptureStatus) -> None:
         if status.trades:
             client = get_client(sync_client=True)
             client.set_flow_run_state(UUID(runtime.flow_run.id), Cancelling(), force=True)
-            monkeypatch.setattr(display.Display, "watch", watch)
+            monkeypatch.setattr(progress.ProgressReporter, "on_status", watch)
         watch(self, status)
 
-    monkeypatch.setattr(display.Display, "watch", cancel_when_trades_come)
+    monkeypatch.setattr(progress.ProgressReporter, "on_status", cancel_when_trades_come)
     folder = tmp_path / "data"
     state = module.capture(
         TICKERS, "250s", url=exchange.url, data_dir=str(folder), return_state=True
@@ -421,7 +421,7 @@ def test_a_cancelled_script_ends_in_order(
 def test_58_a_signal_leaves_sealed_data(
     server: str,
     api: Api,
-    exchange: Exchange,
+    exchange: Simulator,
     tmp_path: Path,
     number: signal.Signals,
     status: int,
@@ -429,7 +429,7 @@ def test_58_a_signal_leaves_sealed_data(
     from prefect.settings import get_current_settings
 
     folder = tmp_path / "data"
-    words = [*TICKERS, "--for", "250s", "--roll-every", "1s", "--url", exchange.url]
+    words = [*TICKERS, "--for", "250s", "--roll-interval", "1s", "--url", exchange.url]
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.capture", *words, "--data-dir", str(folder)],
         env={**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)},
@@ -469,8 +469,8 @@ def test_116_a_run_goes_on_when_nobody_reads_its_output_any_more(
     from prefect.settings import get_current_settings
 
     folder = tmp_path / "data"
-    exchange = Exchange(replace(MARKET, trades=None), ExchangeSettings(key=key, keep=True))
-    asked = {"tickers": TICKERS, "lasting": "12s", "roll_every": "1s", "data_dir": str(folder)}
+    exchange = Simulator(replace(MARKET, trades=None), SimulatorSettings(key=key, keep=True))
+    asked = {"tickers": TICKERS, "duration": "12s", "roll_interval": "1s", "data_dir": str(folder)}
     with exchange:
         process = subprocess.Popen(
             [sys.executable, "-c", A_RUN, json.dumps({**asked, "url": exchange.url})],
@@ -501,12 +501,12 @@ def test_116_a_run_goes_on_when_nobody_reads_its_output_any_more(
     assert kept == exchange.connections[0].frames[: len(kept)]
 
 
-def recount(folder: Path, report: Report) -> int:
+def recount(folder: Path, report: SessionReport) -> int:
     """The trades of a session in Parquet, after what was left sealed is published."""
-    from stocktrace.record.publish import publish
+    from stocktrace.record.publish import publish_window
 
     for window in report.unpublished:
-        publish(Layout(folder), Part(report.session, window))
+        publish_window(Layout(folder), WindowId(report.session, window))
     return sum(len(recorded(folder, ticker)) for ticker in report.per_ticker)
 
 
@@ -583,7 +583,7 @@ def test_59_ctrl_c_while_modules_are_loaded_is_one_sentence(key: str, module: st
 def test_the_command_takes_what_the_flow_takes(key: str) -> None:
     from flows.capture import capture
 
-    names = {"for_": "lasting"}
+    names = {"for_": "duration"}
     taken = [names.get(name, name) for name in inspect.signature(command.run).parameters]
     assert set(taken) == set(capture.parameters.properties)
 
@@ -594,7 +594,7 @@ def test_while_its_market_is_closed_nothing_is_recorded_and_it_is_no_failure(
     def closed(*_: object) -> None:
         raise MarketClosed("The US market is closed today.")
 
-    monkeypatch.setattr(schedule, "check", closed)
+    monkeypatch.setattr(market_hours, "check_schedule", closed)
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert command.main(["AAPL", "--until", "close", "--market", "us"]) == 0
@@ -615,11 +615,13 @@ def test_until_means_what_it_meant_when_the_command_was_given(
     meant = datetime.now(UTC) + timedelta(minutes=1)
     given: list[str | None] = []
 
-    def capture(tickers: object, lasting: str | None, until: str | None, *_: Any, **__: Any) -> Any:
+    def capture(
+        tickers: object, duration: str | None, until: str | None, *_: Any, **__: Any
+    ) -> Any:
         given.append(until)
         return Failed(message="enough")
 
-    monkeypatch.setattr("stocktrace.until.parse_until", lambda text, now: meant)
+    monkeypatch.setattr("stocktrace.end_time.parse_until", lambda text, now: meant)
     monkeypatch.setattr(command, "_start_server", lambda: None)
     monkeypatch.setattr(module, "capture", capture)
     assert command.run("AAPL", until="tomorrow 00:01 UTC") == 1
@@ -629,12 +631,12 @@ def test_until_means_what_it_meant_when_the_command_was_given(
 def test_a_missing_key_is_wrong_usage(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FINNHUB_API_KEY")
     with pytest.raises(SettingsError, match="Set FINNHUB_API_KEY"):
-        Request.of(["AAPL"], "5s")
+        CaptureRequest.of(["AAPL"], "5s")
 
 
 def test_a_failed_run_is_status_1(
     server: str,
-    exchange: Exchange,
+    exchange: Simulator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -650,12 +652,12 @@ def test_a_failed_run_is_status_1(
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in environment.DEFAULTS:
+    for name in prefect_settings.DEFAULTS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_LOGGING_EXTRA_LOGGERS", "mine")
-    environment.prepare()
-    assert {name: os.environ[name] for name in environment.DEFAULTS} == {
-        **environment.DEFAULTS,
+    prefect_settings.set_defaults()
+    assert {name: os.environ[name] for name in prefect_settings.DEFAULTS} == {
+        **prefect_settings.DEFAULTS,
         "PREFECT_LOGGING_EXTRA_LOGGERS": "mine",
     }
 
@@ -674,7 +676,7 @@ def test_a_deployment_asks_for_what_its_flow_takes(key: str, deployment: dict[st
     forms: dict[str, dict[str, Any]] = {
         "retarget": {"symbols": ["TSLA"]},
         "fleet": {"tickers": ["AAPL"], "keys": 1, "lake": "s3://bucket/prefix"},
-        "shard": {"tickers": ["AAPL"], "lasting": "1s"},
+        "shard": {"tickers": ["AAPL"], "duration": "1s"},
     }
     given = deployment.get("parameters", forms.get(deployment["name"], {}))
     asked = getattr(import_module(module), name).validate_parameters(given)
@@ -684,16 +686,16 @@ def test_a_deployment_asks_for_what_its_flow_takes(key: str, deployment: dict[st
     if asked.get("until") is not None:
         # It may have passed for today; whether it is understood is what matters.
         assert parse_until(asked["until"], opening) > opening
-        asked |= {"until": None, "lasting": "1s"}
-    schedule.check(asked.pop("market"), asked["tickers"], opening)
-    assert Request.of(**asked).tickers == tuple(given["tickers"])
+        asked |= {"until": None, "duration": "1s"}
+    market_hours.check_schedule(asked.pop("market"), asked["tickers"], opening)
+    assert CaptureRequest.of(**asked).tickers == tuple(given["tickers"])
 
 
 def test_the_environment_of_a_worker_is_that_of_a_script() -> None:
     for deployment in deployments():
         env = deployment["work_pool"]["job_variables"]["env"]
-        assert env == {name: environment.DEFAULTS[name] for name in env}
-        assert set(environment.DEFAULTS) - set(env) == {
+        assert env == {name: prefect_settings.DEFAULTS[name] for name in env}
+        assert set(prefect_settings.DEFAULTS) - set(env) == {
             "DO_NOT_TRACK",
             "PREFECT_SERVER_ANALYTICS_ENABLED",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
@@ -734,9 +736,11 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_deployed_capture_completes(station: Running, exchange: Exchange) -> None:
+def test_a_deployed_capture_completes(station: Running, exchange: Simulator) -> None:
     run = station.ended(
-        station.start("ad-hoc", tickers=TICKERS, lasting="5s", roll_every="2s", url=exchange.url)
+        station.start(
+            "ad-hoc", tickers=TICKERS, duration="5s", roll_interval="2s", url=exchange.url
+        )
     )
     assert (run["state_type"], run["name"]) == ("COMPLETED", "AAPL MSFT BINANCE:BTCUSDT · 5s")
     assert set(run["tags"]) == {"stocktrace", *TICKERS}
@@ -753,11 +757,11 @@ def test_a_deployed_capture_completes(station: Running, exchange: Exchange) -> N
 def test_a_cancelled_deployed_capture_keeps_what_it_received(station: Running, key: str) -> None:
     folder = station.folder / "cancelled"
     market = replace(MARKET, trades=None)
-    with Exchange(market, ExchangeSettings(key=key, keep=True)) as exchange:
+    with Simulator(market, SimulatorSettings(key=key, keep=True)) as exchange:
         run = station.place.record(folder, exchange.url, TICKERS)
         station.place.prefect("flow-run", "cancel", run)
         assert station.ended(run)["state_type"] == "CANCELLED"
-        exchange.wait_for(lambda one: one.live == 0, timeout=30)
+        exchange.wait_for(lambda one: one.open_connections == 0, timeout=30)
     report = the_report(folder)
     assert (report.state, report.differences()) == ("interrupted", [])
     assert recount(folder, report) == report.books.trades > 0

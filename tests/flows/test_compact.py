@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from stocktrace.store.names import Part
-from stocktrace.store.partition import folders, in_order
+from stocktrace.store.names import WindowId
+from stocktrace.store.partition import files_in_order, partition_folders
 from tests import remains
 from tests.conftest import SESSION
 from tests.tables import put, table_of
@@ -23,22 +23,22 @@ def test_the_tasks_recover_compact_and_delete(tmp_path: Path) -> None:
     from flows.compact import compact_dates, delete, recover
 
     layout = remains.dead(tmp_path / "data")
-    put(layout, "AAPL", Part(SESSION, "20201120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
+    put(layout, "AAPL", WindowId(SESSION, "20201120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
     asked: dict[str, str | None] = {"data_dir": str(layout.root)}
     assert [one.session for one in recover.fn(asked)] == [SESSION]
     done = compact_dates.fn(asked, None, "7d")
     assert [(one.ticker, one.date) for one in done.done] == [("AAPL", "2020-11-20")]
-    (folder,) = folders(layout, "2020-11-20")
-    assert [path.name for path in in_order(folder)] == ["day-00001.parquet"]
-    deleted = delete.fn({**asked, "keep_tape": "365d"})
-    assert (deleted.tapes, deleted.csv, deleted.kept) == (0, 0, [])
+    (folder,) = partition_folders(layout, "2020-11-20")
+    assert [path.name for path in files_in_order(folder)] == ["day-00001.parquet"]
+    deleted = delete.fn({**asked, "tape_retention": "365d"})
+    assert (deleted.tapes, deleted.csv, deleted.refused) == (0, 0, [])
 
 
 def test_a_run_that_is_done_says_what_came_of_it(server: str, tmp_path: Path) -> None:
     from flows.compact import compact
 
     layout = remains.dead(tmp_path / "data")
-    put(layout, "AAPL", Part(SESSION, "20201120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
+    put(layout, "AAPL", WindowId(SESSION, "20201120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
     state: Any = compact(older_than="7d", data_dir=str(layout.root), return_state=True)
     assert state.is_completed()
     assert state.message == (
@@ -54,8 +54,8 @@ def test_a_run_that_is_done_says_what_came_of_it(server: str, tmp_path: Path) ->
         {"date": "23.11.2026"},
         {"older_than": "a week"},
         {"older_than": "forever"},
-        {"keep_tape": "-1d"},
-        {"keep_csv": ""},
+        {"tape_retention": "-1d"},
+        {"csv_retention": ""},
     ],
 )
 def test_what_makes_no_sense_is_no_parameter(parameters: dict[str, str]) -> None:

@@ -13,11 +13,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from flows.page import live_line, live_page, page
-from stocktrace.exchange import Exchange, ExchangeSettings, Fault, SyntheticMarket
-from stocktrace.live.handle import Handle
-from stocktrace.report import GapReport, LagReport, Report
-from stocktrace.status import Retry, Status
+from flows.markdown import report_page, status_line, status_page
+from stocktrace.live.control import CaptureControl
+from stocktrace.sessions.report import GapReport, LagReport, SessionReport
+from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
+from stocktrace.simulator import Fault, Simulator, SimulatorSettings, SyntheticMarket
 from stocktrace.store.layout import Layout
 from tests.conftest import SESSION
 from tests.station import Api, reading
@@ -45,17 +45,17 @@ class Shown:
     """A flow run that lost its connection once, and what was put on its page."""
 
     run: str
-    report: Report
+    report: SessionReport
     pages: list[tuple[Any, str]]
 
 
 @pytest.fixture(scope="module")
 def shown(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shown:
-    from flows import display
+    from flows import progress
     from flows.capture import capture
 
     pages: list[tuple[Any, str]] = []
-    put = display.Display._put
+    put = progress.ProgressReporter._save_artifact
 
     def note(self: Any, text: str, line: str) -> None:
         put(self, text, line)
@@ -67,10 +67,10 @@ def shown(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("FINNHUB_API_KEY", KEY)
-        patch.setattr(display, "STATE_EVERY_S", 0.2)
-        patch.setattr(display, "PROGRESS_EVERY_S", 0.2)
-        patch.setattr(display.Display, "_put", note)
-        with Exchange(market, ExchangeSettings(key=KEY), faults) as exchange:
+        patch.setattr(progress, "STATE_EVERY_S", 0.2)
+        patch.setattr(progress, "PROGRESS_EVERY_S", 0.2)
+        patch.setattr(progress.ProgressReporter, "_save_artifact", note)
+        with Simulator(market, SimulatorSettings(key=KEY), faults) as exchange:
             state = capture(
                 TICKERS,
                 lasting="5s",
@@ -80,7 +80,7 @@ def shown(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shown:
             )
     assert state.is_completed(), state
     (path,) = (folder / "data" / "sessions").glob("*.json")
-    return Shown(str(state.state_details.flow_run_id), Report.read(path), pages)
+    return Shown(str(state.state_details.flow_run_id), SessionReport.read(path), pages)
 
 
 def test_one_page_is_replaced_where_it_stands_and_becomes_the_report(
@@ -146,15 +146,15 @@ def test_gaps_and_reconnects_are_events_of_the_session_and_its_run(shown: Shown,
 def test_an_event_that_cannot_be_sent_is_told_and_nothing_else(
     server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from flows import display, events
+    from flows import events, progress
 
     def gone(*args: object, **named: object) -> None:
         raise ConnectionError("the server is gone")
 
     monkeypatch.setattr(events, "emit_event", gone)
-    monkeypatch.setattr(display, "get_client", gone)
-    with display.Display(Layout(tmp_path), ["A"], Handle()) as shown:
-        shown.watch(status(outages=1, last_outage=GapReport(BEGIN, BEGIN, "lost", 1)))
+    monkeypatch.setattr(progress, "get_client", gone)
+    with progress.ProgressReporter(Layout(tmp_path), ["A"], CaptureControl()) as shown:
+        shown.on_status(status(outages=1, last_outage=GapReport(BEGIN, BEGIN, "lost", 1)))
         shown._submit(lambda: None).result(30)
     assert shown.failures >= 2
 
@@ -162,10 +162,10 @@ def test_an_event_that_cannot_be_sent_is_told_and_nothing_else(
 # ----------------------------------------------------------------------------------- the live page
 
 
-def status(**given: Any) -> Status:
+def status(**given: Any) -> CaptureStatus:
     usual: dict[str, Any] = {
         "elapsed_s": 30.0,
-        "left_s": 90.0,
+        "remaining_s": 90.0,
         "trades": 600,
         "backlog": 7,
         "tickers": ("A", "B"),
@@ -183,7 +183,7 @@ def status(**given: Any) -> Status:
 
 def test_the_live_page_says_how_it_stands() -> None:
     before = status(elapsed_s=20.0, trades=500, per_ticker={"A": 500})
-    lines = live_page(status(), before).split("\n")
+    lines = status_page(status(), before).split("\n")
     session = SESSION.replace("_", r"\_")
     assert lines[0] == "# Connected"
     assert f"Session {session}, 00:00:30 elapsed, 00:01:30 left." in lines
@@ -194,22 +194,22 @@ def test_the_live_page_says_how_it_stands() -> None:
 
 
 def test_the_first_live_page_has_the_rates_since_the_beginning() -> None:
-    assert "| A | 600 | 20.0 | 3 | 7 |" in live_page(status(), None)
-    assert "| A | 600 | 0.0 | 3 | 7 |" in live_page(status(elapsed_s=0.0), None)
+    assert "| A | 600 | 20.0 | 3 | 7 |" in status_page(status(), None)
+    assert "| A | 600 | 0.0 | 3 | 7 |" in status_page(status(elapsed_s=0.0), None)
 
 
 def test_the_live_page_of_a_lost_connection_says_when_it_tries_again() -> None:
-    retry = Retry(3, BEGIN + timedelta(seconds=5), "<b>refused</b>")
+    retry = ReconnectAttempt(3, BEGIN + timedelta(seconds=5), "<b>refused</b>")
     lost = status(connected=False, state="reconnecting", retry=retry, gaps=1, gap_s=2.4)
-    lines = live_page(lost, None).split("\n")
+    lines = status_page(lost, None).split("\n")
     assert lines[0] == "# Not connected"
     assert r"**Attempt 3 at 14:30:05 UTC:** \<b\>refused\</b\>" in lines
-    assert live_line(lost) == "not connected: 600 trades, 1 gap (2.4 s), connecting"
+    assert status_line(lost) == "not connected: 600 trades, 1 gap (2.4 s), connecting"
 
 
 def test_the_live_page_of_many_tickers_shows_the_busiest() -> None:
     counts = {f"T{n:03}": n for n in range(100)}
-    text = live_page(status(tickers=tuple(counts), per_ticker=counts), None)
+    text = status_page(status(tickers=tuple(counts), per_ticker=counts), None)
     assert "| T099 | 99 |" in text
     assert "| T079 |" not in text
     assert "… and 80 more." in text
@@ -218,14 +218,16 @@ def test_the_live_page_of_many_tickers_shows_the_busiest() -> None:
 def test_a_picture_that_is_too_large_for_prefect_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from flows import display
+    from flows import progress
 
-    report = Report(SESSION, ["A"], BEGIN, state="complete", ended=BEGIN + timedelta(seconds=9))
+    report = SessionReport(
+        SESSION, ["A"], BEGIN, state="complete", ended=BEGIN + timedelta(seconds=9)
+    )
     layout = Layout(tmp_path)
     report.write(layout.report(SESSION))
-    shown = display.Display(layout, ["A"], Handle())
-    assert shown._draw(SESSION).startswith("<svg")
-    monkeypatch.setattr(display, "PICTURE_BYTES", 10)
-    text = page(report, layout, drawn=shown._draw(SESSION))
+    shown = progress.ProgressReporter(layout, ["A"], CaptureControl())
+    assert shown._make_picture(SESSION).startswith("<svg")
+    monkeypatch.setattr(progress, "PICTURE_BYTES", 10)
+    text = report_page(report, layout, drawn=shown._make_picture(SESSION))
     assert "No picture: It is too large for Prefect: run stocktrace report" in text
     assert "data:image" not in text

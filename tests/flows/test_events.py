@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stocktrace.report import GapReport
-from stocktrace.status import Status
+from stocktrace.sessions.report import GapReport
+from stocktrace.sessions.status import CaptureStatus
 from tests.statuses import a_status
 
 pytestmark = [
@@ -21,15 +21,15 @@ BEGIN = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 GAP = GapReport(BEGIN, BEGIN + timedelta(seconds=2.5), "connection lost", 3)
 
 
-def at(elapsed: float, **given: Any) -> Status:
+def at(elapsed: float, **given: Any) -> CaptureStatus:
     return a_status(elapsed_s=elapsed, at=BEGIN + timedelta(seconds=elapsed), **given)
 
 
-def told(statuses: Iterable[Status]) -> list[tuple[float, str, dict[str, Any]]]:
+def told(statuses: Iterable[CaptureStatus]) -> list[tuple[float, str, dict[str, Any]]]:
     """When, what and with what."""
-    from flows.events import Newsroom
+    from flows.events import EventDetector
 
-    newsroom = Newsroom()
+    newsroom = EventDetector()
     return [
         (status.elapsed_s, news.event, news.payload)
         for status in statuses

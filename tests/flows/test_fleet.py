@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 import stocktrace
-from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 from stocktrace.store.lake import Lake
 from tests.cloud import Store, postgres, s3
 from tests.conftest import Row, sent
@@ -71,8 +71,8 @@ def recorded(lake: str) -> dict[str, list[Row]]:
     return found
 
 
-def reports(lake: str) -> list[Report]:
-    return [Report.decode(text) for text in Lake.open(lake).reports(9)]
+def reports(lake: str) -> list[SessionReport]:
+    return [SessionReport.decode(text) for text in Lake.open(lake).reports(9)]
 
 
 @pytest.mark.slow
@@ -82,9 +82,9 @@ def test_a_fleet_loses_a_worker_and_nothing_else(tmp_path: Path, store: Store) -
     with ExitStack() as stack:
         exchanges = [
             stack.enter_context(
-                Exchange(
+                Simulator(
                     SyntheticMarket(seed=number, rate=150.0),
-                    ExchangeSettings(key=key, symbol_limit=0, keep=True),
+                    SimulatorSettings(key=key, symbol_limit=0, keep=True),
                 )
             )
             for number, key in enumerate(KEYS)
@@ -119,8 +119,8 @@ def test_a_fleet_loses_a_worker_and_nothing_else(tmp_path: Path, store: Store) -
             "keys": 2,
             "limit": 0,
             "lake": lake,
-            "lasting": f"{LASTING_S}s",
-            "roll_every": "20s",
+            "duration": f"{LASTING_S}s",
+            "roll_interval": "20s",
         }
         parent = stack.enter_context(
             subprocess.Popen(
@@ -172,7 +172,7 @@ def test_a_fleet_loses_a_worker_and_nothing_else(tmp_path: Path, store: Store) -
     assert sum(map(len, found.values())) == heir.sent_trades + doomed.sent_trades - lost
     told_by = {report.state: report for report in reports(lake)}
     assert set(told_by) == {"recovered", "complete"}
-    assert all(report.balanced and not report.unsent for report in told_by.values())
+    assert all(report.balanced and not report.upload_error for report in told_by.values())
 
     gaps = stocktrace.read_gaps(data_dir=lake)
     named = gaps[gaps["reason"] == "its shard was lost"]

@@ -13,12 +13,12 @@ from uuid import UUID, uuid4
 import pytest
 
 import stocktrace
-from stocktrace.live.shards import Shard
+from stocktrace.live.fleet import Shard
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import StateType
 
-    from flows.members import Members
+    from flows.fleet_runs import FleetRuns
 
 HEARTBEAT = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 
@@ -91,37 +91,39 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    from flows import members
-    from flows.steer import TickerCommand
+    from flows import fleet_runs
+    from flows.ticker_commands import TickerCommand
 
     server = Server()
 
     def send(command: Any, run: UUID) -> None:  # a bound method would not get the command
         server.send(command, run)
 
-    monkeypatch.setattr(members, "run_deployment", server.run_deployment)
+    monkeypatch.setattr(fleet_runs, "run_deployment", server.run_deployment)
     monkeypatch.setattr(TickerCommand, "send_to", send)
-    monkeypatch.setattr(members, "create_markdown_artifact", server.show)
+    monkeypatch.setattr(fleet_runs, "create_markdown_artifact", server.show)
     return server
 
 
-def fleet_of(*shards: list[str], limit: int = 3, left_s: float = 600.0) -> Members:
-    from flows.members import Members
+def fleet_of(*shards: list[str], limit: int = 3, remaining_s: float = 600.0) -> FleetRuns:
+    from flows.fleet_runs import FleetRuns
 
-    fleet = Members({"url": None}, datetime.now(UTC) + timedelta(seconds=left_s), limit, {})
+    fleet = FleetRuns({"url": None}, datetime.now(UTC) + timedelta(seconds=remaining_s), limit, {})
     for number, tickers in enumerate(shards):
         fleet.add(f"capture/{number}", Shard(list(tickers), 1.0))
     return fleet
 
 
-def started(server: Any, *shards: list[str], limit: int = 3, left_s: float = 600.0) -> Members:
-    fleet = fleet_of(*shards, limit=limit, left_s=left_s)
-    assert fleet.look(server)
-    assert fleet.look(server)
+def started(
+    server: Any, *shards: list[str], limit: int = 3, remaining_s: float = 600.0
+) -> FleetRuns:
+    fleet = fleet_of(*shards, limit=limit, remaining_s=remaining_s)
+    assert fleet.check(server)
+    assert fleet.check(server)
     return fleet
 
 
-def end(server: Any, fleet: Members, number: int, state: str) -> None:
+def end(server: Any, fleet: FleetRuns, number: int, state: str) -> None:
     from prefect.client.schemas.objects import StateType
 
     run = fleet.all[number].run
@@ -131,49 +133,49 @@ def end(server: Any, fleet: Members, number: int, state: str) -> None:
 
 def test_survivors_with_room_take_over(server: Any) -> None:
     fleet = started(server, ["A", "B"], ["C"])
-    assert fleet.look(server)
+    assert fleet.check(server)
     end(server, fleet, 0, "CRASHED")
-    assert fleet.look(server)
+    assert fleet.check(server)
     assert server.sent == [(fleet.all[1].run, ["A", "B"])]
     assert fleet.lost == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
     assert fleet.all[1].shard.tickers == ["C", "A", "B"]
-    assert fleet.look(server), "it is taken over once"
+    assert fleet.check(server), "it is taken over once"
     assert len(server.sent) == 1
     end(server, fleet, 1, "COMPLETED")
-    assert not fleet.look(server)
+    assert not fleet.check(server)
 
 
 def test_what_has_no_room_goes_to_a_new_run_of_the_same_deployment_once(server: Any) -> None:
     fleet = started(server, ["A", "B"], ["C", "D"])
-    fleet.look(server)
+    fleet.check(server)
     end(server, fleet, 0, "FAILED")
-    fleet.look(server)
+    fleet.check(server)
     assert server.sent == [(fleet.all[1].run, ["A"])]
     assert server.started[2:] == [("capture/0", ["B"])]
     end(server, fleet, 2, "FAILED")
-    fleet.look(server)
+    fleet.check(server)
     assert len(server.started) == 3
-    assert fleet.left == {"B"}
+    assert fleet.remaining == {"B"}
     end(server, fleet, 1, "COMPLETED")
-    assert not fleet.look(server)
+    assert not fleet.check(server)
 
 
 def test_a_shard_that_was_cancelled_is_not_taken_over(server: Any) -> None:
     fleet = started(server, ["A"], ["B"])
-    fleet.look(server)
+    fleet.check(server)
     end(server, fleet, 0, "CANCELLED")
-    fleet.look(server)
+    fleet.check(server)
     assert (server.sent, server.started[2:], fleet.lost) == ([], [], {})
 
 
 def test_a_shard_that_fails_when_its_time_is_up_is_not_taken_over(server: Any) -> None:
     from flows.fleet import result
 
-    fleet = started(server, ["A"], ["B"], left_s=1.0)
-    fleet.look(server)
+    fleet = started(server, ["A"], ["B"], remaining_s=1.0)
+    fleet.check(server)
     end(server, fleet, 0, "FAILED")
     end(server, fleet, 1, "COMPLETED")
-    assert not fleet.look(server)
+    assert not fleet.check(server)
     assert (server.sent, server.started[2:]) == ([], [])
     failed: Any = result(fleet, "file:///nowhere")
     assert failed.message == "run0 failed: see their flow runs."
@@ -189,11 +191,11 @@ def test_whatever_call_the_server_does_not_answer_each_ticker_gets_one_heir(
     end(server, fleet, 0, "CRASHED")
     away.add(call)
     for _ in range(3):
-        assert fleet.look(server)
+        assert fleet.check(server)
     assert fleet.outage.failures >= 3
     away.clear()
-    assert fleet.look(server)
-    assert fleet.look(server)
+    assert fleet.check(server)
+    assert fleet.check(server)
     # What was sent again changes nothing there: it is the same to the same run.
     assert {(run, *some) for run, some in server.sent} == {(fleet.all[1].run, "A")}
     assert server.started[2:] == [("capture/0", ["B"])]
@@ -202,16 +204,16 @@ def test_whatever_call_the_server_does_not_answer_each_ticker_gets_one_heir(
     assert f"Prefect did not answer {fleet.outage.failures} calls." in server.shown[-1]
     for number in (1, 2):
         end(server, fleet, number, "COMPLETED")
-    assert not fleet.look(server)
-    assert not fleet.left
+    assert not fleet.check(server)
+    assert not fleet.remaining
 
 
 def test_a_fleet_starts_each_shard_once_however_often_it_has_to_ask(server: Any) -> None:
     fleet = fleet_of(["A"], ["B"])
     server.late.add("start")
-    assert fleet.look(server)
+    assert fleet.check(server)
     server.late.clear()
-    assert fleet.look(server)
+    assert fleet.check(server)
     assert server.started == [("capture/0", ["A"]), ("capture/1", ["B"])]
 
 
@@ -223,7 +225,7 @@ def test_a_run_is_named_by_what_it_records(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(fleet, "runtime", SimpleNamespace(flow_run=flow_run))
         return fleet.run_name()
 
-    assert named(tickers=["A"], keys=1, lasting="30m") == "1 ticker, 1 key · 30m"
+    assert named(tickers=["A"], keys=1, duration="30m") == "1 ticker, 1 key · 30m"
     assert named(tickers=["A", "B"], keys=2, until="close") == "2 tickers, 2 keys · until close"
     assert named() == "0 tickers, 0 keys · until "
 
@@ -245,7 +247,7 @@ def test_a_fleet_that_starts_early_is_about_its_scheduled_start(
     monkeypatch.setattr(fleet, "Members", members)
     end = scheduled + timedelta(hours=1)
     with pytest.raises(Known) as known:
-        fleet.fleet.fn(["A"], 1, f"file://{tmp_path}", lasting="1h")
+        fleet.fleet.fn(["A"], 1, f"file://{tmp_path}", duration="1h")
     assert known.value.args == (end.isoformat(), end)
 
 
@@ -256,12 +258,12 @@ def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
     end(server, fleet, 0, "CRASHED")
     server.fails.add("send")
     with caplog.at_level(logging.INFO, "stocktrace.flow"):
-        fleet.look(server)
-        fleet.look(server)
+        fleet.check(server)
+        fleet.check(server)
         assert "**Not handed over yet:** A" in server.shown[-1]
         server.fails.clear()
-        fleet.look(server)
-        fleet.look(server)
+        fleet.check(server)
+        fleet.check(server)
     assert [one.message for one in caplog.records] == [
         "shard run0 is lost: run1 takes 1 ticker",
         "Prefect cannot be asked (ConnectionError); recording goes on",
@@ -276,12 +278,12 @@ def test_what_an_heir_was_never_sent_goes_to_another(server: Any, state: str) ->
     fleet = started(server, ["A"], ["B"], ["C", "D", "E"])
     end(server, fleet, 0, "CRASHED")
     server.fails.add("send")
-    fleet.look(server)
-    assert fleet.all[1].untold == ["A"]
+    fleet.check(server)
+    assert fleet.all[1].unreported == ["A"]
     end(server, fleet, 1, state)
-    fleet.look(server)
+    fleet.check(server)
     server.fails.clear()
-    fleet.look(server)
+    fleet.check(server)
     assert server.sent == []
     assert server.started[3:] == [("capture/1", ["A", "B"] if state == "CRASHED" else ["A"])]
 
@@ -290,11 +292,11 @@ def test_what_could_not_be_handed_over_in_time_is_named(server: Any) -> None:
     fleet = started(server, ["A"], ["B"])
     end(server, fleet, 0, "CRASHED")
     server.fails.add("send")
-    fleet.look(server)
+    fleet.check(server)
     fleet.end = datetime.now(UTC)
     end(server, fleet, 1, "COMPLETED")
-    assert not fleet.look(server)
-    assert fleet.left == {"A"}
+    assert not fleet.check(server)
+    assert fleet.remaining == {"A"}
     assert "**Nobody takes:** A" in server.shown[-1]
 
 
@@ -303,37 +305,37 @@ def test_a_shard_that_no_worker_started_in_time_ends_with_the_fleet_and_is_named
 ) -> None:
     fleet = started(server, ["A"], ["B"])
     end(server, fleet, 0, "SCHEDULED")
-    fleet.look(server)
+    fleet.check(server)
     fleet.end = datetime.now(UTC)
     end(server, fleet, 1, "COMPLETED")
     server.fails.add("cancel")
-    assert fleet.look(server), "it might still be started"
+    assert fleet.check(server), "it might still be started"
     server.fails.clear()
-    assert not fleet.look(server)
+    assert not fleet.check(server)
     assert server.states[fleet.all[0].run] == "CANCELLED"
-    assert fleet.left == {"A"}
+    assert fleet.remaining == {"A"}
     assert set(fleet.lost) == {"A"}
 
 
 def test_a_run_that_was_deleted_in_prefect_ends_no_fleet_and_keeps_none(server: Any) -> None:
     fleet = started(server, ["A"], ["B"])
     del server.states[fleet.all[0].run]
-    assert fleet.look(server)
+    assert fleet.check(server)
     end(server, fleet, 1, "COMPLETED")
-    assert not fleet.look(server)
-    assert (server.sent, server.started[2:], fleet.left) == ([], [], set())
+    assert not fleet.check(server)
+    assert (server.sent, server.started[2:], fleet.remaining) == ([], [], set())
 
 
 def test_the_result_names_the_gaps_and_where_everything_is(server: Any, tmp_path: Any) -> None:
     from flows.fleet import LOST, result
 
     fleet = started(server, ["A"], ["B"])
-    fleet.look(server)
+    fleet.check(server)
     end(server, fleet, 0, "CRASHED")
-    fleet.look(server)
+    fleet.check(server)
     fleet.lost = {"A": int((datetime.now(UTC) - timedelta(seconds=9)).timestamp() * 10**9)}
     end(server, fleet, 1, "COMPLETED")
-    fleet.look(server)
+    fleet.check(server)
     lake = f"file://{tmp_path}/lake"
     state: Any = result(fleet, lake)
     assert state.message == "2 shards recorded, 1 gap between them."

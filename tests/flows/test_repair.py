@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stocktrace.exchange import Exchange
+from stocktrace.simulator import Simulator
 from tests.conftest import hurry
 from tests.gaps import KEY, capture, exchange, here, market, rows
 from tests.station import Api, reading
@@ -22,7 +22,7 @@ TRADES = market()
 
 
 @pytest.fixture
-def asked(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
+def asked(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
     hurry(monkeypatch)
     monkeypatch.setenv("FINNHUB_API_KEY", KEY)
     with exchange(TRADES) as rest:
@@ -42,17 +42,17 @@ def table(api: Api, state: Any, key: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_gaps_are_repaired_and_the_day_is_reconciled(
-    tmp_path: Path, asked: Exchange, api: Api
+    tmp_path: Path, asked: Simulator, api: Api
 ) -> None:
-    from flows.repair import COMPLETENESS, REPAIRS, reconcile, repair
+    from flows.backfill import COMPLETENESS, REPAIRS, backfill, reconcile
 
     layout = capture(tmp_path / "data", TRADES)
     place = {"data_dir": str(layout.root), "url": asked.url}
-    state = repair(**place, return_state=True)
+    state = backfill(**place, return_state=True)
     assert (state.type.value, state.message) == ("COMPLETED", "2 repaired; 228 trades.")
     assert here(layout) == rows(TRADES)
     assert [row["state"] for row in table(api, state, REPAIRS)] == ["repaired", "repaired"]
-    state = repair(**place, return_state=True)
+    state = backfill(**place, return_state=True)
     assert state.message == "nothing to repair; 0 trades."
     state = reconcile("2025-11-21", **place, return_state=True)
     assert (state.type.value, state.message) == ("COMPLETED", "2 tickers complete.")
@@ -63,14 +63,14 @@ def test_gaps_are_repaired_and_the_day_is_reconciled(
 
 
 @pytest.mark.slow
-def test_a_free_key_fails_with_one_sentence(tmp_path: Path, asked: Exchange) -> None:
-    from flows.repair import reconcile, repair
+def test_a_free_key_fails_with_one_sentence(tmp_path: Path, asked: Simulator) -> None:
+    from flows.backfill import backfill, reconcile
 
     layout = capture(tmp_path / "data", TRADES)
     with exchange(TRADES, premium=False) as free:
         place = {"data_dir": str(layout.root), "url": free.url}
         for state in (
-            repair(**place, return_state=True),
+            backfill(**place, return_state=True),
             reconcile("2025-11-21", **place, return_state=True),
         ):
             assert state.type.value == "FAILED"
@@ -81,7 +81,7 @@ def test_a_free_key_fails_with_one_sentence(tmp_path: Path, asked: Exchange) -> 
 def test_what_makes_no_sense_is_no_parameter(wrong: dict[str, Any]) -> None:
     from prefect.exceptions import ParameterTypeError
 
-    from flows.repair import reconcile
+    from flows.backfill import reconcile
 
     with pytest.raises(ParameterTypeError):
         reconcile.validate_parameters(wrong)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from stocktrace.end_time import CaptureSpan
 from stocktrace.errors import StoreError
-from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.until import Span
+from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 
 pytestmark = [
     pytest.mark.xdist_group("prefect"),
@@ -81,12 +81,12 @@ def test_without_a_session_a_run_ends_at_once_as_skipped(
 def test_while_its_market_is_open_a_run_records(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Exchange(SyntheticMarket(rate=100.0), ExchangeSettings(key=KEY)) as exchange:
+    with Simulator(SyntheticMarket(rate=100.0), SimulatorSettings(key=KEY)) as exchange:
         state = run_at(
             "2026-11-27T17:58",
             monkeypatch,
             tickers=["AAPL"],
-            lasting="1s",
+            duration="1s",
             market="us",
             url=exchange.url,
             data_dir=str(tmp_path / "data"),
@@ -105,9 +105,9 @@ def end_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., datetime | str]:
     from flows import capture as module
 
     def end_of(moment: str, scheduled: datetime | None, **asked: Any) -> datetime | str:
-        spans: list[Span] = []
+        spans: list[CaptureSpan] = []
 
-        def record(tickers: object, span: Span, given: object) -> None:
+        def record(tickers: object, span: CaptureSpan, given: object) -> None:
             spans.append(span)
             raise Known
 

@@ -78,7 +78,7 @@ def test_a_disk_that_fails_under_the_file_is_not_called_wrong_usage(
         serve.read(serve.FILE)
     assert not isinstance(failed.value, UsageError)
     with pytest.raises(SystemExit) as ended:
-        script.run("flows.serve", serve.serve)
+        script.run_script("flows.serve", serve.serve)
     assert ended.value.code == 1
     assert "cannot be read (Input/output error)" in capsys.readouterr().err
 

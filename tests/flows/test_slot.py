@@ -18,7 +18,7 @@ from tests.station import Api, reading
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from flows.slot import Slot
+    from flows.key_lease import KeyLease
 
 pytestmark = [
     pytest.mark.xdist_group("prefect"),
@@ -43,13 +43,13 @@ def key(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def slots(key: str, server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module, which asks often."""
-    from flows import slot
+    from flows import key_lease
 
-    monkeypatch.setattr(slot, "ASK_EVERY_S", 0.05)
-    return slot
+    monkeypatch.setattr(key_lease, "ASK_EVERY_S", 0.05)
+    return key_lease
 
 
-def taken(api: Api, slot: Slot) -> int:
+def taken(api: Api, slot: KeyLease) -> int:
     return int(api.one(f"/v2/concurrency_limits/{slot.name}")["active_slots"])
 
 
@@ -58,7 +58,7 @@ def on_another_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
 
-def die(slot: Slot) -> None:
+def die(slot: KeyLease) -> None:
     """As if its process were killed: nothing is given back."""
     slot._lease = None
     slot._over.set()

@@ -11,10 +11,10 @@ from uuid import UUID
 
 import pytest
 
-from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.live.handle import Change, Handle
-from stocktrace.report import Report
-from stocktrace.store.coverage import read_coverage
+from stocktrace.live.control import CaptureControl, ChangeRequest
+from stocktrace.query.coverage import read_coverage
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 from tests.station import Station
 from tests.waiting import eventually
 
@@ -50,19 +50,19 @@ def begun(server: str) -> Iterator[Callable[[str], UUID]]:
 @pytest.fixture
 def steered(monkeypatch: pytest.MonkeyPatch) -> Callable[[UUID | None], Any]:
     """A ``Steer`` as in the process of a flow run, with the handle that it moves."""
-    from flows import steer
+    from flows import ticker_commands
 
-    monkeypatch.setattr(steer, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(ticker_commands, "LOOK_EVERY_S", 0.05)
 
     def make(run: UUID | None = None) -> Any:
         monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(run or UUID(int=0)))
-        return steer.Steer(Handle())
+        return ticker_commands.TickerCommands(CaptureControl())
 
     return make
 
 
-def taken(steer: Any, count: int = 1) -> list[Change]:
-    found: list[Change] = []
+def taken(steer: Any, count: int = 1) -> list[ChangeRequest]:
+    found: list[ChangeRequest] = []
 
     def enough() -> bool:
         found.extend(steer._handle.changes())
@@ -86,11 +86,11 @@ def test_what_is_sent_reaches_each_capture_that_runs_once_and_in_order(
     for run in runs:
         with steered(UUID(run)) as steer:
             assert taken(steer, 2) == [
-                Change("add", ("TSLA", "NVDA"), "prefect"),
-                Change("remove", ("NVDA",), "prefect"),
+                ChangeRequest("add", ("TSLA", "NVDA"), "prefect"),
+                ChangeRequest("remove", ("NVDA",), "prefect"),
             ]
             retarget(["X"], "set", run)
-            assert taken(steer) == [Change("set", ("X",), "prefect")]
+            assert taken(steer) == [ChangeRequest("set", ("X",), "prefect")]
 
 
 def test_one_capture_can_be_chosen_by_its_name(begun: Callable[[str], UUID]) -> None:
@@ -156,15 +156,15 @@ class Flaky:
 def test_an_outage_of_the_api_is_counted_and_ends_nothing(
     steered: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from flows import steer
+    from flows import ticker_commands
 
     flaky = Flaky()
-    monkeypatch.setattr(steer, "receive_input", flaky)
+    monkeypatch.setattr(ticker_commands, "receive_input", flaky)
     for answer in (ConnectionError(), TimeoutError(), RuntimeError("Prefect's own")):
         flaky.answers.put(answer)
-    flaky.answers.put(steer.TickerCommand(symbols=["TSLA"], action="set"))
+    flaky.answers.put(ticker_commands.TickerCommand(symbols=["TSLA"], action="set"))
     with caplog.at_level(logging.INFO, "stocktrace.flow"), steered() as steering:
-        assert taken(steering) == [Change("set", ("TSLA",), "prefect")]
+        assert taken(steering) == [ChangeRequest("set", ("TSLA",), "prefect")]
         eventually(lambda: len(caplog.messages) == 2)
     assert steering.outage.failures == 3
     assert caplog.messages == [
@@ -177,13 +177,13 @@ def test_an_outage_of_the_api_is_counted_and_ends_nothing(
 def test_a_change_that_is_none_is_told_and_the_next_is_taken(
     begun: Callable[[str], UUID], steered: Callable[[UUID], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    from flows.steer import TickerCommand
+    from flows.ticker_commands import TickerCommand
 
     run = begun("steered")
     with steered(run) as steer:
         TickerCommand(symbols=["é"]).send_to(run)
         TickerCommand(symbols=["TSLA"]).send_to(run)
-        assert taken(steer) == [Change("add", ("TSLA",), "prefect")]
+        assert taken(steer) == [ChangeRequest("add", ("TSLA",), "prefect")]
     assert "a change of tickers from Prefect is none: 'é' is no ticker" in caplog.text
 
 
@@ -193,12 +193,12 @@ def test_a_deployed_capture_is_steered_by_the_deployment(tmp_path: Path) -> None
     """A server, a worker, and the command line beside them, at the same capture."""
     place = Station(tmp_path, KEY)
     market = SyntheticMarket(seed=7, rate=100.0)
-    settings = ExchangeSettings(key=KEY, symbol_limit=3)
+    settings = SimulatorSettings(key=KEY, symbol_limit=3)
     folder = tmp_path / "data"
-    with Exchange(market, settings) as exchange, place.server() as api:
+    with Simulator(market, settings) as exchange, place.server() as api:
         place.deploy()
         with place.worker():
-            asked = {"tickers": ["AAPL", "MSFT"], "lasting": "10m", "url": exchange.url}
+            asked = {"tickers": ["AAPL", "MSFT"], "duration": "10m", "url": exchange.url}
             run = place.start("ad-hoc", data_dir=str(folder), **asked)
             exchange.wait_for(lambda one: len(one.subscriptions) == 2, timeout=120)
             words = ['-psymbols=["TSLA"]', "-paction=add"]
@@ -211,7 +211,7 @@ def test_a_deployed_capture_is_steered_by_the_deployment(tmp_path: Path) -> None
             place.prefect("flow-run", "cancel", run)
             assert place.ended(api, run)["state_type"] == "CANCELLED"
         (path,) = folder.glob("sessions/*.json")
-        report = Report.read(path)
+        report = SessionReport.read(path)
         messages = [one["message"] for one in api.of_run("logs", run)]
     changes = [(change.by, change.added, change.removed) for change in report.changes]
     assert changes == [("prefect", ["TSLA"], []), ("cli", [], ["MSFT"])]

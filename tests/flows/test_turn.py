@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.exchange import Exchange, ExchangeSettings, SyntheticMarket
-from stocktrace.report import Report
-from stocktrace.store.coverage import read_coverage
+from stocktrace.query.coverage import read_coverage
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 from stocktrace.store.layout import Layout
 from stocktrace.verify import verify
 from tests.conftest import published, sent
@@ -63,7 +63,7 @@ def test_the_next_flow_run_takes_over_the_key_and_the_moment_between_them_is_tol
 ) -> None:
     folder = tmp_path / "data"
     market = SyntheticMarket(seed=3, rate=200.0)
-    with Exchange(market, ExchangeSettings(key=KEY, keep=True)) as exchange:
+    with Simulator(market, SimulatorSettings(key=KEY, keep=True)) as exchange:
         ends = [datetime.now(UTC) + timedelta(seconds=each) for each in (FIRST_S, SECOND_S)]
         with capturing(folder, "first", exchange.url, ends[0]) as first:
             exchange.wait_for(lambda one: one.dials == 1, timeout=120)
@@ -74,7 +74,7 @@ def test_the_next_flow_run_takes_over_the_key_and_the_moment_between_them_is_tol
         frames = [connection.frames for connection in exchange.connections]
 
     layout = Layout(folder)
-    reports = [Report.read(path) for path in sorted(layout.sessions.glob("*.json"))]
+    reports = [SessionReport.read(path) for path in sorted(layout.sessions.glob("*.json"))]
     old, _ = reports
     assert [one.state for one in reports] == ["complete", "complete"]
     # Never two at a time: the exchange would have cut the older one.

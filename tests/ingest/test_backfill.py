@@ -20,18 +20,19 @@ from hypothesis import strategies as st
 
 from stocktrace import cli
 from stocktrace.errors import UsageError
-from stocktrace.ingest.adopting import adopt
-from stocktrace.ingest.backfill import backfill, plan
-from stocktrace.ingest.foreign import Source
-from stocktrace.ingest.importing import import_file
-from stocktrace.ingest.mapping import Mapping
-from stocktrace.report import Report
-from stocktrace.store import files, foreign, lock
-from stocktrace.store.coverage import read_coverage
-from stocktrace.store.dataset import read_trades
+from stocktrace.importing import csv_reader
+from stocktrace.importing.adopt import adopt_session
+from stocktrace.importing.column_mapping import ColumnMapping
+from stocktrace.importing.csv_source import CsvSource
+from stocktrace.importing.importer import import_file
+from stocktrace.importing.jobs import plan_imports, run_imports
+from stocktrace.query.coverage import read_coverage
+from stocktrace.query.trades import read_trades
+from stocktrace.sessions.report import SessionReport
+from stocktrace.store import files, lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
-from stocktrace.store.quarantine import Refused, parse
+from stocktrace.store.quarantine import QuarantinedRow, parse_quarantine
 from tests import remains
 from tests.conftest import NOON, SESSION, Row, published, tree
 from tests.remains import PRICES, problems
@@ -60,16 +61,16 @@ def write(path: Path, text: str) -> Path:
 
 
 def run(*words: str | Path) -> int:
-    return cli.run(["backfill", *map(str, words)])
+    return cli.run(["import", *map(str, words)])
 
 
-def reports(layout: Layout) -> list[Report]:
-    return [Report.read(path) for path in sorted(layout.sessions.glob("*.json"))]
+def reports(layout: Layout) -> list[SessionReport]:
+    return [SessionReport.read(path) for path in sorted(layout.sessions.glob("*.json"))]
 
 
-def quarantined(layout: Layout) -> list[Refused]:
+def quarantined(layout: Layout) -> list[QuarantinedRow]:
     lines = [path.read_text() for path in sorted(layout.root.glob("quarantine/*.jsonl"))]
-    return list(parse("".join(lines).splitlines()))
+    return list(parse_quarantine("".join(lines).splitlines()))
 
 
 # --- a file of others ------------------------------------------------------------------------
@@ -357,7 +358,7 @@ def test_a_file_that_may_not_be_read_and_one_that_nobody_thought_of_are_outcomes
     """A superuser may read everything, so the system's refusal is made here."""
     for name in "abc":
         write(folder / f"{name}.csv", OURS + ROW * (ord(name) - 96))
-    opened = foreign._open
+    opened = csv_reader._open_source
     refusals = {"a.csv": PermissionError(13, "Permission denied"), "b.csv": KeyError("price")}
 
     def refuse(path: Path) -> object:
@@ -365,8 +366,8 @@ def test_a_file_that_may_not_be_read_and_one_that_nobody_thought_of_are_outcomes
             raise refusals[path.name]
         return opened(path)
 
-    monkeypatch.setattr(foreign, "_open", refuse)
-    outcomes = list(backfill(layout, plan(layout, [folder]), Mapping(), jobs=1))
+    monkeypatch.setattr(csv_reader, "_open_source", refuse)
+    outcomes = list(run_imports(layout, plan_imports(layout, [folder]), ColumnMapping(), jobs=1))
     assert [(Path(one.source).name, one.state) for one in outcomes] == [
         ("a.csv", "failed"),
         ("b.csv", "failed"),
@@ -392,10 +393,10 @@ def test_a_folder_that_may_not_be_listed_is_reported(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    work = plan(layout, [folder])
+    work = plan_imports(layout, [folder])
     monkeypatch.undo()
     assert [one.path for one in work] == [folder / "a.csv", closed]
-    outcomes = list(backfill(layout, work, Mapping(), jobs=1))
+    outcomes = list(run_imports(layout, work, ColumnMapping(), jobs=1))
     assert [one.state for one in outcomes] == ["published", "failed"]
 
 
@@ -434,7 +435,7 @@ def test_a_source_that_is_not_there_is_wrong_usage(layout: Layout, folder: Path)
     assert run(folder / "none.csv", "--data-dir", layout.root) == 2
     assert run(folder, "--data-dir", layout.root) == 2
     with pytest.raises(UsageError):
-        plan(layout, [folder / "none"])
+        plan_imports(layout, [folder / "none"])
 
 
 def test_a_dry_run_says_what_would_be_and_changes_nothing(
@@ -513,7 +514,7 @@ def test_what_was_exported_in_any_form_comes_back(
     head = delimiter.join(f"their {name}" for name in order) + "\n"
     source = root / "export.csv"
     source.write_text((head if named else "") + "".join(map(line, trades)))
-    mapping = Mapping.of(
+    mapping = ColumnMapping.of(
         [f"{name}=their {name}" for name in order],
         unit="iso" if unit == "local" else unit,
         names=None if named else ",".join(f"their {name}" for name in order),
@@ -522,7 +523,7 @@ def test_what_was_exported_in_any_form_comes_back(
     )
     layout = Layout(root / "data")
     layout.root.mkdir()
-    report = import_file(layout, Source.of(source, mapping))
+    report = import_file(layout, CsvSource.of(source, mapping))
     assert report is not None
     assert report.balanced
     assert report.books.quarantined == 0
@@ -540,9 +541,9 @@ def test_what_was_exported_in_any_form_comes_back(
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from stocktrace.ingest import importing
-from stocktrace.ingest.backfill import Work, backfill
-from stocktrace.ingest.mapping import Mapping
+from stocktrace.importing import importing
+from stocktrace.importing.jobs import Work, backfill
+from stocktrace.importing.column_mapping import Mapping
 from stocktrace.record.journal import Journal
 from stocktrace.store import files, parquet
 from stocktrace.store.layout import Layout
@@ -597,7 +598,7 @@ def test_a_parent_that_is_killed_leaves_no_process_behind(layout: Layout, folder
     for number in range(2):
         rows = (ROW.replace("00.123Z", f"{n % 60:02}.{n % 997:03}Z") for n in range(20_000))
         write(folder / f"{number}.csv", OURS + "".join(rows) + ROW * (number + 1))
-    words = ["backfill", str(folder), "--jobs", "2", "--data-dir", str(layout.root)]
+    words = ["import", str(folder), "--jobs", "2", "--data-dir", str(layout.root)]
     parent = subprocess.Popen([sys.executable, "-m", "stocktrace", *words])
     staged = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     eventually(lambda: list(layout.root.glob("tape/.*.tmp")), within=100)
@@ -625,7 +626,7 @@ def test_a_session_of_another_folder_is_adopted_under_its_name(
     assert prices == PRICES
     (report,) = reports(layout)
     assert (report.session, report.balanced) == (SESSION, True)
-    told = Report.read(other.report(SESSION))
+    told = SessionReport.read(other.report(SESSION))
     assert report.state == "recovered"
     assert report.settings == told.settings
     assert set(read_coverage(data_dir=layout.root)["session"]) == {SESSION}
@@ -644,13 +645,13 @@ def test_an_adoption_that_died_is_ended_by_the_next(
     layout.root.mkdir()
     target = {
         "the name": (files, "publish"),
-        "the report": (sys.modules["stocktrace.ingest.adopting"], "_copy_report"),
-        "the recovery": (sys.modules["stocktrace.ingest.adopting"], "recover_session"),
+        "the report": (sys.modules["stocktrace.importing.adopt"], "_copy_report"),
+        "the recovery": (sys.modules["stocktrace.importing.adopt"], "recover_session"),
     }[step]
     with monkeypatch.context() as patch:
         patch.setattr(*target, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            adopt(layout, other, SESSION)
+            adopt_session(layout, other, SESSION)
     assert run(other.root, "--data-dir", layout.root) == 0
     prices = {ticker: [row[1] for row in rows] for ticker, rows in published(layout.root).items()}
     assert prices == PRICES
@@ -665,7 +666,7 @@ def test_a_session_that_is_alive_or_without_its_tapes_is_left_and_told(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = remains.whole(folder / "data")
-    with lock.held(other.lock(SESSION), {}):
+    with lock.hold_lock(other.lock(SESSION), {}):
         assert run(other.root, "--data-dir", layout.root) == 1
     assert "is alive" in capsys.readouterr().err
     shutil.rmtree(other.tapes(SESSION))
@@ -684,7 +685,7 @@ def test_without_sources_what_died_here_is_published(layout: Layout) -> None:
 def test_several_processes_do_what_one_does(layout: Layout, folder: Path) -> None:
     for number in range(3):
         write(folder / f"{number}.csv", OURS + ROW * (number + 1))
-    outcomes = list(backfill(layout, plan(layout, [folder]), Mapping(), jobs=2))
+    outcomes = list(run_imports(layout, plan_imports(layout, [folder]), ColumnMapping(), jobs=2))
     assert sorted(one.rows for one in outcomes) == [1, 2, 3]
     assert {one.state for one in outcomes} == {"published"}
     assert problems(layout) == []

@@ -12,16 +12,16 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.errors import StoreError, UsageError
-from stocktrace.ingest.importing import Origin, import_rows
-from stocktrace.ingest.merging import Merged, merge
+from stocktrace.importing.importer import ImportOrigin, import_rows
+from stocktrace.importing.merge import MergeOutcome, merge_sessions
+from stocktrace.query.coverage import read_coverage, read_gaps
+from stocktrace.query.trades import read_trades
 from stocktrace.record.recovery import recover
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
 from stocktrace.store import lock
-from stocktrace.store.coverage import read_coverage, read_gaps
-from stocktrace.store.dataset import read_trades
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part, is_merge
-from stocktrace.store.tape import Mark
+from stocktrace.store.names import WindowId, is_merge
+from stocktrace.store.tape import TapeMark
 from tests.conftest import NOON, SESSION, Row, published, tree
 from tests.recorded import MS, SECOND, Trade, frame, listening, record
 from tests.remains import problems, snapshot, write_tape
@@ -60,11 +60,11 @@ def rows(arrivals: Arrivals) -> dict[str, list[Row]]:
     return found
 
 
-def lost(start: int, end: int) -> list[Mark]:
+def lost(start: int, end: int) -> list[TapeMark]:
     """No connection from ``start`` to ``end``; told when it is there again."""
     return [
-        Mark(end, "gap", {"start": start, "reason": "closed by the server (1001)"}),
-        Mark(end, "connected", {"tickers": TICKERS}),
+        TapeMark(end, "gap", {"start": start, "reason": "closed by the server (1001)"}),
+        TapeMark(end, "connected", {"tickers": TICKERS}),
     ]
 
 
@@ -88,15 +88,15 @@ def test_a_merge_of_two_recorders_is_the_stream_that_either_heard(
     first, second = two(tmp_path, begin)
     before = [snapshot(layout) for layout in (first, second)]
     into = Layout(tmp_path / "both")
-    done = merge(into, first, second)
+    done = merge_sessions(into, first, second)
     assert done.state == "published"
     assert published(into.root) == rows(stream(begin))
-    assert (done.trades, done.ahead_s) == (112, AHEAD / SECOND)
+    assert (done.trades, done.clock_offset_s) == (112, AHEAD / SECOND)
     assert min(done.both, done.first, done.second) > 0
     assert problems(into) == []
     assert [snapshot(layout) for layout in (first, second)] == before
-    report = Report.read(into.report(done.session))
-    assert (report.state, report.balanced, report.copies) == ("merged", True, {})
+    report = SessionReport.read(into.report(done.session))
+    assert (report.state, report.balanced, report.duplicates) == ("merged", True, {})
     assert report.tickers == sorted(TICKERS)
     assert (report.settings["first"], report.settings["second"]) == (SESSION, OTHER)
     assert report.settings["heard_by_second"] == str(done.second)
@@ -105,7 +105,7 @@ def test_a_merge_of_two_recorders_is_the_stream_that_either_heard(
 
 def test_receive_times_are_by_the_clock_of_the_first(tmp_path: Path) -> None:
     into = Layout(tmp_path / "both")
-    merge(into, *two(tmp_path))
+    merge_sessions(into, *two(tmp_path))
     trades = read_trades(TICKERS, data_dir=into.root)
     stamps = sorted(stamp // 1000 for stamp, some in stream(NOON) for _ in some)
     assert sorted(trades["ts_recv"].astype("int64")) == stamps
@@ -113,7 +113,7 @@ def test_receive_times_are_by_the_clock_of_the_first(tmp_path: Path) -> None:
 
 def test_the_coverage_says_who_heard_what_and_that_the_gap_is_filled(tmp_path: Path) -> None:
     into = Layout(tmp_path / "both")
-    done = merge(into, *two(tmp_path))
+    done = merge_sessions(into, *two(tmp_path))
     coverage = read_coverage("AAPL", data_dir=into.root)
     half = [(when - coverage["start"].iloc[0]).total_seconds() * 2 for when in coverage["end"]]
     both = f"{SESSION} + {OTHER}"
@@ -135,11 +135,11 @@ def test_where_neither_listened_a_gap_stays_with_its_reasons(tmp_path: Path) -> 
         ]
         record(tmp_path / name, session, entries)
     into = Layout(tmp_path / "both")
-    done = merge(into, Layout(tmp_path / "a"), Layout(tmp_path / "b"))
+    done = merge_sessions(into, Layout(tmp_path / "a"), Layout(tmp_path / "b"))
     gaps = read_gaps("AAPL", data_dir=into.root)
     assert list(gaps["reason"]) == ["closed by the server (1001)"]
     assert done.listened_s[""] == 3.0
-    (gap,) = Report.read(into.report(done.session)).gaps
+    (gap,) = SessionReport.read(into.report(done.session)).gaps
     assert gap.tickers == 3
     assert problems(into) == []
 
@@ -147,14 +147,14 @@ def test_where_neither_listened_a_gap_stays_with_its_reasons(tmp_path: Path) -> 
 def test_a_merge_can_be_merged_with_a_third_recorder(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     both = Layout(tmp_path / "both")
-    merge(both, first, second)
+    merge_sessions(both, first, second)
     third = record(
         tmp_path / "c",
         "20261123T142957Z_cccccc",
         listening(TICKERS, NOON - SECOND, NOON + 5 * SECOND, stream(NOON)),
     )
     every = Layout(tmp_path / "every")
-    done = merge(every, both, third)
+    done = merge_sessions(every, both, third)
     assert published(every.root) == rows(stream(NOON))
     assert any(OTHER in by and "cccccc" in by for by in done.listened_s)
 
@@ -162,18 +162,24 @@ def test_a_merge_can_be_merged_with_a_third_recorder(tmp_path: Path) -> None:
 def test_merging_again_changes_nothing(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     into = Layout(tmp_path / "both")
-    done = merge(into, first, second)
+    done = merge_sessions(into, first, second)
     before = snapshot(into)
-    again = merge(into, first, second)
-    assert again == Merged(
-        done.session, "known", done.both, done.first, done.second, done.ahead_s, done.listened_s
+    again = merge_sessions(into, first, second)
+    assert again == MergeOutcome(
+        done.session,
+        "known",
+        done.both,
+        done.first,
+        done.second,
+        done.clock_offset_s,
+        done.listened_s,
     )
     assert snapshot(into) == before
 
 
 def test_a_look_writes_nothing(tmp_path: Path) -> None:
     first, second = two(tmp_path)
-    done = merge(Layout(tmp_path / "both"), first, second, only_look=True)
+    done = merge_sessions(Layout(tmp_path / "both"), first, second, only_look=True)
     assert (done.state, done.trades, done.session) == ("possible", 112, "")
     assert not (tmp_path / "both").exists()
 
@@ -181,7 +187,7 @@ def test_a_look_writes_nothing(tmp_path: Path) -> None:
 def test_a_source_that_grew_is_not_merged_into_the_same_folder(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     into = Layout(tmp_path / "both")
-    done = merge(into, first, second)
+    done = merge_sessions(into, first, second)
     record(
         second.root,
         "20261123T143100Z_dddddd",
@@ -189,7 +195,7 @@ def test_a_source_that_grew_is_not_merged_into_the_same_folder(tmp_path: Path) -
     )
     before = tree(into.root)
     with pytest.raises(UsageError, match=f"another session, {done.session}"):
-        merge(into, first, second)
+        merge_sessions(into, first, second)
     assert tree(into.root) == before
 
 
@@ -202,16 +208,16 @@ def test_sessions_of_one_folder_are_one_recorder(tmp_path: Path) -> None:
     record(first.root, "20261123T143001Z_eeeeee", rest)
     second = record(tmp_path / "b", OTHER, listening(TICKERS, NOON, half, arrivals))
     into = Layout(tmp_path / "both")
-    merge(into, first, second)
+    merge_sessions(into, first, second)
     assert published(into.root) == rows(arrivals)
 
 
 def test_what_was_imported_has_no_part_in_a_merge(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     ticks = [(NOON, frame([("AAPL", NOON // MS, 99.0, 1.0, ())]))]
-    import_rows(first, Origin("0" * 32, {"source": "ticks"}, "imported"), [ticks])
+    import_rows(first, ImportOrigin("0" * 32, {"source": "ticks"}, "imported"), [ticks])
     into = Layout(tmp_path / "both")
-    merge(into, first, second)
+    merge_sessions(into, first, second)
     assert published(into.root) == rows(stream(NOON))
 
 
@@ -221,12 +227,12 @@ def test_what_was_imported_has_no_part_in_a_merge(tmp_path: Path) -> None:
 def test_a_session_that_is_alive_or_dead_is_told_of(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     into = Layout(tmp_path / "both")
-    with lock.held(second.lock(OTHER), {}), pytest.raises(StoreError, match="is alive"):
-        merge(into, first, second)
-    part = Part("20261123T143100Z_dddddd", "20261123T143100Z_00001")
-    write_tape(first, part, [Mark(NOON, "tape", {"tickers": [], "connected": False})])
+    with lock.hold_lock(second.lock(OTHER), {}), pytest.raises(StoreError, match="is alive"):
+        merge_sessions(into, first, second)
+    part = WindowId("20261123T143100Z_dddddd", "20261123T143100Z_00001")
+    write_tape(first, part, [TapeMark(NOON, "tape", {"tickers": [], "connected": False})])
     with pytest.raises(StoreError, match=f"stocktrace recover --data-dir {first.root}"):
-        merge(into, first, second)
+        merge_sessions(into, first, second)
     assert not into.root.exists()
 
 
@@ -237,23 +243,23 @@ def test_clocks_that_are_hours_apart_are_told_of(tmp_path: Path) -> None:
     later = listening(TICKERS, NOON + hours, NOON + hours + 5 * SECOND, moved(arrivals, hours))
     second = record(tmp_path / "b", OTHER, later)
     with pytest.raises(StoreError, match=r"\+7,200 s"):
-        merge(Layout(tmp_path / "both"), first, second)
+        merge_sessions(Layout(tmp_path / "both"), first, second)
 
 
 def test_folders_that_are_none_are_usage_errors(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     into = Layout(tmp_path / "both")
     with pytest.raises(UsageError, match="is no data folder"):
-        merge(into, first, Layout(tmp_path / "nothing"))
+        merge_sessions(into, first, Layout(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="three different folders"):
-        merge(first, first, second)
+        merge_sessions(first, first, second)
 
 
 def test_two_that_heard_nothing_have_nothing_to_merge(tmp_path: Path) -> None:
     first = record(tmp_path / "a", SESSION, listening(TICKERS, NOON, NOON + SECOND, []))
     second = record(tmp_path / "b", OTHER, listening(TICKERS, NOON, NOON + SECOND, []))
     with pytest.raises(StoreError, match="nothing to merge"):
-        merge(Layout(tmp_path / "both"), first, second)
+        merge_sessions(Layout(tmp_path / "both"), first, second)
 
 
 # --- killed ----------------------------------------------------------------------------------
@@ -274,15 +280,15 @@ def test_killed_anywhere_the_rest_is_done_the_next_time(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"stocktrace.ingest.importing.{at}", die)
+        patch.setattr(f"stocktrace.importing.importer.{at}", die)
         with pytest.raises(Killed):
-            merge(into, first, second)
+            merge_sessions(into, first, second)
     if by == "recover":
         recover(into)
-    merge(into, first, second)
+    merge_sessions(into, first, second)
     assert published(into.root) == rows(stream(NOON))
     assert problems(into) == []
-    (report,) = (Report.read(path) for path in into.sessions.glob("*.json"))
+    (report,) = (SessionReport.read(path) for path in into.sessions.glob("*.json"))
     assert (report.state, report.balanced) == ("merged", True)
     assert report.settings["heard_by_both"] != "0"
     assert len(read_coverage("AAPL", data_dir=into.root)) == 5
@@ -331,6 +337,6 @@ def test_the_command_ends_with_2_for_wrong_words_and_1_for_what_cannot_be(
     first, second = two(tmp_path)
     words = ["merge", str(first.root), str(second.root), "--into"]
     assert cli.run([*words, str(first.root)]) == 2
-    with lock.held(second.lock(OTHER), {}):
+    with lock.hold_lock(second.lock(OTHER), {}):
         assert cli.run([*words, str(tmp_path / "both")]) == 1
     assert "is alive" in capsys.readouterr().err

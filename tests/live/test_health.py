@@ -6,32 +6,32 @@ from typing import Any
 import msgspec
 import pytest
 
-from stocktrace.live.health import KINDS, Look, problems
-from stocktrace.status import Retry, Status
+from stocktrace.live.health import PROBLEM_KINDS, HealthInput, find_problems
+from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
 from tests.statuses import a_status
 
 OPEN = datetime(2026, 11, 23, 15, 30, tzinfo=UTC)  # Monday, an hour after the bell
 GB = 10**9
 
 
-def look(**given: Any) -> Look:
+def look(**given: Any) -> HealthInput:
     """A capture with nothing wrong, an hour old and in open market; ``given`` is what is."""
     status = a_status(
         elapsed_s=3600.0,
-        left_s=3600.0,
+        remaining_s=3600.0,
         trades=10,
         backlog=5,
         per_ticker={"AAPL": 10},
         last={"AAPL": int((OPEN - timedelta(seconds=1)).timestamp() * 1e9)},
     )
-    names = {field for field in Status.__struct_fields__ if field in given}
+    names = {field for field in CaptureStatus.__struct_fields__ if field in given}
     status = msgspec.structs.replace(status, **{name: given.pop(name) for name in names})
     usual: dict[str, Any] = {"now": OPEN, "age_s": 0.5, "away_s": 0.0, "free": 100 * GB}
-    return Look(status, **{**usual, "min_free": GB, "flush_every_s": 1.0, **given})
+    return HealthInput(status, **{**usual, "min_free_space": GB, "flush_interval_s": 1.0, **given})
 
 
 def told(**given: Any) -> list[tuple[str, str]]:
-    return [(problem.kind, problem.sentence) for problem in problems(look(**given))]
+    return [(problem.kind, problem.sentence) for problem in find_problems(look(**given))]
 
 
 def test_nothing_is_wrong_with_a_capture_that_is_well() -> None:
@@ -50,7 +50,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = [
         ("stalled", "the capture has not been heard of for 11 s"),
     ),
     (
-        {"away_s": 61.0, "retry": Retry(3, OPEN, "cannot connect: refused")},
+        {"away_s": 61.0, "retry": ReconnectAttempt(3, OPEN, "cannot connect: refused")},
         {"away_s": 59.0, "connected": False},
         ("disconnected", "not connected for 61 s: cannot connect: refused"),
     ),
@@ -81,7 +81,7 @@ def test_each_kind_of_problem_is_told_from_its_limit_on(
 
 
 def test_all_kinds_are_looked_at_here() -> None:
-    assert {problem[0] for _, _, problem in WRONG} == set(KINDS)
+    assert {problem[0] for _, _, problem in WRONG} == set(PROBLEM_KINDS)
 
 
 def test_nobody_is_late_while_the_market_is_closed() -> None:
@@ -93,7 +93,7 @@ def test_nobody_is_late_while_the_market_is_closed() -> None:
 
 
 def test_a_longer_batch_is_given_longer() -> None:
-    assert told(behind_s=100.0, flush_every_s=10.0) == []
+    assert told(behind_s=100.0, flush_interval_s=10.0) == []
 
 
 @pytest.mark.parametrize("state", ["ending", "ended"])
@@ -103,4 +103,4 @@ def test_a_capture_that_publishes_its_end_is_asked_for_the_disk_only(state: str)
 
 
 def test_without_a_watermark_the_disk_is_not_watched() -> None:
-    assert told(free=0, min_free=0) == []
+    assert told(free=0, min_free_space=0) == []

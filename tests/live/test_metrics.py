@@ -13,14 +13,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stocktrace.deadline import Clock
+from stocktrace.clock import Clock
 from stocktrace.errors import SettingsError
-from stocktrace.exchange import SyntheticMarket
-from stocktrace.live.endpoint import serving
-from stocktrace.live.metrics import MOST_TICKERS, Metrics
-from stocktrace.report import LagReport
+from stocktrace.live.metrics import MAX_TICKERS, Metrics
+from stocktrace.live.metrics_server import serve_metrics
+from stocktrace.sessions.report import LagReport
+from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
-from stocktrace.status import Status
+from stocktrace.simulator import SyntheticMarket
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of
 from tests.statuses import a_status
 
@@ -30,7 +30,7 @@ NOW = NOON + 10_000_000_000
 Samples = dict[tuple[str, str], float]
 
 
-def busy(**given: Any) -> Status:
+def busy(**given: Any) -> CaptureStatus:
     """One in which every figure is another."""
     usual: dict[str, Any] = {
         "trades": 30,
@@ -62,7 +62,7 @@ def busy(**given: Any) -> Status:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings.load(data_dir=tmp_path, min_free="1MB", metrics="0")
+    return Settings.load(data_dir=tmp_path, min_free_space="1MB", metrics="0")
 
 
 def clock(monotonic: float = 0.0) -> Clock:
@@ -115,7 +115,7 @@ def test_every_figure_of_the_status_is_a_metric(settings: Settings) -> None:
         ("stocktrace_disconnected_seconds", ""): 0.0,
         ("stocktrace_tickers", ""): 2.0,
         ("stocktrace_session_elapsed_seconds", ""): 10.0,
-        ("stocktrace_session_left_seconds", ""): 20.0,
+        ("stocktrace_session_remaining_seconds", ""): 20.0,
         ("stocktrace_status_age_seconds", ""): 0.0,
         ("stocktrace_queue_trades", ""): 4.0,
         ("stocktrace_queue_oldest_seconds", ""): 0.5,
@@ -141,11 +141,11 @@ def test_a_capture_that_has_not_begun_has_no_metrics(settings: Settings) -> None
 
 
 def test_with_very_many_tickers_there_are_the_totals_only(settings: Settings) -> None:
-    tickers = tuple(f"T{number}" for number in range(MOST_TICKERS + 1))
+    tickers = tuple(f"T{number}" for number in range(MAX_TICKERS + 1))
     metrics = Metrics(settings, clock())
     metrics(busy(tickers=tickers))
     found = scraped(metrics)
-    assert found["stocktrace_tickers", ""] == MOST_TICKERS + 1
+    assert found["stocktrace_tickers", ""] == MAX_TICKERS + 1
     assert not [name for name, _ in found if name.startswith("stocktrace_ticker_")]
     metrics(busy(tickers=tickers[1:]))
     assert ("stocktrace_ticker_trades_total", "T1") in scraped(metrics)
@@ -203,7 +203,7 @@ def address(caplog: pytest.LogCaptureFixture) -> str:
 def test_it_answers_metrics_and_health_and_nothing_else(
     settings: Settings, ask: Callable[[str], Answer]
 ) -> None:
-    with serving(settings, clock()) as tell:
+    with serve_metrics(settings, clock()) as tell:
         early = ask("/healthz")
         tell(busy())
         found = samples(ask("/metrics").text)
@@ -221,7 +221,7 @@ def test_it_answers_metrics_and_health_and_nothing_else(
 def test_what_is_wrong_makes_health_503_and_says_what(
     settings: Settings, ask: Callable[[str], Answer]
 ) -> None:
-    with serving(settings, clock()) as tell:
+    with serve_metrics(settings, clock()) as tell:
         tell(busy(behind_s=90.0))
         answer = ask("/healthz")
         tell(busy())
@@ -237,7 +237,7 @@ def test_what_is_wrong_makes_health_503_and_says_what(
 def test_a_client_that_says_nothing_holds_nobody_up(
     settings: Settings, ask: Callable[[str], Answer], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with serving(settings, clock()) as tell:
+    with serve_metrics(settings, clock()) as tell:
         tell(busy())
         host, port = address(caplog).split(":")
         with contextlib.ExitStack() as silent:
@@ -251,7 +251,7 @@ def test_the_address_is_free_again_afterwards(settings: Settings) -> None:
         port = free.getsockname()[1]
     again = settings.model_copy(update={"metrics": f"127.0.0.1:{port}"})
     for _ in range(2):
-        with serving(again):
+        with serve_metrics(again):
             pass
 
 
@@ -277,7 +277,7 @@ def test_a_host_that_is_none_is_told(settings: Settings) -> None:
     wrong = settings.model_copy(update={"metrics": "no.such.host.invalid:0"})
     with (
         pytest.raises(SettingsError, match=r"cannot listen on no\.such\.host\.invalid:0"),
-        serving(wrong),
+        serve_metrics(wrong),
     ):
         pass
 

@@ -14,7 +14,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from stocktrace.live.health import KINDS
+from stocktrace.live.health import PROBLEM_KINDS
 from stocktrace.live.metrics import Metrics
 from stocktrace.settings import Settings
 from tests.live.test_metrics import busy, samples
@@ -85,7 +85,7 @@ def test_problems_are_asked_for_by_kinds_that_there_are() -> None:
         kind for rule in rules() for kind in re.findall(r'problems{kind="(\w+)"', rule["expr"])
     }
     assert asked
-    assert asked <= set(KINDS)
+    assert asked <= set(PROBLEM_KINDS)
 
 
 def test_every_alert_says_what_is_the_matter_and_how_bad_it_is() -> None:

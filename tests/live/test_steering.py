@@ -17,24 +17,23 @@ from typing import Any
 import pytest
 
 from stocktrace import cli
-from stocktrace.errors import NotRunning, NotTaken
-from stocktrace.exchange import Exchange, Fault
-from stocktrace.live import changes
-from stocktrace.live.changes import Inbox, Outcome, send
-from stocktrace.live.handle import Action, Change, Handle
-from stocktrace.live.lookout import Lookout
-from stocktrace.live.vigil import SILENT_S
-from stocktrace.report import Report
+from stocktrace.errors import ChangeTimeout, SessionNotRunning
+from stocktrace.live import ticker_requests
+from stocktrace.live.control import CaptureControl, ChangeAction, ChangeRequest
+from stocktrace.live.staleness import SILENT_S, StalenessMonitor
+from stocktrace.live.ticker_requests import ChangeInbox, ChangeOutcome, request_change
+from stocktrace.query.coverage import read_coverage
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import Fault, Simulator
 from stocktrace.store import lock
-from stocktrace.store.coverage import read_coverage
 from stocktrace.store.layout import Layout
 from tests.conftest import SESSION, Scenario, Studio, connected, frame, published, sent, trades
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.xdist_group("capture")
 
-ADD = Change("add", ("TSLA",), "cli")
-Steer = Callable[..., tuple[Report, list[int]]]
+ADD = ChangeRequest("add", ("TSLA",), "cli")
+Steer = Callable[..., tuple[SessionReport, list[int]]]
 
 
 @pytest.fixture
@@ -52,9 +51,12 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @contextlib.contextmanager
-def alive(layout: Layout, session: str = SESSION) -> Iterator[Inbox]:
+def alive(layout: Layout, session: str = SESSION) -> Iterator[ChangeInbox]:
     """A session that holds its lock and takes what the test takes."""
-    with lock.held(layout.lock(session), {}), changes.inbox(layout, session) as inbox:
+    with (
+        lock.hold_lock(layout.lock(session), {}),
+        ticker_requests.open_inbox(layout, session) as inbox,
+    ):
         yield inbox
 
 
@@ -67,8 +69,8 @@ def steer(studio: Studio, pool: ThreadPoolExecutor) -> Steer:
     """Captures until the last of some commands is done, one after the other; their statuses."""
 
     def steer(
-        exchange: Exchange, *commands: str, tickers: Sequence[str] = ("AAPL",), **given: Any
-    ) -> tuple[Report, list[int]]:
+        exchange: Simulator, *commands: str, tickers: Sequence[str] = ("AAPL",), **given: Any
+    ) -> tuple[SessionReport, list[int]]:
         asked: list[Future[int]] = []
 
         def scenario() -> Scenario:
@@ -157,7 +159,7 @@ def test_several_senders_at_once_lose_nothing_and_undo_nothing(
         def scenario() -> Scenario:
             yield connected
             asked.extend(pool.submit(command, studio, *each) for each in words)
-            studio.handle.retarget("HANDLE", "add")
+            studio.handle.request_change("HANDLE", "add")
             yield lambda _: all(each.done() for each in asked)
 
         report = studio.record(exchange, begun, scenario())
@@ -248,18 +250,20 @@ def test_whoever_waits_when_the_capture_ends_is_answered(
     studio: Studio, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if it had not come to look for changes any more."""
-    asked: list[Future[Outcome]] = []
-    monkeypatch.setattr("stocktrace.live.steering.Steering.look", lambda _: None)
+    asked: list[Future[ChangeOutcome]] = []
+    monkeypatch.setattr(
+        "stocktrace.live.ticker_changes.TickerChanger.apply_changes", lambda _: None
+    )
     with studio.exchange() as exchange:
 
         def scenario() -> Scenario:
             yield connected
             layout, session = Layout(studio.data_dir), studio.statuses[-1].session
-            asked.append(pool.submit(send, layout, session, ADD, 60))
-            yield lambda _: bool(list(layout.changes(session).glob("*.json")))
+            asked.append(pool.submit(request_change, layout, session, ADD, 60))
+            yield lambda _: bool(list(layout.ticker_requests(session).glob("*.json")))
 
         studio.record(exchange, scenario=scenario())
-        assert asked[0].result() == Outcome(error="The capture is ending.")
+        assert asked[0].result() == ChangeOutcome(error="The capture is ending.")
     assert not list(studio.data_dir.glob("sessions/*.changes"))
 
 
@@ -284,20 +288,20 @@ def test_a_capture_that_is_killed_takes_no_change_and_its_successor_does_not_eit
 
     with studio.exchange() as exchange:
         first = stocktrace("capture", "AAPL", "--for", "60s", "--url", exchange.url)
-        exchange.wait_for(lambda each: each.live == 1, timeout=60)
-        (session,) = eventually(lambda: changes.running(layout))
+        exchange.wait_for(lambda each: each.open_connections == 1, timeout=60)
+        (session,) = eventually(lambda: ticker_requests.running_sessions(layout))
         adding = stocktrace("tickers", "add", "TSLA")
         out, err = adding.communicate(timeout=60)
         assert (adding.returncode, out, err) == (0, f"session {session}: +TSLA; 2 tickers\n", "")
         first.send_signal(signal.SIGSTOP)  # it is there and takes nothing
         late = stocktrace("tickers", "add", "LATE", "--session", session, "--wait", "60s")
-        eventually(lambda: list(layout.changes(session).glob("*.json")))
+        eventually(lambda: list(layout.ticker_requests(session).glob("*.json")))
         first.kill()
         first.communicate()
         out, err = late.communicate(timeout=60)
         sentence = f"Session {session} ended before it told what became of the change."
         assert (late.returncode, out, err) == (1, "", f"stocktrace: {sentence}\n")
-        exchange.wait_for(lambda each: each.live == 0, timeout=60)
+        exchange.wait_for(lambda each: each.open_connections == 0, timeout=60)
         second = stocktrace("capture", "AAPL", "--for", "2s", "--url", exchange.url)
         second.communicate(timeout=60)
         assert second.returncode == 0
@@ -305,7 +309,7 @@ def test_a_capture_that_is_killed_takes_no_change_and_its_successor_does_not_eit
             ("AAPL", "TSLA"),
             ("AAPL",),
         ]
-    recovered = Report.read(layout.report(session))
+    recovered = SessionReport.read(layout.report(session))
     assert (recovered.state, recovered.tickers) == ("recovered", ["AAPL", "TSLA"])
     assert [change.added for change in recovered.changes] == [["TSLA"]]
 
@@ -315,16 +319,16 @@ def test_a_capture_that_is_killed_takes_no_change_and_its_successor_does_not_eit
 
 def test_a_change_is_taken_once(layout: Layout, pool: ThreadPoolExecutor) -> None:
     with alive(layout) as inbox:
-        sending = pool.submit(send, layout, SESSION, ADD, 60)
+        sending = pool.submit(request_change, layout, SESSION, ADD, 60)
         taken = waited_for(inbox)
         assert [change for _, change in taken] == [ADD]
         assert list(inbox.take()) == []
-        inbox.answer(taken[0][0], Outcome(("TSLA",), ("TSLA",)))
-        assert sending.result() == Outcome(("TSLA",), ("TSLA",))
+        inbox.answer(taken[0][0], ChangeOutcome(("TSLA",), ("TSLA",)))
+        assert sending.result() == ChangeOutcome(("TSLA",), ("TSLA",))
         assert list(inbox.folder.iterdir()) == []
 
 
-def waited_for(inbox: Inbox) -> list[tuple[str, Change]]:
+def waited_for(inbox: ChangeInbox) -> list[tuple[str, ChangeRequest]]:
     return list(eventually(lambda: list(inbox.take())))
 
 
@@ -338,8 +342,8 @@ def test_changes_are_taken_in_the_order_in_which_they_were_sent(layout: Layout) 
 
 def test_a_change_that_nobody_takes_is_withdrawn(layout: Layout) -> None:
     with alive(layout) as inbox:
-        with pytest.raises(NotTaken, match="it is withdrawn, nothing was changed"):
-            send(layout, SESSION, ADD, 0.2)
+        with pytest.raises(ChangeTimeout, match="it is withdrawn, nothing was changed"):
+            request_change(layout, SESSION, ADD, 0.2)
         assert list(inbox.take()) == []
 
 
@@ -347,19 +351,19 @@ def test_a_change_that_was_taken_and_not_answered_is_not_called_withdrawn(
     layout: Layout, pool: ThreadPoolExecutor
 ) -> None:
     with alive(layout) as inbox:
-        sending = pool.submit(send, layout, SESSION, ADD, 1.0)
+        sending = pool.submit(request_change, layout, SESSION, ADD, 1.0)
         waited_for(inbox)
-        with pytest.raises(NotTaken, match="took the change, and did not tell"):
+        with pytest.raises(ChangeTimeout, match="took the change, and did not tell"):
             sending.result()
 
 
 def test_a_capture_that_dies_meanwhile_is_told_of(layout: Layout, pool: ThreadPoolExecutor) -> None:
     with contextlib.ExitStack() as process:
         inbox = process.enter_context(alive(layout))
-        sending = pool.submit(send, layout, SESSION, ADD, 60)
+        sending = pool.submit(request_change, layout, SESSION, ADD, 60)
         eventually(lambda: list(inbox.folder.glob("*.json")))
         process.close()
-    with pytest.raises(NotRunning, match="ended before it told what became of the change"):
+    with pytest.raises(SessionNotRunning, match="ended before it told what became of the change"):
         sending.result()
     assert not inbox.folder.exists()
 
@@ -385,14 +389,14 @@ def test_a_file_that_is_no_change_is_answered_and_harms_nobody(layout: Layout, t
 
 
 def test_what_a_dead_capture_left_is_never_applied_and_is_swept(layout: Layout) -> None:
-    dead = layout.changes("20261122T142958Z_3f9a1c")
+    dead = layout.ticker_requests("20261122T142958Z_3f9a1c")
     dead.mkdir()
     (dead / "1_x.json").write_text('{"action": "add", "tickers": ["A"], "by": "x"}')
     other = "20261123T152958Z_3f9a1c"
     with alive(layout, other), alive(layout) as inbox:
         assert list(inbox.take()) == []
         assert not dead.exists()
-        assert layout.changes(other).exists(), "it lives"
+        assert layout.ticker_requests(other).exists(), "it lives"
 
 
 # --- which capture -------------------------------------------------------------------------------
@@ -414,7 +418,7 @@ def test_a_session_that_does_not_run_is_told_with_status_1(
     layout: Layout, studio: Studio, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout.report(SESSION).write_text("{}")
-    with lock.held(layout.lock(SESSION), {}):  # as a recovery does
+    with lock.hold_lock(layout.lock(SESSION), {}):  # as a recovery does
         assert command(studio, "add", "TSLA", "--session", SESSION) == 1
     assert capsys.readouterr().err == f"stocktrace: Session {SESSION} does not run any more.\n"
     assert command(studio, "add", "TSLA", "--session", "../x") == 1
@@ -466,13 +470,13 @@ def test_wrong_usage_is_status_2(
     ],
 )
 def test_a_change_is_relative_to_what_is_captured(
-    action: Action, tickers: Sequence[str], wanted: tuple[str, ...]
+    action: ChangeAction, tickers: Sequence[str], wanted: tuple[str, ...]
 ) -> None:
-    handle = Handle()
-    handle.retarget(tickers, action)
-    (change,) = handle.changes()
-    assert change.applied(("A", "B")) == wanted
-    assert list(handle.changes()) == []
+    handle = CaptureControl()
+    handle.request_change(tickers, action)
+    (change,) = handle.take_changes()
+    assert change.apply_to(("A", "B")) == wanted
+    assert list(handle.take_changes()) == []
 
 
 def test_a_ticker_is_not_called_silent_for_the_time_before_it_was_asked_for(
@@ -482,14 +486,14 @@ def test_a_ticker_is_not_called_silent_for_the_time_before_it_was_asked_for(
 
         def scenario() -> Scenario:
             yield connected
-            studio.handle.retarget("BINANCE:BTCUSDT", "add")
+            studio.handle.request_change("BINANCE:BTCUSDT", "add")
             yield lambda status: len(status.tickers) == 2
 
         report = studio.record(exchange, ("BINANCE:ETHUSDT",), scenario())
     report.started -= timedelta(seconds=SILENT_S)
     journal: Any = type("Journal", (), {"report": report})
     intake: Any = type("Intake", (), {"last": {}})
-    lookout = Lookout(journal, intake, recorder=None)  # type: ignore[arg-type]
+    lookout = StalenessMonitor(journal, intake, recorder=None)  # type: ignore[arg-type]
     now = int(report.changes[0].at.timestamp() * 1e9)
     assert set(lookout.silent(now)) == {"BINANCE:ETHUSDT"}
     assert set(lookout.silent(now + int(SILENT_S * 1e9))) == set(report.tickers)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.deadline import SYSTEM_CLOCK
+from stocktrace.clock import SYSTEM_CLOCK
 from stocktrace.errors import KeyInUse
-from stocktrace.exchange import SyntheticMarket
-from stocktrace.live.handle import Handle
-from stocktrace.live.turn import taken
-from stocktrace.report import Report
-from stocktrace.store import lock
-from stocktrace.store.coverage import read_coverage
+from stocktrace.live import key_lock
+from stocktrace.live.control import CaptureControl
+from stocktrace.live.key_lock import wait_for_key
+from stocktrace.query.coverage import read_coverage
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import SyntheticMarket
 from stocktrace.store.layout import Layout
 from stocktrace.verify import verify
 from tests.conftest import SESSION, Studio, connected, trades
@@ -44,8 +44,8 @@ class Waiting(threading.Event):
         return super().wait(timeout)
 
 
-def handle_of_one_who_waits() -> tuple[Handle, Waiting]:
-    handle, waiting = Handle(), Waiting()
+def handle_of_one_who_waits() -> tuple[CaptureControl, Waiting]:
+    handle, waiting = CaptureControl(), Waiting()
     handle.stopping = waiting
     return handle, waiting
 
@@ -66,7 +66,7 @@ def test_the_next_capture_takes_over_where_the_one_before_it_ended(studio):
 
     market = SyntheticMarket(seed=3, rate=200.0)
     with studio.exchange(market) as exchange, ThreadPoolExecutor() as threads:
-        before: Future[Report] = threads.submit(
+        before: Future[SessionReport] = threads.submit(
             studio.record, exchange, scenario=until_relieved(), lasting=60
         )
         assert recording.wait(30)
@@ -91,9 +91,9 @@ def test_whoever_does_not_wait_is_refused_at_once(studio):
     settings = settings_of(studio)
     stopping = Waiting()
     with (
-        lock.one_capture_per_key(studio.key, settings.url, SESSION),
+        key_lock.acquire_key_lock(studio.key, settings.url, SESSION),
         pytest.raises(KeyInUse, match=f"session {SESSION}"),
-        taken(studio.key, settings, stopping, SYSTEM_CLOCK),
+        wait_for_key(studio.key, settings, stopping, SYSTEM_CLOCK),
     ):
         pytest.fail("two captures had the key")
     assert not stopping.began.is_set()
@@ -103,26 +103,26 @@ def test_patience_has_an_end_and_a_stop_is_heard(studio):
     settings = settings_of(studio, wait_for_key="10ms")
     stopped = threading.Event()
     stopped.set()
-    with lock.one_capture_per_key(studio.key, settings.url, SESSION):
+    with key_lock.acquire_key_lock(studio.key, settings.url, SESSION):
         for stopping, patience in ((threading.Event(), "10ms"), (stopped, "1h")):
             asked = settings.model_copy(
                 update={"wait_for_key": settings_of(studio, wait_for_key=patience).wait_for_key}
             )
             with (
                 pytest.raises(KeyInUse),
-                taken(studio.key, asked, stopping, SYSTEM_CLOCK),
+                wait_for_key(studio.key, asked, stopping, SYSTEM_CLOCK),
             ):
                 pytest.fail("two captures had the key")
 
 
 def test_a_free_key_is_no_hand_over_however_its_last_holder_ended(studio):
     settings = settings_of(studio, wait_for_key="1h")
-    with taken(studio.key, settings, threading.Event(), SYSTEM_CLOCK) as turn:
-        turn.place.leave_word(1)
+    with wait_for_key(studio.key, settings, threading.Event(), SYSTEM_CLOCK) as turn:
+        turn.key_lock.record_disconnect(1)
     before = SYSTEM_CLOCK.wall()
-    with taken(studio.key, settings, threading.Event(), SYSTEM_CLOCK) as turn:
-        assert turn.after == ""
-        assert turn.began >= before
+    with wait_for_key(studio.key, settings, threading.Event(), SYSTEM_CLOCK) as turn:
+        assert turn.waited_for == ""
+        assert turn.acquired_at >= before
 
 
 def kill_when(waited: threading.Event, other: subprocess.Popen[str]) -> None:
@@ -148,9 +148,9 @@ def test_after_one_who_was_killed_the_turn_begins_when_that_is_seen(studio, tmp_
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         killing = threads.submit(kill_when, stopping.began, other)
-        with taken(studio.key, settings, stopping, SYSTEM_CLOCK) as turn:
-            assert turn.after == f"hand-over from session {SESSION}, process {other.pid}"
-            assert turn.began > before
+        with wait_for_key(studio.key, settings, stopping, SYSTEM_CLOCK) as turn:
+            assert turn.waited_for == f"hand-over from session {SESSION}, process {other.pid}"
+            assert turn.acquired_at > before
         killing.result()
 
 
@@ -167,7 +167,7 @@ def test_who_is_interrupted_while_it_waits_has_made_nothing(studio, number, stat
         f"{URL!r}, '--data-dir', {str(studio.data_dir)!r}])"
     )
     with (
-        lock.one_capture_per_key(studio.key, URL, SESSION),
+        key_lock.acquire_key_lock(studio.key, URL, SESSION),
         subprocess.Popen(
             [sys.executable, "-c", code],
             env={**os.environ, "FINNHUB_API_KEY": studio.key},

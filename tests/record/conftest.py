@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.record.journal import Journal, new_report
-from stocktrace.store.audit import Audit
+from stocktrace.record.journal import SessionJournal, new_report
+from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
 from tests.conftest import NOON, SESSION
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
+def journal(tmp_path: Path) -> SessionJournal:
     layout = Layout(tmp_path)
     report = new_report(SESSION, ["A", "B"], NOON, {"url": "ws://x"})
-    return Journal(layout, report, Audit(layout.audit, SESSION))
+    return SessionJournal(layout, report, AuditLog(layout.audit, SESSION))

@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import StocktraceError
-from stocktrace.gap import CONNECTING, Interval
-from stocktrace.record.coverage import Coverage
-from stocktrace.record.intake import Intake, Recording
+from stocktrace.intervals import CONNECTING, CoverageInterval
+from stocktrace.query.coverage import join_midnight_gaps, read_coverage, read_gaps
+from stocktrace.record.coverage import CoverageBuilder
+from stocktrace.record.intake import Intake, OpenWindow
 from stocktrace.record.recorder import Recorder
-from stocktrace.record.recovery import coverage_of, recover
-from stocktrace.store.coverage import read_coverage, read_gaps, whole_gaps, write_coverage
+from stocktrace.record.recovery import coverage_from_tapes, recover
+from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.tape import Frames, Mark, TapeReader, archive
+from stocktrace.store.names import WindowId
+from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader, archive_tape
 from stocktrace.store.window import NS_PER_DAY
 from stocktrace.verify import verify
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, played, trades
@@ -29,40 +30,40 @@ from tests.remains import PARTS, write_tape
 
 A, B = "AAPL", "MSFT"
 #: A mark, or the stamp of frames that came.
-Entry = Mark | int
+Entry = TapeMark | int
 
 
-def told(*entries: Entry, end: int) -> list[Interval]:
+def told(*entries: Entry, end: int) -> list[CoverageInterval]:
     """The intervals of a session, by ticker and time."""
-    coverage = Coverage()
+    coverage = CoverageBuilder()
     for entry in entries:
-        if isinstance(entry, Mark):
+        if isinstance(entry, TapeMark):
             coverage.add(entry)
         else:
-            coverage.heard(entry)
+            coverage.data_received(entry)
     coverage.close(end)
     assert coverage.unreadable == 0
     return sorted(coverage.intervals, key=lambda one: (one.ticker, one.start))
 
 
-def tape(stamp: int, *tickers: str, connected: bool = False) -> Mark:
-    return Mark(stamp, "tape", {"session": SESSION, "connected": connected, "tickers": tickers})
+def tape(stamp: int, *tickers: str, connected: bool = False) -> TapeMark:
+    return TapeMark(stamp, "tape", {"session": SESSION, "connected": connected, "tickers": tickers})
 
 
-def connect(stamp: int, *tickers: str) -> Mark:
-    return Mark(stamp, "connected", {"tickers": list(tickers)})
+def connect(stamp: int, *tickers: str) -> TapeMark:
+    return TapeMark(stamp, "connected", {"tickers": list(tickers)})
 
 
-def lose(stamp: int, reason: str = "lost") -> Mark:
-    return Mark(stamp, "disconnected", {"reason": reason})
+def lose(stamp: int, reason: str = "lost") -> TapeMark:
+    return TapeMark(stamp, "disconnected", {"reason": reason})
 
 
-def gap(start: int, stamp: int, reason: str = "lost") -> Mark:
-    return Mark(stamp, "gap", {"start": start, "reason": reason})
+def gap(start: int, stamp: int, reason: str = "lost") -> TapeMark:
+    return TapeMark(stamp, "gap", {"start": start, "reason": reason})
 
 
-def change(stamp: int, added: Sequence[str] = (), removed: Sequence[str] = ()) -> Mark:
-    return Mark(stamp, "subscription", {"added": list(added), "removed": list(removed)})
+def change(stamp: int, added: Sequence[str] = (), removed: Sequence[str] = ()) -> TapeMark:
+    return TapeMark(stamp, "subscription", {"added": list(added), "removed": list(removed)})
 
 
 # --- what is said ------------------------------------------------------------------------------
@@ -70,143 +71,148 @@ def change(stamp: int, added: Sequence[str] = (), removed: Sequence[str] = ()) -
 
 def test_before_the_first_connection_there_is_a_gap_that_says_so() -> None:
     assert told(tape(0, A), gap(0, 5, CONNECTING), connect(5, A), end=9) == [
-        Interval(A, 0, 5, CONNECTING),
-        Interval(A, 5, 9, ""),
+        CoverageInterval(A, 0, 5, CONNECTING),
+        CoverageInterval(A, 5, 9, ""),
     ]
 
 
 def test_a_session_that_never_connected_is_one_gap() -> None:
-    assert told(tape(0, A), end=9) == [Interval(A, 0, 9, CONNECTING)]
+    assert told(tape(0, A), end=9) == [CoverageInterval(A, 0, 9, CONNECTING)]
 
 
 def test_a_loss_begins_with_the_last_sign_of_life_and_ends_with_the_next_connection() -> None:
     marks = (tape(0, A), connect(1, A), 3, lose(7), gap(3, 8), connect(8, A))
     assert told(*marks, end=9) == [
-        Interval(A, 0, 1, CONNECTING),
-        Interval(A, 1, 3, ""),
-        Interval(A, 3, 8, "lost"),
-        Interval(A, 8, 9, ""),
+        CoverageInterval(A, 0, 1, CONNECTING),
+        CoverageInterval(A, 1, 3, ""),
+        CoverageInterval(A, 3, 8, "lost"),
+        CoverageInterval(A, 8, 9, ""),
     ]
 
 
 def test_a_loss_that_the_session_did_not_survive_is_a_gap_since_frames_came_last() -> None:
     assert told(tape(0, A), connect(1, A), 3, lose(7), end=9)[1:] == [
-        Interval(A, 1, 3, ""),
-        Interval(A, 3, 9, "lost"),
+        CoverageInterval(A, 1, 3, ""),
+        CoverageInterval(A, 3, 9, "lost"),
     ]
 
 
 def test_a_loss_of_which_the_gap_was_never_told_is_one_all_the_same() -> None:
     assert told(tape(0, A), connect(1, A), 3, lose(7), connect(8, A), end=9)[2:] == [
-        Interval(A, 3, 8, "lost"),
-        Interval(A, 8, 9, ""),
+        CoverageInterval(A, 3, 8, "lost"),
+        CoverageInterval(A, 8, 9, ""),
     ]
 
 
 def test_a_feed_that_died_without_a_word_listened_until_frames_came_last() -> None:
-    coverage = Coverage()
+    coverage = CoverageBuilder()
     for mark in (tape(0, A), connect(1, A)):
         coverage.add(mark)
-    coverage.died(4, "the capture failed")
+    coverage.crashed(4, "the capture failed")
     coverage.close(9)
     assert coverage.intervals[1:] == [
-        Interval(A, 1, 4, ""),
-        Interval(A, 4, 9, "the capture failed"),
+        CoverageInterval(A, 1, 4, ""),
+        CoverageInterval(A, 4, 9, "the capture failed"),
     ]
 
 
 def test_a_feed_that_died_while_it_was_lost_keeps_the_reason() -> None:
-    coverage = Coverage()
+    coverage = CoverageBuilder()
     for mark in (tape(0, A), connect(1, A), lose(7)):
         coverage.add(mark)
-    coverage.died(4, "the capture failed")
+    coverage.crashed(4, "the capture failed")
     coverage.close(9)
-    assert coverage.intervals[1:] == [Interval(A, 1, 4, ""), Interval(A, 4, 9, "lost")]
+    assert coverage.intervals[1:] == [
+        CoverageInterval(A, 1, 4, ""),
+        CoverageInterval(A, 4, 9, "lost"),
+    ]
 
 
 def test_a_loss_in_which_the_clock_was_set_back_is_a_gap_by_the_new_one() -> None:
     marks = (tape(0, A), connect(1, A), lose(100), gap(30, 40), connect(40, A))
     assert told(*marks, end=90)[1:] == [
-        Interval(A, 1, 30, ""),
-        Interval(A, 30, 40, "lost"),
-        Interval(A, 40, 90, ""),
+        CoverageInterval(A, 1, 30, ""),
+        CoverageInterval(A, 30, 40, "lost"),
+        CoverageInterval(A, 40, 90, ""),
     ]
 
 
 def test_a_loss_in_which_the_clock_was_set_back_behind_all_that_was_heard_is_a_gap_too() -> None:
     marks = (tape(90, A), connect(91, A), lose(100), gap(30, 40), connect(40, A))
     assert told(*marks, end=60) == [
-        Interval(A, 30, 40, "lost"),
-        Interval(A, 40, 60, ""),
-        Interval(A, 90, 91, CONNECTING),
-        Interval(A, 91, 100, ""),
+        CoverageInterval(A, 30, 40, "lost"),
+        CoverageInterval(A, 40, 60, ""),
+        CoverageInterval(A, 90, 91, CONNECTING),
+        CoverageInterval(A, 91, 100, ""),
     ]
 
 
 def test_a_ticker_that_was_asked_for_during_a_loss_is_missed_only_since_then() -> None:
     marks = (tape(0, A), connect(1, A), lose(5), change(7, [B]), gap(4, 8), connect(8, A, B))
     assert [one for one in told(*marks, end=9) if one.ticker == B] == [
-        Interval(B, 7, 8, "lost"),
-        Interval(B, 8, 9, ""),
+        CoverageInterval(B, 7, 8, "lost"),
+        CoverageInterval(B, 8, 9, ""),
     ]
 
 
 def test_after_the_end_nothing_is_listened_to() -> None:
-    assert told(tape(0, A), connect(1, A), Mark(5, "ended", {}), end=9)[1:] == [
-        Interval(A, 1, 5, "")
+    assert told(tape(0, A), connect(1, A), TapeMark(5, "ended", {}), end=9)[1:] == [
+        CoverageInterval(A, 1, 5, "")
     ]
 
 
 def test_a_ticker_that_is_added_begins_and_one_that_is_given_up_ends() -> None:
     marks = (tape(0, A), connect(1, A), change(4, [B], [A]), change(6, [A]))
     assert told(*marks, end=9) == [
-        Interval(A, 0, 1, CONNECTING),
-        Interval(A, 1, 4, ""),
-        Interval(A, 6, 9, ""),
-        Interval(B, 4, 9, ""),
+        CoverageInterval(A, 0, 1, CONNECTING),
+        CoverageInterval(A, 1, 4, ""),
+        CoverageInterval(A, 6, 9, ""),
+        CoverageInterval(B, 4, 9, ""),
     ]
 
 
 def test_a_ticker_that_is_added_twice_has_no_hole() -> None:
-    assert told(tape(0, A), connect(1, A), change(4, [A]), end=9)[1:] == [Interval(A, 1, 9, "")]
+    assert told(tape(0, A), connect(1, A), change(4, [A]), end=9)[1:] == [
+        CoverageInterval(A, 1, 9, "")
+    ]
 
 
 def test_tickers_may_change_while_there_is_no_connection() -> None:
     marks = (tape(0, A), connect(1, A), lose(3), gap(2, 5), connect(5, B))
     assert told(*marks, end=9)[1:] == [
-        Interval(A, 1, 2, ""),
-        Interval(A, 2, 5, "lost"),
-        Interval(B, 5, 9, ""),
+        CoverageInterval(A, 1, 2, ""),
+        CoverageInterval(A, 2, 5, "lost"),
+        CoverageInterval(B, 5, 9, ""),
     ]
 
 
 def test_a_pause_is_a_gap_of_those_that_were_listened_to() -> None:
-    paused = Mark(6, "paused", {"start": 4, "reason": "suspended"})
+    paused = TapeMark(6, "paused", {"start": 4, "reason": "suspended"})
     assert told(tape(0, A), connect(1, A), paused, end=9)[1:] == [
-        Interval(A, 1, 4, ""),
-        Interval(A, 4, 6, "suspended"),
-        Interval(A, 6, 9, ""),
+        CoverageInterval(A, 1, 4, ""),
+        CoverageInterval(A, 4, 6, "suspended"),
+        CoverageInterval(A, 6, 9, ""),
     ]
 
 
 def test_a_ticker_that_the_server_refuses_is_a_gap_and_others_are_not() -> None:
-    refused = Mark(2, "refused", {"tickers": [B], "text": "Invalid symbol B"})
+    refused = TapeMark(2, "refused", {"tickers": [B], "text": "Invalid symbol B"})
     assert told(tape(0, A, B), connect(1, A, B), refused, end=9) == [
-        Interval(A, 0, 1, CONNECTING),
-        Interval(A, 1, 9, ""),
-        Interval(B, 0, 1, CONNECTING),
-        Interval(B, 1, 2, ""),
-        Interval(B, 2, 9, "subscription refused: Invalid symbol B"),
+        CoverageInterval(A, 0, 1, CONNECTING),
+        CoverageInterval(A, 1, 9, ""),
+        CoverageInterval(B, 0, 1, CONNECTING),
+        CoverageInterval(B, 1, 2, ""),
+        CoverageInterval(B, 2, 9, "subscription refused: Invalid symbol B"),
     ]
 
 
 def test_the_first_line_of_a_later_tape_says_nothing_new() -> None:
     marks = (tape(0, A), connect(1, A), tape(5, A, connected=True))
-    assert told(*marks, end=9)[1:] == [Interval(A, 1, 9, "")]
+    assert told(*marks, end=9)[1:] == [CoverageInterval(A, 1, 9, "")]
 
 
 def test_when_the_first_tapes_are_gone_the_next_one_tells_how_it_stood() -> None:
-    assert told(tape(5, A, connected=True), end=9) == [Interval(A, 5, 9, "")]
+    assert told(tape(5, A, connected=True), end=9) == [CoverageInterval(A, 5, 9, "")]
 
 
 @pytest.mark.parametrize(
@@ -225,23 +231,23 @@ def test_a_mark_without_its_facts_is_counted_and_changes_nothing(
 ) -> None:
     if name == "disconnected" and "start" in facts and facts["reason"]:
         facts = {**facts, "reason": 1}
-    coverage = Coverage()
+    coverage = CoverageBuilder()
     coverage.add(tape(0, A))
     coverage.add(connect(1, A))
-    coverage.add(Mark(4, name, facts))
+    coverage.add(TapeMark(4, name, facts))
     coverage.close(9)
     assert coverage.unreadable == 1 or (name == "gap" and "start" not in facts)
-    assert coverage.intervals[1:] == [Interval(A, 1, 9, "")]
+    assert coverage.intervals[1:] == [CoverageInterval(A, 1, 9, "")]
 
 
 def test_a_mark_of_another_name_says_nothing() -> None:
-    assert told(tape(0, A), connect(1, A), Mark(4, "something", {}), end=9)[1:] == [
-        Interval(A, 1, 9, "")
+    assert told(tape(0, A), connect(1, A), TapeMark(4, "something", {}), end=9)[1:] == [
+        CoverageInterval(A, 1, 9, "")
     ]
 
 
 def test_the_gaps_are_counted_by_how_many_tickers_they_are_of() -> None:
-    coverage = Coverage()
+    coverage = CoverageBuilder()
     for mark in (tape(0, A, B), connect(1, A, B), lose(3), gap(2, 5), connect(5, A, B)):
         coverage.add(mark)
     coverage.close(9)
@@ -286,7 +292,7 @@ def entry_of(stamp: int, name: str, one: list[str], two: list[str], reason: str,
         "subscription": {"added": one, "removed": two},
         "refused": {"tickers": one, "text": reason},
     }
-    return stamp if name == "heard" else Mark(stamp, name, facts[name])
+    return stamp if name == "heard" else TapeMark(stamp, name, facts[name])
 
 
 @dataclass(slots=True)
@@ -357,23 +363,23 @@ def test_from_the_tape_it_is_what_it_was_live(
     rest: int,
 ) -> None:
     now = NOON
-    live = Coverage()
-    entries: list[Mark | Frames] = []
+    live = CoverageBuilder()
+    entries: list[TapeMark | TapeFrames] = []
     for wait, name, one, two, reason, ago in [(0, "tape", tickers, [], "", 0), *steps]:
         now += wait
         entry = entry_of(now, name, one, two, reason, ago)
-        if isinstance(entry, Mark):
+        if isinstance(entry, TapeMark):
             live.add(entry)
             entries.append(entry)
         else:
-            live.heard(entry)
-            entries.append(Frames(entry, (b"{}",)))
-    ended = Mark(now + rest, "ended", {})
+            live.data_received(entry)
+            entries.append(TapeFrames(entry, (b"{}",)))
+    ended = TapeMark(now + rest, "ended", {})
     live.add(ended)
     layout = Layout(tmp_path_factory.mktemp("data"))
     write_tape(layout, PARTS[0], [*entries, ended])
-    from_tape, last = coverage_of(layout, SESSION)
-    assert (from_tape.intervals, from_tape.losses) == (live.intervals, live.losses)
+    from_tape, last = coverage_from_tapes(layout, SESSION)
+    assert (from_tape.intervals, from_tape.disconnects) == (live.intervals, live.disconnects)
     assert last == ended.stamp
 
 
@@ -394,7 +400,7 @@ def rows(layout: Layout, session: str) -> list[tuple[str, int, int, str]]:
     return sorted((str(a), int(b), int(c), str(d)) for a, b, c, d in found)
 
 
-def as_rows(intervals: Sequence[Interval]) -> list[tuple[str, int, int, str]]:
+def as_rows(intervals: Sequence[CoverageInterval]) -> list[tuple[str, int, int, str]]:
     return sorted((i.ticker, i.start // 1000, i.end // 1000, i.reason) for i in intervals)
 
 
@@ -403,19 +409,19 @@ def test_what_a_capture_writes_is_what_its_tapes_tell(studio: Studio) -> None:
         yield connected
         exchange.send_raw(frame((A, 1)))
         yield trades(1)
-        studio.handle.retarget([A, B])
+        studio.handle.request_change([A, B])
         yield lambda status: status.tickers == (A, B)
         exchange.send_raw(frame((B, 2)))
         yield trades(2)
         exchange.drop_all()
         yield lambda status: status.reconnects == 1 and status.connected
-        studio.handle.retarget([B])
+        studio.handle.request_change([B])
         yield lambda status: status.tickers == (B,)
 
     with studio.exchange() as exchange:
-        report = studio.record(exchange, [A], scenario(), roll_every="1s", **QUICK)
+        report = studio.record(exchange, [A], scenario(), roll_interval="1s", **QUICK)
     layout = Layout(studio.data_dir)
-    coverage, last = coverage_of(layout, report.session)
+    coverage, last = coverage_from_tapes(layout, report.session)
     assert rows(layout, report.session) == as_rows(coverage.intervals)
     assert [row[3] == "" for row in rows(layout, report.session) if row[0] == B] == [
         True,
@@ -432,9 +438,9 @@ def test_what_comes_while_the_rest_is_published_is_not_called_listened_to(
     published_at: list[int] = []
 
     def slow(source: Path, archived: Path) -> None:
-        exchange.wait_for(lambda exchange: exchange.live == 0)
+        exchange.wait_for(lambda exchange: exchange.open_connections == 0)
         published_at.append(max(entry.stamp for entry in TapeReader(source)))
-        archive(source, archived)
+        archive_tape(source, archived)
 
     monkeypatch.setattr("stocktrace.record.publish.archive", slow)
 
@@ -490,12 +496,12 @@ def test_a_read_that_the_disk_took_half_of_is_in_no_books_and_in_a_gap(
     recover(layout)
     (session,) = [path.name for path in layout.root.glob("tape/*")]
     assert list(verify(layout, session)) == []
-    coverage, _ = coverage_of(layout, session)
+    coverage, _ = coverage_from_tapes(layout, session)
     heard = max(
         entry.stamp
         for path in layout.session_tapes(session).values()
         for entry in TapeReader(path)
-        if isinstance(entry, Frames)
+        if isinstance(entry, TapeFrames)
     )
     assert [(row[2], row[3]) for row in rows(layout, session)][-2:] == [
         (heard // 1000, ""),
@@ -514,7 +520,7 @@ def test_a_sync_that_is_due_when_the_last_tape_was_sealed_does_not_fail_the_capt
         run(recorder)
         assert asked.wait(30)
 
-    def noticed(intake: Intake) -> Recording:
+    def noticed(intake: Intake) -> OpenWindow:
         if not intake.recordings:
             asked.set()
         return intake.recordings[-1]
@@ -522,7 +528,7 @@ def test_a_sync_that_is_due_when_the_last_tape_was_sealed_does_not_fail_the_capt
     monkeypatch.setattr(Recorder, "run", sealed_and_waiting)
     monkeypatch.setattr(Intake, "current", property(noticed))
     with studio.exchange() as exchange:
-        report = studio.record(exchange, [A], played(exchange), sync_every="5ms")
+        report = studio.record(exchange, [A], played(exchange), sync_interval="5ms")
     assert report.state == "interrupted"
 
 
@@ -533,8 +539,8 @@ def test_a_day_can_be_read_by_itself(tmp_path: Path) -> None:
         layout,
         SESSION,
         [
-            Interval(A, midnight - 5000, midnight + 7000, ""),
-            Interval(A, midnight + 7000, midnight + 9000, "lost"),
+            CoverageInterval(A, midnight - 5000, midnight + 7000, ""),
+            CoverageInterval(A, midnight + 7000, midnight + 9000, "lost"),
         ],
     )
     assert len(read_coverage(date="2026-11-23", data_dir=tmp_path)) == 1
@@ -547,14 +553,17 @@ def test_a_day_can_be_read_by_itself(tmp_path: Path) -> None:
 def test_a_gap_over_midnight_of_two_tickers_is_one_gap(tmp_path: Path) -> None:
     layout, other = Layout(tmp_path), "OTHER"
     midnight = NOON - NOON % NS_PER_DAY + NS_PER_DAY
-    lost = [Interval(each, midnight - 5000, midnight + NS_PER_DAY, "lost") for each in (A, other)]
-    alone = Interval(A, midnight + NS_PER_DAY, midnight + NS_PER_DAY + 5000, "paused")
+    lost = [
+        CoverageInterval(each, midnight - 5000, midnight + NS_PER_DAY, "lost")
+        for each in (A, other)
+    ]
+    alone = CoverageInterval(A, midnight + NS_PER_DAY, midnight + NS_PER_DAY + 5000, "paused")
     write_coverage(layout, SESSION, [*lost, alone])
     found = read_gaps(data_dir=tmp_path)
     assert len(found) == 5
     gaps = {
         (reason, tuple(sorted(tickers)), (end - start).total_seconds())
-        for (_, start, end, reason), tickers in whole_gaps(found).items()
+        for (_, start, end, reason), tickers in join_midnight_gaps(found).items()
     }
     assert gaps == {("lost", (A, other), 86400.000005), ("paused", (A,), 0.000005)}
 
@@ -562,7 +571,9 @@ def test_a_gap_over_midnight_of_two_tickers_is_one_gap(tmp_path: Path) -> None:
 def test_a_roll_is_no_sign_of_life(tmp_path: Path) -> None:
     """It is written for what was read next, which a kill may have kept from the tape."""
     layout = Layout(tmp_path)
-    write_tape(layout, PARTS[0], [tape(NOON, A), connect(NOON + 1, A), Frames(NOON + 9, (b"{}",))])
-    write_tape(layout, Part(SESSION, PARTS[1].window), [tape(NOON + 99, A, connected=True)])
-    coverage, last = coverage_of(layout, SESSION)
+    write_tape(
+        layout, PARTS[0], [tape(NOON, A), connect(NOON + 1, A), TapeFrames(NOON + 9, (b"{}",))]
+    )
+    write_tape(layout, WindowId(SESSION, PARTS[1].window), [tape(NOON + 99, A, connected=True)])
+    coverage, last = coverage_from_tapes(layout, SESSION)
     assert (coverage.intervals[-1].end, last) == (NOON + 9, NOON + 9)

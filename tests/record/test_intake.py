@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.record.intake import Intake, Limits, Recording, TickerQueue
-from stocktrace.rows import Rows
+from stocktrace.record.intake import Intake, OpenWindow, QueueLimits, TickerQueue
+from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.layout import Layout
-from stocktrace.store.read import Read
-from stocktrace.store.tape import Frames, Mark, TapeReader
+from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
 from stocktrace.store.window import RollPolicy
 from stocktrace.trade import Trade
+from stocktrace.trade_columns import TradeColumns
 from tests.conftest import NOON, SESSION, frame, tree
 
 SECOND = 10**9
@@ -28,10 +28,10 @@ def intake(tmp_path: Path) -> Iterator[MakeIntake]:
 
     def make(
         *,
-        queue_rows: int = 100,
-        backlog_rows: int = 1000,
+        max_pending_rows_per_ticker: int = 100,
+        max_pending_rows: int = 1000,
         batch_rows: int = 1000,
-        flush_every_s: float = 1.0,
+        flush_interval_s: float = 1.0,
         roll_size: int = 1 << 30,
     ) -> Intake:
         made.append(
@@ -39,7 +39,9 @@ def intake(tmp_path: Path) -> Iterator[MakeIntake]:
                 Layout(tmp_path),
                 SESSION,
                 RollPolicy(600.0, roll_size),
-                Limits(queue_rows, backlog_rows, batch_rows, flush_every_s),
+                QueueLimits(
+                    max_pending_rows_per_ticker, max_pending_rows, batch_rows, flush_interval_s
+                ),
                 NOON,
                 ["AAPL"],
             )
@@ -52,7 +54,7 @@ def intake(tmp_path: Path) -> Iterator[MakeIntake]:
             recording.tape.close()
 
 
-def waiting(at: Intake, recording: Recording | None = None) -> dict[str, list[float]]:
+def waiting(at: Intake, recording: OpenWindow | None = None) -> dict[str, list[float]]:
     """Takes what waits of a window; the prices by ticker."""
     first = at.recordings[0]
     found = {
@@ -72,7 +74,7 @@ def burst(price: float) -> bytes:
     return frame(*[("A", price)] * 40)
 
 
-def tape_of(recording: Recording) -> list[Frames | Mark]:
+def tape_of(recording: OpenWindow) -> list[TapeFrames | TapeMark]:
     return list(TapeReader(recording.tape.path))
 
 
@@ -80,23 +82,23 @@ def test_a_read_is_on_the_tape_before_anything_else_happens_to_it(
     intake: MakeIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = intake()
-    seen: list[list[Frames | Mark]] = []
+    seen: list[list[TapeFrames | TapeMark]] = []
 
     def decode(frames: object) -> None:
         seen.append(tape_of(at.current))
         raise ZeroDivisionError
 
-    monkeypatch.setattr("stocktrace.feed.wire.decode", decode)
+    monkeypatch.setattr("stocktrace.feed.protocol.decode", decode)
     with pytest.raises(ZeroDivisionError):
         take_in(at, NOON + 1, [b"anything"])
-    assert seen[0][-1] == Frames(NOON + 1, [b"anything"])
+    assert seen[0][-1] == TapeFrames(NOON + 1, [b"anything"])
 
 
 def test_trades_wait_by_ticker_in_the_order_of_arrival(intake: MakeIntake) -> None:
     at = intake()
     take_in(at, NOON, [frame(("A", 1), ("B", 2), ("A", 3)), frame(("A", 4))])
     take_in(at, NOON + 1, [frame(("B", 5))])
-    assert (at.backlog, dict(at.received)) == (5, {"A": 3, "B": 2})
+    assert (at.pending_rows, dict(at.received)) == (5, {"A": 3, "B": 2})
     assert waiting(at) == {"A": [1.0, 3.0, 4.0], "B": [2.0, 5.0]}
     assert at.current.spilled == set()
 
@@ -108,10 +110,10 @@ def test_a_read_is_on_the_tape_at_once_and_in_the_queues_when_it_is_time_to_flus
     at.frames(NOON, [frame(("A", 1))])
     at.frames(NOON + SECOND // 2, [burst(2)])
     assert tape_of(at.current)[1:] == [
-        Frames(NOON, [frame(("A", 1))]),
-        Frames(NOON + SECOND // 2, [burst(2)]),
+        TapeFrames(NOON, [frame(("A", 1))]),
+        TapeFrames(NOON + SECOND // 2, [burst(2)]),
     ]
-    assert (at.backlog, at.received["A"], at.wake.is_set()) == (0, 0, False)
+    assert (at.pending_rows, at.received["A"], at.wake.is_set()) == (0, 0, False)
     at.frames(NOON + SECOND * 3 // 4, [frame(("A", 3))])
     assert at.wake.is_set()
     assert waiting(at) == {"A": [1.0] + [2.0] * 40 + [3.0]}
@@ -121,10 +123,10 @@ def test_a_read_is_on_the_tape_at_once_and_in_the_queues_when_it_is_time_to_flus
 def test_a_flush_is_not_waited_for_with_more_than_a_second_of_undecoded_reads(
     intake: MakeIntake,
 ) -> None:
-    at = intake(flush_every_s=60.0)
+    at = intake(flush_interval_s=60.0)
     at.frames(NOON, [frame(("A", 1))])
     at.frames(NOON + SECOND, [frame(("A", 2))])
-    assert (at.backlog, at.wake.is_set()) == (2, False)
+    assert (at.pending_rows, at.wake.is_set()) == (2, False)
     at.tick(NOON + 60 * SECOND)
     assert at.wake.is_set()
 
@@ -157,14 +159,14 @@ def test_what_was_read_is_held_for_a_moment_alone_whatever_the_clock_does(
 
 
 def test_what_was_read_is_held_up_to_a_size(intake: MakeIntake) -> None:
-    at = intake(queue_rows=10**6, backlog_rows=10**6)
+    at = intake(max_pending_rows_per_ticker=10**6, max_pending_rows=10**6)
     reads = 0
-    while not at.backlog:
+    while not at.pending_rows:
         at.frames(NOON, [burst(1)] * 20)
         reads += 1
         assert reads < 100
     assert reads > 1
-    assert at.backlog == reads * 20 * 40
+    assert at.pending_rows == reads * 20 * 40
 
 
 def test_time_alone_fills_the_queues(intake: MakeIntake) -> None:
@@ -186,12 +188,12 @@ def test_what_is_held_at_the_end_of_a_window_is_of_that_window(intake: MakeIntak
 
 
 def test_a_refused_row_is_kept_with_the_time_of_its_own_read(intake: MakeIntake) -> None:
-    at = intake(queue_rows=1000)
+    at = intake(max_pending_rows_per_ticker=1000)
     at.frames(NOON, [burst(1)])
     at.frames(NOON + 1, [burst(2), b"nonsense"])
     at.frames(NOON + 2, [burst(3)])
     at.tick(NOON + 3)
-    assert [one.stamp for one in at.current.receipts.refused] == [NOON + 1]
+    assert [one.stamp for one in at.current.receipts.refused_rows] == [NOON + 1]
     assert waiting(at) == {"A": [1.0] * 40 + [2.0] * 40 + [3.0] * 40}
 
 
@@ -201,10 +203,12 @@ def test_a_new_tape_begins_with_how_the_feed_stands(intake: MakeIntake) -> None:
     at.tick(NOON + 600 * SECOND)
     first, second = at.recordings
     assert tape_of(first) == [
-        Mark(NOON, "tape", {"session": SESSION, "connected": False, "tickers": ["AAPL"]})
+        TapeMark(NOON, "tape", {"session": SESSION, "connected": False, "tickers": ["AAPL"]})
     ]
     assert tape_of(second) == [
-        Mark(NOON + 600 * SECOND, "tape", {"session": SESSION, "connected": True, "tickers": ["A"]})
+        TapeMark(
+            NOON + 600 * SECOND, "tape", {"session": SESSION, "connected": True, "tickers": ["A"]}
+        )
     ]
 
 
@@ -256,7 +260,7 @@ def test_a_clock_that_steps_back_over_midnight_reopens_nothing(
 
 
 def test_a_full_queue_spills_its_ticker_for_the_window_and_no_other(intake: MakeIntake) -> None:
-    at = intake(queue_rows=3)
+    at = intake(max_pending_rows_per_ticker=3)
     for n in range(5):
         take_in(at, NOON + n, [frame(("A", n + 1))])
     take_in(at, NOON, [frame(("B", 9))])
@@ -270,17 +274,17 @@ def test_a_full_queue_spills_its_ticker_for_the_window_and_no_other(intake: Make
 
 
 def test_a_frame_larger_than_a_queue_spills_whole(intake: MakeIntake) -> None:
-    at = intake(queue_rows=3)
+    at = intake(max_pending_rows_per_ticker=3)
     take_in(at, NOON, [frame(*(("A", n + 1) for n in range(4)))])
     assert at.current.spilled == {"A"}
     assert waiting(at) == {}
 
 
 def test_a_full_backlog_spills_whatever_ticker_comes_next(intake: MakeIntake) -> None:
-    at = intake(backlog_rows=3)
+    at = intake(max_pending_rows=3)
     take_in(at, NOON, [frame(("A", 1), ("B", 2), ("C", 3), ("D", 4))])
     assert at.current.spilled == {"D"}
-    assert at.backlog == 3
+    assert at.pending_rows == 3
 
 
 def test_the_recorder_is_woken_when_a_batch_waits(intake: MakeIntake) -> None:
@@ -294,7 +298,7 @@ def test_the_recorder_is_woken_when_a_batch_waits(intake: MakeIntake) -> None:
 def test_the_recorder_is_woken_before_what_waits_is_too_much_however_large_a_batch_may_be(
     intake: MakeIntake,
 ) -> None:
-    at = intake(batch_rows=10, backlog_rows=6)
+    at = intake(batch_rows=10, max_pending_rows=6)
     take_in(at, NOON, [frame(("A", 1), ("B", 2))])
     assert not at.wake.is_set()
     take_in(at, NOON, [frame(("C", 3))])
@@ -313,17 +317,17 @@ def test_control_and_nonsense_are_counted_and_kept(intake: MakeIntake) -> None:
     assert (books.frames, books.trade_frames, books.control, books.undecodable) == (4, 1, 2, 1)
     assert at.errors == ["no"]
     assert at.current.receipts.errors == {"no": 1}
-    (refused,) = at.current.receipts.refused
+    (refused,) = at.current.receipts.refused_rows
     assert (refused.stamp, refused.frame, refused.row) == (NOON, b"nonsense", None)
 
 
 def test_a_mark_stands_among_the_frames(intake: MakeIntake) -> None:
     at = intake()
     at.frames(NOON, [b'{"type":"ping"}'])
-    at.mark(Mark(NOON + 1, "disconnected", {"reason": "test"}))
+    at.mark(TapeMark(NOON + 1, "disconnected", {"reason": "test"}))
     assert tape_of(at.current)[1:] == [
-        Frames(NOON, [b'{"type":"ping"}']),
-        Mark(NOON + 1, "disconnected", {"reason": "test"}),
+        TapeFrames(NOON, [b'{"type":"ping"}']),
+        TapeMark(NOON + 1, "disconnected", {"reason": "test"}),
     ]
 
 
@@ -337,7 +341,11 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(intake: M
     def produce() -> None:
         for n in range(20_000):
             trade = Trade("A", 1.0, n, 1.0)
-            if not queue.put(recording, Read([Frames(NOON, [b""])], Rows.of([[trade]])), range(1)):
+            if not queue.put(
+                recording,
+                DecodedRead([TapeFrames(NOON, [b""])], TradeColumns.of([[trade]])),
+                range(1),
+            ):
                 spilled.append(n)
         done.set()
 
@@ -367,7 +375,7 @@ def test_a_window_whose_decoding_failed_is_had_from_the_tape(
     def decode(frames: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("stocktrace.feed.wire.decode", decode)
+    monkeypatch.setattr("stocktrace.feed.protocol.decode", decode)
     with pytest.raises(MemoryError):
         take_in(at, NOON + 1, [frame(("B", 2))])
     assert at.current.spilled == {"A", "B", "C"}

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from stocktrace import __version__
-from stocktrace.deadline import utc
-from stocktrace.lags import Lags
-from stocktrace.record.journal import Journal
-from stocktrace.record.publish import Published
-from stocktrace.record.recorder import Sealed
-from stocktrace.report import Books, Report, TickerBooks
-from stocktrace.store.names import Part
-from stocktrace.store.parquet import Converted
+from stocktrace.clock import utc_datetime
+from stocktrace.latency import LatencyHistogram
+from stocktrace.record.journal import SessionJournal
+from stocktrace.record.publish import PublishedWindow
+from stocktrace.record.recorder import SealedWindow
+from stocktrace.sessions.report import Books, SessionReport, TickerBooks
+from stocktrace.store.names import WindowId
+from stocktrace.store.parquet import PublishedFile
 from tests.conftest import NOON, SESSION, WINDOW
 
-PART = Part(SESSION, WINDOW)
+PART = WindowId(SESSION, WINDOW)
 
 
-def audited(journal: Journal) -> list[dict[str, Any]]:
+def audited(journal: SessionJournal) -> list[dict[str, Any]]:
     """The events, without what each line has."""
     lines = map(json.loads, journal.layout.audit.read_text().splitlines())
     return [
@@ -30,28 +30,35 @@ def audited(journal: Journal) -> list[dict[str, Any]]:
     ]
 
 
-def sealed(spilled: frozenset[str] = frozenset()) -> Sealed:
-    return Sealed(
+def sealed(spilled: frozenset[str] = frozenset()) -> SealedWindow:
+    return SealedWindow(
         PART,
         Books(3, 2, 1, trades=4, recorded=3, quarantined=1),
-        {"A": TickerBooks(3, 2, 1, last=utc(NOON)), "B": TickerBooks(1, 1, last=utc(NOON + 1000))},
+        {
+            "A": TickerBooks(3, 2, 1, last=utc_datetime(NOON)),
+            "B": TickerBooks(1, 1, last=utc_datetime(NOON + 1000)),
+        },
         {"no": 2},
-        Lags(),
+        LatencyHistogram(),
         spilled,
     )
 
 
-def test_a_new_report_says_what_made_it(journal: Journal) -> None:
+def test_a_new_report_says_what_made_it(journal: SessionJournal) -> None:
     report = journal.report
-    assert (report.session, report.tickers, report.started) == (SESSION, ["A", "B"], utc(NOON))
+    assert (report.session, report.tickers, report.started) == (
+        SESSION,
+        ["A", "B"],
+        utc_datetime(NOON),
+    )
     assert (report.state, report.settings) == ("running", {"url": "ws://x"})
     assert report.versions["stocktrace"] == __version__
     assert {"python", "pyarrow", "pandas", "pandera", "websocket-client"} < set(report.versions)
 
 
-def test_a_sealed_window_is_counted_and_waits_to_be_published(journal: Journal) -> None:
-    journal.sealed(sealed())
-    report = Report.read(journal.layout.report(SESSION))
+def test_a_sealed_window_is_counted_and_waits_to_be_published(journal: SessionJournal) -> None:
+    journal.window_sealed(sealed())
+    report = SessionReport.read(journal.layout.report(SESSION))
     assert report == journal.report
     assert report.unpublished == [WINDOW]
     assert report.books == report.windows[WINDOW] == sealed().books
@@ -61,41 +68,45 @@ def test_a_sealed_window_is_counted_and_waits_to_be_published(journal: Journal) 
     assert audited(journal) == [{"event": "roll", "window": WINDOW, "trades": 4}]
 
 
-def test_a_published_window_waits_no_more_and_has_its_rows(journal: Journal) -> None:
-    journal.sealed(sealed())
-    files = (Converted("A", Path("a"), 2, 900), Converted("B", Path("b"), 1, 800))
-    journal.published(Published(PART, files))
-    report = Report.read(journal.layout.report(SESSION))
+def test_a_published_window_waits_no_more_and_has_its_rows(journal: SessionJournal) -> None:
+    journal.window_sealed(sealed())
+    files = (PublishedFile("A", Path("a"), 2, 900), PublishedFile("B", Path("b"), 1, 800))
+    journal.window_published(PublishedWindow(PART, files))
+    report = SessionReport.read(journal.layout.report(SESSION))
     assert (report.unpublished, report.balanced) == ([], True)
-    assert report.per_ticker["A"] == TickerBooks(3, 2, 1, 2, 1, 900, utc(NOON))
+    assert report.per_ticker["A"] == TickerBooks(3, 2, 1, 2, 1, 900, utc_datetime(NOON))
     assert audited(journal)[1] == {"event": "convert", "window": WINDOW, "files": 2, "rows": 3}
 
 
 def test_a_window_that_spilled_is_counted_when_it_was_rebuilt(
-    journal: Journal, caplog: pytest.LogCaptureFixture
+    journal: SessionJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal.sealed(sealed(frozenset({"B", "A"})))
+    journal.window_sealed(sealed(frozenset({"B", "A"})))
     assert journal.report.books == Books()
     assert journal.report.spilled == {WINDOW: ["A", "B"]}
     assert "2 tickers came faster than they could be checked" in caplog.text
-    journal.published(Published(PART, (Converted("A", Path("a"), 2, 9),), rebuilt=sealed()))
+    journal.window_published(
+        PublishedWindow(PART, (PublishedFile("A", Path("a"), 2, 9),), rebuilt_window=sealed())
+    )
     assert journal.report.books == sealed().books
 
 
-def test_windows_add_up(journal: Journal) -> None:
-    journal.sealed(sealed())
-    other = Part(SESSION, "20261123T144000Z_00002")
+def test_windows_add_up(journal: SessionJournal) -> None:
+    journal.window_sealed(sealed())
+    other = WindowId(SESSION, "20261123T144000Z_00002")
     second = sealed()
-    journal.sealed(Sealed(other, second.books, second.tickers, second.errors, Lags()))
+    journal.window_sealed(
+        SealedWindow(other, second.books, second.tickers, second.errors, LatencyHistogram())
+    )
     report = journal.report
     assert list(report.windows) == [WINDOW, other.window]
     assert report.books == Books(6, 4, 2, trades=8, recorded=6, quarantined=2)
-    assert report.per_ticker["B"] == TickerBooks(2, 2, last=utc(NOON + 1000))
+    assert report.per_ticker["B"] == TickerBooks(2, 2, last=utc_datetime(NOON + 1000))
     assert report.errors == {"no": 4}
 
 
 def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_trail(
-    journal: Journal, caplog: pytest.LogCaptureFixture
+    journal: SessionJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stocktrace")
     journal.on_connected(["A", "B"])

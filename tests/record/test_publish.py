@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 
 from stocktrace.errors import ConversionError, StoreError
-from stocktrace.exchange import synthetic_frames
 from stocktrace.record import publish as module
-from stocktrace.record.publish import publish, rebuild
-from stocktrace.report import Books
-from stocktrace.store import exclusion, lock, parquet
+from stocktrace.record.publish import publish_window, rebuild_window
+from stocktrace.sessions.report import Books
+from stocktrace.simulator import synthetic_frames
+from stocktrace.store import lock, parquet
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.quarantine import parse
-from stocktrace.store.segment import SegmentWriter
-from stocktrace.store.tape import Mark, TapeWriter
+from stocktrace.store.names import WindowId
+from stocktrace.store.quarantine import parse_quarantine
+from stocktrace.store.segments import SegmentWriter
+from stocktrace.store.tape import TapeMark, TapeWriter
 from tests.conftest import NOON, SESSION, WINDOW, frame, published, sent, tree
 
-PART = Part(SESSION, WINDOW)
+PART = WindowId(SESSION, WINDOW)
 STEM = PART.stem
 TAPE = f"tape/{SESSION}/{WINDOW}.tape"
 ARCHIVED = f"{TAPE}.zst"
@@ -43,7 +43,7 @@ def layout(tmp_path: Path) -> Layout:
 def tape(layout: Layout, frames: Sequence[bytes], reads: int = 1) -> None:
     """A tape of ``frames``, ``reads`` to a read of the socket."""
     writer = TapeWriter(layout.tape(PART))
-    writer.mark(Mark(NOON, "tape", {"session": SESSION, "connected": True, "tickers": ["A"]}))
+    writer.mark(TapeMark(NOON, "tape", {"session": SESSION, "connected": True, "tickers": ["A"]}))
     for n in range(0, len(frames), reads):
         writer.append(NOON + n * 1000, frames[n : n + reads])
     writer.close()
@@ -52,14 +52,14 @@ def tape(layout: Layout, frames: Sequence[bytes], reads: int = 1) -> None:
 def test_a_window_that_is_not_whole_is_had_from_its_tape(layout: Layout) -> None:
     frames = [frame(("A", 1), ("B", -1)), b'{"type":"ping"}', b"?", frame(("A", 2))]
     tape(layout, frames)
-    done = publish(layout, PART, whole=False)
-    assert done.rebuilt is not None
-    assert done.rebuilt.books == Books(4, 2, 1, 1, trades=3, recorded=2, quarantined=1)
+    done = publish_window(layout, PART, whole=False)
+    assert done.rebuilt_window is not None
+    assert done.rebuilt_window.books == Books(4, 2, 1, 1, trades=3, recorded=2, quarantined=1)
     assert [(one.ticker, one.rows) for one in done.files] == [("A", 2)]
     assert tree(layout.root) == [final("A"), f"quarantine/{STEM}.jsonl", ARCHIVED]
     assert published(layout.root) == {"A": sent([frames[0], frames[3]])["A"]}
     text = layout.quarantine(PART).read_text()
-    reasons = {refused.reason.partition(":")[0] for refused in parse(text.splitlines())}
+    reasons = {refused.reason.partition(":")[0] for refused in parse_quarantine(text.splitlines())}
     assert reasons == {"price", "not JSON"}
 
 
@@ -72,23 +72,23 @@ def test_a_rebuild_gives_what_was_sent_trade_for_trade(
     frames = [each for _, each in synthetic_frames(["A", "B:C", "OANDA:EUR_USD", "7"], 5000)]
     frames[100:100] = [b'{"type":"ping"}', b"?", b'{"type":"error","msg":"no"}']
     tape(layout, frames, reads)
-    done = publish(layout, PART, whole=False)
-    assert done.rebuilt is not None
-    assert done.rebuilt.books.recorded == 5000
-    assert done.rebuilt.errors == {"no": 1}
+    done = publish_window(layout, PART, whole=False)
+    assert done.rebuilt_window is not None
+    assert done.rebuilt_window.books.recorded == 5000
+    assert done.rebuilt_window.errors == {"no": 1}
     wanted = [each for n, each in enumerate(frames) if n != 101]
     assert published(layout.root) == sent(wanted)
 
 
 def test_publishing_again_changes_nothing(layout: Layout) -> None:
     tape(layout, [frame(("A", 1))])
-    publish(layout, PART, whole=False)
+    publish_window(layout, PART, whole=False)
     before = {name: (layout.root / name).stat().st_mtime_ns for name in tree(layout.root)}
-    again = publish(layout, PART)
-    assert (again.files, again.rebuilt) == ((), None)
-    once_more = publish(layout, PART, whole=False)
-    assert once_more.rebuilt is not None
-    assert once_more.rebuilt.books.recorded == 1
+    again = publish_window(layout, PART)
+    assert (again.files, again.rebuilt_window) == ((), None)
+    once_more = publish_window(layout, PART, whole=False)
+    assert once_more.rebuilt_window is not None
+    assert once_more.rebuilt_window.books.recorded == 1
     after = {name: (layout.root / name).stat().st_mtime_ns for name in tree(layout.root)}
     assert after == before
 
@@ -96,16 +96,16 @@ def test_publishing_again_changes_nothing(layout: Layout) -> None:
 def test_tickers_that_are_sealed_or_published_stay_and_the_rest_is_rebuilt(layout: Layout) -> None:
     frames = [frame(("A", 1), ("B", 2), ("C", 3))]
     tape(layout, frames)
-    rebuild(layout, PART)
-    parquet.convert(layout, layout.csv("A", PART))
+    rebuild_window(layout, PART)
+    parquet.publish_segment(layout, layout.csv("A", PART))
     layout.csv("C", PART).rename(layout.open_csv("C", PART))
     kept = [layout.parquet("A", PART), layout.csv("B", PART)]
     before = [path.stat().st_mtime_ns for path in kept]
-    done = publish(layout, PART, whole=False)
-    assert done.rebuilt is not None
-    assert {name: one.recorded for name, one in done.rebuilt.tickers.items()} == dict.fromkeys(
-        "ABC", 1
-    )
+    done = publish_window(layout, PART, whole=False)
+    assert done.rebuilt_window is not None
+    assert {
+        name: one.recorded for name, one in done.rebuilt_window.tickers.items()
+    } == dict.fromkeys("ABC", 1)
     assert kept[0].stat().st_mtime_ns == before[0]
     assert tree(layout.root) == [*map(final, "ABC"), ARCHIVED]
     assert published(layout.root) == sent(frames)
@@ -116,16 +116,16 @@ def test_an_open_segment_of_a_ticker_that_the_tape_does_not_have_goes(layout: La
     ghost = layout.open_csv("GHOST", PART)
     ghost.parent.mkdir(parents=True)
     ghost.write_text("half")
-    publish(layout, PART, whole=False)
+    publish_window(layout, PART, whole=False)
     assert tree(layout.root) == [final("A"), ARCHIVED]
 
 
 def test_an_archived_tape_can_be_rebuilt_from_too(layout: Layout) -> None:
     frames = [frame(("A", 1))]
     tape(layout, frames)
-    publish(layout, PART, whole=False)
+    publish_window(layout, PART, whole=False)
     layout.parquet("A", PART).unlink()
-    publish(layout, PART, whole=False)
+    publish_window(layout, PART, whole=False)
     assert published(layout.root) == sent(frames)
 
 
@@ -137,7 +137,7 @@ def test_a_window_that_is_published_twice_at_once_has_each_trade_once(
     monkeypatch.setattr(module, "_BATCH_ROWS", 1)
     frames = [frame(("A", n), ("B", n)) for n in range(1, 6)]
     tape(layout, frames)
-    write, folder = SegmentWriter.write, lock.folder
+    write, folder = SegmentWriter.write, lock.lock_folder
     at_work, go_on, writes = threading.Event(), threading.Event(), itertools.count(1)
 
     def writing(*arguments: Any) -> None:
@@ -152,14 +152,16 @@ def test_a_window_that_is_published_twice_at_once_has_each_trade_once(
         return folder(path, exclusive=exclusive)
 
     monkeypatch.setattr(SegmentWriter, "write", writing)
-    monkeypatch.setattr(lock, "folder", asking)
+    monkeypatch.setattr(lock, "lock_folder", asking)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(publish, layout, PART, whole=False)
+        first = pool.submit(publish_window, layout, PART, whole=False)
         assert at_work.wait(30)
-        second = pool.submit(publish, layout, PART, whole=second_is_whole)
+        second = pool.submit(publish_window, layout, PART, whole=second_is_whole)
         second.add_done_callback(lambda _: go_on.set())
         done = [each.result(60) for each in (first, second)]
-    assert {one.rebuilt.books.recorded for one in done if one.rebuilt is not None} == {10}
+    assert {
+        one.rebuilt_window.books.recorded for one in done if one.rebuilt_window is not None
+    } == {10}
     assert sum(one.rows for each in done for one in each.files) == 10
     assert published(layout.root) == sent(frames)
     assert tree(layout.root) == [final("A"), final("B"), ARCHIVED]
@@ -182,7 +184,7 @@ def test_a_window_waits_for_a_process_that_publishes_another_of_its_session(
         "lock.folder = telling\n"
         "publish(Layout(pathlib.Path(sys.argv[1])), Part(*sys.argv[2:]), whole=False)\n"
     )
-    with exclusion.publishing(layout, SESSION):
+    with lock.publish_lock(layout, SESSION):
         other = subprocess.Popen(
             [sys.executable, "-c", program, layout.root, SESSION, WINDOW],
             stdout=subprocess.PIPE,
@@ -198,10 +200,10 @@ def test_a_window_waits_for_a_process_that_publishes_another_of_its_session(
 
 def test_a_window_without_a_tape_is_converted_without_a_lock(layout: Layout) -> None:
     tape(layout, [frame(("A", 1))])
-    rebuild(layout, PART)
+    rebuild_window(layout, PART)
     layout.tape(PART).unlink()
     layout.tapes(SESSION).rmdir()
-    publish(layout, PART)
+    publish_window(layout, PART)
     assert tree(layout.root) == [final("A")]
 
 
@@ -236,10 +238,10 @@ def test_killed_at_any_step_the_next_run_gives_each_trade_once(
         patch.setattr(target, name, killed)
         for _ in range(2):
             try:
-                publish(layout, PART, whole=False)
+                publish_window(layout, PART, whole=False)
             except KeyboardInterrupt:
                 continue
-    publish(layout, PART, whole=False)
+    publish_window(layout, PART, whole=False)
     wanted = sent(frames)
     del wanted["D"]
     assert published(layout.root) == wanted
@@ -248,11 +250,11 @@ def test_killed_at_any_step_the_next_run_gives_each_trade_once(
 
 def test_one_segment_that_cannot_be_converted_fails_the_window_and_stays(layout: Layout) -> None:
     tape(layout, [frame(("A", 1), ("B", 2))])
-    rebuild(layout, PART)
+    rebuild_window(layout, PART)
     path = layout.csv("B", PART)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ConversionError, match="is torn"):
-        publish(layout, PART)
+        publish_window(layout, PART)
     assert tree(layout.root) == [f"csv/B/{STEM}.csv", final("A"), ARCHIVED]
 
 
@@ -265,7 +267,7 @@ def test_a_tape_that_cannot_be_archived_is_told_and_stays(
     tape(layout, [frame(("A", 1))])
     monkeypatch.setattr(Path, "replace", broken)
     with pytest.raises(StoreError):
-        publish(layout, PART)
+        publish_window(layout, PART)
     assert tree(layout.root) == [TAPE]
 
 
@@ -276,6 +278,6 @@ def test_lines_of_the_tape_that_are_damaged_do_not_harm_the_others(layout: Layou
     lines = path.read_bytes().splitlines(keepends=True)
     lines[2] = b"9" + lines[2][1:]  # one flipped bit: a receive time after 2262
     path.write_bytes(b"".join(lines) + lines[1][:-5])
-    done = publish(layout, PART, whole=False)
-    assert done.rebuilt is not None
+    done = publish_window(layout, PART, whole=False)
+    assert done.rebuilt_window is not None
     assert published(layout.root) == sent([frames[0], frames[2]])

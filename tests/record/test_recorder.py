@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from stocktrace.errors import StoreError
-from stocktrace.record.intake import Intake, Limits
-from stocktrace.record.recorder import Recorder, Sealed
-from stocktrace.report import Books
+from stocktrace.record.intake import Intake, QueueLimits
+from stocktrace.record.recorder import Recorder, SealedWindow
+from stocktrace.sessions.report import Books
 from stocktrace.store.layout import Layout
-from stocktrace.store.quarantine import parse
-from stocktrace.store.segment import SegmentWriter
+from stocktrace.store.quarantine import parse_quarantine
+from stocktrace.store.segments import SegmentWriter
 from stocktrace.store.window import RollPolicy
 from tests.conftest import NOON, SESSION, Studio, connected, frame, trades, tree
 
@@ -23,15 +23,20 @@ SECOND = 10**9
 class Desk:
     """An intake and its recorder, whose thread is started when a test wants it."""
 
-    def __init__(self, folder: Path, flush_every_s: float = 60.0, **limits: int) -> None:
+    def __init__(self, folder: Path, flush_interval_s: float = 60.0, **limits: int) -> None:
         self.layout = Layout(folder)
-        options = {"queue_rows": 1000, "backlog_rows": 1000, "batch_rows": 1000, **limits}
+        options = {
+            "max_pending_rows_per_ticker": 1000,
+            "max_pending_rows": 1000,
+            "batch_rows": 1000,
+            **limits,
+        }
         policy = RollPolicy(600.0, 1 << 30)
-        self.intake = Intake(self.layout, SESSION, policy, Limits(**options), NOON)
-        self.sealed: list[Sealed] = []
+        self.intake = Intake(self.layout, SESSION, policy, QueueLimits(**options), NOON)
+        self.sealed: list[SealedWindow] = []
         self.news = threading.Condition()
         self.recorder = Recorder(
-            self.layout, self.intake, options["batch_rows"], flush_every_s, self._on_sealed
+            self.layout, self.intake, options["batch_rows"], flush_interval_s, self._on_sealed
         )
         self.thread = threading.Thread(target=self.recorder.run)
 
@@ -40,7 +45,7 @@ class Desk:
         self.intake.frames(stamp, frames)
         self.intake.decode()
 
-    def _on_sealed(self, sealed: Sealed) -> None:
+    def _on_sealed(self, sealed: SealedWindow) -> None:
         with self.news:
             self.sealed.append(sealed)
             self.news.notify_all()
@@ -49,8 +54,8 @@ class Desk:
         with self.news:
             assert self.news.wait_for(happened, 10), "it did not happen in 10 s"
 
-    def end(self) -> list[Sealed]:
-        self.recorder.end()
+    def end(self) -> list[SealedWindow]:
+        self.recorder.finish()
         if not self.thread.ident:
             self.thread.start()
         self.thread.join(10)
@@ -99,7 +104,7 @@ def test_what_waits_at_the_end_is_written_and_sealed_with_its_books(desk: Desk) 
     assert sealed.spilled == frozenset()
     assert desk.rows() == {csv("A"): 2}
     text = desk.layout.quarantine(sealed.part).read_text()
-    refused = list(parse(text.splitlines()))
+    refused = list(parse_quarantine(text.splitlines()))
     assert [(each.frame, each.reason) for each in refused] == [
         (b"?", "not JSON: Expecting value: line 1 column 1 (char 0)"),
         (frame(("A", 1), ("B", -1), ("A", 2)), "price: not above 0"),
@@ -125,7 +130,7 @@ def test_a_batch_is_written_as_soon_as_it_is_large_enough(
     desk = Desk(tmp_path, batch_rows=3)
     desk.thread.start()
     desk.take_in(NOON, frame(("A", 1), ("B", 2), ("A", 3)))
-    assert written.wait(10), "flush_every is a minute: only the batch can have woken it"
+    assert written.wait(10), "flush_interval is a minute: only the batch can have woken it"
     assert desk.rows() == {csv("A", suffix=".open"): 2, csv("B", suffix=".open"): 1}
     desk.end()
 
@@ -133,7 +138,7 @@ def test_a_batch_is_written_as_soon_as_it_is_large_enough(
 def test_a_smaller_batch_is_written_when_its_time_is_up(
     tmp_path: Path, written: threading.Event
 ) -> None:
-    desk = Desk(tmp_path, flush_every_s=0.01)
+    desk = Desk(tmp_path, flush_interval_s=0.01)
     desk.thread.start()
     desk.take_in(NOON, frame(("A", 1)))
     assert written.wait(10)
@@ -153,11 +158,11 @@ def test_two_windows_in_flight_are_kept_apart_and_sealed_in_their_order(desk: De
     assert [sealed.part.window for sealed in desk.sealed] == windows
     assert desk.rows() == {csv(ticker, window): 1 for ticker in "AB" for window in windows}
     assert [sealed.books.recorded for sealed in desk.sealed] == [2, 2, 2]
-    assert desk.intake.backlog == 0
+    assert desk.intake.pending_rows == 0
 
 
 def test_frames_that_come_while_a_window_is_sealed_belong_to_the_next(desk: Desk) -> None:
-    def on_sealed(sealed: Sealed) -> None:
+    def on_sealed(sealed: SealedWindow) -> None:
         if len(desk.sealed) == 0:
             desk.take_in(NOON + 600 * SECOND + 1, frame(("A", 3)))
         desk._on_sealed(sealed)
@@ -173,7 +178,7 @@ def test_frames_that_come_while_a_window_is_sealed_belong_to_the_next(desk: Desk
 
 
 def test_what_spilled_is_left_open_for_the_rebuild(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, queue_rows=2)
+    desk = Desk(tmp_path, max_pending_rows_per_ticker=2)
     desk.take_in(NOON, frame(("A", 1), ("B", 1)))
     desk.take_in(NOON, frame(("A", 2), ("A", 3)))
     (sealed,) = desk.end()
@@ -209,7 +214,7 @@ def test_an_error_in_the_recorder_ends_the_capture_and_is_raised_chained(
                 yield lambda _: False
 
         with pytest.raises(StoreError, match="The capture stopped: ZeroDivisionError") as caught:
-            studio.record(exchange, scenario=scenario(), flush_every=0.01)  # type: ignore[arg-type]
+            studio.record(exchange, scenario=scenario(), flush_interval=0.01)  # type: ignore[arg-type]
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert any(name.startswith("tape/") for name in studio.files())
     assert any(name.endswith(".json") for name in studio.files())

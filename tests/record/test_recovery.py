@@ -16,19 +16,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stocktrace.deadline import utc
+from stocktrace.clock import utc_datetime
 from stocktrace.errors import ConversionError, StoreError
+from stocktrace.query.coverage import read_coverage
 from stocktrace.record import publish as module
 from stocktrace.record import recovery
-from stocktrace.record.recovery import Recovered, recover
+from stocktrace.record.recovery import RecoveredSession, recover
 from stocktrace.record.vouching import vouch
-from stocktrace.report import Books, GapReport, Report
+from stocktrace.sessions.report import Books, GapReport, SessionReport
 from stocktrace.store import files, lock, parquet
-from stocktrace.store.audit import check
-from stocktrace.store.coverage import read_coverage
+from stocktrace.store.audit import check_audit_log
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.segment import SegmentWriter
+from stocktrace.store.names import WindowId
+from stocktrace.store.segments import SegmentWriter
 from stocktrace.store.tape import TapeReader
 from stocktrace.verify import verify
 from tests import remains
@@ -61,7 +61,7 @@ def findings(layout: Layout) -> list[Any]:
 
 
 def test_what_a_killed_session_left_is_published_each_trade_once(layout: Layout) -> None:
-    assert recover(layout, STILL) == [Recovered(SESSION, 3, 10, len(TORN), balanced=True)]
+    assert recover(layout, STILL) == [RecoveredSession(SESSION, 3, 10, len(TORN), balanced=True)]
     assert prices(layout) == PRICES
     stems = [part.stem for part in PARTS]
     assert tree(layout.root) == sorted(
@@ -82,16 +82,16 @@ def test_what_a_killed_session_left_is_published_each_trade_once(layout: Layout)
     )
     assert (layout.tapes(SESSION) / f"{PARTS[2].window}.torn").read_bytes() == TORN
     assert findings(layout) == []
-    assert list(check(layout.audit)) == []
+    assert list(check_audit_log(layout.audit)) == []
 
 
 def test_the_report_of_a_recovered_session_is_what_the_tape_tells(layout: Layout) -> None:
     recover(layout, STILL)
-    report = Report.read(layout.report(SESSION))
+    report = SessionReport.read(layout.report(SESSION))
     died = "its process died; its last line is of 2026-11-23 14:32:02 UTC"
     torn = f"{len(TORN)} torn bytes set aside"
     assert (report.state, report.reason) == ("recovered", f"{died}; {torn}")
-    assert report.ended == utc(stamp(2, 2))
+    assert report.ended == utc_datetime(stamp(2, 2))
     assert report.books == Books(11, 9, 1, 1, 14, 12, 2)
     assert sorted(report.windows) == [part.window for part in PARTS]
     assert report.unpublished == []
@@ -100,10 +100,12 @@ def test_the_report_of_a_recovered_session_is_what_the_tape_tells(layout: Layout
               for name, one in report.per_ticker.items()}  # fmt: skip
     assert counts == {"AAPL": (6, 1, 6, 3), "MSFT": (4, 1, 4, 2), "7203": (2, 0, 2, 1)}
     assert report.gaps == [
-        GapReport(utc(stamp(0, 0)), utc(stamp(0, 1)), "connecting", 3),
-        GapReport(utc(stamp(1, 5)), utc(stamp(1, 10)), "closed by the server (1001)", 3),
+        GapReport(utc_datetime(stamp(0, 0)), utc_datetime(stamp(0, 1)), "connecting", 3),
+        GapReport(
+            utc_datetime(stamp(1, 5)), utc_datetime(stamp(1, 10)), "closed by the server (1001)", 3
+        ),
     ]
-    assert (report.host, report.settings) == ("elsewhere", {"roll_every": 60.0})
+    assert (report.host, report.settings) == ("elsewhere", {"roll_interval": 60.0})
 
 
 def test_the_coverage_of_a_dead_session_ends_with_its_last_line(layout: Layout) -> None:
@@ -208,7 +210,7 @@ def a_pid_namespace() -> list[str]:
 
 
 def test_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio: Studio) -> None:
-    layout, convert, ended = Layout(studio.data_dir), parquet._write, list[int]()
+    layout, convert, ended = Layout(studio.data_dir), parquet._write_checked, list[int]()
     program = "from stocktrace.cli import main; main()"
     elsewhere = [*a_pid_namespace(), sys.executable, "-c", program]
 
@@ -216,11 +218,11 @@ def test_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio:
         """What a capture does on its publishing thread, while the other process recovers."""
         made = convert(*arguments)
         with files.temporary_folder(layout.scratch):
-            before = layout.leftovers()
+            before = layout.orphaned_temporaries()
             command = [*elsewhere, "recover", "--data-dir", str(layout.root)]
             ended.append(subprocess.run(command, check=False).returncode)
             assert len(before) == 2
-            assert layout.leftovers() == before
+            assert layout.orphaned_temporaries() == before
         return made
 
     def scenario() -> Scenario:
@@ -229,7 +231,7 @@ def test_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio:
         yield all_of(exchange)
 
     with pytest.MonkeyPatch.context() as patch, studio.exchange() as exchange:
-        patch.setattr(parquet, "_write", converting)
+        patch.setattr(parquet, "_write_checked", converting)
         studio.record(exchange, ["TSLA"], scenario())
     assert ended == [0]
     assert prices(layout) == {"TSLA": [1.0]}
@@ -294,7 +296,7 @@ def test_killed_at_any_system_call_it_does_the_rest_the_next_time(
                 patch.undo()
         recover(layout, STILL)
         assert snapshot(layout) == outcome, f"killed at system call {call}"
-        assert list(check(layout.audit)) == []
+        assert list(check_audit_log(layout.audit)) == []
         shutil.rmtree(layout.root)
         call += SHARDS
     assert killer.left >= 0
@@ -347,20 +349,20 @@ def test_a_failed_session_whose_recovery_is_killed_late_is_not_taken_for_done(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by the soak: all tapes archived, all published, and the report knows none of it."""
-    report = Report.read(layout.report(SESSION))
+    report = SessionReport.read(layout.report(SESSION))
     report.state, report.unpublished = "failed", []
     report.write(layout.report(SESSION))
 
     def killed(*_: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(recovery, "recount", killed)
+    monkeypatch.setattr(recovery, "recount_report", killed)
     with pytest.raises(Killed):
         recover(layout, STILL)
     monkeypatch.undo()
     (recovered,) = recover(layout, STILL)
     assert recovered.balanced
-    assert Report.read(layout.report(SESSION)).state == "failed"
+    assert SessionReport.read(layout.report(SESSION)).state == "failed"
 
 
 # --- two tapes of one window -------------------------------------------------------------------
@@ -372,7 +374,7 @@ def twice(a_whole_session: Layout, tmp_path: Path) -> Layout:
     return remains.copy(a_whole_session, tmp_path / "twice")
 
 
-def put_tape(layout: Layout, part: Part, change: Callable[[bytes], bytes] = bytes) -> bytes:
+def put_tape(layout: Layout, part: WindowId, change: Callable[[bytes], bytes] = bytes) -> bytes:
     """The tape of a window as a plain one beside its archive, changed."""
     remains.write_tape(layout, part, remains.ENTRIES[part.number - 1])
     text = change(layout.tape(part).read_bytes())
@@ -387,7 +389,7 @@ def test_a_tape_that_the_archive_has_leaves_no_trace(twice: Layout, size: int | 
     open_segment = twice.open_csv("AAPL", PARTS[1])
     open_segment.parent.mkdir(parents=True, exist_ok=True)
     open_segment.write_bytes(b"symbol,ts_event,ts_recv,price,volume,conditions\nAAPL,2026-")
-    assert recover(twice, STILL) == [Recovered(SESSION, 1, 0, len(TORN), balanced=True)]
+    assert recover(twice, STILL) == [RecoveredSession(SESSION, 1, 0, len(TORN), balanced=True)]
     assert snapshot(twice) == before
     assert findings(twice) == []
 
@@ -403,7 +405,7 @@ def test_a_tape_that_differs_from_the_archive_is_set_aside_and_reported(twice: L
         f"window {PARTS[1].window} had two tapes that differ: {tape.name}.zst was kept, "
         f"the other one was set aside as {aside.name}"
     )
-    report = Report.read(twice.report(SESSION))
+    report = SessionReport.read(twice.report(SESSION))
     assert report.notices == [said]
     lines = [json.loads(line) for line in twice.audit.read_text().splitlines()]
     (line,) = [each for each in lines if each["event"] == "aside"]
@@ -477,7 +479,7 @@ def test_a_window_that_is_rebuilt_has_a_hash_of_its_quarantine_again(twice: Layo
     path = twice.quarantine(PARTS[0])
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(reversed(lines)))
-    report = Report.read(twice.report(SESSION))
+    report = SessionReport.read(twice.report(SESSION))
     vouch(twice, report, [twice.coverage(SESSION, DATE)])
     report.write(twice.report(SESSION))
     assert findings(twice) == []
@@ -490,7 +492,7 @@ def test_a_window_that_is_rebuilt_has_a_hash_of_its_quarantine_again(twice: Layo
 
 # --- torn tapes --------------------------------------------------------------------------------
 
-ONE = Part(SESSION, PARTS[0].window)
+ONE = WindowId(SESSION, PARTS[0].window)
 
 
 def test_a_tape_torn_at_any_byte_gives_every_complete_line_and_no_wrong_row(
@@ -512,7 +514,7 @@ def test_a_tape_torn_at_any_byte_gives_every_complete_line_and_no_wrong_row(
         assert (recovered.rows, recovered.torn_bytes) == (complete, len(rest))
         aside = layout.tapes(SESSION) / f"{ONE.window}.torn"
         assert (aside.read_bytes() if aside.exists() else b"") == rest
-        assert Report.read(layout.report(SESSION)).books.recorded == complete
+        assert SessionReport.read(layout.report(SESSION)).books.recorded == complete
         shutil.rmtree(layout.root)
 
 
@@ -523,7 +525,7 @@ def test_a_tape_without_a_complete_line_is_a_window_without_trades(
     layout = Layout(tmp_path)
     layout.tape(ONE).parent.mkdir(parents=True)
     layout.tape(ONE).write_bytes(text)
-    assert recover(layout, STILL) == [Recovered(SESSION, 1, 0, len(text), balanced=True)]
+    assert recover(layout, STILL) == [RecoveredSession(SESSION, 1, 0, len(text), balanced=True)]
     assert published(tmp_path) == {}
     assert list(TapeReader(layout.archived_tape(ONE))) == []
     assert findings(layout) == []
@@ -534,14 +536,14 @@ def test_a_line_longer_than_a_block_is_cut_where_it_began(tmp_path: Path) -> Non
     good = b"%d\t%s\n" % (stamp(0, 1), frame(("AAPL", 1)))
     layout.tape(ONE).parent.mkdir(parents=True)
     layout.tape(ONE).write_bytes(good + b"x" * 200_000)
-    assert recover(layout, STILL) == [Recovered(SESSION, 1, 1, 200_000, balanced=True)]
+    assert recover(layout, STILL) == [RecoveredSession(SESSION, 1, 1, 200_000, balanced=True)]
 
 
 # --- who is dead -------------------------------------------------------------------------------
 
 
 def test_a_session_that_lives_is_not_touched(layout: Layout) -> None:
-    with lock.held(layout.lock(SESSION), {}):
+    with lock.hold_lock(layout.lock(SESSION), {}):
         before = snapshot(layout)
         assert recover(layout, STILL) == []
         assert snapshot(layout) == before
@@ -571,9 +573,9 @@ def test_a_report_that_is_missing_or_damaged_is_written_anew_from_the_tape(
     else:
         path.write_text(text, errors="surrogatepass")
     (recovered,) = recover(layout, STILL)
-    report = Report.read(path)
+    report = SessionReport.read(path)
     assert recovered.balanced
-    assert (report.tickers, report.started) == (TICKERS, utc(stamp(0, 0)))
+    assert (report.tickers, report.started) == (TICKERS, utc_datetime(stamp(0, 0)))
     assert report.books == Books(11, 9, 1, 1, 14, 12, 2)
     assert findings(layout) == []
 
@@ -592,24 +594,24 @@ def test_a_damaged_report_of_a_session_that_had_ended_is_written_anew(layout: La
 def test_a_session_that_died_before_its_tape_has_nothing(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     remains.running_report().write(layout.report(SESSION))
-    assert recover(layout, STILL) == [Recovered(SESSION, 0, 0, 0, balanced=True)]
+    assert recover(layout, STILL) == [RecoveredSession(SESSION, 0, 0, 0, balanced=True)]
     assert recover(layout, STILL) == []
 
 
 def test_sealed_segments_of_a_session_that_ended_are_published(layout: Layout) -> None:
     recover(layout, STILL)
-    report = Report.read(layout.report(SESSION))
+    report = SessionReport.read(layout.report(SESSION))
     report.state, report.unpublished = "interrupted", [PARTS[1].window]
     report.write(layout.report(SESSION))
     (recovered,) = recover(layout, STILL)
     assert (recovered.rows, recovered.balanced) == (0, True)
-    assert Report.read(layout.report(SESSION)).state == "interrupted"
+    assert SessionReport.read(layout.report(SESSION)).state == "interrupted"
 
 
 def test_an_open_segment_beside_an_archived_tape_is_rebuilt(layout: Layout) -> None:
     """As after a power cut that took the segment's new name back."""
     recover(layout, STILL)
-    report = Report.read(layout.report(SESSION))
+    report = SessionReport.read(layout.report(SESSION))
     report.state = "running"
     report.write(layout.report(SESSION))
     layout.parquet("MSFT", PARTS[1]).unlink()
@@ -622,7 +624,7 @@ def test_an_open_segment_beside_an_archived_tape_is_rebuilt(layout: Layout) -> N
 def test_a_session_that_another_process_recovered_meanwhile_is_left(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = recovery.dead_sessions
+    listed = recovery.crashed_sessions
 
     def late(layout: Layout) -> list[str]:
         names = listed(layout)
@@ -630,23 +632,23 @@ def test_a_session_that_another_process_recovered_meanwhile_is_left(
         recover(layout, STILL)
         return names
 
-    monkeypatch.setattr(recovery, "dead_sessions", late)
+    monkeypatch.setattr(recovery, "crashed_sessions", late)
     assert recover(layout, STILL) == []
 
 
 def test_of_two_recoveries_at_once_one_does_the_work(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = recovery._recover
+    work = recovery._recover_claimed
     at_work, go_on = threading.Event(), threading.Event()
-    done: list[Recovered] = []
+    done: list[RecoveredSession] = []
 
-    def waiting(*arguments: Any) -> Recovered:
+    def waiting(*arguments: Any) -> RecoveredSession:
         at_work.set()
         assert go_on.wait(30)
         return work(*arguments)
 
-    monkeypatch.setattr(recovery, "_recover", waiting)
+    monkeypatch.setattr(recovery, "_recover_claimed", waiting)
     first = threading.Thread(target=lambda: done.extend(recover(layout, STILL)))
     first.start()
     assert at_work.wait(30)
@@ -680,7 +682,7 @@ def test_a_recovery_waits_for_the_conversion_that_a_cancelled_capture_began(
             assert go_on.wait(30)
         return made
 
-    lock_folder = lock.folder
+    lock_folder = lock.lock_folder
 
     def asking(path: Path, *, exclusive: bool) -> contextlib.AbstractContextManager[None]:
         if at_work.is_set() and path == layout.tapes(SESSION):
@@ -688,13 +690,13 @@ def test_a_recovery_waits_for_the_conversion_that_a_cancelled_capture_began(
         return lock_folder(path, exclusive=exclusive)
 
     monkeypatch.setattr(target, name, waiting)
-    monkeypatch.setattr(lock, "folder", asking)
+    monkeypatch.setattr(lock, "lock_folder", asking)
     with ThreadPoolExecutor(2) as pool:
-        converting = pool.submit(module.publish, layout, PARTS[1], whole=False)
+        converting = pool.submit(module.publish_window, layout, PARTS[1], whole=False)
         assert at_work.wait(30)
         recovering = pool.submit(recover, layout, STILL)
         recovering.add_done_callback(lambda _: go_on.set())
-        assert converting.result(60).rebuilt is not None
+        assert converting.result(60).rebuilt_window is not None
         (one,) = recovering.result(60)
     assert one.balanced
     assert prices(layout) == PRICES
@@ -709,14 +711,14 @@ def test_whoever_asks_whether_a_session_lives_does_not_keep_a_recovery_from_it(
 
     def ask() -> None:
         while not stop.is_set():
-            lock.is_held(layout.lock(SESSION))
+            lock.is_locked(layout.lock(SESSION))
 
     layout.lock(SESSION).touch()
     asking = threading.Thread(target=ask)
     asking.start()
     try:
         for _ in range(200):
-            with lock.held(layout.lock(SESSION), {}):
+            with lock.hold_lock(layout.lock(SESSION), {}):
                 pass
     finally:
         stop.set()
@@ -726,7 +728,7 @@ def test_whoever_asks_whether_a_session_lives_does_not_keep_a_recovery_from_it(
 def other_session(layout: Layout) -> str:
     """One more dead session in the folder."""
     name = "20261123T150000Z_abcdef"
-    part = Part(name, PARTS[0].window)
+    part = WindowId(name, PARTS[0].window)
     remains.write_tape(layout, part, [remains.read(0, 1, frame(("AAPL", 99)))])
     return name
 
@@ -739,7 +741,7 @@ def test_a_session_that_cannot_be_recovered_does_not_keep_others_from_it(
     with pytest.raises(ConversionError, match="cannot be read"):
         recover(layout, STILL)
     assert f"session {SESSION} cannot be recovered" in caplog.text
-    assert Report.read(layout.report(other)).state == "recovered"
+    assert SessionReport.read(layout.report(other)).state == "recovered"
 
 
 def test_several_that_cannot_be_recovered_are_told_in_one_sentence(
@@ -749,7 +751,7 @@ def test_several_that_cannot_be_recovered_are_told_in_one_sentence(
         raise OSError(5, "Input/output error")
 
     other_session(layout)
-    monkeypatch.setattr(recovery, "_recover", boom)
+    monkeypatch.setattr(recovery, "_recover_claimed", boom)
     with pytest.raises(StoreError, match=r"2 sessions cannot be recovered, .*Input/output error"):
         recover(layout, STILL)
 
@@ -795,7 +797,7 @@ def test_a_capture_publishes_what_a_dead_one_left_beside_its_own(
     assert found.pop("TSLA") == wanted["TSLA"]
     assert {ticker: [row[1] for row in rows] for ticker, rows in found.items()} == PRICES
     layout = Layout(studio.data_dir)
-    assert Report.read(layout.report(SESSION)).state == "recovered"
+    assert SessionReport.read(layout.report(SESSION)).state == "recovered"
     assert list(verify(layout, SESSION)) == list(verify(layout, report.session)) == []
 
 

@@ -10,25 +10,27 @@ import pyarrow.parquet as pq
 import pytest
 
 from stocktrace import cli
-from stocktrace.deadline import NS_PER_SECOND, Clock
-from stocktrace.errors import NotInPlan, ServerAway, StoreError, UsageError
-from stocktrace.exchange import Exchange
-from stocktrace.repair.errands import ELSEWHERE, NO_SUCH, NOT_OVER
-from stocktrace.repair.reconcile import last_day, reconcile
-from stocktrace.repair.repair import repair_gaps
-from stocktrace.store.completeness import Completeness
+from stocktrace.backfill.completeness import Completeness
+from stocktrace.backfill.fill import fill_gaps
+from stocktrace.backfill.plan import DAY_NOT_OVER, RECORDED_ELSEWHERE, UNKNOWN_TICKER
+from stocktrace.backfill.reconcile import last_trading_day, reconcile_day
+from stocktrace.clock import NS_PER_SECOND, Clock
+from stocktrace.errors import PlanForbidden, ServerUnavailable, StoreError, UsageError
+from stocktrace.simulator import Simulator
 from stocktrace.store.layout import Layout
 from tests.gaps import BELL, DAY, KEY, capture, client, exchange
 from tests.repair.conftest import TRADES
 
 
-def reconciled(layout: Layout, server: Exchange, *tickers: str, **given: Any) -> list[Completeness]:
+def reconciled(
+    layout: Layout, server: Simulator, *tickers: str, **given: Any
+) -> list[Completeness]:
     with client(server) as rest:
-        return list(reconcile(layout, rest, DAY, tickers, **given))
+        return list(reconcile_day(layout, rest, DAY, tickers, **given))
 
 
 def table(layout: Layout) -> list[dict[str, Any]]:
-    return list(pq.read_table(layout.reconciled(DAY.isoformat()), partitioning=None).to_pylist())
+    return list(pq.read_table(layout.completeness(DAY.isoformat()), partitioning=None).to_pylist())
 
 
 def test_what_was_listened_to_is_complete_and_the_gap_is_counted(layout: Layout) -> None:
@@ -39,9 +41,9 @@ def test_what_was_listened_to_is_complete_and_the_gap_is_counted(layout: Layout)
     assert (apple.state, apple.reason) == ("complete", "")
     assert apple.ticks == len(mine)
     assert apple.trades == apple.matched < apple.ticks
-    assert apple.heard == apple.found > 0
-    assert apple.listened == 51  # a minute and a second, without ten of gap
-    assert (apple.copies, apple.unknown, apple.repaired) == (0, 0, 0)
+    assert apple.ticks_listened == apple.ticks_matched > 0
+    assert apple.listened_seconds == 51  # a minute and a second, without ten of gap
+    assert (apple.duplicates, apple.trades_unmatched, apple.repaired) == (0, 0, 0)
     assert apple.tick_volume == sum(volume for *_, volume in mine)
     assert (apple.low, apple.tick_low) == (100, 100)
     assert apple.high == apple.tick_high == max(price for _, _, price, _ in mine)
@@ -52,9 +54,9 @@ def test_what_was_listened_to_is_complete_and_the_gap_is_counted(layout: Layout)
 def test_a_repaired_gap_counts_as_listened_to(layout: Layout) -> None:
     with exchange(TRADES) as server:
         with client(server) as rest:
-            done = list(repair_gaps(layout, rest))
+            done = list(fill_gaps(layout, rest))
         (apple,) = reconciled(layout, server, "AAPL")
-    assert (apple.state, apple.listened) == ("complete", 61)
+    assert (apple.state, apple.listened_seconds) == ("complete", 61)
     assert apple.trades == apple.ticks == apple.matched
     assert apple.repaired == done[0].rows
 
@@ -66,7 +68,7 @@ def test_trades_that_never_came_while_somebody_listened_are_missing(tmp_path: Pa
         (apple,) = reconciled(layout, server, "AAPL")
         assert apple.state == "incomplete"
         assert "ticks that were listened to are missing" in apple.reason
-        (lenient,) = reconciled(layout, server, "AAPL", least=0.5)
+        (lenient,) = reconciled(layout, server, "AAPL", min_share=0.5)
         assert lenient.state == "complete"
 
 
@@ -84,31 +86,31 @@ def test_known_faults_of_the_ticks_are_borne(
     faults: dict[str, Any], least: float, layout: Layout
 ) -> None:
     with exchange(TRADES, **faults) as server:
-        assert {one.state for one in reconciled(layout, server, least=least)} == {"complete"}
+        assert {one.state for one in reconciled(layout, server, min_share=least)} == {"complete"}
 
 
 def test_copies_are_counted_and_are_no_difference(tmp_path: Path) -> None:
     layout = capture(tmp_path, TRADES, copies=2)
     with exchange(TRADES) as server:
         (apple,) = reconciled(layout, server, "AAPL")
-    assert (apple.state, apple.unknown) == ("complete", 0)
-    assert apple.copies == apple.matched == apple.trades // 2
+    assert (apple.state, apple.trades_unmatched) == ("complete", 0)
+    assert apple.duplicates == apple.matched == apple.trades // 2
 
 
 def test_trades_that_the_server_does_not_know_make_a_difference(layout: Layout) -> None:
     shifted = [(ticker, at, price + 1, volume) for ticker, at, price, volume in TRADES]
     with exchange(shifted) as server:
         (apple,) = reconciled(layout, server, "AAPL")
-    assert (apple.state, apple.unknown, apple.matched) == ("different", apple.trades, 0)
+    assert (apple.state, apple.trades_unmatched, apple.matched) == ("different", apple.trades, 0)
     assert "are not among the ticks" in apple.reason
 
 
 def test_what_cannot_be_compared_says_why(layout: Layout) -> None:
     with exchange([]) as server:
         found = reconciled(layout, server, "AAPL", "BINANCE:BTCUSDT")
-        assert [one.reason for one in found] == [NO_SUCH, ELSEWHERE]
+        assert [one.reason for one in found] == [UNKNOWN_TICKER, RECORDED_ELSEWHERE]
         (early,) = reconciled(layout, server, "AAPL", clock=Clock(wall=lambda: BELL))
-        assert early.reason == NOT_OVER
+        assert early.reason == DAY_NOT_OVER
     assert {one.state for one in found} == {"unavailable"}
     with exchange([("IBM", 5, 1.0, 1.0)]) as server:
         (unheard,) = reconciled(layout, server, "IBM")
@@ -117,7 +119,7 @@ def test_what_cannot_be_compared_says_why(layout: Layout) -> None:
 
 
 def test_a_damaged_table_is_told(layout: Layout) -> None:
-    path = layout.reconciled(DAY.isoformat())
+    path = layout.completeness(DAY.isoformat())
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1 and nothing")
     with exchange(TRADES) as server, pytest.raises(StoreError, match="Remove it"):
@@ -127,24 +129,24 @@ def test_a_damaged_table_is_told(layout: Layout) -> None:
 def test_a_day_without_market_or_session_is_wrong_usage(layout: Layout) -> None:
     with exchange(TRADES) as server, client(server) as rest:
         with pytest.raises(UsageError, match="market was closed on 2025-11-22"):
-            list(reconcile(layout, rest, date(2025, 11, 22)))
+            list(reconcile_day(layout, rest, date(2025, 11, 22)))
         with pytest.raises(UsageError, match="No session listened"):
-            list(reconcile(layout, rest, date(2025, 11, 20)))
+            list(reconcile_day(layout, rest, date(2025, 11, 20)))
 
 
 def test_the_last_day_is_one_that_is_over() -> None:
     at = partial(Clock, monotonic=lambda: 0.0)
     hour = 3600 * NS_PER_SECOND
-    assert last_day(at(wall=lambda: BELL)) == date(2025, 11, 20)
-    assert last_day(at(wall=lambda: BELL + 11 * hour)) == DAY  # 20:40 in New York
-    assert last_day(at(wall=lambda: BELL + 48 * hour)) == DAY  # a Sunday
+    assert last_trading_day(at(wall=lambda: BELL)) == date(2025, 11, 20)
+    assert last_trading_day(at(wall=lambda: BELL + 11 * hour)) == DAY  # 20:40 in New York
+    assert last_trading_day(at(wall=lambda: BELL + 48 * hour)) == DAY  # a Sunday
 
 
 def test_what_was_found_before_the_server_went_away_is_kept(layout: Layout) -> None:
-    with exchange(TRADES, statuses=(200, *[500] * 20)) as server, pytest.raises(ServerAway):
+    with exchange(TRADES, statuses=(200, *[500] * 20)) as server, pytest.raises(ServerUnavailable):
         reconciled(layout, server)
     assert [row["symbol"] for row in table(layout)] == ["AAPL"]
-    with exchange(TRADES, premium=False) as server, pytest.raises(NotInPlan):
+    with exchange(TRADES, premium=False) as server, pytest.raises(PlanForbidden):
         reconciled(layout, server)
 
 
@@ -160,7 +162,7 @@ def test_the_command_prints_a_table_or_json_and_its_status_means_it(
         assert cli.run([*words, "--json", "--tickers", "AAPL"]) == 0
         assert json.loads(capsys.readouterr().out)["state"] == "complete"
         assert cli.run([*words, "--tickers", "AAPL", "--tickers", "OANDA:EUR_USD"]) == 1
-        assert ELSEWHERE in capsys.readouterr().out
+        assert RECORDED_ELSEWHERE in capsys.readouterr().out
     with exchange([(*one[:2], one[2] + 9, one[3]) for one in TRADES]) as server:
         assert cli.run([*words, "--url", server.url]) == 1
     capsys.readouterr()

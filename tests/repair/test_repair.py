@@ -17,26 +17,26 @@ from hypothesis import strategies as st
 
 import stocktrace
 from stocktrace import cli
-from stocktrace.calendar import NEW_YORK, Session
-from stocktrace.deadline import NS_PER_SECOND, Clock
-from stocktrace.errors import KeyRefused, NotInPlan, ServerAway, StoreError
-from stocktrace.exchange import Exchange, Fault, RestSettings, SyntheticMarket
-from stocktrace.repair.errands import (
+from stocktrace.backfill.fill import NO_PLAN, SERVER_UNAVAILABLE, fill_gaps
+from stocktrace.backfill.plan import (
     CLOSED,
-    ELSEWHERE,
-    HEARD,
-    NO_SUCH,
+    DAY_NOT_OVER,
     NOT_LOADED,
-    NOT_OVER,
-    plan,
+    NOTHING_MISSING,
+    RECORDED_ELSEWHERE,
+    UNKNOWN_TICKER,
+    plan_fills,
 )
-from stocktrace.repair.missing import by_date, together, without
-from stocktrace.repair.repair import AWAY, NO_PLAN, repair_gaps
-from stocktrace.report import Report
+from stocktrace.calendar import NEW_YORK, MarketSession
+from stocktrace.clock import NS_PER_SECOND, Clock
+from stocktrace.errors import KeyRefused, PlanForbidden, ServerUnavailable, StoreError
+from stocktrace.intervals import merge_spans, split_by_date, subtract_spans
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import Fault, RestSettings, Simulator, SyntheticMarket
 from stocktrace.store import lock
+from stocktrace.store.gap_fills import NOT_REQUESTED, GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
-from stocktrace.store.repairs import NOT_ASKED, Repair
 from tests.conftest import Studio, played
 from tests.gaps import (
     BELL,
@@ -60,9 +60,9 @@ def after(days: float) -> Clock:
     return Clock(wall=lambda: BELL + int(days * 86400 * NS_PER_SECOND))
 
 
-def repaired(layout: Layout, server: Exchange, **given: Any) -> list[Repair]:
+def repaired(layout: Layout, server: Simulator, **given: Any) -> list[GapFill]:
     with client(server) as rest:
-        return list(repair_gaps(layout, rest, **given))
+        return list(fill_gaps(layout, rest, **given))
 
 
 def ends(layout: Layout) -> list[tuple[str, str, str]]:
@@ -71,15 +71,15 @@ def ends(layout: Layout) -> list[tuple[str, str, str]]:
     return list(zip(gaps["symbol"], gaps["repair"], gaps["repair_reason"], strict=True))
 
 
-def imports(layout: Layout) -> list[Report]:
+def imports(layout: Layout) -> list[SessionReport]:
     paths = sorted(layout.sessions.glob("*.json"))
-    return [Report.read(path) for path in paths if is_import(path.stem)]
+    return [SessionReport.read(path) for path in paths if is_import(path.stem)]
 
 
 def test_a_gap_is_repaired_and_the_day_is_whole(layout: Layout) -> None:
     lost = {ticker: (rows(TRADES)[ticker] - some).total() for ticker, some in here(layout).items()}
     assert min(lost.values()) > 100
-    assert ends(layout) == [("AAPL", "open", NOT_ASKED), ("MSFT", "open", NOT_ASKED)]
+    assert ends(layout) == [("AAPL", "open", NOT_REQUESTED), ("MSFT", "open", NOT_REQUESTED)]
     with exchange(TRADES) as server:
         done = repaired(layout, server)
         assert server.rest_requests == 2
@@ -163,8 +163,11 @@ def test_a_gap_that_another_session_heard_needs_no_repair(tmp_path: Path) -> Non
     with exchange(TRADES) as server:
         done = repaired(layout, server)
         assert server.rest_requests == 0
-    assert {(one.state, one.reason) for one in done} == {("unneeded", HEARD)}
-    assert ends(layout) == [("AAPL", "unneeded", HEARD), ("MSFT", "unneeded", HEARD)]
+    assert {(one.state, one.reason) for one in done} == {("unneeded", NOTHING_MISSING)}
+    assert ends(layout) == [
+        ("AAPL", "unneeded", NOTHING_MISSING),
+        ("MSFT", "unneeded", NOTHING_MISSING),
+    ]
 
 
 def test_late_trades_in_a_gap_are_not_had_twice(tmp_path: Path) -> None:
@@ -194,12 +197,12 @@ def test_a_capture_that_lost_its_connection_ends_with_all_that_was_traded(
 ) -> None:
     """What the exchange plays to nobody, its REST side has."""
 
-    def all_day(day: date) -> Session:
+    def all_day(day: date) -> MarketSession:
         begin = datetime.combine(day, time(), NEW_YORK)
-        return Session(begin.astimezone(UTC), (begin + timedelta(days=1)).astimezone(UTC))
+        return MarketSession(begin.astimezone(UTC), (begin + timedelta(days=1)).astimezone(UTC))
 
     for name in ("missing", "errands"):
-        monkeypatch.setattr(f"stocktrace.repair.{name}.us_extended", all_day)
+        monkeypatch.setattr(f"stocktrace.backfill.{name}.us_extended", all_day)
     tickers = ("AAPL", "MSFT")
     market = SyntheticMarket(seed=3, rate=300.0, tickers=tickers, trades=900)
     away = [Fault("drop", after_trades=200), Fault("drop", after_trades=100, after_connections=1)]
@@ -212,7 +215,7 @@ def test_a_capture_that_lost_its_connection_ends_with_all_that_was_traded(
         assert missed > 0
         tomorrow = Clock(wall=lambda: time_ns() + 2 * 86_400 * NS_PER_SECOND)
         with client(server, studio.key) as rest:
-            list(repair_gaps(layout, rest, tomorrow))
+            list(fill_gaps(layout, rest, tomorrow))
     assert sum(some.total() for some in here(layout).values()) == 900
     assert {state for _, state, _ in ends(layout)} == {"repaired"}
     (repair,) = imports(layout)
@@ -235,7 +238,7 @@ def test_a_lake_has_what_is_repaired(tmp_path: Path) -> None:
 
 def test_a_free_key_is_told_once_and_all_gaps_say_so(layout: Layout) -> None:
     with exchange(TRADES, premium=False) as server:
-        with pytest.raises(NotInPlan, match="plan of this API key has no historical ticks"):
+        with pytest.raises(PlanForbidden, match="plan of this API key has no historical ticks"):
             repaired(layout, server)
         assert server.rest_requests == 1
     assert ends(layout) == [("AAPL", "unavailable", NO_PLAN), ("MSFT", "unavailable", NO_PLAN)]
@@ -248,13 +251,16 @@ def test_a_free_key_is_told_once_and_all_gaps_say_so(layout: Layout) -> None:
 def test_a_wrong_key_leaves_gaps_open(layout: Layout) -> None:
     with exchange(TRADES, key="another") as server, pytest.raises(KeyRefused):
         repaired(layout, server)
-    assert ends(layout) == [("AAPL", "open", AWAY), ("MSFT", "open", AWAY)]
+    assert ends(layout) == [
+        ("AAPL", "open", SERVER_UNAVAILABLE),
+        ("MSFT", "open", SERVER_UNAVAILABLE),
+    ]
 
 
 def test_what_was_told_before_the_server_went_away_is_published(layout: Layout) -> None:
-    with exchange(TRADES, statuses=(200, *[500] * 20)) as server, pytest.raises(ServerAway):
+    with exchange(TRADES, statuses=(200, *[500] * 20)) as server, pytest.raises(ServerUnavailable):
         repaired(layout, server)
-    assert ends(layout) == [("AAPL", "repaired", ""), ("MSFT", "open", AWAY)]
+    assert ends(layout) == [("AAPL", "repaired", ""), ("MSFT", "open", SERVER_UNAVAILABLE)]
     assert here(layout)["AAPL"] == rows(TRADES)["AAPL"]
     with exchange(TRADES) as server:
         repaired(layout, server)
@@ -271,14 +277,14 @@ def test_a_day_that_is_not_loaded_is_asked_for_again_and_one_that_never_was_is_n
     with exchange(TRADES, not_loaded=lacks) as server:
         repaired(layout, server, clock=after(0.01))
         assert server.rest_requests == 0
-        assert ends(layout)[0] == ("AAPL", "unavailable", NOT_OVER)
+        assert ends(layout)[0] == ("AAPL", "unavailable", DAY_NOT_OVER)
         for days in (1, 3):
             repaired(layout, server, clock=after(days))
             assert ends(layout)[0] == ("AAPL", "unavailable", NOT_LOADED)
         assert server.rest_requests == 4
         for days in (9, 12):
             repaired(layout, server, clock=after(days))
-            assert ends(layout)[0] == ("AAPL", "unavailable", NO_SUCH)
+            assert ends(layout)[0] == ("AAPL", "unavailable", UNKNOWN_TICKER)
         assert server.rest_requests == 6
 
 
@@ -291,7 +297,7 @@ def test_a_server_that_gives_less_than_it_announced_repairs_nothing(layout: Layo
                 else (b'{"total":9,"t":[],"p":[],"v":[]}')
             )
 
-    done = list(repair_gaps(layout, Short()))  # type: ignore[arg-type]
+    done = list(fill_gaps(layout, Short()))  # type: ignore[arg-type]
     assert {one.state for one in done} == {"open"}
     assert ends(layout)[0] == (
         "AAPL",
@@ -315,7 +321,7 @@ def test_rest_has_nothing_of_crypto_and_of_a_closed_market(tmp_path: Path) -> No
         repaired(layout, server)
         assert server.rest_requests == 0
     assert ends(layout) == [
-        ("BINANCE:BTCUSDT", "unavailable", ELSEWHERE),
+        ("BINANCE:BTCUSDT", "unavailable", RECORDED_ELSEWHERE),
         ("AAPL", "unneeded", CLOSED),
     ]
 
@@ -339,7 +345,7 @@ def test_a_repair_that_is_taken_back_leaves_the_gap_open(layout: Layout) -> None
             for path in layout.root.glob(pattern.format(report.session)):
                 for each in [*path.glob("*"), path]:
                     each.unlink() if each.is_file() else each.rmdir()
-        assert ends(layout)[0] == ("AAPL", "open", NOT_ASKED)
+        assert ends(layout)[0] == ("AAPL", "open", NOT_REQUESTED)
         repaired(layout, server)
     assert here(layout) == rows(TRADES)
 
@@ -347,7 +353,7 @@ def test_a_repair_that_is_taken_back_leaves_the_gap_open(layout: Layout) -> None
 def test_two_at_once_do_not_happen(layout: Layout) -> None:
     with (
         exchange(TRADES) as server,
-        lock.held(layout.lock("repair"), {}),
+        lock.hold_lock(layout.lock("repair"), {}),
         pytest.raises(StoreError, match="Another process is repairing"),
     ):
         repaired(layout, server)
@@ -357,15 +363,15 @@ def test_a_gap_over_midnight_and_the_night_is_asked_of_both_days(tmp_path: Path)
     day = 86_400
     trades = [("AAPL", at * 1000, 5.0, 1.0) for at in range(0, day * 4, 3600)]
     layout = capture(tmp_path, trades, [(7200, day * 3 + 100)], seconds=day * 4)
-    todo = plan(layout)
-    assert [errand.day.isoformat() for errand in todo.errands] == ["2025-11-21", "2025-11-24"]
-    assert todo.news[0].reason == CLOSED  # the UTC Sunday
+    todo = plan_fills(layout)
+    assert [errand.day.isoformat() for errand in todo.tasks] == ["2025-11-21", "2025-11-24"]
+    assert todo.changed[0].reason == CLOSED  # the UTC Sunday
     with exchange(trades) as server:
         repaired(layout, server)
     gaps = stocktrace.read_gaps(data_dir=layout.root)
     states = dict(zip(gaps["start"].dt.strftime("%a"), gaps["repair"], strict=True))
     assert states == {"Fri": "repaired", "Sat": "repaired", "Sun": "unneeded", "Mon": "repaired"}
-    in_hours = by_date([(ms(-1) * 1000, ms(day * 4000) * 1000)])
+    in_hours = split_by_date([(ms(-1) * 1000, ms(day * 4000) * 1000)])
     wanted = Counter(
         ms(at)
         for _, at, _, _ in trades
@@ -380,7 +386,7 @@ def test_a_gap_over_midnight_and_the_night_is_asked_of_both_days(tmp_path: Path)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
     monkeypatch.setenv("FINNHUB_API_KEY", KEY)
     with exchange(TRADES) as server:
         monkeypatch.setenv("STOCKTRACE_URL", server.url)
@@ -388,12 +394,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
 
 
 def test_the_command_repairs_and_tells(
-    layout: Layout, server: Exchange, capsys: pytest.CaptureFixture[str]
+    layout: Layout, server: Simulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["backfill", "--gaps", "--data-dir", str(layout.root)]
+    words = ["backfill", "--data-dir", str(layout.root)]
     before = snapshot(layout)
     assert cli.run([*words, "--dry-run"]) == 0
-    assert NOT_ASKED in capsys.readouterr().out
+    assert NOT_REQUESTED in capsys.readouterr().out
     assert snapshot(layout) == before
     assert cli.run(words) == 0
     rows_told = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -412,16 +418,16 @@ def test_the_command_repairs_and_tells(
 
 def test_gaps_that_are_put_off_are_told_until_when_and_why_each_time(
     layout: Layout,
-    server: Exchange,
+    server: Simulator,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stocktrace.repair.errands.is_over", lambda *_: False)
+    monkeypatch.setattr("stocktrace.backfill.plan.has_ended", lambda *_: False)
     sentence = (
         "1 gap of 2025-11-21 put off until 2025-11-22 01:00 UTC: "
         "REST has the ticks of a day only when US stocks have ended trading"
     )
-    words = ["backfill", "--gaps", "--data-dir", str(layout.root)]
+    words = ["backfill", "--data-dir", str(layout.root)]
     for _ in range(2):
         assert cli.run(words) == 0
         out = capsys.readouterr().out
@@ -437,7 +443,7 @@ def test_a_free_key_is_one_sentence_and_status_1(
 ) -> None:
     monkeypatch.setenv("FINNHUB_API_KEY", KEY)
     with exchange(TRADES, premium=False) as server:
-        words = ["backfill", "--gaps", "--url", server.url, "--data-dir", str(layout.root)]
+        words = ["backfill", "--url", server.url, "--data-dir", str(layout.root)]
         assert cli.run(words) == 1
     told = capsys.readouterr()
     assert told.err.count("\n") == 1
@@ -448,12 +454,12 @@ def test_a_free_key_is_one_sentence_and_status_1(
 def test_wrong_usage_is_status_2(
     layout: Layout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["backfill", "--gaps", "--data-dir", str(layout.root)]
+    words = ["backfill", "--data-dir", str(layout.root)]
     assert cli.run(words) == 2
     assert "Set FINNHUB_API_KEY" in capsys.readouterr().err
     assert cli.run([*words, "some.csv"]) == 2
     assert "not both" in capsys.readouterr().err
-    assert cli.run(["backfill", "--gaps", "--data-dir", str(layout.root / "no")]) == 2
+    assert cli.run(["backfill", "--data-dir", str(layout.root / "no")]) == 2
 
 
 # --- killed ------------------------------------------------------------------------------------
@@ -472,14 +478,14 @@ os.replace = dying
 os.fsync = lambda descriptor: None
 from stocktrace import cli
 from stocktrace.calendar import NEW_YORK, Session
-sys.exit(cli.run(["backfill", "--gaps", "--json", "--data-dir", sys.argv[2]]))
+sys.exit(cli.run(["backfill", "--json", "--data-dir", sys.argv[2]]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_at_any_rename_the_same_command_does_the_rest(
-    tmp_path: Path, server: Exchange
+    tmp_path: Path, server: Simulator
 ) -> None:
     environment = {**os.environ, "FINNHUB_API_KEY": KEY, "STOCKTRACE_URL": server.url}
     for step in range(1, 100):
@@ -519,14 +525,14 @@ STRETCH = st.tuples(st.integers(0, 30), st.integers(0, 30)).map(lambda two: (min
 def test_what_is_left_of_a_stretch_is_what_nobody_took(
     stretch: tuple[int, int], taken: list[tuple[int, int]]
 ) -> None:
-    left = without(stretch, together(taken))
+    left = subtract_spans(stretch, merge_spans(taken))
     wanted = set(range(*stretch)).difference(*(range(*each) for each in taken))
     assert [at for each in left for at in range(*each)] == sorted(wanted)
 
 
 def test_the_hours_of_a_day_are_those_of_new_york() -> None:
     begin = BELL // 1000 - int(timedelta(days=1).total_seconds()) * 10**6
-    days = by_date([(begin, begin + 9 * 86_400 * 10**6)])
+    days = split_by_date([(begin, begin + 9 * 86_400 * 10**6)])
     lengths = {day.isoformat(): sum(b - a for a, b in spans) / 3.6e9 for day, spans in days.items()}
     assert list(lengths) == [
         "2025-11-20", "2025-11-21", "2025-11-24", "2025-11-25", "2025-11-26", "2025-11-28",

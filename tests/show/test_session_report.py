@@ -14,11 +14,18 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from stocktrace.report import Books, GapReport, LagReport, Report, TickerBooks
-from stocktrace.show.page import session_page
-from stocktrace.show.picture import MOST_PANELS, picture
-from stocktrace.show.view import LENGTHS_S, MOST_BARS, Bar, SessionView, Stretch, length_of_bars
-from stocktrace.summary import Summary
+from stocktrace.sessions.report import Books, GapReport, LagReport, SessionReport, TickerBooks
+from stocktrace.sessions.summary import SessionSummary
+from stocktrace.show.page import render_page
+from stocktrace.show.picture import MOST_PANELS, draw_picture
+from stocktrace.show.view import (
+    LENGTHS_S,
+    MOST_BARS,
+    GapStretch,
+    ReportBar,
+    ReportView,
+    length_of_bars,
+)
 from tests.conftest import SESSION
 
 BEGIN = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
@@ -31,26 +38,28 @@ def after(seconds: float) -> datetime:
     return BEGIN + timedelta(seconds=seconds)
 
 
-def bars(count: int = 60, price: float = 100.0) -> list[Bar]:
+def bars(count: int = 60, price: float = 100.0) -> list[ReportBar]:
     first = int(BEGIN.timestamp())
     return [
-        Bar(first + at, price + at, price + at + 1, price + at - 1, price + at + 0.5, 10.0 * at, 3)
+        ReportBar(
+            first + at, price + at, price + at + 1, price + at - 1, price + at + 0.5, 10.0 * at, 3
+        )
         for at in range(count)
     ]
 
 
-def gap(start: float, end: float, *tickers: str, reason: str = "connection lost") -> Stretch:
-    return Stretch(after(start), after(end), reason, frozenset(tickers) if tickers else None)
+def gap(start: float, end: float, *tickers: str, reason: str = "connection lost") -> GapStretch:
+    return GapStretch(after(start), after(end), reason, frozenset(tickers) if tickers else None)
 
 
-def view(**given: Any) -> SessionView:
+def view(**given: Any) -> ReportView:
     """Sixty seconds of two tickers."""
     report = given.get(
-        "report", Report(SESSION, ["A", "B"], BEGIN, state="complete", ended=after(60))
+        "report", SessionReport(SESSION, ["A", "B"], BEGIN, state="complete", ended=after(60))
     )
     fields: dict[str, Any] = {
         "report": report,
-        "summary": Summary(
+        "summary": SessionSummary(
             SESSION,
             report.state,
             trades=report.books.trades,
@@ -65,14 +74,14 @@ def view(**given: Any) -> SessionView:
         "gaps": [],
         "quarantine": {},
     }
-    return SessionView(**{**fields, **given})
+    return ReportView(**{**fields, **given})
 
 
-def drawn(seen: SessionView) -> ET.Element:
-    return ET.fromstring(picture(seen))
+def drawn(seen: ReportView) -> ET.Element:
+    return ET.fromstring(draw_picture(seen))
 
 
-def shaded(seen: SessionView) -> list[ET.Element]:
+def shaded(seen: ReportView) -> list[ET.Element]:
     return [rect for rect in drawn(seen).iter(f"{SVG}rect") if rect.get("class") == "gap"]
 
 
@@ -102,7 +111,7 @@ def test_a_gap_of_one_ticker_is_shaded_in_its_panel_only() -> None:
 def test_the_line_breaks_at_a_gap_and_goes_on_over_a_quiet_stretch() -> None:
     quiet = [bar for at, bar in enumerate(bars()) if not 20 <= at < 30]
 
-    def lines(*gaps: Stretch) -> int:
+    def lines(*gaps: GapStretch) -> int:
         seen = drawn(view(bars={"A": quiet}, gaps=list(gaps)))
         (line,) = [each for each in seen.iter(f"{SVG}path") if each.get("class") == "price"]
         return (line.get("d") or "").count("M")
@@ -135,7 +144,10 @@ def test_a_session_without_trades_has_a_picture_that_says_so() -> None:
 
 def test_bars_without_a_price_or_a_volume_are_drawn_as_far_as_they_go() -> None:
     first = int(BEGIN.timestamp())
-    odd = [Bar(first, None, None, None, None, 5.0, 1), Bar(first + 1, 2.0, 2.0, 2.0, 2.0, 0.0, 0)]
+    odd = [
+        ReportBar(first, None, None, None, None, 5.0, 1),
+        ReportBar(first + 1, 2.0, 2.0, 2.0, 2.0, 0.0, 0),
+    ]
     kinds = [each.get("class") for each in drawn(view(bars={"A": odd})).iter(f"{SVG}path")]
     assert {"volume", "range", "price"} <= set(kinds)
     none = view(bars={"A": odd[:1]})
@@ -149,7 +161,7 @@ def test_a_session_of_the_us_market_is_drawn_in_minutes_and_small_enough() -> No
     seen = view(
         bars={f"T{n}": bars(390) for n in range(MOST_PANELS)}, end=after(390 * 60), every_s=60
     )
-    assert len(picture(seen)) < 150_000
+    assert len(draw_picture(seen)) < 150_000
 
 
 # --------------------------------------------------------------------------------------- the page
@@ -181,7 +193,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_loads_nothing() -> None:
-    page = Page(session_page(view(gaps=[gap(1, 2)])))
+    page = Page(render_page(view(gaps=[gap(1, 2)])))
     loading = {"src", "srcset", "data", "poster", "action", "background", "manifest"}
     for tag, attributes in page.tags:
         assert not loading & set(attributes), tag
@@ -189,11 +201,11 @@ def test_the_page_loads_nothing() -> None:
     (policy,) = [each.get("content") for _, each in page.tags if each.get("http-equiv")]
     assert policy is not None
     assert policy.startswith("default-src 'none';")
-    assert "url(" not in session_page(view()).partition("<script")[0]
+    assert "url(" not in render_page(view()).partition("<script")[0]
 
 
 def test_text_of_the_data_is_text_on_the_page() -> None:
-    report = Report(
+    report = SessionReport(
         SESSION,
         [NASTY, "B"],
         BEGIN,
@@ -215,7 +227,7 @@ def test_text_of_the_data_is_text_on_the_page() -> None:
         gaps=[gap(1, 2, reason=NASTY)],
         quarantine={NASTY: 1},
     )
-    page, harmless = Page(session_page(seen)), Page(session_page(view(gaps=[gap(1, 2)])))
+    page, harmless = Page(render_page(seen)), Page(render_page(view(gaps=[gap(1, 2)])))
     assert {tag for tag, _ in page.tags} - {tag for tag, _ in harmless.tags} <= {"ul", "li"}
     assert not [each for _, each in page.tags if any(name.startswith("on") for name in each)]
     assert len(page.scripts) == 3
@@ -223,12 +235,12 @@ def test_text_of_the_data_is_text_on_the_page() -> None:
     assert page.text.count(NASTY) >= 6
 
 
-def text_of(seen: SessionView) -> str:
-    return re.sub(r"\s+", " ", " ".join(Page(session_page(seen)).text))
+def text_of(seen: ReportView) -> str:
+    return re.sub(r"\s+", " ", " ".join(Page(render_page(seen)).text))
 
 
 def test_the_page_tells_what_a_person_must_know() -> None:
-    report = Report(
+    report = SessionReport(
         SESSION,
         ["A", "B", "C", "D"],
         BEGIN,
@@ -239,7 +251,7 @@ def test_the_page_tells_what_a_person_must_know() -> None:
         per_ticker={"A": TickerBooks(5, 5, 0, 5, 2, 2000), "B": TickerBooks(4, 3, 1, 3, 2, 900)},
         gaps=[GapReport(after(1), after(3.5), "connection lost", 4)],
         reconnects=1,
-        lag=LagReport(80.0, 250.0, 900.0),
+        latency=LagReport(80.0, 250.0, 900.0),
         silent={"D": 1800.0},
     )
     seen = view(report=report, gaps=[gap(1, 3.5)], quarantine={"price: > 0": 1})
@@ -259,8 +271,8 @@ def test_the_page_tells_what_a_person_must_know() -> None:
 
 
 def test_the_page_of_a_running_session_says_how_old_its_books_are() -> None:
-    report = Report(SESSION, ["A"], BEGIN, windows={"w": Books()})
-    text = text_of(view(report=report, summary=Summary(SESSION, "running", trades=7)))
+    report = SessionReport(SESSION, ["A"], BEGIN, windows={"w": Books()})
+    text = text_of(view(report=report, summary=SessionSummary(SESSION, "running", trades=7)))
     assert "the books below are of the 1 window rolled so far" in text
     assert "Trades 7" in text
     assert "Books not closed" in text
@@ -275,8 +287,8 @@ def test_the_page_of_a_session_that_died_says_so_and_never_that_nothing_came(
 ) -> None:
     text = text_of(
         view(
-            report=Report(SESSION, ["A"], BEGIN),
-            summary=Summary(SESSION, "dead", trades=trades, gaps=2, gap_s=1.5, outages=1),
+            report=SessionReport(SESSION, ["A"], BEGIN),
+            summary=SessionSummary(SESSION, "dead", trades=trades, gaps=2, gap_s=1.5, outages=1),
         )
     )
     assert told in text
@@ -292,7 +304,7 @@ def test_a_browser_without_a_network_draws_the_charts(tmp_path: Path) -> None:
     assert CHROMIUM is not None
     page = tmp_path / "page.html"
     seen = view(bars={NASTY: bars(), "B": bars()}, gaps=[gap(10, 20)])
-    page.write_text(session_page(seen), encoding="utf-8")
+    page.write_text(render_page(seen), encoding="utf-8")
     done = subprocess.run(
         [
             CHROMIUM,

@@ -9,17 +9,17 @@ import pytest
 
 from stocktrace.cli import run
 from stocktrace.errors import StoreError
-from stocktrace.exchange import Fault, Script, SyntheticMarket
+from stocktrace.maintenance.compact import compact_days
+from stocktrace.query.session_bars import read_session_bars
 from stocktrace.record.recovery import recover
-from stocktrace.report import GapReport, Report
-from stocktrace.show.page import session_page
-from stocktrace.show.picture import picture
-from stocktrace.show.view import SessionView
-from stocktrace.status import Status
+from stocktrace.sessions.report import GapReport, SessionReport
+from stocktrace.sessions.status import CaptureStatus
+from stocktrace.show.page import render_page
+from stocktrace.show.picture import draw_picture
+from stocktrace.show.view import ReportView
+from stocktrace.simulator import Fault, ScriptedSource, SyntheticMarket
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.recorded import session_bars
-from stocktrace.upkeep.compacting import compact_days
+from stocktrace.store.names import WindowId
 from tests import remains
 from tests.conftest import SESSION, Scenario, Studio, all_of, frame
 from tests.tables import put, table_of
@@ -27,46 +27,46 @@ from tests.tables import put, table_of
 OTHER = "20201120T100000Z_3f9a1c"
 
 
-def volumes(view: SessionView) -> dict[str, float]:
+def volumes(view: ReportView) -> dict[str, float]:
     return {name: sum(bar.volume for bar in bars) for name, bars in view.bars.items()}
 
 
 def test_a_finished_session_has_all_that_was_recorded_busiest_first(studio: Studio) -> None:
     frames = [(0, frame(("B", 1.0), ("A", 2.0))), (0, frame(("B", 3.0), ("B", -1.0)))]
-    with studio.exchange(Script(frames)) as exchange:
+    with studio.exchange(ScriptedSource(frames)) as exchange:
 
         def scenario() -> Scenario:
             yield all_of(exchange)
 
-        report = studio.record(exchange, ("A", "B", "C"), scenario(), roll_every="1s")
-    view = SessionView.of(Layout(studio.data_dir), report.session)
+        report = studio.record(exchange, ("A", "B", "C"), scenario(), roll_interval="1s")
+    view = ReportView.of(Layout(studio.data_dir), report.session)
     assert (view.state, view.summary.trades, view.quarantined) == ("interrupted", 4, 1)
     assert list(view.bars) == ["B", "A", "C"]
     assert volumes(view) == {"B": 200.0, "A": 100.0, "C": 0.0}
-    assert view.unheard == ["C"]
+    assert view.gap_seconds == ["C"]
     assert sum(view.quarantine.values()) == report.books.quarantined
     assert [gap.reason for gap in view.gaps] == [gap.reason for gap in report.gaps]
-    assert picture(view).count('class="gap"') == len(report.gaps) == 1
+    assert draw_picture(view).count('class="gap"') == len(report.gaps) == 1
     assert {gap.tickers for gap in view.gaps} == {frozenset("ABC")}
 
 
 def test_a_running_session_shows_what_is_in_the_open_segments(studio: Studio) -> None:
-    seen: list[SessionView] = []
+    seen: list[ReportView] = []
     with studio.exchange(
         SyntheticMarket(seed=1, rate=200.0), [Fault("drop", after_trades=100)]
     ) as exchange:
 
-        def look(status: Status) -> bool:
+        def look(status: CaptureStatus) -> bool:
             if not (status.outages and status.recorded):
                 return False
-            seen.append(SessionView.of(Layout(studio.data_dir), status.session))
+            seen.append(ReportView.of(Layout(studio.data_dir), status.session))
             return True
 
         def scenario() -> Scenario:
             yield look
 
         studio.record(
-            exchange, ("BINANCE:BTCUSDT",), scenario(), flush_every="50ms", backoff_base="50ms"
+            exchange, ("BINANCE:BTCUSDT",), scenario(), flush_interval="50ms", backoff_base="50ms"
         )
     (view,) = seen
     assert view.state == "running"
@@ -74,24 +74,24 @@ def test_a_running_session_shows_what_is_in_the_open_segments(studio: Studio) ->
     assert view.summary.trades >= 100
     assert view.report.books.trades == 0  # no window has rolled
     assert sum(bar.trades for bar in view.bars["BINANCE:BTCUSDT"]) >= 100
-    assert "It is running" in session_page(view)
-    assert picture(view)
+    assert "It is running" in render_page(view)
+    assert draw_picture(view)
 
 
 def test_a_dead_session_shows_what_it_left_and_a_recovered_one_all(tmp_path: Path) -> None:
     layout = remains.dead(tmp_path / "data")
-    dead = SessionView.of(layout, SESSION)
+    dead = ReportView.of(layout, SESSION)
     assert (dead.state, dead.summary.trades) == ("dead", None)  # nobody counted them
-    assert 'class="gap"' not in picture(dead)
+    assert 'class="gap"' not in draw_picture(dead)
     assert volumes(dead)["AAPL"] == 400.0  # 1, 3 in Parquet; 5, 5 sealed; the half row is none
     assert volumes(dead)["MSFT"] == 400.0  # sealed, and open
     recover(layout, remains.STILL)
-    view = SessionView.of(layout, SESSION)
+    view = ReportView.of(layout, SESSION)
     assert view.state == "recovered"
     assert volumes(view) == {name: 100.0 * len(rows) for name, rows in remains.PRICES.items()}
     reasons = [gap.reason for gap in view.report.outages]
     assert reasons == ["closed by the server (1001)"]
-    assert picture(view).count('class="gap"') == len(view.gaps)
+    assert draw_picture(view).count('class="gap"') == len(view.gaps)
 
 
 def test_gaps_of_a_session_whose_coverage_is_still_to_come_are_those_of_its_report(
@@ -99,12 +99,12 @@ def test_gaps_of_a_session_whose_coverage_is_still_to_come_are_those_of_its_repo
 ) -> None:
     layout = remains.dead(tmp_path / "data")
     path = layout.report(SESSION)
-    report = Report.read(path)
+    report = SessionReport.read(path)
     begin = report.started
     whole, part = GapReport(begin, begin, "lost", 3), GapReport(begin, begin, "refused", 1)
     report.gaps = [whole, part]
     report.write(path)
-    view = SessionView.of(layout, SESSION)
+    view = ReportView.of(layout, SESSION)
     assert [(gap.reason, gap.concerns("AAPL")) for gap in view.gaps] == [
         ("lost", True),
         ("refused", False),  # of which ticker is not known yet
@@ -116,10 +116,10 @@ def test_a_failed_session_can_be_shown(studio: Studio) -> None:
     with exchange:
         url = exchange.url
     report = studio.record(url, lasting=0.5)
-    view = SessionView.of(Layout(studio.data_dir), report.session)
+    view = ReportView.of(Layout(studio.data_dir), report.session)
     assert view.state == "failed"
-    assert "No trades were recorded." in picture(view)
-    assert "nothing was heard" in session_page(view)
+    assert "No trades were recorded." in draw_picture(view)
+    assert "nothing was heard" in render_page(view)
 
 
 def test_bars_are_of_the_session_alone_also_when_its_day_is_compacted(tmp_path: Path) -> None:
@@ -127,11 +127,16 @@ def test_bars_are_of_the_session_alone_also_when_its_day_is_compacted(tmp_path: 
     begin, end = datetime(2020, 11, 20, 10, tzinfo=UTC), datetime(2020, 11, 20, 11, tzinfo=UTC)
     first = int(begin.timestamp() * 1000)
     window = "20201120T100000Z_00001"
-    put(layout, "X", Part(OTHER, window), table_of([(first, 1.0, 10.0, ""), (first, 2.0, 5.0, "")]))
-    put(layout, "X", Part(SESSION, window), table_of([(first, 9.0, 99.0, "")]))
+    put(
+        layout,
+        "X",
+        WindowId(OTHER, window),
+        table_of([(first, 1.0, 10.0, ""), (first, 2.0, 5.0, "")]),
+    )
+    put(layout, "X", WindowId(SESSION, window), table_of([(first, 9.0, 99.0, "")]))
 
     def bars() -> list[dict[str, object]]:
-        return list(session_bars(layout, OTHER, "X", 60, begin, end).to_pylist())
+        return list(read_session_bars(layout, OTHER, "X", 60, begin, end).to_pylist())
 
     before = bars()
     assert len(compact_days(layout).done) == 1
@@ -155,11 +160,11 @@ def test_the_command_writes_both_files_and_says_where(
     words = ["report", SESSION, "--data-dir", str(whole.root)]
     assert run([*words, "--out", str(page), "--svg", str(drawing)]) == 0
     assert capsys.readouterr().out == f"{page}\n{drawing}\n"
-    view = SessionView.of(whole, SESSION)
-    assert page.read_text(encoding="utf-8") == session_page(view)
-    assert drawing.read_text(encoding="utf-8") == picture(view)
+    view = ReportView.of(whole, SESSION)
+    assert page.read_text(encoding="utf-8") == render_page(view)
+    assert drawing.read_text(encoding="utf-8") == draw_picture(view)
     assert run(words) == 0
-    assert Path(f"{SESSION}.html").read_text(encoding="utf-8") == session_page(view)
+    assert Path(f"{SESSION}.html").read_text(encoding="utf-8") == render_page(view)
 
 
 @pytest.mark.parametrize("session", ["20261123T142958Z_000000", "../sessions", "*", ""])
@@ -177,7 +182,7 @@ def test_a_session_that_is_not_there_is_wrong_usage(
 def test_a_damaged_file_is_one_sentence_and_status_1(
     whole: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damaged = next(whole.published(SESSION, ["2026-11-23"]))[1]
+    damaged = next(whole.published_files(SESSION, ["2026-11-23"]))[1]
     data = bytearray(damaged.read_bytes())
     data[8] ^= 0xFF
     damaged.write_bytes(data)
@@ -185,5 +190,5 @@ def test_a_damaged_file_is_one_sentence_and_status_1(
     assert str(damaged) in capsys.readouterr().err
     whole.report(SESSION).write_text("{", encoding="utf-8")
     with pytest.raises(StoreError, match="is no report"):
-        SessionView.of(whole, SESSION)
+        ReportView.of(whole, SESSION)
     assert not Path(f"{SESSION}.html").exists()

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.rows import Rows
 from stocktrace.store.batch import Batch
+from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.read import Read
-from stocktrace.store.segment import SegmentWriter
-from stocktrace.store.tape import Frames
+from stocktrace.store.names import WindowId
+from stocktrace.store.segments import SegmentWriter
+from stocktrace.store.tape import TapeFrames
 from stocktrace.trade import Trade
+from stocktrace.trade_columns import TradeColumns
 from tests.conftest import NOON, SESSION, WINDOW
 
-PART = Part(SESSION, WINDOW)
+PART = WindowId(SESSION, WINDOW)
 #: NOON in ms: the time of trades by hand.
 T = NOON // 10**6
 #: Names that file systems, shells or readers of Hive paths take for something else.
@@ -38,7 +38,7 @@ def layout(tmp_path: Path) -> Layout:
 def seal(layout: Layout) -> Callable[..., list[Path]]:
     """Writes and seals the segments of a window; gives them."""
 
-    def seal(trades: Sequence[Trade], part: Part = PART, stamp: int = NOON) -> list[Path]:
+    def seal(trades: Sequence[Trade], part: WindowId = PART, stamp: int = NOON) -> list[Path]:
         writer = SegmentWriter(layout, part)
         writer.write(batch_of(trades, stamp))
         writer.seal()
@@ -49,5 +49,5 @@ def seal(layout: Layout) -> Callable[..., list[Path]]:
 
 def batch_of(trades: Sequence[Trade], stamp: int = NOON, frame: bytes = b"{}") -> Batch:
     """One read with ``trades`` in one frame, parted by ticker as the intake does."""
-    read = Read([Frames(stamp, [frame])], Rows.of([trades]))
+    read = DecodedRead([TapeFrames(stamp, [frame])], TradeColumns.of([trades]))
     return [(ticker, [(read, rows)]) for ticker, rows in read.parts]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from stocktrace.deadline import Clock
+from stocktrace.clock import Clock
 from stocktrace.errors import StoreError
 from stocktrace.store import audit as module
-from stocktrace.store.audit import FIRST, Audit, check
+from stocktrace.store.audit import FIRST_HASH, AuditLog, check_audit_log
 from tests.conftest import NOON, tree
 
 #: Appends 50 events, beside another process that does the same.
@@ -36,7 +36,7 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 
 def test_an_event_is_a_line_with_time_session_facts_and_both_hashes(path: Path) -> None:
-    audit = Audit(path, "mine", Clock(wall=lambda: NOON))
+    audit = AuditLog(path, "mine", Clock(wall=lambda: NOON))
     audit("start", tickers=["AAPL"])
     audit("end", state="complete")
     first, second = events(path)
@@ -46,23 +46,23 @@ def test_an_event_is_a_line_with_time_session_facts_and_both_hashes(path: Path) 
         "event": "start",
         "session": "mine",
         "tickers": ["AAPL"],
-        "previous": FIRST,
+        "previous": FIRST_HASH,
         "hash": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
     }
     assert second["previous"] == first["hash"]
-    assert list(check(path)) == []
+    assert list(check_audit_log(path)) == []
 
 
 def test_two_processes_make_one_chain(path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name]) for name in "ab"]
     assert [process.wait(60) for process in processes] == [0, 0]
-    assert list(check(path)) == []
+    assert list(check_audit_log(path)) == []
     for name in "ab":
         assert [e["number"] for e in events(path) if e["session"] == name] == list(range(50))
 
 
 def test_a_changed_byte_is_found_at_its_line(path: Path) -> None:
-    audit = Audit(path, "mine")
+    audit = AuditLog(path, "mine")
     for number in range(3):
         audit("event", number=number)
     whole = path.read_bytes()
@@ -74,51 +74,51 @@ def test_a_changed_byte_is_found_at_its_line(path: Path) -> None:
         damaged[position] ^= 1
         path.write_bytes(damaged)
         line = 1 + sum(end < position for end in ends)
-        assert any(f"line {line}:" in words for words in check(path)), position
+        assert any(f"line {line}:" in words for words in check_audit_log(path)), position
 
 
 @pytest.mark.parametrize("gone", [0, 1])
 def test_a_line_that_is_missing_is_found(path: Path, gone: int) -> None:
-    audit = Audit(path, "mine")
+    audit = AuditLog(path, "mine")
     for number in range(3):
         audit("event", number=number)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:gone] + lines[gone + 1 :]))
     reason = "the beginning is missing" if gone == 0 else "was changed or is missing"
-    (words,) = check(path)
+    (words,) = check_audit_log(path)
     assert reason in words
 
 
 def test_lines_in_another_order_are_found(path: Path) -> None:
-    audit = Audit(path, "mine")
+    audit = AuditLog(path, "mine")
     for number in range(3):
         audit("event", number=number)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[2] + lines[1])
-    assert list(check(path))
+    assert list(check_audit_log(path))
 
 
 def test_a_torn_last_line_stands_alone_and_the_log_goes_on(path: Path) -> None:
-    audit = Audit(path, "mine")
+    audit = AuditLog(path, "mine")
     audit("one")
     audit("two")
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
-    assert list(check(path)) == [f"{path}: the last line is torn"]
+    assert list(check_audit_log(path)) == [f"{path}: the last line is torn"]
     audit("three")
     lines = path.read_bytes().splitlines()
     assert lines[:2] == [whole.splitlines()[0], whole.splitlines()[1][:-19]]
     assert json.loads(lines[2])["event"] == "three"
-    assert list(check(path)) == [f"{path}, line 2: it was changed, or is torn"]
+    assert list(check_audit_log(path)) == [f"{path}, line 2: it was changed, or is torn"]
 
 
 @pytest.mark.parametrize("length", [65_000, 65_536, 70_000, 200_000])
 def test_a_long_line_is_part_of_the_chain(path: Path, length: int) -> None:
-    audit = Audit(path, "mine")
+    audit = AuditLog(path, "mine")
     audit("one")
     audit("long", text="x" * length)
     audit("three")
-    assert list(check(path)) == []
+    assert list(check_audit_log(path)) == []
 
 
 def test_a_log_that_is_long_is_rotated_and_the_chain_goes_on(
@@ -126,7 +126,7 @@ def test_a_log_that_is_long_is_rotated_and_the_chain_goes_on(
 ) -> None:
     monkeypatch.setattr(module, "ROTATE_BYTES", 500)
     stamps = iter(range(NOON, NOON + 10**12, 10**9))
-    audit = Audit(path, "mine", Clock(wall=lambda: next(stamps)))
+    audit = AuditLog(path, "mine", Clock(wall=lambda: next(stamps)))
     for number in range(7):
         audit("event", number=number)
     names = tree(path.parent)
@@ -137,17 +137,17 @@ def test_a_log_that_is_long_is_rotated_and_the_chain_goes_on(
     parts = [path.parent / name for name in names if name.startswith("audit-")]
     numbers = [event["number"] for part in [*parts, path] for event in events(part)]
     assert numbers == list(range(7))
-    assert list(check(path)) == []
+    assert list(check_audit_log(path)) == []
     parts[0].unlink()
-    assert list(check(path)) == [f"{parts[1]}, line 1: the beginning is missing"]
+    assert list(check_audit_log(path)) == [f"{parts[1]}, line 1: the beginning is missing"]
 
 
 def test_a_log_that_is_not_there_is_whole(path: Path) -> None:
-    assert list(check(path)) == []
+    assert list(check_audit_log(path)) == []
 
 
 def test_facts_that_are_no_json_are_written_as_text(path: Path) -> None:
-    Audit(path, "mine")("event", where=Path("a/b"), error=ValueError("no"))
+    AuditLog(path, "mine")("event", where=Path("a/b"), error=ValueError("no"))
     (event,) = events(path)
     assert (event["where"], event["error"]) == ("a/b", "no")
 
@@ -155,4 +155,4 @@ def test_facts_that_are_no_json_are_written_as_text(path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_told(path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(StoreError, match="Cannot write"):
-        Audit(path, "mine")("event")
+        AuditLog(path, "mine")("event")

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 import stocktrace
 from stocktrace import cli
 from stocktrace.errors import SettingsError, UsageError
-from stocktrace.gap import Interval
+from stocktrace.intervals import CoverageInterval
+from stocktrace.query.bars import BARS
 from stocktrace.store import lock
-from stocktrace.store.bars import BARS
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
+from stocktrace.store.names import WindowId
 from tests.conftest import SESSION
 from tests.tables import Row, put, table_of
 
@@ -59,7 +59,7 @@ def publish(layout: Layout) -> Callable[..., None]:
                 f"{dt.datetime.fromtimestamp(row[0] / 1000, dt.UTC):%Y%m%d}", []
             ).append(row)
         for day, some in days.items():
-            put(layout, ticker, Part(SESSION, f"{day}T000000Z_00001"), table_of(some))
+            put(layout, ticker, WindowId(SESSION, f"{day}T000000Z_00001"), table_of(some))
 
     return publish
 
@@ -134,7 +134,7 @@ def test_bars_are_those_of_one_trade_after_the_other(
     for day in ("20261123", "20261124"):
         # The order of arrival is not that of the events: what is received next day may be older.
         some = [row for at, row in enumerate(rows) if (at % 3 == 2) == (day == "20261124")]
-        put(layout, ticker, Part(SESSION, f"{day}T000000Z_00001"), table_of(some))
+        put(layout, ticker, WindowId(SESSION, f"{day}T000000Z_00001"), table_of(some))
     rows = [row for at, row in enumerate(rows) if at % 3 != 2] + rows[2::3]
     table = stocktrace.read_bars(
         ticker, dt.timedelta(milliseconds=every), data_dir=layout.root, backend="pyarrow"
@@ -293,7 +293,9 @@ def listened(layout: Layout, session: str, *stretches: tuple[str, str, str]) -> 
         layout,
         session,
         [
-            Interval("AAPL", ms(f"{DATE}T{start}Z") * 10**6, ms(f"{DATE}T{end}Z") * 10**6, reason)
+            CoverageInterval(
+                "AAPL", ms(f"{DATE}T{start}Z") * 10**6, ms(f"{DATE}T{end}Z") * 10**6, reason
+            )
             for start, end, reason in stretches
         ],
     )
@@ -329,7 +331,7 @@ def test_what_a_live_session_heard_is_not_known_before_it_ends(
         [(NOON - 120_000, 1.0, 1.0, "1"), (NOON, 1.0, 1.0, "1"), (NOON + 60_000, 1.0, 1.0, "1")]
     )
     listened(layout, OTHER, ("14:30:00", "14:31:00", ""))
-    with lock.held(layout.lock(SESSION), {}):  # since 14:29:58
+    with lock.hold_lock(layout.lock(SESSION), {}):  # since 14:29:58
         gaps = stocktrace.read_bars("AAPL", data_dir=layout.root, backend="pyarrow")["gap"]
     assert gaps.to_pylist() == [60.0, 0.0, None]
 

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import ConversionError, DiskFull, LayoutError, StoreError
-from stocktrace.store import compaction, footer, lock, parquet, partition, swap
-from stocktrace.store.compaction import Compacted, compact, finish
-from stocktrace.store.dataset import read_trades
+from stocktrace.query.trades import read_trades
+from stocktrace.store import compaction, files, footer, lock, parquet, partition
+from stocktrace.store.compaction import CompactedDay, compact_day, finish_swap
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part, day_number, is_day
-from stocktrace.store.slices import Slices
+from stocktrace.store.names import WindowId, day_number, is_day_file
+from stocktrace.store.row_ranges import RowRangeReader
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION, published, tree
 from tests.store.conftest import T
@@ -34,18 +34,18 @@ OTHER = "20261123T150000Z_aaaaaa"
 FOLDER = f"parquet/date={DATE}/symbol=AAPL"
 
 
-def part_of(number: int, session: str = SESSION) -> Part:
-    return Part(session, f"20261123T14{30 + number}00Z_{number + 1:05}")
+def part_of(number: int, session: str = SESSION) -> WindowId:
+    return WindowId(session, f"20261123T14{30 + number}00Z_{number + 1:05}")
 
 
 @pytest.fixture
 def publish(layout: Layout, seal: Seal) -> Publish:
     """Publishes windows of AAPL, whose trades have the prices given; gives the file."""
 
-    def publish(part: Part, *prices: float, ticker: str = "AAPL") -> Path:
+    def publish(part: WindowId, *prices: float, ticker: str = "AAPL") -> Path:
         trades = [Trade(ticker, price, T + at, 1.0, ("1",)) for at, price in enumerate(prices)]
         (segment,) = seal(trades, part, NOON)
-        converted = parquet.convert(layout, segment)
+        converted = parquet.publish_segment(layout, segment)
         assert converted is not None
         return converted.path
 
@@ -64,21 +64,21 @@ def test_the_files_of_a_day_become_one_with_the_rows_in_order(
     layout: Layout, publish: Publish
 ) -> None:
     before = [publish(part_of(n), 10.0 * n + 1, 10.0 * n + 2).stat().st_size for n in range(3)]
-    done = compact(layout, "AAPL", DATE)
+    done = compact_day(layout, "AAPL", DATE)
     path = layout.root / FOLDER / "day-00001.parquet"
-    assert done == Compacted("AAPL", DATE, path, 3, 6, sum(before), path.stat().st_size)
+    assert done == CompactedDay("AAPL", DATE, path, 3, 6, sum(before), path.stat().st_size)
     assert tree(layout.root) == [f"{FOLDER}/day-00001.parquet"]
     assert prices(layout) == [1.0, 2.0, 11.0, 12.0, 21.0, 22.0]
-    assert done.size < done.before / 2
+    assert done.size < done.files_before / 2
 
 
 def test_its_footer_tells_the_windows_it_is_made_of(layout: Layout, publish: Publish) -> None:
     parts = [part_of(n) for n in range(3)]
-    told = [footer.metadata(publish(part, n + 1.0))["content"] for n, part in enumerate(parts)]
-    compact(layout, "AAPL", DATE)
+    told = [footer.read_footer(publish(part, n + 1.0))["content"] for n, part in enumerate(parts)]
+    compact_day(layout, "AAPL", DATE)
     (path,) = (layout.root / FOLDER).iterdir()
-    found = footer.metadata(path)
-    assert footer.parse_parts(found["parts"]) == [
+    found = footer.read_footer(path)
+    assert footer.parse_windows(found["parts"]) == [
         (part, 1, content) for part, content in zip(parts, told, strict=True)
     ]
     assert found["content"] == parquet.content_hash(parquet.read_parquet(path)).hexdigest()
@@ -88,11 +88,11 @@ def test_its_footer_tells_the_windows_it_is_made_of(layout: Layout, publish: Pub
 def test_compacting_what_is_compacted_changes_nothing(layout: Layout, publish: Publish) -> None:
     publish(part_of(0), 1.0)
     publish(part_of(1), 2.0)
-    compact(layout, "AAPL", DATE)
+    compact_day(layout, "AAPL", DATE)
     (path,) = (layout.root / FOLDER).iterdir()
     before = path.read_bytes()
-    assert compact(layout, "AAPL", DATE) is None
-    assert compact(layout, "MSFT", DATE) is None
+    assert compact_day(layout, "AAPL", DATE) is None
+    assert compact_day(layout, "MSFT", DATE) is None
     assert tree(layout.root) == [str(path.relative_to(layout.root))]
     assert path.read_bytes() == before
 
@@ -102,10 +102,10 @@ def test_windows_of_a_later_recovery_stand_beside_and_are_merged_in_order(
 ) -> None:
     publish(part_of(0), 1.0)
     publish(part_of(2), 3.0)
-    compact(layout, "AAPL", DATE)
+    compact_day(layout, "AAPL", DATE)
     late = publish(part_of(1), 2.0)
     assert sorted(prices(layout)) == [1.0, 2.0, 3.0]
-    done = compact(layout, "AAPL", DATE)
+    done = compact_day(layout, "AAPL", DATE)
     assert done is not None
     assert (done.files, done.rows, done.path.name) == (2, 3, "day-00002.parquet")
     assert prices(layout) == [1.0, 2.0, 3.0]
@@ -120,7 +120,7 @@ def test_two_sessions_of_a_day_follow_one_another_by_when_they_began(
     publish(part_of(0, OTHER), 2.5)
     publish(part_of(0, SESSION), 1.0)
     before = prices(layout)
-    compact(layout, "AAPL", DATE)
+    compact_day(layout, "AAPL", DATE)
     assert prices(layout) == before == [1.0, 2.0, 2.5, 3.0]
 
 
@@ -132,22 +132,22 @@ def test_a_reader_that_knows_nothing_of_us_gets_the_same_trades(
             publish(part_of(number), number + 1.0, ticker=ticker)
     before = published(layout.root)
     for ticker in before:
-        assert compact(layout, ticker, DATE) is not None
+        assert compact_day(layout, ticker, DATE) is not None
     assert published(layout.root) == before
 
 
 def test_row_groups_are_cut_so_that_an_hour_can_be_read_by_itself(
     layout: Layout, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "ROW_GROUP", 4)
+    monkeypatch.setattr(compaction, "COMPACTED_ROW_GROUP", 4)
     for number in range(5):
         publish(part_of(number), *(10.0 * number + at + 1 for at in range(3)))
-    done = compact(layout, "AAPL", DATE)
+    done = compact_day(layout, "AAPL", DATE)
     assert done is not None
     facts = pq.read_metadata(done.path)
     assert [facts.row_group(at).num_rows for at in range(facts.num_row_groups)] == [4, 4, 4, 3]
-    held = partition.pieces(done.path.parent)
-    with Slices(done.path) as file:
+    held = partition.list_window_rows(done.path.parent)
+    with RowRangeReader(done.path) as file:
         for number in (3, 0, 4, 2, 1):
             rows = pa.Table.from_batches(file.rows(held[number].offset, held[number].rows))
             assert rows["price"].to_pylist() == [10.0 * number + at + 1 for at in range(3)]
@@ -160,19 +160,19 @@ def test_a_list_of_windows_is_read_as_it_was_written(rows: list[list[int]]) -> N
         for session, counts in enumerate(rows)
         for number, count in enumerate(counts)
     ]
-    assert footer.parse_parts(footer.parts_text(parts)) == parts
+    assert footer.parse_windows(footer.format_windows(parts)) == parts
 
 
 @pytest.mark.parametrize("number", [1, 99_999, 100_000])
 def test_the_name_of_a_days_file_has_one_grammar(number: int) -> None:
     path = Path(f"day-{number:05}.parquet")
-    assert is_day(path)
+    assert is_day_file(path)
     assert day_number(path) == number
 
 
 @pytest.mark.parametrize("name", ["day-1.parquet", "day-00001.csv", "Day-00001.parquet", "day-"])
 def test_what_is_called_otherwise_is_no_days_file(name: str) -> None:
-    assert not is_day(Path(name))
+    assert not is_day_file(Path(name))
     with pytest.raises(LayoutError):
         day_number(Path(name))
 
@@ -185,13 +185,13 @@ def test_a_window_that_is_compacted_is_not_published_again(
 ) -> None:
     publish(part_of(0), 1.0)
     publish(part_of(1), 2.0)
-    compact(layout, "AAPL", DATE)
+    compact_day(layout, "AAPL", DATE)
     path = publish(part_of(1), 2.0)  # its segment came back, as from a backup
-    assert is_day(path)
+    assert is_day_file(path)
     assert tree(layout.root) == [f"{FOLDER}/day-00001.parquet"]
     (segment,) = seal([Trade("AAPL", 5.0, T, 1.0)], part_of(1), NOON)
     with pytest.raises(ConversionError, match="holds other rows than"):
-        parquet.convert(layout, segment)
+        parquet.publish_segment(layout, segment)
     assert prices(layout) == [1.0, 2.0]
 
 
@@ -203,7 +203,7 @@ def test_a_damaged_source_stops_it_and_nothing_changes(layout: Layout, publish: 
     path.write_bytes(damaged)
     before = tree(layout.root)
     with pytest.raises(ConversionError):
-        compact(layout, "AAPL", DATE)
+        compact_day(layout, "AAPL", DATE)
     assert tree(layout.root) == before
 
 
@@ -211,12 +211,12 @@ def test_a_file_that_is_whole_but_not_what_it_tells_stops_it(
     layout: Layout, publish: Publish
 ) -> None:
     first, second = publish(part_of(0), 1.0), publish(part_of(1), 2.0)
-    told = footer.metadata(first)["content"]
-    with pq.ParquetFile(second) as file, parquet.writer(first) as other:
+    told = footer.read_footer(first)["content"]
+    with pq.ParquetFile(second) as file, parquet.parquet_writer(first) as other:
         other.write_table(file.read())
         other.add_key_value_metadata({"stocktrace.content": told})
     with pytest.raises(ConversionError, match="not those that the footer"):
-        compact(layout, "AAPL", DATE)
+        compact_day(layout, "AAPL", DATE)
     assert first.exists()
     assert second.exists()
 
@@ -231,17 +231,17 @@ def test_what_is_written_wrong_does_not_take_the_place_of_anything(
     reverse = lambda self, table, size: write(self, table.take([1, 0]), size)  # noqa: E731
     monkeypatch.setattr(pq.ParquetWriter, "write_table", reverse)
     with pytest.raises(ConversionError, match="does not hold the rows that were written"):
-        compact(layout, "AAPL", DATE)
+        compact_day(layout, "AAPL", DATE)
     assert tree(layout.root) == before
 
 
 def test_a_window_that_is_there_twice_is_left_to_a_person(layout: Layout, publish: Publish) -> None:
     first = publish(part_of(0), 1.0)
     copy = first.read_bytes()
-    compact(layout, "AAPL", DATE)
+    compact_day(layout, "AAPL", DATE)
     first.write_bytes(copy)
     with pytest.raises(ConversionError, match="twice"):
-        compact(layout, "AAPL", DATE)
+        compact_day(layout, "AAPL", DATE)
 
 
 def test_a_strangers_file_stays_and_stops_it(layout: Layout, publish: Publish) -> None:
@@ -249,7 +249,7 @@ def test_a_strangers_file_stays_and_stops_it(layout: Layout, publish: Publish) -
     stranger = path.with_name("notes.txt")
     stranger.write_text("mine")
     with pytest.raises(StoreError, match=r"notes\.txt is no file of stocktrace"):
-        compact(layout, "AAPL", DATE)
+        compact_day(layout, "AAPL", DATE)
     assert stranger.read_text() == "mine"
     assert path.exists()
 
@@ -259,17 +259,17 @@ def test_a_window_that_is_published_meanwhile_is_not_lost(
 ) -> None:
     publish(part_of(0), 1.0)
     publish(part_of(2), 3.0)
-    check = compaction._check
+    check = compaction._check_written
 
     def late(*arguments: Any) -> None:
         publish(part_of(1), 2.0)
         check(*arguments)
 
-    monkeypatch.setattr(compaction, "_check", late)
-    assert compact(layout, "AAPL", DATE) is None
+    monkeypatch.setattr(compaction, "_check_written", late)
+    assert compact_day(layout, "AAPL", DATE) is None
     assert prices(layout) == [1.0, 2.0, 3.0]
     monkeypatch.undo()
-    done = compact(layout, "AAPL", DATE)
+    done = compact_day(layout, "AAPL", DATE)
     assert done is not None
     assert done.files == 3
 
@@ -279,7 +279,7 @@ def test_a_conversion_waits_until_the_folders_have_changed_places(
 ) -> None:
     publish(part_of(0), 1.0)
     date = layout.root / "parquet" / f"date={DATE}"
-    with lock.folder(date, exclusive=True):
+    with lock.lock_folder(date, exclusive=True):
         late = threading.Thread(target=publish, args=(part_of(1), 2.0))
         late.start()
         late.join(0.1)
@@ -294,15 +294,15 @@ def test_a_file_system_that_cannot_is_told_and_nothing_changes(
     publish(part_of(0), 1.0)
     publish(part_of(1), 2.0)
     before = tree(layout.root)
-    monkeypatch.setattr(swap, "_call", lambda: lambda _one, _other: errno.EXDEV)
+    monkeypatch.setattr(files, "_renameat2", lambda: lambda _one, _other: errno.EXDEV)
     with pytest.raises(StoreError, match="cannot let two folders change places"):
-        compact(layout, "AAPL", DATE)
+        compact_day(layout, "AAPL", DATE)
     assert tree(layout.root) == before
 
 
 def test_folders_that_are_not_there_cannot_change_places(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="No such file"):
-        swap.exchange(tmp_path / "one", tmp_path / "other")
+        files.swap_folders(tmp_path / "one", tmp_path / "other")
 
 
 def test_a_full_disk_is_told_and_nothing_changes(
@@ -316,7 +316,7 @@ def test_a_full_disk_is_told_and_nothing_changes(
     before = tree(layout.root)
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(DiskFull):
-        compact(layout, "AAPL", DATE)
+        compact_day(layout, "AAPL", DATE)
     assert tree(layout.root) == before
 
 
@@ -336,7 +336,7 @@ class Life:
         self.left = last
         for name in self.CALLS:
             patch.setattr(os, name, self._counted(getattr(os, name)))
-        patch.setattr(compaction, "exchange", self._counted(swap.exchange))
+        patch.setattr(compaction, "swap_folders", self._counted(files.swap_folders))
         for name in ("write_table", "add_key_value_metadata"):
             whole = self._counted(getattr(pq.ParquetWriter, name))
             patch.setattr(pq.ParquetWriter, name, whole)
@@ -356,7 +356,7 @@ def three(layout: Layout, publish: Publish) -> Layout:
     """Two windows that are one file, and a late one."""
     publish(part_of(0), 1.0, 2.0)
     publish(part_of(2), 5.0)
-    compact(layout, "AAPL", DATE)
+    compact_day(layout, "AAPL", DATE)
     publish(part_of(1), 3.0, 4.0)
     return layout
 
@@ -370,10 +370,10 @@ def test_killed_at_any_call_readers_see_each_trade_once_and_the_next_run_ends_it
         with pytest.MonkeyPatch.context() as patch:
             life = Life(patch, last)
             with contextlib.suppress(Killed):
-                compact(layout, "AAPL", DATE)
+                compact_day(layout, "AAPL", DATE)
         assert sorted(prices(layout)) == [1.0, 2.0, 3.0, 4.0, 5.0], last
         assert sorted(row[1] for row in published(layout.root)["AAPL"]) == [1, 2, 3, 4, 5], last
-        compact(layout, "AAPL", DATE)
+        compact_day(layout, "AAPL", DATE)
         assert prices(layout) == [1.0, 2.0, 3.0, 4.0, 5.0]
         assert tree(layout.root) == [f"{FOLDER}/day-00002.parquet"], last
         assert not list(layout.root.glob("compacting/*")), last
@@ -383,10 +383,10 @@ def test_killed_at_any_call_readers_see_each_trade_once_and_the_next_run_ends_it
 
 
 def test_half_a_file_of_a_run_that_was_killed_is_thrown_away(three: Layout) -> None:
-    staged = three.staged("AAPL", DATE)
+    staged = three.compaction_staging("AAPL", DATE)
     staged.mkdir(parents=True)
     (staged / "day-00002.parquet").write_bytes(b"PAR1 and no more")
-    done = compact(three, "AAPL", DATE)
+    done = compact_day(three, "AAPL", DATE)
     assert done is not None
     assert tree(three.root) == [f"{FOLDER}/day-00002.parquet"]
     assert prices(three) == [1.0, 2.0, 3.0, 4.0, 5.0]
@@ -396,11 +396,11 @@ def test_an_old_folder_with_a_window_that_the_dataset_lacks_is_kept(
     layout: Layout, publish: Publish
 ) -> None:
     path = publish(part_of(0), 1.0)
-    staged = layout.staged("AAPL", DATE)
+    staged = layout.compaction_staging("AAPL", DATE)
     staged.mkdir(parents=True)
     shutil.copy(path, staged / f"{part_of(1).stem}.parquet")
     with pytest.raises(StoreError, match="has not: put it there"):
-        finish(layout, "AAPL", DATE)
+        finish_swap(layout, "AAPL", DATE)
     assert (staged / f"{part_of(1).stem}.parquet").exists()
 
 
@@ -442,7 +442,7 @@ def test_our_reader_never_sees_another_count(layout: Layout, many: list[str]) ->
 
     with meanwhile(count) as counts:
         for ticker in many:
-            assert compact(layout, ticker, DATE) is not None
+            assert compact_day(layout, ticker, DATE) is not None
     assert len(counts) > 1
     assert set(counts) == {12 * len(many)}
 
@@ -462,6 +462,6 @@ def test_a_hive_reader_sees_all_trades_once_or_is_told_that_a_file_has_gone(
 
     with meanwhile(count) as counts:
         for ticker in many:
-            assert compact(layout, ticker, DATE) is not None
+            assert compact_day(layout, ticker, DATE) is not None
     assert len(counts) > gone
     assert set(counts) == {12 * len(many)}

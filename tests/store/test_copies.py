@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.store.columns import SCHEMA
-from stocktrace.store.copies import ENOUGH, REACH_US, copies, numbered
+from stocktrace.query.duplicates import MAX_DELAY_US, MIN_RUN, as_key_columns, find_duplicates
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
 
 #: A trade: time of event (ms), price, volume, conditions.
 Trade = tuple[int, float, float, str]
@@ -39,9 +39,11 @@ class Stream:
         columns = [list(column) for column in zip(*self.trades, strict=True)] or [[], [], [], []]
         event, price, volume, conditions = columns
         received = [stamp for stamp, _ in self.rows]
-        table = pa.table([event, received, price, volume, conditions], names=SCHEMA.names)
+        table = pa.table([event, received, price, volume, conditions], names=TRADE_SCHEMA.names)
         times = np.array(received, np.int64)
-        return [bool(flag) for flag in copies(numbered(table.cast(SCHEMA)), times)]
+        return [
+            bool(flag) for flag in find_duplicates(as_key_columns(table.cast(TRADE_SCHEMA)), times)
+        ]
 
     def originals(self) -> list[Trade]:
         flags = self.judged()
@@ -76,15 +78,15 @@ def in_the_next(arrivals: Sequence[Arrival], times: int, later_us: int) -> list[
 
 
 #: Counts of keys: mostly one, twins and triples among them.
-sizes = st.lists(st.sampled_from([1, 1, 1, 1, 2, 2, 3, 4]), min_size=ENOUGH, max_size=80)
+sizes = st.lists(st.sampled_from([1, 1, 1, 1, 2, 2, 3, 4]), min_size=MIN_RUN, max_size=80)
 
 
 def like_a_market(counts: Sequence[int]) -> bool:
     """Whether no ``ENOUGH`` keys in a row have counts that two or three divide."""
     return not any(
-        all(count % number == 0 for count in counts[at : at + ENOUGH])
+        all(count % number == 0 for count in counts[at : at + MIN_RUN])
         for number in (2, 3)
-        for at in range(len(counts) - ENOUGH + 1)
+        for at in range(len(counts) - MIN_RUN + 1)
     )
 
 
@@ -139,21 +141,23 @@ def test_copies_that_were_lost_with_a_connection_do_not_hide_the_others() -> Non
 
 
 def test_codes_in_another_order_make_no_other_trade() -> None:
-    trades = [(at, 1.0, 1.0, "1 12") for at in range(ENOUGH)]
-    again = [(at, 1.0, 1.0, "12 1") for at in range(ENOUGH)]
+    trades = [(at, 1.0, 1.0, "1 12") for at in range(MIN_RUN)]
+    again = [(at, 1.0, 1.0, "12 1") for at in range(MIN_RUN)]
     assert Stream.of([(0, trades), (MS, again)]).originals() == trades
 
 
 @pytest.mark.parametrize(
-    ("late_us", "copied"), [(REACH_US, ENOUGH), (REACH_US + 1, 0)], ids=["within", "beyond"]
+    ("late_us", "copied"),
+    [(MAX_DELAY_US, MIN_RUN), (MAX_DELAY_US + 1, 0)],
+    ids=["within", "beyond"],
 )
 def test_what_comes_again_much_later_is_no_copy(late_us: int, copied: int) -> None:
-    trades = [(at, 1.0, 1.0, "") for at in range(ENOUGH)]
+    trades = [(at, 1.0, 1.0, "") for at in range(MIN_RUN)]
     assert sum(Stream.of([(0, trades), (late_us, trades)]).judged()) == copied
 
 
 def test_of_few_trades_nothing_is_said() -> None:
-    trades = [(at, 1.0, 1.0, "") for at in range(ENOUGH - 1)]
+    trades = [(at, 1.0, 1.0, "") for at in range(MIN_RUN - 1)]
     assert not any(Stream.of([(0, trades * 2)]).judged())
 
 

@@ -14,7 +14,7 @@ import stocktrace
 from stocktrace.errors import StoreError, TickerError, UsageError
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
+from stocktrace.store.names import WindowId
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION
 from tests.store.conftest import PART, T
@@ -34,9 +34,9 @@ COLUMNS = ["symbol", "ts_event", "ts_recv", "price", "volume", "conditions"]
 def publish(layout: Layout, seal: Seal) -> Callable[..., None]:
     """Publishes a window of trades."""
 
-    def publish(trades: list[Trade], part: Part = PART, stamp: int = NOON) -> None:
+    def publish(trades: list[Trade], part: WindowId = PART, stamp: int = NOON) -> None:
         for segment in seal(trades, part, stamp):
-            parquet.convert(layout, segment)
+            parquet.publish_segment(layout, segment)
 
     return publish
 
@@ -182,7 +182,7 @@ def test_windows_and_days_come_in_the_order_of_arrival(
     ]
     for number, (window, later) in enumerate(windows):
         publish(
-            [Trade("AAPL", 10.0 + number, T - number, 1.0)], Part(SESSION, window), NOON + later
+            [Trade("AAPL", 10.0 + number, T - number, 1.0)], WindowId(SESSION, window), NOON + later
         )
     assert prices(layout) == [10.0, 11.0, 12.0]
 
@@ -234,7 +234,7 @@ def test_a_trade_received_after_midnight_is_found_by_the_time_it_happened(
     midnight = NOON + int(9.5 * 3600) * 10**9
     publish(
         [Trade("AAPL", 1.0, midnight // 10**6 - 5, 1.0)],
-        Part(SESSION, "20261124T000000Z_00002"),
+        WindowId(SESSION, "20261124T000000Z_00002"),
         midnight,
     )
     assert prices(layout, start="2026-11-23T23:59:00Z", end="2026-11-24T00:00:00Z") == [1.0]
@@ -248,7 +248,7 @@ def test_only_the_files_that_are_needed_are_opened(
 ) -> None:
     publish([Trade("AAPL", 1.0, T, 1.0), Trade("MSFT", 2.0, T, 1.0)])
     layout.parquet("MSFT", PART).write_bytes(b"broken")
-    later = layout.parquet("AAPL", Part(SESSION, "20261130T143000Z_00001"))
+    later = layout.parquet("AAPL", WindowId(SESSION, "20261130T143000Z_00001"))
     later.parent.mkdir(parents=True)
     later.write_bytes(b"broken")
     assert prices(layout, date="2026-11-23") == [1.0]

@@ -11,36 +11,37 @@ import pyarrow.parquet as pq
 import pytest
 
 from stocktrace.errors import StoreError
-from stocktrace.store import export, parquet
-from stocktrace.store.dataset import read_trades, scan
-from stocktrace.store.export import Rows
+from stocktrace.query import export
+from stocktrace.query.export import RowBatches
+from stocktrace.query.trades import read_trades, scan
+from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
+from stocktrace.store.names import WindowId
 from stocktrace.trade import COLUMNS, Trade
 from tests.conftest import SESSION
 from tests.store.conftest import PART, T
 
-LATER = Part(SESSION, "20261123T144000Z_00002")
+LATER = WindowId(SESSION, "20261123T144000Z_00002")
 
 
 @pytest.fixture
-def trades(layout: Layout, seal: Callable[..., list[Path]]) -> Callable[[], Rows]:
+def trades(layout: Layout, seal: Callable[..., list[Path]]) -> Callable[[], RowBatches]:
     """Two windows of two tickers, to be read as often as is asked."""
     for part, price in ((PART, 1.5), (LATER, 2.5)):
         some = [Trade("AAPL", price, T, 100.0, ("1", "12")), Trade("7203", price + 1, T, 0.25)]
         for segment in seal(some, part):
-            parquet.convert(layout, segment)
-    return lambda: export.of_trades(scan(["AAPL", "7203"], data_dir=layout.root))
+            parquet.publish_segment(layout, segment)
+    return lambda: export.rows_of_trades(scan(["AAPL", "7203"], data_dir=layout.root))
 
 
-def text(write: Callable[[Rows, Callable[[str], object]], None], rows: Rows) -> str:
+def text(write: Callable[[RowBatches, Callable[[str], object]], None], rows: RowBatches) -> str:
     out = io.StringIO()
     write(rows, out.write)
     return out.getvalue()
 
 
-def test_csv_has_what_reading_gives(layout: Layout, trades: Callable[[], Rows]) -> None:
-    found = list(csv.DictReader(io.StringIO(text(export.csv, trades()))))
+def test_csv_has_what_reading_gives(layout: Layout, trades: Callable[[], RowBatches]) -> None:
+    found = list(csv.DictReader(io.StringIO(text(export.write_csv, trades()))))
     assert [(row["symbol"], float(row["price"]), row["conditions"]) for row in found] == [
         ("AAPL", 1.5, "1 12"),
         ("AAPL", 2.5, "1 12"),
@@ -52,8 +53,8 @@ def test_csv_has_what_reading_gives(layout: Layout, trades: Callable[[], Rows]) 
     assert list(found[0]) == list(COLUMNS)
 
 
-def test_json_is_an_object_a_line(trades: Callable[[], Rows]) -> None:
-    lines = text(export.json_lines, trades()).splitlines()
+def test_json_is_an_object_a_line(trades: Callable[[], RowBatches]) -> None:
+    lines = text(export.write_json_lines, trades()).splitlines()
     assert [json.loads(line)["price"] for line in lines] == [1.5, 2.5, 2.5, 3.5]
     assert json.loads(lines[0]) == {
         "symbol": "AAPL",
@@ -68,22 +69,22 @@ def test_json_is_an_object_a_line(trades: Callable[[], Rows]) -> None:
 def test_json_has_all_digits_of_a_number_and_null_for_none() -> None:
     numbers = [0.1 + 0.2, 0.000012345678901234, 1e15 / 3, float("nan"), None]
     rows = pa.table({"price": pa.array(numbers, pa.float64())}).to_reader()
-    found = [json.loads(line)["price"] for line in text(export.json_lines, rows).splitlines()]
+    found = [json.loads(line)["price"] for line in text(export.write_json_lines, rows).splitlines()]
     assert found == [*numbers[:3], None, None]
 
 
 def test_parquet_equals_what_reading_gives(
-    layout: Layout, trades: Callable[[], Rows], tmp_path: Path
+    layout: Layout, trades: Callable[[], RowBatches], tmp_path: Path
 ) -> None:
     file = tmp_path / "out.parquet"
     file.write_text("of an earlier time")
-    export.parquet(trades(), file)
+    export.write_parquet(trades(), file)
     asked = read_trades(["AAPL", "7203"], backend="pyarrow", data_dir=layout.root)
     assert pq.read_table(file).equals(asked)
 
 
 def test_a_parquet_file_that_cannot_be_finished_is_not_begun(
-    layout: Layout, trades: Callable[[], Rows], tmp_path: Path
+    layout: Layout, trades: Callable[[], RowBatches], tmp_path: Path
 ) -> None:
     file = tmp_path / "out" / "out.parquet"
     file.parent.mkdir()
@@ -91,19 +92,19 @@ def test_a_parquet_file_that_cannot_be_finished_is_not_begun(
     broken = layout.parquet("7203", LATER)
     broken.write_bytes(broken.read_bytes()[:-9])
     with pytest.raises(StoreError, match="A file is damaged, `stocktrace verify` tells more: "):
-        export.parquet(trades(), file)
+        export.write_parquet(trades(), file)
     assert [path.name for path in file.parent.iterdir()] == ["out.parquet"]
     assert file.read_text() == "of an earlier time"
 
 
 def test_a_day_that_is_compacted_meanwhile_is_told(
-    layout: Layout, trades: Callable[[], Rows]
+    layout: Layout, trades: Callable[[], RowBatches]
 ) -> None:
     del trades
     dataset = scan("AAPL", data_dir=layout.root)
     layout.parquet("AAPL", PART).unlink()
     with pytest.raises(StoreError, match="A day was compacted while it was read: ask again"):
-        text(export.csv, export.of_trades(dataset))
+        text(export.write_csv, export.rows_of_trades(dataset))
 
 
 @pytest.mark.parametrize(
@@ -111,18 +112,18 @@ def test_a_day_that_is_compacted_meanwhile_is_told(
     [(0, [1.5, 2.5, 2.5, 3.5]), (1, [3.5]), (3, [2.5, 2.5, 3.5]), (9, [1.5, 2.5, 2.5, 3.5])],
 )
 def test_the_last_rows_are_the_last(
-    trades: Callable[[], Rows], count: int, prices: list[float]
+    trades: Callable[[], RowBatches], count: int, prices: list[float]
 ) -> None:
-    assert export.frame(export.last(trades(), count))["price"].tolist() == prices
+    assert export.to_frame(export.last_rows(trades(), count))["price"].tolist() == prices
 
 
 def test_nothing_is_a_header_in_csv_and_no_line_of_json(layout: Layout, tmp_path: Path) -> None:
-    def nothing() -> Rows:
-        return export.of_trades(scan("MSFT", data_dir=layout.root))
+    def nothing() -> RowBatches:
+        return export.rows_of_trades(scan("MSFT", data_dir=layout.root))
 
-    assert text(export.csv, nothing()) == ",".join(COLUMNS) + "\n"
-    assert text(export.json_lines, nothing()) == ""
-    export.parquet(nothing(), tmp_path / "none.parquet")
+    assert text(export.write_csv, nothing()) == ",".join(COLUMNS) + "\n"
+    assert text(export.write_json_lines, nothing()) == ""
+    export.write_parquet(nothing(), tmp_path / "none.parquet")
     assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
 
 
@@ -142,7 +143,7 @@ def test_batches_are_written_one_after_another_and_never_all_held() -> None:
         nonlocal written
         written += lines[0] != "n"  # the header of CSV
 
-    for form in (export.csv, export.json_lines):
+    for form in (export.write_csv, export.write_json_lines):
         asked = written = 0
         form(pa.RecordBatchReader.from_batches(batches[0].schema, source()), write)
         assert written == len(batches)
@@ -150,4 +151,4 @@ def test_batches_are_written_one_after_another_and_never_all_held() -> None:
 
 def test_what_a_spreadsheet_takes_for_a_formula_is_left_as_it_is() -> None:
     rows = pa.table({"reason": ['=HYPERLINK("x")', "-1, +1"]}).to_reader()
-    assert text(export.csv, rows) == 'reason\n"=HYPERLINK(""x"")"\n"-1, +1"\n'
+    assert text(export.write_csv, rows) == 'reason\n"=HYPERLINK(""x"")"\n"-1, +1"\n'

@@ -37,7 +37,7 @@ def test_a_full_disk_or_quota_is_told_as_such(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "free_bytes", {tmp_path / "not" / "there": 4711}.__getitem__)
-    with pytest.raises(DiskFull) as caught, files.telling(tmp_path / "not" / "there"):
+    with pytest.raises(DiskFull) as caught, files.disk_errors(tmp_path / "not" / "there"):
         raise OSError(number, os.strerror(number))
     assert caught.value.path == tmp_path / "not" / "there"
     assert caught.value.free_bytes == 4711
@@ -46,7 +46,7 @@ def test_a_full_disk_or_quota_is_told_as_such(
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), FileExistsError(17, "there")])
 def test_files_that_come_and_go_are_the_callers_to_judge(tmp_path: Path, error: OSError) -> None:
-    with pytest.raises(type(error)), files.telling(tmp_path):
+    with pytest.raises(type(error)), files.disk_errors(tmp_path):
         raise error
 
 
@@ -55,7 +55,7 @@ def test_publishing_replaces_the_file_as_a_whole(tmp_path: Path) -> None:
     final.write_text("old")
     with files.locked_temporary(final) as temporary:
         temporary.write_text("new")
-        files.publish(temporary, final)
+        files.publish_file(temporary, final)
     assert final.read_text() == "new"
     assert tree(tmp_path) == ["a"]
 

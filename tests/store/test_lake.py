@@ -17,13 +17,13 @@ import pytest
 import stocktrace
 from stocktrace.cli import run
 from stocktrace.errors import LakeError
-from stocktrace.exchange import SyntheticMarket
+from stocktrace.maintenance.convert import convert_segments
 from stocktrace.record.recovery import recover
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import SyntheticMarket
 from stocktrace.store import outbox, parquet
-from stocktrace.store.lake import Lake, scrubbed
+from stocktrace.store.lake import Lake, without_secrets
 from stocktrace.store.layout import Layout
-from stocktrace.upkeep.converting import convert_segments
 from tests.cloud import Store, s3
 from tests.conftest import SESSION, Studio, played, published, tree
 
@@ -50,7 +50,7 @@ def store(running: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     return running
 
 
-def capture(studio: Studio, lake: str, **given: Any) -> Report:
+def capture(studio: Studio, lake: str, **given: Any) -> SessionReport:
     with studio.exchange(MARKET) as exchange:
         return studio.record(exchange, TICKERS, played(exchange), lake=lake, **given)
 
@@ -73,7 +73,7 @@ def test_a_capture_leaves_in_the_lake_what_it_published_and_nothing_to_be_sent(
     studio: Studio, lake: Path
 ) -> None:
     report = capture(studio, f"file://{lake}", roll_size="10KB")
-    assert (report.state, report.unsent) == ("complete", "") or report.state == "interrupted"
+    assert (report.state, report.upload_error) == ("complete", "") or report.state == "interrupted"
     assert len(report.windows) > 1
     assert tree(lake) == of_lake(studio.files())
     for name in tree(lake):
@@ -94,17 +94,17 @@ def test_a_lake_that_cannot_be_used_costs_the_capture_nothing_and_is_told(
     report = capture(studio, f"file://{lake}", roll_size="10KB")
     assert report.balanced
     assert report.books.recorded == 300
-    assert f"The lake file://{lake} cannot be used" in report.unsent
-    assert "run `stocktrace recover`" in report.unsent
-    assert studio.report().unsent == report.unsent
+    assert f"The lake file://{lake} cannot be used" in report.upload_error
+    assert "run `stocktrace recover`" in report.upload_error
+    assert studio.report().upload_error == report.upload_error
     assert studio.events("unsent")
-    assert report.unsent in caplog.text
+    assert report.upload_error in caplog.text
     assert tree(studio.data_dir / "outbox" / report.session) == of_lake(studio.files())
 
     lake.unlink()
     (recovered,) = recover(Layout(studio.data_dir))  # the report tells where to
-    assert recovered.unsent == ""
-    assert studio.report().unsent == ""
+    assert recovered.upload_error == ""
+    assert studio.report().upload_error == ""
     assert tree(lake) == of_lake(studio.files())
     assert published(lake) == published(studio.data_dir)
     assert recover(Layout(studio.data_dir)) == []
@@ -129,20 +129,20 @@ def test_what_waits_is_sent_with_the_next_window(studio: Studio, lake: Path) -> 
     capture(studio, "")
     session = studio.report().session
     first, second, *_ = sorted(layout.dataset.rglob(f"{session}*.parquet"))
-    outbox.put(layout, session, first)
+    outbox.add_to_outbox(layout, session, first)
     lake.write_text("")
     with pytest.raises(LakeError):
-        outbox.send(layout, session)
+        outbox.send_outbox(layout, session)
     lake.unlink()
-    outbox.put(layout, session, second)
-    assert outbox.send(layout, session).files == 2
+    outbox.add_to_outbox(layout, session, second)
+    assert outbox.send_outbox(layout, session).files == 2
     assert len(tree(lake)) == 2
 
 
 @pytest.mark.parametrize(
     "place",
     [
-        "stocktrace.store.parquet._let_go",
+        "stocktrace.store.parquet._delete_segment",
         "stocktrace.record.publish.send",
     ],
 )
@@ -171,9 +171,9 @@ def test_compacting_the_day_takes_nothing_away_from_what_waits(studio: Studio, l
     session = studio.report().session
     files = sorted(layout.dataset.rglob(f"{session}*.parquet"))
     for path in files:
-        outbox.put(layout, session, path)
+        outbox.add_to_outbox(layout, session, path)
         path.unlink()
-    assert outbox.send(layout, session).files == len(files)
+    assert outbox.send_outbox(layout, session).files == len(files)
     assert sum(map(len, published(lake).values())) == 300
 
 
@@ -231,9 +231,9 @@ def test_a_session_of_another_machine_is_alive_as_long_as_its_report_says_so(
         path = layout.report(session)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"session": session, "state": state}))
-        outbox.put(layout, session, path)
-        outbox.send(layout, session)
-    assert Lake.open(layout.lake).alive() == [SESSION]
+        outbox.add_to_outbox(layout, session, path)
+        outbox.send_outbox(layout, session)
+    assert Lake.open(layout.lake).running_sessions() == [SESSION]
 
 
 # --- the outbox ------------------------------------------------------------------------------
@@ -250,13 +250,13 @@ def layout(tmp_path: Path, lake: Path) -> Layout:
 
 def test_what_is_put_again_replaces_what_waited(layout: Layout, lake: Path) -> None:
     path = layout.report(SESSION)
-    outbox.put(layout, SESSION, path)
+    outbox.add_to_outbox(layout, SESSION, path)
     path.unlink()
     path.write_text("newer")
-    outbox.put(layout, SESSION, path)
-    outbox.put(layout, SESSION, path)
-    assert [found.read_text() for found in outbox.waiting(layout, SESSION)] == ["newer"]
-    assert outbox.send(layout, SESSION) == outbox.Sent(1, 5)
+    outbox.add_to_outbox(layout, SESSION, path)
+    outbox.add_to_outbox(layout, SESSION, path)
+    assert [found.read_text() for found in outbox.pending_uploads(layout, SESSION)] == ["newer"]
+    assert outbox.send_outbox(layout, SESSION) == outbox.SentFiles(1, 5)
     assert (lake / "sessions" / path.name).read_text() == "newer"
     assert not layout.outbox(SESSION).exists()
 
@@ -268,8 +268,8 @@ def test_a_file_system_without_hard_links_keeps_copies(
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refuse)
-    outbox.put(layout, SESSION, layout.report(SESSION))
-    (kept,) = outbox.waiting(layout, SESSION)
+    outbox.add_to_outbox(layout, SESSION, layout.report(SESSION))
+    (kept,) = outbox.pending_uploads(layout, SESSION)
     assert kept.read_text() == layout.report(SESSION).read_text()
     assert kept.stat().st_ino != layout.report(SESSION).stat().st_ino
 
@@ -278,7 +278,7 @@ def test_the_report_is_sent_when_all_that_it_tells_of_is_there(
     layout: Layout, lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path in (layout.report(SESSION), *layout.root.rglob("one.parquet")):
-        outbox.put(layout, SESSION, path)
+        outbox.add_to_outbox(layout, SESSION, path)
     put = Lake.put
 
     def refuse(self: Lake, source: Path, key: str) -> int:
@@ -288,15 +288,15 @@ def test_the_report_is_sent_when_all_that_it_tells_of_is_there(
 
     monkeypatch.setattr(Lake, "put", refuse)
     with pytest.raises(LakeError):
-        outbox.send(layout, SESSION)
+        outbox.send_outbox(layout, SESSION)
     assert tree(lake) == []
-    assert len(outbox.waiting(layout, SESSION)) == 2
+    assert len(outbox.pending_uploads(layout, SESSION)) == 2
 
 
 def test_files_that_wait_for_a_lake_when_none_is_set_are_told(layout: Layout) -> None:
-    outbox.put(layout, SESSION, layout.report(SESSION))
+    outbox.add_to_outbox(layout, SESSION, layout.report(SESSION))
     with pytest.raises(LakeError, match=r"No lake is set, and session .* has 1 file for one"):
-        outbox.send(Layout(layout.root), SESSION)
+        outbox.send_outbox(Layout(layout.root), SESSION)
 
 
 # --- the store -------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_where_a_file_shows_before_it_is_whole_it_is_moved_to_its_name(tmp_path:
 def test_an_s3_store_takes_a_capture_and_gives_it_back(studio: Studio, store: Store) -> None:
     url = store.url("captured")
     report = capture(studio, url, roll_size="10KB")
-    assert report.unsent == ""
+    assert report.upload_error == ""
     assert rows(url) == rows(studio.data_dir)
     names = [
         info.path.removeprefix("lake/captured/")
@@ -390,7 +390,7 @@ def test_no_credential_is_told_when_the_store_refuses_them(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anothersecretthatmustnotleak")
     report = capture(studio, store.url("refused"))
-    assert "cannot be used" in report.unsent
+    assert "cannot be used" in report.upload_error
     for path in studio.data_dir.rglob("*"):
         if stat.S_ISREG(path.stat().st_mode):
             assert b"mustnotleak" not in path.read_bytes(), path
@@ -406,21 +406,21 @@ def test_what_a_store_says_is_told_without_credentials() -> None:
         "AWS_SESSION_TOKEN": "in",
     }
     text = "no s3cret of whose in azure, us-east-1"
-    assert scrubbed(text, environment) == "no *** of *** in ***, us-east-1"
+    assert without_secrets(text, environment) == "no *** of *** in ***, us-east-1"
 
 
 def test_a_converted_file_waits_before_its_csv_goes(
     studio: Studio, lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool]] = []
-    let_go = parquet._let_go
+    let_go = parquet._delete_segment
 
     def watch(layout: Layout, ticker: str, segment: Path, part: Any) -> None:
         waits = layout.outbox(part.session) / layout.parquet(ticker, part).relative_to(layout.root)
         seen.append((waits.exists(), segment.exists()))
         let_go(layout, ticker, segment, part)
 
-    monkeypatch.setattr(parquet, "_let_go", watch)
+    monkeypatch.setattr(parquet, "_delete_segment", watch)
     capture(studio, f"file://{lake}")
     assert seen
     assert set(seen) == {(True, True)}

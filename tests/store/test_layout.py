@@ -6,10 +6,7 @@ from pathlib import Path
 import pytest
 
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import (
-    Part,
-    decode_ticker,
-)
+from stocktrace.store.names import WindowId, decode_ticker
 from tests.conftest import SESSION, WINDOW
 from tests.store.conftest import PART, STRANGE
 
@@ -33,9 +30,9 @@ def test_every_name_is_read_back_by_the_grammar_that_wrote_it() -> None:
         layout.parquet("A:B", PART),
         layout.quarantine(PART),
     ):
-        assert Part.parse(path) == PART
-    assert Part.of_tape(layout.tape(PART)) == PART
-    assert Part.of_tape(layout.archived_tape(PART)) == PART
+        assert WindowId.parse(path) == PART
+    assert WindowId.of_tape(layout.tape(PART)) == PART
+    assert WindowId.of_tape(layout.archived_tape(PART)) == PART
     assert layout.ticker_of_csv(layout.csv("A:B", PART)) == "A:B"
 
 
@@ -71,7 +68,7 @@ def test_the_data_folder_looks_as_documented() -> None:
 
 def test_segments_of_one_window_are_found_by_their_suffix(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    other = Part(SESSION, "20261123T143000Z_00002")
+    other = WindowId(SESSION, "20261123T143000Z_00002")
     for ticker, part in itertools.product(("A:B", "7203"), (PART, other)):
         for path in (layout.csv(ticker, part), layout.open_csv(ticker, part)):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +97,7 @@ def test_what_is_of_no_one_session_is_found(tmp_path: Path) -> None:
         layout.csv("A", PART),
         layout.open_csv("B", PART),
         layout.kept_csv("A", PART),
-        layout.staged("A", "2026-11-22") / "day-00001.parquet",
+        layout.compaction_staging("A", "2026-11-22") / "day-00001.parquet",
         layout.anchor("2026-11-24"),
         layout.parquet("A", PART),
     )
@@ -111,8 +108,8 @@ def test_what_is_of_no_one_session_is_found(tmp_path: Path) -> None:
     assert layout.plain_tapes() == layout.plain_tapes(SESSION) == [tape]
     assert layout.plain_tapes(f"{SESSION[:-1]}0") == []
     assert layout.archived_tapes() == [archived]
-    assert layout.unpublished() == [sealed, unsealed]
-    assert layout.sealed() == [sealed]
-    assert layout.kept() == [kept]
-    assert layout.staging() == [staged.parent]
+    assert layout.all_segments() == [sealed, unsealed]
+    assert layout.all_sealed_segments() == [sealed]
+    assert layout.kept_segments() == [kept]
+    assert layout.compaction_leftovers() == [staged.parent]
     assert layout.dates() == ["2026-11-23", "2026-11-24"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stocktrace.errors import KeyInUse, StoreError
+from stocktrace.live import key_lock
 from stocktrace.store import lock
 
 URL = "wss://ws.finnhub.io"
@@ -40,7 +41,7 @@ def test_one_process_captures_with_a_key_and_the_next_is_told_who() -> None:
     with (
         hold() as process,
         pytest.raises(KeyInUse) as caught,
-        lock.one_capture_per_key("secret", URL, "mine"),
+        key_lock.acquire_key_lock("secret", URL, "mine"),
     ):
         pass
     assert str(caught.value) == (
@@ -51,7 +52,7 @@ def test_one_process_captures_with_a_key_and_the_next_is_told_who() -> None:
 
 def test_when_the_holder_ends_the_key_is_free() -> None:
     hold().communicate()
-    with lock.one_capture_per_key("secret", URL, "mine"):
+    with key_lock.acquire_key_lock("secret", URL, "mine"):
         pass
 
 
@@ -59,39 +60,39 @@ def test_a_killed_process_holds_nothing() -> None:
     process = hold()
     process.kill()
     process.communicate()
-    with lock.one_capture_per_key("secret", URL, "mine"):
+    with key_lock.acquire_key_lock("secret", URL, "mine"):
         pass
 
 
 def test_within_a_process_too_there_is_one() -> None:
     with (
-        lock.one_capture_per_key("secret", URL, "mine"),
+        key_lock.acquire_key_lock("secret", URL, "mine"),
         pytest.raises(KeyInUse),
-        lock.one_capture_per_key("secret", URL, "again"),
+        key_lock.acquire_key_lock("secret", URL, "again"),
     ):
         pass
-    with lock.one_capture_per_key("secret", URL, "later"):
+    with key_lock.acquire_key_lock("secret", URL, "later"):
         pass
 
 
 def test_another_key_and_another_address_are_other_places() -> None:
     with (
-        lock.one_capture_per_key("secret", URL, "one"),
-        lock.one_capture_per_key("another", URL, "two"),
-        lock.one_capture_per_key("secret", "ws://127.0.0.1:1", "three"),
+        key_lock.acquire_key_lock("secret", URL, "one"),
+        key_lock.acquire_key_lock("another", URL, "two"),
+        key_lock.acquire_key_lock("secret", "ws://127.0.0.1:1", "three"),
     ):
         assert len(list(Path(tempfile.gettempdir()).glob("stocktrace-*.lock"))) == 3
 
 
 def test_what_raises_inside_lets_go_and_is_raised() -> None:
-    with pytest.raises(ZeroDivisionError), lock.one_capture_per_key("secret", URL, "one"):
+    with pytest.raises(ZeroDivisionError), key_lock.acquire_key_lock("secret", URL, "one"):
         raise ZeroDivisionError
-    with lock.one_capture_per_key("secret", URL, "two"):
+    with key_lock.acquire_key_lock("secret", URL, "two"):
         pass
 
 
 def test_the_lock_does_not_tell_the_key() -> None:
-    with lock.one_capture_per_key("secret", URL, "mine"):
+    with key_lock.acquire_key_lock("secret", URL, "mine"):
         (path,) = Path(tempfile.gettempdir()).glob("stocktrace-*.lock")
         assert json.loads(path.read_text()) == {
             "session": "mine",
@@ -103,29 +104,29 @@ def test_the_lock_does_not_tell_the_key() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "nonsense", "[]"])
 def test_a_lock_that_does_not_say_who_is_a_lock_all_the_same(text: str) -> None:
-    with lock.one_capture_per_key("secret", URL, "mine"):
+    with key_lock.acquire_key_lock("secret", URL, "mine"):
         (path,) = Path(tempfile.gettempdir()).glob("stocktrace-*.lock")
         path.write_text(text)
         with (
             pytest.raises(KeyInUse, match="its process cannot be told"),
-            lock.one_capture_per_key("secret", URL, "again"),
+            key_lock.acquire_key_lock("secret", URL, "again"),
         ):
             pass
 
 
 def test_whether_a_lock_is_held_can_be_asked_without_taking_it(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "a.lock"
-    assert not lock.is_held(path)
-    with lock.held(path, {"session": "one"}):
-        assert lock.is_held(path)
-        assert lock.is_held(path)
-    assert not lock.is_held(path)
+    assert not lock.is_locked(path)
+    with lock.hold_lock(path, {"session": "one"}):
+        assert lock.is_locked(path)
+        assert lock.is_locked(path)
+    assert not lock.is_locked(path)
 
 
 def test_a_shorter_holder_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     for session in ("a-very-long-name", "short"):
-        with lock.held(path, {"session": session}):
+        with lock.hold_lock(path, {"session": session}):
             assert json.loads(path.read_text())["session"] == session
 
 
@@ -142,8 +143,11 @@ def test_a_lock_file_of_another_user_can_be_locked_by_reading_it(
     path = tmp_path / "a.lock"
     path.write_text('{"session":"theirs"}')
     monkeypatch.setattr(os, "open", not_ours)
-    with lock.held(path, {"session": "mine"}):
-        assert lock.is_held(path)
+    with lock.hold_lock(path, {"session": "mine"}):
+        assert lock.is_locked(path)
     assert path.read_text() == '{"session":"theirs"}'
-    with pytest.raises(StoreError, match="Cannot open the lock"), lock.held(tmp_path / "b", {}):
+    with (
+        pytest.raises(StoreError, match="Cannot open the lock"),
+        lock.hold_lock(tmp_path / "b", {}),
+    ):
         pass

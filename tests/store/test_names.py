@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import LayoutError, TickerError
-from stocktrace.store.names import (
-    Part,
-    decode_ticker,
-    encode_ticker,
-    is_session,
-    new_session,
-)
+from stocktrace.store.names import WindowId, decode_ticker, encode_ticker, is_session, new_session
 from stocktrace.trade import is_ticker, parse_tickers
 from tests.conftest import NOON, SESSION, WINDOW
 from tests.store.conftest import STRANGE
@@ -119,7 +113,7 @@ def test_what_is_no_session_is_told(name: str) -> None:
 )
 def test_a_file_of_somebody_else_is_an_error_not_skipped(name: str) -> None:
     with pytest.raises(LayoutError, match="is no file of stocktrace"):
-        Part.parse(ROOT / "csv" / "A" / name)
+        WindowId.parse(ROOT / "csv" / "A" / name)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +121,7 @@ def test_a_file_of_somebody_else_is_an_error_not_skipped(name: str) -> None:
 )
 def test_a_tape_of_somebody_else_is_an_error_not_skipped(path: str) -> None:
     with pytest.raises(LayoutError, match="is no tape of stocktrace"):
-        Part.of_tape(ROOT / path)
+        WindowId.of_tape(ROOT / path)
 
 
 def test_names_of_sessions_sort_as_they_began_within_a_second_too():
@@ -138,6 +132,6 @@ def test_names_of_sessions_sort_as_they_began_within_a_second_too():
 
 
 def test_a_part_tells_when_it_was_opened() -> None:
-    assert Part(SESSION, "20261123T144001Z_00002").opened == datetime(
+    assert WindowId(SESSION, "20261123T144001Z_00002").opened_at == datetime(
         2026, 11, 23, 14, 40, 1, tzinfo=UTC
     )

@@ -10,15 +10,15 @@ import pytest
 
 from stocktrace import cli, read_bars, read_trades
 from stocktrace.cli import output
-from stocktrace.deadline import Clock
+from stocktrace.clock import Clock
 from stocktrace.errors import UsageError
-from stocktrace.exchange import Fault, Script
-from stocktrace.report import Report
-from stocktrace.show.page import session_page
-from stocktrace.show.view import SessionView
-from stocktrace.store.columns import SCHEMA
+from stocktrace.maintenance.compact import compact_days
+from stocktrace.sessions.report import SessionReport
+from stocktrace.show.page import render_page
+from stocktrace.show.view import ReportView
+from stocktrace.simulator import Fault, ScriptedSource
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
 from stocktrace.store.layout import Layout
-from stocktrace.upkeep.compacting import compact_days
 from tests.conftest import NOON, SESSION, Studio, played
 from tests.recorded import MS, SECOND, Trade, frame, listening, record
 
@@ -57,7 +57,7 @@ def heard(root: Path, arrivals: Arrivals, session: str = SESSION) -> Layout:
 
 
 def values(trades: pd.DataFrame) -> list[tuple[object, ...]]:
-    names = ["symbol", *(name for name in SCHEMA.names if name != "ts_recv")]
+    names = ["symbol", *(name for name in TRADE_SCHEMA.names if name != "ts_recv")]
     return list(trades[names].itertuples(index=False, name=None))
 
 
@@ -70,13 +70,13 @@ def test_a_doubled_session_reads_as_the_stream_it_doubles(
     doubled = heard(tmp_path / "doubled", again(stream(begin)))
     if compacted:
         assert compact_days(doubled, clock=LATER).done
-    found = read_trades(TICKERS, copies="drop", data_dir=doubled.root)
+    found = read_trades(TICKERS, duplicates="drop", data_dir=doubled.root)
     assert values(found) == values(read_trades(TICKERS, data_dir=plain.root))
-    lake = read_trades(TICKERS, copies="drop", data_dir=doubled.root.as_uri())
+    lake = read_trades(TICKERS, duplicates="drop", data_dir=doubled.root.as_uri())
     pd.testing.assert_frame_equal(lake, found)
     every = read_trades(TICKERS, data_dir=doubled.root)
     assert len(every) == 2 * len(found)
-    marked = read_trades(TICKERS, copies="mark", data_dir=doubled.root)
+    marked = read_trades(TICKERS, duplicates="mark", data_dir=doubled.root)
     pd.testing.assert_frame_equal(marked.drop(columns="copy"), every)
     pd.testing.assert_frame_equal(
         marked[~marked["copy"]].drop(columns="copy").reset_index(drop=True), found
@@ -86,13 +86,13 @@ def test_a_doubled_session_reads_as_the_stream_it_doubles(
 def test_an_honest_session_reads_as_it_is(tmp_path: Path) -> None:
     layout = heard(tmp_path, stream(NOON))
     every = read_trades(TICKERS, data_dir=tmp_path)
-    pd.testing.assert_frame_equal(read_trades(TICKERS, copies="drop", data_dir=tmp_path), every)
-    assert Report.read(layout.report(SESSION)).copies == {}
+    pd.testing.assert_frame_equal(read_trades(TICKERS, duplicates="drop", data_dir=tmp_path), every)
+    assert SessionReport.read(layout.report(SESSION)).duplicates == {}
 
 
 def test_what_is_asked_for_changes_no_judgement(tmp_path: Path) -> None:
     heard(tmp_path, again(stream(LATE)))
-    found = read_trades("AAPL", copies="drop", data_dir=tmp_path)
+    found = read_trades("AAPL", duplicates="drop", data_dir=tmp_path)
     received, event = found["ts_recv"], found["ts_event"]
     for by, times in (("ts_recv", received), ("ts_event", event)):
         for start, end in ((times.iloc[10], times.iloc[13]), (times.iloc[20], times.iloc[-1])):
@@ -101,14 +101,14 @@ def test_what_is_asked_for_changes_no_judgement(tmp_path: Path) -> None:
                 start.to_pydatetime(),
                 end.to_pydatetime(),
                 by=by,  # type: ignore[arg-type]
-                copies="drop",
+                duplicates="drop",
                 columns=["price", "ts_event"],
                 data_dir=tmp_path,
             )
             wanted = found[(times >= start) & (times < end)].reset_index(drop=True)
             pd.testing.assert_frame_equal(part, wanted[["price", "ts_event"]])
     days = ["2026-11-23", "2026-11-24"]
-    by_day = [read_trades("AAPL", date=day, copies="drop", data_dir=tmp_path) for day in days]
+    by_day = [read_trades("AAPL", date=day, duplicates="drop", data_dir=tmp_path) for day in days]
     assert all(len(day) for day in by_day)
     pd.testing.assert_frame_equal(pd.concat(by_day, ignore_index=True), found)
 
@@ -117,16 +117,16 @@ def test_two_sessions_that_heard_the_same_are_no_copies_of_each_other(tmp_path: 
     heard(tmp_path, stream(NOON))
     heard(tmp_path, stream(NOON), OTHER)
     every = read_trades("AAPL", data_dir=tmp_path)
-    assert len(read_trades("AAPL", copies="drop", data_dir=tmp_path)) == len(every)
+    assert len(read_trades("AAPL", duplicates="drop", data_dir=tmp_path)) == len(every)
     assert compact_days(Layout(tmp_path), clock=LATER).done
-    assert len(read_trades("AAPL", copies="drop", data_dir=tmp_path)) == len(every)
+    assert len(read_trades("AAPL", duplicates="drop", data_dir=tmp_path)) == len(every)
 
 
 def test_bars_can_be_made_of_originals_alone(tmp_path: Path) -> None:
     heard(tmp_path / "plain", stream(NOON))
     heard(tmp_path / "doubled", again(stream(NOON)))
     wanted = read_bars("AAPL", "1s", data_dir=tmp_path / "plain").drop(columns="gap")
-    found = read_bars("AAPL", "1s", copies="drop", data_dir=tmp_path / "doubled")
+    found = read_bars("AAPL", "1s", duplicates="drop", data_dir=tmp_path / "doubled")
     pd.testing.assert_frame_equal(found.drop(columns="gap"), wanted)
     twice = read_bars("AAPL", "1s", data_dir=tmp_path / "doubled")
     assert twice["volume"].sum() == 2 * wanted["volume"].sum()
@@ -135,9 +135,9 @@ def test_bars_can_be_made_of_originals_alone(tmp_path: Path) -> None:
 def test_the_report_of_a_doubled_session_says_so(tmp_path: Path) -> None:
     layout = heard(tmp_path, again(stream(NOON)))
     count = len(read_trades("AAPL", data_dir=tmp_path)) // 2
-    report = Report.read(layout.report(SESSION))
-    assert report.copies == {"AAPL": count, "MSFT": count}
-    assert f"of 2 tickers more than once: {2 * count:,} trades too many" in report.copied
+    report = SessionReport.read(layout.report(SESSION))
+    assert report.duplicates == {"AAPL": count, "MSFT": count}
+    assert f"of 2 tickers more than once: {2 * count:,} trades too many" in report.duplicated
 
 
 def test_the_command_line_marks_and_drops_copies(tmp_path: Path) -> None:
@@ -150,29 +150,29 @@ def test_the_command_line_marks_and_drops_copies(tmp_path: Path) -> None:
         return out.getvalue().splitlines()
 
     every = printed("trades", "--json")
-    marked = [json.loads(line) for line in printed("trades", "--json", "--copies", "mark")]
-    assert len(printed("trades", "--json", "--copies", "drop")) == len(every) // 2
+    marked = [json.loads(line) for line in printed("trades", "--json", "--duplicates", "mark")]
+    assert len(printed("trades", "--json", "--duplicates", "drop")) == len(every) // 2
     assert [row["copy"] for row in marked].count(True) == len(every) // 2
     twice = printed("bars", "--json")
-    assert printed("bars", "--json", "--copies", "drop") != twice
+    assert printed("bars", "--json", "--duplicates", "drop") != twice
 
 
 def test_another_way_with_copies_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="keep, mark, drop"):
-        read_trades("AAPL", copies="hide", data_dir=tmp_path)  # type: ignore[arg-type]
+        read_trades("AAPL", duplicates="hide", data_dir=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="drop"):
-        read_bars("AAPL", copies="mark", data_dir=tmp_path)  # type: ignore[arg-type]
+        read_bars("AAPL", duplicates="mark", data_dir=tmp_path)  # type: ignore[arg-type]
 
 
 def test_a_capture_of_a_doubling_feed_keeps_all_and_its_report_says_so(studio: Studio) -> None:
     frames = [(stamp, frame(trades)) for stamp, trades in stream(NOON)]
-    with studio.exchange(Script(frames), [Fault("copies", times=2)]) as exchange:
+    with studio.exchange(ScriptedSource(frames), [Fault("copies", times=2)]) as exchange:
         report = studio.record(exchange, TICKERS, played(exchange))
     wanted = [trade for _, trades in stream(NOON) for trade in trades if trade[0] == "AAPL"]
     assert report.books.recorded == 4 * len(wanted)
-    assert report.copies == dict.fromkeys(TICKERS, len(wanted))
-    assert studio.report().copies == report.copies
-    found = read_trades("AAPL", copies="drop", data_dir=studio.data_dir)
+    assert report.duplicates == dict.fromkeys(TICKERS, len(wanted))
+    assert studio.report().duplicates == report.duplicates
+    found = read_trades("AAPL", duplicates="drop", data_dir=studio.data_dir)
     assert list(found["price"]) == [price for _, _, price, *_ in wanted]
 
 
@@ -180,7 +180,7 @@ def test_the_summary_and_the_page_tell_of_copies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = heard(tmp_path, again(stream(NOON)))
-    report = Report.read(layout.report(SESSION))
-    output.summary(report, tmp_path)
-    assert report.copied in capsys.readouterr().out
-    assert report.copied in session_page(SessionView.of(layout, SESSION))
+    report = SessionReport.read(layout.report(SESSION))
+    output.print_summary(report, tmp_path)
+    assert report.duplicated in capsys.readouterr().out
+    assert report.duplicated in render_page(ReportView.of(layout, SESSION))

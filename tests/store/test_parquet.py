@@ -14,11 +14,11 @@ import pytest
 
 from stocktrace import __version__
 from stocktrace.errors import ConversionError, DiskFull, LayoutError, StoreError
-from stocktrace.exchange import synthetic_frames
-from stocktrace.feed import wire
-from stocktrace.store import files, lines, parquet
+from stocktrace.feed import protocol
+from stocktrace.simulator import synthetic_frames
+from stocktrace.store import files, parquet, segments
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
+from stocktrace.store.names import WindowId
 from stocktrace.trade import Trade
 from tests.conftest import SESSION, published, sent, tree
 from tests.store.conftest import PART, T
@@ -46,9 +46,9 @@ def boom(*_: Any, **__: Any) -> Any:
 
 def test_a_segment_becomes_one_parquet_file_and_goes(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     final = layout.root / FINAL
-    assert converted == parquet.Converted("AAPL", final, 3, final.stat().st_size)
+    assert converted == parquet.PublishedFile("AAPL", final, 3, final.stat().st_size)
     assert tree(layout.root) == [FINAL]
     assert [row["price"] for row in rows(final)] == [3.0, 1.5, 2.0]
     assert published(layout.root) == {"AAPL": [(t.t, t.p, t.v, "1 12") for t in THREE]}
@@ -56,21 +56,21 @@ def test_a_segment_becomes_one_parquet_file_and_goes(layout: Layout, seal: Seal)
 
 def test_converting_what_is_converted_changes_nothing(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     final = layout.root / FINAL
     before = (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino)
-    assert parquet.convert(layout, segment) is None
+    assert parquet.publish_segment(layout, segment) is None
     assert (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino) == before
 
 
 def test_a_segment_whose_file_is_there_and_whole_just_goes(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
     text = segment.read_bytes()
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     final = layout.root / FINAL
     before = (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino)
     segment.write_bytes(text)
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     assert converted is not None
     assert converted.rows == 3
     assert (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino) == before
@@ -80,11 +80,11 @@ def test_a_segment_whose_file_is_there_and_whole_just_goes(layout: Layout, seal:
 def test_the_same_segment_gives_the_same_bytes(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
     text = segment.read_bytes()
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     first = (layout.root / FINAL).read_bytes()
     (layout.root / FINAL).unlink()
     segment.write_bytes(text)
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     assert (layout.root / FINAL).read_bytes() == first
 
 
@@ -94,12 +94,12 @@ def test_a_planted_truncated_file_is_found_and_rebuilt(
 ) -> None:
     (segment,) = seal(THREE)
     text = segment.read_bytes()
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     final = layout.root / FINAL
     whole = final.read_bytes()
     segment.write_bytes(text)
     final.write_bytes(whole[:size])
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     assert final.read_bytes() == whole
     assert tree(layout.root) == [FINAL]
 
@@ -107,12 +107,12 @@ def test_a_planted_truncated_file_is_found_and_rebuilt(
 def test_a_whole_file_with_other_rows_is_rebuilt(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
     text = segment.read_bytes()
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     whole = (layout.root / FINAL).read_bytes()
     (segment,) = seal(THREE[:2])
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     segment.write_bytes(text)
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     assert (layout.root / FINAL).read_bytes() == whole
 
 
@@ -121,7 +121,7 @@ def test_a_file_of_other_columns_is_rebuilt(layout: Layout, seal: Seal) -> None:
     final = layout.root / FINAL
     final.parent.mkdir(parents=True)
     pq.write_table(pa.table({"a": [1]}), final)
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     assert len(rows(final)) == 3
 
 
@@ -161,11 +161,11 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_run_gives_one_right_fil
     with monkeypatch.context() as patch:
         patch.setattr(target, name, killed)
         with pytest.raises((StoreError, OSError, KeyboardInterrupt)):
-            parquet.convert(layout, segment)
+            parquet.publish_segment(layout, segment)
     assert segment.read_bytes() == text
     deleting = step == "deleting the segment"
     assert tree(layout.root) == ([SEGMENT, FINAL] if deleting else [SEGMENT])
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     assert converted is not None
     assert tree(layout.root) == [FINAL]
     assert [row["price"] for row in rows(converted.path)] == [3.0, 1.5, 2.0]
@@ -174,19 +174,19 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_run_gives_one_right_fil
 def test_readers_of_the_whole_folder_never_meet_a_half_written_file(
     layout: Layout, seal: Seal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parquet.convert(layout, *seal(THREE))
+    parquet.publish_segment(layout, *seal(THREE))
     (segment,) = seal([Trade("7203", 9.0, T, 1.0)])  # the first of its kind brings an anchor, too
     read: list[list[list[float]]] = []
-    sync = files.sync
+    sync = files.sync_file
 
     def reading(path: Path) -> None:
         """At each step that a conversion has: written, renamed."""
         read.append([sorted(prices) for prices in whole_folder(layout.dataset)])
         sync(path)
 
-    monkeypatch.setattr(files, "sync", reading)
+    monkeypatch.setattr(files, "sync_file", reading)
     monkeypatch.setattr(pq.ParquetWriter, "close", noticing(pq.ParquetWriter.close, read, layout))
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     before, after = [[1.5, 2.0, 3.0]] * 3, [[1.5, 2.0, 3.0, 9.0]] * 3
     assert read[0] == before
     assert read[-1] == after
@@ -233,7 +233,7 @@ def test_the_folder_is_synced_after_the_rename_and_before_the_segment_goes(
     monkeypatch.setattr(os, "fsync", noting("sync", os.fsync))
     monkeypatch.setattr(Path, "replace", noting("rename", Path.replace))
     monkeypatch.setattr(Path, "unlink", noting("delete", Path.unlink))
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     folders = ["date=2026-11-23", "parquet", layout.root.name]  # those that have a new name in them
     assert steps == [
         *(f"sync {name}" for name in folders),
@@ -250,7 +250,7 @@ def test_a_full_disk_is_told_and_keeps_the_segment(
     (segment,) = seal(THREE)
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(DiskFull):
-        parquet.convert(layout, segment)
+        parquet.publish_segment(layout, segment)
     assert tree(layout.root) == [SEGMENT]
 
 
@@ -263,7 +263,7 @@ def test_what_is_written_wrong_is_not_published(
         pq.ParquetWriter, "write_table", lambda self, table, size: write(self, table[1:], size)
     )
     with pytest.raises(ConversionError, match="does not hold the 3 rows"):
-        parquet.convert(layout, segment)
+        parquet.publish_segment(layout, segment)
     assert tree(layout.root) == [SEGMENT]
 
 
@@ -271,7 +271,7 @@ def test_a_segment_that_another_process_converts_is_left_to_it(layout: Layout, s
     (segment,) = seal(THREE)
     with segment.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert parquet.convert(layout, segment) is None
+        assert parquet.publish_segment(layout, segment) is None
     assert tree(layout.root) == [SEGMENT]
 
 
@@ -301,7 +301,7 @@ def test_what_is_no_whole_segment_is_refused_and_stays(
     segment.parent.mkdir(parents=True)
     segment.write_text(text)
     with pytest.raises(ConversionError, match=sentence):
-        parquet.convert(layout, segment)
+        parquet.publish_segment(layout, segment)
     assert tree(layout.root) == [SEGMENT]
     assert segment.read_text() == text
 
@@ -315,7 +315,7 @@ def test_a_segment_torn_at_any_byte_is_refused_unless_the_line_is_whole(layout: 
             continue
         segment.write_text(text[:size])
         with pytest.raises(ConversionError, match="is torn"):
-            parquet.convert(layout, segment)
+            parquet.publish_segment(layout, segment)
 
 
 def test_a_file_of_somebody_else_is_refused(layout: Layout) -> None:
@@ -323,7 +323,7 @@ def test_a_file_of_somebody_else_is_refused(layout: Layout) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(HEADER + ROW)
     with pytest.raises(LayoutError):
-        parquet.convert(layout, path)
+        parquet.publish_segment(layout, path)
     assert tree(layout.root) == ["csv/AAPL/mine.csv"]
 
 
@@ -332,7 +332,7 @@ def test_a_file_of_somebody_else_is_refused(layout: Layout) -> None:
 
 def test_any_flipped_byte_is_noticed_or_does_no_harm(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     assert converted is not None
     whole = converted.path.read_bytes()
     wanted = parquet.metadata(converted.path)["content"]
@@ -357,7 +357,7 @@ def test_any_flipped_byte_is_noticed_or_does_no_harm(layout: Layout, seal: Seal)
 def test_the_footer_says_what_the_file_is(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
     content = parquet.content_hash(parquet.read_csv(segment)).hexdigest()
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     assert converted is not None
     assert parquet.metadata(converted.path) == {
         "session": SESSION,
@@ -379,7 +379,7 @@ def test_columns_types_and_settings_are_those_that_were_measured(
     layout: Layout, seal: Seal
 ) -> None:
     (segment,) = seal(THREE)
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     assert converted is not None
     with pq.ParquetFile(converted.path) as file:
         assert [(field.name, str(field.type), field.nullable) for field in file.schema_arrow] == [
@@ -404,7 +404,7 @@ def test_columns_types_and_settings_are_those_that_were_measured(
 
 def test_pages_carry_checksums(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     assert converted is not None
     with pq.ParquetFile(converted.path) as file:
         column = file.metadata.row_group(0).column(2)
@@ -419,7 +419,7 @@ def test_pages_carry_checksums(layout: Layout, seal: Seal) -> None:
 
 def trades_of(count: int, tickers: Sequence[str]) -> tuple[dict[str, list[Any]], list[Trade]]:
     frames = [frame for _, frame in synthetic_frames(tickers, count)]
-    trades = [trade for message in wire.decode(frames).rows.messages() for trade in message]
+    trades = [trade for message in protocol.decode(frames).rows.messages() for trade in message]
     return sent(frames), trades
 
 
@@ -427,10 +427,10 @@ def test_rows_are_gathered_into_row_groups_and_pages_not_cut_by_blocks_of_csv(
     layout: Layout, seal: Seal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, trades = trades_of(30_000, ["AAPL"])
-    monkeypatch.setattr(lines, "_BLOCK", 1 << 16)
+    monkeypatch.setattr(segments, "_BLOCK", 1 << 16)
     monkeypatch.setattr(parquet, "ROW_GROUP", 10_000)
     (segment,) = seal(trades)
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     assert converted is not None
     with pq.ParquetFile(converted.path) as file:
         groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
@@ -443,7 +443,7 @@ def test_rows_are_gathered_into_row_groups_and_pages_not_cut_by_blocks_of_csv(
 def test_a_large_segment_is_one_row_group(layout: Layout, seal: Seal) -> None:
     wanted, trades = trades_of(60_000, ["AAPL"])  # some 4 MB of CSV: several blocks
     (segment,) = seal(trades)
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     assert converted is not None
     with pq.ParquetFile(converted.path) as file:
         assert file.num_row_groups == 1
@@ -475,15 +475,15 @@ def test_the_hash_tells_where_one_text_ends_and_the_next_begins() -> None:
 
 def test_no_condition_is_the_empty_text_and_never_null(layout: Layout, seal: Seal) -> None:
     (segment,) = seal([Trade("AAPL", 1.0, T, 1.0, codes) for codes in (None, (), ("NA",))])
-    converted = parquet.convert(layout, segment)
+    converted = parquet.publish_segment(layout, segment)
     assert converted is not None
     assert [row["conditions"] for row in rows(converted.path)] == ["", "", "NA"]
 
 
 def test_windows_of_two_days_go_to_two_partitions(layout: Layout, seal: Seal) -> None:
     for window in ("20261123T235900Z_00001", "20261124T000000Z_00002"):
-        (segment,) = seal(THREE, Part(SESSION, window))
-        parquet.convert(layout, segment)
+        (segment,) = seal(THREE, WindowId(SESSION, window))
+        parquet.publish_segment(layout, segment)
     assert tree(layout.root) == [
         f"parquet/date=2026-11-23/symbol=AAPL/{SESSION}-20261123T235900Z_00001.parquet",
         f"parquet/date=2026-11-24/symbol=AAPL/{SESSION}-20261124T000000Z_00002.parquet",
@@ -497,14 +497,14 @@ def test_beside_a_ticker_that_may_be_guessed_to_be_something_else_stands_an_anch
     layout: Layout, seal: Seal, ticker: str
 ) -> None:
     (segment,) = seal([Trade(ticker, 1.0, T, 1.0)])
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     anchor = layout.anchor("2026-11-23")
     assert tree(layout.root)[-1] == "parquet/date=2026-11-23/symbol=~/anchor.parquet"
     assert pq.read_metadata(anchor).num_rows == 0
     before = anchor.stat().st_mtime_ns
     shutil.rmtree(layout.root / "csv")
-    (segment,) = seal([Trade(ticker, 1.0, T, 1.0)], Part(SESSION, "20261123T144000Z_00002"))
-    parquet.convert(layout, segment)
+    (segment,) = seal([Trade(ticker, 1.0, T, 1.0)], WindowId(SESSION, "20261123T144000Z_00002"))
+    parquet.publish_segment(layout, segment)
     assert anchor.stat().st_mtime_ns == before
 
 
@@ -512,5 +512,5 @@ def test_an_ordinary_ticker_needs_no_anchor(layout: Layout, seal: Seal) -> None:
     for segment in seal(
         [Trade(ticker, 1.0, T, 1.0) for ticker in ("AAPL", "A1", "INFY", "NANO", "TRUEX")]
     ):
-        parquet.convert(layout, segment)
+        parquet.publish_segment(layout, segment)
     assert not layout.anchor("2026-11-23").exists()

@@ -9,33 +9,44 @@ from hypothesis import strategies as st
 
 from stocktrace.store import files
 from stocktrace.store import quarantine as module
-from stocktrace.store.quarantine import Lines, Quarantine, Refused, parse
+from stocktrace.store.quarantine import (
+    QuarantinedRow,
+    QuarantineLines,
+    QuarantineWriter,
+    parse_quarantine,
+)
 from tests.conftest import NOON, tree
 
 ROWS = st.none() | st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False) | st.text())
-REFUSED = st.builds(Refused, st.integers(0, 2**63 - 1), st.binary(), ROWS, st.text())
-ONE = Refused(NOON, b'{"type":1}', None, "no trades and no known type")
+REFUSED = st.builds(QuarantinedRow, st.integers(0, 2**63 - 1), st.binary(), ROWS, st.text())
+ONE = QuarantinedRow(NOON, b'{"type":1}', None, "no trades and no known type")
 
 
 @given(REFUSED)
-def test_what_was_refused_is_one_line_that_can_be_read_back(refused: Refused) -> None:
+def test_what_was_refused_is_one_line_that_can_be_read_back(refused: QuarantinedRow) -> None:
     line = refused.line()
     assert line.count("\n") == 1
-    assert list(parse([line])) == [refused]
+    assert list(parse_quarantine([line])) == [refused]
 
 
 @given(
     st.lists(
-        st.builds(Refused, st.just(NOON), st.sampled_from([b"a", b"\xff", b""]), ROWS, st.just("r"))
+        st.builds(
+            QuarantinedRow, st.just(NOON), st.sampled_from([b"a", b"\xff", b""]), ROWS, st.just("r")
+        )
     )
 )
-def test_what_is_written_is_read_back_whichever_lines_have_the_frames(some: list[Refused]) -> None:
-    assert list(parse(Lines().of(some))) == some
+def test_what_is_written_is_read_back_whichever_lines_have_the_frames(
+    some: list[QuarantinedRow],
+) -> None:
+    assert list(parse_quarantine(QuarantineLines().of(some))) == some
 
 
 def test_a_line_says_reason_row_frame_and_time() -> None:
     row = {"s": "AAPL", "p": -1.0}
-    assert json.loads(Refused(NOON, b'{"type":"trade"}', row, "price: not above 0").line()) == {
+    assert json.loads(
+        QuarantinedRow(NOON, b'{"type":"trade"}', row, "price: not above 0").line()
+    ) == {
         "reason": "price: not above 0",
         "row": row,
         "frame": '{"type":"trade"}',
@@ -44,8 +55,8 @@ def test_a_line_says_reason_row_frame_and_time() -> None:
 
 
 def test_a_frame_stands_with_the_first_of_its_rows_and_the_others_have_its_id() -> None:
-    one, other = (Refused(NOON, frame, {"s": "A"}, "price") for frame in (b"one", b"other"))
-    lines = [json.loads(line) for line in Lines().of([one, other, one, other])]
+    one, other = (QuarantinedRow(NOON, frame, {"s": "A"}, "price") for frame in (b"one", b"other"))
+    lines = [json.loads(line) for line in QuarantineLines().of([one, other, one, other])]
     assert [line.get("frame") for line in lines] == ["one", "other", None, None]
     ids = [line["frame_id"] for line in lines]
     assert ids[:2] == ids[2:]
@@ -55,37 +66,39 @@ def test_a_frame_stands_with_the_first_of_its_rows_and_the_others_have_its_id() 
 
 
 def test_a_frame_that_could_not_be_read_stands_in_its_own_line() -> None:
-    assert list(Lines().of([ONE, ONE])) == [ONE.line()] * 2
+    assert list(QuarantineLines().of([ONE, ONE])) == [ONE.line()] * 2
 
 
 def test_after_many_frames_one_stands_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_IDS", 2)
-    some = [Refused(NOON, b"%d" % n, {}, "price") for n in (1, 2, 1, 3, 1)]
-    lines = list(Lines().of(some))
+    some = [QuarantinedRow(NOON, b"%d" % n, {}, "price") for n in (1, 2, 1, 3, 1)]
+    lines = list(QuarantineLines().of(some))
     assert ['"frame":' in line for line in lines] == [True, True, False, True, True]
-    assert list(parse(lines)) == some
+    assert list(parse_quarantine(lines)) == some
 
 
 def test_a_file_of_an_earlier_version_is_read() -> None:
-    some = [Refused(NOON, b"one", {"s": "A"}, "price"), ONE] * 2
+    some = [QuarantinedRow(NOON, b"one", {"s": "A"}, "price"), ONE] * 2
     lines = [each.line() for each in some]
     assert not any("frame_id" in line for line in lines)
-    assert list(parse(lines)) == some
+    assert list(parse_quarantine(lines)) == some
 
 
 def test_a_line_whose_frame_stands_nowhere_above_is_told() -> None:
-    some = [Refused(NOON, frame, {}, "price") for frame in (b"one", b"other", b"one")]
-    lines = list(Lines().of(some))
+    some = [QuarantinedRow(NOON, frame, {}, "price") for frame in (b"one", b"other", b"one")]
+    lines = list(QuarantineLines().of(some))
     with pytest.raises(ValueError, match=r"^line 2: its frame stands in no line above"):
-        list(parse(lines[1:]))
+        list(parse_quarantine(lines[1:]))
 
 
 def test_a_frame_of_which_all_rows_are_refused_costs_its_size_but_once(tmp_path: Path) -> None:
     row = {"p": "1.5", "s": "AAPL", "t": "1609459200000", "v": "2", "c": ["1"]}
     frame = json.dumps({"data": [row] * 2000, "type": "trade"}).encode()
-    quarantine = Quarantine(tmp_path / "w.jsonl")
-    quarantine.put(Refused(NOON, frame, row, "price is missing or no number") for _ in range(2000))
-    quarantine.put([Refused(NOON, frame, row, "another batch")])
+    quarantine = QuarantineWriter(tmp_path / "w.jsonl")
+    quarantine.add(
+        QuarantinedRow(NOON, frame, row, "price is missing or no number") for _ in range(2000)
+    )
+    quarantine.add([QuarantinedRow(NOON, frame, row, "another batch")])
     quarantine.seal()
     written = (tmp_path / "w.jsonl").read_bytes()
     assert written.count(b"\n") == 2001
@@ -105,17 +118,17 @@ def test_what_was_refused_is_written_in_pieces(
     write = files.append
     monkeypatch.setattr(files, "append", append)
     monkeypatch.setattr(module, "_PIECE", 1000)
-    quarantine = Quarantine(tmp_path / "w.jsonl")
-    some = [Refused(NOON, b"frame %d" % n, {"p": n}, "price") for n in range(100)]
-    quarantine.put(some)
+    quarantine = QuarantineWriter(tmp_path / "w.jsonl")
+    some = [QuarantinedRow(NOON, b"frame %d" % n, {"p": n}, "price") for n in range(100)]
+    quarantine.add(some)
     quarantine.seal()
     assert len(sizes) > 5
     assert max(sizes) < 1000 + len(some[-1].line("0" * 32))
-    assert list(parse((tmp_path / "w.jsonl").read_text().splitlines())) == some
+    assert list(parse_quarantine((tmp_path / "w.jsonl").read_text().splitlines())) == some
 
 
 def test_a_frame_that_is_no_text_is_kept_all_the_same() -> None:
-    line = Refused(NOON, b"\xff\x00", None, "not JSON").line()
+    line = QuarantinedRow(NOON, b"\xff\x00", None, "not JSON").line()
     assert json.loads(line) == {
         "reason": "not JSON",
         "row": None,
@@ -125,11 +138,11 @@ def test_a_frame_that_is_no_text_is_kept_all_the_same() -> None:
 
 
 def test_the_file_is_published_when_it_is_sealed(tmp_path: Path) -> None:
-    quarantine = Quarantine(tmp_path / "quarantine" / "w.jsonl")
-    quarantine.put([])
+    quarantine = QuarantineWriter(tmp_path / "quarantine" / "w.jsonl")
+    quarantine.add([])
     assert tree(tmp_path) == []
-    quarantine.put([ONE])
-    quarantine.put([ONE, ONE])
+    quarantine.add([ONE])
+    quarantine.add([ONE, ONE])
     assert tree(tmp_path) == ["quarantine/w.jsonl.open"]
     quarantine.seal()
     assert tree(tmp_path) == ["quarantine/w.jsonl"]
@@ -139,15 +152,15 @@ def test_the_file_is_published_when_it_is_sealed(tmp_path: Path) -> None:
 def test_without_a_row_there_is_no_file_not_even_one_of_an_earlier_attempt(tmp_path: Path) -> None:
     (tmp_path / "w.jsonl").write_text("old")
     (tmp_path / "w.jsonl.open").write_text("older")
-    Quarantine(tmp_path / "w.jsonl").seal()
+    QuarantineWriter(tmp_path / "w.jsonl").seal()
     assert tree(tmp_path) == []
 
 
 def test_what_an_attempt_that_died_left_is_not_kept_twice(tmp_path: Path) -> None:
     (tmp_path / "w.jsonl").write_text("old")
     (tmp_path / "w.jsonl.open").write_text("older")
-    quarantine = Quarantine(tmp_path / "w.jsonl")
-    quarantine.put([ONE])
+    quarantine = QuarantineWriter(tmp_path / "w.jsonl")
+    quarantine.add([ONE])
     quarantine.seal()
     assert tree(tmp_path) == ["w.jsonl"]
     assert (tmp_path / "w.jsonl").read_text() == ONE.line()

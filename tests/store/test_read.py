@@ -3,10 +3,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.rows import Rows
-from stocktrace.store.read import Numbering, Read
-from stocktrace.store.tape import Frames
+from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
+from stocktrace.store.tape import TapeFrames
 from stocktrace.trade import Trade
+from stocktrace.trade_columns import TradeColumns
 from tests.conftest import NOON
 
 CODES = st.sampled_from([None, (), ("1",), ("1", "12")])
@@ -21,10 +21,10 @@ MESSAGES = st.lists(st.lists(TRADES, max_size=5), max_size=8)
 def test_each_row_gives_back_its_trade_and_its_frame(
     first: list[list[Trade]], second: list[list[Trade]]
 ) -> None:
-    numbering = Numbering()  # of one window: the second read knows the numbers of the first
+    numbering = TickerCodes()  # of one window: the second read knows the numbers of the first
     for messages in (first, second):
         frames = [b"%d" % at for at in range(len(messages))]
-        read = Read([Frames(NOON, frames)], Rows.of(messages), numbering)
+        read = DecodedRead([TapeFrames(NOON, frames)], TradeColumns.of(messages), numbering)
         arrived = [(trade, frames[at]) for at, some in enumerate(messages) for trade in some]
         rows = range(len(read))
         back = sorted(rows, key=lambda row: read.place[row])
@@ -35,7 +35,7 @@ def test_each_row_gives_back_its_trade_and_its_frame(
 def test_each_ticker_has_its_rows_together_and_in_the_order_of_arrival(
     messages: list[list[Trade]],
 ) -> None:
-    read = Read([Frames(NOON, [b""] * len(messages))], Rows.of(messages))
+    read = DecodedRead([TapeFrames(NOON, [b""] * len(messages))], TradeColumns.of(messages))
     trades = [trade for message in messages for trade in message]
     assert {ticker: [read.trade(row) for row in rows] for ticker, rows in read.parts} == {
         ticker: [trade for trade in trades if trade.s == ticker]
@@ -46,8 +46,8 @@ def test_each_ticker_has_its_rows_together_and_in_the_order_of_arrival(
 
 @given(st.lists(MESSAGES.filter(bool), min_size=1, max_size=4))
 def test_each_row_knows_when_its_frame_arrived(pieces: list[list[list[Trade]]]) -> None:
-    arrivals = [Frames(NOON + at, [b"%d" % at] * len(some)) for at, some in enumerate(pieces)]
-    read = Read(arrivals, Rows.of([message for some in pieces for message in some]))
+    arrivals = [TapeFrames(NOON + at, [b"%d" % at] * len(some)) for at, some in enumerate(pieces)]
+    read = DecodedRead(arrivals, TradeColumns.of([message for some in pieces for message in some]))
     back = sorted(range(len(read)), key=lambda row: read.place[row])
     assert [(read.stamp_of(row), read.frame_of(row), read.trade(row)) for row in back] == [
         (NOON + at, b"%d" % at, trade)
@@ -60,7 +60,7 @@ def test_each_row_knows_when_its_frame_arrived(pieces: list[list[list[Trade]]]) 
 def test_more_tickers_than_16_bits_number_are_parted_as_well() -> None:
     names = [f"T{at}" for at in range(40_000)]
     trades = [Trade(name, float(at), at, 1.0) for at, name in enumerate(names)]
-    read = Read([Frames(NOON, [b"", b""])], Rows.of([trades, trades]))
+    read = DecodedRead([TapeFrames(NOON, [b"", b""])], TradeColumns.of([trades, trades]))
     assert len(read.parts) == len(names)
     for ticker, rows in (read.parts[0], read.parts[-1]):
         assert [read.trade(row) for row in rows] == [trades[names.index(ticker)]] * 2

@@ -14,11 +14,11 @@ import pytest
 
 import stocktrace
 from stocktrace.errors import UsageError
-from stocktrace.store import compaction, parquet, shelf
-from stocktrace.store.columns import SCHEMA
+from stocktrace.store import compaction, parquet, source
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.partition import in_order
+from stocktrace.store.names import WindowId
+from stocktrace.store.partition import files_in_order
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION
 from tests.store.conftest import T
@@ -38,9 +38,9 @@ def an_hour(hour: int, rows: int = ROWS) -> pa.Table:
     arrived = MIDNIGHT * 1000 + hour * HOUR_MS * 1000 + np.sort(dice.integers(0, 36 * 10**8, rows))
     happened = arrived // 1000 - dice.integers(0, 900, rows)
     numbers = [happened, arrived, dice.random(rows) + 100, dice.integers(1, 900, rows) / 1.0]
-    kinds = SCHEMA.types[:4]
+    kinds = TRADE_SCHEMA.types[:4]
     arrays = [pa.array(one).cast(kind) for one, kind in zip(numbers, kinds, strict=True)]
-    return pa.Table.from_arrays([*arrays, pa.array(["1 12"] * rows)], schema=SCHEMA)
+    return pa.Table.from_arrays([*arrays, pa.array(["1 12"] * rows)], schema=TRADE_SCHEMA)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,12 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A day of four tickers, compacted."""
     layout = Layout(tmp_path_factory.mktemp("day"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compaction, "ROW_GROUP", ROWS)
+        patch.setattr(compaction, "COMPACTED_ROW_GROUP", ROWS)
         for ticker in TICKERS:
             for hour in range(24):
-                part = Part(SESSION, f"20261123T{hour:02}0000Z_{hour + 1:05}")
+                part = WindowId(SESSION, f"20261123T{hour:02}0000Z_{hour + 1:05}")
                 put(layout, ticker, part, an_hour(hour))
-            compaction.compact(layout, ticker, DATE)
+            compaction.compact_day(layout, ticker, DATE)
     return layout
 
 
@@ -95,7 +95,7 @@ class Counting(pafs.FileSystemHandler):  # type: ignore[misc]
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting()
-    monkeypatch.setattr(shelf, "_LOCAL", pafs.PyFileSystem(counting))
+    monkeypatch.setattr(source, "_LOCAL", pafs.PyFileSystem(counting))
     return counting
 
 
@@ -201,11 +201,11 @@ def test_a_trade_ahead_of_our_clock_is_found_on_the_day_it_says(
 ) -> None:
     """Our clock is some ms late at midnight: received on the 23rd, happened on the 24th."""
     before_midnight = NOON + int(9.5 * 3600) * 10**9 - 10**6
-    part = Part(SESSION, "20261123T235900Z_00001")
+    part = WindowId(SESSION, "20261123T235900Z_00001")
     for segment in seal(
         [Trade("A", 1.0, before_midnight // 10**6 + 3, 1.0)], part, before_midnight
     ):
-        parquet.convert(layout, segment)
+        parquet.publish_segment(layout, segment)
     read = stocktrace.read_trades
     assert len(read("A", "2026-11-24T00:00Z", "2026-11-24T00:01Z", data_dir=layout.root)) == 1
     assert len(read("A", "2026-11-24T00:00Z", by="ts_recv", data_dir=layout.root)) == 0
@@ -216,7 +216,7 @@ def test_a_time_of_receipt_opens_no_file_of_another_date(
     layout: Layout, counting: Counting
 ) -> None:
     for date in ("20261122", "20261123", "20261124"):
-        put(layout, "A", Part(SESSION, f"{date}T120000Z_00001"), an_hour(0, 10))
+        put(layout, "A", WindowId(SESSION, f"{date}T120000Z_00001"), an_hour(0, 10))
     stocktrace.read_trades("A", f"{DATE}T10:00Z", f"{DATE}T11:00Z", by="ts_recv",
                            data_dir=layout.root)  # fmt: skip
     assert [Path(path).parent.parent.name for path in counting.read] == [f"date={DATE}"]
@@ -230,7 +230,7 @@ def test_a_file_that_goes_between_the_listing_and_the_reading_is_looked_for_agai
     def stale(folder: Path) -> Iterator[Path]:
         nonlocal calls
         calls += 1
-        return iter([folder / "gone.parquet"] if calls in (1, 3) else in_order(folder))
+        return iter([folder / "gone.parquet"] if calls in (1, 3) else files_in_order(folder))
 
-    monkeypatch.setattr(shelf, "in_order", stale)
+    monkeypatch.setattr(source, "files_in_order", stale)
     assert len(stocktrace.read_trades(["A", "B"], data_dir=day.root)) == 2 * ALL

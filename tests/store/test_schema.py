@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pandera.errors import SchemaErrors
 
 from stocktrace.errors import StoreError
-from stocktrace.store import schema
+from stocktrace.store import validation
 from tests.conftest import NOON
 from tests.store.conftest import T
 
@@ -33,7 +33,7 @@ def frame_of(*rows: dict[str, object]) -> pd.DataFrame:
 
 
 def test_good_trades_pass() -> None:
-    assert schema.failures(frame_of({}, {"symbol": 0}, {"conditions": 7})) == {}
+    assert validation.find_failures(frame_of({}, {"symbol": 0}, {"conditions": 7})) == {}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_good_trades_pass() -> None:
     ],
 )
 def test_the_edges_of_what_is_possible_pass(row: dict[str, object]) -> None:
-    assert schema.failures(frame_of(row)) == {}
+    assert validation.find_failures(frame_of(row)) == {}
 
 
 @pytest.mark.parametrize(
@@ -75,28 +75,31 @@ def test_the_edges_of_what_is_possible_pass(row: dict[str, object]) -> None:
     ],
 )
 def test_each_fault_is_refused_with_its_reason(row: dict[str, object], reason: str) -> None:
-    assert schema.failures(frame_of({}, row, {})) == {1: reason}
+    assert validation.find_failures(frame_of({}, row, {})) == {1: reason}
 
 
 def test_a_time_that_is_no_time_is_refused() -> None:
-    assert "ts_event: not_nullable" in schema.failures(frame_of({}, {"ts_event": -(2**63)}))[1]
+    assert (
+        "ts_event: not_nullable"
+        in validation.find_failures(frame_of({}, {"ts_event": -(2**63)}))[1]
+    )
 
 
 def test_a_row_with_two_faults_has_both_reasons() -> None:
-    found = schema.failures(frame_of({"price": 0.0, "volume": -1.0}))
+    found = validation.find_failures(frame_of({"price": 0.0, "volume": -1.0}))
     assert found == {0: "price: not above 0, volume: below 0"}
 
 
 def test_all_rows_of_a_batch_can_be_refused() -> None:
     bad: dict[str, object] = {"price": 0.0}
-    found = schema.failures(frame_of(*[bad] * 5))
+    found = validation.find_failures(frame_of(*[bad] * 5))
     assert found == dict.fromkeys(range(5), "price: not above 0")
 
 
 def test_one_bad_row_of_many_is_the_only_one_refused() -> None:
     rows: list[dict[str, object]] = [{} for _ in range(1000)]
     rows[777] = {"volume": -1.0}
-    assert schema.failures(frame_of(*rows)) == {777: "volume: below 0"}
+    assert validation.find_failures(frame_of(*rows)) == {777: "volume: below 0"}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ def test_one_bad_row_of_many_is_the_only_one_refused() -> None:
 )
 def test_a_frame_that_is_no_batch_is_our_fault_and_loud(spoil) -> None:
     with pytest.raises(StoreError, match="A batch is not of the schema"):
-        schema.failures(spoil(frame_of({}, {})))
+        validation.find_failures(spoil(frame_of({}, {})))
 
 
 VALUES = st.fixed_dictionaries(
@@ -134,9 +137,9 @@ def test_what_is_sound_at_a_glance_is_what_the_whole_schema_refuses_nothing_of(
 ) -> None:
     trades = frame_of(*rows)
     try:
-        schema.TRADES.validate(trades, lazy=True)
+        validation.TRADES.validate(trades, lazy=True)
         refused = False
     except SchemaErrors:
         refused = True
-    assert schema._is_sound(trades) is not refused
-    assert bool(schema.failures(trades)) is refused
+    assert validation._is_valid(trades) is not refused
+    assert bool(validation.find_failures(trades)) is refused

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import StoreError
-from stocktrace.rows import Rows
 from stocktrace.store import parquet
+from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.layout import Layout
-from stocktrace.store.quarantine import Refused, parse
-from stocktrace.store.read import Read
-from stocktrace.store.segment import SegmentWriter, Tally
-from stocktrace.store.tape import Frames
+from stocktrace.store.quarantine import QuarantinedRow, parse_quarantine
+from stocktrace.store.segments import SegmentWriter, TickerCounts
+from stocktrace.store.tape import TapeFrames
 from stocktrace.trade import Trade
+from stocktrace.trade_columns import TradeColumns
 from tests.conftest import NOON, tree
 from tests.store.conftest import PART, T, batch_of
 
@@ -43,9 +43,9 @@ def trade(symbol: str = "AAPL", p: float = 1.5, t: int = T, v: float = 100, c=("
     return Trade(symbol, p, t, v, c)
 
 
-def quarantined(layout: Layout) -> list[Refused]:
+def quarantined(layout: Layout) -> list[QuarantinedRow]:
     text = layout.quarantine(PART).read_text(encoding="utf-8")
-    return list(parse(text.splitlines()))
+    return list(parse_quarantine(text.splitlines()))
 
 
 def test_a_segment_is_the_text_that_the_docs_say(layout: Layout) -> None:
@@ -83,7 +83,7 @@ def test_any_float_and_code_comes_back_exactly_from_csv_and_from_parquet(
         for row in csv.DictReader(io.StringIO(text))
     ]
     assert list(map(bits, by_python)) == [bits(row[1:]) for row in wanted]
-    converted = parquet.convert(layout, layout.csv("AAPL", PART))
+    converted = parquet.publish_segment(layout, layout.csv("AAPL", PART))
     assert converted is not None
     (batch,) = parquet.read_parquet(converted.path)
     columns = batch.to_pydict()
@@ -105,32 +105,34 @@ def test_rows_stand_in_the_order_of_arrival_and_equal_prints_are_kept(layout: La
     writer.seal()
     rows = [line.split(",")[3] for line in layout.csv("AAPL", PART).read_text().splitlines()[1:]]
     assert rows == ["3", "2", "2", "1", "2"]
-    assert writer.tallies == {"AAPL": Tally(5, 0), "MSFT": Tally(1, 0)}
+    assert writer.tallies == {"AAPL": TickerCounts(5, 0), "MSFT": TickerCounts(1, 0)}
 
 
 def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
     layout: Layout,
 ) -> None:
     good, bad, worse = trade(p=1.0), trade(p=-1.0, v=0.1 + 0.2), trade("MSFT", v=-1.0)
-    read = Read([Frames(NOON, [b"first", b"second"])], Rows.of([[good], [bad, worse]]))
+    read = DecodedRead(
+        [TapeFrames(NOON, [b"first", b"second"])], TradeColumns.of([[good], [bad, worse]])
+    )
     writer = SegmentWriter(layout, PART)
     writer.write([(ticker, [(read, rows)]) for ticker, rows in read.parts])
     writer.seal()
     assert quarantined(layout) == [
-        Refused(
+        QuarantinedRow(
             NOON,
             b"second",
             {"c": ["1"], "p": -1.0, "s": "AAPL", "t": T, "v": 0.30000000000000004},
             "price: not above 0",
         ),
-        Refused(
+        QuarantinedRow(
             NOON,
             b"second",
             {"c": ["1"], "p": 1.5, "s": "MSFT", "t": T, "v": -1.0},
             "volume: below 0",
         ),
     ]
-    assert writer.tallies == {"AAPL": Tally(1, 1), "MSFT": Tally(0, 1)}
+    assert writer.tallies == {"AAPL": TickerCounts(1, 1), "MSFT": TickerCounts(0, 1)}
     assert tree(layout.root) == [f"csv/AAPL/{STEM}.csv", f"quarantine/{STEM}.jsonl"]
 
 
@@ -139,7 +141,7 @@ def test_a_batch_of_nothing_but_faults_writes_no_segment(layout: Layout) -> None
     writer.write(batch_of([trade(p=0.0), trade("MSFT", p=0.0)]))
     writer.seal()
     assert tree(layout.root) == [f"quarantine/{STEM}.jsonl"]
-    assert writer.tallies == {"AAPL": Tally(0, 1), "MSFT": Tally(0, 1)}
+    assert writer.tallies == {"AAPL": TickerCounts(0, 1), "MSFT": TickerCounts(0, 1)}
 
 
 @pytest.mark.parametrize("symbol", ["", "é", " A", "A\nB", "A,B", 'A"B', "x" * 300, "\x00"])
@@ -149,7 +151,7 @@ def test_a_symbol_that_no_file_can_carry_is_quarantined(layout: Layout, symbol: 
     writer.seal()
     (refused,) = quarantined(layout)
     assert (refused.row["s"], refused.reason) == (symbol, "symbol: no ticker")
-    assert writer.tallies == {symbol: Tally(0, 1), "AAPL": Tally(1, 0)}
+    assert writer.tallies == {symbol: TickerCounts(0, 1), "AAPL": TickerCounts(1, 0)}
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_a_trade_of_any_time_leaves_the_others_unharmed(layout: Layout) -> None:
     times = [-(2**63), -1, 0, 2**53, 2**62, 2**63 - 1]
     writer.write(batch_of([trade(t=T), *(trade(t=t) for t in times), trade(t=T)]))
     writer.seal()
-    assert writer.tallies == {"AAPL": Tally(2, len(times))}
+    assert writer.tallies == {"AAPL": TickerCounts(2, len(times))}
     assert [refused.row["t"] for refused in quarantined(layout)] == times
 
 
@@ -178,12 +180,12 @@ def test_lags_are_those_of_recorded_trades_only(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
     writer.write(batch_of([trade(t=T - 40), trade(t=0), trade(t=2**62), trade(t=T - 120)]))
     assert int(writer.lags.counts.sum()) == 2
-    assert writer.lags.longest_ms == 120.0
+    assert writer.lags.max_ms == 120.0
 
 
 def test_what_could_not_be_decoded_is_kept_beside(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
-    writer.refuse([Refused(NOON, b"nonsense", None, "not JSON")])
+    writer.quarantine([QuarantinedRow(NOON, b"nonsense", None, "not JSON")])
     writer.write(batch_of([trade(p=0.0)], frame=b"frame"))
     writer.seal()
     assert [each.frame for each in quarantined(layout)] == [b"nonsense", b"frame"]
@@ -202,11 +204,11 @@ def test_what_an_attempt_that_died_left_is_written_anew(layout: Layout) -> None:
 
 
 def test_a_ticker_that_is_done_is_counted_again_but_not_written(layout: Layout) -> None:
-    writer = SegmentWriter(layout, PART, done={"AAPL"})
+    writer = SegmentWriter(layout, PART, is_published={"AAPL"})
     writer.write(batch_of([trade(), trade("MSFT"), trade()]))
     writer.seal()
     assert tree(layout.root) == [f"csv/MSFT/{STEM}.csv"]
-    assert writer.tallies == {"AAPL": Tally(2, 0), "MSFT": Tally(1, 0)}
+    assert writer.tallies == {"AAPL": TickerCounts(2, 0), "MSFT": TickerCounts(1, 0)}
 
 
 def test_a_segment_that_is_to_be_rebuilt_is_not_sealed(layout: Layout) -> None:
@@ -225,7 +227,7 @@ def test_a_batch_spans_tickers_with_one_call_of_the_schema(
         calls.append(len(frame))
         return {}
 
-    monkeypatch.setattr("stocktrace.store.schema.failures", failures)
+    monkeypatch.setattr("stocktrace.store.validation.find_failures", failures)
     SegmentWriter(layout, PART).write(batch_of([trade(f"T{n % 50}") for n in range(500)]))
     assert calls == [500]
     lines = [path.read_text().count("\n") for path in layout.open_segments(PART)]

@@ -14,52 +14,54 @@ from hypothesis import strategies as st
 
 from stocktrace.errors import DiskFull, StoreError, TapeError
 from stocktrace.store.tape import (
-    LATEST,
-    Frames,
-    Mark,
+    LATEST_NS,
+    TapeFrames,
+    TapeMark,
     TapeReader,
     TapeWriter,
-    archive,
-    better,
+    archive_tape,
+    better_tape,
     parse_line,
-    settle,
+    settle_tapes,
 )
 from tests.conftest import NOON, frame, tree
 
 FRAMES = [frame(("AAPL", price)) for price in (1, 2, 3)]
-STAMPS = st.integers(0, LATEST)
+STAMPS = st.integers(0, LATEST_NS)
 # What a server may send, and what looks like the grammar's own signs.
 PAYLOADS = st.one_of(
     st.binary(max_size=60),
     st.lists(st.sampled_from([b"#", b"\n", b"\t", b"1", b"raw ", b"\r", b"{}"])).map(b"".join),
 )
 FACTS = st.dictionaries(st.text(max_size=9), st.integers() | st.text(max_size=9), max_size=3)
-MARKS = st.builds(Mark, STAMPS, st.sampled_from(["connected", "gap", "subscription"]), FACTS)
-READS = st.builds(Frames, STAMPS, st.lists(PAYLOADS, min_size=1, max_size=5))
+MARKS = st.builds(TapeMark, STAMPS, st.sampled_from(["connected", "gap", "subscription"]), FACTS)
+READS = st.builds(TapeFrames, STAMPS, st.lists(PAYLOADS, min_size=1, max_size=5))
 
 
-def entries(path: Path) -> list[Mark | tuple[int, bytes]]:
+def entries(path: Path) -> list[TapeMark | tuple[int, bytes]]:
     """A tape's contents, frame by frame."""
-    found: list[Mark | tuple[int, bytes]] = []
+    found: list[TapeMark | tuple[int, bytes]] = []
     for entry in TapeReader(path):
-        if isinstance(entry, Mark):
+        if isinstance(entry, TapeMark):
             found.append(entry)
         else:
             found += [(entry.stamp, one) for one in entry.frames]
     return found
 
 
-def flat(written: Sequence[Mark | Frames]) -> list[Mark | tuple[int, bytes]]:
-    found: list[Mark | tuple[int, bytes]] = []
+def flat(written: Sequence[TapeMark | TapeFrames]) -> list[TapeMark | tuple[int, bytes]]:
+    found: list[TapeMark | tuple[int, bytes]] = []
     for entry in written:
-        found += [entry] if isinstance(entry, Mark) else [(entry.stamp, f) for f in entry.frames]
+        found += (
+            [entry] if isinstance(entry, TapeMark) else [(entry.stamp, f) for f in entry.frames]
+        )
     return found
 
 
-def write(path: Path, written: Sequence[Mark | Frames]) -> None:
+def write(path: Path, written: Sequence[TapeMark | TapeFrames]) -> None:
     writer = TapeWriter(path)
     for entry in written:
-        if isinstance(entry, Mark):
+        if isinstance(entry, TapeMark):
             writer.mark(entry)
         else:
             writer.append(entry.stamp, entry.frames)
@@ -69,7 +71,7 @@ def write(path: Path, written: Sequence[Mark | Frames]) -> None:
 
 @given(st.lists(MARKS | READS, max_size=8))
 def test_every_frame_and_mark_comes_back_byte_for_byte(
-    tmp_path_factory: pytest.TempPathFactory, written: list[Mark | Frames]
+    tmp_path_factory: pytest.TempPathFactory, written: list[TapeMark | TapeFrames]
 ) -> None:
     path = tmp_path_factory.mktemp("tape") / "a.tape"
     write(path, written)
@@ -81,10 +83,10 @@ def test_a_frame_is_one_line_whatever_it_holds(
     tmp_path_factory: pytest.TempPathFactory, payload: bytes, stamp: int
 ) -> None:
     path = tmp_path_factory.mktemp("tape") / "a.tape"
-    write(path, [Frames(stamp, [payload])])
+    write(path, [TapeFrames(stamp, [payload])])
     text = path.read_bytes()
     assert text.count(b"\n") == 1
-    assert parse_line(text[:-1]) == Frames(stamp, (payload,))
+    assert parse_line(text[:-1]) == TapeFrames(stamp, (payload,))
 
 
 def test_a_tape_is_the_text_that_the_docs_say(tmp_path: Path) -> None:
@@ -92,10 +94,10 @@ def test_a_tape_is_the_text_that_the_docs_say(tmp_path: Path) -> None:
     write(
         path,
         [
-            Mark(1, "connected", {"tickers": ["AAPL"]}),
-            Frames(2, [b'{"type":"ping"}', b"a\nb"]),
-            Frames(3, [b"#4"]),
-            Mark(4, "end"),
+            TapeMark(1, "connected", {"tickers": ["AAPL"]}),
+            TapeFrames(2, [b'{"type":"ping"}', b"a\nb"]),
+            TapeFrames(3, [b"#4"]),
+            TapeMark(4, "end"),
         ],
     )
     assert path.read_bytes() == (
@@ -133,11 +135,19 @@ def test_what_was_appended_is_with_the_system_at_once(tmp_path: Path) -> None:
 
 def test_neighbours_of_one_stamp_come_together(tmp_path: Path) -> None:
     path = tmp_path / "a.tape"
-    write(path, [Frames(1, [b"a"]), Frames(1, [b"b\n"]), Frames(2, [b"c"]), Frames(1, [b"d"])])
+    write(
+        path,
+        [
+            TapeFrames(1, [b"a"]),
+            TapeFrames(1, [b"b\n"]),
+            TapeFrames(2, [b"c"]),
+            TapeFrames(1, [b"d"]),
+        ],
+    )
     assert list(TapeReader(path)) == [
-        Frames(1, [b"a", b"b\n"]),
-        Frames(2, [b"c"]),
-        Frames(1, [b"d"]),
+        TapeFrames(1, [b"a", b"b\n"]),
+        TapeFrames(2, [b"c"]),
+        TapeFrames(1, [b"d"]),
     ]
 
 
@@ -148,10 +158,10 @@ def test_a_write_that_took_less_is_continued(
     write_some = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write_some(fd, bytes(data)[:7]))
     writer.append(NOON, FRAMES)
-    writer.mark(Mark(NOON, "end"))
+    writer.mark(TapeMark(NOON, "end"))
     monkeypatch.undo()
     writer.close()
-    assert entries(writer.path) == [*((NOON, one) for one in FRAMES), Mark(NOON, "end")]
+    assert entries(writer.path) == [*((NOON, one) for one in FRAMES), TapeMark(NOON, "end")]
 
 
 def test_an_existing_tape_is_never_touched(tmp_path: Path) -> None:
@@ -207,7 +217,7 @@ def test_closing_twice_and_syncing_after_it_are_harmless(tmp_path: Path) -> None
 
 def test_a_tail_torn_at_any_byte_loses_only_the_torn_line(tmp_path: Path) -> None:
     whole = tmp_path / "whole.tape"
-    write(whole, [Frames(NOON + n, [one]) for n, one in enumerate(FRAMES)])
+    write(whole, [TapeFrames(NOON + n, [one]) for n, one in enumerate(FRAMES)])
     text = whole.read_bytes()
     lines = text.splitlines(keepends=True)
     torn = tmp_path / "torn.tape"
@@ -218,7 +228,7 @@ def test_a_tail_torn_at_any_byte_loses_only_the_torn_line(tmp_path: Path) -> Non
         found = [one for entry in reader for one in getattr(entry, "frames", ())]
         assert found == FRAMES[:complete]
         assert reader.torn_bytes == size - sum(map(len, lines[:complete]))
-        assert (reader.bad_lines, reader.broken) == (0, None)
+        assert (reader.invalid_lines, reader.damage) == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -247,8 +257,8 @@ def test_a_line_that_is_not_of_the_grammar_is_counted_and_passed(
     path = tmp_path / "a.tape"
     path.write_bytes(b"1\ta\n" + line + b"\n2\tb\n")
     reader = TapeReader(path)
-    assert list(reader) == [Frames(1, [b"a"]), Frames(2, [b"b"])]
-    assert (reader.bad_lines, reader.torn_bytes) == (1, 0)
+    assert list(reader) == [TapeFrames(1, [b"a"]), TapeFrames(2, [b"b"])]
+    assert (reader.invalid_lines, reader.torn_bytes) == (1, 0)
 
 
 @pytest.mark.parametrize("bit", range(8))
@@ -262,7 +272,7 @@ def test_a_flipped_bit_in_a_receive_time_never_gives_a_time_that_cannot_be_store
         path.write_bytes(text)
         reader = TapeReader(path)
         for entry in reader:
-            assert 0 <= entry.stamp <= LATEST
+            assert 0 <= entry.stamp <= LATEST_NS
 
 
 def test_an_empty_tape_holds_nothing(tmp_path: Path) -> None:
@@ -288,15 +298,15 @@ def test_a_truncated_recording_keeps_what_can_be_decompressed(tmp_path: Path, su
         found = b"".join(
             b"%d\t%s\n" % (entry.stamp, one)
             for entry in reader
-            if isinstance(entry, Frames)
+            if isinstance(entry, TapeFrames)
             for one in entry.frames
         )
         assert text.startswith(found)
         # All but the last block, and the torn line.
         assert len(found) + reader.torn_bytes > len(text) * share - (1 << 18)
         assert len(found) > len(text) * 0.1
-        assert reader.broken == "the compressed data ends too early"
-        assert reader.bad_lines == 0
+        assert reader.damage == "the compressed data ends too early"
+        assert reader.invalid_lines == 0
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
@@ -311,8 +321,8 @@ def test_damage_in_a_recording_is_told_and_what_stands_before_is_kept(
     path = tmp_path / f"a.tape{suffix}"
     path.write_bytes(packed + b"garbage")
     reader = TapeReader(path)
-    kept = sum(len(entry.frames) for entry in reader if isinstance(entry, Frames))
-    assert reader.broken
+    kept = sum(len(entry.frames) for entry in reader if isinstance(entry, TapeFrames))
+    assert reader.damage
     assert 4500 < kept <= 9000
 
 
@@ -322,8 +332,8 @@ def test_recordings_of_several_members_are_read_through(tmp_path: Path, suffix: 
     path = tmp_path / f"a.tape{suffix}"
     path.write_bytes(compress(b"1\ta\n2") + compress(b"\tb\n") + compress(b""))
     reader = TapeReader(path)
-    assert list(reader) == [Frames(1, [b"a"]), Frames(2, [b"b"])]
-    assert (reader.torn_bytes, reader.broken) == (0, None)
+    assert list(reader) == [TapeFrames(1, [b"a"]), TapeFrames(2, [b"b"])]
+    assert (reader.torn_bytes, reader.damage) == (0, None)
 
 
 # --- archive ---------------------------------------------------------------------------------
@@ -331,9 +341,9 @@ def test_recordings_of_several_members_are_read_through(tmp_path: Path, suffix: 
 
 def test_an_archived_tape_holds_the_same_and_takes_its_place(tmp_path: Path) -> None:
     tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
-    written: list[Mark | Frames] = [Frames(NOON, FRAMES), Mark(NOON, "end")]
+    written: list[TapeMark | TapeFrames] = [TapeFrames(NOON, FRAMES), TapeMark(NOON, "end")]
     write(tape, written)
-    archive(tape, archived)
+    archive_tape(tape, archived)
     assert entries(archived) == flat(written)
     assert tree(tmp_path) == ["a.tape.zst"]
 
@@ -341,10 +351,10 @@ def test_an_archived_tape_holds_the_same_and_takes_its_place(tmp_path: Path) -> 
 def test_an_empty_tape_is_archived_too(tmp_path: Path) -> None:
     tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
     tape.touch()
-    archive(tape, archived)
+    archive_tape(tape, archived)
     reader = TapeReader(archived)
     assert list(reader) == []
-    assert reader.broken is None
+    assert reader.damage is None
 
 
 # --- two tapes of one window -------------------------------------------------------------------
@@ -373,8 +383,8 @@ def unpacked(archived: Path) -> bytes:
 def test_a_plain_tape_that_the_archive_begins_with_is_deleted(tmp_path: Path, size: int) -> None:
     tape, archived = pair(tmp_path, LINES[:size], packed(LINES))
     before = archived.read_bytes()
-    assert better(tape, archived) == archived
-    archive(tape, archived)
+    assert better_tape(tape, archived) == archived
+    archive_tape(tape, archived)
     assert tree(tmp_path) == ["a.tape.zst"]
     assert archived.read_bytes() == before
 
@@ -389,8 +399,8 @@ def test_a_plain_tape_that_differs_is_set_aside_and_the_archive_stays(
 ) -> None:
     tape, archived = pair(tmp_path, plain, packed(LINES))
     before = archived.read_bytes()
-    assert better(tape, archived) == archived
-    aside = settle(tape, archived)
+    assert better_tape(tape, archived) == archived
+    aside = settle_tapes(tape, archived)
     assert aside is not None
     assert tree(tmp_path) == sorted(["a.tape.zst", aside.name])
     assert archived.read_bytes() == before
@@ -399,10 +409,10 @@ def test_a_plain_tape_that_differs_is_set_aside_and_the_archive_stays(
 
 def test_an_archive_is_replaced_by_more_that_begins_with_all_of_it(tmp_path: Path) -> None:
     tape, archived = pair(tmp_path, LINES, packed(LINES[:5000]))
-    assert better(tape, archived) == tape
-    assert settle(tape, archived) is None
+    assert better_tape(tape, archived) == tape
+    assert settle_tapes(tape, archived) is None
     assert tree(tmp_path) == ["a.tape", "a.tape.zst"], "until all of it is compressed"
-    archive(tape, archived)
+    archive_tape(tape, archived)
     assert tree(tmp_path) == ["a.tape.zst"]
     assert unpacked(archived) == LINES
 
@@ -425,8 +435,8 @@ def test_a_broken_archive_is_set_aside_for_a_plain_tape_that_has_all(
     tmp_path: Path, name: str
 ) -> None:
     tape, archived = pair(tmp_path, LINES, BROKEN[name])
-    assert better(tape, archived) == tape
-    archive(tape, archived)
+    assert better_tape(tape, archived) == tape
+    archive_tape(tape, archived)
     assert tree(tmp_path) == ["a.tape.zst", "a.tape.zst.aside-1"]
     assert unpacked(archived) == LINES
     assert (tmp_path / "a.tape.zst.aside-1").read_bytes() == BROKEN[name]
@@ -435,8 +445,8 @@ def test_a_broken_archive_is_set_aside_for_a_plain_tape_that_has_all(
 def test_a_broken_archive_stays_beside_a_plain_tape_that_has_less(tmp_path: Path) -> None:
     plain, cut = LINES[:40], packed(LINES)[:-2]
     tape, archived = pair(tmp_path, plain, cut)
-    assert better(tape, archived) == archived
-    archive(tape, archived)
+    assert better_tape(tape, archived) == archived
+    archive_tape(tape, archived)
     assert tree(tmp_path) == ["a.tape.aside-1", "a.tape.zst"]
     assert archived.read_bytes() == cut
     assert (tmp_path / "a.tape.aside-1").read_bytes() == plain
@@ -445,7 +455,7 @@ def test_a_broken_archive_stays_beside_a_plain_tape_that_has_less(tmp_path: Path
 def test_what_is_set_aside_replaces_nothing_that_was(tmp_path: Path) -> None:
     for number in range(1, 4):
         tape, archived = pair(tmp_path, b"%d" % number, packed(b"x" + LINES))
-        assert settle(tape, archived) == tmp_path / f"a.tape.aside-{number}"
+        assert settle_tapes(tape, archived) == tmp_path / f"a.tape.aside-{number}"
     assert [(tmp_path / f"a.tape.aside-{n}").read_bytes() for n in (1, 2, 3)] == [b"1", b"2", b"3"]
 
 
@@ -460,7 +470,7 @@ def test_a_plain_tape_is_deleted_when_the_archive_is_on_the_disk(
 
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(StoreError, match="Input/output error"):
-        settle(tape, archived)
+        settle_tapes(tape, archived)
     assert tree(tmp_path) == ["a.tape", "a.tape.zst"]
 
 
@@ -476,7 +486,7 @@ def test_an_archive_that_fails_keeps_the_tape_and_can_be_made_again(
             self.stream_writer = self.read_to_iter = broken
 
     tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
-    write(tape, [Frames(NOON, FRAMES)])
+    write(tape, [TapeFrames(NOON, FRAMES)])
     text = tape.read_bytes()
     if step == "stream_writer":
         monkeypatch.setattr(zstandard, "ZstdCompressor", Broken)
@@ -490,11 +500,11 @@ def test_an_archive_that_fails_keeps_the_tape_and_can_be_made_again(
     else:
         monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[step], broken)
     with pytest.raises((OSError, StoreError), match="Input/output error"):
-        archive(tape, archived)
+        archive_tape(tape, archived)
     monkeypatch.undo()
     assert tape.read_bytes() == text
     assert tree(tmp_path) == (["a.tape", "a.tape.zst"] if step == "unlink" else ["a.tape"])
-    archive(tape, archived)
+    archive_tape(tape, archived)
     assert entries(archived) == [(NOON, one) for one in FRAMES]
     assert tree(tmp_path) == ["a.tape.zst"]
 
@@ -507,8 +517,8 @@ def test_an_archive_that_would_hold_something_else_is_not_published(
             return iter([b"something else"])
 
     tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
-    write(tape, [Frames(NOON, FRAMES)])
+    write(tape, [TapeFrames(NOON, FRAMES)])
     monkeypatch.setattr(zstandard, "ZstdDecompressor", Forgetful)
     with pytest.raises(TapeError, match="does not hold what"):
-        archive(tape, archived)
+        archive_tape(tape, archived)
     assert tree(tmp_path) == ["a.tape"]

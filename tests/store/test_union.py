@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.store.columns import SCHEMA
-from stocktrace.store.union import LATEST_US, unite
+from stocktrace.importing.union import LATEST_US, unite_trades
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
 
 MS = 1000
 #: A trade: time of event (ms), price, volume, conditions.
@@ -20,8 +20,8 @@ Arrival = tuple[int, list[Trade]]
 
 def table(arrivals: Sequence[Arrival]) -> pa.Table:
     rows = [(event, stamp, *rest) for stamp, trades in arrivals for event, *rest in trades]
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in SCHEMA]
-    return pa.table(columns, names=SCHEMA.names).cast(SCHEMA)
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in TRADE_SCHEMA]
+    return pa.table(columns, names=TRADE_SCHEMA.names).cast(TRADE_SCHEMA)
 
 
 def values(trades: pa.Table) -> list[Trade]:
@@ -68,7 +68,7 @@ def test_the_union_of_two_lossy_copies_is_the_stream_wherever_either_listened(
     first = [arrival for arrival, flag in zip(stream, mine, strict=True) if flag]
     second = [arrival for arrival, flag in zip(stream, theirs, strict=True) if flag]
     either = [arrival for arrival, *flags in zip(stream, mine, theirs, strict=True) if any(flags)]
-    found = unite(table(first), table(second))
+    found = unite_trades(table(first), table(second))
     assert found.trades.equals(table(either))
     assert values(found.trades.filter(pa.array(found.first))) == values(table(first))
     assert values(found.trades.filter(pa.array(found.second))) == values(table(second))
@@ -90,7 +90,7 @@ def test_however_late_lines_are_no_trade_is_lost_and_none_is_doubled(
         if flag
     )
     either = [trade for trades in (first, second) for _, some in trades for trade in some]
-    found = unite(table(first), table(second))
+    found = unite_trades(table(first), table(second))
     counts = [Counter(values(table(side))) for side in (first, second)]
     assert Counter(values(found.trades)) == counts[0] | counts[1]
     assert set(either) == set(values(found.trades))
@@ -100,14 +100,14 @@ def test_however_late_lines_are_no_trade_is_lost_and_none_is_doubled(
 def test_of_a_pair_two_stay_whoever_heard_both() -> None:
     pair, single = [(5, 1.0, 1.0, "")] * 2, [(5, 1.0, 1.0, "")]
     for first, second in ((pair, pair), (pair, single), (single, pair)):
-        found = unite(table([(6000, first)]), table([(6000, second)]))
+        found = unite_trades(table([(6000, first)]), table([(6000, second)]))
         assert values(found.trades) == pair
 
 
 @pytest.mark.parametrize(("late_us", "count"), [(LATEST_US, 1), (LATEST_US + 1, 2)])
 def test_what_comes_much_later_on_the_other_side_is_another_trade(late_us: int, count: int) -> None:
     trade = [(5, 1.0, 1.0, "")]
-    found = unite(table([(6000, trade)]), table([(6000 + late_us, trade)]))
+    found = unite_trades(table([(6000, trade)]), table([(6000 + late_us, trade)]))
     assert len(found.trades) == count
 
 
@@ -115,5 +115,5 @@ def test_what_one_alone_heard_stands_where_it_stood_among_what_both_heard() -> N
     """Also where the line of the second was half a second slower."""
     stream = [(at * 10 * MS, [(at, float(at), 1.0, "")]) for at in range(10)]
     slow = [(stamp + 500 * MS, trades) for stamp, trades in stream]
-    found = unite(table(stream[:3] + stream[6:]), table(slow))
+    found = unite_trades(table(stream[:3] + stream[6:]), table(slow))
     assert [price for _, price, *_ in values(found.trades)] == list(range(10))

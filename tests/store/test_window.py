@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.store.names import Part
-from stocktrace.store.window import NS_PER_DAY, RollPolicy, Window, compact_utc
+from stocktrace.store.names import WindowId
+from stocktrace.store.window import NS_PER_DAY, RollPolicy, WindowSpec, compact_utc
 from tests.conftest import SESSION
 
 POLICY = RollPolicy(every_s=600.0, max_bytes=1000)
@@ -22,7 +22,7 @@ def ns(text: str) -> int:
 
 def test_windows_are_aligned_to_the_clock_however_late_they_begin() -> None:
     window = POLICY.open(SESSION, 1, ns("2026-11-23T14:37:21.5"))
-    assert window == Window(
+    assert window == WindowSpec(
         SESSION,
         1,
         ns("2026-11-23T14:30:00"),
@@ -62,9 +62,9 @@ def test_midnight_utc_ends_a_window_of_any_length() -> None:
 def test_the_burst_at_midnight_is_parted_by_its_receive_time() -> None:
     before, after = ns("2026-11-24T00:00:00") - 1, ns("2026-11-24T00:00:00")
     window = POLICY.open(SESSION, 1, before)
-    assert Part.of(window).date == "2026-11-23"
+    assert WindowId.of_window(window).date == "2026-11-23"
     assert POLICY.due(window, after, 0)
-    assert Part.of(POLICY.open(SESSION, 2, after)).date == "2026-11-24"
+    assert WindowId.of_window(POLICY.open(SESSION, 2, after)).date == "2026-11-24"
 
 
 def test_a_clock_that_steps_back_over_midnight_opens_a_new_window_and_reopens_none() -> None:
@@ -75,7 +75,7 @@ def test_a_clock_that_steps_back_over_midnight_opens_a_new_window_and_reopens_no
     third = POLICY.open(SESSION, 3, back)
     assert (third.start, third.end) == (old.start, old.end)
     assert len({old.name, new.name, third.name}) == 3
-    assert [Part.of(window).date for window in (old, new, third)] == [
+    assert [WindowId.of_window(window).date for window in (old, new, third)] == [
         "2026-11-23",
         "2026-11-24",
         "2026-11-23",

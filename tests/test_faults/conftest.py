@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from stocktrace.deadline import Clock
-from stocktrace.exchange import Exchange
-from stocktrace.live.capturing import capture
-from stocktrace.live.handle import Handle
-from stocktrace.report import Report
+from stocktrace.clock import Clock
+from stocktrace.live.api import capture
+from stocktrace.live.control import CaptureControl
+from stocktrace.sessions.report import SessionReport
 from stocktrace.settings import Settings
+from stocktrace.simulator import Simulator
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.tape import Mark, TapeWriter
+from stocktrace.store.names import WindowId
+from stocktrace.store.tape import TapeMark, TapeWriter
 from stocktrace.trade import Trade
 from stocktrace.verify import dates_of_sessions, verify
 from tests.conftest import NOON, SESSION, WINDOW, Director, Scenario, Studio, frame
@@ -35,15 +35,15 @@ SECOND = 1_000_000_000
 SLACK = 3.0
 #: Bounds that a test can wait for; the feed's tick is a quarter of a second.
 QUICK = {
-    "ping_every": "300ms",
-    "pong_within": "300ms",
+    "ping_interval": "300ms",
+    "pong_timeout": "300ms",
     "backoff_base": "20ms",
     "backoff_cap": "50ms",
     "backoff_floor": "10ms",
 }
 #: How late a dead connection is noticed and replaced with these, in seconds.
 QUICK_BOUND = 0.3 + 0.3 + 2 * 0.25 + 0.05
-PART = Part(SESSION, WINDOW)
+PART = WindowId(SESSION, WINDOW)
 
 
 def numbered(count: int, symbol: str = "AAPL", begin: int = 1) -> list[tuple[int, bytes]]:
@@ -51,7 +51,7 @@ def numbered(count: int, symbol: str = "AAPL", begin: int = 1) -> list[tuple[int
     return [(n * SECOND, frame((symbol, n))) for n in range(begin, begin + count)]
 
 
-def all_sent(exchange: Exchange) -> list[bytes]:
+def all_sent(exchange: Simulator) -> list[bytes]:
     """Every frame that the exchange sent, connection by connection; it must ``keep`` them."""
     return [frame for connection in exchange.connections for frame in connection.frames]
 
@@ -75,9 +75,9 @@ def events(data_dir: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
-def report_of(data_dir: Path) -> Report:
+def report_of(data_dir: Path) -> SessionReport:
     """The report of the only session, or of the last one."""
-    return Report.read(max(Layout(data_dir).sessions.glob("*.json")))
+    return SessionReport.read(max(Layout(data_dir).sessions.glob("*.json")))
 
 
 def snapshot(folder: Path, pattern: str = "*") -> dict[str, tuple[int, bytes]]:
@@ -114,7 +114,7 @@ def at(text: str) -> int:
 
 def record(
     studio: Studio,
-    exchange: Exchange | str,
+    exchange: Simulator | str,
     scenario: Scenario | None = None,
     tickers: Sequence[str] = ("AAPL",),
     *,
@@ -122,16 +122,18 @@ def record(
     lasting: float | None = 30.0,
     until: datetime | None = None,
     **given: Any,
-) -> Report:
+) -> SessionReport:
     """Capture again and again in one test, with any clock; quick unless told otherwise."""
-    handle = Handle()
+    handle = CaptureControl()
     return capture(
         tickers,
-        lasting=lasting if until is None else None,
+        duration=lasting if until is None else None,
         until=until,
         settings=studio.settings(exchange, **{**QUICK, **given}),
-        watch=Director(scenario, handle, studio.statuses) if scenario else studio.statuses.append,
-        handle=handle,
+        on_status=Director(scenario, handle, studio.statuses)
+        if scenario
+        else studio.statuses.append,
+        control=handle,
         clock=clock or Clock(),
     )
 
@@ -140,14 +142,14 @@ def dead_session(
     data_dir: Path,
     frames: Sequence[bytes] = (),
     *,
-    part: Part = PART,
+    part: WindowId = PART,
     tickers: Sequence[str] = ("AAPL",),
     stamp: int = NOON,
 ) -> Path:
     """The tape of a session that died while it listened, its frames a second apart."""
     tape = TapeWriter(Layout(data_dir).tape(part))
-    tape.mark(Mark(stamp, "tape", {"connected": False, "tickers": list(tickers)}))
-    tape.mark(Mark(stamp, "connected", {"tickers": list(tickers)}))
+    tape.mark(TapeMark(stamp, "tape", {"connected": False, "tickers": list(tickers)}))
+    tape.mark(TapeMark(stamp, "connected", {"tickers": list(tickers)}))
     for number, each in enumerate(frames):
         tape.append(stamp + number * SECOND, [each])
     tape.close()
@@ -193,14 +195,20 @@ def launch(studio: Studio) -> Iterator[Launch]:
     with ExitStack() as stack:
 
         def launch(
-            exchange: Exchange | str,
+            exchange: Simulator | str,
             *tickers: str,
             lasting: str = "60s",
             before: str = "",
             **given: Any,
         ) -> Process:
             url = exchange if isinstance(exchange, str) else exchange.url
-            settings = {**QUICK, "min_free": "0", "url": url, "data_dir": studio.data_dir, **given}
+            settings = {
+                **QUICK,
+                "min_free_space": "0",
+                "url": url,
+                "data_dir": studio.data_dir,
+                **given,
+            }
             flags = [
                 part
                 for name, value in settings.items()

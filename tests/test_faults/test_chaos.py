@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stocktrace.exchange import SyntheticMarket
-from stocktrace.exchange.chaos import chaos
+from stocktrace.simulator import SyntheticMarket
+from stocktrace.simulator.chaos import random_faults
 from tests.conftest import Scenario, Studio, taped
 from tests.test_faults.conftest import findings, record
 
@@ -15,12 +15,12 @@ def test_a_capture_in_chaos_keeps_what_it_received(studio: Studio, seed: int) ->
     def scenario() -> Scenario:
         yield lambda status: status.reconnects >= 8 and status.elapsed_s > 2
 
-    faults = chaos(seed, pace=0.3, connections=500)
+    faults = random_faults(seed, pace=0.3, connections=500)
     market = SyntheticMarket(seed=seed, rate=1000)
     with studio.exchange(market, faults, settle=None) as exchange:
         report = record(
             studio, exchange, scenario(), ["AAPL", "MSFT", "BINANCE:BTCUSDT"], lasting=40.0,
-            handshake_within="300ms", frame_within="300ms", roll_every="1s", flush_every="100ms",
+            handshake_timeout="300ms", frame_timeout="300ms", roll_interval="1s", flush_interval="100ms",
         )  # fmt: skip
         sent = [connection.frames for connection in exchange.connections]
     assert report.reconnects >= 8

@@ -11,15 +11,15 @@ from zoneinfo import ZoneInfo
 import pyarrow.parquet as pq
 import pytest
 
-from stocktrace.calendar import session_close, us_session
+from stocktrace.calendar import session_close, us_regular_session
+from stocktrace.end_time import parse_until
 from stocktrace.errors import StocktraceError
-from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
-from stocktrace.feed.dial import Dialer
+from stocktrace.feed.handshake import Dialer
 from stocktrace.feed.socket import BatchSocket
-from stocktrace.gap import CONNECTING
-from stocktrace.live.vigil import silent
+from stocktrace.intervals import CONNECTING
+from stocktrace.live.staleness import find_silent
+from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
 from stocktrace.store.window import NS_PER_DAY, RollPolicy, utc_date
-from stocktrace.until import parse_until
 from tests.conftest import (
     Scenario,
     Studio,
@@ -62,7 +62,7 @@ def test_19_a_loss_in_which_the_clock_is_set_back_is_a_gap_all_the_same(
         hands.stepped -= 30
         return dial(self)
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         yield connected
         exchange.send_raw(frame(("AAPL", 1)))
         yield trades(1)
@@ -83,7 +83,7 @@ def test_19_a_clock_set_back_over_midnight_opens_nothing_again(studio: Studio) -
     hands = Hands(at("2026-11-24T23:59:50"))
     tapes: dict[str, tuple[int, bytes]] = {}
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         folder = studio.data_dir
         yield connected
         exchange.send_raw(frame(("AAPL", 1)))
@@ -125,7 +125,7 @@ def test_19_a_clock_set_back_over_midnight_opens_nothing_again(studio: Studio) -
 def test_20_a_clock_that_is_set_changes_no_timer(studio: Studio, step: float) -> None:
     hands, took = Hands(), 0.0
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         nonlocal took
         yield trades(10)
         exchange.inject(Fault("stall"))
@@ -134,7 +134,7 @@ def test_20_a_clock_that_is_set_changes_no_timer(studio: Studio, step: float) ->
         yield lambda status: status.connected and status.reconnects == 1
         took = time.monotonic() - began
 
-    with studio.exchange(Script(numbered(10)), settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(10)), settle=0.05) as exchange:
         report = record(studio, exchange, scenario(exchange), clock=hands.clock())
     assert 0.3 <= took < QUICK_BOUND + SLACK
     (gap,) = [gap for gap in report.gaps if gap.reason == "ping unanswered for 0.3 s"]
@@ -148,7 +148,7 @@ def test_33_a_burst_across_midnight_is_parted_exactly(studio: Studio) -> None:
     midnight = (time.time_ns() // NS_PER_DAY + 1) * NS_PER_DAY
     hands = Hands(midnight - SECOND)
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         yield lambda _: hands.wall() > midnight + SECOND
         exchange.mute()
         yield lambda status: status.trades >= exchange.sent_trades
@@ -202,8 +202,8 @@ def test_34_the_hour_that_comes_twice_has_files_of_its_own(
         for begin in ("2026-11-01T05:59:59", "2026-11-01T06:59:59"):  # both are 01:59:59 there
             hands = Hands(at(begin))
             frames = [(n * SECOND, frame(("AAPL", n), t=hands.start // 10**6)) for n in range(1, 6)]
-            with studio.exchange(Script(frames, speed=4.0), settle=0.05) as exchange:
-                record(studio, exchange, played(exchange), clock=hands.clock(), roll_every="1s")
+            with studio.exchange(ScriptedSource(frames, speed=4.0), settle=0.05) as exchange:
+                record(studio, exchange, played(exchange), clock=hands.clock(), roll_interval="1s")
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -218,7 +218,7 @@ def test_35_a_suspended_process_wakes_and_tells_the_gap(studio: Studio, launch: 
     # What a person would call a pause is 5 s; a test has no time for that.
     before = "from stocktrace import pulse; pulse.PAUSE_S = 0.8"
     with studio.exchange(SyntheticMarket(rate=200), ping_period=0.05, settle=0.05) as exchange:
-        process = launch(exchange, before=before, roll_every="1s", flush_every="100ms")
+        process = launch(exchange, before=before, roll_interval="1s", flush_interval="100ms")
         eventually(lambda: list(studio.data_dir.glob("tape/*/*_00002.tape")))
         process.signal(signal.SIGSTOP)
         stopped, beats = time.monotonic(), exchange.sent_frames
@@ -246,7 +246,7 @@ def test_35_a_machine_that_slept_for_a_day_ends_what_is_over(studio: Studio) -> 
     """Linux's monotonic clock stands still meanwhile; the wall clock does not."""
     hands = Hands(at("2026-11-24T15:00:00"))
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         yield trades(5)
         hands.stepped += 86_400
         exchange.send_raw(frame(("AAPL", 6)))
@@ -255,7 +255,7 @@ def test_35_a_machine_that_slept_for_a_day_ends_what_is_over(studio: Studio) -> 
 
     end = datetime.fromisoformat("2026-11-25T15:00:02+00:00")
     began = time.monotonic()
-    with studio.exchange(Script(numbered(5)), settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(5)), settle=0.05) as exchange:
         report = record(studio, exchange, scenario(exchange), clock=hands.clock(), until=end)
     assert time.monotonic() - began < 6 + SLACK
     assert (report.state, report.reason) == ("complete", "its time was up")
@@ -268,12 +268,12 @@ def test_35_a_machine_that_slept_for_a_day_ends_what_is_over(studio: Studio) -> 
 
 
 def test_36_until_close_ends_at_one_on_a_half_day(studio: Studio) -> None:
-    session = us_session(datetime(2026, 11, 27, tzinfo=UTC).date())
+    session = us_regular_session(datetime(2026, 11, 27, tzinfo=UTC).date())
     assert session is not None
     assert session.closes.astimezone(NEW_YORK) == datetime(2026, 11, 27, 13, tzinfo=NEW_YORK)
     hands = Hands(int(session.closes.timestamp() - 1) * SECOND)
     now = datetime.fromtimestamp(hands.wall() / SECOND, UTC)
-    with studio.exchange(Script(numbered(5)), settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(5)), settle=0.05) as exchange:
         report = record(studio, exchange, clock=hands.clock(), until=session_close(now))
     assert report.state == "complete"
     assert report.ended is not None
@@ -285,7 +285,7 @@ def test_36_until_close_ends_at_one_on_a_half_day(studio: Studio) -> None:
         ("2026-11-26T09", "2026-11-26T23"),
     ):
         times = [datetime.fromtimestamp(at(text) / SECOND, UTC) for text in (begin, end)]
-        assert silent(["AAPL", "BRK.B"], {}, *times) == {}
+        assert find_silent(["AAPL", "BRK.B"], {}, *times) == {}
 
 
 def test_36_a_holiday_is_told_and_skipped() -> None:
@@ -293,5 +293,5 @@ def test_36_a_holiday_is_told_and_skipped() -> None:
         with pytest.raises(StocktraceError, match=r"closed today[:;] its next session opens"):
             session_close(datetime.fromisoformat(f"{day}T10:00-05:00"))
     begin, end = (datetime.fromisoformat(f"2026-05-25T{hour}:30+00:00") for hour in (13, 20))
-    assert silent(["AAPL"], {}, begin, end) == {}
-    assert silent(["BINANCE:BTCUSDT"], {}, begin, end) == {"BINANCE:BTCUSDT": 7 * 3600.0}
+    assert find_silent(["AAPL"], {}, begin, end) == {}
+    assert find_silent(["BINANCE:BTCUSDT"], {}, begin, end) == {"BINANCE:BTCUSDT": 7 * 3600.0}

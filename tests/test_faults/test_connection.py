@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from stocktrace.errors import KeyInUse
-from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
-from stocktrace.feed import backoff, rival
+from stocktrace.feed import reconnect
 from stocktrace.feed.socket import BatchSocket
-from stocktrace.live.capturing import capture
-from stocktrace.report import GapReport, Report
+from stocktrace.live.api import capture
+from stocktrace.sessions.report import GapReport, SessionReport
+from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import Frames, TapeReader
+from stocktrace.store.tape import TapeFrames, TapeReader
 from tests.conftest import (
     Scenario,
     Studio,
@@ -39,7 +39,7 @@ from tests.test_faults.conftest import (
     recorded,
 )
 
-PATIENT: dict[str, Any] = {"ping_every": "60s", "pong_within": "60s"}
+PATIENT: dict[str, Any] = {"ping_interval": "60s", "pong_timeout": "60s"}
 
 
 def seconds(gap: GapReport) -> float:
@@ -52,7 +52,7 @@ def reconnected(times: int = 1):
 
 def test_01_half_open_tcp_is_noticed_and_replaced(studio: Studio) -> None:
     faults = [Fault("stall", after_trades=10)]
-    with studio.exchange(Script(numbered(20)), faults, settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(20)), faults, settle=0.05) as exchange:
         report = record(studio, exchange, played(exchange))
     (gap,) = report.outages
     assert gap.reason == "ping unanswered for 0.3 s"
@@ -64,8 +64,8 @@ def test_01_half_open_tcp_is_noticed_and_replaced(studio: Studio) -> None:
 
 def test_02_half_a_frame_and_then_silence_is_noticed(studio: Studio) -> None:
     faults = [Fault("half-frame", after_trades=10)]
-    with studio.exchange(Script(numbered(20)), faults, settle=0.05) as exchange:
-        report = record(studio, exchange, played(exchange), **PATIENT, frame_within="300ms")
+    with studio.exchange(ScriptedSource(numbered(20)), faults, settle=0.05) as exchange:
+        report = record(studio, exchange, played(exchange), **PATIENT, frame_timeout="300ms")
     (gap,) = report.outages
     assert gap.reason == "half a frame, then nothing for 0.3 s"
     assert 0.3 <= seconds(gap) < QUICK_BOUND + SLACK
@@ -75,14 +75,14 @@ def test_02_half_a_frame_and_then_silence_is_noticed(studio: Studio) -> None:
 def test_02_in_half_a_frame_stopping_returns(studio: Studio) -> None:
     stopped = 0.0
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         nonlocal stopped
         yield trades(10)
         stopped = time.monotonic()
 
     faults = [Fault("half-frame", after_trades=10)]
-    with studio.exchange(Script(numbered(20)), faults, settle=0.05) as exchange:
-        report = record(studio, exchange, scenario(exchange), **PATIENT, frame_within="60s")
+    with studio.exchange(ScriptedSource(numbered(20)), faults, settle=0.05) as exchange:
+        report = record(studio, exchange, scenario(exchange), **PATIENT, frame_timeout="60s")
     assert time.monotonic() - stopped < 2 + SLACK
     assert report.state == "interrupted"
     assert published(studio.data_dir) == {"AAPL": recorded(range(1, 11))}
@@ -91,8 +91,8 @@ def test_02_in_half_a_frame_stopping_returns(studio: Studio) -> None:
 def test_03_a_slow_handshake_is_bounded_counted_and_tried_again(studio: Studio) -> None:
     faults = [Fault("handshake-delay", seconds=65.0), Fault("no-answer", after_connections=1)]
     began = time.monotonic()
-    with studio.exchange(Script(numbered(5)), faults, settle=0.05) as exchange:
-        report = record(studio, exchange, played(exchange), handshake_within="300ms")
+    with studio.exchange(ScriptedSource(numbered(5)), faults, settle=0.05) as exchange:
+        report = record(studio, exchange, played(exchange), handshake_timeout="300ms")
     assert time.monotonic() - began < 2 * (0.3 + 2 * 0.25) + 2 * SLACK
     assert exchange.dials == 3
     reasons = [event["reason"] for event in events(studio.data_dir, "retry")]
@@ -105,8 +105,8 @@ def test_04_connected_but_mute_is_flagged_per_ticker_without_a_storm(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Coins trade day and night, so that the test has no hours. A quarter of an hour is the default.
-    monkeypatch.setattr("stocktrace.live.vigil.SILENT_S", 0.5)
-    monkeypatch.setattr("stocktrace.live.run.WATCH_S", 0.05)
+    monkeypatch.setattr("stocktrace.live.staleness.SILENT_S", 0.5)
+    monkeypatch.setattr("stocktrace.live.session.STALENESS_INTERVAL_S", 0.05)
     tickers = ["BINANCE:BTCUSDT", "BINANCE:ETHUSDT"]
 
     def scenario() -> Scenario:
@@ -127,16 +127,16 @@ def test_04_connected_but_mute_is_flagged_per_ticker_without_a_storm(
     ("fault", "settings", "reason"),
     [
         (Fault("stall"), {}, "ping unanswered for 0.3 s"),
-        (Fault("stall"), {**PATIENT, "silence": "500ms"}, "no frame for 0.5 s"),
-        (Fault("half-frame"), {**PATIENT, "frame_within": "300ms"}, "half a frame, then nothing"),
-        (Fault("mute"), {**PATIENT, "silence": "500ms"}, "no frame for 0.5 s"),
+        (Fault("stall"), {**PATIENT, "idle_timeout": "500ms"}, "no frame for 0.5 s"),
+        (Fault("half-frame"), {**PATIENT, "frame_timeout": "300ms"}, "half a frame, then nothing"),
+        (Fault("mute"), {**PATIENT, "idle_timeout": "500ms"}, "no frame for 0.5 s"),
     ],
     ids=["ping", "silence", "half a frame", "mute"],
 )
 def test_05_the_watchdog_needs_no_first_message(
     studio: Studio, fault: Fault, settings: dict[str, Any], reason: str
 ) -> None:
-    with studio.exchange(Script(numbered(5)), [fault], settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(5)), [fault], settle=0.05) as exchange:
         report = record(studio, exchange, reconnects(exchange), **settings)
     (gap,) = report.outages
     assert gap.reason.startswith(reason)
@@ -144,12 +144,12 @@ def test_05_the_watchdog_needs_no_first_message(
     assert exchange.dials == 2
 
 
-def reconnects(exchange: Exchange) -> Scenario:
+def reconnects(exchange: Simulator) -> Scenario:
     yield reconnected()
 
 
 def test_06_growing_lag_is_told_as_it_is(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stocktrace.live.run.WATCH_S", 0.05)
+    monkeypatch.setattr("stocktrace.live.session.STALENESS_INTERVAL_S", 0.05)
 
     def scenario() -> Scenario:
         yield lambda _: bool(events(studio.data_dir, "notice"))
@@ -157,40 +157,44 @@ def test_06_growing_lag_is_told_as_it_is(studio: Studio, monkeypatch: pytest.Mon
     # A hundred seconds a second, so that minutes pass in the time of a test.
     faults = [Fault("lag", seconds=100.0)]
     with studio.exchange(SyntheticMarket(rate=500), faults) as exchange:
-        report = record(studio, exchange, scenario(), flush_every="50ms")
+        report = record(studio, exchange, scenario(), flush_interval="50ms")
     (notice,) = report.notices
     assert notice.startswith("trades come ")
     lags = [stamp // 10**6 - row[0] for stamp, row in stamped(studio, report)]
-    assert report.lag.longest == pytest.approx(max(lags), abs=2)
+    assert report.latency.max == pytest.approx(max(lags), abs=2)
     assert max(lags) > 60_000
-    for share, told in ((0.5, report.lag.p50), (0.99, report.lag.p99)):
+    for share, told in ((0.5, report.latency.p50), (0.99, report.latency.p99)):
         assert told is not None
         true = sorted(lags)[int(share * (len(lags) - 1))]
         assert true * 0.8 <= told <= true * 1.25  # a bucket is 19 % wide
     assert report.reconnects == 0
 
 
-def stamped(studio: Studio, report: Report) -> list[tuple[int, tuple[int, float, float, str]]]:
+def stamped(
+    studio: Studio, report: SessionReport
+) -> list[tuple[int, tuple[int, float, float, str]]]:
     """The trades on the tape, each with its receive time (epoch ns)."""
     tapes = Layout(studio.data_dir).session_tapes(report.session).values()
     return [
         (entry.stamp, row)
         for tape in tapes
         for entry in TapeReader(tape)
-        if isinstance(entry, Frames)
+        if isinstance(entry, TapeFrames)
         for rows in sent(entry.frames).values()
         for row in rows
     ]
 
 
 def test_07_an_illiquid_ticker_is_no_reason_to_reconnect(studio: Studio) -> None:
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         yield trades(1)
         beats = exchange.sent_frames
         yield lambda _: exchange.sent_frames >= beats + 20  # several times all bounds
 
-    with studio.exchange(Script(numbered(1)), settle=0.05, ping_period=0.1) as exchange:
-        report = record(studio, exchange, scenario(exchange), silence="600ms", frame_within="300ms")
+    with studio.exchange(ScriptedSource(numbered(1)), settle=0.05, ping_period=0.1) as exchange:
+        report = record(
+            studio, exchange, scenario(exchange), idle_timeout="600ms", frame_timeout="300ms"
+        )
     assert (exchange.dials, report.reconnects, report.outages) == (1, 0, [])
     assert report.books.trades == 1
 
@@ -252,14 +256,14 @@ def test_08_too_many_dials_are_waited_out_for_minutes(studio: Studio) -> None:
         record(studio, exchange, scenario())
     (retry,) = events(studio.data_dir, "retry")
     assert retry["reason"] == "HTTP 429 at the handshake"
-    assert backoff.TOO_MANY_DIALS_FLOOR_S == 60 <= retry["wait_s"] <= 600
+    assert reconnect.RATE_LIMIT_FLOOR_S == 60 <= retry["wait_s"] <= 600
     assert exchange.dials == 1
 
 
 @pytest.mark.parametrize("code", [1000, 1001])
 def test_09_a_clean_close_is_not_the_end(studio: Studio, code: int) -> None:
     with studio.exchange(
-        Script(numbered(20)), [Fault("close", after_trades=10, code=code)], settle=0.05
+        ScriptedSource(numbered(20)), [Fault("close", after_trades=10, code=code)], settle=0.05
     ) as exchange:
         report = record(studio, exchange, lasting=2.0)
     assert (report.state, report.reason) == ("complete", "its time was up")
@@ -270,7 +274,7 @@ def test_09_a_clean_close_is_not_the_end(studio: Studio, code: int) -> None:
 
 
 def test_10_a_server_gone_for_good_fails_the_run_and_keeps_the_catch(studio: Studio) -> None:
-    exchange = studio.exchange(Script(numbered(20)), settle=0.05).start()
+    exchange = studio.exchange(ScriptedSource(numbered(20)), settle=0.05).start()
 
     def scenario() -> Scenario:
         yield all_of(exchange)
@@ -299,11 +303,11 @@ def test_11_after_a_drop_all_tickers_are_asked_for_again(studio: Studio) -> None
 def test_12_two_hundred_drops_leak_no_socket_and_no_thread(studio: Studio) -> None:
     process, counts = psutil.Process(), []
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         for times in (20, 200):
             yield reconnected(times)
             exchange.clear_faults()
-            yield lambda status: status.connected and exchange.live == 1
+            yield lambda status: status.connected and exchange.open_connections == 1
             counts.append(
                 (process.num_fds(), threading.active_count(), connections_to(exchange.port))
             )
@@ -342,11 +346,11 @@ def test_13_each_drop_is_told_once_in_the_log_and_in_the_gaps(studio: Studio) ->
 def test_14_a_second_capture_with_the_key_is_refused_and_harms_nothing(studio: Studio) -> None:
     told: list[str] = []
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         yield connected
         before = studio.files()
         with pytest.raises(KeyInUse) as refused:
-            capture(["MSFT"], lasting=5, settings=studio.settings(exchange))
+            capture(["MSFT"], duration=5, settings=studio.settings(exchange))
         told.append(str(refused.value))
         assert studio.files() == before
         yield all_of(exchange)
@@ -374,7 +378,7 @@ def test_14_a_key_in_use_on_another_host_is_suspected_aloud(studio: Studio) -> N
         report = record(studio, exchange, scenario())
     assert report.notices == [
         (
-            f"{rival.SHORT_LIVES} connections in a row ended within 10 s: "
+            f"{reconnect.SHORT_CONNECTIONS} connections in a row ended within 10 s: "
             "is this API key in use elsewhere?"
         )
     ]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stocktrace import cli
-from stocktrace.exchange import Exchange
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import Simulator
 from stocktrace.store.layout import Layout
 from tests.conftest import Scenario, Studio, all_of, connected, frame, published, sent
 from tests.test_faults.conftest import all_sent, findings, report_of, snapshot
@@ -22,7 +22,7 @@ def cp(*arguments: Path | str) -> None:
     subprocess.run(["cp", "-a", *map(str, arguments)], check=True)
 
 
-def copying(exchange: Exchange, data: Path, copy: Path) -> Scenario:
+def copying(exchange: Simulator, data: Path, copy: Path) -> Scenario:
     """The folder is copied when half of the trades are recorded."""
     yield connected
     send(exchange, range(1, HALF))
@@ -37,7 +37,7 @@ def written(data: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in data.glob("csv/*/*.csv.open"))
 
 
-def send(exchange: Exchange, prices: range) -> None:
+def send(exchange: Simulator, prices: range) -> None:
     for price in prices:
         exchange.send_raw(frame(("AAPL", price), ("MSFT", price)))
         exchange.send_raw(frame(("AAPL", -price)))
@@ -105,7 +105,7 @@ def test_62_a_copy_whose_tapes_differ_keeps_both_and_says_so(
     assert archived.read_bytes() == before
     assert aside.read_bytes() == text
     assert published(copy.root) == valid
-    report = Report.read(copy.report(report_of(copy.root).session))
+    report = SessionReport.read(copy.report(report_of(copy.root).session))
     assert [text for text in report.notices if aside.name in text]
     capsys.readouterr()
     assert run("verify", copy, "--repair") == 1

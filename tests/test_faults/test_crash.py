@@ -17,12 +17,12 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.errors import ConversionError, StoreError
-from stocktrace.exchange import Script, SyntheticMarket
-from stocktrace.record.publish import rebuild
-from stocktrace.record.recovery import mend, recover
+from stocktrace.record.publish import rebuild_window
+from stocktrace.record.recovery import recover, truncate_torn_tape
+from stocktrace.simulator import ScriptedSource, SyntheticMarket
 from stocktrace.store import audit, parquet
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import Frames, TapeReader, archive
+from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
 from stocktrace.verify import verify
 from tests.conftest import (
     SESSION,
@@ -55,7 +55,7 @@ FRAMES = [frame(("AAPL", n)) for n in range(1, 6)]
 def sealed(data_dir: Path, prices: range = range(1, 6)) -> Path:
     """A sealed segment with its tape, as a session leaves it that dies before it publishes."""
     dead_session(data_dir, [frame(("AAPL", n)) for n in prices])
-    rebuild(Layout(data_dir), PART)
+    rebuild_window(Layout(data_dir), PART)
     return Layout(data_dir).csv("AAPL", PART)
 
 
@@ -104,10 +104,12 @@ def test_21_a_tape_torn_at_any_byte_gives_no_wrong_row_and_says_what_it_lost(
         whole, _, torn = text[:end].rpartition(b"\n")
         tape.write_bytes(text[:end])
         reader = TapeReader(tape)
-        frames = [each for entry in reader if isinstance(entry, Frames) for each in entry.frames]
+        frames = [
+            each for entry in reader if isinstance(entry, TapeFrames) for each in entry.frames
+        ]
         assert frames == FRAMES[: len(whole.splitlines()) - 2]  # the first two are marks
-        assert (reader.torn_bytes, reader.bad_lines) == (len(torn), 0)
-        mend(tape)
+        assert (reader.torn_bytes, reader.invalid_lines) == (len(torn), 0)
+        truncate_torn_tape(tape)
         assert tape.read_bytes() == whole + b"\n"
         aside = tape.with_suffix(".torn")
         assert aside.read_bytes() == torn if torn else not aside.exists()
@@ -136,7 +138,7 @@ def test_21_a_csv_torn_at_any_byte_is_not_believed(tmp_path: Path) -> None:
             rows += 1  # it lost whole rows, which only a comparison with the tape can tell
             continue
         with pytest.raises(ConversionError):
-            parquet.convert(Layout(tmp_path), segment)
+            parquet.publish_segment(Layout(tmp_path), segment)
         assert segment.read_bytes() == text[:end]
         assert not list(tmp_path.glob("parquet/*/*/*.parquet"))
         assert temporaries(tmp_path) == []
@@ -148,17 +150,17 @@ def test_22_a_torn_tail_is_set_aside_before_anything_is_added(studio: Studio) ->
     text = tape.read_bytes()
     tape.write_bytes(text[:-7])
     log = Layout(studio.data_dir).audit
-    audit.Audit(log, SESSION)("start")
-    audit.Audit(log, SESSION)("connect")
+    audit.AuditLog(log, SESSION)("start")
+    audit.AuditLog(log, SESSION)("connect")
     log.write_bytes(log.read_bytes()[:-9])
-    with studio.exchange(Script(numbered(5, begin=6)), settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(5, begin=6)), settle=0.05) as exchange:
         record(studio, exchange, played(exchange))
     (rows,) = published(studio.data_dir).values()
     assert sorted(rows) == recorded([1, 2, 3, 4, *range(6, 11)])
     assert tape.with_suffix(".torn").read_bytes() == text.splitlines()[-1][:-6]
     # The log's torn line stands alone, and is told; what was added to it is whole.
     assert [line.endswith('"}') for line in log.read_text().splitlines()[:3]] == [True, False, True]
-    assert len(list(audit.check(log))) == 1
+    assert len(list(audit.check_audit_log(log))) == 1
 
 
 @pytest.mark.parametrize("death", DEATHS)
@@ -183,13 +185,13 @@ def test_24_a_truncated_file_is_not_accepted_because_it_exists(tmp_path: Path, c
     layout = Layout(tmp_path)
     segment = sealed(tmp_path)
     text = segment.read_bytes()
-    parquet.convert(layout, segment)
+    parquet.publish_segment(layout, segment)
     final = layout.parquet("AAPL", PART)
     whole = final.read_bytes()
 
     final.write_bytes(whole[:cut])  # beside its source: the next conversion sees through it
     segment.write_bytes(text)
-    assert parquet.convert(layout, segment) is not None
+    assert parquet.publish_segment(layout, segment) is not None
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
 
     recover(layout)
@@ -225,15 +227,15 @@ def test_25_of_a_truncated_compressed_tape_every_complete_line_is_kept(
     if ending == ".gz":
         packed.write_bytes(gzip.compress(whole))
     else:
-        archive(tape, packed)
+        archive_tape(tape, packed)
     packed.write_bytes(packed.read_bytes()[: packed.stat().st_size * 9 // 10])
     reader = TapeReader(packed)
-    frames = [frame for entry in reader if isinstance(entry, Frames) for frame in entry.frames]
+    frames = [frame for entry in reader if isinstance(entry, TapeFrames) for frame in entry.frames]
     true = [line.split(b"\t")[1] for line in whole.splitlines()[2:]]
     assert frames == true[: len(frames)]
     assert len(frames) > 10_000
-    assert reader.broken is not None
-    assert reader.bad_lines == 0
+    assert reader.damage is not None
+    assert reader.invalid_lines == 0
 
 
 def test_25_a_truncated_archive_is_told_and_costs_nothing_that_was_published(
@@ -286,11 +288,11 @@ def test_27_the_source_stays_when_the_writer_raises(
         with monkeypatch.context() as patch:
             patch.setattr(pq.ParquetWriter, broken, failing(getattr(pq.ParquetWriter, broken)))
             with pytest.raises(StoreError, match=r"Cannot write .*Input/output error"):
-                parquet.convert(Layout(tmp_path), segment)
+                parquet.publish_segment(Layout(tmp_path), segment)
         assert segment.read_bytes() == text
         assert published(tmp_path) == {}
         assert temporaries(tmp_path) == []
-    parquet.convert(Layout(tmp_path), segment)
+    parquet.publish_segment(Layout(tmp_path), segment)
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
 
 
@@ -315,7 +317,7 @@ def test_27_the_source_stays_when_a_term_comes_in_the_middle(tmp_path: Path, dea
     die_converting(tmp_path, DEATHS[death], signal.SIGTERM)
     assert segment.read_bytes() == text
     with contextlib.suppress(FileNotFoundError):
-        parquet.convert(Layout(tmp_path), segment)
+        parquet.publish_segment(Layout(tmp_path), segment)
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
 
 
@@ -324,7 +326,7 @@ def test_41_a_killed_capture_is_recovered_by_the_next_without_double_rows(
 ) -> None:
     tickers = ["AAPL", "MSFT", "BINANCE:BTCUSDT"]
     with studio.exchange(SyntheticMarket(rate=2000), settle=0.05) as exchange:
-        process = launch(exchange, *tickers, roll_every="1s", flush_every="200ms")
+        process = launch(exchange, *tickers, roll_interval="1s", flush_interval="200ms")
         eventually(lambda: list(studio.data_dir.glob("tape/*/*_00003.tape")))
         eventually(lambda: list(studio.data_dir.glob("parquet/*/*/*")))
         process.signal(signal.SIGKILL)
@@ -336,7 +338,7 @@ def test_41_a_killed_capture_is_recovered_by_the_next_without_double_rows(
     dead = taped(studio.data_dir, first.session)
     assert connection.frames[: len(dead)] == dead  # in order, none twice, to the last one read
     assert len(dead) > 50
-    with studio.exchange(Script(numbered(5, "NVDA")), settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(5, "NVDA")), settle=0.05) as exchange:
         record(studio, exchange, played(exchange), ["NVDA"])
     assert published(studio.data_dir) == {**sent(dead), "NVDA": recorded(range(1, 6))}
     states = [path.read_text().count('"recovered"') for path in sessions(studio.data_dir)]
@@ -357,10 +359,10 @@ def test_44_what_a_dead_session_left_is_published_while_the_next_begins(studio: 
     assert segment.exists()
 
     def scenario(exchange) -> Scenario:
-        yield lambda _: len(list(layout.published(SESSION, [PART.date]))) == 2
+        yield lambda _: len(list(layout.published_files(SESSION, [PART.date]))) == 2
         yield all_of(exchange)
 
-    with studio.exchange(Script(numbered(3, "MSFT")), settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(3, "MSFT")), settle=0.05) as exchange:
         record(studio, exchange, scenario(exchange), ["MSFT"])
     assert published(studio.data_dir) == {
         "AAPL": recorded(range(1, 8)),

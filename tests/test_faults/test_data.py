@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
-from stocktrace.exchange.odd import odd_frames
-from stocktrace.feed import probe
-from stocktrace.status import Status
-from stocktrace.store import schema
+from stocktrace.feed import subscriptions
+from stocktrace.sessions.status import CaptureStatus
+from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
+from stocktrace.simulator.malformed_frames import malformed_frames
+from stocktrace.store import validation
 from stocktrace.store.names import decode_ticker
-from stocktrace.store.quarantine import parse
+from stocktrace.store.quarantine import parse_quarantine
 from tests.conftest import (
     Scenario,
     Studio,
@@ -38,7 +38,7 @@ from tests.test_faults.conftest import (
 )
 
 
-def files_published(data_dir: Path, count: int) -> Callable[[Status], bool]:
+def files_published(data_dir: Path, count: int) -> Callable[[CaptureStatus], bool]:
     return lambda _: len(list(data_dir.glob("parquet/*/*/[!.]*.parquet"))) >= count
 
 
@@ -68,7 +68,7 @@ def test_15_copies_and_twins_are_all_kept(studio: Studio, faults: list[Fault]) -
 def test_16_late_and_disordered_prints_keep_their_order_across_rolls(studio: Studio) -> None:
     seen: dict[str, tuple[int, bytes]] = {}
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         for count in (2, 4, 6):
             yield files_published(studio.data_dir, count)
             now = snapshot(studio.data_dir / "parquet", "[!.]*.parquet")
@@ -80,8 +80,8 @@ def test_16_late_and_disordered_prints_keep_their_order_across_rolls(studio: Stu
     faults = [Fault("out-of-order"), Fault("late", seconds=600.0)]
     with studio.exchange(SyntheticMarket(rate=500), faults, settle=0.05) as exchange:
         report = record(
-            studio, exchange, scenario(exchange), ["AAPL", "MSFT"], roll_every="300ms",
-            flush_every="50ms",
+            studio, exchange, scenario(exchange), ["AAPL", "MSFT"], roll_interval="300ms",
+            flush_interval="50ms",
         )  # fmt: skip
     truth = sent(all_sent(exchange))
     assert published(studio.data_dir) == truth
@@ -95,7 +95,7 @@ def test_16_late_and_disordered_prints_keep_their_order_across_rolls(studio: Stu
 def test_17_a_late_trade_leaves_published_files_alone(studio: Studio) -> None:
     before: dict[str, tuple[int, bytes]] = {}
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         yield connected
         exchange.send_raw(frame(("AAPL", 1)))
         yield files_published(studio.data_dir, 1)
@@ -105,7 +105,7 @@ def test_17_a_late_trade_leaves_published_files_alone(studio: Studio) -> None:
         yield files_published(studio.data_dir, 2)
 
     with studio.exchange() as exchange:
-        record(studio, exchange, scenario(exchange), roll_every="200ms", flush_every="20ms")
+        record(studio, exchange, scenario(exchange), roll_interval="200ms", flush_interval="20ms")
     assert before
     assert before.items() <= snapshot(studio.data_dir / "parquet").items()
     assert [row[1] for row in published(studio.data_dir)["AAPL"]] == [1, 2]
@@ -113,10 +113,10 @@ def test_17_a_late_trade_leaves_published_files_alone(studio: Studio) -> None:
 
 
 def test_18_a_restart_on_the_same_day_keeps_the_rows_of_both(studio: Studio) -> None:
-    with studio.exchange(Script(numbered(10)), settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(10)), settle=0.05) as exchange:
         record(studio, exchange, played(exchange))
     before = snapshot(studio.data_dir / "parquet")
-    with studio.exchange(Script(numbered(10, begin=11)), settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(10, begin=11)), settle=0.05) as exchange:
         record(studio, exchange, played(exchange))
     assert before.items() <= snapshot(studio.data_dir / "parquet").items()
     assert published(studio.data_dir) == {"AAPL": recorded(range(1, 21))}
@@ -126,7 +126,7 @@ def test_18_a_restart_on_the_same_day_keeps_the_rows_of_both(studio: Studio) -> 
 def test_32_a_slow_schema_blocks_nothing_and_loses_nothing(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = schema.failures
+    check = validation.find_failures
 
     def slow(rows):
         begin = time.perf_counter()
@@ -134,17 +134,17 @@ def test_32_a_slow_schema_blocks_nothing_and_loses_nothing(
         time.sleep(49 * (time.perf_counter() - begin))
         return found
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         # Whatever waits behind it, the feed has taken all and the tape holds it.
         yield all_of(exchange)
-        monkeypatch.setattr(schema, "failures", check)
+        monkeypatch.setattr(validation, "find_failures", check)
 
-    monkeypatch.setattr(schema, "failures", slow)
+    monkeypatch.setattr(validation, "find_failures", slow)
     market = SyntheticMarket(flat_out=True, trades=60_000)
     with studio.exchange(market, settle=0.05) as exchange:
         report = record(
             studio, exchange, scenario(exchange), ["AAPL", "MSFT", "NVDA"],
-            batch_rows=500, queue_rows=2_000, backlog_rows=5_000, flush_every="10ms",
+            batch_rows=500, max_pending_rows_per_ticker=2_000, max_pending_rows=5_000, flush_interval="10ms",
         )  # fmt: skip
     assert report.reconnects == 0
     assert max(status.backlog for status in studio.statuses) <= 5_000
@@ -159,7 +159,7 @@ def test_37_any_name_is_stored_apart_reversibly_and_inside(studio: Studio) -> No
              "com1.x", "^GSPC", "IC MARKETS:1", "7203", "a", "A", "L" * 200]  # fmt: skip
     script = [(n, frame((name, n), (name, n + 0.5))) for n, name in enumerate(names, 1)]
     outside = snapshot(studio.data_dir.parent)
-    with studio.exchange(Script(script), settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(script), settle=0.05) as exchange:
         report = record(studio, exchange, played(exchange), names)
     assert published(studio.data_dir) == sent(frame for _, frame in script)
     assert set(published(studio.data_dir)) == set(names)
@@ -176,11 +176,11 @@ def test_37_any_name_is_stored_apart_reversibly_and_inside(studio: Studio) -> No
 def test_38_one_bad_symbol_of_fifty_is_found_and_the_others_recorded(
     studio: Studio, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
-    monkeypatch.setattr(probe, "ANSWER_S", 0.3)
+    monkeypatch.setattr(subscriptions, "ANSWER_TIMEOUT_S", 0.3)
     good = [f"S{n}" for n in range(49)]
     tickers = [*good[:20], "FX:BAD", *good[20:]]
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         yield lambda _: bool(events(studio.data_dir, "refused"))
         yield lambda status: len(status.per_ticker) == 49
         exchange.mute()
@@ -202,11 +202,11 @@ def test_38_one_bad_symbol_of_fifty_is_found_and_the_others_recorded(
 
 def test_39_odd_frames_are_counted_and_kept_and_harm_no_trade(studio: Studio) -> None:
     with studio.exchange(
-        Script(numbered(20)), [Fault("odd", after_trades=10)], settle=0.05
+        ScriptedSource(numbered(20)), [Fault("odd", after_trades=10)], settle=0.05
     ) as exchange:
         report = record(studio, exchange, played(exchange))
         frames = all_sent(exchange)
-    odd = [*odd_frames(), b"\x00\x01"]
+    odd = [*malformed_frames(), b"\x00\x01"]
     assert len(frames) == 20 + len(odd)
     books = report.books
     assert books.frames == len(frames)
@@ -217,7 +217,7 @@ def test_39_odd_frames_are_counted_and_kept_and_harm_no_trade(studio: Studio) ->
     refused = [
         each
         for path in studio.data_dir.glob("quarantine/*.jsonl")
-        for each in parse(path.read_text().split("\n"))
+        for each in parse_quarantine(path.read_text().split("\n"))
     ]
     assert all(each.reason for each in refused)
     whole = [each for each in refused if each.row is None]
@@ -234,7 +234,7 @@ def test_40_one_bad_row_of_a_thousand_is_put_aside(studio: Studio) -> None:
     rows = [("AAPL", float(n)) for n in range(1, 1001)]
     script = [(n, frame(*rows[n * 10 : n * 10 + 10])) for n in range(100)]
     faults = [Fault("bad-row", after_trades=500)]
-    with studio.exchange(Script(script), faults, settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(script), faults, settle=0.05) as exchange:
         report = record(studio, exchange, played(exchange))
     books = report.books
     assert (books.trades, books.recorded, books.quarantined) == (1000, 999, 1)
@@ -242,7 +242,7 @@ def test_40_one_bad_row_of_a_thousand_is_put_aside(studio: Studio) -> None:
         price for _, price in rows if price != 510
     ]
     (path,) = studio.data_dir.glob("quarantine/*.jsonl")
-    (refused,) = parse(path.read_text().split("\n"))
+    (refused,) = parse_quarantine(path.read_text().split("\n"))
     assert (refused.row["p"], refused.row["t"]) == ("n/a", str(1_795_444_200_000))
     assert "price" in refused.reason
     assert refused.frame in all_sent(exchange)
@@ -253,7 +253,7 @@ def test_40_one_bad_row_of_a_thousand_is_put_aside(studio: Studio) -> None:
 def test_40_a_row_that_only_the_schema_refuses_is_put_aside(studio: Studio) -> None:
     """A row that only the schema refuses: the price is a number, and none."""
     script = [(1, frame(("AAPL", 1), ("AAPL", -1), ("AAPL", 2)))]
-    with studio.exchange(Script(script), settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(script), settle=0.05) as exchange:
         report = record(studio, exchange, played(exchange))
     assert (report.books.recorded, report.books.quarantined) == (2, 1)
     assert [row[1] for row in published(studio.data_dir)["AAPL"]] == [1, 2]

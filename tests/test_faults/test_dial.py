@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
 from tests.conftest import Studio
 from tests.feed.conftest import Listener, deaf
 from tests.test_faults.conftest import Launch, Process, findings, record, report_of
 from tests.waiting import eventually
 
-PATIENT: dict[str, Any] = {"handshake_within": "60s"}
+PATIENT: dict[str, Any] = {"handshake_timeout": "60s"}
 #: Has the lookup of any name take for ever; tells by a file that it has begun.
 BLACK_HOLE = """
 import pathlib, socket, threading
@@ -69,7 +69,7 @@ def dials(pid: int, port: int) -> bool:
     )
 
 
-def nothing_false(report: Report, said: str) -> None:
+def nothing_false(report: SessionReport, said: str) -> None:
     """Nothing came: neither is the feed blamed, nor is anything said to be on the tape."""
     assert (report.spilled, report.notices, report.books.frames) == ({}, [], 0)
     for word in ("did not end", "tape", "verify", "faster than", "left behind", "Traceback"):

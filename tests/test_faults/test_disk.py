@@ -18,9 +18,9 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.errors import DiskFull, StocktraceError
-from stocktrace.exchange import Exchange, SyntheticMarket
-from stocktrace.record.publish import rebuild
+from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import recover
+from stocktrace.simulator import Simulator, SyntheticMarket
 from stocktrace.store.layout import Layout
 from tests.conftest import SESSION, Scenario, Studio, frame, published, sent, taped, trades
 from tests.test_faults.conftest import (
@@ -66,7 +66,7 @@ def test_28_a_disk_that_gives_errors_fails_the_run_within_5_s(
 ) -> None:
     began = 0.0
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         nonlocal began
         yield trades(300)
         monkeypatch.setattr(os, call, broken(getattr(os, call), ending))
@@ -78,8 +78,8 @@ def test_28_a_disk_that_gives_errors_fails_the_run_within_5_s(
     with studio.exchange(SyntheticMarket(rate=1000), settle=0.05) as exchange:
         with pytest.raises(StocktraceError) as failed:
             record(
-                studio, exchange, scenario(exchange), flush_every="100ms", sync_every="100ms",
-                roll_every="2s",
+                studio, exchange, scenario(exchange), flush_interval="100ms", sync_interval="100ms",
+                roll_interval="2s",
             )  # fmt: skip
         assert time.monotonic() - began < 5 + SLACK
     assert "Input/output error" in str(failed.value)
@@ -115,7 +115,7 @@ def test_28_a_window_that_cannot_be_opened_is_no_lost_connection(
 
     with studio.exchange(SyntheticMarket(rate=1000), settle=0.05) as exchange:
         with pytest.raises(StocktraceError, match="Too many open files"):
-            record(studio, exchange, scenario(), roll_every="500ms", lasting=10.0)
+            record(studio, exchange, scenario(), roll_interval="500ms", lasting=10.0)
         assert exchange.dials == 1
     assert report_of(studio.data_dir).state == "failed"
 
@@ -181,7 +181,7 @@ def test_30_a_full_disk_leaves_no_partial_row_and_a_clean_resume(
     studio.data_dir = small.root / "data"
     with studio.exchange(SyntheticMarket(rate=5000), settle=0.05) as exchange:
         with pytest.raises(DiskFull) as failed:
-            record(studio, exchange, lasting=30.0, flush_every="100ms", tickers=["AAPL", "MSFT"])
+            record(studio, exchange, lasting=30.0, flush_interval="100ms", tickers=["AAPL", "MSFT"])
         everything = all_sent(exchange)
     assert "make room, then run `stocktrace recover`" in str(failed.value)
     small.make_room()
@@ -210,7 +210,7 @@ def test_30_the_capture_ends_in_order_before_the_disk_is_full(studio: Studio, sm
     with studio.exchange(SyntheticMarket(rate=3000), settle=0.05) as exchange:
         with pytest.raises(DiskFull):
             record(
-                studio, exchange, lasting=30.0, flush_every="100ms", min_free="500KB",
+                studio, exchange, lasting=30.0, flush_interval="100ms", min_free_space="500KB",
                 tickers=["AAPL", "MSFT"],
             )  # fmt: skip
         everything = all_sent(exchange)
@@ -287,7 +287,7 @@ def test_31_verify_names_the_file_that_rotted(
     layout = Layout(tmp_path)
     dead_session(tmp_path, [*FRAMES, frame(("AAPL", -1))])
     if kind == "csv":
-        rebuild(layout, PART)
+        rebuild_window(layout, PART)
     else:
         recover(layout)
     path = {

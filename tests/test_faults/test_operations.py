@@ -15,7 +15,7 @@ import pytest
 import websocket
 
 from stocktrace.errors import KeyRefused
-from stocktrace.exchange import Exchange, Fault, Script, SyntheticMarket
+from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
 from stocktrace.store.layout import Layout
 from tests.conftest import Scenario, Studio, published, sent, taped
 from tests.feed.conftest import Listener, close
@@ -66,7 +66,7 @@ recorder.SegmentWriter.seal = lambda *_, **__: threading.Event().wait()
         process = launch(exchange, before=before)
         eventually(lambda: process.taped > 50_000)
         process.signal(signal.SIGINT)
-        exchange.wait_for(lambda exchange: exchange.live == 0, 30)
+        exchange.wait_for(lambda exchange: exchange.open_connections == 0, 30)
         process.signal(signal.SIGINT)
         began = time.monotonic()
         assert process.end()[0] == 130
@@ -97,10 +97,10 @@ def recovered(studio: Studio) -> Scenario:
 )
 def test_42_the_window_ends_on_time_with_a_blocked_socket(studio: Studio, fault: Fault) -> None:
     patient: dict[str, Any] = {
-        "ping_every": "60s", "pong_within": "60s", "frame_within": "60s", "handshake_within": "60s"
+        "ping_interval": "60s", "pong_timeout": "60s", "frame_timeout": "60s", "handshake_timeout": "60s"
     }  # fmt: skip
     before = set(threading.enumerate())
-    with studio.exchange(Script(numbered(20)), [fault], settle=0.05) as exchange:
+    with studio.exchange(ScriptedSource(numbered(20)), [fault], settle=0.05) as exchange:
         began = time.monotonic()
         report = record(studio, exchange, lasting=1.5, **patient)
         took = time.monotonic() - began
@@ -128,7 +128,7 @@ def test_43_a_run_that_overlaps_is_refused_and_the_next_one_is_not(
             f"stocktrace: Another capture on this host already uses this API key (session {session}"
             f", process {first.popen.pid}): stop it first, or use a second key."
         )
-        assert (exchange.dials, exchange.live) == (1, 1)
+        assert (exchange.dials, exchange.open_connections) == (1, 1)
         first.signal(signal.SIGTERM)
         assert first.end()[0] == 143
         third = launch(exchange, lasting="1s")
@@ -173,14 +173,14 @@ def test_45_the_key_is_nowhere(
         Fault("truncate", after_connections=5),
     ]
 
-    def scenario(exchange: Exchange) -> Scenario:
+    def scenario(exchange: Simulator) -> Scenario:
         yield lambda status: status.reconnects >= 5
         yield lambda _: exchange.sent_frames > 60
 
     said: list[str] = []
     try:
         with studio.exchange(SyntheticMarket(rate=500), faults, settle=None) as exchange:
-            report = record(studio, exchange, scenario(exchange), handshake_within="500ms")
+            report = record(studio, exchange, scenario(exchange), handshake_timeout="500ms")
         said += [repr(report), str(report.settings)]
         said += list(unfriendly(studio))
     finally:

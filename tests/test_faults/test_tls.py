@@ -10,8 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from stocktrace.errors import BadCertificate, WrongScheme
-from stocktrace.feed.pace import GATHER_S, Pace
-from stocktrace.feed.socket import BatchSocket
+from stocktrace.feed.socket import GATHER_INTERVAL_S, BatchSocket, ReadPacer
 from tests.conftest import Scenario, Studio, connected, published, sent, taped, trades
 from tests.conftest import frame as trade_frame
 from tests.feed.conftest import PATIENCE, Listener, Peer, frame, paired
@@ -42,17 +41,17 @@ def test_46_a_read_takes_all_records_that_have_arrived_up_to_its_bound(
         (1, size),
     ]
     pace = busy()
-    assert [pace.after(batch.size, 1.0, drained=batch.drained) for batch in (full, rest)] == [
+    assert [pace.delay_after(batch.size, 1.0, drained=batch.drained) for batch in (full, rest)] == [
         0.0,
-        GATHER_S,
+        GATHER_INTERVAL_S,
     ]
 
 
-def busy() -> Pace:
+def busy() -> ReadPacer:
     """One that has seen a busy connection until just now."""
-    pace = Pace(0.0)
+    pace = ReadPacer(0.0)
     for at in range(1000):
-        pace.after(7_000, at / 1000)
+        pace.delay_after(7_000, at / 1000)
     return pace
 
 

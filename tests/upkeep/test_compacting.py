@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from stocktrace import cli
-from stocktrace.deadline import Clock
+from stocktrace.clock import Clock
 from stocktrace.errors import StoreError, UsageError
+from stocktrace.maintenance.compact import compact_days
+from stocktrace.maintenance.retention import PruneResult, prune_data
 from stocktrace.record import recovery
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
 from stocktrace.settings import Settings
 from stocktrace.store import audit, compaction, lock, parquet, partition
-from stocktrace.store.audit import check
-from stocktrace.store.exclusion import alone, undisturbed
+from stocktrace.store.audit import check_audit_log
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
+from stocktrace.store.lock import compaction_lock, no_compaction
+from stocktrace.store.names import WindowId
 from stocktrace.trade import Trade
-from stocktrace.upkeep.compacting import compact_days
-from stocktrace.upkeep.retention import Pruning, prune
-from stocktrace.verify import sessions_of, strangers, verify
+from stocktrace.verify import sessions_to_verify, unknown_files, verify
 from tests import remains
 from tests.conftest import NOON, SESSION, tree
 from tests.remains import PARTS, PRICES, prices
@@ -57,7 +58,7 @@ def compacted(layout: Layout) -> Layout:
 def findings(layout: Layout, *, repair: bool = False) -> list[tuple[str, str, bool]]:
     return [
         (one.path.name, one.problem, one.repaired)
-        for one in [*strangers(layout), *verify(layout, SESSION, repair=repair)]
+        for one in [*unknown_files(layout), *verify(layout, SESSION, repair=repair)]
     ]
 
 
@@ -84,9 +85,9 @@ def damage_footer(path: Path) -> None:
     flip(path, -7)
 
 
-def bigger(layout: Layout) -> Part:
+def bigger(layout: Layout) -> WindowId:
     """A window of a session with neither report nor tape, large enough to be damaged."""
-    part = Part("20261123T100000Z_bbbbbb", "20261123T100000Z_00001")
+    part = WindowId("20261123T100000Z_bbbbbb", "20261123T100000Z_00001")
     put(layout, "AAPL", part, table_of([(NOON // 10**6, n + 1.0, 1.0, "1") for n in range(3000)]))
     return part
 
@@ -99,10 +100,10 @@ def test_a_day_that_is_over_becomes_a_file_a_ticker(layout: Layout) -> None:
     assert {one.ticker: (one.files, one.rows) for one in done.done} == {
         "AAPL": (3, 6), "MSFT": (2, 4), "7203": (1, 2),
     }  # fmt: skip
-    assert (done.waiting, done.failed) == ({}, [])
+    assert (done.postponed, done.failed) == ({}, [])
     assert parquet_files(layout) == sorted(DAYS.values())
     assert prices(layout) == PRICES
-    assert list(check(layout.audit)) == []
+    assert list(check_audit_log(layout.audit)) == []
     lines = [json.loads(line) for line in layout.audit.read_text().splitlines()]
     assert [line["ticker"] for line in lines if line["event"] == "compact"] == sorted(PRICES)
 
@@ -120,7 +121,7 @@ def test_the_day_of_now_is_left_alone(layout: Layout) -> None:
 
 
 def test_days_can_be_chosen_by_date_or_age(layout: Layout) -> None:
-    put(layout, "AAPL", Part(SESSION, "20261120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
+    put(layout, "AAPL", WindowId(SESSION, "20261120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
     chosen = compact_days(layout, older_than=2 * DAY_S, clock=TOMORROW).done
     assert [one.date for one in chosen] == ["2026-11-20"]
     chosen = compact_days(layout, dt.date(2026, 11, 23), clock=TOMORROW).done
@@ -132,8 +133,8 @@ def test_a_day_of_a_session_that_died_waits_for_its_recovery(tmp_path: Path) -> 
     before = remains.snapshot(layout)
     done = compact_days(layout, clock=TOMORROW)
     assert done.done == []
-    assert done.waiting == {DATE: f"session {SESSION} died: run `stocktrace recover`"}
-    assert done.dead == [SESSION]
+    assert done.postponed == {DATE: f"session {SESSION} died: run `stocktrace recover`"}
+    assert done.crashed == [SESSION]
     assert remains.snapshot(layout) == before
     recovery.recover(layout, remains.STILL)
     assert len(compact_days(layout, clock=TOMORROW).done) == 3
@@ -143,14 +144,14 @@ def test_a_day_of_a_live_session_waits_while_a_window_of_it_is_not_published(
     tmp_path: Path,
 ) -> None:
     layout = remains.dead(tmp_path / "data")
-    with lock.held(layout.lock(SESSION), {}):
-        waiting = compact_days(layout, clock=TOMORROW).waiting
+    with lock.hold_lock(layout.lock(SESSION), {}):
+        waiting = compact_days(layout, clock=TOMORROW).postponed
     assert list(waiting) == [DATE]
     assert "is not published" in waiting[DATE]
 
 
 def test_a_session_that_lives_on_does_not_keep_days_that_are_published(layout: Layout) -> None:
-    with lock.held(layout.lock(SESSION), {}):
+    with lock.hold_lock(layout.lock(SESSION), {}):
         assert len(compact_days(layout, clock=TOMORROW).done) == 3
 
 
@@ -162,15 +163,19 @@ def test_a_damaged_file_fails_its_ticker_alone(layout: Layout) -> None:
 
 
 def test_two_compactions_do_not_meet_nor_does_one_meet_a_verification(layout: Layout) -> None:
-    with undisturbed(layout), undisturbed(layout), pytest.raises(StoreError, match="try again"):
+    with no_compaction(layout), no_compaction(layout), pytest.raises(StoreError, match="try again"):
         compact_days(layout, clock=TOMORROW)
-    with alone(layout), pytest.raises(StoreError, match="try again"), undisturbed(layout):
+    with (
+        compaction_lock(layout),
+        pytest.raises(StoreError, match="try again"),
+        no_compaction(layout),
+    ):
         pass
     assert len(compact_days(layout, clock=TOMORROW).done) == 3
 
 
 def test_what_a_killed_compaction_left_goes_with_the_next_of_any_date(compacted: Layout) -> None:
-    staged = compacted.staged("GONE", "2026-11-01")
+    staged = compacted.compaction_staging("GONE", "2026-11-01")
     staged.mkdir(parents=True)
     (staged / "day-00001.parquet").write_bytes(b"half")
     compact_days(compacted, clock=TOMORROW)
@@ -185,13 +190,13 @@ def test_a_compacted_session_verifies_and_nothing_is_changed(compacted: Layout) 
     assert findings(compacted) == []
     assert findings(compacted, repair=True) == []
     assert remains.snapshot(compacted) == before
-    assert sessions_of(compacted) == [SESSION]
+    assert sessions_to_verify(compacted) == [SESSION]
 
 
 def test_a_session_is_known_by_the_files_of_days_alone(compacted: Layout) -> None:
     compacted.report(SESSION).unlink()
     shutil.rmtree(compacted.tapes(SESSION))
-    assert sessions_of(compacted) == [SESSION]
+    assert sessions_to_verify(compacted) == [SESSION]
     assert [problem for _, problem, _ in findings(compacted)] == [
         "the report is missing or cannot be read: run `stocktrace recover`"
     ]
@@ -199,10 +204,10 @@ def test_a_session_is_known_by_the_files_of_days_alone(compacted: Layout) -> Non
 
 def test_rows_in_files_of_days_count_when_a_session_is_counted_again(compacted: Layout) -> None:
     path = compacted.report(SESSION)
-    before = Report.read(path)
+    before = SessionReport.read(path)
     path.unlink()
     recovery.recover(compacted, remains.STILL)
-    after = Report.read(path)
+    after = SessionReport.read(path)
     assert after.balanced
     assert {name: one.parquet for name, one in after.per_ticker.items()} == {
         name: one.parquet for name, one in before.per_ticker.items()
@@ -225,11 +230,12 @@ def rewritten(layout: Layout, ticker: str, change: Any) -> Path:
     """The day's file of a ticker with other rows, whole in itself."""
     path = layout.root / DAYS[ticker]
     sources = []
-    for piece in partition.pieces(path.parent):
+    for piece in partition.list_window_rows(path.parent):
         rows = [change(piece.part, batch) for batch in list(piece.read())]
         content = parquet.content_hash(iter(rows)).hexdigest()
-        sources.append(compaction.Source(piece.part, lambda rows=rows: iter(rows), content))  # type: ignore[misc]
-    done = compaction.replace(layout, ticker, DATE, sources)
+        source = compaction.CompactionSource(piece.part, partial(iter, rows), content)
+        sources.append(source)
+    done = compaction.replace_day(layout, ticker, DATE, sources)
     assert done is not None
     return done.path
 
@@ -316,7 +322,7 @@ def test_a_damaged_file_is_not_had_from_a_tape_that_lost_something(
 def test_what_is_good_of_a_damaged_file_is_kept_without_its_tape(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "ROW_GROUP", 3000)
+    monkeypatch.setattr(compaction, "COMPACTED_ROW_GROUP", 3000)
     bigger(layout)  # its session began first: the first row group is all its own
     compact_days(layout, clock=TOMORROW)
     path = layout.root / DAYS["AAPL"]
@@ -327,7 +333,7 @@ def test_what_is_good_of_a_damaged_file_is_kept_without_its_tape(
 
 
 def test_trades_that_are_in_two_files_are_told(compacted: Layout) -> None:
-    (piece, *_) = partition.pieces((compacted.root / DAYS["MSFT"]).parent)
+    (piece, *_) = partition.list_window_rows((compacted.root / DAYS["MSFT"]).parent)
     put(compacted, "MSFT", piece.part, pa.Table.from_batches(piece.read()))
     names = [name for name, problem, _ in findings(compacted) if "holds, too" in problem]
     assert names == ["day-00001.parquet"]
@@ -347,18 +353,21 @@ def test_a_file_of_a_day_in_another_folder_is_told(compacted: Layout) -> None:
 
 def test_by_default_tapes_stay_and_csv_goes_when_it_is_published(layout: Layout) -> None:
     settings = Settings.load()
-    assert (settings.keep_tape, settings.keep_csv) == (None, 0.0)
-    assert Settings.load(keep_tape="forever").keep_tape is None
-    assert settings.public()["keep_tape"] == "forever"
+    assert (settings.tape_retention, settings.csv_retention) == (None, 0.0)
+    assert Settings.load(tape_retention="forever").tape_retention is None
+    assert settings.public()["tape_retention"] == "forever"
     before = remains.snapshot(layout)
-    assert prune(layout, settings.keep_tape, settings.keep_csv, NEXT_MONTH) == Pruning()
+    assert (
+        prune_data(layout, settings.tape_retention, settings.csv_retention, NEXT_MONTH)
+        == PruneResult()
+    )
     assert remains.snapshot(layout) == before
 
 
 def test_tapes_that_are_old_enough_go_once_their_session_verifies(compacted: Layout) -> None:
     size = sum(path.stat().st_size for path in compacted.session_tapes(SESSION).values())
-    assert prune(compacted, 31 * DAY_S, None, NEXT_MONTH) == Pruning()
-    assert prune(compacted, 29 * DAY_S, None, NEXT_MONTH) == Pruning(3, 0, size, [])
+    assert prune_data(compacted, 31 * DAY_S, None, NEXT_MONTH) == PruneResult()
+    assert prune_data(compacted, 29 * DAY_S, None, NEXT_MONTH) == PruneResult(3, 0, size, [])
     assert compacted.session_tapes(SESSION) == {}
     assert findings(compacted) == []
     assert prices(compacted) == PRICES
@@ -368,17 +377,17 @@ def test_tapes_that_are_old_enough_go_once_their_session_verifies(compacted: Lay
 
 def test_tapes_stay_when_anything_of_their_session_does_not_verify(compacted: Layout) -> None:
     damage_page(compacted.root / DAYS["MSFT"])
-    pruned = prune(compacted, 0.0, None, NEXT_MONTH)
+    pruned = prune_data(compacted, 0.0, None, NEXT_MONTH)
     assert pruned.tapes == 0
-    assert len(pruned.kept) >= 1
+    assert len(pruned.refused) >= 1
     assert len(compacted.session_tapes(SESSION)) == 3
 
 
 def test_tapes_of_a_session_that_lives_or_died_stay(tmp_path: Path, compacted: Layout) -> None:
-    with lock.held(compacted.lock(SESSION), {}):
-        assert prune(compacted, 0.0, None, NEXT_MONTH) == Pruning()
+    with lock.hold_lock(compacted.lock(SESSION), {}):
+        assert prune_data(compacted, 0.0, None, NEXT_MONTH) == PruneResult()
     dead = remains.dead(tmp_path / "dead")
-    assert prune(dead, 0.0, None, NEXT_MONTH) == Pruning()
+    assert prune_data(dead, 0.0, None, NEXT_MONTH) == PruneResult()
 
 
 CSV = "symbol,ts_event,ts_recv,price,volume,conditions\n" + "".join(
@@ -395,10 +404,10 @@ def test_a_session_of_any_kind_verifies_when_its_tapes_went(
     data = ["--data-dir", str(layout.root)]
     if kind == "imported":
         (tmp_path / "other.csv").write_text(CSV)
-        assert cli.run(["backfill", str(tmp_path / "other.csv"), *data]) == 0
+        assert cli.run(["import", str(tmp_path / "other.csv"), *data]) == 0
     elif kind == "adopted":
         other, layout = layout, Layout(tmp_path / "adopting")
-        assert cli.run(["backfill", str(other.root), "--data-dir", str(layout.root)]) == 0
+        assert cli.run(["import", str(other.root), "--data-dir", str(layout.root)]) == 0
     elif kind == "merged":
         other = remains.copy(layout, tmp_path / "other")
         into = tmp_path / "merged"
@@ -411,13 +420,13 @@ def test_a_session_of_any_kind_verifies_when_its_tapes_went(
         assert cli.run(["requeue", str(mended), *data]) == 0
     assert remains.problems(layout) == []
     later = itertools.count(NEXT_MONTH.wall(), 1000)  # a log that is rotated has the time as name
-    pruned = prune(layout, 0.0, None, Clock(wall=lambda: next(later)))
-    assert pruned.kept == []
+    pruned = prune_data(layout, 0.0, None, Clock(wall=lambda: next(later)))
+    assert pruned.refused == []
     assert pruned.tapes >= 1
     assert list(layout.root.glob("tape/*/*.zst")) == []
     assert len(list(layout.audit.parent.glob("audit-*.jsonl"))) >= 1
     assert remains.problems(layout) == []
-    assert list(check(layout.audit)) == []
+    assert list(check_audit_log(layout.audit)) == []
 
 
 def test_a_deletion_is_on_the_disk_before_the_tape_is_deleted(
@@ -430,19 +439,19 @@ def test_a_deletion_is_on_the_disk_before_the_tape_is_deleted(
 
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(StoreError, match="Input/output error"):
-        prune(compacted, 0.0, None, NEXT_MONTH)
+        prune_data(compacted, 0.0, None, NEXT_MONTH)
     assert len(compacted.session_tapes(SESSION)) == 3
 
 
 def kept_csv(root: Path) -> tuple[Layout, Path]:
     """A published segment that was kept."""
-    from stocktrace.store.segment import SegmentWriter
+    from stocktrace.store.segments import SegmentWriter
 
-    layout = Layout.of(Settings.load(data_dir=root, keep_csv="7d"))
+    layout = Layout.from_settings(Settings.load(data_dir=root, csv_retention="7d"))
     writer = SegmentWriter(layout, PARTS[0])
     writer.write(batch_of([Trade("BRK.B", 1.0, NOON // 10**6, 1.0)]))
     writer.seal()
-    parquet.convert(layout, layout.csv("BRK.B", PARTS[0]))
+    parquet.publish_segment(layout, layout.csv("BRK.B", PARTS[0]))
     return layout, layout.kept_csv("BRK.B", PARTS[0])
 
 
@@ -450,20 +459,20 @@ def test_csv_is_kept_for_as_long_as_was_asked_and_compared_before_it_goes(tmp_pa
     layout, path = kept_csv(tmp_path)
     assert path.read_text().startswith("symbol,ts_event")
     size = path.stat().st_size
-    assert prune(layout, None, 31 * DAY_S, NEXT_MONTH) == Pruning()
+    assert prune_data(layout, None, 31 * DAY_S, NEXT_MONTH) == PruneResult()
     compact_days(layout, clock=TOMORROW)
-    assert prune(layout, None, 29 * DAY_S, NEXT_MONTH) == Pruning(0, 1, size, [])
+    assert prune_data(layout, None, 29 * DAY_S, NEXT_MONTH) == PruneResult(0, 1, size, [])
     assert not path.exists()
 
 
 def test_csv_that_is_not_what_is_published_stays(tmp_path: Path) -> None:
     layout, path = kept_csv(tmp_path)
     path.write_text(path.read_text().replace(",1.0,", ",2.0,").replace(",1,", ",2,"))
-    pruned = prune(layout, None, 0.0, NEXT_MONTH)
+    pruned = prune_data(layout, None, 0.0, NEXT_MONTH)
     assert pruned.csv == 0
-    assert pruned.kept == [f"{path}: is not what is published; run `stocktrace verify`"]
+    assert pruned.refused == [f"{path}: is not what is published; run `stocktrace verify`"]
     layout.parquet("BRK.B", PARTS[0]).unlink()
-    assert len(prune(layout, None, 0.0, NEXT_MONTH).kept) == 1
+    assert len(prune_data(layout, None, 0.0, NEXT_MONTH).refused) == 1
     assert path.exists()
 
 
@@ -475,12 +484,12 @@ def test_the_command_compacts_prunes_and_says_so(
 ) -> None:
     layout = Layout(tmp_path / "data")
     for number in (1, 2):
-        part = Part("20201120T100000Z_bbbbbb", f"20201120T1{number}0000Z_{number:05}")
+        part = WindowId("20201120T100000Z_bbbbbb", f"20201120T1{number}0000Z_{number:05}")
         put(layout, "AAPL", part, table_of([(NOON // 10**6, 1.0, 1.0, "1")]))
     where = ["--data-dir", str(layout.root)]
     assert cli.run(["compact", "--older-than", "7d", *where]) == 0
     assert capsys.readouterr().out.startswith("compacted: 2 files of ")
-    assert cli.run(["compact", "--json", "--keep-tape", "30d", *where]) == 0
+    assert cli.run(["compact", "--json", "--tape-retention", "30d", *where]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "compaction": {"done": [], "waiting": {}, "dead": [], "failed": []},
         "pruning": {"tapes": 0, "csv": 0, "size": 0, "kept": []},
@@ -489,5 +498,5 @@ def test_the_command_compacts_prunes_and_says_so(
     assert "is not over" in capsys.readouterr().err
     assert cli.run(["compact", "--older-than", "forever", *where]) == 2
     assert "'forever' is no duration" in capsys.readouterr().err
-    assert cli.run(["compact", "--keep-tape", "often", *where]) == 2
+    assert cli.run(["compact", "--tape-retention", "often", *where]) == 2
     assert "'often' is no time to keep something" in capsys.readouterr().err

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from stocktrace.deadline import Clock
+from stocktrace.clock import Clock
 from stocktrace.errors import StoreError, UsageError
-from stocktrace.feed.wire import frame_of
+from stocktrace.feed.protocol import frame_of
+from stocktrace.maintenance import requeue as module
+from stocktrace.maintenance.requeue import requeue_rows
 from stocktrace.record.recovery import recover
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
-from stocktrace.store.quarantine import Lines, Refused, parse
-from stocktrace.upkeep import requeue as module
-from stocktrace.upkeep.requeue import requeue
-from stocktrace.verify import sessions_of, verify
+from stocktrace.store.quarantine import QuarantinedRow, QuarantineLines, parse_quarantine
+from stocktrace.verify import sessions_to_verify, verify
 from tests.conftest import NOON, SESSION, WINDOW, frame, published, tree
 from tests.remains import PARTS, SECOND, prices, problems
 
@@ -54,7 +54,7 @@ def quarantine(layout: Layout, *lines: tuple[Any, Any], name: str = STEM) -> Pat
     stamps = itertools.count(NOON, SECOND)
     path.write_text(
         "".join(
-            Refused(stamp, raw, one, "price: not above 0").line()
+            QuarantinedRow(stamp, raw, one, "price: not above 0").line()
             for stamp, (one, raw) in zip(stamps, lines, strict=False)
         )
     )
@@ -89,7 +89,7 @@ def test_a_row_that_was_mended_is_published_with_its_receive_time(
     layout: Layout, folder: Path
 ) -> None:
     source = quarantine(layout, (row(-1), b"one"), (row(-2, "MSFT"), b"two"))
-    report = requeue(layout, mended(source, folder, good))
+    report = requeue_rows(layout, mended(source, folder, good))
     assert report is not None
     assert (report.state, report.reason) == ("complete", f"requeued from {STEM}.jsonl")
     assert (report.books.recorded, report.books.quarantined) == (2, 0)
@@ -101,36 +101,36 @@ def test_a_row_that_was_mended_is_published_with_its_receive_time(
 
 def test_a_row_that_is_still_wrong_is_refused_again(layout: Layout) -> None:
     source = quarantine(layout, (row(-1), b"one"))
-    report = requeue(layout, source)
+    report = requeue_rows(layout, source)
     assert report is not None
     assert (report.books.recorded, report.books.quarantined) == (0, 1)
     assert prices(layout) == {}
     (again,) = layout.root.glob(f"quarantine/{report.session}-*.jsonl")
-    (refused,) = parse([again.read_text()])
+    (refused,) = parse_quarantine([again.read_text()])
     assert refused.row["p"] == -1.0
 
 
 def test_no_row_is_taken_twice_from_the_file_or_a_copy(layout: Layout, folder: Path) -> None:
     source = quarantine(layout, (row(-1), b"one"), (row(-2), b"two"))
     copy = mended(source, folder, good)
-    assert requeue(layout, copy) is not None
-    assert requeue(layout, copy) is None
-    assert requeue(layout, source) is None
+    assert requeue_rows(layout, copy) is not None
+    assert requeue_rows(layout, copy) is None
+    assert requeue_rows(layout, source) is None
     assert prices(layout) == {"AAPL": [1.0, 2.0]}
 
 
 def test_rows_that_came_later_are_taken_by_themselves(layout: Layout, folder: Path) -> None:
-    requeue(layout, mended(quarantine(layout, (row(-1), b"one")), folder, good))
+    requeue_rows(layout, mended(quarantine(layout, (row(-1), b"one")), folder, good))
     source = quarantine(layout, (row(-1), b"one"), (row(-2), b"two"))
-    requeue(layout, mended(source, folder, good))
+    requeue_rows(layout, mended(source, folder, good))
     assert sorted(prices(layout)["AAPL"]) == [1.0, 2.0]
 
 
 def test_equal_rows_of_one_frame_are_taken_each(layout: Layout, folder: Path) -> None:
     path = layout.root / "quarantine" / f"{STEM}.jsonl"
     path.parent.mkdir()
-    path.write_text(Refused(NOON, b"one", row(-1), "price").line() * 3)
-    requeue(layout, mended(path, folder, good))
+    path.write_text(QuarantinedRow(NOON, b"one", row(-1), "price").line() * 3)
+    requeue_rows(layout, mended(path, folder, good))
     assert prices(layout) == {"AAPL": [1.0, 1.0, 1.0]}
 
 
@@ -144,7 +144,7 @@ def test_a_row_is_taken_once_under_whatever_names_its_copies_have(
     source = quarantine(layout, (row(-1), b"one"), (row(-2), b"one"), (row(-3), b"two"))
     names = NAMES[first:] + NAMES[:first]
     copies = [mended(source, folder, good, name) for name in names]
-    reports = [requeue(layout, path) for path in (*copies, source)]
+    reports = [requeue_rows(layout, path) for path in (*copies, source)]
     assert [report is not None for report in reports] == [True] + [False] * len(NAMES)
     assert prices(layout) == {"AAPL": [1.0, 2.0, 3.0]}
     assert tree(layout.root / "quarantine") == [f"{STEM}.jsonl", f"{STEM}.requeued"]
@@ -156,10 +156,10 @@ def test_equal_rows_of_one_frame_are_taken_each_once_under_other_names(
 ) -> None:
     path = layout.quarantine(PARTS[0])
     path.parent.mkdir()
-    path.write_text(Refused(NOON, b"one", row(-1), "price").line() * 3)
-    requeue(layout, mended(path, folder, good, name))
-    assert requeue(layout, mended(path, folder, good, "b")) is None
-    assert requeue(layout, path) is None
+    path.write_text(QuarantinedRow(NOON, b"one", row(-1), "price").line() * 3)
+    requeue_rows(layout, mended(path, folder, good, name))
+    assert requeue_rows(layout, mended(path, folder, good, "b")) is None
+    assert requeue_rows(layout, path) is None
     assert prices(layout) == {"AAPL": [1.0, 1.0, 1.0]}
 
 
@@ -170,32 +170,32 @@ def test_rows_of_several_windows_in_one_copy_are_taken_each_once(
         quarantine(layout, (row(-n), b"%d" % n), name=part.stem) for n, part in enumerate(PARTS, 1)
     ]
     whole = folder / "all.jsonl"
-    requeue(layout, mended(paths[1], folder, good))
+    requeue_rows(layout, mended(paths[1], folder, good))
     whole.write_text("".join(path.read_text() for path in paths))
-    report = requeue(layout, mended(whole, folder, good, "b.jsonl"))
+    report = requeue_rows(layout, mended(whole, folder, good, "b.jsonl"))
     assert report is not None
     assert report.books.recorded == 2
-    assert [requeue(layout, path) for path in (*paths, whole)] == [None] * 4
+    assert [requeue_rows(layout, path) for path in (*paths, whole)] == [None] * 4
     assert sorted(prices(layout)["AAPL"]) == [1.0, 2.0, 3.0]
 
 
 def test_a_row_of_a_file_that_is_still_written_is_taken_once(layout: Layout, folder: Path) -> None:
     sealed = quarantine(layout, (row(-1), b"one"))
     open_file = sealed.rename(sealed.with_name(f"{sealed.name}.open"))
-    requeue(layout, mended(open_file, folder, good, "a"))
+    requeue_rows(layout, mended(open_file, folder, good, "a"))
     with open_file.open("a") as file:
         file.write('{"reason":"half a li')
-    assert requeue(layout, open_file) is None
-    assert requeue(layout, mended(folder / "a", folder, good, "b")) is None
-    open_file.write_text(Refused(NOON, b"one", row(-1), "price").line())
-    assert requeue(layout, open_file.rename(sealed)) is None
+    assert requeue_rows(layout, open_file) is None
+    assert requeue_rows(layout, mended(folder / "a", folder, good, "b")) is None
+    open_file.write_text(QuarantinedRow(NOON, b"one", row(-1), "price").line())
+    assert requeue_rows(layout, open_file.rename(sealed)) is None
     assert prices(layout) == {"AAPL": [1.0]}
 
 
 def test_a_row_that_two_windows_have_needs_a_copy_that_names_one(
     layout: Layout, folder: Path
 ) -> None:
-    line = Refused(NOON, b"one", row(-1), "price").line()
+    line = QuarantinedRow(NOON, b"one", row(-1), "price").line()
     paths = [layout.quarantine(part) for part in PARTS[:2]]
     paths[0].parent.mkdir()
     for path in paths:
@@ -203,9 +203,9 @@ def test_a_row_that_two_windows_have_needs_a_copy_that_names_one(
     stray = mended(paths[0], folder, good, "a.jsonl")
     for path in paths:
         with pytest.raises(UsageError, match=r"a\.jsonl has a row that .*_00001\.jsonl has and "):
-            requeue(layout, stray)
-        requeue(layout, mended(path, folder, good))
-    assert requeue(layout, stray) is None
+            requeue_rows(layout, stray)
+        requeue_rows(layout, mended(path, folder, good))
+    assert requeue_rows(layout, stray) is None
     assert prices(layout) == {"AAPL": [1.0, 1.0]}
 
 
@@ -214,12 +214,12 @@ def test_a_row_that_was_requeued_as_it_was_can_be_mended_in_its_new_quarantine(
 ) -> None:
     """Its line there is the same as in the old one."""
     refused = frame_of(row(-1))
-    report = requeue(layout, quarantine(layout, (row(-1), refused)))
+    report = requeue_rows(layout, quarantine(layout, (row(-1), refused)))
     assert report is not None
     (path,) = layout.root.glob(f"quarantine/{report.session}-*.jsonl")
-    assert requeue(layout, mended(path, folder, good)) is not None
+    assert requeue_rows(layout, mended(path, folder, good)) is not None
     for name in ("a", f"{STEM}.jsonl", path.name):
-        assert requeue(layout, mended(path, folder, good, name)) is None
+        assert requeue_rows(layout, mended(path, folder, good, name)) is None
     assert prices(layout) == {"AAPL": [1.0]}
 
 
@@ -230,27 +230,29 @@ def test_a_row_of_another_folder_is_taken_once_also_when_its_quarantine_comes_he
     source = quarantine(layout, (row(-1), refused))
     copy, text = mended(source, folder, lambda _: None, "a"), source.read_text()
     source.unlink()
-    first = requeue(layout, copy)  # it is refused again
+    first = requeue_rows(layout, copy)  # it is refused again
     assert first is not None
-    assert requeue(layout, mended(copy, folder, good, "b")) is not None  # from its new quarantine
-    assert requeue(layout, mended(copy, folder, good, "c")) is None
+    assert (
+        requeue_rows(layout, mended(copy, folder, good, "b")) is not None
+    )  # from its new quarantine
+    assert requeue_rows(layout, mended(copy, folder, good, "c")) is None
     source.write_text(text)
     for name in ("d", f"{STEM}.jsonl"):
-        assert requeue(layout, mended(source, folder, good, name)) is None
+        assert requeue_rows(layout, mended(source, folder, good, name)) is None
     assert prices(layout) == {"AAPL": [1.0]}
 
 
 def test_a_copy_that_lacks_a_row_of_a_frame_is_told(layout: Layout, folder: Path) -> None:
     """Which of the frame's rows the others are cannot be told; one would be taken for another."""
     source = quarantine(layout, (row(-1), b"one"))
-    source.write_text(source.read_text() + Refused(NOON, b"one", row(-2), "price").line())
+    source.write_text(source.read_text() + QuarantinedRow(NOON, b"one", row(-2), "price").line())
     copy = folder / "a.jsonl"
     copy.write_text(source.read_text().splitlines(keepends=True)[1])
     with pytest.raises(
         UsageError, match=r"a\.jsonl lacks a line of a frame that .* copy all lines"
     ):
-        requeue(layout, copy)
-    requeue(layout, mended(source, folder, good))
+        requeue_rows(layout, copy)
+    requeue_rows(layout, mended(source, folder, good))
     assert prices(layout) == {"AAPL": [1.0, 2.0]}
 
 
@@ -259,9 +261,9 @@ def test_what_an_earlier_version_noted_under_the_name_of_a_copy_is_not_taken_aga
 ) -> None:
     source = quarantine(layout, (row(-1), b"one"))
     copy = mended(source, folder, good, "a.jsonl")
-    requeue(layout, copy)
-    layout.requeued(source.name).rename(layout.requeued("a.jsonl"))
-    assert requeue(layout, copy) is None
+    requeue_rows(layout, copy)
+    layout.requeue_record(source.name).rename(layout.requeue_record("a.jsonl"))
+    assert requeue_rows(layout, copy) is None
     assert prices(layout) == {"AAPL": [1.0]}
 
 
@@ -270,7 +272,7 @@ def test_what_was_imported_stays_marked_as_such_whatever_the_name_of_the_copy(
     layout: Layout, folder: Path, name: str
 ) -> None:
     source = quarantine(layout, (row(-1), b"one"), name=f"{IMPORT}-{WINDOW}")
-    report = requeue(layout, mended(source, folder, good, name))
+    report = requeue_rows(layout, mended(source, folder, good, name))
     assert report is not None
     assert is_import(report.session)
     assert report.state == "imported"
@@ -280,8 +282,8 @@ def test_rows_whose_frame_stands_in_a_line_above_are_taken_as_if_it_stood_in_eac
     layout: Layout, folder: Path
 ) -> None:
     frames = [b"one", b"two\xff", b"one", b"one", b"two\xff"]
-    some = [Refused(NOON, each, row(-n), "price") for n, each in enumerate(frames, 1)]
-    texts = ["".join(each.line() for each in some), "".join(Lines().of(some))]
+    some = [QuarantinedRow(NOON, each, row(-n), "price") for n, each in enumerate(frames, 1)]
+    texts = ["".join(each.line() for each in some), "".join(QuarantineLines().of(some))]
     assert texts[1].count('"frame') == len(some) + len(set(frames))  # ids, and frames
     taken = []
     for at, text in enumerate(texts):
@@ -289,28 +291,30 @@ def test_rows_whose_frame_stands_in_a_line_above_are_taken_as_if_it_stood_in_eac
         path = each.quarantine(PARTS[0])
         path.parent.mkdir(parents=True)
         path.write_text(text)
-        report = requeue(each, mended(path, folder, good))
+        report = requeue_rows(each, mended(path, folder, good))
         assert report is not None
         assert report.books.recorded == len(some)
         assert prices(each) == {"AAPL": [1.0, 2.0, 3.0, 4.0, 5.0]}
-        names = each.requeued(path.name).read_text().split()
+        names = each.requeue_record(path.name).read_text().split()
         taken.append(names[::2])
         # What an earlier version has taken is not taken again after ``verify --repair``.
         path.write_text(texts[1 - at])
-        assert requeue(each, path) is None
+        assert requeue_rows(each, path) is None
     assert taken[0] == taken[1]
 
 
 def test_a_copy_without_the_line_that_has_the_frame_is_told(layout: Layout, folder: Path) -> None:
     path = folder / f"{STEM}.jsonl"
-    path.write_text("".join(list(Lines().of([Refused(NOON, b"one", row(1), "r")] * 2))[1:]))
+    path.write_text(
+        "".join(list(QuarantineLines().of([QuarantinedRow(NOON, b"one", row(1), "r")] * 2))[1:])
+    )
     with pytest.raises(UsageError, match="line 1: its frame stands in no line above"):
-        requeue(layout, path)
+        requeue_rows(layout, path)
     assert prices(layout) == {}
 
 
 def test_a_number_that_was_kept_as_text_is_a_number_again(layout: Layout) -> None:
-    requeue(layout, quarantine(layout, (row("1.25", t=str(T)), b"one")))
+    requeue_rows(layout, quarantine(layout, (row("1.25", t=str(T)), b"one")))
     assert published(layout.root) == {"AAPL": [(T, 1.25, 100.0, "1")]}
 
 
@@ -320,11 +324,11 @@ def test_rows_of_several_days_stand_each_in_its_own(layout: Layout) -> None:
     stamps = [NOON, NOON + 86_400 * SECOND, NOON - 86_400 * SECOND]
     path.write_text(
         "".join(
-            Refused(stamp, b"f", row(number, t=stamp // 10**6), "schema").line()
+            QuarantinedRow(stamp, b"f", row(number, t=stamp // 10**6), "schema").line()
             for number, stamp in enumerate(stamps, 1)
         )
     )
-    report = requeue(layout, path)
+    report = requeue_rows(layout, path)
     assert report is not None
     assert len(report.windows) == 3
     dates = {path.parent.parent.name for path in layout.dataset.rglob("*.parquet")}
@@ -332,18 +336,18 @@ def test_rows_of_several_days_stand_each_in_its_own(layout: Layout) -> None:
 
 
 def test_frames_that_could_not_be_read_have_no_row_to_take(layout: Layout) -> None:
-    assert requeue(layout, quarantine(layout, (None, b"not JSON"))) is None
+    assert requeue_rows(layout, quarantine(layout, (None, b"not JSON"))) is None
 
 
 @pytest.mark.parametrize("odd", ["null", [], 5, "text"])
 def test_what_is_no_row_is_left_and_the_others_are_taken(layout: Layout, odd: Any) -> None:
-    requeue(layout, quarantine(layout, (odd, b"one"), (row(2), b"two")))
+    requeue_rows(layout, quarantine(layout, (odd, b"one"), (row(2), b"two")))
     assert prices(layout) == {"AAPL": [2.0]}
 
 
 @pytest.mark.parametrize("symbol", [None, 5, "", "A B", "é"])
 def test_a_row_without_a_ticker_is_refused_again(layout: Layout, symbol: Any) -> None:
-    report = requeue(layout, quarantine(layout, (row(1, symbol), b"one"), (row(2), b"two")))
+    report = requeue_rows(layout, quarantine(layout, (row(1, symbol), b"one"), (row(2), b"two")))
     assert report is not None
     assert prices(layout)["AAPL"] == [2.0]
     assert report.books.trades == 2
@@ -352,7 +356,7 @@ def test_a_row_without_a_ticker_is_refused_again(layout: Layout, symbol: Any) ->
 def test_a_row_mended_by_hand_may_hold_what_unicode_takes_for_a_lines_end(layout: Layout) -> None:
     path = quarantine(layout, (row(1), b"one"))
     path.write_text(path.read_text().replace('"price: not above 0"', '"so be it\u2028or\x85not"'))
-    requeue(layout, path)
+    requeue_rows(layout, path)
     assert prices(layout) == {"AAPL": [1.0]}
 
 
@@ -366,26 +370,26 @@ def test_a_file_that_is_no_quarantine_is_told_and_nothing_is_taken(
     layout: Layout, folder: Path, text: str
 ) -> None:
     path = folder / f"{STEM}.jsonl"
-    path.write_text(Refused(NOON, b"f", row(1), "r").line() + text + "\n")
+    path.write_text(QuarantinedRow(NOON, b"f", row(1), "r").line() + text + "\n")
     with pytest.raises(UsageError, match=r"line 2: no line of a quarantine\."):
-        requeue(layout, path)
+        requeue_rows(layout, path)
     assert prices(layout) == {}
 
 
 def test_a_file_that_is_not_there_is_told(layout: Layout, folder: Path) -> None:
     with pytest.raises(UsageError, match="Cannot read"):
-        requeue(layout, folder / "nothing.jsonl")
+        requeue_rows(layout, folder / "nothing.jsonl")
 
 
 def test_the_session_can_be_verified_from_its_tape(layout: Layout) -> None:
-    report = requeue(layout, quarantine(layout, (row(1), b"one"), (row(-1), b"two")))
+    report = requeue_rows(layout, quarantine(layout, (row(1), b"one"), (row(-1), b"two")))
     assert report is not None
     assert list(verify(layout, report.session)) == []
-    assert Report.read(layout.report(report.session)).balanced
+    assert SessionReport.read(layout.report(report.session)).balanced
 
 
 def test_the_clock_of_the_session_is_now(layout: Layout) -> None:
-    report = requeue(layout, quarantine(layout, (row(1), b"one")), Clock(wall=lambda: NOON))
+    report = requeue_rows(layout, quarantine(layout, (row(1), b"one")), Clock(wall=lambda: NOON))
     assert report is not None
     assert report.session.startswith("20261123T143000Z_")
 
@@ -427,17 +431,17 @@ def test_killed_at_any_system_call_each_row_is_taken_once(
             for name in CALLS:
                 patch.setattr(os, name, killing(name))
             try:
-                requeue(copy, source)
+                requeue_rows(copy, source)
                 done = True
             except Killed:
                 pass
         # In either order: by hand again, and what recovers what was left.
-        for act in (recover, lambda each: requeue(each, other))[:: 1 if call % 8 < 4 else -1]:
+        for act in (recover, lambda each: requeue_rows(each, other))[:: 1 if call % 8 < 4 else -1]:
             act(copy)
         recover(copy)
         assert prices(copy) == {"AAPL": [1.0, 2.0]}, f"killed at system call {call}"
-        assert requeue(copy, source) is None
-        for session in sessions_of(copy):
+        assert requeue_rows(copy, source) is None
+        for session in sessions_to_verify(copy):
             assert list(verify(copy, session)) == []
         shutil.rmtree(copy.root)
         call += 4
@@ -456,11 +460,11 @@ def test_two_at_once_take_each_row_once(
         return work(*arguments)
 
     monkeypatch.setattr(module, "_write_tapes", waiting)
-    first = threading.Thread(target=requeue, args=(layout, source))
+    first = threading.Thread(target=requeue_rows, args=(layout, source))
     first.start()
     assert at_work.wait(30)
     with pytest.raises(StoreError, match="Another process is requeuing"):
-        requeue(layout, source)
+        requeue_rows(layout, source)
     go_on.set()
     first.join(30)
     assert prices(layout) == {"AAPL": [1.0]}
@@ -469,16 +473,16 @@ def test_two_at_once_take_each_row_once(
 def test_a_recovery_leaves_a_requeue_that_lives_alone(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stocktrace.record.publish import publish
+    from stocktrace.record.publish import publish_window
 
     seen: list[Any] = []
 
     def beside(*arguments: Any, **options: Any) -> Any:
         seen.append(recover(layout))
-        return publish(*arguments, **options)
+        return publish_window(*arguments, **options)
 
-    monkeypatch.setattr(module, "publish", beside)
-    requeue(layout, quarantine(layout, (row(1), b"one")))
+    monkeypatch.setattr(module, "publish_file", beside)
+    requeue_rows(layout, quarantine(layout, (row(1), b"one")))
     assert seen == [[]]
     assert prices(layout) == {"AAPL": [1.0]}
 
@@ -497,8 +501,8 @@ def test_a_requeue_holds_the_lock_of_its_session(
     work = module._write_tapes
 
     def looking(folder: Path, session: str, lines: Any) -> Any:
-        assert lock.is_held(layout.lock(session))
+        assert lock.is_locked(layout.lock(session))
         return work(folder, session, lines)
 
     monkeypatch.setattr(module, "_write_tapes", looking)
-    assert requeue(layout, quarantine(layout, (row(1), b"one"))) is not None
+    assert requeue_rows(layout, quarantine(layout, (row(1), b"one"))) is not None

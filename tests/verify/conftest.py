@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from stocktrace.exchange import Exchange
+from stocktrace.simulator import Simulator
 from tests.conftest import Scenario, all_of, connected, frame
 
 
-def cut_off(exchange: Exchange) -> Scenario:
+def cut_off(exchange: Simulator) -> Scenario:
     """A trade comes, and the connection is lost and made again."""
     yield connected
     exchange.send_raw(frame(("AAPL", 1)))

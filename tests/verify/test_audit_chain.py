@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stocktrace.errors import DiskFull
 from stocktrace.record.recovery import recover
 from stocktrace.store import audit as module
-from stocktrace.store.audit import Audit, check
+from stocktrace.store.audit import AuditLog, check_audit_log
 from stocktrace.store.layout import Layout
 from stocktrace.verify import verify
 from tests import remains
@@ -49,14 +49,14 @@ def test_captures_recovery_and_repair_write_one_chain(studio: Studio) -> None:
         "start", "gap", "connect", "disconnect", "retry", "gap", "connect", "end",
     ]  # fmt: skip
     assert live.count("roll") == live.count("convert") == len(report.windows)
-    assert list(check(layout.audit)) == []
+    assert list(check_audit_log(layout.audit)) == []
 
 
 def test_threads_of_one_process_write_one_chain(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
 
     def write(name: str) -> None:
-        audit = Audit(path, name)
+        audit = AuditLog(path, name)
         for number in range(40):
             audit("event", number=number)
 
@@ -65,7 +65,7 @@ def test_threads_of_one_process_write_one_chain(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert list(check(path)) == []
+    assert list(check_audit_log(path)) == []
     assert len(path.read_bytes().splitlines()) == 160
 
 
@@ -75,7 +75,7 @@ def test_a_line_that_the_disk_took_half_of_leaves_the_chain_whole(
 ) -> None:
     """Found by the soak: a full disk is no reason to call the log changed."""
     path = tmp_path / "audit.jsonl"
-    audit = Audit(path, "mine", STILL)
+    audit = AuditLog(path, "mine", STILL)
     audit("one")
     write = os.write
     calls = [taken]
@@ -90,9 +90,9 @@ def test_a_line_that_the_disk_took_half_of_leaves_the_chain_whole(
         audit("two")
     monkeypatch.undo()
     assert path.read_bytes().count(b"\n") == 1
-    assert list(check(path)) == []
+    assert list(check_audit_log(path)) == []
     audit("three")
-    assert list(check(path)) == []
+    assert list(check_audit_log(path)) == []
 
 
 def test_a_kill_before_the_log_is_rotated_leaves_the_chain_whole(
@@ -100,7 +100,7 @@ def test_a_kill_before_the_log_is_rotated_leaves_the_chain_whole(
 ) -> None:
     path = tmp_path / "audit.jsonl"
     monkeypatch.setattr(module, "ROTATE_BYTES", 300)
-    audit = Audit(path, "mine")
+    audit = AuditLog(path, "mine")
 
     class Killed(BaseException):
         pass
@@ -122,13 +122,13 @@ def test_a_kill_before_the_log_is_rotated_leaves_the_chain_whole(
     lines = [line for part in parts for line in part.read_text().splitlines()]
     numbers = [json.loads(line)["number"] for line in lines]
     assert numbers == list(range(13))
-    assert list(check(path)) == []
+    assert list(check_audit_log(path)) == []
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("log") / "audit.jsonl"
-    audit = Audit(path, SESSION, STILL)
+    audit = AuditLog(path, SESSION, STILL)
     for number in range(6):
         audit("event", number=number, text="é\u2028")
     return path.read_bytes()
@@ -145,7 +145,7 @@ def test_any_change_that_is_not_a_cut_at_a_lines_end_is_found(
     changed = chain[:begin] + data.draw(st.binary(max_size=8)) + chain[end:]
     whole = chain.startswith(changed) and (not changed or changed.endswith(b"\n"))
     path.write_bytes(changed)
-    assert (list(check(path)) == []) == whole
+    assert (list(check_audit_log(path)) == []) == whole
 
 
 def test_what_was_written_before_a_recovery_is_still_there_after_it(tmp_path: Path) -> None:
@@ -153,4 +153,4 @@ def test_what_was_written_before_a_recovery_is_still_there_after_it(tmp_path: Pa
     before = layout.audit.read_bytes() if layout.audit.exists() else b""
     recover(layout, STILL)
     assert layout.audit.read_bytes().startswith(before)
-    assert list(check(layout.audit)) == []
+    assert list(check_audit_log(layout.audit)) == []

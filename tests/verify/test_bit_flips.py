@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from stocktrace.exchange import synthetic_frames
-from stocktrace.record.publish import rebuild
+from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import recover
-from stocktrace.report import Report
+from stocktrace.sessions.report import SessionReport
+from stocktrace.simulator import synthetic_frames
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import Frames, Mark, TapeReader
-from stocktrace.verify import strangers, verify
+from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
+from stocktrace.verify import unknown_files, verify
 from tests import remains
 from tests.conftest import SESSION
 from tests.remains import PARTS, STILL, stamp
@@ -58,14 +58,14 @@ def recorded(root: Path) -> Layout:
     frames = list(synthetic_frames(TICKERS, 900, seed=4, rate=30.0, start=stamp(0, 2)))
     connected = {"tickers": TICKERS}
     for minute, part in enumerate(PARTS):
-        entries: list[Mark | Frames] = [
-            Mark(stamp(minute, 0), "tape", {"connected": minute > 0, "tickers": TICKERS})
+        entries: list[TapeMark | TapeFrames] = [
+            TapeMark(stamp(minute, 0), "tape", {"connected": minute > 0, "tickers": TICKERS})
         ]
         if not minute:
-            entries.append(Mark(stamp(0, 1), "connected", connected))
+            entries.append(TapeMark(stamp(0, 1), "connected", connected))
         third = len(frames) // 3
         entries += [
-            Frames(stamp(minute, 2 + number / 10), (one,))
+            TapeFrames(stamp(minute, 2 + number / 10), (one,))
             for number, (_, one) in enumerate(frames[minute * third : (minute + 1) * third])
         ]
         remains.write_tape(layout, part, entries)
@@ -74,8 +74,8 @@ def recorded(root: Path) -> Layout:
     # The third window as it is between being sealed and published.
     for ticker in TICKERS:
         layout.parquet(ticker, PARTS[2]).unlink()
-    rebuild(layout, PARTS[2])
-    report = Report.read(layout.report(SESSION))
+    rebuild_window(layout, PARTS[2])
+    report = SessionReport.read(layout.report(SESSION))
     report.unpublished.append(PARTS[2].window)
     report.write(layout.report(SESSION))
     return layout
@@ -122,11 +122,11 @@ def tape_values(path: Path) -> Any:
     reader = TapeReader(path)
     found: list[Any] = []
     for entry in reader:
-        if isinstance(entry, Mark):
+        if isinstance(entry, TapeMark):
             found.append((entry.stamp // 1000, entry.name, entry.facts))
         else:
             found += [(entry.stamp // 1000, frame) for frame in entry.frames]
-    return found, reader.bad_lines, reader.torn_bytes, reader.broken
+    return found, reader.invalid_lines, reader.torn_bytes, reader.damage
 
 
 def values(path: Path, kind: str, *, checked: bool) -> Any:
@@ -153,7 +153,7 @@ def flips(size: int, count: int, seed: str) -> Iterable[tuple[int, int]]:
 
 
 def findings(layout: Layout) -> list[Any]:
-    return [*strangers(layout), *verify(layout, SESSION)]
+    return [*unknown_files(layout), *verify(layout, SESSION)]
 
 
 def names(found: list[Any], path: Path) -> bool:

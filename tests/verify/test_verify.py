@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from stocktrace.gap import Interval
-from stocktrace.report import Report
+from stocktrace.intervals import CoverageInterval
+from stocktrace.sessions.report import SessionReport
 from stocktrace.store import audit, parquet
-from stocktrace.store.audit import Audit
+from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import Part
-from stocktrace.store.quarantine import Lines, Refused, parse
-from stocktrace.store.segment import HEADER
-from stocktrace.verify import Finding, dates_of_sessions, sessions_of, strangers, verify
-from stocktrace.verify.window import _refused
+from stocktrace.store.names import WindowId
+from stocktrace.store.quarantine import QuarantinedRow, QuarantineLines, parse_quarantine
+from stocktrace.store.segments import HEADER
+from stocktrace.verify import Finding, dates_of_sessions, sessions_to_verify, unknown_files, verify
+from stocktrace.verify.window import _read_refused
 from tests import remains
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, published
 from tests.remains import PARTS, PRICES, SECOND, shorten, snapshot, stamp
@@ -41,7 +41,7 @@ def look(layout: Layout, *, repair: bool = False) -> list[tuple[str, str, bool]]
     dates = dates_of_sessions(layout).get(SESSION, set())
     return [
         (str(one.path.relative_to(layout.root)), one.problem, one.repaired)
-        for one in [*strangers(layout), *verify(layout, SESSION, dates, repair=repair)]
+        for one in [*unknown_files(layout), *verify(layout, SESSION, dates, repair=repair)]
     ]
 
 
@@ -49,7 +49,7 @@ def files_of(layout: Layout) -> set[str]:
     return {path for path, _, _ in look(layout)}
 
 
-def final(layout: Layout, ticker: str = "AAPL", part: Part = PARTS[1]) -> Path:
+def final(layout: Layout, ticker: str = "AAPL", part: WindowId = PARTS[1]) -> Path:
     return layout.parquet(ticker, part)
 
 
@@ -57,7 +57,7 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], **metadata: str)
     """Another Parquet file in the place of one, whole in itself; ``metadata`` as it was or told."""
     with pq.ParquetFile(path) as file:
         table, before = file.read(), file.metadata.metadata
-    with parquet.writer(path) as writer:
+    with parquet.parquet_writer(path) as writer:
         writer.write_table(change(table))
         kept = {k.decode(): v.decode() for k, v in before.items() if k.startswith(b"stocktrace.")}
         writer.add_key_value_metadata({**kept, **metadata})
@@ -78,7 +78,7 @@ def test_a_whole_session_is_found_whole(layout: Layout) -> None:
     assert look(layout) == []
     assert look(layout, repair=True) == []
     assert snapshot(layout) == before
-    assert sessions_of(layout) == [SESSION]
+    assert sessions_to_verify(layout) == [SESSION]
 
 
 def test_a_capture_whose_refused_rows_came_in_many_batches_is_found_whole(
@@ -97,7 +97,7 @@ def test_a_capture_whose_refused_rows_came_in_many_batches_is_found_whole(
             yield lambda status, total=total: status.trades >= total and not status.backlog  # type: ignore[misc]
 
     with studio.exchange() as exchange:
-        report = studio.record(exchange, ["AAPL", "MSFT"], scenario(), flush_every="10ms")
+        report = studio.record(exchange, ["AAPL", "MSFT"], scenario(), flush_interval="10ms")
     assert report.books.quarantined == 8
     layout = Layout(studio.data_dir)
     assert list(verify(layout, report.session)) == []
@@ -128,7 +128,9 @@ def test_rows_whose_frame_stands_in_another_line_than_from_the_tape_are_found_wh
 def of_an_earlier_version(layout: Layout) -> Path:
     """The quarantine with the frame in each line, and no id of one."""
     path = layout.quarantine(PARTS[0])
-    path.write_text("".join(each.line() for each in parse(path.read_text().splitlines())))
+    path.write_text(
+        "".join(each.line() for each in parse_quarantine(path.read_text().splitlines()))
+    )
     assert "frame_id" not in path.read_text()
     return path
 
@@ -149,18 +151,18 @@ def test_a_quarantine_of_an_earlier_version_is_found_whole(layout: Layout) -> No
 @pytest.mark.parametrize("old", [False, True])
 def test_each_flipped_bit_of_a_quarantine_is_found(tmp_path: Path, old: bool) -> None:
     path = tmp_path / "w.jsonl"
-    some = [Refused(NOON, raw, {"s": "\u00e9"}, "r") for raw in (b"one", b"two\xff", b"one")]
-    lines = [each.line() for each in some] if old else Lines().of(some)
+    some = [QuarantinedRow(NOON, raw, {"s": "\u00e9"}, "r") for raw in (b"one", b"two\xff", b"one")]
+    lines = [each.line() for each in some] if old else QuarantineLines().of(some)
     whole = "".join(lines).encode()
     path.write_bytes(whole)
-    wanted = _refused(path)
+    wanted = _read_refused(path)
     assert wanted is not None
     for at, bit in itertools.product(range(len(whole)), range(8)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
-        assert _refused(path) != wanted, (at, bit)
+        assert _read_refused(path) != wanted, (at, bit)
     for at in range(len(whole)):
         path.write_bytes(whole[:at])
-        assert _refused(path) != wanted, at
+        assert _read_refused(path) != wanted, at
 
 
 def test_a_capture_that_lost_its_connection_is_found_whole(studio: Studio) -> None:
@@ -186,8 +188,8 @@ def test_a_capture_that_lost_its_connection_is_found_whole(studio: Studio) -> No
 def test_a_session_that_lives_is_not_asked_for(layout: Layout) -> None:
     from stocktrace.store import lock
 
-    with lock.held(layout.lock(SESSION), {}):
-        assert sessions_of(layout) == []
+    with lock.hold_lock(layout.lock(SESSION), {}):
+        assert sessions_to_verify(layout) == []
 
 
 # --- what can be wrong, and is mended from the tape --------------------------------------------
@@ -342,7 +344,7 @@ WRONGS: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
     ),
     "the coverage calls a gap listened to": (
         lambda layout: write_coverage(
-            layout, SESSION, [Interval("AAPL", stamp(0, 0), stamp(2, 2), "")]
+            layout, SESSION, [CoverageInterval("AAPL", stamp(0, 0), stamp(2, 2), "")]
         ),
         COVERAGE,
         "does not tell what the marks",
@@ -417,7 +419,7 @@ def test_a_file_that_readers_take_for_data_and_nobody_recorded_is_found(
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(final(layout), path)
     assert str(path.relative_to(layout.root)) in files_of(layout)
-    assert sessions_of(layout) == [SESSION]
+    assert sessions_to_verify(layout) == [SESSION]
 
 
 def test_an_anchor_with_rows_is_found(layout: Layout) -> None:
@@ -434,14 +436,14 @@ def test_an_anchor_with_rows_is_found(layout: Layout) -> None:
 def test_a_session_of_which_only_files_are_left_is_known(layout: Layout) -> None:
     shutil.rmtree(layout.tapes(SESSION))
     layout.report(SESSION).unlink()
-    assert sessions_of(layout) == [SESSION]
+    assert sessions_to_verify(layout) == [SESSION]
     assert files_of(layout) == {REPORT}
 
 
 # --- without a tape to trust -------------------------------------------------------------------
 
 
-def replace_tape(layout: Layout, part: Part, change: Callable[[bytes], bytes]) -> Path:
+def replace_tape(layout: Layout, part: WindowId, change: Callable[[bytes], bytes]) -> Path:
     """The tape of a window as it was before it was archived, changed."""
     archived, tape = layout.archived_tape(part), layout.tape(part)
     with archived.open("rb") as file:
@@ -465,10 +467,10 @@ def test_a_damaged_tape_is_named_and_the_files_are_checked_by_themselves(layout:
     assert not any(repaired for _, _, repaired in look(layout, repair=True))
 
 
-def delete(layout: Layout, *parts: Part) -> None:
+def delete(layout: Layout, *parts: WindowId) -> None:
     """Tapes are deleted as retention does it: the audit log has it first."""
     for part in parts or PARTS:
-        Audit(layout.audit, SESSION)("delete", file=str(layout.archived_tape(part)), size=1)
+        AuditLog(layout.audit, SESSION)("delete", file=str(layout.archived_tape(part)), size=1)
         layout.archived_tape(part).unlink()
 
 
@@ -549,16 +551,16 @@ def test_a_report_keeps_what_the_tape_does_not_tell_when_it_is_mended(layout: La
     alter_report(layout, lambda report: report.update(notices=["mind this"]))
     alter_report(layout, lambda report: report["books"].update(frames=0))
     assert all(repaired for _, _, repaired in look(layout, repair=True))
-    report = Report.read(layout.report(SESSION))
+    report = SessionReport.read(layout.report(SESSION))
     assert (report.notices, report.books.frames, report.state) == (["mind this"], 11, "recovered")
 
 
 def test_a_gap_that_is_too_short_by_a_microsecond_is_found(layout: Layout) -> None:
-    from stocktrace.record.recovery import coverage_of
+    from stocktrace.record.recovery import coverage_from_tapes
 
-    coverage, _ = coverage_of(layout, SESSION)
+    coverage, _ = coverage_from_tapes(layout, SESSION)
     shorter = [
-        Interval(one.ticker, one.start, one.end - 1000, one.reason)
+        CoverageInterval(one.ticker, one.start, one.end - 1000, one.reason)
         if one.reason.startswith("closed")
         else one
         for one in coverage.intervals
@@ -584,7 +586,7 @@ def test_of_a_session_whose_first_tapes_were_removed_the_rest_is_found_whole(
 # --- a tape that is gone -----------------------------------------------------------------------
 
 
-def tape_name(part: Part) -> str:
+def tape_name(part: WindowId) -> str:
     return f"tape/{SESSION}/{part.window}.tape.zst"
 
 
@@ -592,7 +594,7 @@ GONE = "is missing, and the audit log does not record its deletion"
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.window)
-def test_a_tape_that_nobody_deleted_on_purpose_is_missed(layout: Layout, part: Part) -> None:
+def test_a_tape_that_nobody_deleted_on_purpose_is_missed(layout: Layout, part: WindowId) -> None:
     layout.archived_tape(part).unlink()
     assert look(layout, repair=True) == [(tape_name(part), GONE, False)]
     delete(layout, *(other for other in PARTS if other != part))
@@ -614,9 +616,9 @@ def test_a_deletion_of_another_session_or_by_a_changed_line_accounts_for_nothing
 ) -> None:
     layout.archived_tape(PARTS[1]).unlink()
     file = str(layout.archived_tape(PARTS[1]))
-    Audit(layout.audit, "20261123T142958Z_000000")("delete", file=file, size=1)
+    AuditLog(layout.audit, "20261123T142958Z_000000")("delete", file=file, size=1)
     assert look(layout) == [(tape_name(PARTS[1]), GONE, False)]
-    Audit(layout.audit, SESSION)("delete", file=str(layout.archived_tape(PARTS[0])), size=1)
+    AuditLog(layout.audit, SESSION)("delete", file=str(layout.archived_tape(PARTS[0])), size=1)
     text = layout.audit.read_text()
     layout.audit.write_text(text.replace(PARTS[0].window, PARTS[1].window))
     assert look(layout) == [(tape_name(PARTS[1]), GONE, False)]
@@ -637,7 +639,7 @@ UNVOUCHED: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
     ),
     "the coverage calls a gap listened to": (
         lambda layout: write_coverage(
-            layout, SESSION, [Interval("AAPL", stamp(0, 0), stamp(2, 2), "")]
+            layout, SESSION, [CoverageInterval("AAPL", stamp(0, 0), stamp(2, 2), "")]
         ),
         COVERAGE,
         "was changed: its hash is not the one in the report",
@@ -704,7 +706,7 @@ def test_a_wrong_hash_in_the_report_is_found_and_mended_from_the_tapes(
 
 
 def test_coverage_after_the_last_sign_of_life_is_no_word_of_the_tapes(layout: Layout) -> None:
-    later = Interval("AAPL", stamp(24 * 60, 0), stamp(24 * 60, 1), "")
+    later = CoverageInterval("AAPL", stamp(24 * 60, 0), stamp(24 * 60, 1), "")
     write_coverage(layout, SESSION, [later])
     before = snapshot(layout)
     path = COVERAGE.replace(DATE, "2026-11-24")

@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 
 // The pill's word and mood, and a sentence for what asks for attention.
 function words(head, now) {
-  const of = head.outcome;
+  const of = head.final_state;
   switch (head.state) {
     case "connecting":
       return ["connecting", "warn", retry(head, now)];
@@ -42,13 +42,13 @@ export function showHead(head, now, lost) {
   banner.dataset.mood = mood;
   if (banner.textContent !== sentence) banner.textContent = sentence;
   const over = head.state === "ended";
-  byId("detail").textContent = `${counted(head.tickers, "ticker")} · ${head.session.slice(0, 16)}${over ? ` · ${head.outcome}${head.reason && head.outcome !== "failed" ? `: ${head.reason}` : ""}` : ""}${head.behind ? " · reading…" : ""}`;
+  byId("detail").textContent = `${counted(head.tickers, "ticker")} · ${head.session.slice(0, 16)}${over ? ` · ${head.final_state}${head.reason && head.final_state !== "failed" ? `: ${head.reason}` : ""}` : ""}${head.behind ? " · reading…" : ""}`;
   byId("detail").title = `session ${head.session} on ${head.host}`;
   byId("time").hidden = false;
-  const all = head.elapsed_s + head.left_s;
+  const all = head.elapsed_s + head.remaining_s;
   byId("progress").value = over ? 1 : all > 0 ? head.elapsed_s / all : 0;
   byId("progress").hidden = over;
-  byId("clock").textContent = over ? `${span(head.elapsed_s)} long` : `${span(head.elapsed_s)} elapsed, ${span(head.left_s)} left`;
+  byId("clock").textContent = over ? `${span(head.elapsed_s)} long` : `${span(head.elapsed_s)} elapsed, ${span(head.remaining_s)} left`;
 }
 
 const TILES = [

@@ -1,0 +1,95 @@
+"""Time: one clock to read, one deadline that every wait asks."""
+# MERGED """Notices that time passed without us, or that the clock was set. Pure: told of both clocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+NS_PER_SECOND = 1_000_000_000
+
+
+def utc_datetime(stamp: int) -> datetime:
+    """The time of a stamp (epoch ns), to the microsecond."""
+    return datetime.fromtimestamp(stamp / NS_PER_SECOND, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The two clocks of this machine; tests put others in their place.
+
+    ``wall`` gives nanoseconds since the epoch (UTC) and may step; it only ever stamps data.
+    ``monotonic`` gives seconds and never steps; every timer uses it.
+    """
+
+    wall: Callable[[], int] = time.time_ns
+    monotonic: Callable[[], float] = time.monotonic
+
+
+SYSTEM_CLOCK = Clock()
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point on the monotonic clock, perhaps also one on the wall clock; whichever comes first.
+
+    The wall clock matters after a suspend: the monotonic clock of Linux stands still meanwhile,
+    but "until 16:00" has passed all the same.
+    """
+
+    at_monotonic: float
+    at_wall_ns: int | None = None
+    clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
+
+    @classmethod
+    def after(cls, seconds: float, clock: Clock = SYSTEM_CLOCK) -> Deadline:
+        """The deadline ``seconds`` from now."""
+        return cls(clock.monotonic() + seconds, None, clock)
+
+    @classmethod
+    def at(cls, wall_ns: int, clock: Clock = SYSTEM_CLOCK) -> Deadline:
+        """The deadline at a wall-clock time, in nanoseconds since the epoch."""
+        seconds = (wall_ns - clock.wall()) / NS_PER_SECOND
+        return cls(clock.monotonic() + seconds, wall_ns, clock)
+
+    def remaining(self) -> float:
+        """Seconds that are left, never below 0."""
+        seconds = self.at_monotonic - self.clock.monotonic()
+        if self.at_wall_ns is not None:
+            seconds = min(seconds, (self.at_wall_ns - self.clock.wall()) / NS_PER_SECOND)
+        return max(0.0, seconds)
+
+    def passed(self) -> bool:
+        """Whether nothing is left."""
+        return self.remaining() == 0.0
+
+
+# The feed looks up four times a second; a busy disk or processor can make that a second or two.
+PAUSE_S = 5.0
+# Clocks are slewed by less than a millisecond a second (adjtimex); a larger difference is a step.
+STEP_S = 1.0
+
+
+@dataclass(slots=True)
+class ClockJumpDetector:
+    """The last beat on both clocks; ``before`` is the wall clock (epoch ns) of the one before."""
+
+    wall: int
+    monotonic: float
+    before: int = 0
+
+    def check(self, wall: int, monotonic: float) -> str | None:
+        """What happened since the last beat, in words, or ``None``."""
+        passed = monotonic - self.monotonic
+        stepped = (wall - self.wall) / 1e9 - passed
+        self.before, self.wall, self.monotonic = self.wall, wall, monotonic
+        if stepped < -STEP_S:
+            return f"the clock was set back by {-stepped:.1f} s"
+        if stepped > STEP_S:
+            # A machine that slept looks the same: Linux's monotonic clock stands still meanwhile.
+            return f"suspended, or the clock was set forward by {stepped:.1f} s"
+        if passed > PAUSE_S:
+            return f"suspended or stalled for {passed:.1f} s"
+        return None

@@ -1,0 +1,104 @@
+"""Runs the server on a socket that is bound already: its address is known before it answers."""
+# MERGED """Where the page is: bound before the server is loaded, so that it can be told at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import uvicorn
+
+from stocktrace.dashboard.app import Dashboard, make_app
+from stocktrace.errors import StocktraceError, UsageError, is_usage
+from stocktrace.store.layout import Layout
+
+# Streams end at once when they are told to; this is for a browser that does not listen.
+_GOODBYE_S = 2
+
+
+def run_server(layout: Layout, listening: socket.socket, parent: BinaryIO | None = None) -> None:
+    """Answer until a signal comes, or until ``parent``, a pipe, is closed at its other end."""
+    asyncio.run(_run_server(layout, listening, parent))
+
+
+async def _run_server(layout: Layout, listening: socket.socket, parent: BinaryIO | None) -> None:
+    dashboard = Dashboard(layout)
+    server = _DashboardServer(
+        uvicorn.Config(
+            make_app(dashboard),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=_GOODBYE_S,
+        )
+    )
+    server.dashboard = dashboard
+    watching = (
+        asyncio.create_task(_exit_with_parent(parent, server)) if parent is not None else None
+    )
+    await server.serve(sockets=[listening])
+    if watching is not None:
+        watching.cancel()
+
+
+class _DashboardServer(uvicorn.Server):
+    """Ends the streams before it waits for them to end."""
+
+    dashboard: Dashboard
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        with contextlib.suppress(Exception):
+            await self.dashboard.close()
+        await super().shutdown(sockets)
+
+
+async def _exit_with_parent(parent: BinaryIO, server: uvicorn.Server) -> None:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), parent)
+    await reader.read()
+    server.should_exit = True
+
+
+def main() -> None:
+    """Serve beside a capture: the data folder and the socket's number are the arguments."""
+    os.nice(5)  # recording goes first
+    root, descriptor = sys.argv[1:]
+    run_server(Layout(Path(root)), socket.socket(fileno=int(descriptor)), sys.stdin.buffer)
+
+
+if __name__ == "__main__":
+    main()
+
+
+HOST = "127.0.0.1"
+#: In no list of well-known ports, and easy to type.
+PORT = 8421
+
+
+def bind_port(port: int) -> socket.socket:
+    """A listening socket on this machine's own address; 0: any free port.
+
+    Raises:
+        UsageError: the port cannot be had.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except (OSError, OverflowError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number else "there is no such port"
+        kind = UsageError if is_usage(error) else StocktraceError
+        raise kind(
+            f"Port {port} cannot be had ({reason}): give another one with --port, or 0 for any."
+        ) from error
+
+
+def page_address(listening: socket.socket) -> str:
+    """Where the page is."""
+    return f"http://{HOST}:{listening.getsockname()[1]}/"

@@ -1,0 +1,158 @@
+"""The capture: one feed, its recorder, a deadline; gives back the report."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+
+from stocktrace.clock import SYSTEM_CLOCK, Clock, Deadline
+from stocktrace.errors import UsageError, is_usage
+from stocktrace.live.control import CaptureControl
+from stocktrace.live.key_lock import wait_for_key
+from stocktrace.live.publishing import Publisher, PublishFuture
+from stocktrace.live.session import CaptureSession
+from stocktrace.record.publish import publish_window
+from stocktrace.record.upload import upload_session
+from stocktrace.sessions.report import SessionReport
+from stocktrace.sessions.status import CaptureStatus
+from stocktrace.settings import OFF, Settings
+from stocktrace.store import files, lock
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import WindowId
+from stocktrace.trade import parse_tickers
+from stocktrace.units import parse_duration
+
+
+def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
+    tickers: str | Sequence[str],
+    *,
+    duration: timedelta | float | str | None = None,
+    until: datetime | None = None,
+    settings: Settings | None = None,
+    publisher: Publisher | None = None,
+    on_status: Callable[[CaptureStatus], None] | None = None,
+    control: CaptureControl | None = None,
+    guard: AbstractContextManager[object] | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> SessionReport:
+    """Record the trades of ``tickers`` for a bounded time.
+
+    Args:
+        tickers: Finnhub symbols, such as ``AAPL`` or ``BINANCE:BTCUSDT``.
+        duration: How long; seconds, a ``timedelta`` or ``"30m"``.
+        until: When to end instead (aware).
+        settings: All else; by default from the environment and ``.env``.
+        publisher: Publishes each rolled window in the background; by default a thread of ours.
+        on_status: Called about twice a second, on the calling thread.
+        control: Stops or retargets the capture from another thread.
+        guard: Held while there is a connection, after the host's own lock: for who must see to it
+            that no other machine uses the key, either.
+        clock: The clocks; tests bring their own.
+
+    Returns:
+        The report; ``state`` is ``complete``, or ``interrupted`` if ``handle`` stopped it.
+
+    Raises:
+        UsageError: a ticker, a time or a setting is wrong; nothing was made or changed.
+        KeyInUse: another capture uses the key, and did not end within ``wait_for_key``.
+        KeyRefused: the server does not know the key.
+        StocktraceError: the capture failed; what was received is on disk, the report says why.
+    """
+    settings = settings or Settings.load()
+    wanted = parse_tickers(tickers)
+    key = settings.key()
+    _deadline(duration, until, clock)
+    layout = Layout.from_settings(settings)
+    control = control or CaptureControl()
+    # Until the feed has ended the key is ours; what is published then needs no connection.
+    with contextlib.ExitStack() as connection:
+        turn = connection.enter_context(wait_for_key(key, settings, control.stopping, clock))
+        connection.enter_context(guard or contextlib.nullcontext())
+        # Given back before the key is: whoever takes over answers at the same address.
+        tell = connection.enter_context(_serve_metrics(settings, clock))
+        deadline = _deadline(duration, until, clock)  # time may have passed while it waited
+        _check_data_dir(layout)
+        with lock.hold_lock(layout.lock(turn.session), {"session": turn.session}):
+            run = CaptureSession(layout, turn, wanted, key, settings, deadline, clock)
+            with (
+                contextlib.nullcontext(publisher)
+                if publisher
+                else _publisher_thread() as publishing
+            ):
+                watches = [tell, *([on_status] if on_status else [])]
+                report = run(publishing, _call_each(watches), control, connection)
+            upload_session(layout, report, clock)
+            return report
+
+
+def _deadline(
+    duration: timedelta | float | str | None, until: datetime | None, clock: Clock
+) -> Deadline:
+    if (duration is None) == (until is None):
+        raise UsageError(
+            "Say how long: duration (--for 30m) or until (--until 16:00), one of them."
+        )
+    if until is None:
+        return Deadline.after(parse_duration(duration), clock)
+    if until.tzinfo is None:
+        raise UsageError("until needs a time zone.")
+    deadline = Deadline.at(int(until.timestamp() * 1e9), clock)
+    if deadline.passed():
+        raise UsageError(f"until {until:%Y-%m-%d %H:%M:%S %Z} has passed: give a later time.")
+    return deadline
+
+
+def _serve_metrics(
+    settings: Settings, clock: Clock
+) -> AbstractContextManager[Callable[[CaptureStatus], None]]:
+    """Whom to tell each status; answers at the address that is set, if one is."""
+    if settings.metrics == OFF:
+        return contextlib.nullcontext(lambda _: None)
+
+    from stocktrace.live.metrics_server import serve_metrics
+
+    return serve_metrics(settings, clock)
+
+
+def _call_each(
+    watches: Sequence[Callable[[CaptureStatus], None]],
+) -> Callable[[CaptureStatus], None]:
+    def watch(status: CaptureStatus) -> None:
+        for one in watches:
+            one(status)
+
+    return watch
+
+
+def _check_data_dir(layout: Layout) -> None:
+    with files.disk_errors(layout.root):
+        try:
+            layout.sessions.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=layout.sessions).close()
+        except OSError as error:
+            if not is_usage(error):
+                raise
+            raise UsageError(
+                f"Cannot write to the data folder {layout.root} ({error.strerror}): "
+                "give another one with --data-dir."
+            ) from error
+
+
+@contextlib.contextmanager
+def _publisher_thread() -> Iterator[Publisher]:
+    """A publisher on one thread: conversion must not compete with the feed for two cores."""
+    executor = ThreadPoolExecutor(1, "stocktrace-publish")
+
+    def submit(layout: Layout, part: WindowId, *, whole: bool) -> PublishFuture:
+        return executor.submit(publish_window, layout, part, whole=whole)
+
+    try:
+        yield submit
+    finally:
+        # After an orderly end nothing is pending; after an interruption the rest can wait: sealed
+        # segments are found by the next capture, or by `stocktrace convert`.
+        executor.shutdown(cancel_futures=True)

@@ -1,0 +1,64 @@
+"""What steers a running capture from another thread: an end before its time, other tickers."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from stocktrace.trade import parse_tickers
+
+ChangeAction = Literal["add", "remove", "set"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRequest:
+    """Other tickers that ``by`` asks for; relative to what is captured when its turn comes."""
+
+    action: ChangeAction
+    tickers: tuple[str, ...]
+    requested_by: str
+
+    def apply_to(self, captured: Sequence[str]) -> tuple[str, ...]:
+        """The tickers to capture instead of ``captured``; none if all are removed."""
+        if self.action == "set":
+            return self.tickers
+        if self.action == "add":
+            return tuple(dict.fromkeys([*captured, *self.tickers]))
+        return tuple(ticker for ticker in captured if ticker not in set(self.tickers))
+
+
+class CaptureControl:
+    """Steers a running capture from another thread."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self.reason = ""
+        self._changes: queue.SimpleQueue[ChangeRequest] = queue.SimpleQueue()
+
+    def stop(self, reason: str = "stopped") -> None:
+        """End the capture in order, as if its time were up."""
+        self.reason = reason
+        self.stopping.set()
+
+    def request_change(
+        self, tickers: str | Sequence[str], action: ChangeAction = "set", *, by: str = "library"
+    ) -> None:
+        """Capture ``tickers`` instead, or add them to the others, or remove them.
+
+        Several threads may ask at once: one change follows the other. ``by`` says who asks, for
+        the audit log and the report.
+
+        Raises:
+            TickerError: one is none.
+        """
+        self._changes.put(ChangeRequest(action, parse_tickers(tickers), by))
+
+    def take_changes(self) -> Iterator[ChangeRequest]:
+        """What was asked for since the last call, in order."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self._changes.get_nowait()

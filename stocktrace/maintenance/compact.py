@@ -1,0 +1,123 @@
+"""Compaction of a data folder: every ticker's day that is over becomes one file.
+
+A date is compacted when it is over (UTC) and nothing of it is still to come: no tape of it that is
+not recorded whole, no segment that is not published, no dead session that has windows of it. What a
+recovery publishes of it afterwards stands beside the day's file until the next compaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.errors import StocktraceError, UsageError
+from stocktrace.record.recovery import crashed_sessions, read_report
+from stocktrace.store.audit import AuditLog
+from stocktrace.store.compaction import CompactedDay, compact_day, finish_swap
+from stocktrace.store.layout import Layout
+from stocktrace.store.lock import compaction_lock
+from stocktrace.store.names import WindowId
+from stocktrace.store.partition import partition_date, partition_folders, partition_ticker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class CompactionResult:
+    """What came of it: days done, dates that wait and why, what failed, in words.
+
+    ``dead`` are the sessions that are waited for and will do nothing before they are recovered.
+    """
+
+    done: list[CompactedDay] = field(default_factory=list)
+    postponed: dict[str, str] = field(default_factory=dict)
+    crashed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def compact_days(
+    layout: Layout,
+    day: date | None = None,
+    *,
+    older_than: float = 0.0,
+    clock: Clock = SYSTEM_CLOCK,
+) -> CompactionResult:
+    """Compact all dates that ended over ``older_than`` seconds ago, or just ``day``.
+
+    Raises:
+        UsageError: ``day`` is not over.
+        StoreError: another process compacts or verifies.
+    """
+    now = utc_datetime(clock.wall())
+    last = (now - timedelta(seconds=older_than)).date() - timedelta(days=1)
+    if day is not None and day >= now.date():
+        raise UsageError(f"{day} is not over (UTC): it can be compacted from tomorrow on.")
+    result = CompactionResult()
+    with compaction_lock(layout):
+        audit = AuditLog(layout.audit, "", clock)
+        _finish_all(layout, result)
+        dead = _crashed_dates(layout)
+        waiting = _unpublished_dates(layout) | {
+            name: f"session {session} died: run `stocktrace recover`"
+            for name, session in dead.items()
+        }
+        for name in layout.dates():
+            if name != str(day) if day is not None else name > last.isoformat():
+                continue
+            if name in waiting:
+                result.postponed[name] = waiting[name]
+                result.crashed += [dead[name]] if name in dead else []
+            else:
+                _compact_date(layout, name, result, audit)
+    return result
+
+
+def _finish_all(layout: Layout, result: CompactionResult) -> None:
+    """End what was begun by a compaction that died."""
+    for staged in layout.compaction_leftovers():
+        try:
+            finish_swap(layout, partition_ticker(staged), partition_date(staged))
+        except StocktraceError as error:
+            result.failed.append(str(error))
+
+
+def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: AuditLog) -> None:
+    for folder in partition_folders(layout, name):
+        try:
+            done = compact_day(layout, partition_ticker(folder), name)
+        except StocktraceError as error:
+            result.failed.append(str(error))
+            continue
+        if done is not None:
+            result.done.append(done)
+            audit(
+                "compact",
+                date=name,
+                ticker=done.ticker,
+                files=done.files,
+                rows=done.rows,
+                before=done.files_before,
+                size=done.size,
+            )
+
+
+def _crashed_dates(layout: Layout) -> dict[str, str]:
+    """Dates of which a session that died has windows, and that session."""
+    found: dict[str, str] = {}
+    for session in crashed_sessions(layout):
+        report = read_report(layout, session)
+        parts = [WindowId(session, window) for window in (report.windows if report else ())]
+        for part in (*parts, *layout.session_tapes(session)):
+            found[part.date] = session
+    return found
+
+
+def _unpublished_dates(layout: Layout) -> dict[str, str]:
+    """Dates of which something is not published, and what."""
+    coming = [WindowId.of_tape(path) for path in layout.plain_tapes()]
+    coming += [WindowId.parse(path) for path in layout.all_segments()]
+    return {
+        part.date: f"window {part.window} of {part.session} is not published" for part in coming
+    }

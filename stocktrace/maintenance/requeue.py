@@ -1,0 +1,113 @@
+"""Putting quarantined rows back: repaired by hand, or after the schema was mended.
+
+The rows become a session of their own, with a tape of its own in which each row is a frame received
+when the refused one was. It goes through the code that records any tape, so what is still wrong is
+refused again, and ``verify`` can check it. The quarantine file stays as it is; which of its lines
+were taken is noted beside it (``origins``), so that none is taken twice, from whichever copy.
+
+A line counts as taken from the moment in which the session's folder of tapes gets its name, all
+tapes in it: before it, nothing has happened; after it, the session is recovered like any other.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from stocktrace.clock import SYSTEM_CLOCK, Clock
+from stocktrace.errors import StoreError
+from stocktrace.feed import protocol
+from stocktrace.maintenance.requeue_origins import (
+    QuarantineLine,
+    RequeueLedger,
+    read_quarantine_lines,
+)
+from stocktrace.record.journal import SessionJournal, new_report
+from stocktrace.record.publish import publish_window
+from stocktrace.record.recovery import IMPORTED
+from stocktrace.record.upload import upload_session
+from stocktrace.sessions.report import SessionReport
+from stocktrace.store import files, lock
+from stocktrace.store.audit import AuditLog
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import WindowId, is_import, new_import, new_session
+from stocktrace.store.tape import TapeWriter
+from stocktrace.store.window import RollPolicy
+
+# One window a UTC day, of any size: these are few rows.
+_A_DAY = RollPolicy(86_400.0, 1 << 62)
+
+
+def requeue_rows(layout: Layout, source: Path, clock: Clock = SYSTEM_CLOCK) -> SessionReport | None:
+    """Put the rows of a quarantine file, or of an edited copy, through the schema again.
+
+    Gives the report of the session they became, or ``None`` if none of them was left to take.
+
+    Raises:
+        UsageError: the file cannot be read as quarantine.
+        StoreError: another process is requeuing.
+    """
+    try:
+        with lock.hold_lock(layout.lock("requeue"), {"source": source.name}):
+            return _requeue_locked(layout, source, clock)
+    except BlockingIOError:
+        raise StoreError("Another process is requeuing: wait until it is done.") from None
+
+
+def _requeue_locked(layout: Layout, source: Path, clock: Clock) -> SessionReport | None:
+    lines = list(read_quarantine_lines(source))
+    ledger = RequeueLedger(layout, source, lines)
+    fresh = sorted(
+        (line for line in lines if isinstance(line.refused.row, dict) and not ledger.has(line)),
+        key=lambda line: line.refused.stamp,
+    )
+    if not fresh:
+        return None
+    session = _name([source.name, *map(ledger.origin, fresh)], clock)
+    with lock.hold_lock(layout.lock(session), {"session": session}):
+        symbols = {line.refused.row.get("s") for line in fresh}
+        tickers = sorted(symbol for symbol in symbols if isinstance(symbol, str))
+        bound: dict[str, str | int | float] = {"lake": layout.lake} if layout.lake else {}
+        report = new_report(session, tickers, clock.wall(), bound)
+        report.reason = f"requeued from {source.name}"
+        with files.temporary_folder(layout.tapes(session)) as staged:
+            parts = _write_tapes(staged, session, fresh)
+            ledger.take(fresh, session)
+            files.publish_file(staged, layout.tapes(session))
+        journal = SessionJournal(layout, report, AuditLog(layout.audit, session, clock))
+        journal.audit("requeue", source=source.name, rows=len(fresh))
+        journal.save()
+        for part in parts:
+            report.unpublished.append(part.window)
+            journal.window_published(publish_window(layout, part, whole=False))
+        report.state = IMPORTED if is_import(session) else "complete"
+        report.ended = report.started
+        journal.save()
+        upload_session(layout, report, clock)
+    return report
+
+
+def _name(origins: Iterable[str], clock: Clock) -> str:
+    """What was imported stays marked as such."""
+    if any(is_import(origin.partition("-")[0]) for origin in origins):
+        return new_import(clock.wall(), secrets.token_hex(8))
+    return new_session(clock.wall())
+
+
+def _write_tapes(folder: Path, session: str, lines: list[QuarantineLine]) -> list[WindowId]:
+    parts: list[WindowId] = []
+    tape: TapeWriter | None = None
+    window = None
+    for line in lines:
+        stamp = line.refused.stamp
+        if window is None or tape is None or _A_DAY.due(window, stamp, tape.size):
+            if tape is not None:
+                tape.close()
+            window = _A_DAY.open(session, len(parts) + 1, stamp)
+            parts.append(WindowId.of_window(window))
+            tape = TapeWriter(folder / f"{parts[-1].window}.tape")
+        tape.append(stamp, [protocol.frame_of(line.refused.row)])
+    if tape is not None:
+        tape.close()
+    return parts

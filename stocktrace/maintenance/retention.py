@@ -1,0 +1,103 @@
+"""What is kept twice goes when its time is up, and not before it was compared once more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.errors import ConversionError
+from stocktrace.record.recovery import crashed_sessions
+from stocktrace.store import lock, parquet
+from stocktrace.store.audit import AuditLog
+from stocktrace.store.checksum import content_hash
+from stocktrace.store.layout import Layout
+from stocktrace.store.lock import compaction_lock
+from stocktrace.store.names import WindowId, decode_ticker
+from stocktrace.store.partition import find_window_rows
+from stocktrace.verify import verify
+
+
+@dataclass(slots=True)
+class PruneResult:
+    """Tapes and CSV that went, their bytes, and what stays because it does not verify, in words."""
+
+    tapes: int = 0
+    csv: int = 0
+    size: int = 0
+    refused: list[str] = field(default_factory=list)
+
+
+def prune_data(
+    layout: Layout,
+    tape_retention: float | None = None,
+    csv_retention: float | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> PruneResult:
+    """Delete tapes and published CSV that are older than so many seconds; ``None`` is forever.
+
+    The tapes of a session go together, when it has ended, its last window is old enough, and
+    ``verify`` finds nothing wrong with the session just now. A CSV goes when the published rows
+    are read and equal it.
+
+    Raises:
+        StoreError: another process compacts or verifies.
+    """
+    result = PruneResult()
+    with compaction_lock(layout):
+        if csv_retention is not None:
+            for path in layout.kept_segments():
+                if _age(WindowId.parse(path), clock) > csv_retention:
+                    _prune_csv(layout, path, result, clock)
+        if tape_retention is not None:
+            idle = {name for name in layout.all_sessions() if not lock.is_locked(layout.lock(name))}
+            for session in sorted(idle - set(crashed_sessions(layout))):
+                tapes = layout.session_tapes(session)
+                if tapes and min(_age(part, clock) for part in tapes) > tape_retention:
+                    _prune_tapes(layout, session, list(tapes.values()), result, clock)
+    return result
+
+
+def _prune_tapes(
+    layout: Layout, session: str, tapes: list[Path], result: PruneResult, clock: Clock
+) -> None:
+    findings = list(verify(layout, session))
+    result.refused += [f"{found.path}: {found.problem}" for found in findings]
+    if findings:
+        return
+    audit = AuditLog(layout.audit, session, clock)
+    for tape in tapes:
+        result.tapes += 1
+        result.size += _delete(tape, audit)
+    folder = layout.tapes(session)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _prune_csv(layout: Layout, path: Path, result: PruneResult, clock: Clock) -> None:
+    ticker, part = decode_ticker(path.parent.name), WindowId.parse(path)
+    try:
+        piece = find_window_rows(layout, ticker, part)
+        wanted = content_hash(parquet.read_csv(path)).hexdigest()
+        found = content_hash(piece.read()).hexdigest() if piece is not None else None
+    except ConversionError as error:
+        result.refused.append(str(error))
+        return
+    if found != wanted:
+        result.refused.append(f"{path}: is not what is published; run `stocktrace verify`")
+        return
+    result.csv += 1
+    result.size += _delete(path, AuditLog(layout.audit, part.session, clock))
+
+
+def _delete(path: Path, audit: AuditLog) -> int:
+    """Delete a file; gives its bytes. What is deleted is in the log before."""
+    size = path.stat().st_size
+    audit("delete", file=str(path), size=size)
+    path.unlink()
+    return size
+
+
+def _age(part: WindowId, clock: Clock) -> float:
+    """Seconds since a window began."""
+    return (utc_datetime(clock.wall()) - part.opened_at).total_seconds()

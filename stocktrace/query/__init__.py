@@ -1,0 +1,1 @@
+"""Read what was recorded: trades, bars, coverage. The public API."""

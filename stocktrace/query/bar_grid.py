@@ -1,0 +1,140 @@
+"""Where bars begin and end: aligned to the UTC day, or to the sessions of the US market.
+
+Times are epoch ms. The last bar of a day or session is cut at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from stocktrace.calendar import NEW_YORK, us_extended_session, us_regular_session
+from stocktrace.errors import UsageError
+from stocktrace.query.criteria import TradeQuery
+from stocktrace.store.source import DataSource
+from stocktrace.units import parse_duration
+
+DAY_MS = 86_400_000
+# What seconds as a float may be off.
+_EXACT_MS = 1e-6
+#: Which hours of US stocks: with ``None`` all of the UTC day.
+BarHours = Literal["regular", "extended"] | None
+EpochMs = npt.NDArray[np.int64]
+
+_SESSIONS = {"regular": us_regular_session, "extended": us_extended_session}
+
+
+@dataclass(frozen=True, slots=True)
+class BarGrid:
+    """Bars of ``every_ms`` in stretches (``opens`` <= t < ``closes``) that do not overlap."""
+
+    every_ms: int
+    opens: EpochMs
+    closes: EpochMs
+
+    @classmethod
+    def of_days(cls, every_ms: int, days: Sequence[date]) -> Self:
+        """The UTC ``days``, which follow one another."""
+        midnights = [datetime.combine(day, datetime.min.time(), UTC) for day in days]
+        opens = np.array([_ms(each) for each in midnights], np.int64)
+        return cls(every_ms, opens, opens + DAY_MS)
+
+    @classmethod
+    def of_sessions(cls, every_ms: int, days: Sequence[date], hours: str) -> Self:
+        """The US sessions of the New York ``days``.
+
+        Raises:
+            UsageError: there are no such hours.
+        """
+        if hours not in _SESSIONS:
+            raise UsageError(f"There are no hours {hours!r}: regular, extended, or none.")
+        sessions = [each for each in map(_SESSIONS[hours], days) if each is not None]
+        return cls(
+            every_ms,
+            np.array([_ms(each.opens) for each in sessions], np.int64),
+            np.array([_ms(each.closes) for each in sessions], np.int64),
+        )
+
+    def begin(self, at_least: datetime | None) -> datetime | None:
+        """When the first stretch begins, or the later time given; ``None`` for an empty grid."""
+        opens = [_datetime_of(int(each)) for each in self.opens[:1]]
+        return max([*opens, *([at_least] if at_least else [])]) if opens else None
+
+    def end(self, at_most: datetime | None) -> datetime | None:
+        """When the last stretch ends, or the earlier time given; ``None`` for an empty grid."""
+        closes = [_datetime_of(int(each)) for each in self.closes[-1:]]
+        return min([*closes, *([at_most] if at_most else [])]) if closes else None
+
+    def starts(self, times: EpochMs) -> tuple[EpochMs, npt.NDArray[np.bool_]]:
+        """For each time the start of its bar, and whether there is one."""
+        if not len(self.opens):
+            return times, np.zeros(len(times), np.bool_)
+        at = np.searchsorted(self.opens, times, "right") - 1
+        opens = self.opens[at]
+        return times - (times - opens) % self.every_ms, (at >= 0) & (times < self.closes[at])
+
+    def ends(self, starts: EpochMs) -> EpochMs:
+        """The ends of the bars that begin at ``starts``."""
+        at = np.searchsorted(self.opens, starts, "right") - 1
+        return np.minimum(starts + self.every_ms, self.closes[at])
+
+    def between(self, begin: int, end: int) -> EpochMs:
+        """The starts of all bars with a moment in ``begin`` <= t < ``end``."""
+        kept = (self.closes > begin) & (self.opens < end)
+        stretches = zip(self.opens[kept].tolist(), self.closes[kept].tolist(), strict=True)
+        every = self.every_ms
+        bars = [
+            np.arange(max(o, o + (begin - o) // every * every), min(c, end), every, dtype=np.int64)
+            for o, c in stretches
+        ]
+        return np.concatenate(bars) if bars else np.empty(0, np.int64)
+
+
+def make_grid(
+    shelf: DataSource, query: TradeQuery, every: str | float | timedelta, hours: BarHours = None
+) -> BarGrid:
+    """The days or sessions that can have trades of a query.
+
+    Raises:
+        UsageError: there is no such length of a bar, or no such hours.
+    """
+    every_ms = _bar_length(every)
+    first, last = query.date, query.date
+    if query.date is None:
+        have = shelf.dates()
+        around = timedelta(days=1)  # an event can be of the day before or after its receipt
+        first = date.fromisoformat(min(have)) - around if have else None
+        last = date.fromisoformat(max(have)) + around if have else None
+        if first and query.begin:
+            first = max(first, _day_of(query.begin, hours))
+        if last and query.end:
+            last = min(last, _day_of(query.end, hours))
+    span = (last - first).days + 1 if first and last else 0
+    days = [first + timedelta(days=n) for n in range(span)] if first else []
+    return BarGrid.of_sessions(every_ms, days, hours) if hours else BarGrid.of_days(every_ms, days)
+
+
+def _bar_length(every: str | float | timedelta) -> int:
+    seconds = parse_duration(every)
+    milliseconds = round(seconds * 1000)
+    if not 1 <= milliseconds <= DAY_MS or abs(milliseconds - seconds * 1000) > _EXACT_MS:
+        raise UsageError(f"A bar lasts whole milliseconds, a day at most, not {every}.")
+    return milliseconds
+
+
+def _day_of(moment: datetime, hours: BarHours) -> date:
+    """The date of a moment: in New York for the hours of its sessions, else UTC."""
+    return moment.astimezone(NEW_YORK if hours else UTC).date()
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _datetime_of(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,118 @@
+"""What is asked of the published trades: which tickers, which stretch of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stocktrace.errors import UsageError
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
+from stocktrace.trade import parse_tickers
+
+Moment = str | datetime
+Day = str | date
+#: Whose time: the exchange's, or that of receipt.
+Time = Literal["ts_event", "ts_recv"]
+
+
+@dataclass(frozen=True, slots=True)
+class TradeQuery:
+    """Trades of ``tickers`` with ``begin`` <= ``by`` < ``end``, or received on the UTC ``date``."""
+
+    tickers: tuple[str, ...]
+    begin: datetime | None = None
+    end: datetime | None = None
+    date: date | None = None
+    by: Time = "ts_event"
+
+    @classmethod
+    def of(
+        cls,
+        tickers: str | Sequence[str],
+        start: Moment | None = None,
+        end: Moment | None = None,
+        day: Day | None = None,
+        by: Time = "ts_event",
+    ) -> Self:
+        """The query in these words.
+
+        Raises:
+            UsageError: something is wrong with it.
+        """
+        wanted = parse_tickers((tickers,) if isinstance(tickers, str) else tuple(tickers))
+        if day is not None and (start is not None or end is not None):
+            raise UsageError("Give date, or start and end, not both.")
+        if by not in ("ts_event", "ts_recv"):
+            raise UsageError(f"There is no time {by!r}: ts_event or ts_recv.")
+        return cls(wanted, parse_moment(start), parse_moment(end), parse_day(day), by)
+
+    def days(self, dates: Iterable[str]) -> list[tuple[str, str]]:
+        """Those of ``dates`` that can hold the trades, for each ticker: ``(ticker, date)``."""
+        chosen = [each for each in dates if self._may_hold(each)]
+        return [(ticker, day) for ticker in self.tickers for day in chosen]
+
+    def _may_hold(self, day: str) -> bool:
+        """Whether trades asked for can have been received on ``day``.
+
+        The schema lets an event be a day ahead of its receipt; late prints come within a day,
+        what comes later is a fault.
+        """
+        if self.date is not None:
+            return day == self.date.isoformat()
+        slack = timedelta(days=1 if self.by == "ts_event" else 0)
+        return (self.begin is None or (self.begin - slack).date().isoformat() <= day) and (
+            self.end is None or day <= (self.end + slack).date().isoformat()
+        )
+
+    @property
+    def rows(self) -> pc.Expression | None:
+        """The condition on a row, or ``None`` if all of the folders' are wanted."""
+        time, unit = pc.field(self.by), TRADE_SCHEMA.field(self.by).type
+        bounds = []
+        if self.begin is not None:
+            bounds.append(time >= _round_up(self.begin, unit))
+        if self.end is not None:
+            bounds.append(time < _round_up(self.end, unit))
+        if not bounds:
+            return None
+        return bounds[0] if len(bounds) == 1 else bounds[0] & bounds[1]
+
+
+def parse_day(day: Day | None) -> date | None:
+    """A date, from itself or ISO text.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if day is None or isinstance(day, date):
+        return day
+    try:
+        return date.fromisoformat(day)
+    except ValueError:
+        raise UsageError(f"{day!r} is no date: write it like 2026-11-23.") from None
+
+
+def parse_moment(when: Moment | None) -> datetime | None:
+    """A time in UTC, from ISO text or a ``datetime``; naive means UTC.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if when is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(when) if isinstance(when, str) else when
+    except ValueError:
+        raise UsageError(f"{when!r} is no time: write it like 2026-11-23T14:30Z.") from None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _round_up(moment: datetime, unit: pa.TimestampType) -> pa.Scalar:
+    """The first time of ``unit`` that is not before ``moment``: a bound of either kind."""
+    scalar = pa.scalar(moment, pa.timestamp("us", "UTC"))
+    return pc.ceil_temporal(scalar, unit="millisecond").cast(unit) if unit.unit == "ms" else scalar

@@ -1,0 +1,71 @@
+"""What was received in one window, counted as it is decoded: live, and again from the tape."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from stocktrace.feed import protocol
+from stocktrace.sessions.report import Books
+from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
+from stocktrace.store.quarantine import QuarantinedRow
+from stocktrace.store.tape import TapeFrames
+
+#: Stands for the ticker of a refused row that names none.
+NO_TICKER = ""
+
+
+@dataclass(slots=True)
+class WindowCounts:
+    """Counts of one window; ``refused`` waits for the quarantine, ``last`` is epoch ns."""
+
+    books: Books = field(default_factory=Books)
+    received: Counter[str] = field(default_factory=Counter)
+    undecoded: Counter[str] = field(default_factory=Counter)
+    last_trades: dict[str, int] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    refused_rows: list[QuarantinedRow] = field(default_factory=list)
+
+    def decode(
+        self, arrivals: Sequence[TapeFrames], numbering: TickerCodes
+    ) -> Iterator[tuple[DecodedRead, list[str]]]:
+        """The trades of ``arrivals`` and the errors that the server told of, counted.
+
+        They come in one piece, as long as nothing is refused.
+        """
+        decoded = protocol.decode(list(chain.from_iterable([each.frames for each in arrivals])))
+        if decoded.refusals and len(arrivals) > 1:  # each is kept with its receive time
+            for each in arrivals:
+                yield from self.decode([each], numbering)
+            return
+        read = DecodedRead(arrivals, decoded.rows, numbering)
+        self._count(decoded, read)
+        yield read, decoded.errors
+
+    def _count(self, decoded: protocol.DecodedFrames, read: DecodedRead) -> None:
+        books = self.books
+        books.frames += len(decoded.rows.counts)
+        books.trade_frames += decoded.trade_frames
+        books.control += decoded.control
+        books.undecodable += decoded.undecodable
+        books.trades += decoded.refused_trades
+        self.errors.update(decoded.errors)
+        for refusal in decoded.refusals:
+            stamp = read.arrivals[0].stamp
+            self.refused_rows.append(
+                QuarantinedRow(stamp, refusal.frame, refusal.row, refusal.reason)
+            )
+            if refusal.row is not None:
+                self.undecoded[_ticker_of(refusal.row)] += 1
+        books.trades += len(read)
+        for ticker, rows in read.parts:
+            self.received[ticker] += len(rows)
+        self.last_trades.update(read.latest_event_ms)
+
+
+def _ticker_of(row: Any) -> str:
+    symbol = row.get("s") if isinstance(row, dict) else None
+    return symbol if isinstance(symbol, str) else NO_TICKER

@@ -1,0 +1,1 @@
+"""What is known of a session: its report, its status, its state."""

@@ -1,0 +1,105 @@
+"""A damaged file of a day is written anew: what is good of it, and the rest from the tapes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from stocktrace.errors import ConversionError
+from stocktrace.record.publish import rebuilt_copy
+from stocktrace.record.recovery import read_report
+from stocktrace.store import files, parquet
+from stocktrace.store.checksum import content_hash
+from stocktrace.store.compaction import CompactionSource, replace_day
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import WindowId, is_day_file
+from stocktrace.store.partition import (
+    WindowRows,
+    files_in_order,
+    partition_date,
+    partition_ticker,
+    window_rows_in,
+)
+from stocktrace.verify.tapes import check_tape, find_shortage
+
+
+def rebuild_day(layout: Layout, path: Path, wrong: WindowId | None = None) -> bool:
+    """Put right rows in the place of ``path``; those of the window ``wrong`` only from its tape.
+
+    The caller holds ``layout.compaction``. Gives whether all rows could be had; else nothing was
+    changed.
+    """
+    ticker, date = partition_ticker(path.parent), partition_date(path.parent)
+    held: dict[WindowId, WindowRows] = {}
+    told = True
+    for each in files_in_order(path.parent):
+        try:
+            held |= {piece.part: piece for piece in window_rows_in(each)}
+        except ConversionError:
+            told = told and not is_day_file(each)  # a window's file tells by its name
+            if not is_day_file(each):
+                held[WindowId.parse(each)] = WindowRows(WindowId.parse(each), each, 0, 0, "", 0)
+    parts = set(held) | (set() if told else set(_taped_windows(layout, date)))
+    if not told and not _all_taped(layout, date, parts):
+        return False
+    with files.temporary_folder(layout.scratch) as folder:
+        sources = []
+        for part in sorted(parts, key=lambda part: (part.session, part.window)):
+            piece = held.get(part)
+            if piece is not None and part != wrong and _is_good(piece):
+                sources.append(CompactionSource(part, piece.read, piece.content))
+                continue
+            if not _is_proof(layout, part):
+                return False
+            with rebuilt_copy(layout, part) as (scratch, sealed):
+                if find_shortage(layout, read_report(layout, part.session), sealed):
+                    return False
+                segment = _taken(scratch.csv(ticker, part), folder)
+            if segment is not None:
+                content = content_hash(parquet.read_csv(segment)).hexdigest()
+                sources.append(CompactionSource(part, partial(parquet.read_csv, segment), content))
+        return bool(sources) and replace_day(layout, ticker, date, sources) is not None
+
+
+def _is_good(piece: WindowRows) -> bool:
+    try:
+        return content_hash(piece.read()).hexdigest() == piece.content
+    except ConversionError:
+        return False
+
+
+def _is_proof(layout: Layout, part: WindowId) -> bool:
+    """Whether the tape of a window is archived, and whole by its checksum."""
+    archived = layout.archived_tape(part)
+    return (
+        archived.exists()
+        and layout.tape_of(part) == archived
+        and not check_tape(part.session, archived)
+    )
+
+
+def _taken(segment: Path, folder: Path) -> Path | None:
+    """A segment, moved to ``folder``; ``None`` if the tape has no trade of its ticker."""
+    return Path(shutil.move(segment, folder / segment.name)) if segment.exists() else None
+
+
+def _taped_windows(layout: Layout, date: str) -> Iterator[WindowId]:
+    for path in layout.archived_tapes():
+        part = WindowId.of_tape(path)
+        if part.date == date:
+            yield part
+
+
+def _all_taped(layout: Layout, date: str, parts: set[WindowId]) -> bool:
+    """Whether no report tells of a window with trades on ``date`` that is not in ``parts``."""
+    for path in layout.sessions.glob("*.json"):
+        report = read_report(layout, path.stem)
+        if report is None:
+            return False
+        for window, books in report.windows.items():
+            part = WindowId(report.session, window)
+            if part.date == date and books.recorded and part not in parts:
+                return False
+    return True
