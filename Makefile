@@ -10,9 +10,14 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?=
 # More arguments for pytest, as in: make test ARGS="-k tape"
 ARGS ?=
+# How many processes run the tests: they also wait, for clocks and for each other.
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 # What `make run` records, and for how long.
 TICKERS ?=
 FOR ?= 10m
+
+# The tests start Python a hundred times: without bytecode each start would compile all of ours.
+unexport PYTHONDONTWRITEBYTECODE
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -64,9 +69,16 @@ constraints: ## resolve anew and write constraints.txt (needs Python 3.11, 3.12 
 
 # -------------------------------------------------------------------------------------- check
 
+# `--dist` only has xdist use several workers; tests/order.py says which test goes where.
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadscope
+
 .PHONY: test
-test: $(STAMP) ## run the tests; fails under 90 % coverage
-	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS)
+test: $(STAMP) ## run the tests; fails under 95 % coverage: ARGS= WORKERS=
+	@$(PYTEST) --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## the long tests: servers, workers, all cases of what is sampled, many examples
+	@$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=many $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## ruff: rules and format

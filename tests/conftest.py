@@ -27,6 +27,8 @@ from stocktrace.settings import Settings
 from stocktrace.simulator import Fault, FrameSource, ScriptedSource, Simulator, SimulatorSettings
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeFrames, TapeReader
+from tests import order
+from tests.dying import Run, dying
 from tests.tls import Authority
 
 # A script that starts the tests with "&" has them ignore SIGINT, and what they start as well.
@@ -43,13 +45,23 @@ Row = tuple[int, float, float, str]
 #: Yields what must hold before it goes on; when it is through, the capture is stopped.
 Scenario = Generator[Callable[[CaptureStatus], bool], None, None]
 
-# Two noisy cores: a slow example is no failing one.
-hypothesis.settings.register_profile("house", deadline=None)
-hypothesis.settings.load_profile("house")
+# Two noisy cores: a slow example is no failing one. `make test-slow` draws ten times as many.
+hypothesis.settings.register_profile("few", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("many", deadline=None, max_examples=400)
+hypothesis.settings.load_profile("few")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: order.rank(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> order.Scheduling:
+    return order.scheduling(config, log)
 
 
 def _clean(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """No settings but the defaults, no ``.env``, and a folder of one's own for the key locks."""
+    """No settings but the defaults, no ``.env``, a folder of one's own, no wait for the disk."""
     for name in list(os.environ):
         if name.startswith("STOCKTRACE_") or name == "FINNHUB_API_KEY":
             patch.delenv(name)
@@ -57,6 +69,7 @@ def _clean(patch: pytest.MonkeyPatch, folder: Path) -> None:
     temporary.mkdir()
     patch.setenv("TMPDIR", str(temporary))
     patch.setattr(tempfile, "tempdir", str(temporary))
+    patch.setattr(os, "fsync", lambda _: None)  # what the disk holds is asked elsewhere
     patch.chdir(folder)
 
 
@@ -103,33 +116,6 @@ def trusted(
     return authority
 
 
-@pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("prefect")
-
-
-@pytest.fixture(scope="session")
-def server(prefect_home: Path) -> Iterator[str]:
-    """A server for all tests of flows; gives the address of its API."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(prefect_home))
-        patch.delenv("PREFECT_API_URL", raising=False)
-        from prefect.settings import (
-            PREFECT_API_URL,
-            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-            PREFECT_LOGGING_TO_API_BATCH_INTERVAL,
-            temporary_settings,
-        )
-        from prefect.testing.utilities import prefect_test_harness
-
-        fast = {
-            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread takes a second to join
-            PREFECT_LOGGING_TO_API_BATCH_INTERVAL: 0.2,
-        }
-        with prefect_test_harness(server_startup_timeout=120), temporary_settings(fast):
-            yield str(PREFECT_API_URL.value())
-
-
 @dataclass(slots=True)
 class Studio:
     """Makes exchanges and captures them, with a key of its own."""
@@ -149,9 +135,10 @@ class Studio:
         )
 
     def settings(self, exchange: Simulator | str, **given: Any) -> Settings:
-        """The settings for a capture of ``exchange``."""
+        """The settings for a capture of ``exchange``; it dials again at once."""
         url = exchange if isinstance(exchange, str) else exchange.url
-        options = {"url": url, "data_dir": self.data_dir, "min_free_space": "0", **given}
+        soon = {"backoff_base": "20ms", "backoff_cap": "50ms", "backoff_floor": "10ms"}
+        options = {"url": url, "data_dir": self.data_dir, "min_free_space": "0", **soon, **given}
         key = {"finnhub_api_key": SecretStr(self.key)}
         return Settings.load(**options).model_copy(update=key)
 
@@ -210,9 +197,8 @@ class Director:
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Look up 50 times a second, and do not wait for the disk: what it holds is asked elsewhere."""
+    """Look up 50 times a second."""
     patch.setattr("stocktrace.live.session.STATUS_INTERVAL_S", 0.02)
-    patch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture
@@ -220,6 +206,13 @@ def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
     """Captures of this test."""
     hurry(monkeypatch)
     return Studio(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def run_dying() -> Iterator[Run]:
+    """Runs programs that kill themselves."""
+    with dying() as run:
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -51,15 +51,13 @@ from tests.conftest import (
     trades,
     tree,
 )
-
-pytestmark = pytest.mark.xdist_group("capture")  # what is captured once is shared
+from tests.sampling import sizes
 
 MARKET = (
     *(f"T{n:02}" for n in range(40)),
     *("BINANCE:BTCUSDT", "IC MARKETS:1", "FXCM:EUR/USD", "BRK.B", "a..b", "CON"),
     *("7203", "007", "NULL", "NA"),
 )
-TRADES = 200_000
 # How much longer than asked for a capture may take on a busy machine, in seconds; the promise is
 # two, an idle machine takes about half a second.
 GRACE_S = 5.0
@@ -91,23 +89,23 @@ def take(folder: Path, count: int, **given: Any) -> Take:
     return Take(studio, report, wanted, connection.frames)
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Take:
-    return take(tmp_path_factory.mktemp("large"), TRADES)
+@pytest.fixture(scope="module", params=sizes(40_000, 200_000))
+def large(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Take:
+    return take(tmp_path_factory.mktemp("large"), request.param)
 
 
 @pytest.fixture(scope="module")
 def spilled(tmp_path_factory: pytest.TempPathFactory) -> Take:
     return take(
         tmp_path_factory.mktemp("spilled"),
-        60_000,
+        30_000,
         max_pending_rows_per_ticker=20,
         max_pending_rows=600,
         roll_size="2MB",
     )
 
 
-# --- a market of 200,000 trades --------------------------------------------------------------
+# --- a market of many trades ------------------------------------------------------------------
 
 
 def test_parquet_holds_what_was_sent_trade_for_trade_in_its_order(large: Take) -> None:
@@ -116,7 +114,7 @@ def test_parquet_holds_what_was_sent_trade_for_trade_in_its_order(large: Take) -
         ticker: len(rows) for ticker, rows in large.wanted.items()
     }
     assert found == large.wanted
-    assert sum(map(len, found.values())) == TRADES
+    assert sum(map(len, found.values())) == large.report.books.trades
 
 
 def test_the_tape_holds_what_was_sent_frame_for_frame(large: Take) -> None:
@@ -125,9 +123,9 @@ def test_the_tape_holds_what_was_sent_frame_for_frame(large: Take) -> None:
 
 def test_the_books_balance_and_say_the_same(large: Take) -> None:
     report = large.report
-    count = len(large.frames)
+    count, trades = len(large.frames), sum(map(len, large.wanted.values()))
     assert report.differences() == []
-    assert report.books == Books(count, count, trades=TRADES, recorded=TRADES)
+    assert report.books == Books(count, count, trades=trades, recorded=trades)
     assert {name: one.parquet for name, one in report.per_ticker.items()} == {
         ticker: len(rows) for ticker, rows in large.wanted.items()
     }
@@ -192,21 +190,22 @@ def test_trades_that_overflow_the_queues_are_had_from_the_tape_and_are_the_same(
     assert len(spilled.report.windows) > 1
     assert published(spilled.studio.data_dir) == spilled.wanted
     assert spilled.report.differences() == []
-    assert spilled.report.books.recorded == 60_000
+    assert spilled.report.books.recorded == 30_000
     assert set(spilled.report.spilled) <= set(spilled.report.windows)
     assert not list(spilled.studio.data_dir.glob("csv/*/*"))
 
 
-def test_two_thousand_tickers_are_captured_at_once(studio: Studio) -> None:
-    tickers = tuple(f"S{n:04}" for n in range(2000))
-    frames = list(synthetic_frames(tickers, 6000, seed=3))
+@pytest.mark.parametrize("count", sizes(200, 2000))
+def test_many_tickers_are_captured_at_once(studio: Studio, count: int) -> None:
+    tickers = tuple(f"S{n:04}" for n in range(count))
+    frames = list(synthetic_frames(tickers, 3 * count, seed=3))
     with studio.exchange(ScriptedSource(frames), settle=1.0) as exchange:
         report = studio.record(exchange, tickers, played(exchange), lasting=60)
         assert set(exchange.connections[0].subscriptions) == set(tickers)
     wanted = sent(each for _, each in frames)
     assert published(studio.data_dir) == wanted
-    assert (report.books.recorded, report.balanced) == (6000, True)
-    assert len(report.tickers) == 2000
+    assert (report.books.recorded, report.balanced) == (3 * count, True)
+    assert len(report.tickers) == count
 
 
 # --- ending in time --------------------------------------------------------------------------

@@ -29,7 +29,6 @@ from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("prefect"),
     pytest.mark.timeout(600),
 ]
 

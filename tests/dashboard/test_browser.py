@@ -35,7 +35,6 @@ pytestmark = [
     pytest.mark.skipif(
         CHROMIUM is None, reason="no Chromium on this machine: apt install chromium"
     ),
-    pytest.mark.xdist_group("browser"),
 ]
 
 FLAGS = [

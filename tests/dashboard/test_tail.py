@@ -281,22 +281,20 @@ def record_and_read(
 def test_whoever_begins_before_in_the_middle_or_after_counts_what_was_recorded(
     studio: Studio,
 ) -> None:
-    frames = list(synthetic_frames(TICKERS, 40_000, seed=11))
-    record_and_read(
-        studio, ScriptedSource(frames), 20_000, roll_size="400KB", flush_interval="50ms"
-    )
+    frames = list(synthetic_frames(TICKERS, 16_000, seed=11))
+    record_and_read(studio, ScriptedSource(frames), 8_000, roll_size="200KB", flush_interval="50ms")
 
 
 def test_tickers_that_came_too_fast_and_were_had_from_the_tape_are_counted_once(
     studio: Studio,
 ) -> None:
-    frames = list(synthetic_frames(TICKERS, 40_000, seed=12))
+    frames = list(synthetic_frames(TICKERS, 16_000, seed=12))
     spilling: dict[str, Any] = {
         "max_pending_rows_per_ticker": "100",
         "max_pending_rows": "1000",
-        "roll_size": "400KB",
+        "roll_size": "200KB",
     }
-    record_and_read(studio, ScriptedSource(frames), 20_000, **spilling)
+    record_and_read(studio, ScriptedSource(frames), 8_000, **spilling)
 
 
 @pytest.mark.slow

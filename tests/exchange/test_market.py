@@ -15,6 +15,7 @@ from stocktrace.simulator.instruments import Crypto, Forex, Stock, instrument
 from stocktrace.simulator.market import OPENING_BELL
 from stocktrace.store.tape import TapeFrames
 from stocktrace.trade import Trade, is_ticker
+from tests.sampling import costly
 
 TICKERS = ("AAPL", "BINANCE:BTCUSDT", "OANDA:EUR_USD", "MSFT")
 
@@ -148,7 +149,7 @@ def test_a_ticker_tells_its_kind(ticker: str, kind: type) -> None:
     assert type(instrument(ticker)) is kind
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=costly())
 @given(st.from_regex(r"[A-Za-z0-9.:_/^-]{1,20}", fullmatch=True).filter(is_ticker))
 def test_any_ticker_can_be_quoted(ticker: str) -> None:
     trades = trades_of(list(synthetic_frames([ticker], 20)))

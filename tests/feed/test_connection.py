@@ -42,6 +42,7 @@ from tests.feed.conftest import (
     deaf,
     frame,
 )
+from tests.sampling import sizes
 from tests.waiting import eventually
 
 KEY = "s3cret/key"
@@ -1069,14 +1070,15 @@ def threads() -> Counter[str]:
     return Counter(thread.name for thread in threading.enumerate())
 
 
-def test_nothing_is_left_after_50_forced_drops(
-    start: Start, notes: Notes, listener: Listener
+@pytest.mark.parametrize("drops", sizes(20, 100))
+def test_nothing_is_left_after_many_forced_drops(
+    start: Start, notes: Notes, listener: Listener, drops: int
 ) -> None:
     """FAULTS 12."""
     sockets_before, threads_before = descriptors(), threads()
     with Simulator(ScriptedSource([]), SETTINGS, [Fault("drop", repeat=True)]) as exchange:
         feed = start(url=exchange.url)
-        notes.wait_for("retry", times=50)
+        notes.wait_for("retry", times=drops)
         assert threads()["stocktrace-feed"] == 1
         exchange.clear_faults()
         exchange.wait_for(lambda exchange: exchange.subscriptions == TICKERS, PATIENCE)

@@ -101,17 +101,15 @@ def hold(listener: Listener, case: Case, step: int) -> None:
 
 
 def in_steps(cases: dict[str, Case]) -> list[object]:
-    """Each case whole and in pieces of 997, 7 and 1 octets; slow ones are marked."""
-    return [
-        pytest.param(
-            case,
-            step,
-            id=f"{name} by {step}",
-            marks=[pytest.mark.slow] if len(case.sent) > 20_000 * step else [],
-        )
-        for name, case in cases.items()
-        for step in (READ, 997, 7, 1)
-    ]
+    """Each case whole and in the smallest pieces that are quick; in others with ``-m slow``."""
+    found: list[object] = []
+    for name, case in cases.items():
+        steps = [step for step in (1, 7, 997) if step < len(case.sent)]
+        quick = {READ, next((step for step in steps if len(case.sent) <= 2000 * step), READ)}
+        for step in (READ, *steps):
+            marks = [] if step in quick else [pytest.mark.slow]
+            found.append(pytest.param(case, step, id=f"{name} by {step}", marks=marks))
+    return found
 
 
 @pytest.fixture(params=["ws", "wss"])
@@ -264,9 +262,7 @@ def by_the_library(data: list[bytes]) -> tuple[list[bytes], list[tuple[int, byte
         return found, peer.rest()
 
 
-SLOW_TO_MAKE = settings(
-    max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+SLOW_TO_MAKE = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @SLOW_TO_MAKE

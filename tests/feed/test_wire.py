@@ -595,10 +595,10 @@ def mutated(draw: st.DrawFn) -> bytes:
 ANY = st.one_of(
     CALM, CALM, FRAME, mutated(), st.sampled_from([*RECORDED, PING]), st.binary(max_size=40)
 )
-MANY = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+SLOW_TO_MAKE = settings(suppress_health_check=[HealthCheck.too_slow])
 
 
-@MANY
+@SLOW_TO_MAKE
 @given(ANY)
 def test_both_ways_of_decoding_agree(frame: bytes) -> None:
     by_hand = exactly(frame)
@@ -607,7 +607,7 @@ def test_both_ways_of_decoding_agree(frame: bytes) -> None:
         assert said([line.data for line in lines], 1) == by_hand
 
 
-@MANY
+@SLOW_TO_MAKE
 @given(st.lists(ANY, max_size=6))
 def test_frames_of_one_read_are_decoded_as_if_each_came_alone(frames: list[bytes]) -> None:
     decoded = decode(frames)
@@ -625,7 +625,7 @@ def test_frames_of_one_read_are_decoded_as_if_each_came_alone(frames: list[bytes
     msgspec.json.encode(decoded.errors)
 
 
-@MANY
+@SLOW_TO_MAKE
 @given(st.lists(ANY, max_size=2), st.integers(0, 400), st.sampled_from(list(RECORDED)))
 def test_many_frames_alike_are_decoded_as_if_each_came_alone(
     others: list[bytes], at: int, one: bytes
@@ -636,7 +636,7 @@ def test_many_frames_alike_are_decoded_as_if_each_came_alone(
     assert decode(frames) == exactly(*frames)
 
 
-@MANY
+@SLOW_TO_MAKE
 @given(NUMBER, NUMBER)
 def test_no_number_is_ever_rounded(price: str, volume: str) -> None:
     [trades] = decode([frame_of(p=price, v=volume)]).rows.messages()
@@ -645,14 +645,14 @@ def test_no_number_is_ever_rounded(price: str, volume: str) -> None:
         assert Decimal(repr(trade.v)) == Decimal(volume)
 
 
-@MANY
+@SLOW_TO_MAKE
 @given(st.integers(-(10**14), 10**14), st.integers(0, 12))
 def test_fifteen_digits_always_fit(digits: int, places: int) -> None:
     text = f"{Decimal(digits).scaleb(-places):f}"
     assert taken(p=text).p == float(text)
 
 
-@MANY
+@SLOW_TO_MAKE
 @given(st.lists(st.binary(max_size=60), max_size=5))
 def test_no_bytes_raise(frames: list[bytes]) -> None:
     assert len(decode(frames).rows.messages()) == len(frames)
@@ -679,7 +679,7 @@ def test_random_bytes_in_frames_do_not_raise() -> None:
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@MANY
+@SLOW_TO_MAKE
 @given(
     st.lists(
         st.builds(

@@ -21,13 +21,10 @@ import pytest
 from stocktrace.errors import UsageError
 from stocktrace.sessions.report import SessionReport
 from stocktrace.simulator import Fault, Simulator, SimulatorSettings, SyntheticMarket
-from tests.station import Api, Station, reading
+from tests.station import Api, Station
 from tests.waiting import eventually
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import and its server
 
 KEY = "c9k3yth4tmustn0tleak"
 DEAD = "stocktrace: mark dead runs Crashed"
@@ -38,20 +35,13 @@ ALERTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def reader(server: str) -> Iterator[Api]:
-    with reading(server) as api:
-        yield api
-
-
-@pytest.fixture
-def api(reader: Api) -> Iterator[Api]:
-    """A server without automations of ours."""
+@pytest.fixture(autouse=True)
+def _leave_no_automations(api: Api) -> Iterator[None]:
     from prefect import get_client
 
-    yield reader
+    yield
     with get_client(sync_client=True) as client:
-        for one in reader.all("automations"):
+        for one in api.all("automations"):
             client.delete_automation(UUID(one["id"]))
 
 

@@ -24,10 +24,7 @@ from tests.conftest import SESSION, published
 from tests.station import Station
 from tests.waiting import eventually
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import
 ROOT = Path(__file__).parents[2]
 
 

@@ -36,13 +36,10 @@ from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from tests.conftest import taped
-from tests.station import Api, Station, reading
+from tests.station import Api, Station
 from tests.waiting import eventually
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import and its server
 
 ROOT = Path(__file__).parents[2]
 TICKERS = ["AAPL", "MSFT", "BINANCE:BTCUSDT"]
@@ -66,12 +63,6 @@ def exchange(key: str) -> Iterator[Simulator]:
     """A market that goes on for as long as one listens."""
     with Simulator(replace(MARKET, trades=None), SimulatorSettings(key=key)) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def api(server: str) -> Iterator[Api]:
-    with reading(server) as api:
-        yield api
 
 
 def sent(exchange: Simulator) -> list[dict[str, Any]]:
@@ -109,7 +100,7 @@ class Finished:
     sent: list[dict[str, Any]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     """One capture for all tests that look at what it left; its windows last a second."""
     from flows.capture import capture

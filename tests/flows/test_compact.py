@@ -13,10 +13,7 @@ from tests import remains
 from tests.conftest import SESSION
 from tests.tables import put, table_of
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import
 
 
 def test_the_tasks_recover_compact_and_delete(tmp_path: Path) -> None:

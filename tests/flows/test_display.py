@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,24 +19,15 @@ from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
 from stocktrace.simulator import Fault, Simulator, SimulatorSettings, SyntheticMarket
 from stocktrace.store.layout import Layout
 from tests.conftest import SESSION
-from tests.station import Api, reading
+from tests.station import Api
 from tests.statuses import a_status
 from tests.waiting import eventually
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import and its server
 
 KEY = "c9k3yth4tmustn0tleak"
 TICKERS = ["AAPL", "BINANCE:BTCUSDT"]
 BEGIN = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def api(server: str) -> Iterator[Api]:
-    with reading(server) as api:
-        yield api
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,7 @@ from stocktrace.sessions.report import GapReport
 from stocktrace.sessions.status import CaptureStatus
 from tests.statuses import a_status
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import
 
 BEGIN = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 GAP = GapReport(BEGIN, BEGIN + timedelta(seconds=2.5), "connection lost", 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     def send(command: Any, run: UUID) -> None:  # a bound method would not get the command
         server.send(command, run)
 
+    # Prefect reads all its settings anew for that, 20 ms each time.
+    monkeypatch.setattr(fleet_runs, "temporary_settings", lambda _: nullcontext())
     monkeypatch.setattr(fleet_runs, "run_deployment", server.run_deployment)
     monkeypatch.setattr(TickerCommand, "send_to", send)
     monkeypatch.setattr(fleet_runs, "create_markdown_artifact", server.show)

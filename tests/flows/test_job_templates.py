@@ -10,10 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import and its server
 
 ROOT = Path(__file__).parents[2]
 VALUES: dict[str, dict[str, Any]] = {

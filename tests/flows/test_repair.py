@@ -12,12 +12,9 @@ import pytest
 from stocktrace.simulator import Simulator
 from tests.conftest import hurry
 from tests.gaps import KEY, capture, exchange, here, market, rows
-from tests.station import Api, reading
+from tests.station import Api
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import
 TRADES = market()
 
 
@@ -27,12 +24,6 @@ def asked(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
     monkeypatch.setenv("FINNHUB_API_KEY", KEY)
     with exchange(TRADES) as rest:
         yield rest
-
-
-@pytest.fixture
-def api(server: str) -> Iterator[Api]:
-    with reading(server) as api:
-        yield api
 
 
 def table(api: Api, state: Any, key: str) -> list[dict[str, Any]]:

@@ -14,10 +14,7 @@ from stocktrace.end_time import CaptureSpan
 from stocktrace.errors import StoreError
 from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import and its server
 
 KEY = "c9k3yth4tmustn0tleak"
 

@@ -17,10 +17,7 @@ from flows import script, serve
 from stocktrace.errors import StocktraceError, UsageError
 from tests.station import ROOT
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import
 
 UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
 

@@ -5,31 +5,26 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
+from stocktrace.clock import Deadline
 from stocktrace.errors import KeyInUse
 from stocktrace.settings import Settings
-from tests.station import Api, reading
+from tests.station import Api
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from flows.key_lease import KeyLease
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import and its server
 
-
-@pytest.fixture
-def api(server: str) -> Iterator[Api]:
-    with reading(server) as api:
-        yield api
+LOST = "Prefect's server has lost the place of the key: asking for it again"
+TAKEN = "another machine has taken the place of the key; the capture goes on"
 
 
 @pytest.fixture
@@ -58,11 +53,43 @@ def on_another_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
 
-def die(slot: KeyLease) -> None:
-    """As if its process were killed: nothing is given back."""
-    slot._lease = None
-    slot._over.set()
-    slot.close()
+def release(folder: Path) -> None:
+    """Have the server lose the place whose lease was noted in ``folder``, the last that was."""
+    from prefect import get_client
+
+    note = max(folder.rglob("*.lease"), key=lambda path: path.stat().st_mtime_ns)
+    with get_client(sync_client=True) as client:
+        client.release_concurrency_slots_with_lease(note.read_text())
+
+
+@pytest.fixture
+def around(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[..., Any]], None]:
+    """Puts something around a call of Prefect's client; it is given the call and its arguments."""
+    from prefect.client.orchestration import SyncPrefectClient
+
+    def around(name: str, put: Callable[..., Any]) -> None:
+        call = getattr(SyncPrefectClient, name)
+        monkeypatch.setattr(
+            SyncPrefectClient, name, lambda *given, **more: put(lambda: call(*given, **more))
+        )
+
+    return around
+
+
+ASK, RENEW = "increment_concurrency_slots_with_lease", "renew_concurrency_lease"
+
+
+@pytest.fixture
+def gone(slots: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """The server is gone until this is called."""
+
+    def gone(**_: object) -> None:
+        raise ConnectionError("the server is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slots, "get_client", gone)
+        patch.setattr(slots, "ANSWER_WITHIN_S", 0.1)
+        yield patch.undo
 
 
 def test_a_place_is_taken_while_it_is_held_and_no_longer(slots: Any, api: Api, key: str) -> None:
@@ -79,9 +106,8 @@ def test_a_second_machine_is_refused_with_what_to_do(
 ) -> None:
     with slots.Slot(Settings.load()) as first:
         on_another_machine(monkeypatch, tmp_path)
-        second = slots.Slot(Settings.load())
-        second._patience_s = 0.0
-        with pytest.raises(KeyInUse) as refused, second:
+        monkeypatch.setattr(slots.Deadline, "after", lambda _: Deadline(0.0))  # it has passed
+        with pytest.raises(KeyInUse) as refused, slots.Slot(Settings.load()):
             pytest.fail("two machines had the key")
         assert taken(api, first) == 1
     first.close()
@@ -94,32 +120,42 @@ def test_a_second_machine_is_refused_with_what_to_do(
 
 
 def test_a_second_machine_that_waits_takes_over(
-    slots: Any, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slots: Any,
+    api: Api,
+    around: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first = slots.Slot(Settings.load())
-    first.__enter__()
-    on_another_machine(monkeypatch, tmp_path)
-    second = slots.Slot(Settings.load(wait_for_key="60s"))
-    asked = second._asked
+    from prefect.exceptions import PrefectHTTPStatusError
 
-    def leave_then_ask(client: Any) -> bool:
-        got = asked(client)
-        first.__exit__(None, None, None)
-        return bool(got)
+    with slots.Slot(Settings.load()) as first:
+        on_another_machine(monkeypatch, tmp_path)
+        leave = threading.Event()
 
-    monkeypatch.setattr(second, "_asked", leave_then_ask)
-    with second:
-        first.close()
-        assert taken(api, second) == 1
+        def refused(ask: Callable[[], Any]) -> Any:
+            try:
+                return ask()
+            except PrefectHTTPStatusError:
+                first.__exit__(None, None, None)
+                leave.set()
+                raise
+
+        around(ASK, refused)
+        with slots.Slot(Settings.load(wait_for_key="60s")) as second:
+            assert leave.is_set()
+            first.close()
+            assert taken(api, second) == 1
     second.close()
+    assert taken(api, second) == 0
 
 
 def test_what_a_killed_capture_held_on_this_machine_is_given_back_at_once(
-    slots: Any, api: Api
+    slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = slots.Slot(Settings.load())
-    with first:
-        die(first)
+    with slots.Slot(Settings.load()) as first, monkeypatch.context() as killed:
+        killed.delattr(slots, "get_client")  # it gives nothing back
+        first.__exit__(None, None, None)
+        first.close()
     assert taken(api, first) == 1
     with slots.Slot(Settings.load()) as second:
         assert taken(api, second) == 1
@@ -130,37 +166,36 @@ def test_what_a_killed_capture_held_on_this_machine_is_given_back_at_once(
 def test_a_server_whose_database_is_locked_is_asked_again_at_once(
     slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slot = slots.Slot(Settings.load())
-    step, refused = slot._step, []
+    send, connect = httpx.HTTPTransport.handle_request, slots.get_client
+    locked, clients = [503, 503], []
 
-    def locked_at_first(client: Any) -> float:
-        try:
-            return float(step(client))
-        except slots._Busy:
-            refused.append(slot._lease)
-            monkeypatch.setattr(slots, "_BUSY", 503)
-            raise
+    def handle(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        if "concurrency_limits" in request.url.path and locked:
+            return httpx.Response(locked.pop(), json={"detail": "the database is locked"})
+        return send(transport, request)
 
-    monkeypatch.setattr(slots, "_BUSY", 404)  # as it answers about a limit that is not there yet
-    monkeypatch.setattr(slot, "_step", locked_at_first)
-    with slot:
-        assert taken(api, slot) == 1
+    def counted(**given: Any) -> Any:
+        clients.append(given)
+        return connect(**given)
+
+    monkeypatch.setattr(slots, "get_client", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(httpx.HTTPTransport, "handle_request", handle)
+        with slots.Slot(Settings.load()) as slot:
+            # By us: Prefect's own client would wait for 2 s and ask with the same connection.
+            assert (locked, len(clients)) == ([], 3)
+            assert taken(api, slot) == 1
     slot.close()
-    assert (refused, slot.outage.failures) == ([None], 0)
+    assert slot.outage.failures == 0
 
 
 def test_without_an_answer_the_capture_goes_on(
-    slots: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    slots: Any, gone: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def gone(**_: object) -> None:
-        raise ConnectionError("the server is gone")
-
-    monkeypatch.setattr(slots, "get_client", gone)
-    monkeypatch.setattr(slots, "ANSWER_WITHIN_S", 0.1)
     with caplog.at_level(logging.WARNING), slots.Slot(Settings.load()) as slot:
         pass
     slot.close()
-    assert not slot._thread.is_alive()
+    assert "stocktrace-slot" not in [thread.name for thread in threading.enumerate()]
     assert [record.message for record in caplog.records] == [
         "the place of the key cannot be kept (ConnectionError); recording goes on",
         (
@@ -171,69 +206,65 @@ def test_without_an_answer_the_capture_goes_on(
 
 
 def test_when_the_server_is_back_the_place_is_taken_after_all(
-    slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch
+    slots: Any, api: Api, gone: Callable[[], None]
 ) -> None:
-    connect = slots.get_client
-
-    def gone(**_: object) -> None:
-        raise ConnectionError("the server is gone")
-
-    monkeypatch.setattr(slots, "get_client", gone)
-    monkeypatch.setattr(slots, "ANSWER_WITHIN_S", 0.1)
     with slots.Slot(Settings.load()) as slot:
-        assert slot._lease is None
-        monkeypatch.setattr(slots, "get_client", connect)
-        eventually(lambda: slot._lease)
-        assert taken(api, slot) == 1
+        limits = api.all("v2/concurrency_limits")
+        assert slot.name not in [limit["name"] for limit in limits]
+        gone()
+        eventually(lambda: slot.name in [one["name"] for one in api.all("v2/concurrency_limits")])
+        eventually(lambda: taken(api, slot) == 1)
     slot.close()
     assert taken(api, slot) == 0
 
 
 def test_a_place_that_the_server_lost_is_asked_for_again(
-    slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch
+    slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from prefect import get_client
-
     monkeypatch.setattr(slots, "RENEW_EVERY_S", 0.05)
-    with slots.Slot(Settings.load()) as slot:
-        lost = slot._lease
-        with get_client(sync_client=True) as client:
-            client.release_concurrency_slots_with_lease(lost)
-        eventually(lambda: slot._lease not in {lost, None})
-        assert taken(api, slot) == 1
+    with caplog.at_level(logging.WARNING), slots.Slot(Settings.load()) as slot:
+        release(Path(tempfile.gettempdir()))
+        eventually(lambda: LOST in caplog.messages)
+        eventually(lambda: taken(api, slot) == 1)
     slot.close()
     assert taken(api, slot) == 0
+    assert caplog.messages.count(LOST) == 1
 
 
 def test_a_place_that_another_took_meanwhile_is_told_once_and_ends_nothing(
     slots: Any,
     api: Api,
+    around: Callable[..., None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from prefect import get_client
-
+    here, others, asked = Path(tempfile.gettempdir()), [], threading.Semaphore(0)
     monkeypatch.setattr(slots, "RENEW_EVERY_S", 0.05)
-    first, tries = slots.Slot(Settings.load()), Counter[str]()
-    step, gate = first._step, threading.Event()
 
-    def slowly(client: Any) -> float:
-        if first._lease is not None and not gate.is_set():
-            return 0.05
-        tries["first"] += gate.is_set()
-        return float(step(client))
+    def another_is_first(renew: Callable[[], Any]) -> Any:
+        if not others:
+            release(here)
+            on_another_machine(monkeypatch, tmp_path)
+            others.append(slots.Slot(Settings.load()))
+            others[0].__enter__()
+        return renew()
 
-    monkeypatch.setattr(first, "_step", slowly)
-    with first, caplog.at_level(logging.WARNING):
-        on_another_machine(monkeypatch, tmp_path)
-        with get_client(sync_client=True) as client:
-            client.release_concurrency_slots_with_lease(first._lease)
-        with slots.Slot(Settings.load()) as second:
-            gate.set()
-            eventually(lambda: tries["first"] > 2)
+    def counted(ask: Callable[[], Any]) -> Any:
+        asked.release()
+        return ask()
+
+    around(RENEW, another_is_first)
+    with caplog.at_level(logging.WARNING), slots.Slot(Settings.load()) as first:
+        eventually(lambda: TAKEN in caplog.messages)
+        around(ASK, counted)
+        for _ in range(3):
+            assert asked.acquire(timeout=30)
+        assert taken(api, first) == 1  # the other's
+        (second,) = others
+        second.__exit__(None, None, None)
         second.close()
-        eventually(lambda: first._lease is not None)  # its own again
+        eventually(lambda: taken(api, first) == 1)  # its own again
     first.close()
-    told = "another machine has taken the place of the key; the capture goes on"
-    assert [one.message for one in caplog.records].count(told) == 1
+    assert taken(api, first) == 0
+    assert caplog.messages.count(TAKEN) == 1

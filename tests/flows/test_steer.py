@@ -18,10 +18,7 @@ from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 from tests.station import Station
 from tests.waiting import eventually
 
-pytestmark = [
-    pytest.mark.xdist_group("prefect"),
-    pytest.mark.timeout(300),  # the first to come waits for Prefect's import and its server
-]
+pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import and its server
 
 KEY = "c9k3yth4tmustn0tleak"
 

@@ -22,7 +22,6 @@ from tests.conftest import published, sent
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("prefect"),
     pytest.mark.timeout(400),
 ]
 

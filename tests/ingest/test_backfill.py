@@ -35,7 +35,9 @@ from stocktrace.store.names import is_import
 from stocktrace.store.quarantine import QuarantinedRow, parse_quarantine
 from tests import remains
 from tests.conftest import NOON, SESSION, Row, published, tree
+from tests.dying import Run
 from tests.remains import PRICES, problems
+from tests.sampling import costly
 from tests.waiting import eventually
 
 T = NOON // 10**6
@@ -60,8 +62,10 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def run(*words: str | Path) -> int:
-    return cli.run(["import", *map(str, words)])
+def run(*words: str | Path, jobs: int | None = 1) -> int:
+    """The command; with one job it works in this process."""
+    many = () if jobs is None else ("--jobs", str(jobs))
+    return cli.run(["import", *many, *map(str, words)])
 
 
 def reports(layout: Layout) -> list[SessionReport]:
@@ -198,9 +202,9 @@ def test_the_same_content_is_imported_once_whatever_its_file_is_called(
 ) -> None:
     write(folder / "a.csv", OURS + ROW)
     (folder / "b.csv.gz").write_bytes(gzip.compress((OURS + ROW).encode()))
-    assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 0
+    assert run(folder, "--data-dir", layout.root) == 0
     before = remains.snapshot(layout)
-    assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 0
+    assert run(folder, "--data-dir", layout.root) == 0
     assert "2 sources (2 known), 0 trades" in capsys.readouterr().out
     assert remains.snapshot(layout) == before
     assert len(published(layout.root)["AAPL"]) == 1
@@ -289,21 +293,29 @@ NOT_CSV = {
 }
 
 
-@pytest.mark.parametrize(("kind", "jobs"), [*((kind, 1) for kind in NOT_CSV), ("in UTF-16", 2)])
+@pytest.mark.parametrize(("kind", "jobs"), [*((kind, 1) for kind in NOT_CSV), ("in UTF-16", None)])
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_imported(
-    layout: Layout, folder: Path, capfd: pytest.CaptureFixture[str], kind: str, jobs: int
+    layout: Layout,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    jobs: int | None,
 ) -> None:
+    """Also by as many processes as there are cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     content, sentence = NOT_CSV[kind]
     for number in range(5):
         write(folder / f"{number}.csv", OURS + ROW * (number + 1))
     (folder / "2b.csv").write_bytes(content)
-    assert run(folder, "--data-dir", layout.root, "--jobs", str(jobs)) == 1
+    assert run(folder, "--data-dir", layout.root, jobs=jobs) == 1
     out, err = capfd.readouterr()
     assert "6 sources (1 failed, 5 published), 15 trades" in out
     assert f"{folder / '2b.csv'} " in err
     assert sentence in err
     assert (err.count("\n"), len(err) < 1500) == (1, True), err
     assert len(published(layout.root)["AAPL"]) == 15
+    assert problems(layout) == []
 
 
 @pytest.mark.parametrize("name", ["a.csv.zst", "a.csv.bz2", "a.csv.xz", "a.csv.zip"])
@@ -312,7 +324,7 @@ def test_in_a_folder_compressed_csv_that_is_not_read_is_reported(
 ) -> None:
     write(folder / "b.csv", TEXT)
     (folder / name).write_bytes(b"BZh9 and more")
-    assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 1
+    assert run(folder, "--data-dir", layout.root) == 1
     out, err = capsys.readouterr()
     assert "2 sources (1 failed, 1 published)" in out
     assert f"{folder / name} is compressed with bzip2" in err
@@ -334,7 +346,7 @@ def test_what_is_called_csv_and_is_not_a_file_is_reported_and_not_waited_for(
         "round.csv": "cannot be read to its end: Too many levels of symbolic links.",
     }
     for words in ([folder], sorted(folder.iterdir())):
-        assert run(*words, "--data-dir", layout.root, "--jobs", "1") == 1
+        assert run(*words, "--data-dir", layout.root) == 1
         out, err = capsys.readouterr()
         assert sorted(err.splitlines()) == sorted(
             f"stocktrace: {folder / name} {sentence}" for name, sentence in wanted.items()
@@ -348,7 +360,7 @@ def test_a_folder_that_is_called_csv_is_a_folder(layout: Layout, folder: Path) -
     parts.mkdir()
     write(parts / "part-0.csv", OURS + ROW)
     write(parts / "part-1.csv", OURS + ROW * 2)
-    assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 0
+    assert run(folder, "--data-dir", layout.root) == 0
     assert len(published(layout.root)["AAPL"]) == 3
 
 
@@ -473,7 +485,7 @@ TRADE = st.tuples(
 FACTORS = {"ms": 1, "us": 10**3, "ns": 10**6}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=costly())
 @given(
     trades=st.lists(TRADE, min_size=1, max_size=30),
     unit=st.sampled_from(["s", "ms", "us", "ns", "iso", "local"]),
@@ -577,13 +589,12 @@ DEATHS = {
 
 @pytest.mark.parametrize("death", DEATHS)
 def test_killed_anywhere_the_next_run_does_the_rest(
-    layout: Layout, folder: Path, death: str
+    layout: Layout, folder: Path, death: str, run_dying: Run
 ) -> None:
     text = OURS + "".join(ROW.replace("11-23", f"11-{day}") for day in (21, 22, 23))
     source = write(folder / "a.csv", text)
-    command = [sys.executable, "-c", PROGRAM.format(patch=DEATHS[death])]
-    done = subprocess.run([*command, str(layout.root), str(source)], check=False)
-    assert done.returncode == -signal.SIGKILL
+    program = PROGRAM.format(patch=DEATHS[death])
+    assert run_dying(program, layout.root, source) == -signal.SIGKILL
     assert run(source, "--data-dir", layout.root) == 0
     assert len(published(layout.root)["AAPL"]) == 3
     (report,) = reports(layout)
@@ -607,7 +618,7 @@ def test_a_parent_that_is_killed_leaves_no_process_behind(layout: Layout, folder
     parent.wait()
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), within=60)
     assert len(children) >= 2
-    assert run(folder, "--data-dir", layout.root, "--jobs", "1") == 0
+    assert run(folder, "--data-dir", layout.root) == 0
     assert len(published(layout.root)["AAPL"]) == 40_003
     assert problems(layout) == []
 
@@ -680,12 +691,3 @@ def test_without_sources_what_died_here_is_published(layout: Layout) -> None:
     assert run("--data-dir", layout.root) == 0
     assert problems(layout) == []
     assert run("--data-dir", layout.root) == 0
-
-
-def test_several_processes_do_what_one_does(layout: Layout, folder: Path) -> None:
-    for number in range(3):
-        write(folder / f"{number}.csv", OURS + ROW * (number + 1))
-    outcomes = list(run_imports(layout, plan_imports(layout, [folder]), ColumnMapping(), jobs=2))
-    assert sorted(one.rows for one in outcomes) == [1, 2, 3]
-    assert {one.state for one in outcomes} == {"published"}
-    assert problems(layout) == []

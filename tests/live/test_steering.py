@@ -30,8 +30,6 @@ from stocktrace.store.layout import Layout
 from tests.conftest import SESSION, Scenario, Studio, connected, frame, published, sent, trades
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.xdist_group("capture")
-
 ADD = ChangeRequest("add", ("TSLA",), "cli")
 Steer = Callable[..., tuple[SessionReport, list[int]]]
 
@@ -65,8 +63,11 @@ def command(studio: Studio, *words: str) -> int:
 
 
 @pytest.fixture
-def steer(studio: Studio, pool: ThreadPoolExecutor) -> Steer:
+def steer(studio: Studio, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> Steer:
     """Captures until the last of some commands is done, one after the other; their statuses."""
+    monkeypatch.setattr("stocktrace.feed.subscriptions.ANSWER_S", 0.3)
+    monkeypatch.setattr("stocktrace.live.ticker_changes.ANSWER_S", 0.3)
+    monkeypatch.setattr("stocktrace.live.ticker_changes.EXPLAINED_S", 0.9)
 
     def steer(
         exchange: Simulator, *commands: str, tickers: Sequence[str] = ("AAPL",), **given: Any

@@ -14,6 +14,7 @@ from stocktrace.store.window import RollPolicy
 from stocktrace.trade import Trade
 from stocktrace.trade_columns import TradeColumns
 from tests.conftest import NOON, SESSION, frame, tree
+from tests.sampling import sizes
 
 SECOND = 10**9
 
@@ -331,7 +332,10 @@ def test_a_mark_stands_among_the_frames(intake: MakeIntake) -> None:
     ]
 
 
-def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(intake: MakeIntake) -> None:
+@pytest.mark.parametrize("count", sizes(4_000, 40_000))
+def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(
+    intake: MakeIntake, count: int
+) -> None:
     at = intake()
     queue = TickerQueue("A", 100)
     recording = at.current
@@ -339,7 +343,7 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(intake: M
     done = threading.Event()
 
     def produce() -> None:
-        for n in range(20_000):
+        for n in range(count):
             trade = Trade("A", 1.0, n, 1.0)
             if not queue.put(
                 recording,
@@ -361,7 +365,7 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(intake: M
     for thread in threads:
         thread.join(30)
     assert found == sorted(found)
-    assert sorted(found + spilled) == list(range(20_000))
+    assert sorted(found + spilled) == list(range(count))
     assert queue.rows == 0
 
 

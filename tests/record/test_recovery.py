@@ -43,7 +43,9 @@ from tests.conftest import (
     sent,
     tree,
 )
+from tests.dying import Killed, Killer, calls_of
 from tests.remains import PARTS, PRICES, STILL, TICKERS, TORN, prices, problems, snapshot, stamp
+from tests.sampling import SAMPLED, Pick
 
 DATE = "2026-11-23"
 
@@ -241,31 +243,6 @@ def test_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio:
 # --- killed at any step ------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
-CALLS = ("write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate", "rmdir")
-
-
-class Killer:
-    """Kills at a system call: it and all that the process would do after it do not happen."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-        self.left = call
-        for name in CALLS:
-            monkeypatch.setattr(os, name, self._killing(getattr(os, name)))
-
-    def _killing(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def killing(*arguments: Any, **options: Any) -> Any:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-            return call(*arguments, **options)
-
-        return killing
-
-
 @pytest.fixture(scope="module")
 def outcome(a_dead_session: Layout, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an undisturbed recovery makes of it."""
@@ -274,33 +251,26 @@ def outcome(a_dead_session: Layout, tmp_path_factory: pytest.TempPathFactory) ->
     return snapshot(undisturbed)
 
 
-SHARDS = 12
-
-
-@pytest.mark.parametrize("shard", range(SHARDS))
+@SAMPLED
 def test_killed_at_any_system_call_it_does_the_rest_the_next_time(
-    a_dead_session: Layout, outcome: dict[str, Any], tmp_path: Path, shard: int
+    a_dead_session: Layout,
+    outcome: dict[str, Any],
+    tmp_path: Path,
+    pick: Pick,
 ) -> None:
-    call = shard
-    while True:
+    unharmed = remains.copy(a_dead_session, tmp_path / "unharmed")
+    calls = calls_of(lambda: recover(unharmed, STILL))
+    assert len(calls) > 60
+    for call in pick(calls):
         layout = remains.copy(a_dead_session, tmp_path / str(call))
         with pytest.MonkeyPatch.context() as patch:
-            killer = Killer(patch, call)
-            try:
+            Killer(patch, call)
+            with pytest.raises(Killed):
                 recover(layout, STILL)
-            except Killed:
-                pass
-            else:
-                break
-            finally:
-                patch.undo()
         recover(layout, STILL)
         assert snapshot(layout) == outcome, f"killed at system call {call}"
         assert list(check_audit_log(layout.audit)) == []
         shutil.rmtree(layout.root)
-        call += SHARDS
-    assert killer.left >= 0
-    assert call > 60
 
 
 def test_killed_twice_it_still_comes_to_the_same(
@@ -495,14 +465,16 @@ def test_a_window_that_is_rebuilt_has_a_hash_of_its_quarantine_again(twice: Layo
 ONE = WindowId(SESSION, PARTS[0].window)
 
 
+@SAMPLED
 def test_a_tape_torn_at_any_byte_gives_every_complete_line_and_no_wrong_row(
-    tmp_path: Path,
+    tmp_path: Path, pick: Pick
 ) -> None:
     lines = [
         b"%d\t%s\n" % (stamp(0, n), frame(("AAPL", 122.125 + n), v=10 * n)) for n in range(1, 4)
     ]
     text = b"".join(lines)
-    for size in range(len(lines[0]) + len(lines[1]) - 2, len(text) + 1):
+    end = len(lines[0]) + len(lines[1])
+    for size in (*range(end - 2, end + 2), *pick(range(end + 2, len(text) + 1))):
         layout = Layout(tmp_path / str(size))
         tape = layout.tape(ONE)
         tape.parent.mkdir(parents=True)

@@ -54,6 +54,7 @@ from tests.gaps import (
 )
 from tests.remains import problems, snapshot
 from tests.repair.conftest import TRADES
+from tests.sampling import costly
 
 
 def after(days: float) -> Clock:
@@ -113,7 +114,7 @@ def test_repairing_twice_changes_nothing(layout: Layout) -> None:
         assert server.rest_requests == asked
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=costly(), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_the_gaps_and_faults_a_repaired_day_is_whole_and_stays_so(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

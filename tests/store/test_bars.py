@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import stocktrace
@@ -120,7 +120,6 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=60)
 @given(
     rows=ROWS,
     every=st.sampled_from([1, 999, 1000, 7000, 60_000, 86_400_000]),

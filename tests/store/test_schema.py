@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pandera.errors import SchemaErrors
 
@@ -130,7 +130,6 @@ VALUES = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.lists(VALUES, min_size=1, max_size=3))
 def test_what_is_sound_at_a_glance_is_what_the_whole_schema_refuses_nothing_of(
     rows: list[dict[str, object]],

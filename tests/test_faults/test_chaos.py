@@ -10,20 +10,22 @@ from tests.conftest import Scenario, Studio, taped
 from tests.test_faults.conftest import findings, record
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))]
+)
 def test_a_capture_in_chaos_keeps_what_it_received(studio: Studio, seed: int) -> None:
     def scenario() -> Scenario:
-        yield lambda status: status.reconnects >= 8 and status.elapsed_s > 2
+        yield lambda status: status.reconnects >= 5
 
     faults = random_faults(seed, pace=0.3, connections=500)
     market = SyntheticMarket(seed=seed, rate=1000)
     with studio.exchange(market, faults, settle=None) as exchange:
         report = record(
-            studio, exchange, scenario(), ["AAPL", "MSFT", "BINANCE:BTCUSDT"], lasting=40.0,
+            studio, exchange, scenario(), ["AAPL", "MSFT", "BINANCE:BTCUSDT"], lasting=90.0,
             handshake_timeout="300ms", frame_timeout="300ms", roll_interval="1s", flush_interval="100ms",
         )  # fmt: skip
         sent = [connection.frames for connection in exchange.connections]
-    assert report.reconnects >= 8
+    assert report.reconnects >= 5
     # What was kept is, connection by connection, a beginning of what was sent on it.
     kept = taped(studio.data_dir, report.session)
     assert len(kept) > 20

@@ -7,8 +7,6 @@ import errno
 import gzip
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +34,7 @@ from tests.conftest import (
     taped,
     tree,
 )
+from tests.dying import Run
 from tests.test_faults.conftest import (
     PART,
     Launch,
@@ -87,10 +86,9 @@ parquet.convert(layout, segment)
 """
 
 
-def die_converting(data_dir: Path, patch: str, number: signal.Signals) -> None:
+def die_converting(run: Run, data_dir: Path, patch: str, number: signal.Signals) -> None:
     program = PROGRAM.format(patch=patch, number=int(number))
-    done = subprocess.run([sys.executable, "-c", program, str(data_dir)], check=False)
-    assert done.returncode == -number
+    assert run(program, data_dir) == -number
 
 
 def test_21_a_tape_torn_at_any_byte_gives_no_wrong_row_and_says_what_it_lost(
@@ -164,10 +162,12 @@ def test_22_a_torn_tail_is_set_aside_before_anything_is_added(studio: Studio) ->
 
 
 @pytest.mark.parametrize("death", DEATHS)
-def test_23_a_conversion_killed_anywhere_is_done_again(tmp_path: Path, death: str) -> None:
+def test_23_a_conversion_killed_anywhere_is_done_again(
+    tmp_path: Path, death: str, run_dying: Run
+) -> None:
     segment = sealed(tmp_path)
     text = segment.read_bytes()
-    die_converting(tmp_path, DEATHS[death], signal.SIGKILL)
+    die_converting(run_dying, tmp_path, DEATHS[death], signal.SIGKILL)
     assert segment.read_bytes() == text
     (one,) = recover(Layout(tmp_path))
     assert one.balanced
@@ -311,10 +311,12 @@ def failing(works: Callable[..., object]) -> Callable[..., object]:
 
 
 @pytest.mark.parametrize("death", DEATHS)
-def test_27_the_source_stays_when_a_term_comes_in_the_middle(tmp_path: Path, death: str) -> None:
+def test_27_the_source_stays_when_a_term_comes_in_the_middle(
+    tmp_path: Path, death: str, run_dying: Run
+) -> None:
     segment = sealed(tmp_path)
     text = segment.read_bytes()
-    die_converting(tmp_path, DEATHS[death], signal.SIGTERM)
+    die_converting(run_dying, tmp_path, DEATHS[death], signal.SIGTERM)
     assert segment.read_bytes() == text
     with contextlib.suppress(FileNotFoundError):
         parquet.publish_segment(Layout(tmp_path), segment)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -24,7 +23,9 @@ from stocktrace.store.names import is_import
 from stocktrace.store.quarantine import QuarantinedRow, QuarantineLines, parse_quarantine
 from stocktrace.verify import sessions_to_verify, verify
 from tests.conftest import NOON, SESSION, WINDOW, frame, published, tree
+from tests.dying import Killed, Killer, calls_of
 from tests.remains import PARTS, SECOND, prices, problems
+from tests.sampling import SAMPLED, Pick
 
 STEM = f"{SESSION}-{WINDOW}"
 T = NOON // 10**6
@@ -397,46 +398,28 @@ def test_the_clock_of_the_session_is_now(layout: Layout) -> None:
 # --- exactly once ------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
-CALLS = ("write", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir")
-
-
-@pytest.mark.parametrize("shard", range(4))
+@SAMPLED
 def test_killed_at_any_system_call_each_row_is_taken_once(
-    layout: Layout, folder: Path, shard: int
+    layout: Layout, folder: Path, pick: Pick
 ) -> None:
     source = mended(quarantine(layout, (row(-1), b"one"), (row(-2), b"two")), folder, good)
     other = mended(source, folder, good, "other name")
-    call, done = shard, False
-    while not done:
-        copy = Layout(folder / str(call))
-        shutil.copytree(layout.root, copy.root)
+
+    def copied(name: object) -> Layout:
+        shutil.copytree(layout.root, folder / str(name))
+        return Layout(folder / str(name))
+
+    unharmed = copied("unharmed")
+    calls = calls_of(lambda: requeue_rows(unharmed, source))
+    assert len(calls) > 20
+    for call in pick(calls):
+        copy = copied(call)
         with pytest.MonkeyPatch.context() as patch:
-            left = [call]
-
-            def killing(name: str, left: list[int] = left) -> Callable[..., Any]:
-                work = getattr(os, name)
-
-                def work_or_die(*arguments: Any, **options: Any) -> Any:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        raise Killed
-                    return work(*arguments, **options)
-
-                return work_or_die
-
-            for name in CALLS:
-                patch.setattr(os, name, killing(name))
-            try:
+            Killer(patch, call)
+            with pytest.raises(Killed):
                 requeue_rows(copy, source)
-                done = True
-            except Killed:
-                pass
         # In either order: by hand again, and what recovers what was left.
-        for act in (recover, lambda each: requeue_rows(each, other))[:: 1 if call % 8 < 4 else -1]:
+        for act in (recover, lambda each: requeue_rows(each, other))[:: 1 if call % 2 else -1]:
             act(copy)
         recover(copy)
         assert prices(copy) == {"AAPL": [1.0, 2.0]}, f"killed at system call {call}"
@@ -444,8 +427,6 @@ def test_killed_at_any_system_call_each_row_is_taken_once(
         for session in sessions_to_verify(copy):
             assert list(verify(copy, session)) == []
         shutil.rmtree(copy.root)
-        call += 4
-    assert call > 20
 
 
 def test_two_at_once_take_each_row_once(

@@ -199,7 +199,7 @@ def test_the_session_is_whole_but_for_the_window_that_waits(layout: Layout) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flipped_bit_that_changes_what_a_reader_gets_is_found(layout: Layout, kind: str) -> None:
-    figures = flip_and_look(layout, kind, ALL[kind] * 15 // 100)
+    figures = flip_and_look(layout, kind, ALL[kind] // 16)
     assert figures.missed == []
 
 
