@@ -311,10 +311,10 @@ def test_stopping_by_hand_publishes_all_and_says_so(studio: Studio) -> None:
     ("given", "sentence"),
     [
         ({}, "Say how long"),
-        ({"lasting": 1, "until": datetime(2027, 1, 1, tzinfo=UTC)}, "Say how long"),
-        ({"lasting": "soon"}, "'soon' is no duration"),
-        ({"lasting": 0}, "0 is no duration"),
-        ({"lasting": -1}, "-1 is no duration"),
+        ({"duration": 1, "until": datetime(2027, 1, 1, tzinfo=UTC)}, "Say how long"),
+        ({"duration": "soon"}, "'soon' is no duration"),
+        ({"duration": 0}, "0 is no duration"),
+        ({"duration": -1}, "-1 is no duration"),
         ({"until": datetime(2027, 1, 1)}, "until needs a time zone"),  # noqa: DTZ001
         ({"until": datetime(2001, 1, 1, tzinfo=UTC)}, "until 2001-01-01 00:00:00 UTC has passed"),
     ],

@@ -279,7 +279,7 @@ def test_the_site_builds_and_nothing_is_amiss(tmp_path: Path) -> None:
     pages = {path.name for path in (tmp_path / "site").rglob("*.html")}
     assert {page.with_suffix(".html").name for page in PAGES if "docs" in page.parts} <= pages
     library = (tmp_path / "site" / "reference" / "library.html").read_text(encoding="utf-8")
-    assert all(f'id="stocktrace.{name}"' in library for name in ("capture", "read_bars", "Report"))
+    assert all(f'id="stocktrace.{name}"' in library for name in ("capture", "scan", "Settings"))
     listed = (tmp_path / "site" / "reference" / "commands.html").read_text(encoding="utf-8")
     assert all(f'id="stocktrace-{name}"' in listed for name in ("capture", "tickers-add", "merge"))
     loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="?(https?://[^"> ]+)', library)

@@ -1,4 +1,4 @@
-"""The house: who may know whom, who may open which door, and where threads are made."""
+"""The house: which module may import which, and where threads are made."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-#: Ground modules, which everybody uses; each may know only others of them.
+#: Ground modules, for everybody; they import only one another.
 GROUND = {
     "_version", "calendar", "clock", "errors", "intervals", "latency", "settings", "text", "trade",
     "trade_columns", "units",
 }  # fmt: skip
 
-#: The house from the ground up: a module knows its own floor and those below.
+#: The floors from the ground up: a module imports from its own floor and from those below.
 FLOORS = (
     GROUND,
     {"end_time", "market_hours", "feed", "store"},
@@ -30,7 +30,7 @@ FLOORS = (
 )
 
 #: Third-party packages, and the only places that may import them.
-DOORS = {
+IMPORTERS = {
     "websocket": {"feed"},
     "httpx": {"feed.rest"},
     "websockets": {"simulator"},
@@ -53,8 +53,8 @@ DOORS = {
     "pandera": {"store.validation"},
     "zstandard": {"store.tape"},
     "pyarrow": {
-        "store", "query", "feed.bulk_decoder", "dashboard.rows", "dashboard.tail", "importing", "live.tuning",
-        "backfill",
+        "store", "query", "feed.bulk_decoder", "dashboard.rows", "dashboard.tail", "importing",
+        "live.tuning", "backfill",
     },
     "pandas": {"store", "query", "backfill.matching", "cli.output", "calendar"},
     "polars": {"query.trades"},
@@ -74,9 +74,9 @@ DOORS = {
     "yaml": {"flows.serve"},
 }  # fmt: skip
 
-#: What makes a thread, and who may.
+#: The calls that start a thread or a process, and where they are allowed.
 THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread", "ProcessPoolExecutor"}
-THREAD_MAKERS = {
+THREAD_STARTERS = {
     "feed.client", "feed.handshake", "importing.jobs", "live.worker", "live.api",
     "live.metrics_server", "cli", "simulator", "flows", "store.outbox", "store.files",
 }  # fmt: skip
@@ -84,24 +84,24 @@ THREAD_MAKERS = {
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """All modules of the house; ``store.tape`` for ``stocktrace/store/tape.py``."""
-    found = {}
+    """All modules; ``store.tape`` for ``stocktrace/store/tape.py``."""
+    trees = {}
     for path in sorted([*ROOT.glob("stocktrace/**/*.py"), *ROOT.glob("flows/**/*.py")]):
         parts = path.relative_to(ROOT).with_suffix("").parts
         parts = parts[1:] if parts[0] == "stocktrace" else parts
         name = ".".join(part for part in parts if part != "__init__")
-        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    return found
+        trees[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return trees
 
 
 def is_script(node: ast.stmt) -> bool:
-    """Whether ``node`` is ``if __name__ == "__main__":``."""
+    """Check for ``if __name__ == "__main__":``."""
     return isinstance(node, ast.If) and "__name__" in ast.dump(node.test)
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
-    """What a module imports, in functions and for type checkers too; not what a script hands to."""
-    for node in (each for top in tree.body if not is_script(top) for each in ast.walk(top)):
+    """The imports of a module, in functions and for type checkers too; not those of a script."""
+    for node in (node for top in tree.body if not is_script(top) for node in ast.walk(top)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -114,7 +114,7 @@ def imports(tree: ast.Module) -> Iterator[str]:
 @cache
 def ours(name: str) -> set[str]:
     """The modules of ours that ``name`` imports."""
-    found = set()
+    known = set()
     for imported in imports(modules()[name]):
         package, _, rest = imported.partition(".")
         if package == "flows":
@@ -123,8 +123,8 @@ def ours(name: str) -> set[str]:
             continue
         while rest and rest not in modules():
             rest = rest.rpartition(".")[0]
-        found.add(rest)
-    return found - {"", name}  # "": the version
+        known.add(rest)
+    return known - {"", name}  # "": the version
 
 
 def within(name: str, places: set[str]) -> bool:
@@ -146,15 +146,15 @@ def test_imports_go_strictly_down() -> None:
     assert not upward
 
 
-def test_no_module_knows_itself_in_a_circle() -> None:
-    # An import that only a type checker sees is one too: whoever reads must follow it.
+def test_no_imports_form_a_circle() -> None:
+    # An import that only a type checker sees counts, too: a reader must follow it.
     order = list(
         graphlib.TopologicalSorter({name: ours(name) for name in modules()}).static_order()
     )
     assert set(order) >= set(modules()) - {""}
 
 
-def test_feed_and_store_do_not_know_each_other() -> None:
+def test_feed_and_store_do_not_import_each_other() -> None:
     for name in modules():
         if within(name, {"feed"}):
             assert not [other for other in ours(name) if within(other, {"store"})], name
@@ -162,36 +162,38 @@ def test_feed_and_store_do_not_know_each_other() -> None:
             assert not [other for other in ours(name) if within(other, {"feed"})], name
 
 
-def test_nothing_that_captures_knows_the_simulated_exchange() -> None:
-    knowing = {
+def test_nothing_that_captures_imports_the_simulator() -> None:
+    importing = {
         name
         for name in modules()
-        if not within(name, {"exchange"})
-        and any(within(other, {"exchange"}) for other in ours(name))
+        if not within(name, {"simulator"})
+        and any(within(other, {"simulator"}) for other in ours(name))
     }
-    assert all(within(name, {"cli", "flows"}) for name in knowing)
+    assert importing
+    assert all(within(name, {"cli", "flows"}) for name in importing)
 
 
-def test_the_exchange_knows_nothing_that_captures() -> None:
-    for name in modules():
-        if within(name, {"exchange"}):
-            known = {other for other in ours(name) if not within(other, {"exchange"})}
-            assert all(within(other, {*GROUND, "store.tape"}) for other in known), (name, known)
+def test_the_simulator_imports_nothing_that_captures() -> None:
+    simulator = [name for name in modules() if within(name, {"simulator"})]
+    assert simulator
+    for name in simulator:
+        known = {other for other in ours(name) if not within(other, {"simulator"})}
+        assert all(within(other, {*GROUND, "store.tape"}) for other in known), (name, known)
 
 
-def test_each_package_of_others_has_its_doors() -> None:
+def test_third_party_packages_are_imported_in_few_places() -> None:
     wrong = []
     for name, tree in modules().items():
         for imported in imports(tree):
             package = imported.partition(".")[0]
             if package in sys.stdlib_module_names or package in {"stocktrace", "flows"}:
                 continue
-            if not within(name, DOORS.get(package, set())):
+            if not within(name, IMPORTERS.get(package, set())):
                 wrong.append(f"{name or '__init__'} imports {package}")
     assert not wrong
 
 
-def test_flows_alone_know_prefect_and_hold_no_logic_of_the_store() -> None:
+def test_flows_do_not_import_pyarrow() -> None:
     for name in modules():
         if within(name, {"flows"}):
             assert "pyarrow" not in {
@@ -199,7 +201,7 @@ def test_flows_alone_know_prefect_and_hold_no_logic_of_the_store() -> None:
             }
 
 
-def test_threads_are_made_in_few_places() -> None:
+def test_threads_are_started_in_few_places() -> None:
     wrong = []
     for name, tree in modules().items():
         for node in ast.walk(tree):
@@ -207,12 +209,12 @@ def test_threads_are_made_in_few_places() -> None:
             bases = node.bases if isinstance(node, ast.ClassDef) else []
             for made in [called, *bases]:
                 word = made.attr if isinstance(made, ast.Attribute) else getattr(made, "id", "")
-                if word in THREADS and not within(name, THREAD_MAKERS):
+                if word in THREADS and not within(name, THREAD_STARTERS):
                     wrong.append(f"{name}: {word}")
     assert not wrong
 
 
-def test_the_command_line_alone_prints() -> None:
+def test_only_the_command_line_and_flows_print() -> None:
     printing = {
         name
         for name, tree in modules().items()
@@ -225,8 +227,8 @@ def test_the_command_line_alone_prints() -> None:
 def test_no_module_sleeps() -> None:
     """Every wait asks a deadline or an event; ``sleep`` does neither.
 
-    But where the system has no wait with a bound to offer, and between two reads of a busy
-    connection: 10 ms, a hundred times a second.
+    Exceptions: where the system has no wait with a time limit, and between two reads of a busy
+    connection (10 ms, a hundred times a second).
     """
     sleeping = {
         name

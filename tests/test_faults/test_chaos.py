@@ -22,7 +22,8 @@ def test_a_capture_in_chaos_keeps_what_it_received(studio: Studio, seed: int) ->
     with studio.exchange(market, faults, settle=None) as exchange:
         report = record(
             studio, exchange, scenario(), ["AAPL", "MSFT", "BINANCE:BTCUSDT"], lasting=90.0,
-            handshake_timeout="300ms", frame_timeout="300ms", roll_interval="1s", flush_interval="100ms",
+            handshake_timeout="300ms", frame_timeout="300ms", roll_interval="1s",
+            flush_interval="100ms",
         )  # fmt: skip
         sent = [connection.frames for connection in exchange.connections]
     assert report.reconnects >= 5

@@ -144,7 +144,8 @@ def test_32_a_slow_schema_blocks_nothing_and_loses_nothing(
     with studio.exchange(market, settle=0.05) as exchange:
         report = record(
             studio, exchange, scenario(exchange), ["AAPL", "MSFT", "NVDA"],
-            batch_rows=500, max_pending_rows_per_ticker=2_000, max_pending_rows=5_000, flush_interval="10ms",
+            batch_rows=500, max_pending_rows_per_ticker=2_000, max_pending_rows=5_000,
+            flush_interval="10ms",
         )  # fmt: skip
     assert report.reconnects == 0
     assert max(status.backlog for status in studio.statuses) <= 5_000

@@ -98,7 +98,8 @@ def recovered(studio: Studio) -> Scenario:
 )
 def test_42_the_window_ends_on_time_with_a_blocked_socket(studio: Studio, fault: Fault) -> None:
     patient: dict[str, Any] = {
-        "ping_interval": "60s", "pong_timeout": "60s", "frame_timeout": "60s", "handshake_timeout": "60s"
+        "ping_interval": "60s", "pong_timeout": "60s", "frame_timeout": "60s",
+        "handshake_timeout": "60s",
     }  # fmt: skip
     before = set(threading.enumerate())
     with studio.exchange(ScriptedSource(numbered(20)), [fault], settle=0.05) as exchange:
