@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -144,6 +145,15 @@ def test_imports_go_strictly_down() -> None:
         if floor(other) > floor(name)
     ]
     assert not upward
+
+
+def test_the_picture_for_contributors_has_these_floors() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = page.partition("## The map")[2].split("```")[1].strip()
+    rows = [set(re.split(r" {3,}", line)[0].split()) - {"…"} for line in picture.splitlines()]
+    *floors, ground = reversed([floor - {"__main__"} for floor in FLOORS])
+    assert rows[:-1] == floors
+    assert rows[-1] < ground
 
 
 def test_no_imports_form_a_circle() -> None:
