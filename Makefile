@@ -108,7 +108,7 @@ format: $(STAMP) ## let ruff mend what it can
 # ---------------------------------------------------------------------------------------- run
 
 .PHONY: demo
-demo: $(STAMP) ## record the simulated exchange: no key, no network
+demo: $(STAMP) ## record the simulator: no key, no network
 	@$(PY) -m flows.demo
 
 .PHONY: run

@@ -1,7 +1,7 @@
 """What a trade of a ticker looks like, by the kind of the ticker.
 
-The forms are those of recorded frames (FINNHUB.md, "Messages"); the prices are not: they follow
-from the ticker's name, so that nobody takes them for real ones.
+The forms are those of recorded frames (FINNHUB.md, "Messages"). The prices are not real: they are
+derived from the ticker's name, so that they cannot be mistaken for real ones.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from abc import ABC, abstractmethod
 from random import Random
 from typing import Any
 
-# Forex feeds by their prefix; any other prefix is a crypto exchange.
+# The prefixes of forex feeds; any other prefix is a crypto exchange.
 _FOREX = frozenset(
     {"OANDA", "FXCM", "FHFX", "IC MARKETS", "FX", "FOREX", "FOREX.COM", "PEPPERSTONE"}
 )
 
 _ROUND_LOT = [["1"]] * 14 + [["1", "8"]] * 4 + [["1", "24"]] + [["1", "7"]]
 _ODD_LOT = [["1", "12"]] * 13 + [["1", "8", "12"]] * 4 + [["1", "24", "12"]] * 2 + [["12"]]
-_ODD_LOTS = 0.55  # more than half of US prints are odd lots today
-_SUB_PENNY = 0.03  # midpoint and wholesale prints such as 164.0601
+_ODD_LOTS = 0.55  # more than half of US trades are odd lots today
+_SUB_PENNY = 0.03  # midpoint and wholesale trades such as 164.0601
 
 
 class Instrument(ABC):
@@ -33,7 +33,7 @@ class Instrument(ABC):
         self.ticks = round(low * math.pow(high / low, share) * ticks_per_unit)
 
     def walk(self, random: Random) -> int:
-        """The next price, in ticks: most trades do not move it, some do by more than one."""
+        """Return the next price, in ticks: most trades do not move it, some by more than one."""
         draw = random.random()
         if draw < 0.45:
             step = 1 if draw < 0.30 else 1 + int(3 * random.random())
@@ -42,7 +42,7 @@ class Instrument(ABC):
 
     @abstractmethod
     def trade(self, random: Random) -> dict[str, Any]:
-        """One trade in Finnhub's members, with all but its time ``t``."""
+        """Make one trade in Finnhub's form; its time ``t`` is 0."""
 
 
 class Stock(Instrument):
@@ -52,7 +52,7 @@ class Stock(Instrument):
         super().__init__(ticker, 15.0, 450.0, 100)
 
     def trade(self, random: Random) -> dict[str, Any]:
-        """A round or odd lot."""
+        """Make a round or odd lot."""
         ticks = self.walk(random)
         price = ticks / 100
         if random.random() < _SUB_PENNY:
@@ -72,7 +72,7 @@ class Crypto(Instrument):
         super().__init__(ticker, 2.0, 60_000.0, 100)
 
     def trade(self, random: Random) -> dict[str, Any]:
-        """A trade of some hundred units of money, whatever one coin costs."""
+        """Make a trade of some hundred units of money, whatever one coin costs."""
         price = self.walk(random) / 100
         volume = max(1e-6, round(300.0 * math.exp(4.0 * random.random() - 2.0) / price, 6))
         return {"c": None, "p": price, "s": self.ticker, "t": 0, "v": volume}
@@ -85,12 +85,12 @@ class Forex(Instrument):
         super().__init__(ticker, 0.6, 1.7, 100_000)
 
     def trade(self, random: Random) -> dict[str, Any]:
-        """A price update."""
+        """Make a price update."""
         return {"p": self.walk(random) / 100_000, "s": self.ticker, "t": 0, "v": 0}
 
 
 def instrument(ticker: str) -> Instrument:
-    """The instrument behind a ticker, told by its name: ``BINANCE:…``, ``OANDA:…``, ``AAPL``."""
+    """Return the instrument for ``BINANCE:…``, ``OANDA:…`` or ``AAPL``, by the form of the name."""
     prefix, colon, _ = ticker.partition(":")
     if not colon:
         return Stock(ticker)

@@ -1,7 +1,8 @@
 """The synthetic market: frames that look like Finnhub's, the same ones for the same seed.
 
-Trades come in bursts and are sent together a little later; a frame mixes symbols and asset
-classes, its trades are not quite in order of time, and equal prints occur.
+Trades come in bursts, because trades cause trades, and are sent together a little later. A frame
+mixes symbols and asset classes, its trades are not quite in order of time, and equal trades occur.
+Only ``Random.random`` is used, whose sequence for a seed is the same in every version of Python.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import msgspec
 
 from stocktrace.clock import NS_PER_SECOND
 from stocktrace.errors import SettingsError
-from stocktrace.simulator.arrivals import arrivals, exponential
 from stocktrace.simulator.instruments import Instrument, instrument
 from stocktrace.store.tape import TapeFrames
 
@@ -26,23 +26,58 @@ OPENING_BELL = 1_795_444_200 * NS_PER_SECOND
 
 # FINNHUB.md: trades a second seen on a free key with 50 liquid stocks.
 RATE = 57.0
-# An opening of twice the rate shows, and still lets a rate be what was asked for.
+# An opening of twice the rate is visible, and the long-run rate is still the requested one.
 OPENING = 2.0
+# The opening peak decays with this time constant, in seconds: a demo should show it.
+_OPENING_SECONDS = 60.0
 
-# How long a frame collects trades, and how long after that it leaves, in seconds: together they
+# The share of trades that other trades caused; the literature finds 0.5-0.8 for liquid stocks.
+_BRANCHING = 0.7
+# How fast excitement decays, 1/s: a burst lasts some tenths of a second.
+_DECAY = 8.0
+
+# How long a frame collects trades, and how long after that it is sent, in seconds: together they
 # put a trade's time 20-150 ms before its frame's.
-_COLLECT, _COLLECT_MEAN, _COLLECT_MOST = 0.018, 0.015, 0.060
-_TRANSIT, _TRANSIT_MEAN, _TRANSIT_MOST = 0.020, 0.020, 0.085
+_COLLECT, _COLLECT_MEAN, _COLLECT_MAX = 0.018, 0.015, 0.060
+_TRANSIT, _TRANSIT_MEAN, _TRANSIT_MAX = 0.020, 0.020, 0.085
 _SPACING, _SPACING_FULL = 0.018, 0.001  # least time between frames, seconds
-_MOST_TRADES = 40  # a frame
-_EQUAL_TRADE = 0.04  # share of true equal prints
+_MAX_TRADES = 40  # a frame
+_EQUAL_TRADE = 0.04  # share of true equal trades
 _SWEEP = 0.30  # share of trades in the symbol of the one before
 _LATE = 0.08  # share of trades 1-3 ms older than their neighbours
 _ZIPF = 0.8  # how much busier the first tickers are
 
 
+def exponential(random: Random, mean: float) -> float:
+    """Draw an exponentially distributed value."""
+    return -mean * math.log(1.0 - random.random())
+
+
+def _arrivals(random: Random, rate: float, opening: float) -> Iterator[float]:
+    """Yield times of trades without end, in seconds from the start.
+
+    The rate is ``rate`` a second in the long run, and ``opening`` times that at the start. It is a
+    self-exciting (Hawkes) process: each trade raises the intensity, which then decays
+    exponentially. Gaps are drawn exactly, with two uniforms each (Dassios and Zhao, "Exact
+    simulation of Hawkes process with exponentially decaying intensity", Electron. Commun. Probab.
+    18, 2013).
+    """
+    now, excited = 0.0, 0.0
+    jump = _BRANCHING * _DECAY
+    while True:
+        peak = 1.0 + (opening - 1.0) * math.exp(-now / _OPENING_SECONDS)
+        gap = exponential(random, 1.0 / (rate * peak * (1.0 - _BRANCHING)))
+        if excited > 0.0:
+            decayed = 1.0 + _DECAY * math.log(1.0 - random.random()) / excited
+            if decayed > 0.0:
+                gap = min(gap, -math.log(decayed) / _DECAY)
+        excited = excited * math.exp(-_DECAY * gap) + jump
+        now += gap
+        yield now
+
+
 @dataclass(slots=True)
-class _MarketState:
+class _TradingFloor:
     """The instruments that trade now; a ticker keeps its price while others come and go."""
 
     random: Random
@@ -53,7 +88,7 @@ class _MarketState:
     last: Instrument | None = None
 
     def open(self, tickers: Sequence[str]) -> None:
-        """Trade these from now on."""
+        """Trade these tickers from now on."""
         self.tickers, self.last = tickers, None
         self.weights = list(accumulate((rank + 1) ** -_ZIPF for rank in range(len(tickers))))
         for ticker in tickers:
@@ -61,42 +96,44 @@ class _MarketState:
                 self.instruments[ticker] = instrument(ticker)
         self.traded = [self.instruments[ticker] for ticker in tickers]
 
-    def rows(self, times: Sequence[int]) -> list[dict[str, Any]]:
-        """Trades at these times (UNIX ms)."""
-        random, rows = self.random, list[dict[str, Any]]()
+    def trades(self, times: Sequence[int]) -> list[dict[str, Any]]:
+        """Make one trade at each of these times (UNIX ms)."""
+        random, trades = self.random, list[dict[str, Any]]()
         if not self.traded:
-            return rows
+            return trades
         for time in times:
             draw = random.random()
-            if rows and draw < _EQUAL_TRADE:
-                rows.append(rows[-1])
+            if trades and draw < _EQUAL_TRADE:
+                trades.append(trades[-1])
                 continue
             if self.last is None or draw > _EQUAL_TRADE + _SWEEP:
                 (self.last,) = random.choices(self.traded, cum_weights=self.weights)
-            row = self.last.trade(random)
-            row["t"] = time - 1 - int(3 * random.random()) if random.random() < _LATE else time
-            rows.append(row)
-        return rows
+            trade = self.last.trade(random)
+            trade["t"] = time - 1 - int(3 * random.random()) if random.random() < _LATE else time
+            trades.append(trade)
+        return trades
 
 
-def _windows(random: Random, rate: float, opening: float) -> Iterator[tuple[float, list[float]]]:
-    """When a frame leaves, and when its trades happened: seconds from the start."""
+def _frame_times(
+    random: Random, rate: float, opening: float
+) -> Iterator[tuple[float, list[float]]]:
+    """Yield when a frame is sent, and when its trades happened: seconds from the start."""
     due = 0.0
     trades: list[float] = []
     closes = 0.0
-    for now in arrivals(random, rate, opening):
-        if trades and (now > closes or len(trades) == _MOST_TRADES):
-            transit = _TRANSIT + min(_TRANSIT_MOST, exponential(random, _TRANSIT_MEAN))
-            full = len(trades) == _MOST_TRADES
+    for now in _arrivals(random, rate, opening):
+        if trades and (now > closes or len(trades) == _MAX_TRADES):
+            transit = _TRANSIT + min(_TRANSIT_MAX, exponential(random, _TRANSIT_MEAN))
+            full = len(trades) == _MAX_TRADES
             due = max(due + (_SPACING_FULL if full else _SPACING), min(now, closes) + transit)
             yield due, trades
             trades = []
         if not trades:
-            closes = now + min(_COLLECT_MOST, _COLLECT + exponential(random, _COLLECT_MEAN))
+            closes = now + min(_COLLECT_MAX, _COLLECT + exponential(random, _COLLECT_MEAN))
         trades.append(now)
 
 
-def _market(
+def _market_frames(
     seed: int,
     rate: float,
     opening: float,
@@ -104,22 +141,22 @@ def _market(
     tickers: Callable[[], Sequence[str]],
     trades: int | None,
 ) -> Iterator[tuple[int, bytes | None]]:
-    """Frames with their stamps (UTC epoch ns), until there were so many trades.
+    """Yield frames with their stamps (UTC epoch ns), up to ``trades`` trades.
 
-    While there are no tickers, time passes in frames that are ``None``.
+    While there are no tickers, the frames are ``None``.
     """
     random = Random(seed)
-    floor = _MarketState(random)
+    floor = _TradingFloor(random)
     encode = msgspec.json.Encoder().encode
     left = math.inf if trades is None else trades
-    for due, seconds in _windows(random, rate, opening):
+    for due, seconds in _frame_times(random, rate, opening):
         if left <= 0:
             return
-        now = tickers()
-        if now != floor.tickers:
-            floor.open(now)
+        current = tickers()
+        if current != floor.tickers:
+            floor.open(current)
         times = [(start + round(second * NS_PER_SECOND)) // 1_000_000 for second in seconds]
-        rows = floor.rows(times if left >= len(times) else times[: int(left)])
+        rows = floor.trades(times if left >= len(times) else times[: int(left)])
         left -= len(rows)
         frame = encode({"data": rows, "type": "trade"}) if rows else None
         yield start + round(due * NS_PER_SECOND), frame
@@ -134,14 +171,14 @@ def synthetic_frames(
     opening: float = OPENING,
     start: int = OPENING_BELL,
 ) -> Iterator[tuple[int, bytes]]:
-    """Frames with ``trades`` trades of ``tickers``.
+    """Yield frames with ``trades`` trades of ``tickers``, as ``(stamp, frame)``.
 
-    ``rate`` is trades a second over all tickers, ``start`` UTC epoch ns. The same arguments give
-    the same bytes. Yields ``(stamp, frame)``, the stamp in UTC epoch ns.
+    ``rate`` is trades a second over all tickers; ``start`` and the stamps are UTC epoch ns. The
+    same arguments make the same bytes.
     """
     if not tickers:
         return
-    for stamp, frame in _market(seed, rate, opening, start, lambda: tickers, trades):
+    for stamp, frame in _market_frames(seed, rate, opening, start, lambda: tickers, trades):
         if frame is not None:
             yield stamp, frame
 
@@ -150,9 +187,9 @@ def synthetic_frames(
 class SyntheticMarket:
     """An endless market as a source: it trades whatever clients subscribe to, live.
 
-    ``rate`` is trades a second over all tickers, at the start ``opening`` times as many.
-    ``tickers``, if given, trade whatever is subscribed to. ``flat_out`` plays as fast as it is
-    taken, with times that then run ahead; ``trades`` ends the market after that many.
+    ``rate`` is trades a second over all tickers, ``opening`` times as many at the start.
+    ``tickers``, if given, trade whatever clients subscribe to. ``flat_out`` plays as fast as
+    clients read, with times that then run ahead. ``trades`` ends the market after that many.
     """
 
     seed: int = 1
@@ -164,16 +201,16 @@ class SyntheticMarket:
 
     @property
     def speed(self) -> float:
-        """The pace of the clock, or none."""
+        """Real time, or no pace."""
         return 0.0 if self.flat_out else 1.0
 
     @property
     def loop(self) -> bool:
-        """A market that ended stays closed."""
+        """False: a market that ended stays closed."""
         return False
 
     def check(self) -> None:
-        """See that the market can trade.
+        """Check that the market can trade.
 
         Raises:
             SettingsError: a rate or opening that is not above 0.
@@ -182,8 +219,10 @@ class SyntheticMarket:
             raise SettingsError("The rate and the opening of a market must be above 0.")
 
     def entries(self, start: int, tickers: Callable[[], Sequence[str]]) -> Iterator[TapeFrames]:
-        """The market from ``start`` (UTC epoch ns) on, for the tickers of the moment."""
+        """Yield the market from ``start`` (UTC epoch ns) on, for the tickers of the moment."""
         yield TapeFrames(start, ())  # the pace counts from here
-        now = (lambda: self.tickers) if self.tickers else tickers
-        for stamp, frame in _market(self.seed, self.rate, self.opening, start, now, self.trades):
+        traded = (lambda: self.tickers) if self.tickers else tickers
+        for stamp, frame in _market_frames(
+            self.seed, self.rate, self.opening, start, traded, self.trades
+        ):
             yield TapeFrames(stamp, (frame,) if frame else ())

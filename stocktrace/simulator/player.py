@@ -1,9 +1,9 @@
-"""The play: one clock for the whole exchange takes a source's frames to all who listen.
+"""Plays a source: one clock sends its frames to all clients that listen.
 
-- With a pace (speed above 0) time goes on whoever listens: who is away misses it.
-- Without one (speed 0) play is as fast as it is taken. So it holds while nobody takes anything,
-  and while subscriptions are still coming.
-- Either way one slow reader holds the play for all: nothing is buffered without bound.
+- With a pace (speed above 0) time does not wait for clients: who is disconnected misses frames.
+- Without a pace (speed 0) frames are sent as fast as clients read. Play pauses while no client
+  listens, and while subscriptions are still coming.
+- Either way one slow reader slows the play for all: buffers are bounded.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import threading
 import time
 
 from stocktrace.clock import NS_PER_SECOND
+from stocktrace.simulator.frames import FramePiece, split_frames
 from stocktrace.simulator.gateway import Gateway
-from stocktrace.simulator.source import DISCONNECTED, FrameSource
-from stocktrace.simulator.subscription_filter import FramePiece, split_frames
+from stocktrace.simulator.sources import DISCONNECTED, FrameSource
 from stocktrace.store.tape import TapeMark
 
-# Frames that are cut and written in one turn of the event loop: some tens of kilobytes, a
+# Frames that are filtered and written in one turn of the event loop: some tens of kilobytes, a
 # millisecond or two.
 _BATCH = 256
-# What the loop's timer cannot tell from now, in seconds.
+# The loop's timer is not finer, in seconds.
 _TICK = 0.001
 
 
@@ -60,7 +60,7 @@ class Player:
             if len(self._frames) >= _BATCH:
                 await self._flush()
         await self._flush()
-        await asyncio.sleep(0)  # an empty source that loops must not keep the others out
+        await asyncio.sleep(0)  # an empty source that loops must not block other tasks
 
     async def _wait_until(self, due: float) -> None:
         loop = asyncio.get_running_loop()
@@ -69,21 +69,21 @@ class Player:
             await asyncio.sleep(max(0.0, due - loop.time()))
 
     async def _flush(self) -> None:
-        """Send what was collected; without a pace, to somebody."""
-        if self._gateway.ticks is not None:
-            self._gateway.ticks.add(self._frames)
-        rest = split_frames(self._frames) if self._frames else []
+        """Send the collected frames; without a pace, wait for a client that takes them."""
+        if self._gateway.rest is not None:
+            self._gateway.rest.add(self._frames)
+        pieces = split_frames(self._frames) if self._frames else []
         self._frames = []
-        while rest:
+        while pieces:
             if not self._source.speed:
                 await self._gateway.wait_settled()
-            rest = rest[self._deliver(rest) :]
+            pieces = pieces[self._deliver(pieces) :]
             self._gateway.notify()
             for link in list(self._gateway.links):
-                await link.drained()
+                await link.drain()
             await asyncio.sleep(0)
 
-    def _deliver(self, batch: list[FramePiece]) -> int:
-        """How many of ``batch`` are done with."""
-        done = [link.deliver(batch) for link in list(self._gateway.subscribers())]
-        return len(batch) if self._source.speed else max(done, default=0)
+    def _deliver(self, pieces: list[FramePiece]) -> int:
+        """Send ``pieces`` to all clients. Return how many of them were handled."""
+        handled = [link.deliver(pieces) for link in list(self._gateway.listeners())]
+        return len(pieces) if self._source.speed else max(handled, default=0)

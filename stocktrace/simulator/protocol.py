@@ -1,6 +1,6 @@
-"""Finnhub's side of the conversation: what a client's message does to its subscriptions. Pure.
+"""Finnhub's side of the protocol: what a client's message does to its subscriptions. No I/O.
 
-A subscribe that succeeds is not answered (FINNHUB.md, "Connection"); only refusals are.
+Finnhub does not answer a subscribe that succeeds (FINNHUB.md, "Connection"), only refusals.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import msgspec
 from stocktrace.trade import is_ticker
 
 PING = b'{"type":"ping"}'
+#: What decoding a text that is not valid JSON, or not of the expected form, can raise.
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 class _Command(msgspec.Struct):
@@ -25,33 +27,33 @@ class _Typed(msgspec.Struct):
     type: str
 
 
-_decode = msgspec.json.Decoder(_Command).decode
-_type_of = msgspec.json.Decoder(_Typed).decode
+_decode_command = msgspec.json.Decoder(_Command).decode
+_decode_type = msgspec.json.Decoder(_Typed).decode
 
 
 def error_frame(text: str) -> bytes:
-    """The frame in which Finnhub complains."""
+    """Return an error frame as Finnhub sends it."""
     return msgspec.json.encode({"msg": text, "type": "error"})
 
 
 def is_error(frame: bytes) -> bool:
-    """Whether ``frame`` is one in which Finnhub complains."""
+    """Check whether ``frame`` is an error frame."""
     try:
-        return _type_of(frame).type == "error"
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return _decode_type(frame).type == "error"
+    except DECODE_ERRORS:
         return False
 
 
 TOO_MANY_SYMBOLS = error_frame("Subscribing to too many symbols")
-# What Finnhub answers here is not known; an error frame is what clients must survive anyway.
+# Finnhub's real answer is not known. Clients must survive an error frame anyway.
 INVALID_MESSAGE = error_frame("Invalid message")
 
 
 @dataclass(slots=True)
 class Subscriptions:
-    """The symbols of one connection, in the order in which they were asked for.
+    """The symbols of one connection, in the order in which they were requested.
 
-    ``limit`` is how many there may be; 0: any number.
+    ``limit`` is the maximum number of symbols; 0: no limit.
     """
 
     limit: int = 50
@@ -60,12 +62,12 @@ class Subscriptions:
     symbols: dict[str, None] = field(default_factory=dict)
 
     def receive(self, message: str | bytes) -> bytes | None:
-        """Obey a client's message; the error frame that answers it, or nothing."""
-        if isinstance(message, bytes):  # a binary message; all of the protocol is text
+        """Apply a client's message. Return the error frame that answers it, if any."""
+        if isinstance(message, bytes):  # a binary message; the protocol is text only
             return INVALID_MESSAGE
         try:
-            command = _decode(message)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            command = _decode_command(message)
+        except DECODE_ERRORS:
             return INVALID_MESSAGE
         if command.type == "unsubscribe":
             self.symbols.pop(command.symbol, None)
@@ -74,8 +76,9 @@ class Subscriptions:
 
     def _subscribe(self, symbol: str) -> bytes | None:
         if not is_ticker(symbol) or symbol in self.unknown:
-            named = f" {symbol}" if self.names_invalid else ""
-            return error_frame(f"Invalid symbol{named}")
+            return error_frame(
+                f"Invalid symbol {symbol}" if self.names_invalid else "Invalid symbol"
+            )
         if self.limit and symbol not in self.symbols and len(self.symbols) >= self.limit:
             return TOO_MANY_SYMBOLS
         self.symbols[symbol] = None

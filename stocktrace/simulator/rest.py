@@ -1,10 +1,14 @@
-"""Finnhub's REST side (FINNHUB.md, "REST"): ticks, market status, holidays, and its refusals."""
+"""Finnhub's REST side (FINNHUB.md, "REST"): ticks, market status, holidays, and its errors.
+
+The ticks are what was played over the WebSocket, to any client or none, by ticker and New York
+date. ``RestSettings`` says how they differ from that.
+"""
 
 from __future__ import annotations
 
 import http
-from collections import deque
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -14,10 +18,10 @@ from websockets.datastructures import Headers
 from websockets.http11 import Response
 
 from stocktrace.calendar import NEW_YORK, us_extended_session, us_regular_session
+from stocktrace.simulator.protocol import DECODE_ERRORS
 from stocktrace.simulator.settings import RestSettings
-from stocktrace.simulator.ticks import TickHistory
 
-#: What the path of a request to REST begins with.
+#: The path of every REST request begins with it.
 PREFIX = "/api/v1/"
 _ERRORS = {
     401: "Invalid API key.",
@@ -26,53 +30,79 @@ _ERRORS = {
     422: "Wrong parameters.",
     429: "API limit reached. Please try again later. Remaining Limit: 0",
 }
-_MOST = 25_000
+_MAX_LIMIT = 25_000
+# The price of a tick that the live feed never sent differs by a cent: another venue's.
+_EXTRA = 0.01
+
+
+class _TickRow(msgspec.Struct, gc=False):
+    s: str
+    p: float
+    t: int
+    v: float
+    c: tuple[str, ...] | None = None
+
+
+class _TradeFrame(msgspec.Struct):
+    type: str
+    data: tuple[_TickRow, ...] = ()
+
+
+_decode_trades = msgspec.json.Decoder(_TradeFrame).decode
+_PADDING = _TickRow("", 0.0, 0, 0.0, ())
 
 
 class RestApi:
-    """Answers requests; ``requests`` counts them. Belongs to the exchange's thread."""
+    """Answers requests and counts them. Only the simulator's thread may use it.
 
-    def __init__(self, settings: RestSettings, key: str, ticks: TickHistory) -> None:
+    ``history`` are frames that were played before.
+    """
+
+    def __init__(self, settings: RestSettings, key: str, history: Iterable[bytes]) -> None:
         self.requests = 0
         self._settings = settings
         self._key = key
-        self._ticks = ticks
+        self._ticks = _TickHistory(settings, history)
         self._statuses = deque(settings.statuses)
         self._minute: deque[float] = deque()
 
+    def add(self, frames: Iterable[bytes]) -> None:
+        """Add frames that are played now."""
+        self._ticks.add(frames)
+
     def answer(self, path: str, headers: Mapping[str, str], now: float) -> Response | None:
-        """The answer to a request at ``now`` (monotonic seconds); ``None``: the connection ends."""
+        """Answer a request at ``now`` (monotonic seconds); ``None``: the connection ends."""
         self.requests += 1
         status = self._statuses.popleft() if self._statuses else 200
         if status == 0:
             return None
         if status != 200:
-            return _refusal(status, self._settings.retry_after)
-        return self._served(path, headers, now)
+            return _error_response(status, self._settings.retry_after)
+        return self._route(path, headers, now)
 
-    def _served(self, path: str, headers: Mapping[str, str], now: float) -> Response:
+    def _route(self, path: str, headers: Mapping[str, str], now: float) -> Response:
         parts = urlsplit(path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if headers.get("X-Finnhub-Token", query.get("token")) != self._key:
-            return _refusal(401)
-        left = self._left(now)
+            return _error_response(401)
+        left = self._use_allowance(now)
         if left < 0:
-            return _refusal(429, self._settings.retry_after)
+            return _error_response(429, self._settings.retry_after)
         limits = {
             "X-Ratelimit-Limit": str(self._settings.per_minute),
             "X-Ratelimit-Remaining": str(left),
         }
         match parts.path.removeprefix(PREFIX):
             case "stock/tick":
-                return self._tick(query, limits)
+                return self._ticks_response(query, limits)
             case "stock/market-status":
-                return _response(200, _status(datetime.now(UTC)), limits)
+                return _response(200, _market_status(datetime.now(UTC)), limits)
             case "stock/market-holiday":
-                return _response(200, _holidays(datetime.now(NEW_YORK).year), limits)
-        return _refusal(404)
+                return _response(200, _market_holidays(datetime.now(NEW_YORK).year), limits)
+        return _error_response(404)
 
-    def _left(self, now: float) -> int:
-        """How many more requests this minute allows; below 0: not even this one."""
+    def _use_allowance(self, now: float) -> int:
+        """Return how many more requests this minute allows; -1: this one is one too many."""
         while self._minute and now - self._minute[0] >= 60.0:
             self._minute.popleft()
         if len(self._minute) >= self._settings.per_minute:
@@ -80,22 +110,84 @@ class RestApi:
         self._minute.append(now)
         return self._settings.per_minute - len(self._minute)
 
-    def _tick(self, query: dict[str, str], limits: dict[str, str]) -> Response:
+    def _ticks_response(self, query: dict[str, str], limits: dict[str, str]) -> Response:
         if not self._settings.premium:
-            return _refusal(403)
+            return _error_response(403)
         try:
             day = date.fromisoformat(query["date"])
-            limit, skip = int(query.get("limit", _MOST)), int(query.get("skip", 0))
+            limit, skip = int(query.get("limit", _MAX_LIMIT)), int(query.get("skip", 0))
             symbol = query["symbol"]
         except (KeyError, ValueError):
-            return _refusal(422)
-        if not 0 < limit <= _MOST or skip < 0:
-            return _refusal(422)
+            return _error_response(422)
+        if not 0 < limit <= _MAX_LIMIT or skip < 0:
+            return _error_response(422)
         page = self._ticks.page(symbol, day, limit, skip)
-        return _refusal(404) if page is None else _response(200, page, limits)
+        return _error_response(404) if page is None else _response(200, page, limits)
 
 
-def _status(now: datetime) -> dict[str, Any]:
+class _TickHistory:
+    """What was played. Frames are decoded on the first request: most are never asked for."""
+
+    def __init__(self, settings: RestSettings, history: Iterable[bytes]) -> None:
+        self._settings = settings
+        self._undecoded = list(history)
+        self._days: dict[tuple[str, date], list[_TickRow]] = defaultdict(list)
+
+    def add(self, frames: Iterable[bytes]) -> None:
+        self._undecoded += frames
+
+    def page(self, symbol: str, day: date, limit: int, skip: int) -> dict[str, Any] | None:
+        """Return the answer of ``/stock/tick``; ``None``: there is no such day."""
+        settings = self._settings
+        rows = self._rows_of_day(symbol, day)
+        if rows is None:
+            return None
+        limit = min(limit, settings.page_limit)
+        page = rows[skip : skip + limit]
+        if not page and settings.endless:
+            page = rows[-limit:]
+        if settings.padding:
+            page = [*page, *[_PADDING] * (limit - len(page))]
+        return {
+            "s": symbol,
+            "skip": skip,
+            "count": len(page),
+            "total": len(rows),
+            "p": [row.p for row in page],
+            "v": [row.v for row in page],
+            "t": [row.t for row in page],
+            "x": ["D"] * len(page),
+            "c": [list(row.c or ()) for row in page],
+        }
+
+    def _rows_of_day(self, symbol: str, day: date) -> Sequence[_TickRow] | None:
+        self._decode()
+        rows = self._days.get((symbol, day))
+        if rows is None or day.isoformat() in self._settings.not_loaded:
+            return None
+        rows = sorted(rows, key=lambda row: row.t)
+        if period := self._settings.missing:
+            rows = [row for number, row in enumerate(rows, 1) if number % period]
+        if period := self._settings.extra:
+            extra = [
+                msgspec.structs.replace(row, p=round(row.p + _EXTRA, 4)) for row in rows[::period]
+            ]
+            rows = sorted(rows + extra, key=lambda row: row.t)
+        return rows
+
+    def _decode(self) -> None:
+        undecoded, self._undecoded = self._undecoded, []
+        for frame in undecoded:
+            try:
+                rows = _decode_trades(frame).data
+            except DECODE_ERRORS:
+                continue  # not a frame of trades
+            for row in rows:
+                time = datetime.fromtimestamp(row.t / 1000, NEW_YORK)
+                self._days[row.s, time.date()].append(row)
+
+
+def _market_status(now: datetime) -> dict[str, Any]:
     day = now.astimezone(NEW_YORK).date()
     regular, extended = us_regular_session(day), us_extended_session(day)
     session = None
@@ -114,12 +206,11 @@ def _status(now: datetime) -> dict[str, Any]:
     }
 
 
-def _holidays(year: int) -> dict[str, Any]:
-    """Weekdays without a session, and half days."""
+def _market_holidays(year: int) -> dict[str, Any]:
+    """List weekdays without a session, and half days."""
     first = date(year, 1, 1)
-    days = [first + timedelta(days=number) for number in range(366)]
-    found = []
-    for day in days:
+    holidays = []
+    for day in (first + timedelta(days=number) for number in range(366)):
         session = us_regular_session(day)
         if session is None and day.weekday() < 5:
             hours = ""
@@ -127,28 +218,28 @@ def _holidays(year: int) -> dict[str, Any]:
             hours = f"09:30-{closes:%H:%M}"
         else:
             continue
-        found.append({"eventName": "Holiday", "atDate": day.isoformat(), "tradingHour": hours})
-    return {"data": found, "exchange": "US", "timezone": NEW_YORK.key}
+        holidays.append({"eventName": "Holiday", "atDate": day.isoformat(), "tradingHour": hours})
+    return {"data": holidays, "exchange": "US", "timezone": NEW_YORK.key}
 
 
-def _refusal(status: int, retry_after: int | None = None) -> Response:
-    """An error; those of a gateway in front are no JSON."""
+def _error_response(status: int, retry_after: int | None = None) -> Response:
+    """Return an error; those of a gateway in front of Finnhub are not JSON."""
     headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
     if status in _ERRORS:
         return _response(status, {"error": _ERRORS[status]}, headers)
     return _response(status, b"<html>upstream request timeout</html>", headers)
 
 
-def _response(status: int, body: object, more: Mapping[str, str]) -> Response:
-    """What is no bytes yet goes as JSON."""
+def _response(status: int, body: object, more_headers: Mapping[str, str]) -> Response:
+    """Return a response; a body that is not bytes is encoded as JSON."""
     raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
     kind = "text/html" if isinstance(body, bytes) else "application/json; charset=utf-8"
     headers = {"Connection": "close", "Content-Type": kind, "Content-Length": str(len(raw))}
-    return Response(status, phrase(status), Headers({**headers, **more}), raw)
+    return Response(status, reason_phrase(status), Headers({**headers, **more_headers}), raw)
 
 
-def phrase(status: int) -> str:
-    """The words for a status, which need not be one that HTTP knows (524)."""
+def reason_phrase(status: int) -> str:
+    """Return the words for a status, also for one that HTTP does not know (524)."""
     try:
         return http.HTTPStatus(status).phrase
     except ValueError:

@@ -48,7 +48,7 @@ GOOD = ("capture", "AAPL", "--for", "1s")
         (("--no-such",), "--no-such"),
         (("simulator", "--ping-interval", "often"), "'often' is no duration"),
         (("simulator", "--rate", "0"), "must be above 0"),
-        (("simulator", "--port", "99999"), "99999 is no port"),
+        (("simulator", "--port", "99999"), "99999 is not a port"),
         (("simulator", "--key", ""), "key must not be empty"),
         (("demo", "é"), "'é' is no ticker"),
         (("demo", "--for", "x"), "'x' is no duration"),

@@ -1,4 +1,4 @@
-"""The simulated exchange as a command, and the demo."""
+"""The simulator as a command, and the demo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_exchange_prints_its_address_and_plays_a_tape(studio: Studio, tmp_path: 
     tape = tmp_path / "a.tape"
     tape.write_bytes(b"".join(b"%d\t%s\n" % (NOON + n, each) for n, each in enumerate(frames)))
     flags = ["--tape", str(tape), "--speed", "0", "--key", studio.key, "--ping-interval", "0"]
-    with running(*STOCKTRACE, "exchange", *flags) as process:
+    with running(*STOCKTRACE, "simulator", *flags) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert urllib.parse.urlsplit(url).hostname == "127.0.0.1"
@@ -33,7 +33,7 @@ def test_exchange_prints_its_address_and_plays_a_tape(studio: Studio, tmp_path: 
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (130, "")
-    assert "the recording is over, 200 trades were sent; connections stay open" in over
+    assert "everything was played, 200 trades sent. Connections stay open" in over
     assert report.books.recorded == 200
     assert published(studio.data_dir) == sent(frames)
 

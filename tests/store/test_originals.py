@@ -166,7 +166,7 @@ def test_another_way_with_copies_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_a_capture_of_a_doubling_feed_keeps_all_and_its_report_says_so(studio: Studio) -> None:
     frames = [(stamp, frame(trades)) for stamp, trades in stream(NOON)]
-    with studio.exchange(ScriptedSource(frames), [Fault("copies", times=2)]) as exchange:
+    with studio.exchange(ScriptedSource(frames), [Fault("duplicate-rows", times=2)]) as exchange:
         report = studio.record(exchange, TICKERS, played(exchange))
     wanted = [trade for _, trades in stream(NOON) for trade in trades if trade[0] == "AAPL"]
     assert report.books.recorded == 4 * len(wanted)

@@ -12,7 +12,7 @@ import pytest
 from stocktrace.feed import subscriptions
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
-from stocktrace.simulator.malformed_frames import malformed_frames
+from stocktrace.simulator.faults import malformed_frames
 from stocktrace.store import validation
 from stocktrace.store.names import decode_ticker
 from stocktrace.store.quarantine import parse_quarantine
@@ -45,11 +45,11 @@ def files_published(data_dir: Path, count: int) -> Callable[[CaptureStatus], boo
 @pytest.mark.parametrize(
     "faults",
     [
-        [Fault("copies", times=2)],
-        [Fault("copies", times=3)],
+        [Fault("duplicate-rows", times=2)],
+        [Fault("duplicate-rows", times=3)],
         [Fault("duplicate", times=2)],
         [Fault("duplicate", times=3)],
-        [Fault("copies", times=2), Fault("duplicate", times=3, after_trades=200)],
+        [Fault("duplicate-rows", times=2), Fault("duplicate", times=3, after_trades=200)],
     ],
     ids=["x2 in a frame", "x3 in a frame", "x2 in the next", "x3 in the next", "both"],
 )
@@ -203,7 +203,7 @@ def test_38_one_bad_symbol_of_fifty_is_found_and_the_others_recorded(
 
 def test_39_odd_frames_are_counted_and_kept_and_harm_no_trade(studio: Studio) -> None:
     with studio.exchange(
-        ScriptedSource(numbered(20)), [Fault("odd", after_trades=10)], settle=0.05
+        ScriptedSource(numbered(20)), [Fault("malformed", after_trades=10)], settle=0.05
     ) as exchange:
         report = record(studio, exchange, played(exchange))
         frames = all_sent(exchange)

@@ -175,7 +175,7 @@ def test_45_the_key_is_nowhere(
         Fault("close", after_trades=1, after_connections=2, code=1008),
         Fault("stall", after_trades=1, after_connections=3),
         Fault("half-frame", after_trades=1, after_connections=4),
-        Fault("odd", after_connections=5),
+        Fault("malformed", after_connections=5),
         Fault("inject", after_connections=5, frame=b'{"type":"error","msg":"bad key"}'),
         Fault("truncate", after_connections=5),
     ]

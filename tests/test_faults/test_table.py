@@ -6,8 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from stocktrace.simulator.faults import FAULT_KINDS
-from stocktrace.simulator.malformed_frames import malformed_frames
+from stocktrace.simulator.faults import FAULT_KINDS, malformed_frames
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests/test_faults/"
@@ -64,4 +63,4 @@ def test_every_test_of_a_story_stands_in_its_row() -> None:
 def test_every_kind_of_fault_is_told() -> None:
     kinds = re.findall(r"^\| `([\w-]+)` \| .* \| .*\|$", PAGE, re.MULTILINE)
     assert [kind for kind in kinds if kind in FAULT_KINDS] == list(FAULT_KINDS)
-    assert f"{len(malformed_frames())} frames that have killed clients" in PAGE
+    assert f"{len(malformed_frames())} frames that have crashed clients" in PAGE

@@ -20,7 +20,7 @@ from stocktrace.simulator import (
     TapeSource,
 )
 from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
-from tests.exchange.conftest import SECOND, Dial, frame_of, numbered, prices
+from tests.simulator.conftest import SECOND, Dial, frame_of, numbered, prices
 
 QUICK = SimulatorSettings(settle=0.01, keep=True)
 
@@ -36,43 +36,43 @@ def tape(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_tape_at_full_speed_arrives_whole_and_verbatim(dial: Dial, tape: Path) -> None:
-    with Simulator(TapeSource(tape, speed=0), QUICK) as exchange:
-        client = dial(exchange)
+def test_a_tape_at_full_speed_arrives_complete_and_verbatim(dial: Dial, tape: Path) -> None:
+    with Simulator(TapeSource(tape, speed=0), QUICK) as simulator:
+        client = dial(simulator)
         client.subscribe("AAPL")
         assert client.frames(20) == [frame for _, frame in numbered(20)]
-        exchange.wait_for(lambda exchange: exchange.finished.is_set())
-        assert (exchange.sent_frames, exchange.sent_trades) == (20, 20)
-        (connection,) = exchange.connections
+        simulator.wait_for(lambda simulator: simulator.finished.is_set())
+        assert (simulator.sent_frames, simulator.sent_trades) == (20, 20)
+        (connection,) = simulator.connections
         assert connection.frames == [frame for _, frame in numbered(20)]
         assert (connection.sent_frames, connection.sent_trades, connection.open) == (20, 20, True)
 
 
-def test_a_large_script_flows_no_faster_than_it_is_taken(dial: Dial) -> None:
+def test_a_large_script_is_sent_no_faster_than_it_is_read(dial: Dial) -> None:
     padding = "x" * 20_000
     script = ScriptedSource(
         [(n, b'{"type":"news","n":%d,"x":"%s"}' % (n, padding.encode())) for n in range(1000)]
     )
-    with Simulator(script, SimulatorSettings(settle=0)) as exchange:
-        client = dial(exchange)
+    with Simulator(script, SimulatorSettings(settle=0)) as simulator:
+        client = dial(simulator)
         client.subscribe("AAPL")
-        exchange.wait_for(lambda exchange: exchange.sent_frames > 0)
-        assert not exchange.finished.is_set()  # 20 MB do not fit in between
+        simulator.wait_for(lambda simulator: simulator.sent_frames > 0)
+        assert not simulator.finished.is_set()  # 20 MB do not fit into the buffers
         assert [json.loads(frame)["n"] for frame in client.frames(1000)] == list(range(1000))
-        assert exchange.finished.wait(5)
+        assert simulator.finished.wait(5)
 
 
 def test_play_waits_until_all_subscribes_have_come(dial: Dial) -> None:
     script = ScriptedSource([(1, frame_of(("A", 1), ("B", 2), ("C", 3)))])
-    with Simulator(script, SimulatorSettings(settle=0.5)) as exchange:
-        client = dial(exchange)
+    with Simulator(script, SimulatorSettings(settle=0.5)) as simulator:
+        client = dial(simulator)
         client.subscribe("A", "B", "C")
         assert prices(client.trades(3)) == [1, 2, 3]
 
 
 def test_a_pace_stretches_the_recorded_times(dial: Dial, tape: Path) -> None:
-    with Simulator(TapeSource(tape, speed=100), SimulatorSettings(settle=0)) as exchange:
-        client = dial(exchange)
+    with Simulator(TapeSource(tape, speed=100), SimulatorSettings(settle=0)) as simulator:
+        client = dial(simulator)
         client.subscribe("AAPL")
         client.trades(1)
         begin = time.monotonic()
@@ -80,35 +80,35 @@ def test_a_pace_stretches_the_recorded_times(dial: Dial, tape: Path) -> None:
         assert 0.15 < time.monotonic() - begin < 3
 
 
-def test_without_settling_play_runs_before_anybody_listens() -> None:
+def test_without_settling_play_starts_before_a_client_listens() -> None:
     with Simulator(
         ScriptedSource(numbered(3), speed=1000), SimulatorSettings(settle=None)
-    ) as exchange:
-        assert exchange.finished.wait(5)
-        assert exchange.sent_trades == 0
+    ) as simulator:
+        assert simulator.finished.wait(5)
+        assert simulator.sent_trades == 0
 
 
 def test_with_a_pace_nothing_is_replayed_after_a_reconnect(dial: Dial) -> None:
     with Simulator(
         ScriptedSource(numbered(1000), speed=200), SimulatorSettings(settle=0)
-    ) as exchange:
-        first = dial(exchange)
+    ) as simulator:
+        first = dial(simulator)
         first.subscribe("AAPL")
         seen = prices(first.trades(3))
-        exchange.drop_all()
-        seen += first.rest()
-        exchange.wait_for(lambda exchange: exchange.open_connections == 0)
-        second = dial(exchange)
+        simulator.drop_all()
+        seen += first.remaining_prices()
+        simulator.wait_for(lambda simulator: simulator.open_connections == 0)
+        second = dial(simulator)
         second.subscribe("AAPL")
-        exchange.wait_for(lambda exchange: exchange.sent_trades > len(seen))
+        simulator.wait_for(lambda simulator: simulator.sent_trades > len(seen))
         assert prices(second.trades(1))[0] > seen[-1]
 
 
-def test_at_full_speed_play_holds_while_nobody_listens(dial: Dial, tape: Path) -> None:
-    with Simulator(TapeSource(tape, speed=0), QUICK) as exchange:
-        dial(exchange)
-        client = dial(exchange)
-        assert not exchange.finished.is_set()
+def test_at_full_speed_play_waits_for_a_client(dial: Dial, tape: Path) -> None:
+    with Simulator(TapeSource(tape, speed=0), QUICK) as simulator:
+        dial(simulator)
+        client = dial(simulator)
+        assert not simulator.finished.is_set()
         client.subscribe("AAPL")
         assert prices(client.trades(20)) == list(range(1, 21))
 
@@ -129,7 +129,7 @@ def test_tapes_may_be_compressed(tmp_path: Path, suffix: str) -> None:
     ]
 
 
-def test_a_folder_of_tapes_is_a_session_in_order_of_name(tmp_path: Path) -> None:
+def test_the_tapes_of_a_folder_are_played_in_order_of_name(tmp_path: Path) -> None:
     steps = numbered(3)
     for name, step in zip(["b.tape", "c.tape", "a.tape"], steps, strict=True):
         (tmp_path / name).write_bytes(tape_text([step]))
@@ -138,7 +138,7 @@ def test_a_folder_of_tapes_is_a_session_in_order_of_name(tmp_path: Path) -> None
     assert stamps == [3 * SECOND, 1 * SECOND, 2 * SECOND]
 
 
-def test_times_of_now_begin_with_the_play_and_follow_its_speed(tape: Path) -> None:
+def test_times_moved_to_now_begin_with_the_play_and_follow_its_speed(tape: Path) -> None:
     tape.write_bytes(
         tape_text(
             [
@@ -163,7 +163,7 @@ def test_times_of_now_begin_with_the_play_and_follow_its_speed(tape: Path) -> No
     assert all(now - 100 <= t <= now + 5000 for t in times(speed=0))
 
 
-def test_a_recorded_disconnect_drops_everybody_if_asked_for(dial: Dial, tape: Path) -> None:
+def test_a_recorded_disconnect_can_drop_every_connection(dial: Dial, tape: Path) -> None:
     steps = numbered(2)
     tape.write_bytes(
         tape_text(steps[:1])
@@ -171,54 +171,56 @@ def test_a_recorded_disconnect_drops_everybody_if_asked_for(dial: Dial, tape: Pa
         + tape_text(steps[1:])
     )
     assert all(isinstance(entry, TapeFrames) for entry in TapeSource(tape).entries(0, tuple))
-    with Simulator(TapeSource(tape, speed=0, replay_disconnects=True), QUICK) as exchange:
-        first = dial(exchange)
+    with Simulator(TapeSource(tape, speed=0, replay_disconnects=True), QUICK) as simulator:
+        first = dial(simulator)
         first.subscribe("AAPL")
         assert prices(first.trades(1)) == [1]
         with pytest.raises(ConnectionClosed):
             first.frame()
-        second = dial(exchange)
+        second = dial(simulator)
         second.subscribe("AAPL")
         assert prices(second.trades(1)) == [2]
-        assert [connection.open for connection in exchange.connections] == [False, True]
+        assert [connection.open for connection in simulator.connections] == [False, True]
 
 
-def test_a_mark_in_a_script_drops_everybody(dial: Dial) -> None:
+def test_a_mark_in_a_script_drops_every_connection(dial: Dial) -> None:
     steps: list[tuple[int, bytes] | TapeMark] = [
         numbered(1)[0],
         TapeMark(2 * SECOND, "disconnected"),
     ]
-    with Simulator(ScriptedSource(steps), QUICK) as exchange:
-        client = dial(exchange)
+    with Simulator(ScriptedSource(steps), QUICK) as simulator:
+        client = dial(simulator)
         client.subscribe("AAPL")
         assert prices(client.trades(1)) == [1]
         with pytest.raises(ConnectionClosed):
             client.frame()
 
 
-def test_a_loop_begins_again(dial: Dial) -> None:
-    with Simulator(ScriptedSource(numbered(3), loop=True), QUICK) as exchange:
-        client = dial(exchange)
+def test_a_looping_source_starts_again(dial: Dial) -> None:
+    with Simulator(ScriptedSource(numbered(3), loop=True), QUICK) as simulator:
+        client = dial(simulator)
         client.subscribe("AAPL")
         assert prices(client.trades(7))[:7] == [1, 2, 3, 1, 2, 3, 1]
-        assert not exchange.finished.is_set()
+        assert not simulator.finished.is_set()
 
 
-def test_after_the_end_heartbeats_go_on(dial: Dial) -> None:
-    with Simulator(ScriptedSource([]), SimulatorSettings(settle=0, ping_period=0.01)) as exchange:
-        client = dial(exchange)
+def test_heartbeats_continue_after_the_end(dial: Dial) -> None:
+    with Simulator(ScriptedSource([]), SimulatorSettings(settle=0, ping_period=0.01)) as simulator:
+        client = dial(simulator)
         client.subscribe("AAPL")
-        assert exchange.finished.wait(5)
+        assert simulator.finished.wait(5)
         assert client.frames(2) == [b'{"type":"ping"}'] * 2
 
 
-def test_a_damaged_tape_is_played_and_told(tape: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_tape_is_played_and_reported(
+    tape: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tape.write_bytes(b"no stamp\n" + tape_text(numbered(1)) + b"17")
     assert len(list(TapeSource(tape).entries(0, tuple))) == 1
-    assert "one.tape is damaged: 2 torn bytes and 1 bad lines" in caplog.text
+    assert "one.tape is damaged: 2 truncated bytes and 1 invalid lines" in caplog.text
 
 
-def test_there_must_be_a_tape_to_play(tmp_path: Path) -> None:
+def test_a_missing_tape_is_reported(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.tape"):
         with pytest.raises(TapeError, match="There is no tape"):
             Simulator(TapeSource(path)).start()
@@ -229,13 +231,13 @@ def test_a_speed_below_zero_is_refused(tape: Path) -> None:
         Simulator(TapeSource(tape, speed=-1)).start()
 
 
-def test_an_endless_market_trades_what_is_subscribed_to_at_the_time(dial: Dial) -> None:
-    with Simulator(SyntheticMarket(rate=2000), SimulatorSettings(settle=0)) as exchange:
-        client = dial(exchange)
+def test_an_endless_market_trades_what_clients_are_subscribed_to(dial: Dial) -> None:
+    with Simulator(SyntheticMarket(rate=2000), SimulatorSettings(settle=0)) as simulator:
+        client = dial(simulator)
         client.subscribe("AAPL")
         assert {trade["s"] for trade in client.trades(20)} == {"AAPL"}
         client.subscribe("OANDA:EUR_USD")
-        exchange.wait_for(lambda exchange: len(exchange.subscriptions) == 2)
+        simulator.wait_for(lambda simulator: len(simulator.subscriptions) == 2)
         seen: set[str] = set()
         while seen != {"AAPL", "OANDA:EUR_USD"}:
             trade = client.trades(1)[-1]
@@ -244,14 +246,14 @@ def test_an_endless_market_trades_what_is_subscribed_to_at_the_time(dial: Dial) 
             assert 0 < lag < 5000
 
 
-def test_a_recording_of_the_exchange_is_what_it_sent(dial: Dial, tmp_path: Path) -> None:
+def test_the_frames_of_the_simulator_can_be_read_as_a_tape(dial: Dial, tmp_path: Path) -> None:
     market = SyntheticMarket(seed=3, trades=3000, flat_out=True, tickers=("AAPL", "MSFT"))
-    with Simulator(market, SimulatorSettings(keep=True)) as exchange:
-        client = dial(exchange)
+    with Simulator(market, SimulatorSettings(keep=True)) as simulator:
+        client = dial(simulator)
         client.subscribe("AAPL", "MSFT")
         client.trades(3000)
         path = tmp_path / "recorded.tape"
-        path.write_bytes(tape_text(list(enumerate(exchange.connections[0].frames))))
+        path.write_bytes(tape_text(list(enumerate(simulator.connections[0].frames))))
     assert (
         sum(len(entry.frames) for entry in TapeReader(path) if isinstance(entry, TapeFrames)) > 500
     )

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from stocktrace.simulator.subscription_filter import (
+from stocktrace.simulator.frames import (
     FramePiece,
     filter_piece,
     shift_times,
     split_frames,
 )
-from tests.exchange.conftest import frame_of
+from tests.simulator.conftest import frame_of
 
 MIXED = (
     b'{ "type":"trade","data":[{"c":null,"p":1.50,"s":"B:X","t":1,"v":1e-3},'
@@ -18,7 +18,7 @@ MIXED = (
 )
 
 
-def test_a_frame_whose_trades_are_all_wanted_stands_byte_for_byte() -> None:
+def test_a_frame_of_wanted_trades_only_is_kept_byte_for_byte() -> None:
     (piece,) = split_frames([MIXED])
     assert filter_piece(piece, {"B:X", "AAPL", "MSFT"}) is piece
     assert (piece.frame, piece.trades) == (MIXED, 2)
@@ -32,7 +32,7 @@ def test_a_wanted_trade_keeps_its_text() -> None:
     assert filter_piece(piece, {"MSFT"}) is None
 
 
-ODD = [
+MALFORMED = [
     b'{"type":"ping"}',
     b'{"type":"trade"}',
     b'{"type":"trade","data":[]}',
@@ -46,20 +46,20 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("odd", ODD)
-def test_an_odd_frame_goes_to_everybody_and_harms_no_neighbour(odd: bytes) -> None:
+@pytest.mark.parametrize("frame", MALFORMED)
+def test_a_malformed_frame_is_sent_to_everybody_and_harms_no_neighbour(frame: bytes) -> None:
     good = frame_of(("AAPL", 1))
-    batch = split_frames([good, odd, good])
+    batch = split_frames([good, frame, good])
     assert batch == [
         FramePiece(good, ("AAPL",)),
-        FramePiece(odd, None),
+        FramePiece(frame, None),
         FramePiece(good, ("AAPL",)),
     ]
-    assert filter_piece(batch[1], set()) == FramePiece(odd, None)
+    assert filter_piece(batch[1], set()) == FramePiece(frame, None)
     assert batch[1].trades == 0
 
 
-def test_times_are_moved_and_nothing_else() -> None:
+def test_only_times_are_shifted() -> None:
     moved = json.loads(shift_times(MIXED, lambda t: t + 1000))
     expected = json.loads(MIXED)
     for row in expected["data"]:
@@ -67,7 +67,7 @@ def test_times_are_moved_and_nothing_else() -> None:
     assert moved == expected
 
 
-@pytest.mark.parametrize("odd", [*ODD, b'{"data":[1,{"t":"x"}]}'])
-def test_a_frame_without_times_stands(odd: bytes) -> None:
-    if odd != ODD[3]:
-        assert shift_times(odd, lambda t: t + 1) == odd
+@pytest.mark.parametrize("frame", [*MALFORMED, b'{"data":[1,{"t":"x"}]}'])
+def test_a_frame_without_times_is_kept(frame: bytes) -> None:
+    if frame != MALFORMED[3]:
+        assert shift_times(frame, lambda t: t + 1) == frame

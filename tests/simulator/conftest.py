@@ -1,4 +1,4 @@
-"""A client for the exchange, and scripts for it to play."""
+"""A client for the simulator, and scripts for it to play."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECOND = 1_000_000_000
 
 
 class Client:
-    """A plain client; every wait of it ends after 5 s."""
+    """A plain client; every wait ends after 5 s."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -43,8 +43,8 @@ class Client:
             trades += json.loads(self.frame()).get("data", [])
         return trades
 
-    def rest(self) -> list[float]:
-        """The prices that still come until the connection ends."""
+    def remaining_prices(self) -> list[float]:
+        """Read to the end of the connection. Return the prices."""
         seen: list[float] = []
         while True:
             try:
@@ -58,11 +58,11 @@ Dial = Callable[..., Client]
 
 @pytest.fixture
 def dial() -> Iterator[Dial]:
-    """Connects to an exchange, with its key or another."""
+    """Connect to a simulator, with its key or another."""
     with ExitStack() as sockets:
 
-        def dial(exchange: Simulator, key: str | None = None, **options: Any) -> Client:
-            url = f"{exchange.url}/?token={key or exchange.settings.key}"
+        def dial(simulator: Simulator, key: str | None = None, **options: Any) -> Client:
+            url = f"{simulator.url}/?token={key or simulator.settings.key}"
             socket = connect(url, compression=None, proxy=None, close_timeout=0.2, **options)
             sockets.callback(socket.close)
             return Client(socket)
@@ -71,13 +71,13 @@ def dial() -> Iterator[Dial]:
 
 
 def frame_of(*trades: tuple[str, float], t: int = 1_700_000_000_000) -> bytes:
-    """A frame as Finnhub spells it, of ``(symbol, price)``."""
+    """Make a frame as Finnhub writes it, from ``(symbol, price)``."""
     rows = [{"c": ["1"], "p": price, "s": symbol, "t": t, "v": 100} for symbol, price in trades]
     return json.dumps({"data": rows, "type": "trade"}, separators=(",", ":")).encode()
 
 
 def numbered(count: int, symbol: str = "AAPL") -> list[tuple[int, bytes]]:
-    """``count`` frames of one trade; the prices are 1, 2, 3 … and the stamps a second apart."""
+    """Make ``count`` frames of one trade, with prices 1, 2, 3 … and stamps a second apart."""
     return [(n * SECOND, frame_of((symbol, n))) for n in range(1, count + 1)]
 
 

@@ -36,12 +36,12 @@ def trades(frames: list[tuple[int, bytes]]) -> list[Trade]:
     return trades_of(frames)
 
 
-def test_one_seed_is_one_market(frames: list[tuple[int, bytes]]) -> None:
+def test_the_same_seed_makes_the_same_market(frames: list[tuple[int, bytes]]) -> None:
     assert frames == list(synthetic_frames(TICKERS, 20_000, seed=1, rate=100))
     assert frames[:9] != list(synthetic_frames(TICKERS, 50, seed=2, rate=100))[:9]
 
 
-def test_it_has_as_many_trades_as_asked_for(trades: list[Trade]) -> None:
+def test_a_market_has_the_requested_number_of_trades(trades: list[Trade]) -> None:
     assert len(trades) == 20_000
     assert (
         trades_of(list(synthetic_frames(["A"], 1)))
@@ -51,7 +51,7 @@ def test_it_has_as_many_trades_as_asked_for(trades: list[Trade]) -> None:
     assert list(synthetic_frames(["A"], 0)) == []
 
 
-def test_frames_leave_in_order_18_milliseconds_to_seconds_apart(
+def test_frames_are_sent_in_order_18_milliseconds_to_seconds_apart(
     frames: list[tuple[int, bytes]],
 ) -> None:
     gaps = [(after - before) / 1e6 for (before, _), (after, _) in pairwise(frames)]
@@ -62,7 +62,7 @@ def test_frames_leave_in_order_18_milliseconds_to_seconds_apart(
     assert frames[0][0] > OPENING_BELL
 
 
-def test_a_trade_happened_20_to_150_milliseconds_before_its_frame_left(
+def test_a_trade_happens_20_to_150_milliseconds_before_its_frame_is_sent(
     frames: list[tuple[int, bytes]],
 ) -> None:
     messages = decode([frame for _, frame in frames]).rows.messages()
@@ -81,7 +81,7 @@ def test_frames_are_bursty_and_mixed(frames: list[tuple[int, bytes]]) -> None:
     sizes = [len(message) for message in messages]
     mean = sum(sizes) / len(sizes)
     variance = sum((size - mean) ** 2 for size in sizes) / len(sizes)
-    assert variance > 1.5 * mean  # a Poisson market would have the two equal
+    assert variance > 1.5 * mean  # the two would be equal in a Poisson market
     assert min(sizes) == 1
     assert max(sizes) >= 20
     assert any(len({trade.s for trade in message}) == 4 for message in messages)
@@ -89,7 +89,7 @@ def test_frames_are_bursty_and_mixed(frames: list[tuple[int, bytes]]) -> None:
     assert any(a == b for message in messages for a, b in pairwise(message))
 
 
-def test_the_rate_is_the_long_run_and_the_opening_above_it(
+def test_the_opening_is_busier_than_the_long_run(
     frames: list[tuple[int, bytes]], trades: list[Trade]
 ) -> None:
     first = trades[0].t
@@ -145,20 +145,20 @@ def test_forex_is_price_updates_without_codes(frames: list[tuple[int, bytes]]) -
         ("FHFX:EUR-USD", Forex),
     ],
 )
-def test_a_ticker_tells_its_kind(ticker: str, kind: type) -> None:
+def test_the_kind_of_an_instrument_follows_from_its_ticker(ticker: str, kind: type) -> None:
     assert type(instrument(ticker)) is kind
 
 
 @settings(max_examples=costly())
 @given(st.from_regex(r"[A-Za-z0-9.:_/^-]{1,20}", fullmatch=True).filter(is_ticker))
-def test_any_ticker_can_be_quoted(ticker: str) -> None:
+def test_any_ticker_can_be_traded(ticker: str) -> None:
     trades = trades_of(list(synthetic_frames([ticker], 20)))
     assert len(trades) == 20
     assert {trade.s for trade in trades} == {ticker}
     assert all(trade.p > 0 for trade in trades)
 
 
-def test_time_passes_while_there_is_nothing_to_trade() -> None:
+def test_time_passes_without_tickers() -> None:
     tickers: list[tuple[str, ...]] = [()]
     play = SyntheticMarket(rate=100).entries(OPENING_BELL, lambda: tickers[0])
     assert next(play) == TapeFrames(OPENING_BELL, ())

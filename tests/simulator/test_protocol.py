@@ -6,7 +6,7 @@ import pytest
 
 from stocktrace.simulator import ScriptedSource, Simulator, SimulatorSettings
 from stocktrace.simulator.protocol import INVALID_MESSAGE, TOO_MANY_SYMBOLS, Subscriptions
-from tests.exchange.conftest import Dial, frame_of, numbered, prices
+from tests.simulator.conftest import Dial, frame_of, numbered, prices
 
 
 def ask(subscriptions: Subscriptions, kind: str, symbol: str) -> bytes | None:
@@ -19,7 +19,7 @@ def test_a_subscribe_is_not_acknowledged() -> None:
     assert list(subscriptions.symbols) == ["BINANCE:BTCUSDT"]
 
 
-def test_the_symbol_too_many_is_refused_without_its_name() -> None:
+def test_a_symbol_above_the_limit_is_refused_without_its_name() -> None:
     subscriptions = Subscriptions(limit=2)
     answers = [ask(subscriptions, "subscribe", symbol) for symbol in ("A", "B", "C", "A")]
     assert answers == [None, None, TOO_MANY_SYMBOLS, None]
@@ -36,13 +36,13 @@ def test_an_unsubscribed_symbol_makes_room_for_another() -> None:
     assert list(subscriptions.symbols) == ["B"]
 
 
-def test_no_limit_is_no_limit() -> None:
+def test_a_limit_of_zero_allows_any_number_of_symbols() -> None:
     subscriptions = Subscriptions(limit=0)
     for number in range(200):
         assert ask(subscriptions, "subscribe", f"S{number}") is None
 
 
-def test_an_unknown_symbol_is_named_or_not() -> None:
+def test_an_unknown_symbol_is_refused_with_or_without_its_name() -> None:
     unknown = {"FX:EURUSD"}
     assert ask(Subscriptions(unknown=unknown), "subscribe", "FX:EURUSD") == (
         b'{"msg":"Invalid symbol FX:EURUSD","type":"error"}'
@@ -73,7 +73,7 @@ def test_a_malformed_message_is_answered_by_an_error(message: str | bytes) -> No
     assert not subscriptions.symbols
 
 
-def test_a_symbol_that_is_no_ticker_is_invalid() -> None:
+def test_a_symbol_that_is_not_a_ticker_is_invalid() -> None:
     answer = ask(Subscriptions(), "subscribe", "../etc\n")
     assert answer is not None
     assert json.loads(answer)["msg"].startswith("Invalid symbol")
@@ -81,8 +81,8 @@ def test_a_symbol_that_is_no_ticker_is_invalid() -> None:
 
 def test_errors_leave_the_connection_open(dial: Dial) -> None:
     settings = SimulatorSettings(symbol_limit=1, unknown_symbols=frozenset({"NOPE"}))
-    with Simulator(ScriptedSource(numbered(2)), settings) as exchange:
-        client = dial(exchange)
+    with Simulator(ScriptedSource(numbered(2)), settings) as simulator:
+        client = dial(simulator)
         client.socket.send("no JSON")
         client.subscribe("NOPE", "AAPL", "MSFT")
         texts = [json.loads(frame)["msg"] for frame in client.frames(3)]
@@ -94,36 +94,36 @@ def test_errors_leave_the_connection_open(dial: Dial) -> None:
         assert prices(client.trades(2)) == [1, 2]
 
 
-def test_heartbeats_come_in_their_period_also_without_a_subscription(dial: Dial) -> None:
-    with Simulator(ScriptedSource([]), SimulatorSettings(ping_period=0.01)) as exchange:
-        assert dial(exchange).frames(3) == [b'{"type":"ping"}'] * 3
+def test_heartbeats_are_sent_without_a_subscription(dial: Dial) -> None:
+    with Simulator(ScriptedSource([]), SimulatorSettings(ping_period=0.01)) as simulator:
+        assert dial(simulator).frames(3) == [b'{"type":"ping"}'] * 3
 
 
 def test_the_pings_of_rfc_6455_are_answered(dial: Dial) -> None:
-    with Simulator(ScriptedSource([])) as exchange:
-        assert dial(exchange).socket.ping().wait(5)
+    with Simulator(ScriptedSource([])) as simulator:
+        assert dial(simulator).socket.ping().wait(5)
 
 
-def test_only_what_is_subscribed_to_is_delivered(dial: Dial) -> None:
+def test_only_subscribed_symbols_are_delivered(dial: Dial) -> None:
     script = ScriptedSource(
         [(1, frame_of(("AAPL", 1), ("MSFT", 2), ("AAPL", 3))), (2, frame_of(("X", 4)))]
     )
-    with Simulator(script) as exchange:
-        client = dial(exchange)
+    with Simulator(script) as simulator:
+        client = dial(simulator)
         client.subscribe("AAPL")
         assert client.frame() == frame_of(("AAPL", 1), ("AAPL", 3))
-        assert exchange.finished.wait(5)
-        exchange.send_raw("end")
+        assert simulator.finished.wait(5)
+        simulator.send_raw("end")
         assert client.frame() == b"end"
 
 
 def test_an_unsubscribed_symbol_is_no_longer_delivered(dial: Dial) -> None:
-    with Simulator(ScriptedSource(numbered(10), speed=20)) as exchange:
-        client = dial(exchange)
+    with Simulator(ScriptedSource(numbered(10), speed=20)) as simulator:
+        client = dial(simulator)
         client.subscribe("AAPL")
         client.trades(1)
         client.unsubscribe("AAPL")
-        exchange.wait_for(lambda exchange: exchange.subscriptions == ())
-        sent = exchange.sent_trades
-        assert exchange.finished.wait(5)
-        assert exchange.sent_trades == sent < 10
+        simulator.wait_for(lambda simulator: simulator.subscriptions == ())
+        sent = simulator.sent_trades
+        assert simulator.finished.wait(5)
+        assert simulator.sent_trades == sent < 10

@@ -1,0 +1,202 @@
+"""Frames on their way to one client: filtered by subscription, moved in time, changed by faults.
+
+No I/O; the clock is an argument. A frame of which every trade is wanted is sent byte for byte;
+of any other frame only the wanted trades are sent, each with its original text. A frame that
+does not hold trades (control, malformed) is sent to every client.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from stocktrace.simulator.faults import Fault
+from stocktrace.simulator.protocol import DECODE_ERRORS, Subscriptions
+
+# One frame in so many is late: late prints are some among many (FAULTS.md, 16).
+_LATE_PERIOD = 10
+# Every JSON parser accepts it, and no client can use it as a number.
+_BAD_PRICE = "n/a"
+
+
+class FramePiece(NamedTuple):
+    """A frame and the symbol of each of its trades; ``None``: not a frame of trades."""
+
+    frame: bytes
+    symbols: tuple[str, ...] | None
+
+    @property
+    def trades(self) -> int:
+        """Number of trades in the frame."""
+        return len(self.symbols or ())
+
+
+class _Symbol(msgspec.Struct, gc=False):
+    s: str
+
+
+class _Symbols(msgspec.Struct, gc=False):
+    type: str
+    data: list[_Symbol] = []
+
+
+class _Rows(msgspec.Struct, gc=False):
+    data: list[msgspec.Raw]
+
+
+_decode_lines = msgspec.json.Decoder(_Symbols).decode_lines
+_decode_rows = msgspec.json.Decoder(_Rows).decode
+
+
+def split_frames(frames: Sequence[bytes]) -> list[FramePiece]:
+    """Return the frames with their symbols; one pass over all of them unless one is malformed."""
+    try:
+        lines = _decode_lines(b"\n".join(frames))
+    except DECODE_ERRORS:
+        lines = []
+    if len(lines) == len(frames):
+        return [FramePiece(*pair) for pair in zip(frames, map(_symbols_of, lines), strict=True)]
+    return [_piece_of(frame) for frame in frames]
+
+
+def _piece_of(frame: bytes) -> FramePiece:
+    try:
+        lines = _decode_lines(frame)
+    except DECODE_ERRORS:
+        return FramePiece(frame, None)
+    return FramePiece(frame, _symbols_of(lines[0]) if len(lines) == 1 else None)
+
+
+def _symbols_of(line: _Symbols) -> tuple[str, ...] | None:
+    return tuple([row.s for row in line.data]) if line.type == "trade" and line.data else None
+
+
+def filter_piece(piece: FramePiece, wanted: Container[str]) -> FramePiece | None:
+    """Return the part of ``piece`` that a client with these symbols is sent, if any."""
+    if piece.symbols is None:
+        return piece
+    is_wanted = [symbol in wanted for symbol in piece.symbols]
+    if all(is_wanted):
+        return piece
+    if not any(is_wanted):
+        return None
+    rows = zip(_decode_rows(piece.frame).data, is_wanted, strict=True)
+    frame = _frame_of([bytes(row) for row, keep in rows if keep])
+    return FramePiece(frame, tuple(symbol for symbol in piece.symbols if symbol in wanted))
+
+
+def _rows_of(piece: FramePiece) -> list[bytes]:
+    """Return the original text of each trade."""
+    return [bytes(row) for row in _decode_rows(piece.frame).data]
+
+
+def _frame_of(rows: Iterable[bytes]) -> bytes:
+    return b'{"data":[' + b",".join(rows) + b'],"type":"trade"}'
+
+
+def shift_times(frame: bytes, shift: Callable[[int], int]) -> bytes:
+    """Apply ``shift`` to the ``t`` (UNIX ms) of each trade. A malformed frame is not changed."""
+    try:
+        message = msgspec.json.decode(frame)
+    except DECODE_ERRORS:
+        return frame
+    rows = message.get("data") if isinstance(message, dict) else None
+    timed_rows = [row for row in rows if _has_time(row)] if isinstance(rows, list) else []
+    for row in timed_rows:
+        row["t"] = shift(row["t"])
+    return msgspec.json.encode(message) if timed_rows else frame
+
+
+def _has_time(row: object) -> bool:
+    return isinstance(row, dict) and type(row.get("t")) is int
+
+
+class FaultTransforms:
+    """The states that faults have brought one connection into; ``now`` is monotonic seconds."""
+
+    def __init__(self, subscriptions: Subscriptions, now: Callable[[], float]) -> None:
+        self._subscriptions = subscriptions
+        self._now = now
+        self._states: dict[int, Callable[[FramePiece], list[FramePiece]]] = {}
+        self._number = 0
+
+    def begin(self, fault: Fault) -> Callable[[], None]:
+        """Apply another fault from now on. Return the function that ends it."""
+        self._number += 1
+        number = self._number
+        self._states[number] = self._transform_of(fault)
+        return lambda: self._states.pop(number, None) and None
+
+    def _transform_of(self, fault: Fault) -> Callable[[FramePiece], list[FramePiece]]:
+        if fault.kind == "mute":
+            return lambda _: []
+        if fault.kind == "silent":
+            return self._without(fault.symbol or next(iter(self._subscriptions.symbols), ""))
+        return FrameRewrite(fault, self._now)
+
+    def _without(self, symbol: str) -> Callable[[FramePiece], list[FramePiece]]:
+        def remove(piece: FramePiece) -> list[FramePiece]:
+            part = filter_piece(piece, self._subscriptions.symbols.keys() - {symbol})
+            return [] if part is None else [part]
+
+        return remove
+
+    def __bool__(self) -> bool:
+        return bool(self._states)
+
+    def __call__(self, piece: FramePiece) -> list[FramePiece]:
+        """Return what is sent instead of ``piece``, which need not be a frame of trades."""
+        pieces = [piece]
+        for transform in self._states.values():
+            pieces = [
+                result
+                for piece in pieces
+                for result in (transform(piece) if piece.symbols is not None else [piece])
+            ]
+        return pieces
+
+
+class FrameRewrite:
+    """One fault that rewrites frames of trades, from its creation on."""
+
+    def __init__(self, fault: Fault, now: Callable[[], float]) -> None:
+        self._fault = fault
+        self._now = now
+        self._began = now()
+        self._frames = 0
+        self._rewrite: Callable[[FramePiece, tuple[str, ...]], list[FramePiece]] = {
+            "duplicate": lambda piece, _: [piece] * fault.times,
+            "duplicate-rows": lambda piece, symbols: [
+                FramePiece(_frame_of(_rows_of(piece) * fault.times), symbols * fault.times)
+            ],
+            "out-of-order": lambda piece, symbols: [
+                FramePiece(_frame_of(_rows_of(piece)[::-1]), symbols[::-1])
+            ],
+            "late": lambda piece, _: [_delay(piece, fault.delay_s) if self._is_late else piece],
+            "lag": lambda piece, _: [_delay(piece, fault.delay_s * (self._now() - self._began))],
+            "bad-row": lambda piece, _: [_with_bad_price(piece) if self._frames == 1 else piece],
+            "truncate": lambda piece, _: [FramePiece(piece.frame[:-10], None)],
+        }[fault.kind]
+
+    def __call__(self, piece: FramePiece) -> list[FramePiece]:
+        """Return what is sent instead of ``piece``."""
+        self._frames += 1
+        return self._rewrite(piece, piece.symbols or ())
+
+    @property
+    def _is_late(self) -> bool:
+        return self._frames % _LATE_PERIOD == 1
+
+
+def _delay(piece: FramePiece, seconds: float) -> FramePiece:
+    delay_ms = round(seconds * 1000)
+    return FramePiece(shift_times(piece.frame, lambda time: time - delay_ms), piece.symbols)
+
+
+def _with_bad_price(piece: FramePiece) -> FramePiece:
+    *rows, last = _rows_of(piece)
+    bad_row = json.dumps({**json.loads(last), "p": _BAD_PRICE}, separators=(",", ":")).encode()
+    return FramePiece(_frame_of([*rows, bad_row]), (piece.symbols or ())[:-1])

@@ -1,0 +1,160 @@
+"""What a simulator can play: frames with the times at which they are due, from a script or a tape.
+
+``SyntheticMarket`` is another source, see ``stocktrace.simulator.market``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol
+
+from stocktrace.clock import NS_PER_SECOND
+from stocktrace.errors import SettingsError, TapeError
+from stocktrace.simulator.frames import shift_times
+from stocktrace.simulator.protocol import is_error
+from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
+
+#: A mark with this name drops every connection.
+DISCONNECTED = "disconnected"
+
+_NS_PER_MS = NS_PER_SECOND // 1000
+_SUFFIXES = (".tape", ".tape.gz", ".tape.zst")
+_log = logging.getLogger("stocktrace.simulator")
+
+
+class FrameSource(Protocol):
+    """Something to play.
+
+    ``speed`` 1: at the pace of the stamps; N: N times as fast; 0: as fast as clients read.
+    ``loop``: start again at the end.
+    """
+
+    @property
+    def speed(self) -> float:
+        """The pace; 0: none."""
+
+    @property
+    def loop(self) -> bool:
+        """True if the source starts again at its end."""
+
+    def check(self) -> None:
+        """Raise an error for the user if the source cannot be played."""
+
+    def entries(
+        self, start: int, tickers: Callable[[], Sequence[str]]
+    ) -> Iterator[TapeFrames | TapeMark]:
+        """Yield the frames in their order, stamped in UTC epoch ns; the first is due at once.
+
+        ``start`` is the wall clock when play begins (UTC epoch ns). ``tickers`` returns what
+        clients are subscribed to at that moment, in the order of subscription.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedSource:
+    """Frames from memory: ``(stamp, frame)`` with stamps in UTC epoch ns, and marks of a tape."""
+
+    steps: Sequence[tuple[int, bytes] | TapeMark]
+    speed: float = 0.0  # a script is for tests and needs no pace by default
+    loop: bool = False
+
+    def check(self) -> None:
+        """Accept: a script can always be played."""
+
+    def entries(
+        self,
+        start: int,  # noqa: ARG002 - the stamps of a script are not moved
+        tickers: Callable[[], Sequence[str]],  # noqa: ARG002
+    ) -> Iterator[TapeFrames | TapeMark]:
+        """Yield the steps."""
+        for step in self.steps:
+            yield step if isinstance(step, TapeMark) else TapeFrames(step[0], (step[1],))
+
+
+@dataclass(frozen=True, slots=True)
+class TapeSource:
+    """A tape (``.tape``, ``.tape.gz``, ``.tape.zst``), several, or a folder in order of name.
+
+    ``speed`` 1 is the recorded pace by receive times, N is N times as fast, 0 as fast as clients
+    read. ``times`` "recorded" keeps each trade's ``t``; "now" moves them so that the recording
+    seems to begin when play does, and runs with ``speed``. ``replay_disconnects`` drops all
+    connections where the recording lost its own. Control and malformed frames are played, too.
+    Error frames are not if ``errors`` is false: they answer what another client requested.
+    """
+
+    path: Path | str | Sequence[Path]
+    speed: float = 1.0
+    times: Literal["recorded", "now"] = "recorded"
+    loop: bool = False
+    replay_disconnects: bool = False
+    errors: bool = True
+
+    def check(self) -> None:
+        """Check the speed and that there is a tape.
+
+        Raises:
+            SettingsError: a speed below 0.
+            TapeError: there is no tape at ``path``.
+        """
+        if self.speed < 0:
+            raise SettingsError("The speed of a tape must not be below 0.")
+        if not self.paths():
+            raise TapeError(f"There is no tape ({', '.join(_SUFFIXES)}) at {self.path}.")
+
+    def paths(self) -> list[Path]:
+        """Return the tapes in the order in which they are played."""
+        if not isinstance(self.path, (Path, str)):
+            return list(self.path)
+        path = Path(self.path)
+        if path.is_dir():
+            return sorted(tape for tape in path.iterdir() if tape.name.endswith(_SUFFIXES))
+        return [path] if path.is_file() else []
+
+    def entries(
+        self,
+        start: int,
+        tickers: Callable[[], Sequence[str]],  # noqa: ARG002 - a recording does not change
+    ) -> Iterator[TapeFrames | TapeMark]:
+        """Yield the recording, with its marks only if disconnects are replayed."""
+        first: int | None = None
+        for entry in self._read_tapes():
+            if isinstance(entry, TapeMark):
+                if self.replay_disconnects:
+                    yield entry
+                continue
+            first = entry.stamp if first is None else first
+            frames = entry.frames
+            if not self.errors:
+                frames = [frame for frame in frames if not is_error(frame)]
+            if self.times == "now":
+                shift = self._shift_to_now(start, first, entry.stamp)
+                frames = [shift_times(frame, shift) for frame in frames]
+            yield TapeFrames(entry.stamp, frames)
+
+    def _shift_to_now(self, start: int, first: int, stamp: int) -> Callable[[int], int]:
+        if self.speed:
+            return partial(_shift, origin=first, to=start, speed=self.speed)
+        # Without a pace the times cannot be mapped: what is played now happened now.
+        return partial(_shift, origin=stamp, to=time.time_ns(), speed=1.0)
+
+    def _read_tapes(self) -> Iterator[TapeFrames | TapeMark]:
+        for path in self.paths():
+            reader = TapeReader(path)
+            yield from reader
+            if reader.torn_bytes or reader.invalid_lines or reader.damage:
+                _log.warning(
+                    "%s is damaged: %d truncated bytes and %d invalid lines were not played%s",
+                    path.name,
+                    reader.torn_bytes,
+                    reader.invalid_lines,
+                    f" ({reader.damage})" if reader.damage else "",
+                )
+
+
+def _shift(t: int, *, origin: int, to: int, speed: float) -> int:
+    return (to + round((t * _NS_PER_MS - origin) / speed)) // _NS_PER_MS

@@ -1,0 +1,173 @@
+"""Faults that change what is played, and faults with a duration."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from stocktrace.simulator import Fault, ScriptedSource, Simulator, SimulatorSettings
+from stocktrace.simulator.chaos import random_faults
+from stocktrace.simulator.faults import FAULT_KINDS, FaultPlan, malformed_frames
+from tests.simulator.conftest import Client, Dial, frame_of, numbered, prices
+
+SETTINGS = SimulatorSettings(settle=0.01, keep=True)
+PAIRS = [(n, frame_of(("AAPL", n), ("MSFT", n + 0.5), t=10**12)) for n in range(1, 41)]
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    with Simulator(ScriptedSource(PAIRS), SETTINGS) as simulator:
+        yield simulator
+
+
+def subscribed(simulator: Simulator, dial: Dial) -> Client:
+    client = dial(simulator)
+    client.subscribe("AAPL", "MSFT")
+    return client
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_duplicate_rows_repeat_the_trades_within_a_frame(
+    simulator: Simulator, dial: Dial, times: int
+) -> None:
+    simulator.inject(Fault("duplicate-rows", times=times))
+    frame = json.loads(subscribed(simulator, dial).frame())
+    assert prices(frame["data"]) == [1, 1.5] * times
+    simulator.wait_for(lambda simulator: simulator.sent_trades == 80 * times)
+
+
+def test_a_frame_can_be_sent_three_times(simulator: Simulator, dial: Dial) -> None:
+    simulator.inject(Fault("duplicate", times=3))
+    assert subscribed(simulator, dial).frames(4) == [PAIRS[0][1]] * 3 + [PAIRS[1][1]]
+
+
+def test_the_trades_of_a_frame_can_be_in_reverse_order(simulator: Simulator, dial: Dial) -> None:
+    simulator.inject(Fault("out-of-order"))
+    assert prices(subscribed(simulator, dial).trades(4)) == [1.5, 1, 2.5, 2]
+
+
+def test_one_frame_in_ten_can_be_late(simulator: Simulator, dial: Dial) -> None:
+    simulator.inject(Fault("late", seconds=60))
+    times = [trade["t"] for trade in subscribed(simulator, dial).trades(42)]
+    late = 10**12 - 60_000
+    assert times == [late] * 2 + [10**12] * 18 + [late] * 2 + [10**12] * 18 + [late] * 2
+
+
+def test_a_lag_grows_with_time(dial: Dial) -> None:
+    with Simulator(
+        ScriptedSource(PAIRS, speed=1e-7), SETTINGS, [Fault("lag", seconds=1000)]
+    ) as simulator:
+        begin = time.monotonic()
+        times = [trade["t"] for trade in subscribed(simulator, dial).trades(80)]
+        elapsed = time.monotonic() - begin
+    assert times == sorted(times, reverse=True)
+    assert 10**12 - elapsed * 1e6 <= times[-1] < times[0] <= 10**12
+
+
+def test_a_bad_row_spoils_one_trade_only(simulator: Simulator, dial: Dial) -> None:
+    simulator.inject(Fault("bad-row", after_trades=2))
+    rows = subscribed(simulator, dial).trades(6)
+    assert prices(rows) == [1, 1.5, 2, "n/a", 3, 3.5]
+    simulator.wait_for(lambda simulator: simulator.finished.is_set())
+    assert simulator.sent_trades == 79  # the bad row is not a trade
+
+
+def test_one_symbol_can_be_silent(simulator: Simulator, dial: Dial) -> None:
+    simulator.inject(Fault("silent", symbol="MSFT", after_trades=4))
+    assert prices(subscribed(simulator, dial).trades(6)) == [1, 1.5, 2, 2.5, 3, 4]
+
+
+def test_without_a_symbol_the_first_one_is_silent(simulator: Simulator, dial: Dial) -> None:
+    simulator.inject(Fault("silent", after_trades=2))
+    assert prices(subscribed(simulator, dial).trades(4)) == [1, 1.5, 2.5, 3.5]
+
+
+def test_all_malformed_frames_are_sent_and_no_trade_is_lost(
+    simulator: Simulator, dial: Dial
+) -> None:
+    simulator.inject(Fault("malformed", after_trades=2))
+    client = dial(simulator, max_size=None)
+    client.subscribe("AAPL", "MSFT")
+    malformed = malformed_frames()
+    assert client.frames(len(malformed) + 3) == [PAIRS[0][1], *malformed, b"\x00\x01", PAIRS[1][1]]
+
+
+def test_several_states_are_combined(simulator: Simulator, dial: Dial) -> None:
+    for fault in (Fault("duplicate"), Fault("duplicate-rows"), Fault("out-of-order")):
+        simulator.inject(fault)
+    assert prices(subscribed(simulator, dial).trades(8)) == [1.5, 1, 1.5, 1] * 2
+
+
+@pytest.mark.parametrize("kind", ["mute", "silent", "duplicate", "truncate"])
+def test_a_state_can_end_again(dial: Dial, kind: str) -> None:
+    faults = [Fault(kind, duration=0.2)]  # type: ignore[arg-type]
+    script = ScriptedSource(numbered(2), speed=100, loop=True)
+    with Simulator(script, SETTINGS, faults) as simulator:
+        client = dial(simulator)
+        client.subscribe("AAPL")
+        begin = time.monotonic()
+        regular = [frame for _, frame in numbered(2)]
+        while client.frames(4)[:2] not in (regular, regular[::-1]):
+            assert time.monotonic() - begin < 5
+        simulator.wait_for(lambda simulator: simulator.open_connections == 1)
+
+
+def test_a_refusal_with_a_duration_is_repeated_until_its_end(dial: Dial) -> None:
+    faults = [Fault("status", status=524, duration=0.3)]
+    with Simulator(ScriptedSource([]), SETTINGS, faults) as simulator:
+        begin, refused = time.monotonic(), 0
+        while True:
+            try:
+                dial(simulator)
+            except InvalidStatus:
+                refused += 1
+                assert time.monotonic() - begin < 5
+            else:
+                break
+        assert time.monotonic() - begin >= 0.3
+        assert refused > 1
+
+
+def test_a_drop_with_a_duration_strikes_every_connection_until_its_end() -> None:
+    now = 0.0
+    plan = FaultPlan([fault := Fault("drop", duration=10.0)], lambda: now)
+    assert plan.take(fault)
+    now = 9.0
+    assert plan.take(fault)
+    now = 10.0
+    assert not plan.take(fault)
+    assert plan.for_connection(5) == []
+
+
+def test_a_second_connection_can_end_both(dial: Dial) -> None:
+    settings = SimulatorSettings(settle=0.01, second_connection="kills-both")
+    with Simulator(ScriptedSource([]), settings) as simulator:
+        clients = [dial(simulator), dial(simulator)]
+        for client in clients:
+            with pytest.raises(ConnectionClosed):
+                client.frame()
+        simulator.wait_for(lambda simulator: simulator.open_connections == 0)
+        third = dial(simulator)
+        assert third.socket.ping().wait(5)
+
+
+def test_chaos_depends_on_the_seed_only() -> None:
+    assert (
+        random_faults(1, connections=50)
+        == random_faults(1, connections=50)
+        != random_faults(2, connections=50)
+    )
+
+
+def test_chaos_has_every_kind_but_inject_and_ends_every_connection() -> None:
+    faults = random_faults(7, connections=2000)
+    assert {fault.kind for fault in faults} == {*FAULT_KINDS} - {"inject"}
+    ends = [fault for fault in faults if not (fault.is_handshake or fault.is_state)]
+    ends = [fault for fault in ends if fault.kind not in ("malformed", "bad-row")]
+    assert [fault.after_connections for fault in ends] == list(range(2000))
+    mean = sum(fault.after_seconds for fault in ends) / len(ends)
+    assert 15 < mean < 25
