@@ -35,7 +35,7 @@ _log = logging.getLogger("stocktrace.simulator")
 
 @dataclass(slots=True, eq=False)
 class SimulatedConnection:
-    """What was said on one connection: the truth that a test compares with.
+    """The record of one connection: the truth that a test compares with.
 
     The simulator's thread writes it, any thread may read it. ``sent_frames`` counts all frames,
     ``sent_trades`` the trades in them; ``frames`` are the frames themselves if they are kept.

@@ -1,4 +1,4 @@
-"""What a trade of a ticker looks like, by the kind of the ticker.
+"""Trades of stocks, crypto and currencies, in the form that Finnhub sends.
 
 The forms are those of recorded frames (FINNHUB.md, "Messages"). The prices are not real: they are
 derived from the ticker's name, so that they cannot be mistaken for real ones.

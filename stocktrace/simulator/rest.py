@@ -126,7 +126,7 @@ class RestApi:
 
 
 class _TickHistory:
-    """What was played. Frames are decoded on the first request: most are never asked for."""
+    """The frames that were played, decoded on the first request: most are never asked for."""
 
     def __init__(self, settings: RestSettings, history: Iterable[bytes]) -> None:
         self._settings = settings
@@ -137,7 +137,7 @@ class _TickHistory:
         self._undecoded += frames
 
     def page(self, symbol: str, day: date, limit: int, skip: int) -> dict[str, Any] | None:
-        """Return the answer of ``/stock/tick``; ``None``: there is no such day."""
+        """Return the answer of ``/stock/tick``; ``None``: the day has no ticks."""
         settings = self._settings
         rows = self._rows_of_day(symbol, day)
         if rows is None:

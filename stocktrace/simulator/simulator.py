@@ -78,7 +78,7 @@ class Simulator:
 
         Raises:
             SettingsError: the port is in use, or the source has a wrong setting.
-            TapeError: there is no tape to play.
+            TapeError: the source has no tape to play.
         """
         if self._thread is not None:
             return self

@@ -1,4 +1,4 @@
-"""What a simulator can play: frames with the times at which they are due, from a script or a tape.
+"""Sources of frames for a simulator, with the times at which they are due: scripts and tapes.
 
 ``SyntheticMarket`` is another source, see ``stocktrace.simulator.market``.
 """
@@ -99,12 +99,14 @@ class TapeSource:
 
         Raises:
             SettingsError: a speed below 0.
-            TapeError: there is no tape at ``path``.
+            TapeError: ``path`` has no tape.
         """
         if self.speed < 0:
             raise SettingsError("The speed of a tape must not be below 0.")
         if not self.paths():
-            raise TapeError(f"There is no tape ({', '.join(_SUFFIXES)}) at {self.path}.")
+            raise TapeError(
+                f"No tape at {self.path}. Name a file ({', '.join(_SUFFIXES)}) or a folder of them."
+            )
 
     def paths(self) -> list[Path]:
         """Return the tapes in the order in which they are played."""

@@ -122,7 +122,7 @@ def test_a_setting_in_the_environment_that_is_wrong_is_named(
 def test_a_tape_that_is_not_there_is_told(say: Callable[..., Said]) -> None:
     said = say("simulator", "--tape", "nowhere.tape")
     assert said.status in {1, 2}
-    assert said.err.startswith("stocktrace: There is no tape")
+    assert said.err.startswith("stocktrace: No tape at")
 
 
 # --- help ----------------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ def test_a_damaged_tape_is_played_and_reported(
 
 def test_a_missing_tape_is_reported(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.tape"):
-        with pytest.raises(TapeError, match="There is no tape"):
+        with pytest.raises(TapeError, match="No tape at"):
             Simulator(TapeSource(path)).start()
 
 
