@@ -54,7 +54,7 @@ class Viewers:
         stream.settimeout(1.0)
         while not self._over.is_set():
             try:
-                count = stream.recv(1 << 16).count(b"event: board")
+                count = stream.recv(1 << 16).count(b"event: session")
             except TimeoutError:
                 continue
             with self._counting:  # taken before `recv`, the old sum would be lost to the others

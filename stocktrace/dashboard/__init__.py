@@ -1,7 +1,7 @@
 """The live page: a process of its own that reads the data folder and never writes to it.
 
-    tail ──rows──▶ board, chart ──newest state──▶ room ──Server-Sent Events──▶ page
+    tail ──rows──▶ session view, charts ──newest state──▶ broadcast ──Server-Sent Events──▶ page
     status, report, audit log ──┘
 
-Every viewer is given the newest state whenever it takes one: nobody's queue grows.
+A viewer is sent the newest state whenever it is ready for one, so no queue grows.
 """

@@ -1,4 +1,4 @@
-"""The server: static files, the list of sessions, and one stream of events a viewer. GET only."""
+"""The web application: static files, the list of sessions, and one stream per viewer. GET only."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stocktrace.dashboard.broadcast import Broadcast
 from stocktrace.dashboard.chart import LENGTHS_S
-from stocktrace.dashboard.session_state import SessionView
-from stocktrace.dashboard.sessions import SessionList
+from stocktrace.dashboard.session_view import SessionView
+from stocktrace.sessions.report import SessionReport
+from stocktrace.sessions.summary import CRASHED, SessionSummary
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_session
 
 STATIC = Path(__file__).with_name("static")
-#: A page of another site that has its name point here could otherwise read along.
+#: With other names a page of another site, whose name resolves to this machine, could read along.
 HOSTS = ["127.0.0.1", "localhost"]
-#: Stands for the newest session.
+#: In an address: the newest session.
 LATEST = "latest"
+# More than a year of daily sessions; `stocktrace sessions` lists older ones.
+MAX_SESSIONS = 500
 
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'"),
@@ -38,119 +41,147 @@ _HEADERS = [
 ]
 
 
+class SessionList:
+    """Lists sessions, newest first. The reports of ended ones are read once."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._ended: dict[tuple[str, int], SessionSummary] = {}
+
+    def sessions(self) -> list[SessionSummary]:
+        """Return the newest ``MAX_SESSIONS``."""
+        names = [path.stem for path in self._layout.sessions.glob("*.json")]
+        summaries: dict[tuple[str, int], SessionSummary] = {}
+        for session in sorted(filter(is_session, names), reverse=True)[:MAX_SESSIONS]:
+            try:
+                key = session, self._layout.report(session).stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
+            summaries[key] = self._ended.get(key) or self._read(session)
+        unfinished = ("running", CRASHED)
+        self._ended = {
+            key: summary for key, summary in summaries.items() if summary.state not in unfinished
+        }
+        return list(summaries.values())
+
+    def _read(self, session: str) -> SessionSummary:
+        try:
+            return SessionSummary.of(self._layout, SessionReport.read(self._layout.report(session)))
+        except (ValueError, OSError):
+            return SessionSummary(session, "damaged")
+
+
 class Dashboard:
-    """What the routes share: the rooms, each kept by a task."""
+    """The state that the routes share: the broadcasts, each run by a task."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._shelf = SessionList(layout)
-        self._rooms: dict[str, Broadcast] = {}
+        self._session_list = SessionList(layout)
+        self._broadcasts: dict[str, Broadcast] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._opening = asyncio.Lock()
 
-    async def sessions(self, request: Request) -> Response:
-        """The list."""
-        del request
-        found = await asyncio.to_thread(self._shelf.sessions)
-        return Response(msgspec.json.encode(found), media_type="application/json")
+    async def list_sessions(self, _: Request) -> Response:
+        """Answer with the list of sessions."""
+        sessions = await asyncio.to_thread(self._session_list.sessions)
+        return Response(msgspec.json.encode(sessions), media_type="application/json")
 
-    async def live(self, request: Request) -> Response:
-        """The stream of a session: ``session``, ``ticker``, ``every`` (s)."""
+    async def stream_session(self, request: Request) -> Response:
+        """Stream a session; the query has ``session``, ``ticker`` and ``every`` (s)."""
         session = request.query_params.get("session", LATEST)
         every = request.query_params.get("every", "")
         if not every.isdecimal() or int(every) not in LENGTHS_S:
             every = str(LENGTHS_S[1])
         return StreamingResponse(
-            self._stream(session, request.query_params.get("ticker", ""), int(every)),
+            self._events(session, request.query_params.get("ticker", ""), int(every)),
             media_type="text/event-stream",
             headers={"x-accel-buffering": "no"},
         )
 
-    async def _stream(self, session: str, ticker: str, every: int) -> AsyncIterator[bytes]:
+    async def _events(self, session: str, ticker: str, every: int) -> AsyncIterator[bytes]:
         try:
-            room = await self._room(session)
+            broadcast = await self._open_broadcast(session)
         except (FileNotFoundError, ValueError) as error:
             sentence = (
-                f"There is no session {session} here."
+                f"This data folder has no session {session}."
                 if isinstance(error, FileNotFoundError)
                 else f"The report of session {session} is damaged: {error}"
             )
             yield b"event: failure\ndata: %s\n\n" % msgspec.json.encode(sentence)
             return
-        ticker = ticker or room.board.busiest
-        async with contextlib.aclosing(room.view(ticker, every)) as events:
+        ticker = ticker or broadcast.session_view.busiest_ticker
+        async with contextlib.aclosing(broadcast.stream(ticker, every)) as events:
             async for event in events:
                 yield event
 
-    async def _room(self, session: str) -> Broadcast:
-        """The room of a session; opened if need be.
+    async def _open_broadcast(self, session: str) -> Broadcast:
+        """Return the broadcast of a session, a new one if necessary.
 
         Raises:
-            FileNotFoundError: there is no such session.
+            FileNotFoundError: the session does not exist.
             ValueError: its report is damaged.
         """
         async with self._opening:
             if session == LATEST:
-                found = await asyncio.to_thread(self._shelf.sessions)
-                if not found:
+                sessions = await asyncio.to_thread(self._session_list.sessions)
+                if not sessions:
                     raise FileNotFoundError(session)
-                session = found[0].session
+                session = sessions[0].session
             if not is_session(session):
                 raise FileNotFoundError(session)
-            room = self._rooms.get(session)
-            if room is None or room.closed or self._tasks[session].done():
-                board = await asyncio.to_thread(SessionView, self.layout, session)
-                room = self._rooms[session] = Broadcast(board, self.layout, session)
-                self._tasks[session] = asyncio.create_task(self._keep(room))
-            return room
+            broadcast = self._broadcasts.get(session)
+            if broadcast is None or broadcast.closed or self._tasks[session].done():
+                view = await asyncio.to_thread(SessionView, self.layout, session)
+                broadcast = self._broadcasts[session] = Broadcast(view, self.layout, session)
+                self._tasks[session] = asyncio.create_task(self._run(broadcast))
+            return broadcast
 
-    async def _keep(self, room: Broadcast) -> None:
-        await room.keep()
-        if self._rooms.get(room.session) is room:
-            del self._rooms[room.session]
-            del self._tasks[room.session]
+    async def _run(self, broadcast: Broadcast) -> None:
+        await broadcast.run()
+        if self._broadcasts.get(broadcast.session) is broadcast:
+            del self._broadcasts[broadcast.session]
+            del self._tasks[broadcast.session]
 
     async def close(self) -> None:
-        """Give every viewer the last word, and end the streams."""
-        for room in list(self._rooms.values()):
-            await room.close()
+        """Send every viewer the final state, and end the streams."""
+        for broadcast in list(self._broadcasts.values()):
+            await broadcast.close()
         for task in list(self._tasks.values()):
             task.cancel()
 
 
-class _Headers:
-    """Adds the headers that keep a page to itself to every answer."""
+class _SecurityHeaders:
+    """Adds headers to every answer that keep other sites from reading or embedding the page."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_more(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 names = {name for name, _ in _HEADERS}
-                kept = [each for each in message["headers"] if each[0].lower() not in names]
+                kept = [header for header in message["headers"] if header[0].lower() not in names]
                 message = {**message, "headers": [*kept, *_HEADERS]}
             await send(message)
 
-        await self._app(scope, receive, send_more)
+        await self._app(scope, receive, send_with_headers)
 
 
-async def _page(request: Request) -> Response:
-    del request
+async def _send_page(_: Request) -> Response:
     return FileResponse(STATIC / "index.html")
 
 
 def make_app(dashboard: Dashboard) -> Starlette:
-    """The application."""
+    """Make the application."""
     return Starlette(
         routes=[
-            Route("/", _page, methods=["GET"]),
-            Route("/api/sessions", dashboard.sessions, methods=["GET"]),
-            Route("/api/live", dashboard.live, methods=["GET"]),
+            Route("/", _send_page, methods=["GET"]),
+            Route("/api/sessions", dashboard.list_sessions, methods=["GET"]),
+            Route("/api/live", dashboard.stream_session, methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[
-            Middleware(_Headers),
+            Middleware(_SecurityHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS),
         ],
     )

@@ -1,4 +1,4 @@
-"""Who looks at a session: it is read twice a second while anybody does, once for all of them."""
+"""Broadcasts a session to its viewers: it is read twice a second, once for all of them."""
 
 from __future__ import annotations
 
@@ -12,55 +12,55 @@ from dataclasses import dataclass, field
 import msgspec
 
 from stocktrace.dashboard.chart import ChartPosition, TickerChart
-from stocktrace.dashboard.session_state import SessionView
+from stocktrace.dashboard.session_view import SessionView
 from stocktrace.errors import StocktraceError
 from stocktrace.store.layout import Layout
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 0.5
-# Between two looks while there is more to read.
+READ_INTERVAL_S = 0.5
+# The interval while there is more to read.
 _CATCH_UP_S = 0.05
-# Charts nobody looks at are kept for whoever comes back; each is a few megabytes at most.
-_CHARTS = 16
-# How long a session that nobody looks at is kept.
-_LINGER_S = 60.0
-# A proxy, or a browser, takes a silent connection for a dead one.
+# Charts without a viewer are kept for one that comes back; each is a few megabytes at most.
+_MAX_CHARTS = 16
+# How long a session without viewers is kept.
+_IDLE_S = 60.0
+# A proxy, or a browser, takes a silent connection for a broken one.
 _KEEP_ALIVE_S = 10.0
 
 
 @dataclass(slots=True)
 class Broadcast:
-    """One session; belongs to the event loop, reading happens on a thread."""
+    """One session and its viewers. Belongs to the event loop; files are read in a thread."""
 
-    board: SessionView
+    session_view: SessionView
     layout: Layout
     session: str
     viewers: int = 0
     closed: bool = False
-    #: Why it cannot be read any more.
+    #: Why the session cannot be read any more.
     failure: str = ""
     _charts: OrderedDict[str, TickerChart] = field(default_factory=OrderedDict)
     _watched: Counter[str] = field(default_factory=Counter)
-    _news: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _read_now: asyncio.Event = field(default_factory=asyncio.Event)
     _version: int = 0
 
-    async def keep(self) -> None:
-        """Look until nobody has been there for a while."""
+    async def run(self) -> None:
+        """Read the session until it has had no viewer for a while."""
         idle = 0.0
-        while idle < _LINGER_S and not self.closed:
-            idle = 0.0 if self.viewers else idle + LOOK_EVERY_S
-            if self.viewers and (not self.board.final or self._is_behind()):
+        while idle < _IDLE_S and not self.closed:
+            idle = 0.0 if self.viewers else idle + READ_INTERVAL_S
+            if self.viewers and (not self.session_view.final or self._is_behind()):
                 await self.read()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CATCH_UP_S if self._is_behind() else LOOK_EVERY_S):
-                    await self._asked.wait()
-            self._asked.clear()
+                async with asyncio.timeout(_CATCH_UP_S if self._is_behind() else READ_INTERVAL_S):
+                    await self._read_now.wait()
+            self._read_now.clear()
 
     async def read(self) -> None:
-        """Read what is new and wake those who wait for it."""
+        """Read what is new and notify the viewers."""
         async with self._reading:
             try:
                 await asyncio.to_thread(self._read)
@@ -68,50 +68,50 @@ class Broadcast:
                 log.warning("session %s cannot be read: %s", self.session, error)
                 self.failure = str(error)
                 self.closed = True
-        await self._send()
+        await self._notify()
 
     def _read(self) -> None:
-        for chart in self._watched_charts():  # first: somebody waits for it
-            chart.read(self.board.gaps)
-        if not self.board.final:
-            self.board.read()
+        for chart in self._watched_charts():  # first: a viewer waits for it
+            chart.read(self.session_view.gaps)
+        if not self.session_view.final:
+            self.session_view.read()
 
-    async def _send(self) -> None:
-        async with self._news:
+    async def _notify(self) -> None:
+        async with self._changed:
             self._version += 1
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _watched_charts(self) -> list[TickerChart]:
         return [chart for ticker, chart in self._charts.items() if self._watched[ticker]]
 
     def _is_behind(self) -> bool:
         charts = any(chart.is_behind for chart in self._watched_charts())
-        return self.viewers > 0 and (charts or self.board.is_behind)
+        return self.viewers > 0 and (charts or self.session_view.is_behind)
 
     async def close(self) -> None:
-        """Give everybody the last word."""
+        """Send every viewer the final state and end the streams."""
         await self.read()
         self.closed = True
-        self._asked.set()
-        await self._send()
+        self._read_now.set()
+        await self._notify()
 
-    async def view(self, ticker: str, every: int) -> AsyncGenerator[bytes, None]:
-        """What one viewer is sent: the newest state each time it takes one."""
+    async def stream(self, ticker: str, every: int) -> AsyncGenerator[bytes, None]:
+        """Yield events for one viewer: the newest state each time it takes one."""
         self.viewers += 1
         self._watched[ticker] += 1
-        chart = self._chart(ticker)
-        self._asked.set()
+        chart = self._open_chart(ticker)
+        self._read_now.set()
         try:
-            version, told, seen = 0, 0, ChartPosition()
+            version, sent, position = 0, 0, ChartPosition()
             while True:
-                if not await self._wait(version):
-                    yield b": still here\n\n"
+                if not await self._wait_for_change(version):
+                    yield b": keep-alive\n\n"
                     continue
-                async with self._reading:  # what is being read must not be told by halves
+                async with self._reading:  # a message must not mix two reads
                     version = self._version
-                    bars, seen = chart.message(seen, every)
-                    board, told = self.board.message(told), self.board.version
-                yield _event("chart", bars) + _event("board", board)
+                    bars, position = chart.message(position, every)
+                    state, sent = self.session_view.message(sent), self.session_view.version
+                yield _event("chart", bars) + _event("session", state)
                 if self.closed:
                     if self.failure:
                         yield _event("failure", msgspec.json.encode(self.failure))
@@ -120,20 +120,20 @@ class Broadcast:
             self.viewers -= 1
             self._watched[ticker] -= 1
 
-    def _chart(self, ticker: str) -> TickerChart:
+    def _open_chart(self, ticker: str) -> TickerChart:
         if ticker not in self._charts:
             self._charts[ticker] = TickerChart(self.layout, self.session, ticker)
         self._charts.move_to_end(ticker)
-        for old in list(self._charts)[:-_CHARTS]:
+        for old in list(self._charts)[:-_MAX_CHARTS]:
             if not self._watched[old]:
                 del self._charts[old]
         return self._charts[ticker]
 
-    async def _wait(self, version: int) -> bool:
-        """For news after ``version``; whether they came."""
+    async def _wait_for_change(self, version: int) -> bool:
+        """Wait for a change after ``version``. Return False if there was none for a while."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_KEEP_ALIVE_S), self._news:
-                await self._news.wait_for(lambda: self._version != version or self.closed)
+            async with asyncio.timeout(_KEEP_ALIVE_S), self._changed:
+                await self._changed.wait_for(lambda: self._version != version or self.closed)
                 return True
         return False
 

@@ -1,155 +1,214 @@
-"""Whether a session lives, and how: from its status, its report and its lock."""
+"""Whether a session is alive, and its figures: from its status, its report and its lock.
+
+While a session runs, the status has the figures. When it has ended, the report has.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 
-# The capture writes its status twice a second.
+# A capture writes its status twice a second.
 HEARTBEAT_S = 5.0
-# The rates are of so long.
+# Rates are averages over this time.
 RATE_S = 5.0
 
-#: ``silent``: no heartbeat; ``dead``: its process is gone and it did not end.
-SessionState = Literal[
-    "connecting", "connected", "reconnecting", "ending", "ended", "silent", "dead"
+#: ``silent``: no heartbeat; ``crashed``: its process is gone and it did not end.
+LivenessState = Literal[
+    "connecting", "connected", "reconnecting", "ending", "ended", "silent", "crashed"
 ]  # fmt: skip
 
 
-@dataclass(slots=True)
 class SessionLiveness:
-    """What is known of a session; ``look`` brings it up to date."""
+    """The present state of a session; ``read`` brings it up to date.
 
-    layout: Layout
-    session: str
-    report: SessionReport | None = None
-    status: CaptureStatus | None = None
-    #: Seconds since the last sign of life.
-    silent_s: float = 0.0
-    rates: dict[str, float] = field(default_factory=dict)
-    rate: float = 0.0
-    _report_at: int = 0
-    _status_seen_at: float = 0.0
-    _samples: deque[tuple[float, dict[str, int]]] = field(default_factory=deque)
-    _is_locked: bool = True
+    Raises:
+        FileNotFoundError: the session has no report.
+        ValueError: its report is damaged.
+    """
+
+    def __init__(self, layout: Layout, session: str) -> None:
+        self._layout, self._session = layout, session
+        self.report: SessionReport
+        self.status: CaptureStatus | None = None
+        #: Seconds since the last heartbeat.
+        self.silent_s = 0.0
+        #: Trades a second, in all and of each ticker that has some.
+        self.rate = 0.0
+        self.rates: dict[str, float] = {}
+        self._report_changed = 0
+        self._heartbeat_at = 0.0
+        self._samples: deque[tuple[float, dict[str, int]]] = deque()
+        self._is_locked = True
+        self.read()
 
     def read(self) -> None:
-        """Read what changed.
+        """Read the files that changed.
 
         Raises:
-            ValueError: the report is none.
+            FileNotFoundError: the session has no report.
+            ValueError: its report is damaged.
         """
+        # The lock first: a capture writes its final report before it releases its lock.
+        self._is_locked = lock.is_locked(self._layout.lock(self._session))
         self._read_report()
-        before = self.status
+        self._read_status()
+        self._measure_rates()
+
+    def _read_report(self) -> None:
+        path = self._layout.report(self._session)
+        changed = path.stat().st_mtime_ns
+        if changed != self._report_changed:
+            self.report = SessionReport.read(path)
+            self._report_changed = changed
+
+    def _read_status(self) -> None:
+        previous = self.status
         try:
-            self.status = CaptureStatus.read(self.layout.status(self.session))
+            self.status = CaptureStatus.read(self._layout.status(self._session))
         except (FileNotFoundError, ValueError):
-            self.status = None  # recorded by a version that wrote none, or none yet
+            self.status = None  # not written yet, or by a version with another format
         now = time.monotonic()
         if self.status is None or self.status.written_at is None:
             self.silent_s = 0.0
-        elif before is None:
+        elif previous is None:
             age = (datetime.now(UTC) - self.status.written_at).total_seconds()
-            self._status_seen_at = now - max(0.0, age)
             self.silent_s = max(0.0, age)
-        elif before.written_at != self.status.written_at:
-            self._status_seen_at, self.silent_s = now, 0.0
+            self._heartbeat_at = now - self.silent_s
+        elif previous.written_at != self.status.written_at:
+            self._heartbeat_at, self.silent_s = now, 0.0
         else:
-            self.silent_s = now - self._status_seen_at
-        self._is_locked = lock.is_locked(self.layout.lock(self.session))
-        self._measure()
+            self.silent_s = now - self._heartbeat_at
 
-    def _read_report(self) -> None:
-        path = self.layout.report(self.session)
-        try:
-            changed = path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return
-        if changed != self._report_at:
-            self.report = SessionReport.read(path)
-            self._report_at = changed
-
-    def _measure(self) -> None:
-        """Trades a second, of each ticker and in all: now, or over all of a session that ended."""
+    def _measure_rates(self) -> None:
+        """Measure trades a second: now, or on average over a session that has ended."""
         if self.has_ended:
-            self._average()
+            self._average_rates()
+        elif self.status is not None:
+            self._measure_live_rates(self.status)
+
+    def _average_rates(self) -> None:
+        report = self.report
+        if report.ended is None:
             return
-        if self.status is None:
-            return
-        looks, counts = self._samples, self.status.per_ticker
-        if not looks or looks[-1][0] != self.status.elapsed_s:
-            looks.append((self.status.elapsed_s, counts))
-        while len(looks) > 1 and looks[-1][0] - looks[0][0] > RATE_S:
-            looks.popleft()
-        span = looks[-1][0] - looks[0][0]
+        seconds = max(1e-3, (report.ended - report.started).total_seconds())
+        self.rates = {name: books.trades / seconds for name, books in report.per_ticker.items()}
+        self.rate = report.books.trades / seconds
+
+    def _measure_live_rates(self, status: CaptureStatus) -> None:
+        samples, counts = self._samples, status.per_ticker
+        if not samples or samples[-1][0] != status.elapsed_s:
+            samples.append((status.elapsed_s, counts))
+        while len(samples) > 1 and samples[-1][0] - samples[0][0] > RATE_S:
+            samples.popleft()
+        span = samples[-1][0] - samples[0][0]
         if self.silent_s > HEARTBEAT_S or span <= 0:
             self.rates, self.rate = {}, 0.0
             return
-        was = looks[0][1]
+        before = samples[0][1]
         self.rates = {
-            ticker: (count - was.get(ticker, 0)) / span
+            ticker: (count - before.get(ticker, 0)) / span
             for ticker, count in counts.items()
-            if count != was.get(ticker, 0)
+            if count != before.get(ticker, 0)
         }
-        self.rate = (sum(counts.values()) - sum(was.values())) / span
-
-    def _average(self) -> None:
-        report = self.report
-        if report is None or report.ended is None:
-            return
-        seconds = max(1e-3, (report.ended - report.started).total_seconds())
-        self.rates = {name: one.trades / seconds for name, one in report.per_ticker.items()}
-        self.rate = report.books.trades / seconds
+        self.rate = (sum(counts.values()) - sum(before.values())) / span
 
     @property
     def has_ended(self) -> bool:
-        """Whether the session ended, and its report is the last word."""
-        return self.report is not None and self.report.state != "running"
+        """True if the session ended, and its report is final."""
+        return self.report.state != "running"
 
     @property
-    def state(self) -> SessionState:
-        """How it stands."""
+    def state(self) -> LivenessState:
+        """The state that the page shows."""
         if self.has_ended:
             return "ended"
         if not self._is_locked:
-            return "dead"
+            return "crashed"
         if self.status is None:
             return "connecting"
         if self.status.state == "ending":
-            return "ending"  # it publishes, and writes no more until that is done
+            return "ending"  # it publishes, and writes no status until that is done
         return "silent" if self.silent_s > HEARTBEAT_S else self.status.state
 
     @property
-    def live(self) -> CaptureStatus | None:
-        """The status, unless the report knows better."""
+    def live_status(self) -> CaptureStatus | None:
+        """The status; ``None`` when the session has ended and the report has the figures."""
         return None if self.has_ended else self.status
 
     @property
-    def known(self) -> SessionReport:
-        """The report, which whoever made a board has found."""
-        assert self.report is not None  # noqa: S101 - it is never deleted
-        return self.report
+    def quarantined(self) -> int:
+        """Number of rows in quarantine."""
+        live = self.live_status
+        return live.quarantined if live else self.report.books.quarantined
 
     @property
-    def quarantined(self) -> int:
-        """Rows in quarantine."""
-        return self.live.quarantined if self.live else self.known.books.quarantined
+    def quarantined_by_ticker(self) -> dict[str, int]:
+        """Number of rows in quarantine for each ticker."""
+        if self.has_ended:
+            return {name: books.quarantined for name, books in self.report.per_ticker.items()}
+        return self.status.quarantined_by_ticker if self.status else {}
 
     @property
     def tickers(self) -> list[str]:
-        """All tickers of the session, also those that were given up."""
-        found = dict.fromkeys(self.report.tickers if self.report else ())
-        if self.report:
-            found.update(dict.fromkeys(self.report.per_ticker))
+        """All tickers of the session, removed ones too."""
+        tickers = dict.fromkeys((*self.report.tickers, *self.report.per_ticker))
         if self.status:
-            found.update(dict.fromkeys((*self.status.tickers, *self.status.per_ticker)))
-        found.pop("", None)  # stands for rows in quarantine that name no ticker
-        return list(found)
+            tickers.update(dict.fromkeys((*self.status.tickers, *self.status.per_ticker)))
+        tickers.pop("", None)  # counts rows in quarantine that name no ticker
+        return list(tickers)
+
+    @property
+    def busiest_ticker(self) -> str:
+        """The ticker with most trades so far; before the first trade, the first ticker."""
+        counts = {name: books.trades for name, books in self.report.per_ticker.items() if name}
+        counts |= self.status.per_ticker if self.status else {}
+        return max(counts, key=lambda name: counts[name], default=(*self.report.tickers, "")[0])
+
+    def head(self) -> dict[str, Any]:
+        """Return the head of the page: the session, its state and its time."""
+        report, live = self.report, self.live_status
+        elapsed = ((report.ended or datetime.now(UTC)) - report.started).total_seconds()
+        if live and self.state == "crashed":
+            elapsed = live.elapsed_s
+        return {
+            "session": report.session,
+            "state": self.state,
+            "final_state": report.state,
+            "reason": report.reason,
+            "host": report.host,
+            "tickers": len(live.tickers if live else report.tickers),
+            "started": report.started.timestamp(),
+            "elapsed_s": round(elapsed, 1),
+            "remaining_s": round(live.remaining_s, 1) if live else 0.0,
+            "silent_s": round(self.silent_s, 1),
+            "retry": live.retry if live and self.state in ("connecting", "reconnecting") else None,
+            "error": live.last_error if live else "",
+        }
+
+    def tiles(self) -> dict[str, Any]:
+        """Return the figures of the tiles, except those that are counted from the rows."""
+        report, live = self.report, self.live_status
+        queued = live.queued if live else {}
+        longest = max(queued, key=lambda ticker: queued[ticker], default="")
+        return {
+            "rate": round(self.rate, 1),
+            "received": live.trades if live else report.books.trades,
+            "queue": queued.get(longest, 0),
+            "queue_ticker": longest,
+            "reconnects": live.reconnects if live else report.reconnects,
+            "gaps": live.gaps if live else len(report.gaps),
+            "gap_s": live.gap_s if live else report.gap_s,
+            "outages": live.outages if live else len(report.outages),
+            "quarantined": self.quarantined,
+            "rolled": live.rolled if live else len(report.windows),
+            "published": live.published if live else len(report.windows) - len(report.unpublished),
+            "files": sum(books.files for books in report.per_ticker.values()),
+        }

@@ -1,4 +1,4 @@
-"""Recorded trades of one ticker as columns: what the tail gives and everything else counts."""
+"""Recorded trades of one ticker as columns: made by the tail, counted by everything else."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import pyarrow as pa
 from stocktrace.calendar import Market, market_of
 from stocktrace.query.sale_conditions import bar_eligibility
 
-#: A stock whose codes are known; what they say does not depend on which one it is.
+#: Any US stock: the meaning of condition codes is the same for all of them.
 _A_STOCK = "A"
 
 
 @dataclass(frozen=True, slots=True)
 class TickerRows:
-    """Trades of ``ticker`` in the order of arrival; all columns are of equal length.
+    """Trades of ``ticker`` in the order of arrival; all columns have the same length.
 
     ``received`` is epoch us, ``lag_ms`` float64 from the trade's own time to its receipt;
-    ``makes_price`` and ``makes_volume`` say which trades count for bars (docs/reading.md).
-    ``written`` is when the last of them came to disk (epoch us), if they were read right then.
+    ``makes_price`` and ``makes_volume`` mark the trades that count for bars (docs/reading.md).
+    ``written`` is when the last one was written to disk (epoch us), if they were read right then.
     """
 
     ticker: str
@@ -39,32 +39,32 @@ class TickerRows:
         return len(self.received)
 
     @classmethod
-    def part(cls, table: pa.Table, portions: Iterable[tuple[str, int, int | None]]) -> list[Self]:
-        """``table`` cut in order into ``(ticker, rows, written)``.
+    def split(cls, table: pa.Table, portions: Iterable[tuple[str, int, int | None]]) -> list[Self]:
+        """Split ``table`` in order into portions of ``(ticker, number of rows, written)``.
 
-        The codes of all are looked at together: a call for each of 5,000 tickers would cost more
-        than all else here.
+        The codes of all portions are evaluated together: one call for each of 5,000 tickers would
+        cost more than the rest.
         """
         received = table["ts_recv"].to_numpy().view(np.int64)
         lag_ms = (received - table["ts_event"].to_numpy().view(np.int64) * 1000) / 1000.0
         price, volume = table["price"].to_numpy(), table["volume"].to_numpy()
         prices, volumes = bar_eligibility(_A_STOCK, table["conditions"])
-        every = np.ones(table.num_rows, np.bool_)
-        found, begin = [], 0
+        all_rows = np.ones(table.num_rows, np.bool_)
+        parts, begin = [], 0
         for ticker, count, written in portions:
             at = slice(begin, begin + count)
             begin += count
             us = market_of(ticker) is Market.US
-            found.append(
+            parts.append(
                 cls(
                     ticker,
                     received[at],
                     lag_ms[at],
                     price[at],
                     volume[at],
-                    (prices if us else every)[at],
-                    (volumes if us else every)[at],
+                    (prices if us else all_rows)[at],
+                    (volumes if us else all_rows)[at],
                     written,
                 )
             )
-        return found
+        return parts

@@ -17,12 +17,12 @@ from stocktrace.dashboard.app import Dashboard, make_app
 from stocktrace.errors import StocktraceError, UsageError, is_usage
 from stocktrace.store.layout import Layout
 
-# Streams end at once when they are told to; this is for a browser that does not listen.
-_GOODBYE_S = 2
+# Streams end at once; this is for a browser that does not read.
+_SHUTDOWN_S = 2
 
 
 def run_server(layout: Layout, listening: socket.socket, parent: BinaryIO | None = None) -> None:
-    """Answer until a signal comes, or until ``parent``, a pipe, is closed at its other end."""
+    """Serve until a signal arrives, or until ``parent``, a pipe, is closed at its other end."""
     asyncio.run(_run_server(layout, listening, parent))
 
 
@@ -35,20 +35,18 @@ async def _run_server(layout: Layout, listening: socket.socket, parent: BinaryIO
             access_log=False,
             lifespan="off",
             server_header=False,
-            timeout_graceful_shutdown=_GOODBYE_S,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
         )
     )
     server.dashboard = dashboard
-    watching = (
-        asyncio.create_task(_exit_with_parent(parent, server)) if parent is not None else None
-    )
+    watch = asyncio.create_task(_exit_with_parent(parent, server)) if parent is not None else None
     await server.serve(sockets=[listening])
-    if watching is not None:
-        watching.cancel()
+    if watch is not None:
+        watch.cancel()
 
 
 class _DashboardServer(uvicorn.Server):
-    """Ends the streams before it waits for them to end."""
+    """Ends the streams first, because uvicorn waits for them."""
 
     dashboard: Dashboard
 
@@ -67,8 +65,8 @@ async def _exit_with_parent(parent: BinaryIO, server: uvicorn.Server) -> None:
 
 
 def main() -> None:
-    """Serve beside a capture: the data folder and the socket's number are the arguments."""
-    os.nice(5)  # recording goes first
+    """Serve beside a capture; the arguments are the data folder and the socket's descriptor."""
+    os.nice(5)  # recording has priority
     root, descriptor = sys.argv[1:]
     run_server(Layout(Path(root)), socket.socket(fileno=int(descriptor)), sys.stdin.buffer)
 

@@ -1,4 +1,4 @@
-"""One line a ticker: what the table of the page shows, and which lines changed since when."""
+"""The table of the page: one line per ticker, and which lines changed since a version."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ import numpy.typing as npt
 
 from stocktrace.dashboard.rows import TickerRows
 
-#: Points of a sparkline: the last minute of a live session, or all of one that is over.
+#: Points of a sparkline: the last minute of a live session, or the whole of an ended one.
 POINTS = 60
 
-#: Number of the ticker, last price, change (%), trades a second, trades recorded, those that wait,
-#: gaps, those in quarantine, and why it is not served.
+#: Number of the ticker, last price, change (%), trades a second, trades recorded, trades queued,
+#: gaps, rows in quarantine, and the text of a refusal.
 TickerLine = tuple[int, float | None, float | None, float, int, int, int, int, str]
 
 
 class TickerTable:
-    """Grows with the rows of a session; ``begin`` and ``end`` (epoch s) if it is over."""
+    """The lines of a session from ``begin`` to ``end`` (epoch s; ``None`` while it runs)."""
 
     def __init__(self, begin: int, end: int | None) -> None:
         self._begin, self._end = begin, end
-        self._second = 0  # of the last point of a live session
+        self._second = 0  # epoch s of the last point of a live session
         self.tickers: list[str] = []
         self._numbers: dict[str, int] = {}
         self._trades: list[int] = []
         self._first: list[float | None] = []
         self._last: list[float | None] = []
-        self._newest: list[int] = []  # when that was received
+        self._last_received: list[int] = []
         self._sparks: npt.NDArray[np.float64] = np.full((0, POINTS), np.nan)
         self._lines: list[TickerLine] = []
         self._changed: list[int] = []
 
-    def follow(self, tickers: Iterable[str]) -> None:
-        """Have a line for each of these."""
-        fresh = [ticker for ticker in tickers if ticker not in self._numbers]
-        for ticker in fresh:
+    def add_tickers(self, tickers: Iterable[str]) -> None:
+        """Add a line for each new ticker."""
+        new = [ticker for ticker in tickers if ticker not in self._numbers]
+        for ticker in new:
             self._numbers[ticker] = len(self.tickers)
             self.tickers.append(ticker)
             self._trades.append(0)
             self._first.append(None)
             self._last.append(None)
-            self._newest.append(0)
+            self._last_received.append(0)
             self._changed.append(0)
             self._lines.append((-1, None, None, 0.0, 0, 0, 0, 0, ""))
-        if fresh:
-            more = np.full((len(fresh), POINTS), np.nan)
+        if new:
+            more = np.full((len(new), POINTS), np.nan)
             self._sparks = np.concatenate((self._sparks, more))
 
     def add(self, rows: TickerRows) -> None:
         """Count ``rows``."""
         number = self._numbers[rows.ticker]
         self._trades[number] += len(rows)
-        # A window that was had from the tape comes late: its prices are not the last ones.
-        if not rows.makes_price.any() or rows.received[-1] < self._newest[number]:
+        # A window that was rebuilt from the tape comes late: its prices are not the last ones.
+        if not rows.makes_price.any() or rows.received[-1] < self._last_received[number]:
             return
-        self._newest[number] = int(rows.received[-1])
+        self._last_received[number] = int(rows.received[-1])
         price, at = rows.price[rows.makes_price], rows.received[rows.makes_price] // 1_000_000
         if self._first[number] is None:
             self._first[number] = float(price[0])
@@ -74,14 +74,14 @@ class TickerTable:
         return np.clip((seconds - self._begin) * POINTS // span, 0, POINTS - 1)
 
     def advance(self, second: int) -> None:
-        """Go on to ``second`` (epoch s): the sparklines of a live session move on."""
+        """Move the sparklines of a live session on to ``second`` (epoch s)."""
         steps = min(max(0, second - self._second), POINTS)
         if self._end is None and steps:
             self._sparks[:, : POINTS - steps] = self._sparks[:, steps:]
             self._sparks[:, POINTS - steps :] = self._sparks[:, -1:]
         self._second = max(second, self._second)
 
-    def draw(
+    def update(
         self,
         version: int,
         rates: Mapping[str, float],
@@ -90,7 +90,7 @@ class TickerTable:
         quarantined: Mapping[str, int],
         refused: Mapping[str, str],
     ) -> None:
-        """Bring the lines up to date; those that change are of ``version``."""
+        """Update the lines; those that change belong to ``version``."""
         for number, ticker in enumerate(self.tickers):
             first, last = self._first[number], self._last[number]
             line = (
@@ -109,7 +109,7 @@ class TickerTable:
                 self._changed[number] = version
 
     def lines(self, since: int) -> list[TickerLine]:
-        """The lines that changed after version ``since``."""
+        """Return the lines that changed after version ``since``."""
         return [
             line
             for line, changed in zip(self._lines, self._changed, strict=True)
@@ -117,7 +117,7 @@ class TickerTable:
         ]
 
     def sparks(self) -> list[list[float | None]]:
-        """The points of all tickers; ``None`` before the first trade, nothing without any."""
+        """Return the points of all tickers: ``None`` before the first trade, empty without one."""
         return [
             [None if value != value else value for value in points]  # noqa: PLR0124 - nan
             if last is not None
@@ -126,10 +126,10 @@ class TickerTable:
         ]
 
     @property
-    def sparks_of(self) -> str:
-        """What the points are of: the last ``minute``, or all of the ``session``."""
+    def spark_span(self) -> str:
+        """The time that the points span: the last ``minute``, or the whole ``session``."""
         return "minute" if self._end is None else "session"
 
     def trades(self) -> dict[str, int]:
-        """What was counted, by ticker."""
+        """Return the number of rows counted, by ticker."""
         return dict(zip(self.tickers, self._trades, strict=True))

@@ -1,15 +1,15 @@
-"""Reads along while a session is recorded: every row exactly once, wherever it stands by then.
+"""Follows a session while it is recorded, and reads every row exactly once, wherever it is stored.
 
-A ticker's windows are read one after another; one that is had from its tape may show late. An open
-one is read up to its last whole line; it is done when it is sealed (``.csv``) or published:
-what was not read of it by then is had from Parquet, behind as many rows as were read of the CSV,
-for both hold the same rows in one order.
+The windows of a ticker are read one after another; one that is rebuilt from its tape may appear
+late. An open window is read up to its last complete line. When it is sealed (``.csv``) or
+published, its remaining rows are read and it is done. If the CSV is already deleted, they are read
+from Parquet behind the rows that were read before: both hold the same rows in the same order.
 
-    list CSV ─▶ list Parquet ─▶ nothing moved meanwhile? ─▶ read the next window, and the next
+    list CSV ─▶ list Parquet ─▶ unchanged in between? ─▶ read the next window, and the next
 
-The order of listing matters: a window is in Parquet before its CSV goes, so one that moves on
-between the two listings is in both. One that came and went meanwhile changed the folder of CSVs,
-and all is listed again.
+The order of listing matters: a window is in Parquet before its CSV is deleted, so a window that
+moves between the two listings is in both. A window that appeared and moved between them has
+changed the folder of CSVs, and everything is listed again.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from stocktrace.store.partition import WindowRows, files_in_order, window_rows_i
 from stocktrace.store.segments import HEADER, parse_lines
 from stocktrace.trade import is_ticker
 
-# One look reads at most about so much at once, so that a late start fills the page bit by bit.
+# One read takes at most about this much, so that a late start fills the page step by step.
 _BYTES = 8_000_000
 _ROWS = 500_000
-# A folder that changed this lately may change again within one tick of the file system's clock.
+# A folder changed less than this ago may change again within one tick of the file system's clock.
 _SETTLED_NS = 100_000_000
 _TRIES = 5
 
 
 @dataclass(slots=True)
-class TailLines:
-    """What one look took from CSV: lines of one ticker after another, parsed together."""
+class CsvLines:
+    """The CSV lines of one read, of one ticker after another; they are parsed together."""
 
     text: list[bytes] = field(default_factory=list)
     portions: list[tuple[str, int, int | None]] = field(default_factory=list)
@@ -51,40 +51,41 @@ class TailLines:
 
 @dataclass(slots=True)
 class _TailPosition:
-    """How far a window was read: bytes of its CSV, and rows."""
+    """How far a window was read: bytes of its CSV and rows."""
 
     offset: int = 0
     rows: int = 0
 
 
 class _FileMoved(Exception):
-    """A file went on to its next name while it was about to be read: list again."""
+    """A file was sealed, published or deleted before it was read: list again."""
 
 
-class _Dates:
-    """The UTC dates under which a session can have something in Parquet, by its tapes and report.
+class _SessionDates:
+    """The UTC dates under which a session can have rows in Parquet, from its tapes and report.
 
     They are read again when one of the two has changed, once for all tickers.
     """
 
     def __init__(self, layout: Layout, session: str) -> None:
         self._layout, self._session = layout, session
-        self._found: list[str] = []
-        self._seen = 0, 0
+        self._dates: list[str] = []
+        self._version = 0, 0
 
-    def __call__(self) -> list[str]:
+    def read(self) -> list[str]:
+        """Return the dates in order."""
         report = self._layout.report(self._session)
-        seen = _folder_version(self._layout.tapes(self._session)), _folder_version(report)
-        if seen != self._seen:
+        version = _last_change(self._layout.tapes(self._session)), _last_change(report)
+        if version != self._version:
             dates = {part.date for part in self._layout.session_tapes(self._session)}
             with contextlib.suppress(FileNotFoundError, ValueError):
                 dates |= SessionReport.read(report).dates
-            self._found, self._seen = sorted(dates), seen
-        return self._found
+            self._dates, self._version = sorted(dates), version
+        return self._dates
 
 
 class TickerTail:
-    """One ticker of a session, of which something can be published under ``dates``."""
+    """Reads one ticker of a session; ``dates`` returns where rows of it can be published."""
 
     def __init__(
         self, layout: Layout, session: str, ticker: str, dates: Callable[[], list[str]]
@@ -92,154 +93,154 @@ class TickerTail:
         self._layout, self._session, self._ticker = layout, session, ticker
         self._dates = dates
         self._folder = layout.csv(ticker, WindowId(session, "")).parent
-        self._done: set[int] = set()  # the numbers of windows that were read whole
-        self._begun: dict[int, _TailPosition] = {}  # and how far others were
+        self._done: set[int] = set()  # numbers of the windows that were read completely
+        self._positions: dict[int, _TailPosition] = {}  # of the windows that were read in part
         self._open: tuple[int, Path] | None = None
-        self._listed: int | None = None  # when the folder of CSVs changed, as it was listed last
-        self.behind = True  #: whether more was there than the last look took
+        self._listed: int | None = None  # the last change of the folder of CSVs that was listed
+        self.is_behind = True  #: True if the last read did not take everything
 
-    def read(self, lines: TailLines) -> Iterator[TickerRows]:
-        """Take what is new: CSV into ``lines``, the rows of Parquet as they are."""
-        self.behind = False
-        if self._listed is not None and self._listed == _folder_version(self._folder):
+    def read(self, lines: CsvLines) -> Iterator[TickerRows]:
+        """Read what is new: add CSV to ``lines``, yield rows from Parquet."""
+        self.is_behind = False
+        if self._listed is not None and self._listed == _last_change(self._folder):
             try:
                 if self._open is not None:
-                    self.behind = not self._read_csv(*self._open, lines)
+                    self.is_behind = not self._read_csv(*self._open, lines)
                 return
             except FileNotFoundError:
-                pass  # it went on to its next name: list
+                pass  # it was sealed or deleted: list
         for _ in range(_TRIES):
             try:
                 yield from self._list_and_read(lines)
             except (FileNotFoundError, _FileMoved):
                 continue
             return
-        self.behind = True
+        self.is_behind = True
 
-    def _list_and_read(self, lines: TailLines) -> Iterator[TickerRows]:
+    def _list_and_read(self, lines: CsvLines) -> Iterator[TickerRows]:
         self._listed = None
-        before = _folder_version(self._folder)
+        before = _last_change(self._folder)
         segments = self._segments()
         published = self._published() if self._may_be_published(segments) else {}
-        if _folder_version(self._folder) != before:
+        if _last_change(self._folder) != before:
             raise _FileMoved
         self._open = None
-        found = segments.keys() | published.keys()
-        if not self._begun.keys() <= found:
-            return  # one is being begun anew, and is nowhere for a moment: its turn comes first
-        for number in sorted(found):
+        numbers = segments.keys() | published.keys()
+        if not self._positions.keys() <= numbers:
+            return  # a window is being rebuilt and does not exist at the moment: wait for it
+        for number in sorted(numbers):
             if lines.size >= _BYTES:
-                self.behind = True
+                self.is_behind = True
                 return
             path = segments.get(number)
             if path is None:
-                yield from self._read_piece(number, published[number])
+                yield from self._read_parquet(number, published[number])
             else:
                 if not self._read_csv(number, path, lines):
-                    self.behind = True
+                    self.is_behind = True
                     return
                 if path.name.endswith(OPEN):
                     self._open = number, path
                     break
-            self._begun.pop(number, None)
+            self._positions.pop(number, None)
             self._done.add(number)
         self._listed = before if time.time_ns() - before > _SETTLED_NS else None
 
     def _may_be_published(self, segments: dict[int, Path]) -> bool:
-        """Whether something may be in Parquet only: not if all that comes next has a CSV."""
+        """Check whether a window may be in Parquet only: not if all windows to come have a CSV."""
         known = segments.keys() | self._done
         return not segments or any(number not in known for number in range(1, max(segments)))
 
     def _segments(self) -> dict[int, Path]:
-        """The CSVs that are not done, by the number of their window; sealed before open."""
-        found: dict[int, Path] = {}
+        """Return the CSVs that are not done, by the number of their window; sealed before open."""
+        segments: dict[int, Path] = {}
         try:
             paths = [path for path in self._folder.iterdir() if path.name.startswith(self._session)]
         except FileNotFoundError:
-            return found
-        for path in sorted(paths, reverse=True):  # `.csv.open` before `.csv`, which stays
+            return segments
+        for path in sorted(paths, reverse=True):  # `.csv` replaces `.csv.open`
             number = WindowId.parse(path).number
             if number not in self._done:
-                found[number] = path
-        return found
+                segments[number] = path
+        return segments
 
     def _published(self) -> dict[int, WindowRows | Path]:
-        """What is in Parquet and not done: windows by their files, or pieces of a day's file."""
-        found: dict[int, WindowRows | Path] = {}
+        """Return the windows in Parquet that are not done: files, or parts of a day file."""
+        published: dict[int, WindowRows | Path] = {}
         for date in self._dates():
             for path in files_in_order(self._layout.partition(self._ticker, date)):
                 if is_day_file(path):
                     for piece in window_rows_in(path):
                         if piece.part.session == self._session:
-                            found[piece.part.number] = piece
+                            published[piece.part.number] = piece
                 elif path.name.startswith(self._session):
-                    found[WindowId.parse(path).number] = path
-        return {number: one for number, one in found.items() if number not in self._done}
+                    published[WindowId.parse(path).number] = path
+        return {n: source for n, source in published.items() if n not in self._done}
 
-    def _read_piece(self, number: int, found: WindowRows | Path) -> Iterator[TickerRows]:
-        pieces = window_rows_in(found) if isinstance(found, Path) else [found]
+    def _read_parquet(self, number: int, source: WindowRows | Path) -> Iterator[TickerRows]:
+        pieces = window_rows_in(source) if isinstance(source, Path) else [source]
         table = pa.Table.from_batches([batch for piece in pieces for batch in piece.read()])
-        place = self._begun.setdefault(number, _TailPosition())
-        rest = table.slice(place.rows)
-        place.rows = table.num_rows
+        position = self._positions.setdefault(number, _TailPosition())
+        rest = table.slice(position.rows)
+        position.rows = table.num_rows
         if rest.num_rows:
-            yield from TickerRows.part(rest, [(self._ticker, rest.num_rows, None)])
+            yield from TickerRows.split(rest, [(self._ticker, rest.num_rows, None)])
 
-    def _read_csv(self, number: int, path: Path, lines: TailLines) -> bool:
-        """Take whole lines behind the offset; whether these are all.
+    def _read_csv(self, number: int, path: Path, lines: CsvLines) -> bool:
+        """Add complete lines behind the offset to ``lines``. Return True if these are all.
 
-        One that was begun anew, from the tape, is read on when it is as long again.
+        A window that is being rebuilt from the tape is continued when it is longer than before.
         """
-        place = self._begun.setdefault(number, _TailPosition())
+        position = self._positions.setdefault(number, _TailPosition())
         with path.open("rb") as file:
-            facts = os.fstat(file.fileno())
-            if facts.st_size <= place.offset:
+            stat = os.fstat(file.fileno())
+            if stat.st_size <= position.offset:
                 return True
-            file.seek(place.offset)
+            file.seek(position.offset)
             text = file.read(_BYTES)
-        whole = place.offset + len(text) >= facts.st_size
+        is_all = position.offset + len(text) >= stat.st_size
         text = text[: text.rfind(b"\n") + 1]
-        place.offset += len(text)
-        begins = len(HEADER) if text.startswith(HEADER) else 0
-        count = text.count(b"\n") - (begins > 0)
+        position.offset += len(text)
+        header = len(HEADER) if text.startswith(HEADER) else 0
+        count = text.count(b"\n") - (header > 0)
         if count:
-            place.rows += count
-            lines.text.append(text[begins:])
-            lines.portions.append((self._ticker, count, facts.st_mtime_ns // 1000))
+            position.rows += count
+            lines.text.append(text[header:])
+            lines.portions.append((self._ticker, count, stat.st_mtime_ns // 1000))
             lines.size += len(text)
-        return whole
+        return is_all
 
 
 class SessionTail:
-    """All tickers of a session, or some."""
+    """Reads all tickers of a session, or some."""
 
     def __init__(self, layout: Layout, session: str, tickers: Iterable[str]) -> None:
         self._layout, self._session = layout, session
-        self._dates = _Dates(layout, session)
+        self._dates = _SessionDates(layout, session)
         self._tails: dict[str, TickerTail] = {}
-        self.follow(tickers)
+        self.add_tickers(tickers)
 
-    def follow(self, tickers: Iterable[str]) -> None:
-        """Read these tickers, too; what cannot be one is in quarantine, and in no file of ours."""
+    def add_tickers(self, tickers: Iterable[str]) -> None:
+        """Read these tickers, too. Rows of an invalid ticker are in quarantine only."""
         for ticker in tickers:
             if ticker not in self._tails and is_ticker(ticker):
-                tail = TickerTail(self._layout, self._session, ticker, self._dates)
+                tail = TickerTail(self._layout, self._session, ticker, self._dates.read)
                 self._tails[ticker] = tail
 
     @property
     def is_behind(self) -> bool:
-        """Whether more was there than the last look took."""
-        return any(tail.behind for tail in self._tails.values())
+        """True if the last read did not take everything."""
+        return any(tail.is_behind for tail in self._tails.values())
 
-    def read(self, within: Deadline) -> Iterator[TickerRows]:
-        """What is new, each row once; about as much as can be had until ``within``.
+    def read(self, deadline: Deadline) -> Iterator[TickerRows]:
+        """Yield what is new, each row once; about as much as can be read until the deadline.
 
         Raises:
             ConversionError: a file is damaged.
         """
-        lines, taken = TailLines(), 0
-        for tail in sorted(self._tails.values(), key=lambda tail: tail.behind):
-            if tail.behind and (taken >= _ROWS or within.passed()):
+        lines, taken = CsvLines(), 0
+        for tail in sorted(self._tails.values(), key=lambda tail: tail.is_behind):
+            if tail.is_behind and (taken >= _ROWS or deadline.passed()):
                 continue
             for rows in tail.read(lines):
                 taken += len(rows)
@@ -247,17 +248,17 @@ class SessionTail:
             if lines.size >= _BYTES:
                 yield from _parse(lines)
                 taken += sum(count for _, count, _ in lines.portions)
-                lines = TailLines()
+                lines = CsvLines()
         yield from _parse(lines)
 
 
-def _folder_version(folder: Path) -> int:
-    """When a file came into the folder or left it, epoch ns; 0 if there is none yet."""
+def _last_change(path: Path) -> int:
+    """Return when the folder, or the file, last changed (epoch ns); 0 if it does not exist."""
     try:
-        return folder.stat().st_mtime_ns
+        return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
 
 
-def _parse(lines: TailLines) -> list[TickerRows]:
-    return TickerRows.part(parse_lines(b"".join(lines.text)), lines.portions) if lines.text else []
+def _parse(lines: CsvLines) -> list[TickerRows]:
+    return TickerRows.split(parse_lines(b"".join(lines.text)), lines.portions) if lines.text else []

@@ -25,7 +25,7 @@ WITHIN_S = 20.0
 
 @contextlib.contextmanager
 def dashboard(data_dir: Path, port: int = 0) -> Iterator[str]:
-    """Serve ``data_dir``; gives the address."""
+    """Serve ``data_dir``. Yield the address."""
     reading, writing = os.pipe()
     listening = bind_port(port)
     with os.fdopen(reading, "rb") as parent:
@@ -42,10 +42,10 @@ def dashboard(data_dir: Path, port: int = 0) -> Iterator[str]:
 
 @dataclass
 class Capture:
-    """A capture of ``exchange`` on a thread; ``status`` is the newest."""
+    """A capture of ``simulator`` on a thread; ``status`` is the newest."""
 
     studio: Studio
-    exchange: Simulator
+    simulator: Simulator
     tickers: tuple[str, ...]
     report: SessionReport | None = None
     status: CaptureStatus | None = None
@@ -55,11 +55,11 @@ class Capture:
         self._thread: threading.Thread | None = None
 
     def start(self, **given: Any) -> None:
-        """Begin."""
+        """Start the capture and wait until it is connected."""
 
         def run() -> None:
             self.report = self.studio.record(
-                self.exchange, self.tickers, self._forever(), lasting=300, **given
+                self.simulator, self.tickers, self._forever(), lasting=300, **given
             )
 
         self._thread = threading.Thread(target=run)
@@ -76,7 +76,7 @@ class Capture:
         return False
 
     def until(self, wanted: Callable[[CaptureStatus], bool]) -> CaptureStatus:
-        """Wait until the capture stands so."""
+        """Wait until the status fulfils ``wanted``."""
         with self._news:
             found = self._news.wait_for(
                 lambda: self.status is not None and wanted(self.status), WITHIN_S
@@ -86,7 +86,7 @@ class Capture:
             return self.status
 
     def stop(self) -> SessionReport:
-        """End in order."""
+        """Stop the capture and wait for its end."""
         self.studio.handle.stop("the test is through")
         assert self._thread is not None
         self._thread.join(WITHIN_S * 3)
@@ -95,17 +95,17 @@ class Capture:
 
     @property
     def session(self) -> str:
-        """Its name."""
+        """The name of the session."""
         assert self.status is not None
         return self.status.session
 
 
 @contextlib.contextmanager
 def capturing(
-    studio: Studio, exchange: Simulator, tickers: tuple[str, ...], **given: Any
+    studio: Studio, simulator: Simulator, tickers: tuple[str, ...], **given: Any
 ) -> Iterator[Capture]:
-    """A capture that is stopped at the end, whatever happens."""
-    capture = Capture(studio, exchange, tickers)
+    """Run a capture that is stopped at the end, whatever happens."""
+    capture = Capture(studio, simulator, tickers)
     capture.start(**given)
     try:
         yield capture
@@ -116,13 +116,13 @@ def capturing(
 
 @pytest.fixture(scope="module")
 def hurried() -> Iterator[None]:
-    """As ``studio`` has it, for what lasts longer than a test."""
+    """Like ``studio``, for captures that last longer than a test."""
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
         yield
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that is not in use."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

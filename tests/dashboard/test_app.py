@@ -1,4 +1,4 @@
-"""The server: who may ask what, and what a viewer that does not take is kept from."""
+"""The server: which requests it answers, and that a viewer that does not read delays nobody."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ import anyio
 import msgspec
 import pytest
 
-from stocktrace.dashboard.app import STATIC, Dashboard
+from stocktrace.dashboard.app import STATIC, Dashboard, SessionList
 from stocktrace.dashboard.broadcast import Broadcast
 from stocktrace.dashboard.server import bind_port
-from stocktrace.dashboard.session_state import SessionView
-from stocktrace.dashboard.sessions import SessionList
+from stocktrace.dashboard.session_view import SessionView
 from stocktrace.errors import UsageError
 from stocktrace.sessions.report import SessionReport
 from stocktrace.simulator import ScriptedSource, SyntheticMarket, synthetic_frames
@@ -33,8 +32,10 @@ TICKERS = ("AAPL", "MSFT")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> tuple[Path, SessionReport]:
     studio = Studio(tmp_path_factory.mktemp("finished") / "data")
-    with studio.exchange(ScriptedSource(list(synthetic_frames(TICKERS, 2000, seed=2)))) as exchange:
-        report = studio.record(exchange, TICKERS, played(exchange), lasting=60)
+    with studio.exchange(
+        ScriptedSource(list(synthetic_frames(TICKERS, 2000, seed=2)))
+    ) as simulator:
+        report = studio.record(simulator, TICKERS, played(simulator), lasting=60)
     return studio.data_dir, report
 
 
@@ -47,7 +48,7 @@ def site(finished: tuple[Path, SessionReport]) -> Iterator[str]:
 def ask(
     site: str, path: str, method: str = "GET", host: str | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of an answer."""
+    """Send a request. Return status, headers and body of the answer."""
     place = urlsplit(site)
     connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=20)
     connection.request(method, path, headers={"Host": host or place.netloc})
@@ -58,7 +59,7 @@ def ask(
 
 
 def events(site: str, query: str, count: int = 2) -> list[tuple[str, object]]:
-    """The first events of a stream."""
+    """Read the first events of a stream."""
     place = urlsplit(site)
     connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=20)
     connection.request("GET", f"/api/live?{query}")
@@ -75,7 +76,7 @@ def events(site: str, query: str, count: int = 2) -> list[tuple[str, object]]:
     return found
 
 
-def test_every_answer_keeps_the_page_to_itself(site: str) -> None:
+def test_every_answer_has_the_security_headers(site: str) -> None:
     for path in ("/", "/api/sessions", "/static/app.js", "/nothing"):
         _, headers, _ = ask(site, path)
         assert headers["content-security-policy"].startswith("default-src 'self';")
@@ -102,7 +103,7 @@ def test_only_the_page_is_served(site: str, path: str) -> None:
     assert ask(site, path)[0] == 404
 
 
-def test_looking_changes_nothing_on_disk(finished: tuple[Path, SessionReport], site: str) -> None:
+def test_reading_changes_nothing_on_disk(finished: tuple[Path, SessionReport], site: str) -> None:
     before = {name: (finished[0] / name).stat().st_mtime_ns for name in tree(finished[0])}
     events(site, f"session={finished[1].session}&ticker=AAPL")
     ask(site, "/api/sessions")
@@ -111,13 +112,13 @@ def test_looking_changes_nothing_on_disk(finished: tuple[Path, SessionReport], s
 
 
 @pytest.mark.parametrize("session", ["nothing", "../../x", "20261123T142958Z_3f9a1c"])
-def test_a_session_that_is_not_there_is_told(site: str, session: str) -> None:
+def test_a_missing_session_is_reported(site: str, session: str) -> None:
     assert events(site, f"session={session}", 1) == [
-        ("failure", f"There is no session {session} here.")
+        ("failure", f"This data folder has no session {session}.")
     ]
 
 
-def test_a_damaged_report_is_told_and_does_not_hide_the_others(
+def test_a_damaged_report_is_reported_and_does_not_hide_the_others(
     tmp_path: Path, finished: tuple[Path, SessionReport]
 ) -> None:
     layout = Layout(tmp_path)
@@ -141,7 +142,7 @@ def test_a_session_without_a_ticker_shows_the_busiest(
     assert chart["every"] == 5
 
 
-def test_a_port_that_is_taken_is_one_sentence() -> None:
+def test_a_port_in_use_is_reported_in_one_sentence() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(UsageError, match=r"cannot be had .* give another one with --port"),
@@ -149,7 +150,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
         bind_port(taken.getsockname()[1])
 
 
-def test_what_is_vendored_is_what_was_released() -> None:
+def test_the_vendored_library_is_the_released_one() -> None:
     found = hashlib.sha256((STATIC / "lightweight-charts.standalone.production.js").read_bytes())
     # npm: lightweight-charts 5.2.1, dist/lightweight-charts.standalone.production.js
     assert found.hexdigest() == "e21cc5caa0226ef30bd8549c50b9ef926615f2a4ee6b4e486353477a55f598cf"
@@ -158,42 +159,42 @@ def test_what_is_vendored_is_what_was_released() -> None:
     assert "TradingView Lightweight Charts" in (STATIC / "index.html").read_text(encoding="utf-8")
 
 
-def test_whoever_did_not_take_for_long_is_given_the_newest_once(
+def test_a_viewer_that_did_not_read_for_long_gets_the_newest_state_once(
     finished: tuple[Path, SessionReport],
 ) -> None:
     async def check() -> None:
         layout = Layout(finished[0])
         session = finished[1].session
-        room = Broadcast(SessionView(layout, session), layout, session)
-        viewers = [room.view("AAPL", 5) for _ in range(50)]
-        await room.read()
+        broadcast = Broadcast(SessionView(layout, session), layout, session)
+        viewers = [broadcast.stream("AAPL", 5) for _ in range(50)]
+        await broadcast.read()
         for viewer in viewers:
             await anext(viewer)
-        room.board.final = False
+        broadcast.session_view.final = False
         tracemalloc.start()
         for _ in range(100):
-            room.board.final = False
-            await room.read()
+            broadcast.session_view.final = False
+            await broadcast.read()
         grown, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert grown < 2_000_000
-        newest = room.board.version
+        newest = broadcast.session_view.version
         for viewer in viewers:
-            told = await anext(viewer)
-            board = told.partition(b"event: board\ndata: ")[2]
-            assert msgspec.json.decode(board)["version"] == newest
+            events = await anext(viewer)
+            state = events.partition(b"event: session\ndata: ")[2]
+            assert msgspec.json.decode(state)["version"] == newest
             await viewer.aclose()
-        assert room.viewers == 0
+        assert broadcast.viewers == 0
 
     anyio.run(check)
 
 
-def test_fifty_browsers_that_do_not_read_hold_up_nobody(studio: Studio) -> None:
+def test_fifty_browsers_that_do_not_read_delay_nobody(studio: Studio) -> None:
     tickers = tuple(f"T{n}" for n in range(100))
     market = SyntheticMarket(rate=500, opening=1)
     with (
-        studio.exchange(market) as exchange,
-        capturing(studio, exchange, tickers) as capture,
+        studio.exchange(market) as simulator,
+        capturing(studio, simulator, tickers) as capture,
         dashboard(studio.data_dir) as site,
     ):
         place = urlsplit(site)
@@ -201,21 +202,21 @@ def test_fifty_browsers_that_do_not_read_hold_up_nobody(studio: Studio) -> None:
             f"GET /api/live?session={capture.session} HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n"
         )
         stalled = [socket.create_connection((place.hostname, place.port)) for _ in range(50)]
-        for one in stalled:
-            one.sendall(request.encode())
+        for browser in stalled:
+            browser.sendall(request.encode())
         found = events(site, f"session={capture.session}", 12)
-        for one in stalled:
-            one.close()
-    versions = [data["version"] for name, data in found if name == "board"]  # type: ignore[index]
+        for browser in stalled:
+            browser.close()
+    versions = [data["version"] for name, data in found if name == "session"]  # type: ignore[index]
     assert versions == sorted(set(versions))
     assert len(versions) >= 5
 
 
-def test_the_newest_session_is_the_latest(finished: tuple[Path, SessionReport]) -> None:
+def test_latest_is_the_newest_session(finished: tuple[Path, SessionReport]) -> None:
     async def check() -> None:
-        board = Dashboard(Layout(finished[0]))
-        room = await board._room("latest")
-        assert room.session == finished[1].session
-        await board.close()
+        dashboard = Dashboard(Layout(finished[0]))
+        broadcast = await dashboard._open_broadcast("latest")
+        assert broadcast.session == finished[1].session
+        await dashboard.close()
 
     anyio.run(check)

@@ -51,7 +51,7 @@ PATIENCE_MS = 15_000
 
 
 def expect(seen: Locator) -> Any:
-    """Assertions about ``seen`` that have ``PATIENCE_MS`` to come true."""
+    """Return assertions about ``seen`` that wait for up to ``PATIENCE_MS``."""
     from playwright import sync_api
 
     sync_api.expect.set_options(timeout=PATIENCE_MS)
@@ -70,44 +70,44 @@ def browser() -> Iterator[Browser]:
 
 @dataclass
 class Watched:
-    """A page, and what its console said and where it went."""
+    """A page, the warnings of its console, and its requests."""
 
     page: Page
-    complaints: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    console_errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.console_errors.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
 
-    def _heard(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
+            self.console_errors.append(message.text)
 
     def text(self, selector: str) -> str:
-        """What is written there."""
+        """Return the text of an element."""
         return self.page.inner_text(selector)
 
     def number(self, selector: str) -> float:
-        """The first number that is written there."""
+        """Return the first number in the text of an element."""
         found = re.search(r"[\d,.]+", self.text(selector))
         assert found, self.text(selector)
         return float(found[0].replace(",", ""))
 
     def until(self, script: str) -> None:
-        """Wait until an expression of the page holds."""
+        """Wait until a JavaScript expression is true."""
         deadline = Deadline.after(PATIENCE_MS / 1000)
         while not self.page.evaluate(script):  # Playwright's own wait would need `eval` in the page
             assert not deadline.passed(), script
             self.page.wait_for_timeout(50)
 
     def painted(self, *colours: str) -> int:
-        """Pixels of the candles' canvases that have one of the page's colours."""
+        """Count the pixels of the chart that have one of the page's colours."""
         return int(self.page.evaluate(PAINTED, list(colours)))
 
 
-#: Counts pixels by the custom properties of style.css; shading is seen through on the background.
+#: Counts pixels by the custom properties of style.css; shading is transparent on the background.
 PAINTED = """(names) => {
   const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const style = getComputedStyle(document.documentElement);
@@ -130,7 +130,7 @@ PAINTED = """(names) => {
 
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Callable[..., Watched]]:
-    """Opens pages; all of them must have stayed at home, and have had nothing to complain about."""
+    """Open pages. They must not load anything from elsewhere, nor log a warning or an error."""
     contexts, pages = [], []
 
     def go(url: str, **given: Any) -> Watched:
@@ -148,20 +148,20 @@ def opened(browser: Browser) -> Iterator[Callable[..., Watched]]:
 
     yield go
     for watched, origin in pages:
-        assert watched.complaints == []
-        assert [url for url in watched.asked if not url.startswith(origin)] == []
+        assert watched.console_errors == []
+        assert [url for url in watched.requests if not url.startswith(origin)] == []
     for context in contexts:
         context.close()
 
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> Iterator[Capture]:
-    """A capture that goes on as long as this module."""
+    """A capture that runs as long as this module."""
     studio = Studio(tmp_path_factory.mktemp("live") / "data")
     with (
-        studio.exchange(SyntheticMarket(seed=5, rate=400, opening=1)) as exchange,
+        studio.exchange(SyntheticMarket(seed=5, rate=400, opening=1)) as simulator,
         capturing(
-            studio, exchange, TICKERS, roll_interval="20s", flush_interval="200ms"
+            studio, simulator, TICKERS, roll_interval="20s", flush_interval="200ms"
         ) as capture,
     ):
         yield capture
@@ -175,11 +175,11 @@ def site(live: Capture) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> tuple[Path, SessionReport]:
-    """A session that is over and stands in Parquet alone."""
+    """A session that has ended and is in Parquet only."""
     studio = Studio(tmp_path_factory.mktemp("finished") / "data")
     frames = list(synthetic_frames(TICKERS[:3], 6000, seed=2))
-    with studio.exchange(ScriptedSource(frames)) as exchange:
-        report = studio.record(exchange, TICKERS[:3], played(exchange), lasting=60)
+    with studio.exchange(ScriptedSource(frames)) as simulator:
+        report = studio.record(simulator, TICKERS[:3], played(simulator), lasting=60)
     assert not list(studio.data_dir.glob("csv/*/*"))
     return studio.data_dir, report
 
@@ -216,7 +216,7 @@ def test_a_click_changes_the_chart_and_the_address_and_a_reload_keeps_them(
     expect(watched.page.locator("#lines tr[aria-selected=true]")).to_contain_text("MSFT")
 
 
-def test_all_can_be_done_with_the_keyboard(
+def test_the_page_can_be_used_with_the_keyboard(
     live: Capture, site: str, opened: Callable[..., Watched]
 ) -> None:
     watched = opened(f"{site}?session={live.session}&ticker=AAPL")
@@ -238,31 +238,29 @@ def test_all_can_be_done_with_the_keyboard(
     assert watched.text("#chart-text") or page.text_content("#chart-text")
 
 
-def test_a_lost_connection_is_told_and_the_gap_is_shaded(
+def test_a_lost_connection_is_shown_and_the_gap_is_shaded(
     live: Capture, site: str, opened: Callable[..., Watched]
 ) -> None:
     watched = opened(f"{site}?session={live.session}&ticker=AAPL&every=1")
     expect(watched.page.locator("#state")).to_have_text("connected")
     assert live.status is not None
-    had = live.status.outages
-    live.exchange.inject(Fault("status", status=503, repeat=True))
-    live.exchange.drop_all()
+    before = live.status.outages
+    live.simulator.inject(Fault("status", status=503, repeat=True))
+    live.simulator.drop_all()
     expect(watched.page.locator("#state")).to_have_text("reconnecting")
-    expect(watched.page.locator("#banner")).to_contain_text("HTTP 503 at the handshake. Try")
-    live.exchange.clear_faults()
-    live.until(lambda status: status.connected and status.outages == had + 1)
+    expect(watched.page.locator("#banner")).to_contain_text("HTTP 503 at the handshake. Attempt")
+    live.simulator.clear_faults()
+    live.until(lambda status: status.connected and status.outages == before + 1)
     expect(watched.page.locator("#state")).to_have_text("connected")
     expect(watched.page.locator("#banner")).to_be_hidden()
-    gaps = had + 2  # connecting is one, too
+    gaps = before + 2  # the initial connect is one, too
     expect(watched.page.locator("#tile-gaps dd span")).to_have_text(str(gaps))
-    expect(watched.page.locator("#event-list li[data-kind=gap]").first).to_contain_text(
-        "not listening for"
-    )
+    expect(watched.page.locator("#event-list li[data-kind=gap]").first).to_contain_text("gap of")
     watched.until(f"({PAINTED})(['gap']) > 500")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_has_no_sideways_scroll(
+def test_a_phone_does_not_scroll_sideways(
     scheme: str, live: Capture, site: str, opened: Callable[..., Watched]
 ) -> None:
     size = {"width": 420, "height": 800}
@@ -275,7 +273,7 @@ def test_a_phone_has_no_sideways_scroll(
         assert (shade > 128) == (scheme == "light")
 
 
-def test_the_first_page_lists_sessions_and_leads_to_them(
+def test_the_start_page_lists_sessions_with_links(
     live: Capture, site: str, opened: Callable[..., Watched]
 ) -> None:
     watched = opened(site)
@@ -287,7 +285,7 @@ def test_the_first_page_lists_sessions_and_leads_to_them(
     assert f"session={live.session}" in watched.page.url
 
 
-def test_a_dashboard_that_comes_back_is_found_again(live: Capture, browser: Browser) -> None:
+def test_the_page_reconnects_to_a_restarted_dashboard(live: Capture, browser: Browser) -> None:
     port = free_port()
     context = browser.new_context()
     page = context.new_page()
@@ -301,7 +299,7 @@ def test_a_dashboard_that_comes_back_is_found_again(live: Capture, browser: Brow
         context.close()
 
 
-def test_a_finished_session_is_shown_from_parquet_alone(
+def test_a_finished_session_is_shown_from_parquet_only(
     finished: tuple[Path, SessionReport], opened: Callable[..., Watched]
 ) -> None:
     data_dir, report = finished
@@ -320,13 +318,13 @@ def test_a_finished_session_is_shown_from_parquet_alone(
     expect(watched.page.locator("#state")).to_have_text("ended")
 
 
-def test_what_a_server_says_stays_text(
+def test_a_text_from_the_server_is_not_interpreted_as_html(
     live: Capture, site: str, opened: Callable[..., Watched]
 ) -> None:
     text = "<img src=x onerror=document.title='taken'>"
     symbol = "<img src=y>" + "x" * 300
-    live.exchange.send_raw(msgspec.json.encode({"type": "error", "msg": text}))
-    live.exchange.send_raw(frame((symbol, 1.0)))
+    live.simulator.send_raw(msgspec.json.encode({"type": "error", "msg": text}))
+    live.simulator.send_raw(frame((symbol, 1.0)))
     watched = opened(f"{site}?session={live.session}")
     expect(watched.page.locator("#event-list li[data-kind=error]").first).to_contain_text(text)
     line = watched.page.locator("#lines tr.line:has-text('img')")
@@ -338,7 +336,7 @@ def test_what_a_server_says_stays_text(
 
 
 def a_running_report(data_dir: Path, finished: tuple[Path, SessionReport]) -> Layout:
-    """A session that says it runs; nobody writes its status any more."""
+    """Make a session whose report says that it runs, but no process does."""
     shutil.copytree(finished[0], data_dir)
     layout = Layout(data_dir)
     report = finished[1]
@@ -351,7 +349,7 @@ def a_running_report(data_dir: Path, finished: tuple[Path, SessionReport]) -> La
     return layout
 
 
-def test_a_capture_without_heartbeat_is_told_and_one_whose_process_died_too(
+def test_a_capture_without_heartbeat_and_a_crashed_one_are_shown(
     tmp_path: Path, finished: tuple[Path, SessionReport], opened: Callable[..., Watched]
 ) -> None:
     layout = a_running_report(tmp_path / "data", finished)
@@ -360,7 +358,7 @@ def test_a_capture_without_heartbeat_is_told_and_one_whose_process_died_too(
         with lock.hold_lock(layout.lock(session), {}):
             watched = opened(f"{address}?session={session}")
             expect(watched.page.locator("#state")).to_have_text("no heartbeat")
-        expect(watched.page.locator("#state")).to_have_text("died")
+        expect(watched.page.locator("#state")).to_have_text("crashed")
         expect(watched.page.locator("#banner")).to_contain_text("stocktrace recover")
 
 
@@ -369,31 +367,31 @@ def test_a_stopped_process_has_no_heartbeat_within_seven_seconds(
     studio: Studio, opened: Callable[..., Watched]
 ) -> None:
     with (
-        studio.exchange(SyntheticMarket(rate=100)) as exchange,
-        capture_beside(studio, exchange) as process,
+        studio.exchange(SyntheticMarket(rate=100)) as simulator,
+        capture_beside(studio, simulator) as process,
     ):
         try:
             assert process.stderr is not None
-            told = next(line for line in process.stderr if "live page: " in line)
-            watched = opened(told.partition("live page: ")[2].strip())
+            line = next(line for line in process.stderr if "live page: " in line)
+            watched = opened(line.partition("live page: ")[2].strip())
             expect(watched.page.locator("#state")).to_have_text("connected")
             os.kill(process.pid, signal.SIGSTOP)
             expect(watched.page.locator("#state")).to_have_text("no heartbeat", timeout=7000)
             os.kill(process.pid, signal.SIGCONT)
             expect(watched.page.locator("#state")).to_have_text("connected")
             process.send_signal(signal.SIGINT)
-            # The page outlives the capture for as long as it takes to tell how it ended.
+            # The page runs on until it has shown how the capture ended.
             expect(watched.page.locator("#state")).to_have_text("ended")
             process.communicate(timeout=60)
         finally:
-            process.kill()  # nothing, if it has ended
+            process.kill()  # without effect if it has ended
     assert process.returncode == 128 + signal.SIGINT
 
 
-def capture_beside(studio: Studio, exchange: Simulator) -> subprocess.Popen[str]:
+def capture_beside(studio: Studio, simulator: Simulator) -> subprocess.Popen[str]:
     command = [
         *(sys.executable, "-m", "stocktrace", "capture", "AAPL", "MSFT", "--for", "60s"),
-        *("--url", exchange.url, "--data-dir", str(studio.data_dir), "--min-free-space", "0"),
+        *("--url", simulator.url, "--data-dir", str(studio.data_dir), "--min-free-space", "0"),
         "--dashboard",
     ]
     return subprocess.Popen(

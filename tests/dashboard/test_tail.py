@@ -1,4 +1,4 @@
-"""The tail: every recorded row is given once, whenever reading begins and whatever moves on."""
+"""The tail reads every recorded row once, whenever reading starts and wherever files move."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from stocktrace.clock import Clock, Deadline
-from stocktrace.dashboard.bars import GrowingBars
+from stocktrace.dashboard.chart import GrowingBars
 from stocktrace.dashboard.rows import TickerRows
 from stocktrace.dashboard.tail import SessionTail
 from stocktrace.maintenance.compact import compact_days
@@ -27,7 +27,7 @@ from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, p
 
 PART = WindowId(SESSION, "20261123T143000Z_00001")
 NEXT = WindowId(SESSION, "20261123T143001Z_00002")
-# When the day of the windows above is over.
+# When the day of these windows has ended.
 TOMORROW = Clock(wall=lambda: NOON + 86_400 * 10**9)
 
 
@@ -38,36 +38,36 @@ def line(price: int, ticker: str = "A") -> bytes:
 
 
 class Reader:
-    """Looks, and keeps the prices that it was given."""
+    """Reads a session and keeps the prices."""
 
     def __init__(self, layout: Layout, session: str, tickers: Sequence[str]) -> None:
         self.tail = SessionTail(layout, session, tickers)
         self.prices: dict[str, list[float]] = defaultdict(list)
         self.bars = GrowingBars()
 
-    def look(self) -> list[float]:
-        """The prices that came."""
-        rows = list(self.tail.read(Deadline.after(60)))
-        for each in rows:
-            self.prices[each.ticker] += each.price.tolist()
-            self.bars.add(each)
-        return [price for each in rows for price in each.price.tolist()]
+    def read(self) -> list[float]:
+        """Read what is new. Return the prices."""
+        batches = list(self.tail.read(Deadline.after(60)))
+        for rows in batches:
+            self.prices[rows.ticker] += rows.price.tolist()
+            self.bars.add(rows)
+        return [price for rows in batches for price in rows.price.tolist()]
 
-    def look_until(self, done: Callable[[], bool]) -> None:
-        """Look again and again; once more when it is done."""
+    def read_until(self, done: Callable[[], bool]) -> None:
+        """Read until ``done`` returns True, and once more."""
         ended = False
         while not ended:
             ended = done()
-            self.look()
+            self.read()
             while self.tail.is_behind:
-                self.look()
+                self.read()
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path)
     layout.csv("A", PART).parent.mkdir(parents=True)
-    # A report names a window before anything of it is published.
+    # A report names a window before it is published.
     report = new_report(SESSION, ["A"], NOON, {})
     report.state = "complete"
     report.windows = {PART.window: Books()}
@@ -91,36 +91,36 @@ def seal(layout: Layout, part: WindowId) -> Path:
     return layout.open_csv("A", part).rename(layout.csv("A", part))
 
 
-def test_rows_are_given_as_they_are_appended(layout: Layout, reader: Reader) -> None:
-    assert reader.look() == []
+def test_rows_are_read_as_they_are_appended(layout: Layout, reader: Reader) -> None:
+    assert reader.read() == []
     write(layout, PART, line(1), line(2))
-    assert reader.look() == [1, 2]
-    assert reader.look() == []
+    assert reader.read() == [1, 2]
+    assert reader.read() == []
     write(layout, PART, line(3))
-    assert reader.look() == [3]
+    assert reader.read() == [3]
 
 
 def test_an_incomplete_line_waits_for_its_rest(layout: Layout, reader: Reader) -> None:
     write(layout, PART, line(1), line(234)[:-30])
-    assert reader.look() == [1]
+    assert reader.read() == [1]
     write(layout, PART, line(234)[-30:])
-    assert reader.look() == [234]
+    assert reader.read() == [234]
 
 
-def test_half_a_header_is_no_row(layout: Layout, reader: Reader) -> None:
+def test_half_a_header_is_not_a_row(layout: Layout, reader: Reader) -> None:
     layout.open_csv("A", PART).write_bytes(HEADER[:10])
-    assert reader.look() == []
+    assert reader.read() == []
     layout.open_csv("A", PART).write_bytes(HEADER + line(1))
-    assert reader.look() == [1]
+    assert reader.read() == [1]
 
 
 @pytest.mark.parametrize("seen", range(4))
 @pytest.mark.parametrize("state", ["open", "sealed", "published", "compacted"])
-def test_a_window_that_moves_on_is_given_once(
+def test_a_window_that_is_sealed_published_or_compacted_is_read_once(
     layout: Layout, reader: Reader, seen: int, state: str
 ) -> None:
     write(layout, PART, *(line(n) for n in range(seen)))
-    assert reader.look() == list(range(seen))
+    assert reader.read() == list(range(seen))
     write(layout, PART, *(line(n) for n in range(seen, 4)))
     if state != "open":
         sealed = seal(layout, PART)
@@ -130,71 +130,71 @@ def test_a_window_that_moves_on_is_given_once(
             compact_days(layout, clock=TOMORROW)
         write(layout, NEXT, line(9))
     rest = [9] if state != "open" else []
-    assert reader.look() == [*range(seen, 4), *rest]
-    assert reader.look() == []
+    assert reader.read() == [*range(seen, 4), *rest]
+    assert reader.read() == []
 
 
-def test_windows_that_came_and_went_between_two_looks_are_had_from_parquet(
+def test_windows_published_between_two_reads_are_read_from_parquet(
     layout: Layout, reader: Reader
 ) -> None:
     write(layout, PART, line(1))
-    reader.look()
+    reader.read()
     for number in range(2, 6):
         part = WindowId(SESSION, f"20261123T14300{number}Z_0000{number}")
         write(layout, part, line(number))
         parquet.publish_segment(layout, seal(layout, part))
     parquet.publish_segment(layout, seal(layout, PART))
-    assert reader.look() == [2, 3, 4, 5]
+    assert reader.read() == [2, 3, 4, 5]
 
 
-def test_a_window_that_is_rebuilt_from_its_tape_is_read_on_where_it_was_left(
+def test_a_window_that_is_rebuilt_from_its_tape_is_read_from_where_reading_stopped(
     layout: Layout, reader: Reader
 ) -> None:
     write(layout, PART, line(1), line(2))
     write(layout, NEXT, line(9))
-    assert reader.look() == [1, 2], "the next window waits: this one is not whole"
+    assert reader.read() == [1, 2], "the next window waits: this one is not complete"
     layout.open_csv("A", PART).unlink()
     write(layout, PART, line(1))
-    assert reader.look() == []
+    assert reader.read() == []
     write(layout, PART, line(2), line(3))
     seal(layout, PART)
-    assert reader.look() == [3, 9]
+    assert reader.read() == [3, 9]
 
 
-def test_a_window_that_is_nowhere_for_a_moment_is_waited_for(
+def test_the_tail_waits_for_a_window_that_is_missing_for_a_moment(
     layout: Layout, reader: Reader
 ) -> None:
     write(layout, PART, line(1), line(2))
     write(layout, NEXT, line(9))
-    assert reader.look() == [1, 2]
+    assert reader.read() == [1, 2]
     layout.open_csv("A", PART).unlink()
-    assert reader.look() == []
+    assert reader.read() == []
     write(layout, PART, line(1), line(2), line(3))
-    assert reader.look() == [3]
+    assert reader.read() == [3]
     seal(layout, PART)
-    assert reader.look() == [9]
+    assert reader.read() == [9]
 
 
-def test_a_window_that_shows_only_after_the_next_one_costs_no_row(
+def test_a_window_that_appears_after_the_next_one_loses_no_row(
     layout: Layout, reader: Reader
 ) -> None:
     write(layout, NEXT, line(9))
-    assert reader.look() == [9]
+    assert reader.read() == [9]
     write(layout, PART, line(1))
     seal(layout, PART)
     write(layout, NEXT, line(10))
-    assert reader.look() == [1, 10]
+    assert reader.read() == [1, 10]
 
 
-def test_other_sessions_are_left_alone(layout: Layout, reader: Reader) -> None:
+def test_rows_of_other_sessions_are_not_read(layout: Layout, reader: Reader) -> None:
     other = WindowId("20261123T142957Z_000000", PART.window)
     write(layout, other, line(7))
     parquet.publish_segment(layout, seal(layout, other))
     write(layout, PART, line(1))
-    assert reader.look() == [1]
+    assert reader.read() == [1]
 
 
-def test_trades_that_make_no_price_are_counted_all_the_same() -> None:
+def test_trades_that_make_no_price_are_counted() -> None:
     us = pa.timestamp("us", "UTC")
     table = pa.table(
         {
@@ -206,13 +206,13 @@ def test_trades_that_make_no_price_are_counted_all_the_same() -> None:
         }
     )
     bars = GrowingBars()
-    (rows,) = TickerRows.part(table, [("AAPL", 3, None)])
+    (rows,) = TickerRows.split(table, [("AAPL", 3, None)])
     bars.add(rows)
-    assert bars.every(1).rows() == [
+    assert bars.bars(1).to_rows() == [
         (1, 10.0, 10.0, 10.0, 10.0, 3.0, 2),
         (2, None, None, None, None, 0.0, 1),
     ]
-    assert bars.every(5).rows() == [(0, 10.0, 10.0, 10.0, 10.0, 3.0, 3)]
+    assert bars.bars(5).to_rows() == [(0, 10.0, 10.0, 10.0, 10.0, 3.0, 3)]
     assert rows.lag_ms.tolist() == [500.0, 600.0, 500.0]
 
 
@@ -231,19 +231,19 @@ def check(reader: Reader, studio: Studio, count: int, *, in_order: bool) -> None
         name: len(prices) for name, prices in wanted.items()
     }
     for name, prices in reader.prices.items():
-        # A window that was had from the tape as a whole is read when it shows.
+        # A window that was rebuilt from the tape completely is read when it appears.
         assert (prices if in_order else sorted(prices)) == (
             wanted[name] if in_order else sorted(wanted[name])
         )
     assert reader.bars.trades == count
     for seconds in (1, 5, 60):
-        assert int(reader.bars.every(seconds).trades.sum()) == count
+        assert int(reader.bars.bars(seconds).trades.sum()) == count
 
 
 def record_and_read(
     studio: Studio, source: ScriptedSource | SyntheticMarket, middle: int, **given: Any
 ) -> None:
-    """Capture; one reader begins before, one in the middle, one when all is over."""
+    """Capture with three readers: one starts before, one in the middle, one at the end."""
     over = threading.Event()
     found: list[Reader] = []
     threads: list[threading.Thread] = []
@@ -252,40 +252,40 @@ def record_and_read(
     def begin(session: str) -> None:
         reader = Reader(layout, session, TICKERS)
         found.append(reader)
-        threads.append(threading.Thread(target=reader.look_until, args=(over.is_set,)))
+        threads.append(threading.Thread(target=reader.read_until, args=(over.is_set,)))
         threads[-1].start()
 
-    with studio.exchange(source) as exchange:
+    with studio.exchange(source) as simulator:
 
         def scenario() -> Scenario:
             yield connected
             begin(studio.statuses[-1].session)
             yield trades(middle)
             begin(studio.statuses[-1].session)
-            yield all_of(exchange)
+            yield all_of(simulator)
 
         try:
-            report = studio.record(exchange, TICKERS, scenario(), lasting=60, **given)
+            report = studio.record(simulator, TICKERS, scenario(), lasting=60, **given)
         finally:
             over.set()
             for thread in threads:
                 thread.join(60)
     found.append(Reader(layout, report.session, TICKERS))
-    found[-1].look_until(lambda: True)
+    found[-1].read_until(lambda: True)
     assert report.state == "complete" or report.balanced
     assert len(report.windows) > 3, "there must have been rolls"
     for reader in found:
         check(reader, studio, report.books.recorded, in_order=not report.spilled)
 
 
-def test_whoever_begins_before_in_the_middle_or_after_counts_what_was_recorded(
+def test_readers_that_start_before_during_or_after_a_capture_count_every_row(
     studio: Studio,
 ) -> None:
     frames = list(synthetic_frames(TICKERS, 16_000, seed=11))
     record_and_read(studio, ScriptedSource(frames), 8_000, roll_size="200KB", flush_interval="50ms")
 
 
-def test_tickers_that_came_too_fast_and_were_had_from_the_tape_are_counted_once(
+def test_tickers_that_were_rebuilt_from_the_tape_are_counted_once(
     studio: Studio,
 ) -> None:
     frames = list(synthetic_frames(TICKERS, 16_000, seed=12))

@@ -1,9 +1,9 @@
-// The page: what the address asks for, and what the server sends, brought to the parts.
+// The page: shows the session of the address, and passes what the server sends to its parts.
 
 import { Candles } from "./candles.js";
 import { clock, zone } from "./format.js";
 import { EventList, buildTiles, showHead, showTiles } from "./head.js";
-import { Lag, Rate } from "./series.js";
+import { LagChart, RateChart } from "./series.js";
 import { Sessions } from "./sessions.js";
 import { Stream } from "./stream.js";
 import { Table } from "./table.js";
@@ -11,35 +11,35 @@ import { Table } from "./table.js";
 const byId = (id) => document.getElementById(id);
 const LENGTHS = [[1, "1s"], [5, "5s"], [15, "15s"], [60, "1m"]];
 
-// What is shown: the address has it, so that it can be kept and sent.
-const asked = new URLSearchParams(location.search);
+// The selection is in the address, so that it can be bookmarked and sent.
+const query = new URLSearchParams(location.search);
 const view = {
-  session: asked.get("session"),
-  ticker: asked.get("ticker") ?? "",
-  every: LENGTHS.some(([s]) => String(s) === asked.get("every")) ? Number(asked.get("every")) : 5,
+  session: query.get("session"),
+  ticker: query.get("ticker") ?? "",
+  every: LENGTHS.some(([s]) => String(s) === query.get("every")) ? Number(query.get("every")) : 5,
 };
-let board = null; // the newest head, tiles and time
-let heard = 0;
+let state = null; // the newest message about the session
+let receivedAt = 0;
 let offline = false;
 
 function address() {
-  const query = new URLSearchParams({ session: view.session });
-  if (view.ticker) query.set("ticker", view.ticker);
-  if (view.every !== 5) query.set("every", view.every);
-  return query;
+  const parameters = new URLSearchParams({ session: view.session });
+  if (view.ticker) parameters.set("ticker", view.ticker);
+  if (view.every !== 5) parameters.set("every", view.every);
+  return parameters;
 }
 
 function open(push) {
   history[push ? "pushState" : "replaceState"](null, "", `/?${address()}`);
-  stream.ask(address());
+  stream.subscribe(address());
 }
 
-function choose(ticker) {
+function selectTicker(ticker) {
   if (ticker === view.ticker) return;
   view.ticker = ticker;
   table.select(ticker, true);
-  clearTimeout(choose.timer); // arrow keys run over many
-  choose.timer = setTimeout(() => open(true), 120);
+  clearTimeout(selectTicker.timer); // arrow keys pass many tickers
+  selectTicker.timer = setTimeout(() => open(true), 120);
 }
 
 function showLengths() {
@@ -64,59 +64,59 @@ function showZone() {
   }
 }
 
-const now = () => (board ? board.now + (offline ? 0 : (Date.now() - heard) / 1000) : 0);
-const isLive = () => board && !["ended", "dead"].includes(board.head.state);
+const now = () => (state ? state.now + (offline ? 0 : (Date.now() - receivedAt) / 1000) : 0);
+const isLive = () => state && !["ended", "crashed"].includes(state.head.state);
 
 function show() {
-  if (!board) return;
-  showHead(board.head, now(), offline);
+  if (!state) return;
+  showHead(state.head, now(), offline);
   document.title = `${view.ticker} · ${byId("state").textContent} · stocktrace`;
 }
 
 buildTiles();
 const table = new Table({
-  head: byId("columns"), body: byId("lines"), scroll: byId("list"), filter: byId("filter"), shown: byId("shown"), choose,
+  head: byId("columns"), body: byId("lines"), scroll: byId("list"), filter: byId("filter"), shown: byId("shown"), onSelect: selectTicker,
 });
 const events = new EventList(byId("event-list"));
 let candles = null, rateChart = null, lagChart = null;
 
-function build() { // the charts measure their place: it must be seen
+function buildCharts() { // they measure their elements, which must be visible
   if (candles) return;
-  byId("board").hidden = false;
+  byId("session").hidden = false;
   candles = new Candles({
     element: byId("candles"), title: byId("chart-title"), legend: byId("legend"), text: byId("chart-text"), newest: byId("newest"),
   });
-  rateChart = new Rate(byId("rate-chart"), byId("rate-legend"));
-  lagChart = new Lag(byId("lag-chart"), byId("lag-legend"));
+  rateChart = new RateChart(byId("rate-chart"), byId("rate-legend"));
+  lagChart = new LagChart(byId("lag-chart"), byId("lag-legend"));
 }
 
 const stream = new Stream({
-  board(message) {
-    build();
-    board = message;
-    heard = Date.now();
+  session(message) {
+    buildCharts();
+    state = message;
+    receivedAt = Date.now();
     if (view.session !== message.head.session) {
-      view.session = message.head.session; // "latest" has a name
+      view.session = message.head.session; // the address had "latest"
       history.replaceState(null, "", `/?${address()}`);
     }
-    table.take(message, isLive());
-    rateChart.take(message.history);
-    lagChart.take(message.history);
+    table.update(message, isLive());
+    rateChart.update(message.history);
+    lagChart.update(message.history);
     showTiles(message.tiles, !isLive());
-    events.take(message.events, message.whole);
+    events.update(message.events, message.whole);
     byId("foot").textContent = !isLive() ? "" : `as of ${clock(message.now)} ${zone.name === "UTC" ? "UTC" : "New York"}`;
     show();
   },
   chart(message) {
-    build();
-    if (view.ticker && message.ticker !== view.ticker) return; // of the one that was left just now
+    buildCharts();
+    if (view.ticker && message.ticker !== view.ticker) return; // of the ticker that was selected before
     if (!view.ticker) {
       view.ticker = message.ticker;
       history.replaceState(null, "", `/?${address()}`);
       table.select(view.ticker, false);
     }
-    if (message.gaps) [rateChart, lagChart].forEach((chart) => chart.shade(message.gaps));
-    candles.take(message, isLive() && !offline ? now() : 0);
+    if (message.gaps) [rateChart, lagChart].forEach((chart) => chart.setGaps(message.gaps));
+    candles.update(message, isLive() && !offline ? now() : 0);
   },
   failure(sentence) {
     byId("state").textContent = "not found";
@@ -124,18 +124,18 @@ const stream = new Stream({
     byId("banner").dataset.mood = "bad";
     byId("banner").hidden = false;
   },
-  lost(is) {
-    offline = is;
-    if (board) show();
-    else if (is) byId("state").textContent = "dashboard offline";
+  offline(isOffline) {
+    offline = isOffline;
+    if (state) show();
+    else if (isOffline) byId("state").textContent = "dashboard offline";
   },
 });
 
 const sessions = new Sessions({
   section: byId("sessions"), body: byId("sessions-table").tBodies[0], none: byId("no-sessions"),
-  lost(is) {
-    byId("state").textContent = is ? "dashboard offline" : "sessions";
-    byId("state").dataset.mood = is ? "bad" : "";
+  offline(isOffline) {
+    byId("state").textContent = isOffline ? "dashboard offline" : "sessions";
+    byId("state").dataset.mood = isOffline ? "bad" : "";
   },
 });
 
@@ -149,8 +149,8 @@ for (const button of document.querySelectorAll("[data-zone]")) {
 }
 document.addEventListener("keydown", (event) => {
   const typing = event.target instanceof HTMLInputElement;
-  const at = typing || event.ctrlKey || event.metaKey || event.altKey ? -1 : ["1", "2", "3", "4"].indexOf(event.key);
-  if (at >= 0 && candles) byId("lengths").children[at].click();
+  const index = typing || event.ctrlKey || event.metaKey || event.altKey ? -1 : ["1", "2", "3", "4"].indexOf(event.key);
+  if (index >= 0 && candles) byId("lengths").children[index].click();
 });
 
 zone.set(localStorage.getItem("zone") === "America/New_York" ? "America/New_York" : "UTC");

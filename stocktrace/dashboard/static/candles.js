@@ -1,17 +1,17 @@
 // The chart of one ticker: candles, volume, and the gaps.
 //
-// The axis is one of time: a second in which nothing was traded takes the room of one in which
-// something was, so that silence and gaps have their length. Such bars are blank ("whitespace").
+// The axis is linear in time: a second without trades is as wide as one with trades, so that gaps
+// have their true length. Such bars are blank ("whitespace").
 
 import { clock, count, counted, digits, duration, percent, price } from "./format.js";
-import { Gaps } from "./gaps.js";
+import { GapShading } from "./gaps.js";
 import { plot } from "./plot.js";
 
 const { CandlestickSeries, HistogramSeries, LineStyle } = LightweightCharts;
-const MOST = 7200;
-const AT_FIRST = 80; // bars in view when a chart is opened: candles wide enough to read,
-const OVER = 240; // and more of a session that is over
-const ROOM = 3; // bars' room right of the newest
+const MAX_BARS = 7200;
+const LIVE_BARS = 80; // bars in view when a live chart is opened: wide enough to read
+const ENDED_BARS = 240; // the same for a session that has ended
+const MARGIN_BARS = 3; // free space right of the newest bar
 
 export class Candles {
   constructor({ element, title, legend, text, newest }) {
@@ -21,7 +21,7 @@ export class Candles {
     this.first = 0;
     this.every = 5;
     this.ticker = "";
-    this.gaps = [new Gaps(), new Gaps()]; // one a pane
+    this.shadings = [new GapShading(), new GapShading()]; // one per pane
     this.chart = plot(element, { timeScale: { minBarSpacing: 0.2, shiftVisibleRangeOnNewBar: false } }, (c) => this.paint(c));
     this.candles = this.chart.addSeries(CandlestickSeries, { priceLineStyle: LineStyle.Dotted, borderVisible: false });
     this.volume = this.chart.addSeries(HistogramSeries, {
@@ -29,11 +29,11 @@ export class Candles {
     }, 1);
     this.chart.panes()[0].setStretchFactor(4);
     this.chart.panes()[1].setStretchFactor(1);
-    this.candles.attachPrimitive(this.gaps[0]);
-    this.volume.attachPrimitive(this.gaps[1]);
+    this.candles.attachPrimitive(this.shadings[0]);
+    this.volume.attachPrimitive(this.shadings[1]);
     this.paint(this.colours);
-    this.chart.subscribeCrosshairMove((move) => this.point(move.time ?? null));
-    // The newest bar stays in view until somebody looks elsewhere.
+    this.chart.subscribeCrosshairMove((move) => this.showLegend(move.time ?? null));
+    // The newest bar stays in view until the user scrolls away.
     this.following = true;
     let touched = false;
     for (const kind of ["wheel", "pointerdown"]) element.addEventListener(kind, () => (touched = true), { passive: true });
@@ -48,14 +48,14 @@ export class Candles {
     this.colours = c;
     if (!this.candles) return;
     this.candles.applyOptions({ upColor: c.up, downColor: c.down, wickUpColor: c.up, wickDownColor: c.down });
-    this.shade({ colour: c.gap });
+    this.setShading({ colour: c.gap });
     if (this.bars.size) this.volume.setData(this.times().map((t) => this.volumeOf(t)));
   }
 
-  take({ ticker, every, whole, bars, gaps }, now) {
-    if (gaps) this.shade({ stretches: gaps });
+  update({ ticker, every, whole, bars, gaps }, now) {
+    if (gaps) this.setShading({ gaps });
     const fresh = whole || ticker !== this.ticker || every !== this.every;
-    const began = fresh && (ticker !== this.ticker || every !== this.every || !this.bars.size);
+    const isNew = fresh && (ticker !== this.ticker || every !== this.every || !this.bars.size);
     if (fresh) {
       this.bars.clear();
       Object.assign(this, { ticker, every, first: 0, last: 0 });
@@ -66,26 +66,26 @@ export class Candles {
       this.bars.set(time, { time, open, high, low, close, volume, trades });
     }
     this.extend(bars, fresh, now);
-    if (began && this.bars.size) this.follow(now ? AT_FIRST : Math.min(OVER, Math.max(20, this.length()) + ROOM));
+    if (isNew && this.bars.size) this.follow(now ? LIVE_BARS : Math.min(ENDED_BARS, Math.max(20, this.length()) + MARGIN_BARS));
     else if (this.following) this.follow(this.width());
-    this.point(this.pointed ?? null);
+    this.showLegend(this.pointed ?? null);
     this.describe();
   }
 
-  // From the first bar on there is one for every interval, up to now or to the newest.
+  // Fills the chart with a bar for every interval, from the first bar up to now or to the newest.
   extend(bars, fresh, now) {
     const newest = bars.length ? bars[bars.length - 1][0] : this.last;
     const to = Math.max(newest, now ? Math.floor(now / this.every) * this.every : 0, this.last);
     if (!this.bars.size) return;
-    if (fresh || to - this.first > MOST * this.every * 1.2) {
-      this.first = Math.max(Math.min(...this.bars.keys()), to - (MOST - 1) * this.every);
+    if (fresh || to - this.first > MAX_BARS * this.every * 1.2) {
+      this.first = Math.max(Math.min(...this.bars.keys()), to - (MAX_BARS - 1) * this.every);
       for (const time of this.bars.keys()) if (time < this.first) this.bars.delete(time);
       this.last = to;
-      const place = fresh ? this.places() : null;
+      const precision = fresh ? this.precision() : null;
       const times = this.times();
       this.candles.setData(times.map((t) => this.candleOf(t)));
       this.volume.setData(times.map((t) => this.volumeOf(t)));
-      if (place) this.candles.applyOptions({ priceFormat: { type: "price", precision: place, minMove: 10 ** -place } });
+      if (precision) this.candles.applyOptions({ priceFormat: { type: "price", precision, minMove: 10 ** -precision } });
     } else {
       const from = Math.max(this.first, Math.min(bars.length ? bars[0][0] : to, this.last));
       for (let time = from; time <= to; time += this.every) {
@@ -95,11 +95,11 @@ export class Candles {
       }
       this.last = to;
     }
-    this.shade({ every: this.every, last: this.last });
+    this.setShading({ every: this.every, last: this.last });
   }
 
-  shade(facts) {
-    for (const gaps of this.gaps) gaps.set(facts);
+  setShading(values) {
+    for (const shading of this.shadings) shading.set(values);
   }
 
   times() {
@@ -119,7 +119,7 @@ export class Candles {
     return { time, value: bar.volume, color: `${colour}90` };
   }
 
-  places() {
+  precision() {
     for (const bar of this.bars.values()) if (bar.close !== null) return digits(bar.close);
     return 2;
   }
@@ -130,21 +130,21 @@ export class Candles {
 
   width() {
     const range = this.chart.timeScale().getVisibleLogicalRange();
-    return range ? range.to - range.from : AT_FIRST;
+    return range ? range.to - range.from : LIVE_BARS;
   }
 
-  // A young chart grows from the left, an old one has its newest bars in view.
+  // Shows the newest bars; a chart with fewer bars grows from the left.
   follow(width) {
     this.following = true;
-    const to = Math.max(this.length() - 1 + ROOM, width - 1);
+    const to = Math.max(this.length() - 1 + MARGIN_BARS, width - 1);
     this.chart.timeScale().setVisibleLogicalRange({ from: to - width, to });
   }
 
-  point(time) {
+  showLegend(time) {
     this.pointed = time;
     const at = time ?? this.newestPriced();
     const bar = this.bars.get(at);
-    const gap = time !== null && this.gaps[0].at(time);
+    const gap = time !== null && this.shadings[0].gapAt(time);
     this.legend.replaceChildren();
     const add = (text, tag = "span") => {
       const part = document.createElement(tag);
@@ -165,7 +165,7 @@ export class Candles {
       add(count(bar.volume), "b");
       add(counted(bar.trades, "trade"));
     } else if (time !== null && !gap) add("no trades");
-    if (gap) add(`not listening: ${gap[2]}`, "b");
+    if (gap) add(`gap: ${gap[2]}`, "b");
   }
 
   newestPriced() {
@@ -179,9 +179,9 @@ export class Candles {
   describe() {
     this.title.textContent = this.ticker || "no ticker";
     const bar = this.bars.get(this.newestPriced());
-    const gaps = this.gaps[0].stretches.length;
+    const gaps = this.shadings[0].gaps.length;
     this.text.textContent = !bar ? "No trades yet." :
-      `Candles of ${duration(this.every)}; the newest with a price at ${clock(bar.time)}: ` +
+      `Candles of ${duration(this.every)}. The newest with a price, at ${clock(bar.time)}: ` +
       `open ${price(bar.open)}, high ${price(bar.high)}, low ${price(bar.low)}, close ${price(bar.close)}, ` +
       `volume ${count(bar.volume)}. ${counted(gaps, "gap")} in the session.`;
   }

@@ -1,4 +1,4 @@
-// Numbers and times as a trader reads them. Times are epoch seconds; only the words are of a zone.
+// Numbers and times as a trader reads them. Times are epoch seconds; only their texts have a zone.
 
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
@@ -45,7 +45,7 @@ export function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-// One zone for the whole page; who asks is told when it changes.
+// One zone for the whole page; listeners are called when it changes.
 export const zone = {
   name: "UTC",
   listeners: [],

@@ -1,11 +1,11 @@
-// Shades stretches in which nobody listened, behind the series that it is attached to.
+// Shades the gaps behind the series that it is attached to.
 
-export class Gaps {
+export class GapShading {
   constructor() {
-    this.stretches = [];
+    this.gaps = [];
     this.colour = "transparent";
     this.every = 1;
-    this.origin = 0; // bars begin at whole steps from here
+    this.origin = 0; // bars begin at multiples of `every` from here
     this.last = 0;
     this.views = [{ zOrder: () => "bottom", renderer: () => ({ draw: (target) => this.draw(target) }) }];
   }
@@ -23,17 +23,17 @@ export class Gaps {
     return this.views;
   }
 
-  set(facts) {
-    Object.assign(this, facts);
+  set(values) {
+    Object.assign(this, values);
     this.request?.();
   }
 
-  // The stretch that a time is in.
-  at(time) {
-    return this.stretches.find(([start, end]) => time + this.every > start && time < (end ?? Infinity));
+  // Returns the gap that contains a time.
+  gapAt(time) {
+    return this.gaps.find(([start, end]) => time + this.every > start && time < (end ?? Infinity));
   }
 
-  // Where a moment is drawn: within its bar, which begins half a bar left of its middle.
+  // Returns the x coordinate of a time: within its bar, which begins half a bar left of its middle.
   x(time) {
     const scale = this.chart.timeScale();
     const bar = Math.floor((time - this.origin) / this.every) * this.every + this.origin;
@@ -48,13 +48,13 @@ export class Gaps {
     if (!range) return;
     target.useBitmapCoordinateSpace(({ context, bitmapSize, horizontalPixelRatio }) => {
       context.fillStyle = this.colour;
-      for (const [start, end] of this.stretches) {
+      for (const [start, end] of this.gaps) {
         const to = Math.min(end ?? this.last + this.every, this.last + this.every);
         if (to < range.from || start > range.to + this.every) continue;
         const left = this.x(Math.max(start, range.from)) ?? 0;
         const right = this.x(Math.min(to, range.to + this.every - 1e-3));
         if (right === null) continue;
-        // One of a blink would not be seen: two pixels at least.
+        // At least two pixels, so that a short gap is visible.
         const width = Math.max(2, right - left);
         context.fillRect(left * horizontalPixelRatio, 0, width * horizontalPixelRatio, bitmapSize.height);
       }

@@ -1,39 +1,41 @@
-// The state of the session in words, the figures, and the events.
+// The state of the session in words, the tiles, and the events.
 
 import { clock, count, counted, duration, ms, rate, span, zone } from "./format.js";
 
 const byId = (id) => document.getElementById(id);
 
-// The pill's word and mood, and a sentence for what asks for attention.
-function words(head, now) {
-  const of = head.final_state;
+// The pill's word and mood, and a sentence for the banner.
+function describe(head, now) {
+  const final = head.final_state;
   switch (head.state) {
     case "connecting":
-      return ["connecting", "warn", retry(head, now)];
+      return ["connecting", "warn", describeRetry(head, now)];
     case "connected":
-      return head.market ? ["market closed", "", `No trades, the link is fine: ${head.market}.`] : ["connected", "good", ""];
+      return head.market ? ["market closed", "", `Connected, but the market is closed: ${head.market}.`] : ["connected", "good", ""];
     case "reconnecting":
-      return ["reconnecting", "warn", retry(head, now)];
+      return ["reconnecting", "warn", describeRetry(head, now)];
     case "ending":
-      return ["ending", "", "It listens no more and publishes what was received."];
+      return ["ending", "", "The capture has finished and is publishing what it received."];
     case "silent":
-      return ["no heartbeat", "bad", `The capture has not told how it stands for ${duration(head.silent_s)}: it is stopped, or its machine is busy.`];
-    case "dead":
-      return ["died", "bad", "Its process died. What it received is on the tape: run stocktrace recover."];
+      return ["no heartbeat", "bad", `No heartbeat for ${duration(head.silent_s)}: the capture is suspended, or its machine is overloaded.`];
+    case "crashed":
+      return ["crashed", "bad", "The capture crashed. Everything it received is on its tape. Run stocktrace recover."];
     default:
-      return ["ended", of === "failed" ? "bad" : of === "complete" ? "" : "warn", of === "failed" ? `Failed: ${head.reason}` : ""];
+      return ["ended", final === "failed" ? "bad" : final === "complete" ? "" : "warn", final === "failed" ? `Failed: ${head.reason}` : ""];
   }
 }
 
-function retry({ retry: wait, error }, now) {
-  if (!wait) return error ? `Not listening: ${error}` : "Not listening yet.";
-  const left = Math.max(0, Date.parse(wait.at) / 1000 - now);
+function describeRetry({ retry, error }, now) {
+  if (!retry) return error ? `Not connected: ${error}` : "Not connected yet.";
+  const left = Math.max(0, Date.parse(retry.at) / 1000 - now);
   const when = left > 0 ? `in ${left.toFixed(0)} s` : "now";
-  return `Not listening: ${wait.reason}. Try ${wait.attempt} ${when}.`;
+  return `Not connected: ${retry.reason}. Attempt ${retry.attempt} ${when}.`;
 }
 
-export function showHead(head, now, lost) {
-  const [word, mood, sentence] = lost ? ["dashboard offline", "bad", "The dashboard does not answer. What is shown is from before; it is asked again."] : words(head, now);
+export function showHead(head, now, offline) {
+  const [word, mood, sentence] = offline
+    ? ["dashboard offline", "bad", "The dashboard does not answer. The page shows the last known state and keeps trying."]
+    : describe(head, now);
   const pill = byId("state");
   if (pill.textContent !== word) pill.textContent = word;
   pill.dataset.mood = mood;
@@ -41,26 +43,28 @@ export function showHead(head, now, lost) {
   banner.hidden = !sentence;
   banner.dataset.mood = mood;
   if (banner.textContent !== sentence) banner.textContent = sentence;
-  const over = head.state === "ended";
-  byId("detail").textContent = `${counted(head.tickers, "ticker")} · ${head.session.slice(0, 16)}${over ? ` · ${head.final_state}${head.reason && head.final_state !== "failed" ? `: ${head.reason}` : ""}` : ""}${head.behind ? " · reading…" : ""}`;
+  const ended = head.state === "ended";
+  const { final_state: final, reason } = head;
+  const outcome = !ended ? "" : reason && final !== "failed" ? ` · ${final}: ${reason}` : ` · ${final}`;
+  byId("detail").textContent = `${counted(head.tickers, "ticker")} · ${head.session.slice(0, 16)}${outcome}${head.behind ? " · reading…" : ""}`;
   byId("detail").title = `session ${head.session} on ${head.host}`;
   byId("time").hidden = false;
   const all = head.elapsed_s + head.remaining_s;
-  byId("progress").value = over ? 1 : all > 0 ? head.elapsed_s / all : 0;
-  byId("progress").hidden = over;
-  byId("clock").textContent = over ? `${span(head.elapsed_s)} long` : `${span(head.elapsed_s)} elapsed, ${span(head.remaining_s)} left`;
+  byId("progress").value = ended ? 1 : all > 0 ? head.elapsed_s / all : 0;
+  byId("progress").hidden = ended;
+  byId("clock").textContent = ended ? `lasted ${span(head.elapsed_s)}` : `${span(head.elapsed_s)} elapsed, ${span(head.remaining_s)} left`;
 }
 
 const TILES = [
-  ["rate", "Trades/s", (t, over) => [rate(t.rate), over ? "on average" : ""], "Received over the last 5 s"],
-  ["trades", "Trades", (t) => [count(t.trades), ""], "Recorded: in CSV or Parquet"],
+  ["rate", "Trades/s", (t, ended) => [rate(t.rate), ended ? "on average" : ""], "Received over the last 5 s, or on average in a session that has ended"],
+  ["trades", "Trades", (t) => [count(t.trades), ""], "Recorded in CSV or Parquet"],
   ["lag", "Feed lag p50 / p99", (t) => [`${ms(t.lag_p50)} / ${ms(t.lag_p99)}`, "ms"], "From the trade's time to its receipt, over the last minute", (t) => (t.lag_p99 > 60_000 ? "bad" : t.lag_p99 > 5000 ? "warn" : "")],
-  ["disk", "Disk lag p99", (t) => [ms(t.disk_p99), t.disk_p99 === null ? "" : "ms"], "From receipt to the CSV, over the last minute; the tape has it at once"],
-  ["queue", "Queue max", (t) => [count(t.queue), t.queue_of], "Trades of one ticker that wait to be written"],
-  ["reconnects", "Reconnects", (t) => [count(t.reconnects), ""], "How often the connection was lost", (t) => (t.reconnects ? "warn" : "")],
-  ["gaps", "Gaps", (t) => [count(t.gaps), t.gaps ? duration(t.gap_s) : ""], "Stretches in which nobody listened, and how long they were; the first is connecting", (t) => (t.outages ? "warn" : "")],
-  ["quarantined", "Quarantined", (t) => [count(t.quarantined), ""], "Rows that the schema refused; kept with their reason", (t) => (t.quarantined ? "warn" : "")],
-  ["rolled", "Rolled / in Parquet", (t) => [`${count(t.rolled)} / ${count(t.published)}`, t.files ? counted(t.files, "file") : ""], "Windows that have ended, and those that are published"],
+  ["disk", "Disk lag p99", (t) => [ms(t.disk_p99), t.disk_p99 === null ? "" : "ms"], "From receipt to the CSV, over the last minute; the tape has every frame immediately"],
+  ["queue", "Queue max", (t) => [count(t.queue), t.queue_ticker], "The longest queue: trades of one ticker that wait to be written"],
+  ["reconnects", "Reconnects", (t) => [count(t.reconnects), ""], "Number of times the connection was lost", (t) => (t.reconnects ? "warn" : "")],
+  ["gaps", "Gaps", (t) => [count(t.gaps), t.gaps ? duration(t.gap_s) : ""], "Times without a connection, and their total length; the first gap is the initial connect", (t) => (t.outages ? "warn" : "")],
+  ["quarantined", "Quarantined", (t) => [count(t.quarantined), ""], "Rows that failed validation; they are kept with the reason", (t) => (t.quarantined ? "warn" : "")],
+  ["rolled", "Rolled / in Parquet", (t) => [`${count(t.rolled)} / ${count(t.published)}`, t.files ? counted(t.files, "file") : ""], "Windows that have ended, and windows that are published"],
 ];
 
 export function buildTiles() {
@@ -77,10 +81,10 @@ export function buildTiles() {
   }
 }
 
-export function showTiles(tiles, over) {
+export function showTiles(tiles, ended) {
   for (const [name, , show, , mood] of TILES) {
     const tile = byId(`tile-${name}`);
-    const [value, unit] = show(tiles, over);
+    const [value, unit] = show(tiles, ended);
     const [main, small] = tile.querySelector("dd").children;
     if (main.textContent !== value) main.textContent = value;
     if (small.textContent !== unit) small.textContent = unit;
@@ -89,9 +93,9 @@ export function showTiles(tiles, over) {
 }
 
 const MOODS = { disconnect: "warn", gap: "warn", quarantine: "warn", refused: "warn", error: "warn", notice: "warn", spill: "warn", failure: "bad" };
-const MOST = 200;
+const MAX_EVENTS = 200;
 
-// Newest first: it is what a person looks for.
+// Newest first.
 export class EventList {
   constructor(element) {
     this.element = element;
@@ -100,7 +104,7 @@ export class EventList {
     });
   }
 
-  take(events, whole) {
+  update(events, whole) {
     if (whole) this.element.replaceChildren();
     for (const [at, kind, text] of events) {
       const line = document.createElement("li");
@@ -110,11 +114,11 @@ export class EventList {
       const time = document.createElement("time");
       time.dateTime = new Date(at * 1000).toISOString();
       time.textContent = clock(at);
-      const words = document.createElement("span");
-      words.textContent = text;
-      line.append(time, words);
+      const sentence = document.createElement("span");
+      sentence.textContent = text;
+      line.append(time, sentence);
       this.element.prepend(line);
     }
-    while (this.element.children.length > MOST) this.element.lastChild.remove();
+    while (this.element.children.length > MAX_EVENTS) this.element.lastChild.remove();
   }
 }

@@ -1,11 +1,11 @@
-// What all charts of the page have in common: colours, fonts, and times in the chosen zone.
+// The common part of all charts: colours, fonts, and times in the selected zone.
 
 import { clock, day, minute, zone } from "./format.js";
 import { colours, onTheme } from "./theme.js";
 
 const { createChart, ColorType, CrosshairMode, TickMarkType } = LightweightCharts;
 
-function mark(time, kind) {
+function tickLabel(time, kind) {
   if (kind === TickMarkType.TimeWithSeconds) return clock(time);
   return kind === TickMarkType.Time ? minute(time) : day(time);
 }
@@ -17,10 +17,10 @@ export function plot(element, options, paint) {
     ...options,
     layout: { attributionLogo: false, fontSize: 11, panes: { separatorColor: "transparent" } },
     localization: { timeFormatter: (time) => `${day(time)} ${clock(time)}` },
-    timeScale: { timeVisible: true, secondsVisible: true, tickMarkFormatter: mark, ...options.timeScale },
+    timeScale: { timeVisible: true, secondsVisible: true, tickMarkFormatter: tickLabel, ...options.timeScale },
     crosshair: { mode: CrosshairMode.Normal },
   });
-  const dress = () => {
+  const applyColours = () => {
     const c = colours();
     const font = getComputedStyle(document.body).fontFamily;
     chart.applyOptions({
@@ -36,9 +36,9 @@ export function plot(element, options, paint) {
     });
     paint(c);
   };
-  dress();
-  onTheme(dress);
-  // The words on the axis are made anew when an option changes.
-  zone.listeners.push(() => chart.applyOptions({ localization: {}, timeScale: { tickMarkFormatter: (t, k) => mark(t, k) } }));
+  applyColours();
+  onTheme(applyColours);
+  // Changing an option makes the chart format the labels of the axis again.
+  zone.listeners.push(() => chart.applyOptions({ localization: {}, timeScale: { tickMarkFormatter: (t, k) => tickLabel(t, k) } }));
   return chart;
 }

@@ -1,7 +1,7 @@
 // Trades a second and lag over the whole session.
 
 import { clock, count, ms, rate } from "./format.js";
-import { Gaps } from "./gaps.js";
+import { GapShading } from "./gaps.js";
 import { plot } from "./plot.js";
 
 const { AreaSeries, LineSeries } = LightweightCharts;
@@ -11,27 +11,27 @@ class Series {
   constructor(element, legend, options) {
     this.legend = legend;
     this.points = [];
-    this.gaps = new Gaps();
+    this.shading = new GapShading();
     this.chart = plot(element, { timeScale: { shiftVisibleRangeOnNewBar: false, minBarSpacing: 0.05 }, ...options }, (c) => {
       this.colours = c;
-      this.gaps.set({ colour: c.gap });
+      this.shading.set({ colour: c.gap });
       this.paint?.(c);
     });
-    // The whole session is in view until somebody looks at a part of it; a double click brings it back.
+    // The whole session is in view until the user zooms or scrolls; a double click restores that.
     this.following = true;
     for (const kind of ["wheel", "pointerdown"]) element.addEventListener(kind, () => (this.following = false), { passive: true });
     element.addEventListener("dblclick", () => {
       this.following = true;
       this.chart.timeScale().fitContent();
     });
-    this.chart.subscribeCrosshairMove((move) => this.tell(move.time ?? null));
+    this.chart.subscribeCrosshairMove((move) => this.showLegend(move.time ?? null));
   }
 
-  shade(stretches) {
-    this.gaps.set({ stretches });
+  setGaps(gaps) {
+    this.shading.set({ gaps });
   }
 
-  take({ whole, points, every }) {
+  update({ whole, points, step_s: step }) {
     if (whole) {
       this.points = points;
       for (const [series, index] of this.lines()) series.setData(points.map((p) => at(p, index)));
@@ -41,27 +41,27 @@ class Series {
         for (const [series, index] of this.lines()) series.update(at(point, index));
       }
     }
-    this.every = every;
-    if (this.points.length) this.gaps.set({ every, origin: this.points[0][0], last: this.points[this.points.length - 1][0] });
+    this.step = step;
+    if (this.points.length) this.shading.set({ every: step, origin: this.points[0][0], last: this.points[this.points.length - 1][0] });
     if (this.following && points.length) this.chart.timeScale().fitContent();
-    this.tell(this.pointed ?? null);
+    this.showLegend(this.pointed ?? null);
   }
 
-  tell(time) {
+  showLegend(time) {
     this.pointed = time;
     const point = time === null ? this.points.findLast((p) => p[2] !== null) : this.points.find((p) => p[0] === time);
-    this.legend.textContent = point ? this.words(point, time === null ? "" : `${clock(time)}  `) : "";
+    this.legend.textContent = point ? this.describe(point, time === null ? "" : `${clock(time)}  `) : "";
   }
 }
 
 const at = (point, index) => (point[index] === null ? { time: point[0] } : { time: point[0], value: point[index] });
 
-export class Rate extends Series {
+export class RateChart extends Series {
   constructor(element, legend) {
     super(element, legend, { rightPriceScale: { scaleMargins: { top: 0.1, bottom: 0 } } });
     this.area = this.chart.addSeries(AreaSeries, {
       ...quiet, priceFormat: { type: "custom", formatter: (v) => count(v), minMove: 1 },
-      autoscaleInfoProvider: (original) => { // a rate begins at nothing
+      autoscaleInfoProvider: (original) => { // the axis begins at 0
         const info = original();
         if (info?.priceRange) info.priceRange.minValue = 0;
         return info;
@@ -69,33 +69,33 @@ export class Rate extends Series {
     });
     this.paint = (c) => this.area.applyOptions({ lineColor: c.accent, topColor: c.area, bottomColor: "transparent" });
     this.paint(this.colours);
-    this.area.attachPrimitive(this.gaps);
+    this.area.attachPrimitive(this.shading);
   }
 
   lines() {
     return [[this.area, 1]];
   }
 
-  words(point, when) {
-    return `${when}${rate(point[1])} a second, in steps of ${this.every ?? 1} s`;
+  describe(point, prefix) {
+    return `${prefix}${rate(point[1])} (average of ${this.step ?? 1} s)`;
   }
 }
 
-export class Lag extends Series {
+export class LagChart extends Series {
   constructor(element, legend) {
     super(element, legend, { rightPriceScale: { scaleMargins: { top: 0.1, bottom: 0.05 } } });
     const line = () => this.chart.addSeries(LineSeries, { ...quiet, priceFormat: { type: "custom", formatter: ms, minMove: 0.1 } });
     this.series = [line(), line(), line()];
     this.paint = (c) => [c.up, c.warn, c.down].forEach((color, n) => this.series[n].applyOptions({ color }));
     this.paint(this.colours);
-    this.series[0].attachPrimitive(this.gaps);
+    this.series[0].attachPrimitive(this.shading);
   }
 
   lines() {
     return this.series.map((series, n) => [series, n + 2]);
   }
 
-  words(point, when) {
-    return `${when}half within ${ms(point[2])}, 95 % ${ms(point[3])}, 99 % ${ms(point[4])}`;
+  describe(point, prefix) {
+    return `${prefix}p50 ${ms(point[2])}, p95 ${ms(point[3])}, p99 ${ms(point[4])}`;
   }
 }

@@ -1,47 +1,42 @@
-// The first page: the sessions of the data folder.
+// The start page: the sessions of the data folder.
 
 import { count, duration, span, stamp, zone } from "./format.js";
 
-const AGAIN_MS = 2000;
-const WORDS = { running: "live", dead: "died: run stocktrace recover", damaged: "its report is damaged" };
-const MOODS = { running: "good", complete: "", recovered: "warn", interrupted: "warn", failed: "bad", dead: "bad", damaged: "bad" };
+const REFRESH_MS = 2000;
+const WORDS = { running: "live", crashed: "crashed: run stocktrace recover", damaged: "damaged report" };
+const MOODS = { running: "good", complete: "", recovered: "warn", interrupted: "warn", failed: "bad", crashed: "bad", damaged: "bad" };
 
 export class Sessions {
-  constructor({ section, body, none, lost }) {
-    Object.assign(this, { section, body, none, lost });
-    this.found = [];
+  constructor({ section, body, none, offline }) {
+    Object.assign(this, { section, body, none, offline });
+    this.sessions = [];
     zone.listeners.push(() => this.draw());
   }
 
   show() {
     this.section.hidden = false;
-    this.ask();
+    this.refresh();
   }
 
-  hide() {
-    this.section.hidden = true;
-    clearTimeout(this.timer);
-  }
-
-  async ask() {
+  async refresh() {
     try {
       const answer = await fetch("/api/sessions");
       if (!answer.ok) throw new Error(answer.statusText);
-      this.found = await answer.json();
-      this.lost(false);
+      this.sessions = await answer.json();
+      this.offline(false);
       this.draw();
     } catch {
-      this.lost(true);
+      this.offline(true);
     }
-    if (!this.section.hidden) this.timer = setTimeout(() => this.ask(), AGAIN_MS);
+    setTimeout(() => this.refresh(), REFRESH_MS);
   }
 
   draw() {
-    this.none.hidden = this.found.length > 0;
-    this.body.replaceChildren(...this.found.map((one) => this.line(one)));
+    this.none.hidden = this.sessions.length > 0;
+    this.body.replaceChildren(...this.sessions.map((session) => this.makeRow(session)));
   }
 
-  line(one) {
+  makeRow(session) {
     const row = document.createElement("tr");
     const cell = (text, ...classes) => {
       const element = document.createElement("td");
@@ -51,20 +46,20 @@ export class Sessions {
       return element;
     };
     const link = document.createElement("a");
-    link.href = `/?session=${encodeURIComponent(one.session)}`;
-    link.textContent = one.started ? stamp(Date.parse(one.started) / 1000) : one.session;
+    link.href = `/?session=${encodeURIComponent(session.session)}`;
+    link.textContent = session.started ? stamp(Date.parse(session.started) / 1000) : session.session;
     cell("").append(link);
     const state = document.createElement("span");
     state.className = "pill";
-    state.dataset.mood = MOODS[one.state] ?? "";
-    state.textContent = WORDS[one.state] ?? one.state;
+    state.dataset.mood = MOODS[session.state] ?? "";
+    state.textContent = WORDS[session.state] ?? session.state;
     cell("").append(state);
-    cell(span(one.seconds), "num");
-    cell(count(one.tickers), "num");
-    cell(one.trades === null ? "?" : count(one.trades), "num");
-    cell(one.gaps ? `${count(one.gaps)} (${duration(one.gap_s)})` : "0", "num", one.outages ? "warn" : "zero");
-    cell(count(one.quarantined), "num", "wide", one.quarantined ? "warn" : "zero");
-    cell(one.session, "wide", "session");
+    cell(span(session.seconds), "num");
+    cell(count(session.tickers), "num");
+    cell(session.trades === null ? "?" : count(session.trades), "num");
+    cell(session.gaps ? `${count(session.gaps)} (${duration(session.gap_s)})` : "0", "num", session.outages ? "warn" : "zero");
+    cell(count(session.quarantined), "num", "wide", session.quarantined ? "warn" : "zero");
+    cell(session.session, "wide", "session");
     return row;
   }
 }

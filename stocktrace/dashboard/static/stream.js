@@ -1,21 +1,21 @@
-// The newest state of a session, as the server sends it; silent streams and hidden pages are closed.
+// The stream of a session's newest state. It is closed while the page is hidden, or if it is silent.
 
-const SILENT_MS = 8000; // a session that is not over has news twice a second
-const AGAIN_MS = 1500;
+const SILENT_MS = 8000; // a running session sends its state twice a second
+const RETRY_MS = 1500;
 
 export class Stream {
   constructor(listeners) {
     this.listeners = listeners;
     this.query = null;
     this.source = null;
-    this.heard = 0;
-    this.lost = false;
+    this.receivedAt = 0;
+    this.offline = false;
     document.addEventListener("visibilitychange", () => (document.hidden ? this.close() : this.open()));
     addEventListener("pagehide", () => this.close());
-    setInterval(() => this.watch(), 1000);
+    setInterval(() => this.checkSilence(), 1000);
   }
 
-  ask(query) {
+  subscribe(query) {
     this.query = query;
     this.close();
     this.open();
@@ -23,35 +23,35 @@ export class Stream {
 
   open() {
     if (this.source || !this.query || document.hidden) return;
-    this.heard = Date.now();
+    this.receivedAt = Date.now();
     const source = new EventSource(`/api/live?${this.query}`);
-    const hear = (listener) => (event) => {
+    const receive = (listener) => (event) => {
       if (this.source !== source) return;
-      this.heard = Date.now();
-      this.lose(false);
+      this.receivedAt = Date.now();
+      this.setOffline(false);
       listener(JSON.parse(event.data));
     };
-    let whole = false;
-    source.addEventListener("chart", hear((chart) => {
-      whole = !chart.behind;
+    let isChartComplete = false;
+    source.addEventListener("chart", receive((chart) => {
+      isChartComplete = !chart.behind;
       this.listeners.chart(chart);
     }));
-    source.addEventListener("board", hear((board) => {
-      this.listeners.board(board);
-      // Nothing will change any more: what is shown stays, whether the server does or not.
-      if (board.final && whole) this.close();
+    source.addEventListener("session", receive((session) => {
+      this.listeners.session(session);
+      // Nothing will change any more: the page does not need the server.
+      if (session.final && isChartComplete) this.close();
     }));
-    source.addEventListener("failure", hear((sentence) => {
+    source.addEventListener("failure", receive((sentence) => {
       this.close();
       this.query = null;
       this.listeners.failure(sentence);
     }));
     source.onerror = () => {
       if (this.source !== source) return;
-      this.lose(true);
-      // A server that is down is asked again by us: browsers give up on some errors.
+      this.setOffline(true);
+      // Retry here: browsers give up on some errors.
       this.close();
-      setTimeout(() => this.open(), AGAIN_MS);
+      setTimeout(() => this.open(), RETRY_MS);
     };
     this.source = source;
   }
@@ -61,13 +61,13 @@ export class Stream {
     this.source = null;
   }
 
-  lose(lost) {
-    if (lost === this.lost) return;
-    this.lost = lost;
-    this.listeners.lost(lost);
+  setOffline(offline) {
+    if (offline === this.offline) return;
+    this.offline = offline;
+    this.listeners.offline(offline);
   }
 
-  watch() {
-    if (this.source && Date.now() - this.heard > SILENT_MS) this.source.onerror();
+  checkSilence() {
+    if (this.source && Date.now() - this.receivedAt > SILENT_MS) this.source.onerror();
   }
 }

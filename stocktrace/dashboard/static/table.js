@@ -1,8 +1,8 @@
-// The tickers: sorted, filtered, and only those lines in the document that are in view.
+// The table of tickers, sorted and filtered. Only the rows in view are in the document.
 
 import { count, counted, percent, price, rate, short } from "./format.js";
 
-const HEIGHT = 26; // of a line; style.css has 25 and a border
+const HEIGHT = 26; // of a row: 25 and a border in style.css
 const POINTS = 60;
 const [NUMBER, LAST, CHANGE, RATE, TRADES, QUEUE, GAPS, QUARANTINED, REFUSED] = Array(9).keys();
 
@@ -10,8 +10,8 @@ const COLUMNS = [
   { key: "ticker", name: "Ticker", help: "Symbol", text: true },
   { key: LAST, name: "Last", help: "Last price" },
   { key: CHANGE, name: "Chg %", help: "Change since the session's first price" },
-  { key: null, name: "60 s", help: "Price over the last minute; of a session that is over, all of it" },
-  { key: RATE, name: "tr/s", help: "Trades a second over the last 5 s; of a session that is over, on average" },
+  { key: null, name: "60 s", help: "Price over the last minute, or over the whole session if it has ended" },
+  { key: RATE, name: "tr/s", help: "Trades a second over the last 5 s, or on average if the session has ended" },
   { key: TRADES, name: "Trades", help: "Trades recorded" },
   { key: QUEUE, name: "Queue", help: "Trades that wait to be written", wide: true },
   { key: GAPS, name: "Gaps", help: "Gaps of this ticker", wide: true },
@@ -19,14 +19,14 @@ const COLUMNS = [
 ];
 
 export class Table {
-  constructor({ head, body, scroll, filter, shown, choose }) {
-    Object.assign(this, { head, body, scroll, filter, shown, choose });
+  constructor({ head, body, scroll, filter, shown, onSelect }) {
+    Object.assign(this, { head, body, scroll, filter, shown, onSelect });
     this.tickers = [];
     this.lines = [];
     this.sparks = [];
     this.order = [];
     this.rows = new Map();
-    this.chosen = "";
+    this.selected = "";
     this.sort = { key: TRADES, down: true };
     this.second = 0;
     this.buildHead();
@@ -36,7 +36,7 @@ export class Table {
     filter.addEventListener("keydown", (event) => {
       if (event.key === "ArrowDown" || event.key === "Enter") {
         scroll.focus();
-        if (this.order.length && !this.order.includes(this.numberOf(this.chosen))) this.step(-Infinity);
+        if (this.order.length && !this.order.includes(this.numberOf(this.selected))) this.step(-Infinity);
         event.preventDefault();
       } else if (event.key === "Escape") {
         filter.value = "";
@@ -46,7 +46,7 @@ export class Table {
     scroll.addEventListener("keydown", (event) => this.key(event));
     body.addEventListener("click", (event) => {
       const row = event.target.closest("tr.line");
-      if (row) this.choose(this.tickers[Number(row.dataset.number)]);
+      if (row) this.onSelect(this.tickers[Number(row.dataset.number)]);
     });
     document.addEventListener("keydown", (event) => {
       if (event.key === "/" && !event.ctrlKey && !event.metaKey && document.activeElement !== filter) {
@@ -94,7 +94,7 @@ export class Table {
     }
   }
 
-  take({ whole, tickers, lines, sparks, sparks_of, now }, live) {
+  update({ whole, tickers, lines, sparks, spark_span: span, now }, live) {
     if (whole) {
       this.tickers = tickers;
       this.sparks = sparks.map((points) => (points.length ? points : Array(POINTS).fill(null)));
@@ -103,11 +103,11 @@ export class Table {
     }
     for (const line of lines) this.lines[line[NUMBER]] = line;
     if (live && !whole) this.advance(Math.floor(now));
-    this.sparkHead.textContent = sparks_of === "minute" ? "60 s" : "Session";
+    this.sparkHead.textContent = span === "minute" ? "60 s" : "Session";
     this.arrange(whole);
   }
 
-  // The sparklines go on by a point a second.
+  // Moves the sparklines by one point a second.
   advance(second) {
     const steps = Math.min(POINTS, Math.max(0, second - this.second));
     this.second = Math.max(second, this.second);
@@ -125,28 +125,28 @@ export class Table {
   }
 
   arrange() {
-    const wanted = this.filter.value.trim().toUpperCase();
+    const pattern = this.filter.value.trim().toUpperCase();
     const { key, down } = this.sort;
-    const found = [];
+    const order = [];
     this.tickers.forEach((ticker, number) => {
-      if (this.lines[number] && ticker.toUpperCase().includes(wanted)) found.push(number);
+      if (this.lines[number] && ticker.toUpperCase().includes(pattern)) order.push(number);
     });
     const by = (a, b) => {
       if (key === "ticker") return this.tickers[a] < this.tickers[b] ? -1 : 1;
       return (this.lines[a][key] ?? -Infinity) - (this.lines[b][key] ?? -Infinity);
     };
-    found.sort((a, b) => (down ? by(b, a) : by(a, b)) || a - b);
-    this.order = found;
+    order.sort((a, b) => (down ? by(b, a) : by(a, b)) || a - b);
+    this.order = order;
     const all = this.tickers.length;
-    this.shown.textContent = found.length === all ? counted(all, "ticker") : `${count(found.length)} of ${count(all)}`;
+    this.shown.textContent = order.length === all ? counted(all, "ticker") : `${count(order.length)} of ${count(all)}`;
     this.draw();
   }
 
   select(ticker, show) {
-    this.chosen = ticker;
-    const place = this.order.indexOf(this.numberOf(ticker));
-    if (show && place >= 0) {
-      const top = place * HEIGHT, view = this.scroll.clientHeight - 2 * HEIGHT;
+    this.selected = ticker;
+    const index = this.order.indexOf(this.numberOf(ticker));
+    if (show && index >= 0) {
+      const top = index * HEIGHT, view = this.scroll.clientHeight - 2 * HEIGHT;
       if (top < this.scroll.scrollTop) this.scroll.scrollTop = top;
       else if (top > this.scroll.scrollTop + view) this.scroll.scrollTop = top - view;
     }
@@ -163,31 +163,31 @@ export class Table {
 
   step(steps) {
     if (!this.order.length) return;
-    const now = this.order.indexOf(this.numberOf(this.chosen));
-    const next = Math.min(this.order.length - 1, Math.max(0, now + steps));
-    this.choose(this.tickers[this.order[next]]);
+    const current = this.order.indexOf(this.numberOf(this.selected));
+    const next = Math.min(this.order.length - 1, Math.max(0, current + steps));
+    this.onSelect(this.tickers[this.order[next]]);
   }
 
   draw() {
     const first = Math.max(0, Math.floor(this.scroll.scrollTop / HEIGHT) - 5);
     const room = Math.ceil((this.scroll.clientHeight || 600) / HEIGHT) + 10;
     const view = this.order.slice(first, first + room);
-    const kept = new Map();
+    const rows = new Map();
     for (const number of view) {
       const row = this.rows.get(number) ?? this.makeRow();
       this.fill(row, number);
-      kept.set(number, row);
+      rows.set(number, row);
     }
     const below = Math.max(0, this.order.length - first - view.length);
-    const wanted = [this.space("above", first), ...[...kept.values()].map((row) => row.element), this.space("below", below)];
-    // Only what moved is touched: a screen reader, or a selection, keeps its place.
-    wanted.forEach((element, n) => {
+    const elements = [this.space("above", first), ...[...rows.values()].map((row) => row.element), this.space("below", below)];
+    // Move only what changed, so that a screen reader or a selection keeps its position.
+    elements.forEach((element, n) => {
       if (this.body.children[n] !== element) this.body.insertBefore(element, this.body.children[n] ?? null);
     });
-    while (this.body.children.length > wanted.length) this.body.lastChild.remove();
-    this.rows = kept;
+    while (this.body.children.length > elements.length) this.body.lastChild.remove();
+    this.rows = rows;
     this.scroll.querySelector("table").setAttribute("aria-rowcount", this.order.length + 1);
-    kept.forEach((row, number) => row.element.setAttribute("aria-rowindex", this.order.indexOf(number) + 2));
+    rows.forEach((row, number) => row.element.setAttribute("aria-rowindex", this.order.indexOf(number) + 2));
   }
 
   space(name, lines) {
@@ -227,8 +227,8 @@ export class Table {
   fill(row, number) {
     const line = this.lines[number], ticker = this.tickers[number];
     row.element.dataset.number = number;
-    const chosen = String(ticker === this.chosen);
-    if (row.element.getAttribute("aria-selected") !== chosen) row.element.setAttribute("aria-selected", chosen);
+    const selected = String(ticker === this.selected);
+    if (row.element.getAttribute("aria-selected") !== selected) row.element.setAttribute("aria-selected", selected);
     const set = (n, text, mood = "") => {
       if (row.text[n] !== text) row.cells[n].textContent = row.text[n] = text;
       if (row.mood[n] !== mood) {
@@ -246,7 +246,7 @@ export class Table {
     set(4, rate(line[RATE]), line[RATE] ? "" : "zero");
     set(5, count(line[TRADES]), line[TRADES] ? "" : "zero");
     set(6, short(line[QUEUE]), line[QUEUE] ? "" : "zero");
-    set(7, count(line[GAPS]), line[GAPS] > 1 ? "warn" : "zero"); // one is connecting
+    set(7, count(line[GAPS]), line[GAPS] > 1 ? "warn" : "zero"); // the first one is the initial connect
     set(8, short(line[QUARANTINED]), line[QUARANTINED] ? "warn" : "zero");
     this.drawSpark(row, this.sparks[number] ?? []);
   }
@@ -258,7 +258,7 @@ export class Table {
     const path = points.map((value, n) => (value === null ? "" : `${n},${y(value)}`)).join(" ").trim();
     if (row.path === path) return;
     row.spark.setAttribute("points", (row.path = path));
-    const way = known.length ? known[known.length - 1] - known[0] : 0;
-    row.spark.parentNode.setAttribute("class", `spark ${way > 0 ? "up" : way < 0 ? "down" : "zero"}`);
+    const change = known.length ? known[known.length - 1] - known[0] : 0;
+    row.spark.parentNode.setAttribute("class", `spark ${change > 0 ? "up" : change < 0 ? "down" : "zero"}`);
   }
 }

@@ -1,4 +1,4 @@
-// The page's colours for the canvases, and word when they change.
+// The page's colours for the canvases, and an event when they change.
 
 export function colours() {
   const style = getComputedStyle(document.documentElement);

@@ -1,4 +1,4 @@
-"""Pages of other sites, and requests that no browser makes: none of them reads a session."""
+"""Pages of other sites and forged requests cannot read a session."""
 
 from __future__ import annotations
 
@@ -39,19 +39,25 @@ def ask(site: str, path: str, **headers: str) -> tuple[int, dict[str, str], byte
      "0.0.0.0", "127.1", "2130706433", "[::ffff:127.0.0.1]", "xlocalhost", ""],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/", "/api/sessions", "/api/live", "/static/app.js"])
-def test_a_page_whose_name_points_here_reads_nothing(site: str, host: str, path: str) -> None:
+def test_a_page_whose_name_resolves_to_this_machine_reads_nothing(
+    site: str, host: str, path: str
+) -> None:
     status, _, body = ask(site, path, Host=host)
     assert status == 400
     assert SESSION.encode() not in body
 
 
-def test_no_header_talks_it_into_another_name(site: str) -> None:
-    told = {"X_Forwarded_Host": "localhost", "Forwarded": "host=localhost", "Host": "evil.example"}
-    assert ask(site, "/api/sessions", **told)[0] == 400
+def test_no_header_makes_it_accept_another_name(site: str) -> None:
+    headers = {
+        "X_Forwarded_Host": "localhost",
+        "Forwarded": "host=localhost",
+        "Host": "evil.example",
+    }
+    assert ask(site, "/api/sessions", **headers)[0] == 400
     assert ask(site, "http://localhost/api/sessions", Host="evil.example")[0] in (400, 404)
 
 
-def test_no_page_of_another_site_is_allowed_to_read_an_answer(site: str) -> None:
+def test_a_page_of_another_site_may_not_read_an_answer(site: str) -> None:
     for path in ("/", "/api/sessions", "/static/app.js"):
         status, headers, _ = ask(
             site, path, Host=urlsplit(site).netloc, Origin="https://evil.example"
@@ -62,7 +68,7 @@ def test_no_page_of_another_site_is_allowed_to_read_an_answer(site: str) -> None
 
 
 @pytest.mark.parametrize(
-    "session", ["../../outside", "%2e%2e%2fx", "x%0d%0aevent:%20board%0d%0adata:%201", "%00"]
+    "session", ["../../outside", "%2e%2e%2fx", "x%0d%0aevent:%20session%0d%0adata:%201", "%00"]
 )
 def test_a_session_in_an_address_opens_no_file_and_writes_no_event(site: str, session: str) -> None:
     netloc = urlsplit(site).netloc
@@ -70,9 +76,9 @@ def test_a_session_in_an_address_opens_no_file_and_writes_no_event(site: str, se
     assert status == 200
     assert body.startswith(b"event: failure\ndata: ")
     assert body.count(b"\n") == 3
-    assert b"There is no session" in body
+    assert b"This data folder has no session" in body
 
 
-def test_it_listens_on_this_machine_alone() -> None:
+def test_it_listens_on_this_machine_only() -> None:
     with bind_port(0) as listening:
         assert listening.getsockname()[0] == "127.0.0.1"
