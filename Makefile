@@ -16,7 +16,8 @@ WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 TICKERS ?=
 FOR ?= 10m
 
-# The tests start Python a hundred times: without bytecode each start would compile all of ours.
+# The tests start Python a hundred times; without bytecode each start would compile all of ours, and
+# each worker all tests.
 unexport PYTHONDONTWRITEBYTECODE
 
 PY := .venv/bin/python
@@ -69,8 +70,8 @@ constraints: ## resolve anew and write constraints.txt (needs Python 3.11, 3.12 
 
 # -------------------------------------------------------------------------------------- check
 
-# `--dist` only has xdist use several workers; tests/order.py says which test goes where.
-PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadscope
+# tests/order.py says which of them runs what.
+PYTEST := $(PY) -m pytest -n $(WORKERS)
 
 .PHONY: test
 test: $(STAMP) ## run the tests; fails under 95 % coverage: ARGS= WORKERS=
