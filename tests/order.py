@@ -22,7 +22,7 @@ def rank(nodeid: str) -> int:
     return next(places, len(FIRST))
 
 
-class Scheduling(LoadScopeScheduling):
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Hands out files, and all of ``SHARING`` as if they were one."""
 
     def _split_scope(self, nodeid: str) -> str:

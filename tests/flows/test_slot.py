@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -59,7 +60,7 @@ def release(folder: Path) -> None:
 
     note = max(folder.rglob("*.lease"), key=lambda path: path.stat().st_mtime_ns)
     with get_client(sync_client=True) as client:
-        client.release_concurrency_slots_with_lease(note.read_text())
+        client.release_concurrency_slots_with_lease(UUID(note.read_text()))
 
 
 @pytest.fixture
@@ -239,7 +240,8 @@ def test_a_place_that_another_took_meanwhile_is_told_once_and_ends_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    here, others, asked = Path(tempfile.gettempdir()), [], threading.Semaphore(0)
+    here, asked = Path(tempfile.gettempdir()), threading.Semaphore(0)
+    others: list[Slot] = []
     monkeypatch.setattr(slots, "RENEW_EVERY_S", 0.05)
 
     def another_is_first(renew: Callable[[], Any]) -> Any:
