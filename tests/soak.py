@@ -151,7 +151,7 @@ class Lane:
 
     def _inject(self) -> None:
         fault = self.random.choice(FAULTS)
-        delay = 0.0 if fault.at_handshake else self.random.uniform(0.1, 3.0)
+        delay = 0.0 if fault.is_handshake else self.random.uniform(0.1, 3.0)
         options = {name: getattr(fault, name) for name in ("status", "code", "frame", "seconds")}
         self.exchange.inject(Fault(fault.kind, after_seconds=delay, **options))
         self.tally.faults[fault.kind] += 1

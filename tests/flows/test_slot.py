@@ -241,7 +241,7 @@ def test_a_place_that_another_took_meanwhile_is_told_once_and_ends_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     here, asked = Path(tempfile.gettempdir()), threading.Semaphore(0)
-    others: list[Slot] = []
+    others: list[KeyLease] = []
     monkeypatch.setattr(slots, "RENEW_EVERY_S", 0.05)
 
     def another_is_first(renew: Callable[[], Any]) -> Any:

@@ -107,7 +107,7 @@ def test_42_the_window_ends_on_time_with_a_blocked_socket(studio: Studio, fault:
         report = record(studio, exchange, lasting=1.5, **patient)
         took = time.monotonic() - began
     assert 1.5 <= took < 1.5 + 2.0 + SLACK
-    if fault.at_handshake:
+    if fault.is_handshake:
         assert report.state == "failed"
         assert report.reason.startswith("not connected at the end")
     else:
