@@ -50,7 +50,7 @@ run()
 
 @contextlib.contextmanager
 def suite(python: str, folder: Path) -> Iterator[str]:
-    """The suite's server, which writes its report into ``folder``; gives its address."""
+    """Run the suite's server, which writes its report into ``folder``, and yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"ws://127.0.0.1:{free.getsockname()[1]}"
     spec = folder / "spec.json"

@@ -29,8 +29,8 @@ from stocktrace import cli
 from stocktrace.record import publish
 from stocktrace.store import parquet, segments
 
-#: What a process can be at; the later in this list, the more telling. Each has a byte in a file
-#: that the soak reads when the process is dead: how many threads are at it.
+#: What a process can be doing; the later in this list, the more specific. Each has a byte in a file
+#: that the soak reads after the process was killed: the number of threads that are doing it.
 PHASES = (
     "starting",
     "recording",
@@ -41,14 +41,14 @@ PHASES = (
     "rebuilding",
     "archiving",
     "converting",
-    "mending a tape",
+    "truncating a tape",
 )
 _CALLS = ("write", "fsync", "replace", "rename", "unlink", "mkdir", "open")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to go wrong with the disk, by the number of the call; ``None``: nothing."""
+    """The failures of the disk, by the number of the call; ``None``: no failure."""
 
     #: Kill at this call of one of ``kill_calls``, before or after it was made.
     kill_at: int | None = None
@@ -62,7 +62,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A process: its arguments and environment, where it writes what it says, and its plan."""
+    """A process: its arguments and environment, the file of its output, and its plan."""
 
     arguments: tuple[str, ...]
     environment: dict[str, str]
@@ -83,7 +83,7 @@ class Saboteur:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def install(self) -> None:
-        """Take the place of the system."""
+        """Replace the calls of the system."""
         for name in _CALLS:
             setattr(os, name, self._sabotaged(name, getattr(os, name)))
 
@@ -105,14 +105,14 @@ class Saboteur:
         return sabotaged
 
     def _turn(self, name: str, arguments: tuple[Any, ...]) -> tuple[bool, bool]:
-        """Whether to kill, and whether to fail, at this call."""
+        """Say whether to kill, and whether to fail, at this call."""
         plan = self.plan
         with self._lock:
             kill = fail = False
             if name in plan.kill_calls:
                 self.killable += 1
                 kill = self.killable == plan.kill_at
-            # What only reads does not need room.
+            # A call that only reads needs no space.
             if name != "open" or arguments[1] & os.O_CREAT:
                 self.calls += 1
                 if plan.fail_at is not None:
@@ -121,7 +121,7 @@ class Saboteur:
 
     @contextmanager
     def at(self, phase: str) -> Iterator[None]:
-        """Tell that a thread is at ``phase``."""
+        """Note that a thread is in ``phase``."""
         place = PHASES.index(phase)
         with self._lock:
             self.phase[place] += 1
@@ -132,7 +132,7 @@ class Saboteur:
                 self.phase[place] -= 1
 
     def watch(self, owner: Any, name: str, phase: str) -> None:
-        """Tell when a function is running."""
+        """Note when a function is running."""
         work = getattr(owner, name)
 
         @wraps(work)
@@ -143,7 +143,7 @@ class Saboteur:
         setattr(owner, name, watched)
 
     def begin(self, phase: str) -> None:
-        """Tell that the process is at ``phase`` from now on."""
+        """Note that the process is in ``phase`` from now on."""
         self.phase[PHASES.index(phase)] = 1
 
 
@@ -169,7 +169,7 @@ def _watch(saboteur: Saboteur) -> None:
     saboteur.watch(segments.SegmentWriter, "seal", "sealing")
     saboteur.watch(stocktrace.record.recovery, "_recover_claimed", "recovering")
     saboteur.watch(stocktrace.record.recovery, "recount_report", "counting again")
-    saboteur.watch(stocktrace.record.recovery, "truncate_torn_tape", "mending a tape")
+    saboteur.watch(stocktrace.record.recovery, "truncate_torn_tape", "truncating a tape")
     saboteur.watch(stocktrace.live.session.CaptureSession, "_stop", "ending")
     connected = stocktrace.record.feed_events.FeedEventRecorder.on_connected
 

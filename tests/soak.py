@@ -3,17 +3,17 @@
     make soak                                   # 200 kills, at most 8 minutes
     make soak KILLS=2000 MINUTES=90 SEED=7
 
-Two lanes, each with a simulated exchange of its own that plays about 1,000 trades a second with
-faults at random, write into one data folder. In each lane one process after the other runs:
+Two lanes, each with its own simulator that plays about 1,000 trades a second with random faults,
+write into one data folder. In each lane one process after the other runs:
 captures with windows of a second or two, recoveries, conversions. Each is killed (``SIGKILL``) at a
 random moment or at a random system call, or has a disk that fails (``tests/saboteur.py``), or is
-left to end in order. Then ``recover``, ``verify`` and ``audit`` run once, undisturbed, and what
-is on disk is compared with what the exchanges sent, by code that shares nothing with the package
+left to end by itself. Then ``recover``, ``verify`` and ``audit`` run once, undisturbed, and what
+is on disk is compared with what the simulators sent, by code that shares nothing with the package
 but the names of files:
 
 1. Of each connection, the tapes hold a prefix of the frames that were sent on it, byte for byte.
 2. The Parquet files hold the trades of the tapes, in order, once each, with their receive times;
-   what they do not hold stands in quarantine.
+   what they do not hold is in quarantine.
 3. What was sent and is not on a tape lies outside of what the coverage calls *listening*.
 4. Nothing half-done is left.
 """
@@ -95,7 +95,7 @@ def status_of(
 
 @dataclass(slots=True)
 class Tally:
-    """What was done."""
+    """The processes that ran, and how they ended."""
 
     kills: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -103,7 +103,7 @@ class Tally:
 
 
 class Lane:
-    """One exchange, and one process after the other."""
+    """One simulator, and one process after the other."""
 
     def __init__(self, number: int, seed: int, work: Path, tally: Tally) -> None:
         self.number = number
@@ -112,7 +112,7 @@ class Lane:
         self.tally = tally
         self.tickers = tuple(f"{'AB'[number]}{n}" for n in range(8))
         self.key = f"soak{number}"
-        self.exchange = Simulator(
+        self.simulator = Simulator(
             SyntheticMarket(seed=seed * 100 + number, rate=RATE, opening=1.0),
             SimulatorSettings(key=self.key, ping_period=1.0, settle=0.0, keep=True),
         )
@@ -121,7 +121,7 @@ class Lane:
     def run(self, wanted: int, until: float) -> None:
         """One process after the other until there were kills enough."""
         try:
-            with self.exchange:
+            with self.simulator:
                 number = 0
                 while sum(self.tally.kills.values()) < wanted and time.monotonic() < until:
                     number += 1
@@ -133,7 +133,7 @@ class Lane:
         chance = self.random.random()
         command = "capture" if chance < 0.72 else "recover" if chance < 0.94 else "convert"
         if command == "capture":
-            self.exchange.clear_faults()
+            self.simulator.clear_faults()
             for _ in range(self.random.choice((0, 1, 1, 2, 3))):
                 self._inject()
         plan, patience = self._plan()
@@ -153,11 +153,11 @@ class Lane:
         fault = self.random.choice(FAULTS)
         delay = 0.0 if fault.is_handshake else self.random.uniform(0.1, 3.0)
         options = {name: getattr(fault, name) for name in ("status", "code", "frame", "seconds")}
-        self.exchange.inject(Fault(fault.kind, after_seconds=delay, **options))
+        self.simulator.inject(Fault(fault.kind, after_seconds=delay, **options))
         self.tally.faults[fault.kind] += 1
 
     def _plan(self) -> tuple[Plan, float]:
-        """What goes wrong, and the seconds after which the process is killed anyway."""
+        """Choose the failures, and the seconds after which the process is killed anyway."""
         pick, late = self.random, LASTING_S * 10
         chance = pick.random()
         if chance < 0.45:
@@ -180,7 +180,7 @@ class Lane:
         pick = self.random
         environment = {
             "FINNHUB_API_KEY": self.key,
-            "STOCKTRACE_URL": self.exchange.url,
+            "STOCKTRACE_URL": self.simulator.url,
             "STOCKTRACE_DATA_DIR": str(self.work / "data"),
             "STOCKTRACE_ROLL_INTERVAL": pick.choice(("1s", "2s")),
             "STOCKTRACE_FLUSH_INTERVAL": pick.choice(("50ms", "300ms")),
@@ -218,7 +218,7 @@ Row = tuple[int, float, float, str, int]
 
 @dataclass(slots=True)
 class Life:
-    """One connection as the tapes tell it; ``lost`` is the stamp at which it was noted as lost."""
+    """One connection as the tapes have it; ``lost`` is the stamp at which it was noted as lost."""
 
     connected: int
     frames: list[bytes] = field(default_factory=list)
@@ -228,7 +228,7 @@ class Life:
 
 @dataclass(slots=True)
 class Session:
-    """A session as its tapes tell it."""
+    """A session as its tapes have it."""
 
     name: str
     tickers: tuple[str, ...] = ()
@@ -337,7 +337,7 @@ def listening(data: Path) -> dict[str, list[tuple[int, int]]]:
 
 @dataclass(slots=True)
 class Account:
-    """What became of all that was sent."""
+    """Where everything that was sent is."""
 
     sent: int = 0
     arrived: int = 0
@@ -348,8 +348,8 @@ class Account:
     cut: int = 0
 
     def settle(self, lane: Lane, sessions: list[Session], heard: dict[str, Any]) -> None:
-        """Compare a lane's tapes with what its exchange sent, connection by connection."""
-        connections = lane.exchange.connections
+        """Compare a lane's tapes with what its simulator sent, connection by connection."""
+        connections = lane.simulator.connections
         self.connections += len(connections)
         self.sent += sum(each.sent_trades for each in connections)
         at = 0
@@ -387,7 +387,7 @@ def _find(
 def _must_be_told(
     session: Session, life: Life, following: list[Life], heard: list[tuple[int, int]]
 ) -> None:
-    """What was cut off must not be called listened to: not from the loss to the next connect."""
+    """The time from a loss to the next connection must not be called listened to."""
     loss = (life.lost if life.lost is not None else session.last) // 1000
     again = following[0].connected // 1000 if following else None
     for start, end in heard:
@@ -475,7 +475,7 @@ def check(lanes: list[Lane], data: Path) -> tuple[Account, list[Session]]:
 
 
 def _refused(data: Path) -> int:
-    """The rows in quarantine; a line without one is a frame that is no JSON, so has no trades."""
+    """The rows in quarantine; a line without one is a frame that is not JSON."""
     return sum(
         json.loads(line)["row"] is not None
         for path in data.glob("quarantine/*.jsonl")
@@ -498,7 +498,7 @@ def _print(
     print(f"{sum(tally.outcomes.values())} processes that ended by themselves")
     for name, count in sorted(tally.outcomes.items()):
         print(f"  {count:5}  {name}")
-    print(f"{sum(tally.faults.values())} faults of the exchanges: {dict(tally.faults)}")
+    print(f"{sum(tally.faults.values())} faults of the simulators: {dict(tally.faults)}")
     print(
         f"{len(sessions)} sessions, {account.connections} connections, {account.cut} cut off\n"
         f"{account.sent:,} trades sent = {account.arrived:,} on tapes "

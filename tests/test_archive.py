@@ -1,4 +1,4 @@
-"""What is done to one session costs what that session weighs, not what is beside it."""
+"""The cost of a command depends on the session that it is about, not on the rest of the folder."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return layout
 
 
-def beside(archive: Layout, root: Path) -> AbstractContextManager[set[Path]]:
-    """What is opened of ``archive``, a copy of which is put into a data folder."""
+def archive_beside(archive: Layout, root: Path) -> AbstractContextManager[set[Path]]:
+    """Copy ``archive`` into a data folder, and record which of its files are opened."""
     shutil.copytree(archive.root, root, dirs_exist_ok=True)
     return opened_below(
         [
@@ -74,10 +74,12 @@ def beside(archive: Layout, root: Path) -> AbstractContextManager[set[Path]]:
     )
 
 
-def test_a_capture_opens_and_lists_nothing_of_other_dates(archive: Layout, studio: Studio) -> None:
+def test_81_a_capture_opens_and_lists_nothing_of_other_dates(
+    archive: Layout, studio: Studio
+) -> None:
     frames = [(0, frame(("AAPL", price))) for price in range(1, 10)]
     with (
-        beside(archive, studio.data_dir) as opened,
+        archive_beside(archive, studio.data_dir) as opened,
         studio.exchange(ScriptedSource(frames)) as exchange,
     ):
         report = studio.record(exchange, ["AAPL"], played(exchange))
@@ -85,24 +87,26 @@ def test_a_capture_opens_and_lists_nothing_of_other_dates(archive: Layout, studi
     assert opened == set()
 
 
-def test_a_recovery_opens_and_lists_nothing_of_other_dates(
+def test_81_a_recovery_opens_and_lists_nothing_of_other_dates(
     archive: Layout, a_dead_session: Layout, tmp_path: Path
 ) -> None:
     layout = remains.copy(a_dead_session, tmp_path / "data")
-    with beside(archive, layout.root) as opened:
+    with archive_beside(archive, layout.root) as opened:
         (recovered,) = recover(layout, remains.STILL)
     assert recovered.balanced
     assert opened == set()
 
 
-def test_an_import_opens_and_lists_nothing_of_other_dates(archive: Layout, tmp_path: Path) -> None:
+def test_81_an_import_opens_and_lists_nothing_of_other_dates(
+    archive: Layout, tmp_path: Path
+) -> None:
     source = tmp_path / "a.csv"
     source.write_text(
         "symbol,ts_event,ts_recv,price,volume,conditions\n"
         "AAPL,2026-11-23 14:30:00.123Z,2026-11-23 14:30:00.200300Z,1.5,100,1 24\n"
     )
     data = tmp_path / "data"
-    with beside(archive, data) as opened:
+    with archive_beside(archive, data) as opened:
         assert cli.run(["import", str(source), "--data-dir", str(data)]) == 0
     assert [path.parent.name for path in data.glob("parquet/date=2026-11-23/*/*.parquet")] == [
         "symbol=AAPL"
@@ -110,17 +114,17 @@ def test_an_import_opens_and_lists_nothing_of_other_dates(archive: Layout, tmp_p
     assert opened == set()
 
 
-def at_work(layout: Layout) -> dict[str, Callable[[], object]]:
-    """What can be done to the session of ``remains.whole``, or to its day."""
+def commands(layout: Layout) -> dict[str, Callable[[], object]]:
+    """Commands for the session of ``remains.whole``, or for its day."""
 
     def tail() -> int:
-        found = SessionTail(layout, SESSION, ["AAPL", "MSFT"]).read(Deadline.after(60))
-        return sum(len(rows) for rows in found)
+        tables = SessionTail(layout, SESSION, ["AAPL", "MSFT"]).read(Deadline.after(60))
+        return sum(len(rows) for rows in tables)
 
     def reconciled() -> list[str]:
         with gaps.exchange([]) as server, gaps.client(server) as rest:
             return [
-                one.state for one in reconcile_day(layout, rest, date(2026, 11, 23), clock=LATER)
+                row.state for row in reconcile_day(layout, rest, date(2026, 11, 23), clock=LATER)
             ]
 
     def run(*words: str) -> int:
@@ -154,7 +158,7 @@ def at_work(layout: Layout) -> dict[str, Callable[[], object]]:
         ("reconcile", ["unavailable"] * 2),
     ],
 )
-def test_what_is_done_to_one_session_opens_and_lists_nothing_of_other_dates(
+def test_82_a_command_for_one_session_opens_and_lists_nothing_of_other_dates(
     archive: Layout,
     a_whole_session: Layout,
     tmp_path: Path,
@@ -165,8 +169,8 @@ def test_what_is_done_to_one_session_opens_and_lists_nothing_of_other_dates(
     layout = remains.copy(a_whole_session, tmp_path / "data")
     if compacted:
         assert len(compact_days(layout, clock=LATER).done) == 3
-    with beside(archive, layout.root) as opened:
-        assert at_work(layout)[work]() == outcome
+    with archive_beside(archive, layout.root) as opened:
+        assert commands(layout)[work]() == outcome
     assert opened == set()
 
 
@@ -174,7 +178,7 @@ def test_the_whole_folder_is_opened_when_all_of_it_is_verified(
     archive: Layout, a_whole_session: Layout, tmp_path: Path
 ) -> None:
     layout = remains.copy(a_whole_session, tmp_path / "data")
-    with beside(archive, layout.root) as opened:
+    with archive_beside(archive, layout.root) as opened:
         assert cli.run(["verify", "--data-dir", str(layout.root)]) == 1
     files = {path for day in DATES for path in layout.dataset.glob(f"date={day}/*/day-*.parquet")}
     assert len(files) == 300
@@ -195,10 +199,10 @@ def test_files_under_a_date_that_neither_report_nor_tape_names_are_found_in_the_
     early = NOON - 4 * NS_PER_DAY
     write_coverage(layout, SESSION, [CoverageInterval("AAPL", early, early + 1000, "")])
     assert list(verify(layout, SESSION)) == []
-    found = list(verify(layout, SESSION, dates_of_sessions(layout)[SESSION]))
-    files = {one.path for one in found if one.path.suffix == ".parquet"}
+    findings = list(verify(layout, SESSION, dates_of_sessions(layout)[SESSION]))
+    files = {finding.path for finding in findings if finding.path.suffix == ".parquet"}
     assert files == {layout.coverage(SESSION, "2026-11-19"), *([] if compacted else [path])}
-    assert "AAPL: 6 parquet, on disk 7" in {one.problem for one in found}
+    assert "AAPL: 6 parquet, on disk 7" in {finding.problem for finding in findings}
 
 
 def test_a_session_without_report_and_tape_is_verified_by_its_files(
@@ -210,6 +214,6 @@ def test_a_session_without_report_and_tape_is_verified_by_its_files(
     (path,) = layout.published_window(PARTS[2])[:1]
     path.write_bytes(path.read_bytes()[:-9])
     assert cli.run(["verify", SESSION, "--data-dir", str(layout.root)]) == 1
-    told = capsys.readouterr().out
-    assert f"{path}: " in told
-    assert "the report is missing" in told
+    output = capsys.readouterr().out
+    assert f"{path}: " in output
+    assert "the report is missing" in output

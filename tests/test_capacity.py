@@ -117,14 +117,14 @@ class Load:
         }
 
 
-def test_what_a_day_costs_follows_from_the_rates() -> None:
+def test_the_costs_of_a_day_follow_from_the_rates() -> None:
     loads = [Load(column) for column in range(4)]
     wanted = {name: [load.follows[name] for load in loads] for name in loads[0].follows}
     lines = "\n".join(f"| {name} | {' | '.join(cells)} |" for name, cells in wanted.items())
     assert {name: DAY.get(name) for name in wanted} == wanted, f"It should have:\n{lines}"
 
 
-def test_each_rate_stands_on_the_page_that_is_named() -> None:
+def test_each_rate_is_on_the_page_that_is_named() -> None:
     for name, (figure, where) in rows("What one thing costs").items():
         link = re.search(r"\]\((\w+\.md)#", where)
         assert link, name
@@ -133,12 +133,12 @@ def test_each_rate_stands_on_the_page_that_is_named() -> None:
         assert re.search(rf"(?<![\d.,]){number}(?![\d]|[.,]\d)", page), f"{name}: {figure}"
 
 
-def test_every_row_is_given_or_follows() -> None:
+def test_every_row_is_an_input_or_computed() -> None:
     given = ["tickers", "trades a day", "trades/s in the peak second", "roll_interval", "roll_size"]
     assert [*DAY] == [*given, *Load(0).follows]
 
 
-def test_the_defaults_that_are_told_are_those_of_the_settings() -> None:
+def test_documented_defaults_are_those_of_the_settings() -> None:
     told = {name: cells[0] for name, cells in rows("What bounds what").items()}
     assert told.pop("limit` (of the fleet)") == str(fleet.SYMBOL_LIMIT)
     assert Settings.load(**told) == Settings.load(
@@ -146,7 +146,7 @@ def test_the_defaults_that_are_told_are_those_of_the_settings() -> None:
     )
 
 
-def test_metrics_and_alerts_that_are_named_are_there() -> None:
+def test_metrics_and_alerts_that_are_named_exist() -> None:
     source = inspect.getsource(metrics)
     named = {name.removesuffix("_total") for name in re.findall(r"`stocktrace_(\w+)`", PAGE)}
     assert named

@@ -108,7 +108,7 @@ def spilled(tmp_path_factory: pytest.TempPathFactory) -> Take:
 # --- a market of many trades ------------------------------------------------------------------
 
 
-def test_parquet_holds_what_was_sent_trade_for_trade_in_its_order(large: Take) -> None:
+def test_parquet_holds_the_sent_trades_in_their_order(large: Take) -> None:
     found = published(large.studio.data_dir)
     assert {ticker: len(rows) for ticker, rows in found.items()} == {
         ticker: len(rows) for ticker, rows in large.wanted.items()
@@ -117,7 +117,7 @@ def test_parquet_holds_what_was_sent_trade_for_trade_in_its_order(large: Take) -
     assert sum(map(len, found.values())) == large.report.books.trades
 
 
-def test_the_tape_holds_what_was_sent_frame_for_frame(large: Take) -> None:
+def test_the_tape_holds_the_sent_frames(large: Take) -> None:
     assert taped(large.studio.data_dir) == large.frames
 
 
@@ -183,7 +183,7 @@ def test_polars_reads_the_same_trades(large: Take) -> None:
     assert counts == {ticker: len(rows) for ticker, rows in large.wanted.items()}
 
 
-def test_trades_that_overflow_the_queues_are_had_from_the_tape_and_are_the_same(
+def test_trades_that_overflow_the_queues_are_rebuilt_from_the_tape(
     spilled: Take,
 ) -> None:
     assert spilled.report.spilled, "the queues were meant to be too small"
@@ -250,7 +250,7 @@ def test_it_ends_in_time_whatever_the_socket_does(
         assert report.reason.partition(": ")[2] not in {"", "connecting"}
 
 
-def test_it_ends_in_time_though_nobody_answers_the_dial(studio: Studio, stopwatch: Watch) -> None:
+def test_it_ends_in_time_without_an_answer_to_its_dial(studio: Studio, stopwatch: Watch) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound and not listening: refused, and nobody else's
         url = f"ws://127.0.0.1:{nobody.getsockname()[1]}"
@@ -272,7 +272,7 @@ def test_it_ends_at_the_moment_that_was_asked_for(studio: Studio) -> None:
 def test_it_ends_when_the_wall_clock_jumps_past_the_moment(
     studio: Studio, stopwatch: Watch
 ) -> None:
-    """As after a suspend: the monotonic clock stood still meanwhile."""
+    """As after a suspend: the monotonic clock did not run in the meantime."""
     jump = [0]
     clock = Clock(wall=lambda: time.time_ns() + jump[0])
 
@@ -319,7 +319,7 @@ def test_stopping_by_hand_publishes_all_and_says_so(studio: Studio) -> None:
         ({"until": datetime(2001, 1, 1, tzinfo=UTC)}, "until 2001-01-01 00:00:00 UTC has passed"),
     ],
 )
-def test_a_time_that_cannot_be_meant_is_told_and_nothing_is_made(
+def test_an_impossible_time_is_refused_and_nothing_is_made(
     studio: Studio, given: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
@@ -328,7 +328,7 @@ def test_a_time_that_cannot_be_meant_is_told_and_nothing_is_made(
 
 
 @pytest.mark.parametrize("tickers", [[], [""], ["é"], ["AAPL", "A\nB"]])
-def test_tickers_that_are_none_are_told_and_nothing_is_made(
+def test_invalid_tickers_are_refused_and_nothing_is_made(
     studio: Studio, tickers: list[str]
 ) -> None:
     with pytest.raises(TickerError):
@@ -336,7 +336,7 @@ def test_tickers_that_are_none_are_told_and_nothing_is_made(
     assert not studio.data_dir.exists()
 
 
-def test_a_data_folder_that_cannot_be_written_is_told(studio: Studio) -> None:
+def test_a_data_folder_that_cannot_be_written_is_reported(studio: Studio) -> None:
     studio.data_dir.write_text("a file in the way")
     with pytest.raises(UsageError, match=r"Cannot write to the data folder .*: give another one"):
         studio.record("ws://127.0.0.1:1")
@@ -382,7 +382,7 @@ def test_a_second_capture_with_the_key_is_refused_and_the_first_is_unharmed(
     assert not (tmp_path / "other").exists()
 
 
-def test_the_same_key_at_another_address_is_another_place(studio: Studio, tmp_path: Path) -> None:
+def test_the_same_key_at_another_address_has_another_lock(studio: Studio, tmp_path: Path) -> None:
     with studio.exchange() as exchange, studio.exchange() as other:
 
         def scenario() -> Scenario:
@@ -454,7 +454,7 @@ def test_flush_interval_writes_a_trade_within_its_time(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize("batch_rows", [3, 100])
-def test_batch_rows_write_at_once_what_flush_interval_would_keep_waiting(
+def test_a_full_batch_is_written_before_flush_interval(
     studio: Studio, monkeypatch: pytest.MonkeyPatch, batch_rows: int
 ) -> None:
     batches: list[int] = []
@@ -485,9 +485,7 @@ def test_batch_rows_write_at_once_what_flush_interval_would_keep_waiting(
 
 
 @pytest.mark.parametrize("setting", ["max_pending_rows_per_ticker", "max_pending_rows"])
-def test_queue_and_max_pending_rows_bound_what_waits_and_lose_nothing(
-    studio: Studio, setting: str
-) -> None:
+def test_pending_rows_are_bounded_and_nothing_is_lost(studio: Studio, setting: str) -> None:
     some = frame(*(("AAPL", n) for n in range(1, 4)), *(("MSFT", n) for n in range(1, 5)))
     with studio.exchange() as exchange:
 
@@ -534,7 +532,7 @@ def test_sync_interval_has_the_tape_written_through(
     assert syncs == []
 
 
-def test_min_free_space_ends_it_in_order_before_the_disk_is_full(
+def test_min_free_space_stops_it_cleanly_before_the_disk_is_full(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = [10**12]
@@ -579,7 +577,7 @@ LOSSES: dict[str, tuple[Fault | None, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("setting", LOSSES)
-def test_each_bound_of_patience_is_the_one_that_was_set(studio: Studio, setting: str) -> None:
+def test_each_timeout_is_the_one_that_was_set(studio: Studio, setting: str) -> None:
     fault, given, reason = LOSSES[setting]
     with studio.exchange(faults=[fault] if fault else []) as exchange:
 
@@ -623,7 +621,7 @@ def test_each_setting_of_the_backoff_is_in_the_waits(
     assert [event["wait_s"] for event in studio.events("retry")][:3] == waits
 
 
-def test_url_and_data_dir_are_where_it_happens_and_stand_in_the_report(studio: Studio) -> None:
+def test_url_and_data_dir_are_used_and_in_the_report(studio: Studio) -> None:
     with studio.exchange() as exchange:
 
         def scenario() -> Scenario:
@@ -636,7 +634,7 @@ def test_url_and_data_dir_are_where_it_happens_and_stand_in_the_report(studio: S
     assert "finnhub_api_key" not in report.settings
 
 
-# --- what goes wrong -------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------
 
 
 def test_a_bad_row_and_nonsense_among_the_trades_leave_them_unharmed(studio: Studio) -> None:
@@ -758,7 +756,7 @@ def test_a_feed_that_hangs_at_the_end_costs_an_error_and_no_trade(
     assert studio.report().balanced
 
 
-def test_a_feed_that_hangs_while_it_connects_is_not_said_to_hold_anything(
+def test_a_feed_that_hangs_while_it_connects_is_not_said_to_hold_trades(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hangs, go_on = threading.Event(), threading.Event()
@@ -796,7 +794,7 @@ def test_an_error_in_syncing_ends_it_and_is_raised(
     assert studio.report().state == "failed"
 
 
-def test_an_error_in_a_watch_ends_it_in_order(studio: Studio) -> None:
+def test_an_error_in_on_status_stops_it_cleanly(studio: Studio) -> None:
     with studio.exchange() as exchange:
 
         def scenario() -> Scenario:
@@ -822,7 +820,7 @@ class Broken:
         raise StoreError("the lake is dry")
 
 
-def test_a_window_that_cannot_be_published_fails_the_run_and_the_capture_goes_on(
+def test_a_window_that_cannot_be_published_fails_the_run_and_the_capture_continues(
     studio: Studio,
 ) -> None:
     calls: list[str] = []
@@ -880,7 +878,7 @@ def test_a_live_market_is_recorded_as_it_trades(studio: Studio) -> None:
     assert 0 < report.latency.p50 < 5000
 
 
-def test_the_status_counts_what_was_received(studio: Studio) -> None:
+def test_the_status_counts_received_trades(studio: Studio) -> None:
     with studio.exchange() as exchange:
 
         def scenario() -> Scenario:
@@ -895,7 +893,7 @@ def test_the_status_counts_what_was_received(studio: Studio) -> None:
     assert 29.0 < last.elapsed_s + last.remaining_s < 31.0
 
 
-def test_two_sessions_of_one_folder_stand_side_by_side(studio: Studio) -> None:
+def test_two_sessions_share_a_folder(studio: Studio) -> None:
     with studio.exchange() as exchange:
         for price in (1, 2):
 

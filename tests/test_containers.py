@@ -45,7 +45,7 @@ def environment(service: dict[str, Any]) -> dict[str, str]:
     ("schema", "file"),
     [("vendor.compose-spec", "compose.yaml"), ("vendor.github-workflows", str(WORKFLOW))],
 )
-def test_a_file_is_of_the_schema_of_whoever_reads_it(schema: str, file: str) -> None:
+def test_each_file_fits_the_schema_of_its_reader(schema: str, file: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, file],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
@@ -53,24 +53,24 @@ def test_a_file_is_of_the_schema_of_whoever_reads_it(schema: str, file: str) -> 
     assert done.returncode == 0, done.stdout
 
 
-def test_all_that_a_capture_needs_is_there() -> None:
+def test_everything_that_a_capture_needs_is_there() -> None:
     assert set(SERVICES) == {"postgres", "server", "worker", "dashboard", "prometheus", "grafana"}
     assert set(OURS) == {"server", "worker", "dashboard"}
 
 
-def test_what_is_published_is_on_loopback_alone() -> None:
+def test_published_ports_are_on_loopback_only() -> None:
     published = [port for one in SERVICES.values() for port in one.get("ports", ())]
     assert len(published) == 3
     assert [port for port in published if not port.startswith("127.0.0.1:")] == []
 
 
-def test_only_what_listens_on_loopback_by_itself_is_in_the_hosts_network() -> None:
+def test_only_a_service_that_listens_on_loopback_is_in_the_hosts_network() -> None:
     assert [name for name, one in SERVICES.items() if "network_mode" in one] == ["dashboard"]
     assert "ports" not in SERVICES["dashboard"]
     assert "environment" not in SERVICES["dashboard"], "it needs no secret"
 
 
-def test_secrets_come_from_the_environment_and_a_missing_one_is_told() -> None:
+def test_secrets_come_from_the_environment_and_a_missing_one_is_reported() -> None:
     given = [item for one in SERVICES.values() for item in environment(one).items()]
     secret = {name: value for name, value in given if re.search("KEY|PASSWORD|AUTH", name)}
     assert len(secret) == 6
@@ -83,7 +83,7 @@ def test_secrets_come_from_the_environment_and_a_missing_one_is_told() -> None:
     assert asked == {word.partition("=")[0] for word in told[1].split()}
 
 
-def test_the_key_is_the_workers_alone() -> None:
+def test_only_the_worker_has_the_key() -> None:
     assert [name for name, one in SERVICES.items() if "FINNHUB_API_KEY" in environment(one)] == [
         "worker"
     ]
@@ -110,14 +110,14 @@ def test_health_is_asked_where_the_service_listens() -> None:
         assert SERVICES[name]["ports"][0].endswith(f":{ports[name]}")
 
 
-def test_code_in_a_health_check_is_code() -> None:
+def test_code_in_a_health_check_compiles() -> None:
     for service in OURS.values():
         python, flag, code = service["healthcheck"]["test"][1:]
         assert (python, flag) == ("python", "-c")
         compile(code, "healthcheck", "exec")
 
 
-def test_every_setting_in_it_is_one() -> None:
+def test_every_setting_in_it_exists() -> None:
     from prefect.settings import Settings as PrefectSettings
     from prefect.settings.legacy import _get_settings_fields
 
@@ -158,7 +158,7 @@ def test_a_stop_leaves_time_for_an_orderly_end() -> None:
     assert all(one["init"] is True for one in OURS.values())
 
 
-def test_whom_a_service_waits_for_is_there_and_can_be_healthy() -> None:
+def test_a_service_waits_for_services_that_exist() -> None:
     for service in SERVICES.values():
         assert set(service.get("depends_on", ())) <= set(SERVICES)
 
@@ -211,7 +211,7 @@ def test_grafana_is_given_its_source_and_the_dashboard() -> None:
 # --- Dockerfile --------------------------------------------------------------------------------
 
 
-def test_what_the_image_is_built_from_is_there_and_reaches_the_engine() -> None:
+def test_the_sources_of_the_image_exist_and_reach_the_engine() -> None:
     copied = [words.split() for words in instructions("COPY") if not words.startswith("--from")]
     sources = {source for words in copied for source in words[:-1]}
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
@@ -254,7 +254,7 @@ def test_volumes_are_mounted_on_folders_that_the_user_owns() -> None:
 # --- the workflow ------------------------------------------------------------------------------
 
 
-def test_the_workflow_runs_what_ci_runs_on_every_python_that_we_support() -> None:
+def test_the_workflow_runs_ci_on_every_supported_python() -> None:
     jobs = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
     supported = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     kinds = {kind.rpartition(" ")[2] for kind in supported["classifiers"] if "Python :: 3." in kind}

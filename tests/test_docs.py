@@ -1,4 +1,4 @@
-"""The documentation: what it shows exists, what it links to is there, and the site builds."""
+"""The documentation: commands, names, files and links in it exist, and the site builds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stocktrace.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-#: Of the shell: what ends one command and begins another.
+#: Words of the shell that end one command and begin another.
 _BETWEEN = frozenset(["|", "||", "&", "&&", ";"])
 _SHELL = ("", "sh")
 _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -56,7 +56,7 @@ def name_of(page: Path) -> str:
 
 
 def prose_of(page: Path) -> str:
-    """Without its blocks of code."""
+    """Return the page without its blocks of code."""
     return _FENCE.sub("", text_of(page))
 
 
@@ -68,7 +68,7 @@ def blocks(*languages: str) -> Iterator[Shown]:
 
 
 def commands() -> Iterator[tuple[Shown, list[str]]]:
-    """Every command of the blocks, in words, without what is set before it."""
+    """Every command of the blocks, in words, without variables that are set before it."""
     for block in blocks(*_SHELL):
         for line in block.text.replace("\\\n", " ").splitlines():
             try:
@@ -97,7 +97,7 @@ def _parted(words: list[str]) -> Iterator[list[str]]:
 
 
 def parsed(words: list[str]) -> str:
-    """What the command line says against these words; empty if it takes them."""
+    """Return the error of the command line for these words; empty if they are valid."""
     try:
         app.parse_args(words, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
@@ -105,12 +105,12 @@ def parsed(words: list[str]) -> str:
     return ""
 
 
-def test_every_command_line_that_is_shown_is_taken() -> None:
+def test_every_command_line_that_is_shown_is_valid() -> None:
     shown = [
         (where, words[1:]) for where, words in commands() if Path(words[0]).name == "stocktrace"
     ]
     assert len(shown) > 50
-    refused = [f"{where}: {said}" for where, words in shown if (said := parsed(words))]
+    refused = [f"{where}: {error}" for where, words in shown if (error := parsed(words))]
     assert refused == []
 
 
@@ -123,9 +123,9 @@ def test_every_command_that_prose_names_exists_with_its_flags() -> None:
     ]
     assert len(shown) > 30
     refused = [
-        f"{where}: {said}"
+        f"{where}: {error}"
         for where in shown
-        if (said := parsed(shlex.split(where.text)[1:])) and "requires an argument" not in said
+        if (error := parsed(shlex.split(where.text)[1:])) and "requires an argument" not in error
     ]
     assert refused == []
 
@@ -145,17 +145,17 @@ def test_every_make_target_that_is_shown_exists() -> None:
         if "=" not in word
     ]
     assert shown
-    assert [one for one in shown if one[1] not in targets] == []
+    assert [target for target in shown if target[1] not in targets] == []
 
 
-def test_every_module_that_is_run_is_there() -> None:
+def test_every_module_that_is_run_exists() -> None:
     shown = [
         (str(where), words[2])
         for where, words in commands()
         if Path(words[0]).name == "python" and words[1] == "-m"
     ]
     assert shown
-    assert [one for one in shown if find_spec(one[1]) is None] == []
+    assert [module for module in shown if find_spec(module[1]) is None] == []
 
 
 # --- Python ------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_every_python_example_compiles() -> None:
     assert examples()
 
 
-def test_every_example_calls_what_is_public_with_arguments_that_it_has() -> None:
+def test_every_example_calls_public_names_with_their_arguments() -> None:
     wrong = []
     for block, tree in examples():
         for node in ast.walk(tree):
@@ -186,11 +186,11 @@ def test_every_example_calls_what_is_public_with_arguments_that_it_has() -> None
 
 def test_the_reference_has_every_public_name() -> None:
     page = text_of(ROOT / "docs" / "reference" / "library.md")
-    found = re.findall(r"^::: stocktrace\.(\w+)$", page, re.MULTILINE)
-    assert sorted([*found, "__version__"]) == sorted(stocktrace.__all__)
+    documented = re.findall(r"^::: stocktrace\.(\w+)$", page, re.MULTILINE)
+    assert sorted([*documented, "__version__"]) == sorted(stocktrace.__all__)
 
 
-def test_every_member_that_the_reference_names_is_there() -> None:
+def test_every_member_that_the_reference_names_exists() -> None:
     page = text_of(ROOT / "docs" / "reference" / "library.md")
     named = re.findall(
         r"^::: stocktrace\.(\w+)\n    options:\n +members: \[(.+)\]$", page, re.MULTILINE
@@ -207,12 +207,12 @@ def test_every_member_that_the_reference_names_is_there() -> None:
 
 # --- files -------------------------------------------------------------------------------------
 
-#: Where a path in a page may begin: here, at the package, and where tests of faults are.
+#: Where a path in a page may begin: here, in the package, or in the tests.
 _BEGINNINGS = (ROOT, ROOT / "stocktrace", ROOT / "tests")
 _FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*/[\w-]+\.(?:py|toml|ya?ml|json|service)")
 
 
-def test_every_file_of_the_repository_that_a_page_names_is_there() -> None:
+def test_every_file_that_a_page_names_exists() -> None:
     named = [
         (name_of(page), span)
         for page in PAGES
@@ -227,7 +227,7 @@ def test_every_file_of_the_repository_that_a_page_names_is_there() -> None:
     ] == []
 
 
-def test_every_test_that_is_run_by_its_path_is_there() -> None:
+def test_every_test_that_is_run_by_its_path_exists() -> None:
     paths = [
         (where.page, word)
         for where, words in commands()
@@ -236,7 +236,7 @@ def test_every_test_that_is_run_by_its_path_is_there() -> None:
         if word.endswith(".py")
     ]
     assert paths
-    assert [one for one in paths if not (ROOT / one[1]).is_file()] == []
+    assert [path for path in paths if not (ROOT / path[1]).is_file()] == []
 
 
 # --- links -------------------------------------------------------------------------------------
@@ -252,24 +252,24 @@ def test_every_link_within_the_repository_leads_somewhere() -> None:
     links = [(page, link) for page in PAGES for link in _LINK.findall(prose_of(page))]
     inner = [(page, link) for page, link in links if not re.match(r"\w+:", link)]
     assert len(inner) > 50
-    dead = []
+    broken = []
     for page, link in inner:
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         known = target.is_relative_to(ROOT) and target.exists()
         if not known or (anchor and anchor not in anchors(target)):
-            dead.append(f"{name_of(page)}: {link}")
-    assert dead == []
+            broken.append(f"{name_of(page)}: {link}")
+    assert broken == []
 
 
 # --- the site ----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_the_site_builds_and_nothing_is_amiss(tmp_path: Path) -> None:
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     for needed in ("material", "mkdocstrings"):
         pytest.importorskip(needed, reason="the tools of `make docs` are not installed")
-    # As `make docs` does: run as a module, mkdocs would stand in the usage of our commands.
+    # As `make docs` does: run as a module, mkdocs would be in the usage of our commands.
     mkdocs = Path(sys.executable).parent / "mkdocs"
     done = subprocess.run(
         [mkdocs, "build", "--site-dir", tmp_path / "site"], cwd=ROOT, check=False, text=True,

@@ -1,7 +1,7 @@
-"""What is read may hold anything: nothing but our own errors, and never a wrong row.
+"""Input may hold anything: readers return no wrong row and raise only errors of ours.
 
-Each reader is compared with one that was written for it here, slow and plain, on bytes that are
-arbitrary or were whole and then cut, glued, flipped and mixed.
+Each reader is compared with a slow and plain one that is written here, on bytes that are arbitrary,
+or valid and then cut, joined, flipped and mixed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FRAMES = [
 
 @st.composite
 def mutations(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
-    """One of ``wholes`` after some harm; sometimes anything at all."""
+    """One of ``wholes``, damaged; sometimes anything at all."""
     data = bytearray(draw(st.sampled_from(wholes)))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
@@ -75,7 +75,7 @@ def mutations(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
 
 
 class Exact(str):
-    """A JSON number, as it stands."""
+    """A JSON number, as it is written."""
 
     __slots__ = ()
 
@@ -133,7 +133,7 @@ def by_plain_reading(data: bytes) -> list[Trade]:
 @example([b'{"type":"trade","data":[{"s":"A","p":1,"t":1,"v":1}],"data":[]}'])
 @example([b"[" * 100_000])
 @example([b'{"a":' * 50_000])
-def test_of_any_frames_each_gives_the_trades_that_a_plain_reading_gives(
+def test_any_frames_decode_to_the_trades_of_a_plain_reading(
     frames: list[bytes],
 ) -> None:
     decoded = protocol.decode(frames)
@@ -157,7 +157,7 @@ TEXTS = st.one_of(
 
 
 def ours(read: Callable[[], Any]) -> Any:
-    """What it gives, or ``None`` if it says in an error of ours that it cannot."""
+    """Return the result of ``read``, or ``None`` if it raises an error of ours."""
     try:
         return read()
     except LayoutError:
@@ -165,7 +165,7 @@ def ours(read: Callable[[], Any]) -> Any:
 
 
 @given(TEXTS)
-def test_a_name_is_read_back_to_what_writes_it_or_refused(name: str) -> None:
+def test_a_file_name_is_parsed_and_written_again_or_refused(name: str) -> None:
     ticker = ours(lambda: decode_ticker(name))
     if ticker is not None:
         assert encode_ticker(ticker) == name
@@ -184,7 +184,7 @@ def test_a_name_is_read_back_to_what_writes_it_or_refused(name: str) -> None:
 
 
 @given(TEXTS, TEXTS)
-def test_no_two_tickers_have_one_name_and_none_leaves_its_folder(one: str, other: str) -> None:
+def test_two_tickers_never_share_a_name_and_stay_in_their_folder(one: str, other: str) -> None:
     if not all(text and is_text(text) for text in (one, other)):
         return
     assert (encode_ticker(one) == encode_ticker(other)) == (one == other)
@@ -198,7 +198,7 @@ def test_no_two_tickers_have_one_name_and_none_leaves_its_folder(one: str, other
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all examples: each writes the same file anew."""
+    """One folder for all examples: each writes the same file again."""
     return tmp_path_factory.mktemp("fuzz")
 
 
@@ -218,7 +218,7 @@ TAPES = tape_texts()
 
 
 def lines_by_plain_reading(data: bytes) -> tuple[list[tuple[int, Any]], int, int]:
-    """Entries (a frame, or a mark's name and facts), lines that are none, bytes of a torn one."""
+    """Entries (a frame, or a mark's name and facts), invalid lines, bytes of a torn one."""
     *lines, torn = data.split(b"\n")
     entries: list[tuple[int, Any]] = []
     bad = 0
@@ -257,7 +257,7 @@ def read_tape(path: Path) -> tuple[list[tuple[int, Any]], TapeReader]:
 @example(b"1\t#x " + b"[" * 100_000 + b"\n")
 @example(b"1\t#x []\n2\t#x 5\n3\t#x null\n")
 @example(b"9223372036854775808\tx\n9223372036854775807\ty\n")
-def test_of_any_tape_every_line_is_what_a_plain_reading_says(folder: Path, data: bytes) -> None:
+def test_any_tape_is_read_as_by_a_plain_reading(folder: Path, data: bytes) -> None:
     path = folder / "a.tape"
     path.write_bytes(data)
     wanted, bad, torn = lines_by_plain_reading(data)
@@ -275,7 +275,7 @@ ARCHIVES = [zstandard.ZstdCompressor(write_checksum=True).compress(text * 20) fo
 
 
 @given(mutations(ARCHIVES) | st.binary(max_size=200))
-def test_of_any_archived_tape_nothing_is_read_that_was_not_on_it(folder: Path, data: bytes) -> None:
+def test_a_damaged_archive_yields_only_lines_that_were_on_it(folder: Path, data: bytes) -> None:
     path = folder / "a.tape.zst"
     path.write_bytes(data)
     found, reader = read_tape(path)
@@ -316,7 +316,7 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?Z")
 
 
 def row_of(fields: list[str]) -> tuple[Any, ...] | None:
-    """A line's row by a plain reading, ``None`` if it is none."""
+    """Return a line's row by a plain reading, ``None`` if it is not valid."""
     if len(fields) != 6:
         return None
     try:
@@ -334,7 +334,7 @@ def moment_of(text: str) -> datetime:
 @example(HEADER + b"AAPL,2026-11-23 14:30:00.123Z,2026-11-23 14:30:00.123456Z,1.5,100,1\r\n")
 @example(HEADER + b"\n\n")
 @example(HEADER + b"AAPL,,,,,\n")
-def test_of_any_segment_every_row_is_a_line_or_nothing_is_read(folder: Path, data: bytes) -> None:
+def test_any_segment_is_read_line_by_line_or_refused(folder: Path, data: bytes) -> None:
     path = folder / "a.csv"
     path.write_bytes(data)
     try:
@@ -356,7 +356,7 @@ def any_is_nan(rows: list[dict[str, Any]]) -> bool:
 
 
 @given(mutations(SEGMENTS))
-def test_of_any_segment_a_file_is_published_with_its_rows_or_none_is(
+def test_any_segment_is_published_with_all_its_rows_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
     layout = Layout(tmp_path_factory.mktemp("data"))
@@ -388,7 +388,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @given(st.data())
-def test_of_any_parquet_file_what_is_read_has_the_rows_or_an_error_is_ours(
+def test_any_parquet_file_returns_its_rows_or_an_error_of_ours(
     folder: Path, published: bytes, data: st.DataObject
 ) -> None:
     path = folder / "a.parquet"

@@ -1,4 +1,4 @@
-"""CSV files, archives and data folders of others: they name no place of ours and stay small."""
+"""Third-party CSV, archives and data folders: they cannot leave their folder or fill the memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.test_security import ESCAPE, STEERING
 FORMULA = "=cmd|'/x'!A1"
 
 
-def test_a_csv_of_others_can_name_no_place_and_run_no_formula_here(
+def test_a_third_party_csv_cannot_leave_its_folder_or_run_a_formula(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     symbols = ["../../outside", "=cmd|'/c calc'!A1", ESCAPE, "<script>boom()</script>", "-1", "@A"]
@@ -65,7 +65,7 @@ def test_an_archive_that_unpacks_to_one_endless_line_is_refused_in_little_memory
     assert most < 32_000_000
 
 
-def test_an_archive_with_damage_in_it_is_told_in_a_sentence(
+def test_a_damaged_archive_is_reported_in_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "damaged.csv.gz"
@@ -78,7 +78,7 @@ def test_an_archive_with_damage_in_it_is_told_in_a_sentence(
     assert "cannot be read to its end" in capsys.readouterr().err
 
 
-def test_a_session_of_others_whose_report_names_another_place_is_refused(tmp_path: Path) -> None:
+def test_an_imported_session_whose_report_names_another_folder_is_refused(tmp_path: Path) -> None:
     theirs = remains.dead(tmp_path / "theirs")
     report = json.loads(theirs.report(SESSION).read_text())
     report["windows"] = {"../../../outside": {}}

@@ -1,4 +1,4 @@
-"""What SECURITY.md promises of input that others made: names, files, requests, and our own code."""
+"""The promises of SECURITY.md about foreign input: names, files, requests, and our own code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.conftest import SESSION, Studio, brief, connected, frame, tree
 
 ROOT = Path(__file__).parents[1]
 ESCAPE = "\x1b[2J\x1b]0;taken\x07"
-#: Control characters that a terminal would obey; a line feed is none.
+#: Control characters that a terminal would obey; a line feed is harmless.
 STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
 
@@ -39,7 +39,7 @@ FORBIDDEN_CALLS = {
 
 
 def forbidden(source: str) -> Iterator[str]:
-    """What in ``source`` can run text as code, or give it to a shell."""
+    """Yield calls in ``source`` that can run text as code, or pass it to a shell."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Import(names=names):
@@ -54,7 +54,7 @@ def forbidden(source: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("folder", ["stocktrace", "flows"])
-def test_nothing_of_ours_runs_text_as_code_or_asks_a_shell(folder: str) -> None:
+def test_no_module_runs_text_as_code_or_calls_a_shell(folder: str) -> None:
     found = {
         str(path.relative_to(ROOT)): list(forbidden(path.read_text(encoding="utf-8")))
         for path in (ROOT / folder).rglob("*.py")
@@ -75,11 +75,11 @@ def test_nothing_of_ours_runs_text_as_code_or_asks_a_shell(folder: str) -> None:
         "np.load(file, allow_pickle=True)",
     ],
 )
-def test_what_is_forbidden_would_be_found(source: str) -> None:
+def test_forbidden_calls_would_be_found(source: str) -> None:
     assert list(forbidden(source))
 
 
-def test_no_page_of_ours_takes_text_for_markup_or_for_code() -> None:
+def test_no_page_treats_text_as_markup_or_code() -> None:
     ours = [
         *(ROOT / "stocktrace" / "show" / "templates").iterdir(),
         *(ROOT / "stocktrace" / "dashboard" / "static").glob("*.[jh][st]*"),
@@ -114,7 +114,7 @@ def test_no_flow_and_no_task_leaves_a_result_behind() -> None:
     assert {name: keeps for name, keeps in kept.items() if keeps is not False} == {}
 
 
-def test_a_file_of_deployments_cannot_make_objects(
+def test_a_deployment_file_cannot_create_objects(
     tmp_path: Path,
 ) -> None:
     from flows.serve import read
@@ -144,7 +144,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_session_that_leads_elsewhere_is_none(
+def test_a_session_name_that_leads_elsewhere_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
 ) -> None:
     layout = remains.dead(tmp_path / "data")
@@ -179,7 +179,7 @@ def test_a_ticker_that_looks_like_a_path_is_recorded_and_stays_within(
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
-    """Whoever may write in /tmp could have had us write over a file of ours."""
+    """A user who can write to /tmp could otherwise make us overwrite a file of ours."""
     victim, path = tmp_path / "victim", tmp_path / "stocktrace.lock"
     victim.write_text("precious")
     path.symlink_to(victim)
@@ -188,10 +188,10 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
-# --- texts that would steer a terminal ---------------------------------------------------------
+# --- texts that would control a terminal ---------------------------------------------------------
 
 
-def test_what_the_server_says_does_not_steer_the_terminal(
+def test_server_text_does_not_control_the_terminal(
     studio: Studio, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINNHUB_API_KEY", studio.key)
@@ -204,7 +204,7 @@ def test_what_the_server_says_does_not_steer_the_terminal(
     assert not STEERING.search(said)
 
 
-def test_the_name_of_a_file_does_not_steer_the_terminal(
+def test_a_file_name_does_not_control_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = remains.dead(tmp_path / "data")
@@ -220,7 +220,7 @@ def test_the_name_of_a_file_does_not_steer_the_terminal(
 # --- other users of the machine ----------------------------------------------------------------
 
 
-def test_the_files_of_a_capture_are_not_open_to_all_that_umask_keeps_out(
+def test_the_umask_decides_who_can_read_the_files_of_a_capture(
     studio: Studio, tmp_path: Path
 ) -> None:
     before = os.umask(0o077)

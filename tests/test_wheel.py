@@ -1,4 +1,4 @@
-"""What is built: a wheel and a source distribution that have all they need, and nothing else."""
+"""The wheel and the source distribution have all they need, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PATIENCE_S = 100
 
 
 def build(root: Path, folder: Path, target: str) -> Path:
-    """What ``python -m build`` makes of ``root``, without a network."""
+    """Build ``root`` as ``python -m build`` does, without a network."""
     words = ["-m", "hatchling", "build", "--target", target, "--directory", str(folder)]
     subprocess.run(
         [sys.executable, *words], cwd=root, check=True, capture_output=True, timeout=PATIENCE_S
@@ -53,7 +53,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as it is installed, without what it depends on."""
+    """The wheel as it is installed, without its dependencies."""
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run(
@@ -64,8 +64,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, *words: str) -> str:
-    """What the installed package says, run far away from its sources."""
-    # Without coverage: what it would count are files that will be gone.
+    """Run the installed package far away from its sources, and return its output."""
+    # Without coverage, which would count files that are deleted afterwards.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     done = subprocess.run(
         [sys.executable, *words], cwd=installed.parent, capture_output=True, text=True,
@@ -102,7 +102,7 @@ def test_the_wheel_has_every_file_of_our_packages_and_nothing_else(wheel: Path) 
     }  # fmt: skip
 
 
-def test_the_wheel_has_what_no_import_would_miss(wheel: Path) -> None:
+def test_the_wheel_has_files_that_no_import_would_miss(wheel: Path) -> None:
     assert {
         "stocktrace/py.typed",
         "flows/py.typed",
@@ -113,7 +113,7 @@ def test_the_wheel_has_what_no_import_would_miss(wheel: Path) -> None:
     } <= names(wheel)
 
 
-def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+def test_the_wheel_has_its_metadata(wheel: Path) -> None:
     found = metadata(wheel)
     assert (found["Name"], found["Version"]) == ("stocktrace", __version__)
     assert found["License-Expression"] == "Apache-2.0"
@@ -124,7 +124,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)} <= set(kinds)
 
 
-def test_the_version_stands_once() -> None:
+def test_the_version_is_in_one_place() -> None:
     assert PROJECT["dynamic"] == ["version"]
     assert "version" not in PROJECT
 
@@ -178,7 +178,7 @@ def test_the_source_distribution_makes_the_same_wheel(
         }
 
 
-def test_the_source_distribution_has_what_checks_it_and_no_caches(source: Path) -> None:
+def test_the_source_distribution_has_the_tests_and_no_caches(source: Path) -> None:
     with tarfile.open(source) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
     needed = {
@@ -200,7 +200,7 @@ def test_the_source_distribution_has_what_checks_it_and_no_caches(source: Path) 
 
 
 def required() -> dict[str, set[str]]:
-    """The packages of others that we ask for, by group; ``core`` is what a plain install takes."""
+    """The third-party packages that we require, by group; ``core`` is a plain install."""
     groups = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
     return {
         group: {str(canonicalize_name(Requirement(text).name)) for text in texts} - {"stocktrace"}

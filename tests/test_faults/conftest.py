@@ -1,4 +1,4 @@
-"""What the 45 stories share: quick settings, clocks that lie, dead sessions, captures that die."""
+"""Shared by the stories: quick settings, wrong clocks, crashed sessions, captures to kill."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ QUICK = {
     "backoff_cap": "50ms",
     "backoff_floor": "10ms",
 }
-#: How late a dead connection is noticed and replaced with these, in seconds.
+#: How soon a stalled connection is noticed and replaced with these, in seconds.
 QUICK_BOUND = 0.3 + 0.3 + 2 * 0.25 + 0.05
 PART = WindowId(SESSION, WINDOW)
 
@@ -123,7 +123,7 @@ def record(
     until: datetime | None = None,
     **given: Any,
 ) -> SessionReport:
-    """Capture again and again in one test, with any clock; quick unless told otherwise."""
+    """Capture, as often as a test needs, with any clock; with quick settings by default."""
     handle = CaptureControl()
     return capture(
         tickers,
@@ -138,7 +138,7 @@ def record(
     )
 
 
-def dead_session(
+def crashed_session(
     data_dir: Path,
     frames: Sequence[bytes] = (),
     *,
@@ -146,7 +146,7 @@ def dead_session(
     tickers: Sequence[str] = ("AAPL",),
     stamp: int = NOON,
 ) -> Path:
-    """The tape of a session that died while it listened, its frames a second apart."""
+    """The tape of a session that crashed while it listened, its frames a second apart."""
     tape = TapeWriter(Layout(data_dir).tape(part))
     tape.mark(TapeMark(stamp, "tape", {"connected": False, "tickers": list(tickers)}))
     tape.mark(TapeMark(stamp, "connected", {"tickers": list(tickers)}))
@@ -161,7 +161,7 @@ def trades_of(prices: Sequence[float], symbol: str = "AAPL") -> list[Trade]:
 
 
 def recorded(prices: Sequence[float]) -> list[tuple[int, float, float, str]]:
-    """As ``published`` gives the trades of ``frame``."""
+    """The trades of ``frame`` as ``published`` returns them."""
     return [(NOON // 10**6, float(price), 100.0, "1") for price in prices]
 
 

@@ -1,4 +1,4 @@
-"""All at once, at random: whatever the exchange does, the books balance and nothing is lost."""
+"""All faults at random: whatever the server does, the books balance and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FAULTS.md 19, 20, 33-36: clocks that are set, days that end, days that are shorter."""
+"""Stories 19, 20 and 33 to 36: clocks that are set, days that end, days that are shorter."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from tests.waiting import eventually
 NEW_YORK = ZoneInfo("America/New_York")
 
 
-def test_19_a_loss_in_which_the_clock_is_set_back_is_a_gap_all_the_same(
+def test_19_a_gap_in_which_the_clock_is_set_back_is_still_a_gap(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hands = Hands(at("2026-11-24T14:30:00"))
@@ -143,7 +143,7 @@ def test_20_a_clock_that_is_set_changes_no_timer(studio: Studio, step: float) ->
     assert published(studio.data_dir) == {"AAPL": recorded(range(1, 11))}
 
 
-def test_33_a_burst_across_midnight_is_parted_exactly(studio: Studio) -> None:
+def test_33_a_burst_across_midnight_is_split_exactly(studio: Studio) -> None:
     # The next one, for a market's trades happen now.
     midnight = (time.time_ns() // NS_PER_DAY + 1) * NS_PER_DAY
     hands = Hands(midnight - SECOND)
@@ -174,7 +174,7 @@ def test_33_a_burst_across_midnight_is_parted_exactly(studio: Studio) -> None:
         ("2026-11-01", "2026-11-01T01:30-04:00", "2026-11-01T21:00+00:00", 25),
     ],
 )
-def test_34_on_the_days_of_other_lengths_times_mean_what_new_york_means(
+def test_34_on_days_with_a_clock_change_times_follow_new_york(
     day: str, now: str, close: str, hours: int
 ) -> None:
     here = datetime.fromisoformat(now).astimezone(NEW_YORK)
@@ -193,7 +193,7 @@ def test_34_on_the_days_of_other_lengths_times_mean_what_new_york_means(
     assert len(set(names)) == len(names) == hours * 6
 
 
-def test_34_the_hour_that_comes_twice_has_files_of_its_own(
+def test_34_the_repeated_hour_has_its_own_files(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "America/New_York")
@@ -214,9 +214,9 @@ def test_34_the_hour_that_comes_twice_has_files_of_its_own(
     assert findings(studio.data_dir) == []
 
 
-def test_35_a_suspended_process_wakes_and_tells_the_gap(studio: Studio, launch: Launch) -> None:
+def test_35_a_suspended_process_wakes_and_records_the_gap(studio: Studio, launch: Launch) -> None:
     # What a person would call a pause is 5 s; a test has no time for that.
-    before = "from stocktrace import pulse; pulse.PAUSE_S = 0.8"
+    before = "from stocktrace import clock; clock.PAUSE_S = 0.8"
     with studio.exchange(SyntheticMarket(rate=200), ping_period=0.05, settle=0.05) as exchange:
         process = launch(exchange, before=before, roll_interval="1s", flush_interval="100ms")
         eventually(lambda: list(studio.data_dir.glob("tape/*/*_00002.tape")))
@@ -242,8 +242,8 @@ def gaps(data_dir: Path) -> list[dict[str, str]]:
     return events(data_dir, "gap")
 
 
-def test_35_a_machine_that_slept_for_a_day_ends_what_is_over(studio: Studio) -> None:
-    """Linux's monotonic clock stands still meanwhile; the wall clock does not."""
+def test_35_a_machine_that_slept_for_a_day_ends_a_capture_past_its_end(studio: Studio) -> None:
+    """Linux's monotonic clock does not run in the meantime; the wall clock does."""
     hands = Hands(at("2026-11-24T15:00:00"))
 
     def scenario(exchange: Simulator) -> Scenario:
@@ -279,7 +279,7 @@ def test_36_until_close_ends_at_one_on_a_half_day(studio: Studio) -> None:
     assert report.ended is not None
     assert 0 <= (report.ended - session.closes).total_seconds() < SLACK
     assert published(studio.data_dir) == {"AAPL": recorded(range(1, 6))}
-    # The long afternoon after it, and Thanksgiving before it, are no silence of a stock.
+    # The afternoon after the close, and Thanksgiving before it, do not make a stock silent.
     for begin, end in (
         ("2026-11-27T18:00", "2026-11-28T00:00"),
         ("2026-11-26T09", "2026-11-26T23"),
@@ -288,7 +288,7 @@ def test_36_until_close_ends_at_one_on_a_half_day(studio: Studio) -> None:
         assert find_silent(["AAPL", "BRK.B"], {}, *times) == {}
 
 
-def test_36_a_holiday_is_told_and_skipped() -> None:
+def test_36_a_holiday_is_reported_and_skipped() -> None:
     for day in ("2026-05-25", "2026-11-26", "2026-11-28"):  # Memorial Day, Thanksgiving, a Saturday
         with pytest.raises(StocktraceError, match=r"closed today[:;] its next session opens"):
             session_close(datetime.fromisoformat(f"{day}T10:00-05:00"))

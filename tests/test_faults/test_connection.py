@@ -1,4 +1,4 @@
-"""FAULTS.md 1-14: what a connection can do to a recorder."""
+"""Stories 1 to 14: failures of a connection."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def reconnects(exchange: Simulator) -> Scenario:
     yield reconnected()
 
 
-def test_06_growing_lag_is_told_as_it_is(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_06_growing_lag_is_reported(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stocktrace.live.session.STALENESS_INTERVAL_S", 0.05)
 
     def scenario() -> Scenario:
@@ -186,7 +186,7 @@ def stamped(
     ]
 
 
-def test_07_an_illiquid_ticker_is_no_reason_to_reconnect(studio: Studio) -> None:
+def test_07_an_illiquid_ticker_causes_no_reconnect(studio: Studio) -> None:
     def scenario(exchange: Simulator) -> Scenario:
         yield trades(1)
         beats = exchange.sent_frames
@@ -248,7 +248,7 @@ def connections_to(port: int) -> int:
     )
 
 
-def test_08_too_many_dials_are_waited_out_for_minutes(studio: Studio) -> None:
+def test_08_after_too_many_dials_it_waits_for_minutes(studio: Studio) -> None:
     def scenario() -> Scenario:
         yield lambda _: bool(events(studio.data_dir, "retry"))
         yield lambda status: status.elapsed_s > 1.0
@@ -274,7 +274,7 @@ def test_09_a_clean_close_is_not_the_end(studio: Studio, code: int) -> None:
     assert published(studio.data_dir) == {"AAPL": recorded(range(1, 21))}
 
 
-def test_10_a_server_gone_for_good_fails_the_run_and_keeps_the_catch(studio: Studio) -> None:
+def test_10_a_server_that_stays_away_fails_the_run_and_keeps_the_trades(studio: Studio) -> None:
     exchange = studio.exchange(ScriptedSource(numbered(20)), settle=0.05).start()
 
     def scenario() -> Scenario:
@@ -291,7 +291,7 @@ def test_10_a_server_gone_for_good_fails_the_run_and_keeps_the_catch(studio: Stu
     assert findings(studio.data_dir) == []
 
 
-def test_11_after_a_drop_all_tickers_are_asked_for_again(studio: Studio) -> None:
+def test_11_after_a_drop_all_tickers_are_subscribed_again(studio: Studio) -> None:
     tickers = ["AAPL", "MSFT", "BINANCE:BTCUSDT", "OANDA:EUR_USD"]
     with studio.exchange(faults=[Fault("drop", after_seconds=0.2)]) as exchange:
         report = record(studio, exchange, reconnects(exchange), tickers)
@@ -331,7 +331,7 @@ def test_12_many_drops_leak_no_socket_and_no_thread(studio: Studio, drops: int) 
     assert report.books.trades >= drops
 
 
-def test_13_each_drop_is_told_once_in_the_log_and_in_the_gaps(studio: Studio) -> None:
+def test_13_each_drop_is_reported_once_in_the_log_and_in_the_gaps(studio: Studio) -> None:
     def scenario() -> Scenario:
         yield reconnected(20)
 
@@ -370,8 +370,8 @@ def test_14_a_second_capture_with_the_key_is_refused_and_harms_nothing(studio: S
     assert published(studio.data_dir) == sent(all_sent(exchange))
 
 
-def test_14_a_key_in_use_on_another_host_is_suspected_aloud(studio: Studio) -> None:
-    """No lock of ours can know; that connections die young can be seen."""
+def test_14_a_key_in_use_on_another_host_is_reported_as_likely(studio: Studio) -> None:
+    """No lock of ours can know, but short connections can be seen."""
 
     def scenario() -> Scenario:
         yield lambda _: bool(events(studio.data_dir, "notice"))

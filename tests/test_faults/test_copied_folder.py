@@ -1,4 +1,4 @@
-"""FAULTS.md 62: a data folder that is copied while it records, and once more afterwards."""
+"""Story 62: a data folder that is copied while it records, and once more afterwards."""
 
 from __future__ import annotations
 

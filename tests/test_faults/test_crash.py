@@ -1,4 +1,4 @@
-"""FAULTS.md 21-27, 41, 44: what dies in the middle, and what is found afterwards."""
+"""Stories 21 to 27, 41 and 44: crashes, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.dying import Run
 from tests.test_faults.conftest import (
     PART,
     Launch,
-    dead_session,
+    crashed_session,
     findings,
     numbered,
     record,
@@ -52,8 +52,8 @@ FRAMES = [frame(("AAPL", n)) for n in range(1, 6)]
 
 
 def sealed(data_dir: Path, prices: range = range(1, 6)) -> Path:
-    """A sealed segment with its tape, as a session leaves it that dies before it publishes."""
-    dead_session(data_dir, [frame(("AAPL", n)) for n in prices])
+    """A sealed segment with its tape, as a session leaves it that crashes before it publishes."""
+    crashed_session(data_dir, [frame(("AAPL", n)) for n in prices])
     rebuild_window(Layout(data_dir), PART)
     return Layout(data_dir).csv("AAPL", PART)
 
@@ -62,7 +62,7 @@ def temporaries(data_dir: Path) -> list[str]:
     return [name for name in tree(data_dir) if name.endswith((".tmp", ".open"))]
 
 
-# Deaths in the middle of a conversion: what is patched dies instead, in a process of its own.
+# Crashes in the middle of a conversion: the patched call kills its process instead.
 DEATHS = {
     "before the first row": "parquet.pq.ParquetWriter.write_table = die",
     "before the footer": "parquet.pq.ParquetWriter.close = die",
@@ -91,10 +91,10 @@ def die_converting(run: Run, data_dir: Path, patch: str, number: signal.Signals)
     assert run(program, data_dir) == -number
 
 
-def test_21_a_tape_torn_at_any_byte_gives_no_wrong_row_and_says_what_it_lost(
+def test_21_a_tape_torn_at_any_byte_has_no_wrong_row_and_reports_the_loss(
     tmp_path: Path,
 ) -> None:
-    text = dead_session(tmp_path / "whole", FRAMES[:3]).read_bytes()
+    text = crashed_session(tmp_path / "whole", FRAMES[:3]).read_bytes()
     lines = text.splitlines(keepends=True)
     begin = len(text) - len(lines[-1]) - len(lines[-2])
     tape = tmp_path / "torn.tape"
@@ -115,7 +115,7 @@ def test_21_a_tape_torn_at_any_byte_gives_no_wrong_row_and_says_what_it_lost(
     # The same through all of a recovery: around the line feeds, and in the last number.
     for end in (begin, begin + 1, text.rindex(b'"p":3') + 5, len(text) - 1, len(text)):
         root = tmp_path / f"cut{end}"
-        tape = dead_session(root, [])
+        tape = crashed_session(root, [])
         tape.write_bytes(text[:end])
         complete = text[:end].count(b"\n") - 2
         torn = text[:end].rpartition(b"\n")[2]
@@ -126,14 +126,14 @@ def test_21_a_tape_torn_at_any_byte_gives_no_wrong_row_and_says_what_it_lost(
         assert aside.read_bytes() == torn if torn else not aside.exists()
 
 
-def test_21_a_csv_torn_at_any_byte_is_not_believed(tmp_path: Path) -> None:
+def test_21_a_csv_torn_at_any_byte_is_refused(tmp_path: Path) -> None:
     segment = sealed(tmp_path, range(1, 4))
     text = segment.read_bytes()
     rows = 0
     for end in range(len(text) - 1, 0, -1):
         segment.write_bytes(text[:end])
         if text[:end].endswith(b"\n") and text[:end].count(b"\n") > 1:
-            rows += 1  # it lost whole rows, which only a comparison with the tape can tell
+            rows += 1  # it lost whole rows, which only a comparison with the tape can show
             continue
         with pytest.raises(ConversionError):
             parquet.publish_segment(Layout(tmp_path), segment)
@@ -144,7 +144,7 @@ def test_21_a_csv_torn_at_any_byte_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_22_a_torn_tail_is_set_aside_before_anything_is_added(studio: Studio) -> None:
-    tape = dead_session(studio.data_dir, FRAMES)
+    tape = crashed_session(studio.data_dir, FRAMES)
     text = tape.read_bytes()
     tape.write_bytes(text[:-7])
     log = Layout(studio.data_dir).audit
@@ -156,7 +156,7 @@ def test_22_a_torn_tail_is_set_aside_before_anything_is_added(studio: Studio) ->
     (rows,) = published(studio.data_dir).values()
     assert sorted(rows) == recorded([1, 2, 3, 4, *range(6, 11)])
     assert tape.with_suffix(".torn").read_bytes() == text.splitlines()[-1][:-6]
-    # The log's torn line stands alone, and is told; what was added to it is whole.
+    # The log's torn line has a line of its own and is reported; lines added later are complete.
     assert [line.endswith('"}') for line in log.read_text().splitlines()[:3]] == [True, False, True]
     assert len(list(audit.check_audit_log(log))) == 1
 
@@ -205,7 +205,7 @@ def test_24_a_truncated_file_is_not_accepted_because_it_exists(tmp_path: Path, c
 def test_25_of_a_truncated_tape_every_complete_line_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tape = dead_session(tmp_path, [frame(("AAPL", n)) for n in range(1, 5001)])
+    tape = crashed_session(tmp_path, [frame(("AAPL", n)) for n in range(1, 5001)])
     lines = tape.read_bytes().splitlines(keepends=True)
     kept, torn = b"".join(lines[:4902]), lines[4902][:50]  # with the two marks 4,900 trades
     tape.write_bytes(kept + torn)
@@ -221,7 +221,7 @@ def test_25_of_a_truncated_compressed_tape_every_complete_line_is_kept(
     tmp_path: Path, ending: str
 ) -> None:
     # Prices that do not repeat: something that no compressor makes one block of.
-    tape = dead_session(tmp_path, [frame(("AAPL", n * 1.000_37)) for n in range(1, 20_001)])
+    tape = crashed_session(tmp_path, [frame(("AAPL", n * 1.000_37)) for n in range(1, 20_001)])
     whole = tape.read_bytes()
     packed = tape.with_name(tape.name + ending)
     if ending == ".gz":
@@ -238,11 +238,11 @@ def test_25_of_a_truncated_compressed_tape_every_complete_line_is_kept(
     assert reader.invalid_lines == 0
 
 
-def test_25_a_truncated_archive_is_told_and_costs_nothing_that_was_published(
+def test_25_a_truncated_archive_is_reported_and_published_data_stays(
     tmp_path: Path,
 ) -> None:
     layout = Layout(tmp_path)
-    dead_session(tmp_path, FRAMES)
+    crashed_session(tmp_path, FRAMES)
     recover(layout)
     archived = layout.archived_tape(PART)
     archived.write_bytes(archived.read_bytes()[:-20])
@@ -252,7 +252,7 @@ def test_25_a_truncated_archive_is_told_and_costs_nothing_that_was_published(
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
 
 
-def test_25_a_truncated_csv_is_told_and_had_from_the_tape(tmp_path: Path) -> None:
+def test_25_a_truncated_csv_is_reported_and_rebuilt_from_the_tape(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     segment = sealed(tmp_path)
     whole = segment.read_bytes()
@@ -353,11 +353,11 @@ def sessions(data_dir: Path) -> list[Path]:
     return sorted(Layout(data_dir).sessions.glob("*.json"))
 
 
-def test_44_what_a_dead_session_left_is_published_while_the_next_begins(studio: Studio) -> None:
+def test_44_data_of_a_crashed_session_is_published_while_the_next_begins(studio: Studio) -> None:
     layout = Layout(studio.data_dir)
     segment = sealed(studio.data_dir)  # one window sealed, not converted …
     later = type(PART)(SESSION, "20261123T143100Z_00002")
-    dead_session(studio.data_dir, [frame(("AAPL", n)) for n in (6, 7)], part=later)  # … one open
+    crashed_session(studio.data_dir, [frame(("AAPL", n)) for n in (6, 7)], part=later)  # … one open
     assert segment.exists()
 
     def scenario(exchange) -> Scenario:

@@ -1,4 +1,4 @@
-"""FAULTS.md 15-18, 32, 37-40: what a server can send, and how fast."""
+"""Stories 15 to 18, 32 and 37 to 40: what a server can send, and how fast."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def files_published(data_dir: Path, count: int) -> Callable[[CaptureStatus], boo
     ],
     ids=["x2 in a frame", "x3 in a frame", "x2 in the next", "x3 in the next", "both"],
 )
-def test_15_copies_and_twins_are_all_kept(studio: Studio, faults: list[Fault]) -> None:
+def test_15_duplicates_and_equal_trades_are_all_kept(studio: Studio, faults: list[Fault]) -> None:
     market = SyntheticMarket(flat_out=True, trades=500)
     with studio.exchange(market, faults, settle=0.05) as exchange:
         report = record(studio, exchange, played(exchange), ["AAPL", "MSFT"])
@@ -65,7 +65,7 @@ def test_15_copies_and_twins_are_all_kept(studio: Studio, faults: list[Fault]) -
     assert findings(studio.data_dir) == []
 
 
-def test_16_late_and_disordered_prints_keep_their_order_across_rolls(studio: Studio) -> None:
+def test_16_late_and_disordered_trades_keep_their_order_across_rolls(studio: Studio) -> None:
     seen: dict[str, tuple[int, bytes]] = {}
 
     def scenario(exchange: Simulator) -> Scenario:
@@ -155,7 +155,7 @@ def test_32_a_slow_schema_blocks_nothing_and_loses_nothing(
     assert findings(studio.data_dir) == []
 
 
-def test_37_any_name_is_stored_apart_reversibly_and_inside(studio: Studio) -> None:
+def test_37_any_name_is_stored_reversibly_and_inside_the_folder(studio: Studio) -> None:
     names = ["BINANCE:BTCUSDT", "A/B", "A:B", "A-B", "A B", "..", "...", "../../up", "CON", "nul",
              "com1.x", "^GSPC", "IC MARKETS:1", "7203", "a", "A", "L" * 200]  # fmt: skip
     script = [(n, frame((name, n), (name, n + 0.5))) for n, name in enumerate(names, 1)]
@@ -231,7 +231,7 @@ def test_39_odd_frames_are_counted_and_kept_and_harm_no_trade(studio: Studio) ->
     assert findings(studio.data_dir) == []
 
 
-def test_40_one_bad_row_of_a_thousand_is_put_aside(studio: Studio) -> None:
+def test_40_one_bad_row_of_a_thousand_is_quarantined(studio: Studio) -> None:
     rows = [("AAPL", float(n)) for n in range(1, 1001)]
     script = [(n, frame(*rows[n * 10 : n * 10 + 10])) for n in range(100)]
     faults = [Fault("bad-row", after_trades=500)]
@@ -251,7 +251,7 @@ def test_40_one_bad_row_of_a_thousand_is_put_aside(studio: Studio) -> None:
     assert findings(studio.data_dir) == []
 
 
-def test_40_a_row_that_only_the_schema_refuses_is_put_aside(studio: Studio) -> None:
+def test_40_a_row_that_only_the_schema_refuses_is_quarantined(studio: Studio) -> None:
     """A row that only the schema refuses: the price is a number, and none."""
     script = [(1, frame(("AAPL", 1), ("AAPL", -1), ("AAPL", 2)))]
     with studio.exchange(ScriptedSource(script), settle=0.05) as exchange:

@@ -1,4 +1,4 @@
-"""FAULTS.md 102: a capture that ends while it dials."""
+"""Story 102: a capture that ends while it dials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.test_faults.conftest import Launch, Process, findings, record, report
 from tests.waiting import eventually
 
 PATIENT: dict[str, Any] = {"handshake_timeout": "60s"}
-#: Has the lookup of any name take for ever; tells by a file that it has begun.
+#: A name lookup that never ends; it creates a file when it begins.
 BLACK_HOLE = """
 import pathlib, socket, threading
 def getaddrinfo(*_, **__):
@@ -33,7 +33,7 @@ socket.getaddrinfo = getaddrinfo
 
 @dataclass(slots=True)
 class Silence:
-    """A server that never answers: its address, and how it is seen that it is waited for."""
+    """A server that never answers: its address, and how to see that a process waits for it."""
 
     url: str
     waits: Callable[[Process], object]
@@ -62,7 +62,7 @@ def silences(sockets: ExitStack, folder: Path) -> dict[str, Silence]:
 
 
 def dials(pid: int, port: int) -> bool:
-    """Whether a process waits for an answer of ``port``."""
+    """Return true while a process waits for an answer of ``port``."""
     return any(
         each.status == psutil.CONN_SYN_SENT and each.raddr[1] == port
         for each in psutil.Process(pid).net_connections("tcp")
@@ -70,7 +70,7 @@ def dials(pid: int, port: int) -> bool:
 
 
 def nothing_false(report: SessionReport, said: str) -> None:
-    """Nothing came: neither is the feed blamed, nor is anything said to be on the tape."""
+    """Nothing arrived: the feed is not blamed, and the tape is not said to hold anything."""
     assert (report.spilled, report.notices, report.books.frames) == ({}, [], 0)
     for word in ("did not end", "tape", "verify", "faster than", "left behind", "Traceback"):
         assert word not in said
@@ -107,7 +107,7 @@ def test_102_a_signal_in_a_dial_interrupts(
 
 
 @pytest.mark.parametrize("step", ["name lookup", "TCP", "proxy", "TLS", "handshake"])
-def test_102_a_dial_at_the_end_of_its_time_is_what_the_report_says(
+def test_102_a_dial_at_the_end_time_is_reported_as_not_connected(
     studio: Studio,
     sockets: ExitStack,
     tmp_path: Path,

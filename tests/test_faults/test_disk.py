@@ -1,4 +1,4 @@
-"""FAULTS.md 28, 30, 31: disks that refuse, fill up and rot."""
+"""Stories 28, 30 and 31: disks that refuse, fill up and rot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.test_faults.conftest import (
     PART,
     SLACK,
     all_sent,
-    dead_session,
+    crashed_session,
     findings,
     record,
     report_of,
@@ -61,7 +61,7 @@ def broken(call: Callable[..., int | None], ending: str) -> Callable[..., int | 
     ],
     ids=lambda value: value,
 )
-def test_28_a_disk_that_gives_errors_fails_the_run_within_5_s(
+def test_28_a_disk_with_errors_fails_the_run_within_5_s(
     studio: Studio, monkeypatch: pytest.MonkeyPatch, call: str, ending: str
 ) -> None:
     began = 0.0
@@ -96,7 +96,7 @@ def test_28_a_disk_that_gives_errors_fails_the_run_within_5_s(
     }
 
 
-def test_28_a_window_that_cannot_be_opened_is_no_lost_connection(
+def test_28_a_window_that_cannot_be_opened_is_not_a_disconnect(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The feed's thread writes the tape: its errors must not be taken for the socket's."""
@@ -205,7 +205,7 @@ def enough() -> Scenario:
     yield trades(100)
 
 
-def test_30_the_capture_ends_in_order_before_the_disk_is_full(studio: Studio, small: Small) -> None:
+def test_30_the_capture_stops_cleanly_before_the_disk_is_full(studio: Studio, small: Small) -> None:
     studio.data_dir = small.root / "data"
     with studio.exchange(SyntheticMarket(rate=3000), settle=0.05) as exchange:
         with pytest.raises(DiskFull):
@@ -241,7 +241,7 @@ def verified(data_dir: Path, capsys: pytest.CaptureFixture[str], *flags: str) ->
 
 
 def read_as(path: Path) -> object:
-    """All that a reader goes by in a Parquet file: rows and statistics."""
+    """All that a reader relies on in a Parquet file: rows and statistics."""
     try:
         facts = pq.read_metadata(path)
         columns = [
@@ -258,11 +258,11 @@ def read_as(path: Path) -> object:
 FRAMES = [frame(("AAPL", n), ("AAPL", n + 0.25)) for n in range(1, 21)]
 
 
-def test_31_verify_names_a_parquet_file_that_reads_otherwise(
+def test_31_verify_names_a_parquet_file_with_other_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = Layout(tmp_path)
-    dead_session(tmp_path, FRAMES)
+    crashed_session(tmp_path, FRAMES)
     recover(layout)
     path = layout.parquet("AAPL", PART)
     text, whole, named = path.read_bytes(), read_as(path), 0
@@ -281,11 +281,11 @@ def test_31_verify_names_a_parquet_file_that_reads_otherwise(
 
 
 @pytest.mark.parametrize("kind", ["csv", "archive", "quarantine"])
-def test_31_verify_names_the_file_that_rotted(
+def test_31_verify_names_the_file_with_bit_rot(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     layout = Layout(tmp_path)
-    dead_session(tmp_path, [*FRAMES, frame(("AAPL", -1))])
+    crashed_session(tmp_path, [*FRAMES, frame(("AAPL", -1))])
     if kind == "csv":
         rebuild_window(layout, PART)
     else:
@@ -303,12 +303,12 @@ def test_31_verify_names_the_file_that_rotted(
         assert f"{path}: " in shown
 
 
-def test_31_verify_tells_of_a_tape_that_rotted(
+def test_31_verify_reports_a_tape_with_bit_rot(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One that is not compressed has no checksum: it tells another story than its views."""
+    """A tape that is not compressed has no checksum: it differs from its views."""
     layout = Layout(tmp_path)
-    tape = dead_session(tmp_path, FRAMES)
+    tape = crashed_session(tmp_path, FRAMES)
     text = tape.read_bytes()
     recover(layout)
     layout.archived_tape(PART).unlink()

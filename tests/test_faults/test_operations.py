@@ -1,4 +1,4 @@
-"""FAULTS.md 29, 42, 43, 45: how captures end, how they overlap, and what they must never say."""
+"""Stories 29, 42, 43 and 45: how captures end, how they overlap, and the key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_29_a_signal_under_load_loses_no_frame_that_was_received(
     assert findings(studio.data_dir) == []
 
 
-def test_29_a_second_signal_leaves_at_once_and_the_rest_is_recoverable(
+def test_29_a_second_signal_exits_at_once_and_the_rest_is_recoverable(
     studio: Studio, launch: Launch
 ) -> None:
     # The end waits for a disk that takes its time; a person does not.
@@ -164,7 +164,7 @@ def test_45_the_key_is_nowhere(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    websocket.enableTrace(True)  # as websocket-client's users do to see what goes wrong
+    websocket.enableTrace(True)  # as websocket-client's users do to find an error
     studio.key = NASTY
     faults = [
         Fault("status", status=524),
@@ -204,7 +204,7 @@ def test_45_the_key_is_nowhere(
 
 
 def unfriendly(studio: Studio):
-    """What a server says that gives back all it was told: in bodies, reasons and headers."""
+    """Answers of a server that repeats everything it received: in bodies, reasons and headers."""
 
     def answer(listener: Listener, seen: list[str]) -> None:
         for status in (503, 301, 403):

@@ -1,4 +1,4 @@
-"""FAULTS.md 46, 48, 49: what is another thing over TLS."""
+"""Stories 46, 48 and 49: connections over TLS."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def busy() -> ReadPacer:
     return pace
 
 
-def test_46_a_capture_over_tls_records_what_comes_in_records_of_any_size(
+def test_46_a_capture_over_tls_takes_tls_records_of_any_size(
     studio: Studio, sockets: ExitStack, trusted: Authority
 ) -> None:
     listener = Listener(sockets, trusted.server())
@@ -178,7 +178,7 @@ def ends(
 
 
 @pytest.mark.parametrize("given", ["ws", "wss"])
-def test_49_one_that_just_hangs_up_is_told_with_what_may_be_wrong(
+def test_49_a_server_that_just_hangs_up_is_reported_with_a_likely_cause(
     studio: Studio, sockets: ExitStack, authority: Authority, given: str
 ) -> None:
     """OpenSSL does so with a request that is not TLS; other servers do so for other reasons."""
