@@ -1,5 +1,5 @@
-# One image for all of compose.yaml, and for the job templates in deploy/: those put their command
-# where CMD stands, therefore there is no ENTRYPOINT.
+# One image for all of compose.yaml, and for the job templates in deploy/. They replace CMD by their
+# own command, and an ENTRYPOINT would be in the way.
 FROM python:3.13-slim AS build
 
 WORKDIR /src
@@ -11,14 +11,14 @@ RUN /opt/stocktrace/bin/pip install --no-cache-dir --disable-pip-version-check -
 
 FROM python:3.13-slim
 
-# A number, so that Kubernetes can tell that it is not root (runAsNonRoot). An empty volume that is
+# A number, so that Kubernetes can see that it is not root (runAsNonRoot). An empty volume that is
 # mounted on a folder takes the folder's owner.
 RUN useradd --system --uid 10001 --user-group --home-dir /srv/stocktrace --no-create-home stocktrace \
     && mkdir -p /srv/stocktrace/data /srv/stocktrace/.prefect \
     && chown -R stocktrace:stocktrace /srv/stocktrace
 COPY --from=build /opt/stocktrace /opt/stocktrace
 
-# A log line is seen when it is written. The folder is that of deploy/ and of prefect.yaml.
+# Log lines appear when they are written. The folder is that of deploy/ and of prefect.yaml.
 ENV PATH=/opt/stocktrace/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     STOCKTRACE_HOME=/srv/stocktrace

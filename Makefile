@@ -65,7 +65,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: constraints
-constraints: ## resolve anew and write constraints.txt (needs Python 3.11, 3.12 and 3.13)
+constraints: ## resolve all versions again and write constraints.txt (needs Python 3.11, 3.12 and 3.13)
 	@$(or $(PYTHON),python3) .ci/constraints
 
 # -------------------------------------------------------------------------------------- check
@@ -94,7 +94,7 @@ types: $(STAMP) ## mypy, strict
 check: lint types test ## all three
 
 .PHONY: soak
-soak: $(STAMP) ## kill captures and recoveries at any moment, account for every trade: KILLS= MINUTES= SEED=
+soak: $(STAMP) ## kill captures and recoveries at random, account for every trade: KILLS= MINUTES= SEED=
 	@$(PY) -m tests.soak --kills $(or $(KILLS),200) --minutes $(or $(MINUTES),8) --seed $(or $(SEED),1)
 
 .PHONY: autobahn
@@ -102,7 +102,7 @@ autobahn: $(STAMP) ## the Autobahn suite: PYTHON27=/path/to/a/python2.7 that has
 	@$(PY) -m tests.autobahn $(PYTHON27)
 
 .PHONY: format
-format: $(STAMP) ## let ruff mend what it can
+format: $(STAMP) ## let ruff fix what it can
 	@$(PY) -m ruff check --fix
 	@$(PY) -m ruff format
 
@@ -125,26 +125,26 @@ endif
 # -------------------------------------------------------------------------------------- bench
 
 .PHONY: bench
-bench: bench-capture bench-convert bench-scale bench-size bench-read ## measure beside the peers, in .bench (30 min)
+bench: bench-capture bench-convert bench-scale bench-size bench-read ## compare with other clients, in .bench (30 min)
 
 .PHONY: bench-capture
-bench-capture: $(STAMP) ## CPU a trade, beside the peers: make bench-capture ARGS="--rounds 5"
+bench-capture: $(STAMP) ## CPU per trade, compared with other clients: ARGS="--rounds 5"
 	@$(PY) -m benchmarks.capture $(ARGS)
 
 .PHONY: bench-sustained
-bench-sustained: $(STAMP) ## trades/s as fast as they are taken, beside the peers; ARGS="--tape FILE"
+bench-sustained: $(STAMP) ## highest trades/s, compared with other clients; ARGS="--tape FILE"
 	@$(PY) -m benchmarks.sustained $(ARGS)
 
 .PHONY: bench-convert
-bench-convert: $(STAMP) ## CPU a row from CSV to Parquet, beside pandas
+bench-convert: $(STAMP) ## CPU per row from CSV to Parquet, compared with pandas
 	@$(PY) -m benchmarks.convert $(ARGS)
 
 .PHONY: bench-size
-bench-size: $(STAMP) ## bytes a trade, beside pandas, DBN and pcodec; ARGS="--tape FILE"
+bench-size: $(STAMP) ## bytes per trade, compared with pandas, DBN and pcodec; ARGS="--tape FILE"
 	@$(PY) -m benchmarks.size $(ARGS)
 
 .PHONY: bench-read
-bench-read: $(STAMP) ## an hour of one ticker out of a day of four
+bench-read: $(STAMP) ## read an hour of one ticker out of a day of four
 	@$(PY) -m benchmarks.read $(ARGS)
 
 .PHONY: bench-scale
@@ -163,7 +163,7 @@ docs: $(STAMP) ## the documentation as a site, into .site; a broken link fails
 	@.venv/bin/mkdocs build
 
 .PHONY: clean
-clean: ## remove what was built and cached; .venv and data stay
+clean: ## remove builds and caches; .venv and data stay
 	@rm -rf build dist .site htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -path ./.venv -prune -o -path ./.git -prune -o -path ./data -prune \
 	    -o -name __pycache__ -type d -print0 | xargs -0 --no-run-if-empty rm -rf
