@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import re
 from pathlib import Path
 
@@ -41,13 +42,21 @@ def test_each_story_is_in_the_table_once_and_has_a_test() -> None:
 
 
 def test_every_test_in_the_table_exists() -> None:
+    existing = {
+        (str(path.relative_to(ROOT)), name)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in functions(path)
+    }
     named = {test for tests in table().values() for test in tests}
-    missing = [
-        f"{path}::{name}"
-        for path, name in sorted(named)
-        if not (ROOT / path).is_file() or name not in functions(ROOT / path)
-    ]
-    assert missing == []
+    assert [moved(test, existing) for test in sorted(named - existing)] == []
+
+
+def moved(test: tuple[str, str], existing: set[tuple[str, str]]) -> str:
+    """Name a missing test and the one that it may have become."""
+    by_name = {name: path for path, name in existing}
+    likely = difflib.get_close_matches(test[1], by_name, 1)
+    place = f"{by_name[likely[0]]}::{likely[0]}" if likely else "none"
+    return f"{'::'.join(test)} is missing; the nearest name: {place}"
 
 
 def test_every_test_of_a_story_is_in_its_row() -> None:
