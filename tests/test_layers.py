@@ -147,6 +147,13 @@ def test_imports_go_strictly_down() -> None:
     assert not upward
 
 
+def test_every_module_that_is_named_here_exists() -> None:
+    named = set().union(*FLOORS, *IMPORTERS.values(), THREAD_STARTERS)
+    assert [
+        name for name in sorted(named) if not any(within(module, {name}) for module in modules())
+    ] == []
+
+
 def test_the_picture_for_contributors_has_these_floors() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     picture = page.partition("## The map")[2].split("```")[1].strip()
@@ -173,22 +180,20 @@ def test_feed_and_store_do_not_import_each_other() -> None:
 
 
 def test_nothing_that_captures_imports_the_simulator() -> None:
-    importing = {
+    knowing = {
         name
         for name in modules()
         if not within(name, {"simulator"})
         and any(within(other, {"simulator"}) for other in ours(name))
     }
-    assert importing
-    assert all(within(name, {"cli", "flows"}) for name in importing)
+    assert all(within(name, {"cli", "flows"}) for name in knowing)
 
 
 def test_the_simulator_imports_nothing_that_captures() -> None:
-    simulator = [name for name in modules() if within(name, {"simulator"})]
-    assert simulator
-    for name in simulator:
-        known = {other for other in ours(name) if not within(other, {"simulator"})}
-        assert all(within(other, {*GROUND, "store.tape"}) for other in known), (name, known)
+    for name in modules():
+        if within(name, {"simulator"}):
+            known = {other for other in ours(name) if not within(other, {"simulator"})}
+            assert all(within(other, {*GROUND, "store.tape"}) for other in known), (name, known)
 
 
 def test_third_party_packages_are_imported_in_few_places() -> None:
