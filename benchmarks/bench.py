@@ -1,4 +1,4 @@
-"""What the benchmarks share: start the sender and a client beside it, read what they say."""
+"""Shared by the benchmarks: start the sender and a client beside it, and read their results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import Any
 
 from benchmarks import market
 
-# Beyond what the load itself lasts.
-_LONGEST_S = 300
+# Added to the duration of the load.
+_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the sender sends."""
+    """The trades that the sender sends, and how."""
 
     per_frame: int = 5
     tickers: int = 50
@@ -36,7 +36,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A program that records: a module below ``benchmarks.peer``, run by a Python of its own."""
+    """A program that records: a module in ``benchmarks.peer``, run by its own Python."""
 
     module: str
     python: Path = Path(sys.executable)
@@ -44,20 +44,19 @@ class Client:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def run(client: Client, load: Load, times: Path | None = None) -> dict[str, Any]:
-    """One run; what the client measured, and under ``sender`` what the sender did.
+def run(client: Client, load: Load) -> dict[str, Any]:
+    """Run a client once. Return what it measured, and what the sender measured as ``sender``.
 
     Raises:
-        RuntimeError: the client failed; with what it said.
+        RuntimeError: the client failed; the text is its output.
     """
     market.prepare(load.dialect, load.tickers, load.per_frame)
     command = [sys.executable, "-m", "benchmarks.sender", "--dialect", load.dialect]
     command += ["--tickers", str(load.tickers), "--per-frame", str(load.per_frame)]
     command += ["--trades", str(load.trades), "--rate", str(load.rate)]
-    command += ["--timestamps", str(times)] if times else []
     with (
         tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as folder,
-        _line(load) as (scheme, options, trust),
+        _transport(load) as (scheme, options, trust),
         subprocess.Popen(
             [*command, *options], cwd=market.ROOT, stdout=subprocess.PIPE, text=True
         ) as sender,
@@ -65,7 +64,7 @@ def run(client: Client, load: Load, times: Path | None = None) -> dict[str, Any]
         try:
             assert sender.stdout is not None
             port = json.loads(sender.stdout.readline())["port"]
-            done = subprocess.run(
+            process = subprocess.run(
                 [
                     client.python,
                     "-m",
@@ -80,23 +79,23 @@ def run(client: Client, load: Load, times: Path | None = None) -> dict[str, Any]
                 env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **trust, **client.environment},
                 capture_output=True,
                 text=True,
-                timeout=_LONGEST_S + (load.trades / load.rate if load.rate else 0),
+                timeout=_TIMEOUT_S + (load.trades / load.rate if load.rate else 0),
                 check=False,
             )
-            if done.returncode:
-                raise RuntimeError(f"{client.module}: {done.stderr[-2000:]}")
-            said = json.loads(done.stdout.splitlines()[-1])
-            rows = _rows(Path(folder))
-            if "rows" not in said and rows is not None and rows != load.trades:
+            if process.returncode:
+                raise RuntimeError(f"{client.module}: {process.stderr[-2000:]}")
+            result = json.loads(process.stdout.splitlines()[-1])
+            rows = _csv_rows(Path(folder))
+            if "rows" not in result and rows is not None and rows != load.trades:
                 raise RuntimeError(f"{client.module} wrote {rows} rows of {load.trades} trades")
-            return {**said, "sender": json.loads(sender.stdout.readline())}
+            return {**result, "sender": json.loads(sender.stdout.readline())}
         finally:
             sender.kill()
 
 
 @contextlib.contextmanager
-def _line(load: Load) -> Iterator[tuple[str, list[str], dict[str, str]]]:
-    """Plain TCP or TLS: the scheme, what the sender is started with, what the client must trust."""
+def _transport(load: Load) -> Iterator[tuple[str, list[str], dict[str, str]]]:
+    """Yield the scheme, the sender's options, and the client's environment, for TCP or TLS."""
     if load.record is None:
         yield "ws", [], {}
         return
@@ -111,8 +110,8 @@ def _line(load: Load) -> Iterator[tuple[str, list[str], dict[str, str]]]:
         yield "wss", options, {"SSL_CERT_FILE": str(trusted)}
 
 
-def _rows(folder: Path) -> int | None:
-    """Rows of CSV that a peer has written; ``None`` if it writes no CSV."""
+def _csv_rows(folder: Path) -> int | None:
+    """Count the rows of CSV that a peer wrote; ``None`` if it writes no CSV."""
     files = list(folder.glob("*.csv"))
     if not files:
         return None
@@ -120,23 +119,23 @@ def _rows(folder: Path) -> int | None:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one."""
+    """Return the median."""
     return statistics.median(values)
 
 
-def say(text: str) -> None:
-    """Progress, on standard error: standard output has the tables."""
+def log(text: str) -> None:
+    """Log progress to standard error: standard output has the tables."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def save(name: str, result: Mapping[str, Any]) -> Path:
-    """Keep a result as JSON in ``.bench/results``."""
+    """Save a result as JSON in ``.bench/results``."""
     path = market.BENCH / "results" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

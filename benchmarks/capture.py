@@ -2,9 +2,9 @@
 
     python -m benchmarks.capture [--rounds 5] [--peers NAME ...] [--per-frame K ...]
 
-All are run in turn, round after round, so that what disturbs the machine disturbs all of them; the
-table has the medians. Every client gets the same sender: at most 100,000 trades a second over 50
-tickers, held back by TCP where a client is slower.
+All programs run in turn, round after round, so that a disturbance of the machine affects all of
+them; the table has the medians. Every client gets the same sender: at most 100,000 trades a second
+over 50 tickers, slowed down by TCP if a client is slower.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RATE = 100_000.0
 
 
 def measure(peers: list[Peer], per_frame: list[int], rounds: int) -> list[dict[str, Any]]:
-    """All runs."""
+    """Run every peer with every number of trades per frame."""
     runs = []
     for turn in range(1, rounds + 1):
         for k in per_frame:
@@ -28,41 +28,41 @@ def measure(peers: list[Peer], per_frame: list[int], rounds: int) -> list[dict[s
                     continue
                 load = bench.Load(k, 50, peer.trades, RATE, peer.dialect)
                 try:
-                    said = bench.run(peer.client, load)
+                    result = bench.run(peer.client, load)
                 except (RuntimeError, OSError) as error:
-                    bench.say(f"{peer.name} failed: {error}")
+                    bench.log(f"{peer.name} failed: {error}")
                     continue
-                ns = said["cpu_s"] / peer.trades * 1e9
-                bench.say(f"round {turn}, k={k}: {peer.name} {ns:,.0f} ns a trade")
-                runs.append({"peer": peer.name, "k": k, "ns": ns, **said})
+                ns = result["cpu_s"] / peer.trades * 1e9
+                bench.log(f"round {turn}, k={k}: {peer.name} {ns:,.0f} ns a trade")
+                runs.append({"peer": peer.name, "k": k, "ns": ns, **result})
     return runs
 
 
 def summary(
     runs: list[dict[str, Any]], peers: list[Peer], per_frame: list[int]
 ) -> dict[str, dict[int, float]]:
-    """The median of each peer and k, in ns a trade."""
-    found: dict[str, dict[int, float]] = {}
+    """Return the median of each peer and k, in ns per trade."""
+    medians: dict[str, dict[int, float]] = {}
     for peer in peers:
         for k in per_frame:
             values = [run["ns"] for run in runs if run["peer"] == peer.name and run["k"] == k]
             if values:
-                found.setdefault(peer.name, {})[k] = bench.median(values)
-    return found
+                medians.setdefault(peer.name, {})[k] = bench.median(values)
+    return medians
 
 
 def _ratio(value: float) -> str:
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
-def tables(found: dict[str, dict[int, float]], peers: list[Peer], per_frame: list[int]) -> str:
-    """What the page in docs has."""
+def tables(medians: dict[str, dict[int, float]], peers: list[Peer], per_frame: list[int]) -> str:
+    """Format the table of docs/performance.md."""
     rows = []
     for peer in peers:
         cells = [peer.title]
         for k in per_frame:
-            ns, ours = found.get(peer.name, {}).get(k), found.get(OURS, {}).get(k)
-            limit = found.get(LIMIT, {}).get(k)
+            ns, ours = medians.get(peer.name, {}).get(k), medians.get(OURS, {}).get(k)
+            limit = medians.get(LIMIT, {}).get(k)
             if ns is None:
                 cells.append("")
                 continue
@@ -74,7 +74,7 @@ def tables(found: dict[str, dict[int, float]], peers: list[Peer], per_frame: lis
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", nargs="*", default=[])
@@ -83,9 +83,9 @@ def main() -> None:
     chosen = [peer for peer in PEERS if not given.peers or peer.name in given.peers]
     peers = install(chosen)
     runs = measure(peers, given.per_frame, given.rounds)
-    found = summary(runs, peers, given.per_frame)
-    print(tables(found, peers, given.per_frame))
-    bench.say(f"kept in {bench.save('capture', {'runs': runs, 'median_ns': found})}")
+    medians = summary(runs, peers, given.per_frame)
+    print(tables(medians, peers, given.per_frame))
+    bench.log(f"saved to {bench.save('capture', {'runs': runs, 'median_ns': medians})}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CPU time a row, from a sealed CSV segment to Parquet, beside pandas, which verifies nothing.
+"""CPU time per row, from a sealed CSV segment to Parquet, compared with pandas without checks.
 
 python -m benchmarks.convert [--rounds 5] [--rows 500000]
 """
@@ -39,8 +39,8 @@ print(time.process_time() - began)
 _STEM = "20251121T143000Z_0123ab-20251121T143000Z_00001"
 
 
-def segments(root: Path, rows: int, files: int) -> None:
-    """Segments as the recorder writes them, through its own code."""
+def write_segments(root: Path, rows: int, files: int) -> None:
+    """Write segments with the recorder's own code."""
     from stocktrace.store.decoded_batch import DecodedRead
     from stocktrace.store.layout import Layout
     from stocktrace.store.names import WindowId
@@ -53,47 +53,47 @@ def segments(root: Path, rows: int, files: int) -> None:
     writer = SegmentWriter(layout, WindowId(*_STEM.split("-")))
     for name in market.tickers(files):
         trades = [
-            Trade(name, each.price, each.ms, float(each.size), tuple(each.codes or ()))
-            for each in market.prints([name], rows)
+            Trade(name, trade.price, trade.ms, float(trade.size), tuple(trade.codes or ()))
+            for trade in market.synthetic_trades([name], rows)
         ]
         for begin in range(0, rows, 1000):
-            some = trades[begin : begin + 1000]
-            stamp = some[-1].t * 1_000_000 + 80_123_456
-            read = DecodedRead([TapeFrames(stamp, [b""])], TradeColumns.of([some]))
-            writer.write([(name, [(read, range(len(some)))])])
+            chunk = trades[begin : begin + 1000]
+            stamp = chunk[-1].t * 1_000_000 + 80_123_456
+            read = DecodedRead([TapeFrames(stamp, [b""])], TradeColumns.of([chunk]))
+            writer.write([(name, [(read, range(len(chunk)))])])
     writer.seal()
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=500_000)
     given = parser.parse_args()
-    found: dict[str, dict[str, float]] = {}
+    medians: dict[str, dict[str, float]] = {}
     rows = []
     for files in (1, 50):
         runs: dict[str, list[float]] = {"stocktrace": [], "pandas": []}
-        with tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as made:
-            segments(Path(made), given.rows // files, files)
+        with tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as original:
+            write_segments(Path(original), given.rows // files, files)
             for _ in range(given.rounds):
                 for name, program in (("stocktrace", _OURS), ("pandas", _PANDAS)):
                     with tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as folder:
-                        subprocess.run(["cp", "-r", f"{made}/csv", folder], check=True)
-                        said = subprocess.run(
+                        subprocess.run(["cp", "-r", f"{original}/csv", folder], check=True)
+                        process = subprocess.run(
                             [sys.executable, "-c", program, folder],
                             cwd=market.ROOT,
                             capture_output=True,
                             text=True,
                             check=True,
                         )
-                        runs[name].append(json.loads(said.stdout) / given.rows * 1e9)
-        found[str(files)] = {name: bench.median(values) for name, values in runs.items()}
-        ours, pandas = found[str(files)]["stocktrace"], found[str(files)]["pandas"]
+                        runs[name].append(json.loads(process.stdout) / given.rows * 1e9)
+        medians[str(files)] = {name: bench.median(values) for name, values in runs.items()}
+        ours, pandas = medians[str(files)]["stocktrace"], medians[str(files)]["pandas"]
         rows.append([str(files), f"{ours:.0f} ns", f"{pandas:.0f} ns", f"{ours / pandas:.2f}"])
     head = [f"files for {given.rows:,} rows", "stocktrace, verified", "pandas, unverified", "ratio"]
     print(bench.table(head, rows))
-    bench.say(f"kept in {bench.save('convert', found)}")
+    bench.log(f"saved to {bench.save('convert', medians)}")
 
 
 if __name__ == "__main__":

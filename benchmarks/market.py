@@ -1,8 +1,8 @@
-"""The trades that every benchmark sends, framed once and kept in ``.bench/pool``.
+"""The trades that every benchmark sends, framed once and stored in ``.bench/pool``.
 
-One list of synthetic trades, spelled the way each client's own server spells them. A pool is
-about 200,000 trades; the sender goes round in it. Only the standard library, but for Alpaca's
-msgpack, which is why a pool is made by the peer's own Python: ``-m benchmarks.market DIALECT ...``.
+One list of synthetic trades, encoded as each client's own server does. A pool has about 200,000
+trades, which the sender repeats. Only Alpaca's msgpack is not in the standard library, so a pool is
+made by the peer's own Python: ``-m benchmarks.market DIALECT ...``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CODES = (["1"], ["1", "12"], ["1", "12"], ["1", "8", "12"], ["1", "8"], ["1", "
 
 
 @dataclass(frozen=True, slots=True)
-class Print:
+class SyntheticTrade:
     """One synthetic trade."""
 
     symbol: str
@@ -44,7 +44,7 @@ class Print:
 
 
 def tickers(count: int) -> list[str]:
-    """Names of ``count`` tickers, four letters each."""
+    """Return ``count`` tickers of four letters."""
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     return [
         "Z" + letters[at // 676 % 26] + letters[at // 26 % 26] + letters[at % 26]
@@ -52,8 +52,8 @@ def tickers(count: int) -> list[str]:
     ]
 
 
-def prints(names: Sequence[str], count: int) -> Iterator[Print]:
-    """A market that is the same each time: cents that walk, round and odd lots."""
+def synthetic_trades(names: Sequence[str], count: int) -> Iterator[SyntheticTrade]:
+    """Yield trades, the same ones each time: prices that walk in cents, round and odd lots."""
     rng = random.Random(7)
     cents = {name: rng.randrange(1_000, 50_000) for name in names}
     # A few tickers have most of the trades, as on any real day.
@@ -65,72 +65,72 @@ def prints(names: Sequence[str], count: int) -> Iterator[Print]:
         price = cents[name] / 100 if rng.random() < 0.9 else cents[name] / 100 + 0.0025
         size = 100 * rng.randrange(1, 9) if rng.random() < 0.4 else rng.randrange(1, 100)
         ms += rng.random() < 0.2
-        yield Print(name, round(price, 4), size, ms, rng.choice(_CODES))
+        yield SyntheticTrade(name, round(price, 4), size, ms, rng.choice(_CODES))
 
 
-def spelled(trades: Sequence[Print]) -> bytes:
-    """The payload in which Finnhub sends trades."""
+def finnhub_payload(trades: Sequence[SyntheticTrade]) -> bytes:
+    """Encode trades as Finnhub does."""
     data = [
-        {"c": each.codes, "p": each.price, "s": each.symbol, "t": each.ms, "v": each.size}
-        for each in trades
+        {"c": trade.codes, "p": trade.price, "s": trade.symbol, "t": trade.ms, "v": trade.size}
+        for trade in trades
     ]
     return _json({"data": data, "type": "trade"})
 
 
-def _massive(trades: Sequence[Print]) -> bytes:
+def _massive(trades: Sequence[SyntheticTrade]) -> bytes:
     return _json(
         [
             {
                 "ev": "T",
-                "sym": each.symbol,
+                "sym": trade.symbol,
                 "x": 4,
                 "i": "52983525029461",
                 "z": 3,
-                "p": each.price,
-                "s": each.size,
-                "c": [int(code) for code in each.codes or ()],
-                "t": each.ms,
+                "p": trade.price,
+                "s": trade.size,
+                "c": [int(code) for code in trade.codes or ()],
+                "t": trade.ms,
                 "q": 3_681_328,
             }
-            for each in trades
+            for trade in trades
         ]
     )
 
 
-def _okx(trades: Sequence[Print]) -> bytes:
+def _okx(trades: Sequence[SyntheticTrade]) -> bytes:
     # OKX sends the trades of one instrument in a frame.
     instrument = f"{trades[0].symbol}-USDT"
     data = [
         {
             "instId": instrument,
             "tradeId": "130639474",
-            "px": str(each.price),
-            "sz": str(each.size),
+            "px": str(trade.price),
+            "sz": str(trade.size),
             "side": "buy",
-            "ts": str(each.ms),
+            "ts": str(trade.ms),
         }
-        for each in trades
+        for trade in trades
     ]
     return _json({"arg": {"channel": "trades", "instId": instrument}, "data": data})
 
 
-def _alpaca(trades: Sequence[Print]) -> bytes:
+def _alpaca(trades: Sequence[SyntheticTrade]) -> bytes:
     import msgpack
 
     packed: bytes = msgpack.packb(
         [
             {
                 "T": "t",
-                "S": each.symbol,
+                "S": trade.symbol,
                 "i": 96_921,
                 "x": "D",
-                "p": each.price,
-                "s": each.size,
-                "t": msgpack.Timestamp.from_datetime(datetime.fromtimestamp(each.ms / 1000, UTC)),
+                "p": trade.price,
+                "s": trade.size,
+                "t": msgpack.Timestamp.from_datetime(datetime.fromtimestamp(trade.ms / 1000, UTC)),
                 "c": ["@", "I"],
                 "z": "C",
             }
-            for each in trades
+            for trade in trades
         ]
     )
     return packed
@@ -140,8 +140,8 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-_DIALECTS: dict[str, Callable[[Sequence[Print]], bytes]] = {
-    "finnhub": spelled,
+_DIALECTS: dict[str, Callable[[Sequence[SyntheticTrade]], bytes]] = {
+    "finnhub": finnhub_payload,
     "massive": _massive,
     "okx": _okx,
     "alpaca": _alpaca,
@@ -149,7 +149,7 @@ _DIALECTS: dict[str, Callable[[Sequence[Print]], bytes]] = {
 
 
 def frame(payload: bytes, opcode: int = 1) -> bytes:
-    """``payload`` as a server's WebSocket frame (RFC 6455, 5.2)."""
+    """Return ``payload`` as a server's WebSocket frame (RFC 6455, 5.2)."""
     size = len(payload)
     if size < 126:
         return struct.pack("!BB", 0x80 | opcode, size) + payload
@@ -168,7 +168,7 @@ class Pool:
 
     @property
     def frames(self) -> int:
-        """How many there are."""
+        """Number of frames."""
         return len(self.ends) - 1
 
 
@@ -176,8 +176,8 @@ def _path(dialect: str, names: int, per_frame: int) -> Path:
     return BENCH / "pool" / f"{dialect}-{names}-{per_frame}"
 
 
-def make_of_tape(tape: Path) -> int:
-    """Write the pool of a recording (``.tape.gz``), each frame once; how many trades it has."""
+def make_from_tape(tape: Path) -> int:
+    """Write the pool of a recording (``.tape.gz``). Return its number of trades."""
     lines = gzip.decompress(tape.read_bytes()).splitlines()
     frames = [payload for line in lines if (payload := line.partition(b"\t")[2])[:1] != b"#"]
     _write(_path(TAPE, 1, 1), [frame(payload) for payload in frames])
@@ -186,11 +186,11 @@ def make_of_tape(tape: Path) -> int:
 
 def make(dialect: str, names: int, per_frame: int) -> None:
     """Write a pool."""
-    trades = list(prints(tickers(names), POOL_TRADES))
+    trades = list(synthetic_trades(tickers(names), POOL_TRADES))
     opcode = 2 if dialect == "alpaca" else 1
-    spell = _DIALECTS[dialect]
+    encode = _DIALECTS[dialect]
     frames = [
-        frame(spell(trades[at : at + per_frame]), opcode)
+        frame(encode(trades[at : at + per_frame]), opcode)
         for at in range(0, len(trades) - per_frame + 1, per_frame)
     ]
     _write(_path(dialect, names, per_frame), frames)
@@ -198,15 +198,15 @@ def make(dialect: str, names: int, per_frame: int) -> None:
 
 def _write(path: Path, frames: Sequence[bytes]) -> None:
     ends = array.array("q", [0])
-    for each in frames:
-        ends.append(ends[-1] + len(each))
+    for frame in frames:
+        ends.append(ends[-1] + len(frame))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".ends").write_bytes(ends.tobytes())
     path.with_suffix(".data").write_bytes(b"".join(frames))
 
 
 def load(dialect: str, names: int, per_frame: int) -> Pool:
-    """A pool that was made."""
+    """Read a pool."""
     path = _path(dialect, names, per_frame)
     ends = array.array("q")
     ends.frombytes(path.with_suffix(".ends").read_bytes())
@@ -214,7 +214,7 @@ def load(dialect: str, names: int, per_frame: int) -> Pool:
 
 
 def prepare(dialect: str, names: int, per_frame: int) -> None:
-    """Make a pool unless it is there."""
+    """Make a pool unless it exists."""
     if not _path(dialect, names, per_frame).with_suffix(".data").exists():
         python = BENCH / "alpaca" / "bin" / "python" if dialect == "alpaca" else sys.executable
         subprocess.run(

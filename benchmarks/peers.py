@@ -1,9 +1,9 @@
-"""The peers: what they are, and a virtual environment of its own for each, in ``.bench``.
+"""The peers, each with a virtual environment of its own in ``.bench``.
 
     python -m benchmarks.peers            install those that are missing
     python -m benchmarks.peers limit ...  only these
 
-They are pinned, come from the usual index, and are no dependency of stocktrace.
+They are pinned, come from the usual index, and do not become dependencies of stocktrace.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from benchmarks import bench, market
 class Peer:
     """A program to compare with; ``requires`` is empty for stocktrace, which runs from here.
 
-    ``trades`` is how many it is given: enough for a second of work. ``base`` is the Python that it
-    wants, if it is another one than ours.
+    ``trades`` is the number of trades for it: about a second of work. ``base`` is the Python that
+    it needs, if not the one of stocktrace.
     """
 
     name: str
@@ -39,18 +39,18 @@ class Peer:
 
     @property
     def python(self) -> Path:
-        """The interpreter that has what it requires."""
+        """The interpreter that has its requirements."""
         if not self.requires:
             return Path(sys.executable)
         return market.BENCH / (self.venv or self.name) / "bin" / "python"
 
     @property
     def client(self) -> bench.Client:
-        """How it is run."""
+        """The client that runs it."""
         return bench.Client(self.module, self.python, self.arguments)
 
 
-#: What ``benchmarks.size`` compares with.
+#: The formats that ``benchmarks.size`` compares with.
 SIZES = Peer(
     "sizes",
     "sizes",
@@ -64,7 +64,7 @@ PEERS = [
     Peer(OURS, "**stocktrace, everything on**", "ours", trades=1_200_000),
     Peer(
         LIMIT,
-        "limit: picows + msgspec → buffered CSV, nothing validated, no tape",
+        "limit: picows + msgspec → buffered CSV, no validation, no tape",
         "limit",
         ("picows==2.3.1", "msgspec==0.22.0"),
         trades=1_200_000,
@@ -116,7 +116,7 @@ PEERS = [
     ),
     Peer(
         "naive",
-        "naive: WebSocketApp, `json`, a thread a ticker, a file opened a row",
+        "naive: WebSocketApp, `json`, a thread per ticker, the file opened for each row",
         "naive",
         ("websocket-client==1.9.2",),
         trades=10_000,
@@ -125,12 +125,12 @@ PEERS = [
 
 
 def install(peers: Sequence[Peer]) -> list[Peer]:
-    """Make the environments that are missing; the peers that can be run."""
+    """Make the environments that are missing. Return the peers that can run."""
     return [peer for peer in peers if peer.python.exists() or _make(peer)]
 
 
 def _make(peer: Peer) -> bool:
-    bench.say(f"installing {' '.join(peer.requires)}")
+    bench.log(f"installing {' '.join(peer.requires)}")
     base = shutil.which(peer.base) or peer.base or sys.executable
     pip = [str(peer.python), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
     for command in ([base, "-m", "venv", str(peer.python.parent.parent)], [*pip, *peer.requires]):
@@ -138,7 +138,7 @@ def _make(peer: Peer) -> bool:
             subprocess.run(command, check=True)
         except (OSError, subprocess.CalledProcessError):
             peer.python.unlink(missing_ok=True)
-            bench.say(f"{peer.name} cannot be installed here: it is left out")
+            bench.log(f"{peer.name} cannot be installed here and is left out")
             return False
     return True
 

@@ -1,4 +1,4 @@
-"""The chart of ``docs/performance.md``, from what ``benchmarks.capture`` kept.
+"""The chart of ``docs/performance.md``, from the results of ``benchmarks.capture``.
 
 python -m benchmarks.plot docs/performance.svg
 """
@@ -18,10 +18,10 @@ _WIDTH, _ROW, _LEFT, _RIGHT = 860, 24, 330, 90
 _OURS, _OTHERS, _TEXT = "#0b7285", "#adb5bd", "#495057"
 
 
-def svg(found: dict[str, dict[str, float]], k: str = "5") -> str:
-    """Bars of CPU time a trade on a logarithmic scale, the cheapest first."""
+def svg(medians: dict[str, dict[str, float]], k: str = "5") -> str:
+    """Draw CPU time per trade as bars on a logarithmic scale, the cheapest first."""
     titles = {peer.name: peer.title.split(":")[0].strip("*") for peer in PEERS}
-    bars = sorted((values[k], name) for name, values in found.items() if k in values)
+    bars = sorted((values[k], name) for name, values in medians.items() if k in values)
     low, high = math.floor(math.log10(bars[0][0])), math.log10(bars[-1][0])
     scale = (_WIDTH - _LEFT - _RIGHT) / (high - low)
     height = _ROW * (len(bars) + 2)
@@ -44,8 +44,8 @@ def svg(found: dict[str, dict[str, float]], k: str = "5") -> str:
 
 def main() -> None:
     """Write the chart."""
-    kept = json.loads((market.BENCH / "results" / "capture.json").read_text())
-    Path(sys.argv[1]).write_text(svg(kept["median_ns"]), encoding="utf-8")
+    result = json.loads((market.BENCH / "results" / "capture.json").read_text())
+    Path(sys.argv[1]).write_text(svg(result["median_ns"]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What reading costs: one hour of one ticker out of a day of four, before and after compaction.
+"""The cost of reading one hour of one ticker out of a day of four, before and after compaction.
 
     python benchmarks/read.py [--trades 2000000] [--windows 39]
 
-A day of the US session is made up (prices walk in cents, one receive time a frame), published as
-files of ten minutes, read, compacted, and read again: by ``read_trades``, and by readers that know
-nothing of us. Times are the best of several, in ms; the ratio is to reading the whole day.
+A synthetic day of the US session (prices walk in cents, one receive time per frame) is published
+as files of ten minutes, read, compacted, and read again: by ``read_trades``, and by readers that do
+not know stocktrace. Times are the best of several, in ms; the ratio is to reading the whole day.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TRADES_A_FRAME = 4
 
 
 def publish(layout: Layout, trades: int, windows: int) -> None:
-    """Four tickers with the same number of trades each."""
+    """Publish four tickers with the same number of trades each."""
     for seed, ticker in enumerate(TICKERS):
         dice = np.random.default_rng(seed)
         count = trades // len(TICKERS)
@@ -64,10 +64,10 @@ def publish(layout: Layout, trades: int, windows: int) -> None:
             part = WindowId(f"{DATE.replace('-', '')}T142958Z_3f9a1c", _window(number, windows))
             path = layout.parquet(ticker, part)
             path.parent.mkdir(parents=True, exist_ok=True)
-            some = table.slice(begin, end - begin).combine_chunks()
+            chunk = table.slice(begin, end - begin).combine_chunks()
             with parquet.parquet_writer(path) as writer:
-                writer.write_table(some)
-                content = content_hash(iter(some.to_batches())).hexdigest()
+                writer.write_table(chunk)
+                content = content_hash(iter(chunk.to_batches())).hexdigest()
                 writer.add_key_value_metadata({"stocktrace.content": content})
 
 
@@ -77,7 +77,7 @@ def _window(number: int, windows: int) -> str:
 
 
 def best(run: Callable[[], int], times: int = 9) -> tuple[float, int]:
-    """The shortest of several runs in ms, and the rows that it gave."""
+    """Return the shortest of several runs in ms, and the number of rows that it returned."""
     rows, shortest = 0, float("inf")
     for _ in range(times):
         began = time.perf_counter()
@@ -86,20 +86,20 @@ def best(run: Callable[[], int], times: int = 9) -> tuple[float, int]:
     return shortest * 1e3, rows
 
 
-def duck(query: str) -> int:
-    """The rows that DuckDB gives."""
-    found = duckdb.sql(query)
-    assert found is not None
-    return len(found.to_arrow_table())
+def count_duckdb(query: str) -> int:
+    """Run a query in DuckDB. Return the number of rows."""
+    relation = duckdb.sql(query)
+    assert relation is not None
+    return len(relation.to_arrow_table())
 
 
 def readers(layout: Layout) -> dict[str, tuple[Callable[[], int], Callable[[], int]]]:
-    """For each reader: the whole day, and one hour of one ticker."""
+    """Return for each reader how it reads the whole day, and one hour of one ticker."""
     root, folder = layout.root, layout.dataset
     files = f"read_parquet('{folder}/**/*.parquet', hive_partitioning=true)"
     first, last = (pl.lit(each).str.to_datetime(time_zone="UTC") for each in HOUR)
     within = [pc.cast(pa.scalar(each), pa.timestamp("ms", "UTC")) for each in HOUR]
-    chosen = (
+    condition = (
         (pc.field("symbol") == "SPY")
         & (pc.field("ts_event") >= within[0])
         & (pc.field("ts_event") < within[1])
@@ -118,11 +118,11 @@ def readers(layout: Layout) -> dict[str, tuple[Callable[[], int], Callable[[], i
         "read_trades, polars": ours("polars"),
         "pyarrow.dataset": (
             lambda: len(ds.dataset(folder, partitioning="hive").to_table()),
-            lambda: len(ds.dataset(folder, partitioning="hive").to_table(filter=chosen)),
+            lambda: len(ds.dataset(folder, partitioning="hive").to_table(filter=condition)),
         ),
         "DuckDB": (
-            lambda: duck(f"SELECT * FROM {files}"),
-            lambda: duck(
+            lambda: count_duckdb(f"SELECT * FROM {files}"),
+            lambda: count_duckdb(
                 f"SELECT * FROM {files} WHERE symbol = 'SPY' AND ts_event >= '{HOUR[0]}' "
                 f"AND ts_event < '{HOUR[1]}'"
             ),
@@ -143,25 +143,25 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trades", type=int, default=2_000_000)
     parser.add_argument("--windows", type=int, default=39)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         layout = Layout(Path(name))
-        publish(layout, asked.trades, asked.windows)
-        _tell(layout, f"files of {asked.windows} windows")
+        publish(layout, options.trades, options.windows)
+        _report(layout, f"files of {options.windows} windows")
         for ticker in TICKERS:
             assert compaction.compact_day(layout, ticker, DATE) is not None
-        _tell(layout, "compacted")
+        _report(layout, "compacted")
 
 
-def _tell(layout: Layout, what: str) -> None:
+def _report(layout: Layout, what: str) -> None:
     files = list(layout.dataset.rglob("*.parquet"))
     size = sum(path.stat().st_size for path in files)
     print(f"{what}: {len(files)} files, {size:,} bytes")
     counts = set()
     for name, (day, hour) in readers(layout).items():
         whole, rows = best(day)
-        part, some = best(hour)
-        counts.add((rows, some))
+        part, hour_rows = best(hour)
+        counts.add((rows, hour_rows))
         print(f"  {name:22} day {whole:8.1f} ms   hour of SPY {part:7.1f} ms   {part / whole:.3f}")
     assert len(counts) == 1, counts
     bars, rows = best(lambda: len(read_bars(TICKERS, "1m", date=DATE, data_dir=layout.root)))

@@ -1,19 +1,17 @@
-"""A server on loopback that costs next to nothing: it sends frames that were made before.
+"""A server on loopback that needs little CPU: it sends frames that were made before.
 
-A process of its own. It serves one client: handshake, greeting (each dialect has its own), then
-``--trades`` trades, either as fast as they are taken or at most ``--rate`` a second in steps of a
-millisecond; TCP's backpressure holds it back. Then it waits for the client to go. Standard output:
-one JSON line with the port, one with what was sent.
+It is a process of its own and serves one client: handshake, greeting (each dialect has its own),
+then ``--trades`` trades, as fast as the client reads or at most ``--rate`` a second in steps of a
+millisecond; TCP's backpressure slows it down. Then it waits for the client to disconnect. Standard
+output: one JSON line with the port, one with the result.
 
-``--timestamps FILE`` keeps (trades sent so far, epoch ns) of each step, for the latency.
-``--certificate FILE`` has it speak TLS: a key and its certificate, PEM. ``--record BYTES`` sends no
-more than so many bytes in one TLS record, and 0 one frame in each; TLS itself allows 16 KiB.
+``--certificate FILE`` switches to TLS: a key and its certificate, PEM. ``--record BYTES`` is the
+maximum size of a TLS record; 0: one frame in each. TLS itself allows 16 KiB.
 """
 
 from __future__ import annotations
 
 import argparse
-import array
 import base64
 import contextlib
 import hashlib
@@ -32,7 +30,7 @@ from pathlib import Path
 from benchmarks import market
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
-# Nobody waits for a client that does not come, or does not go.
+# How long to wait for a client to connect or disconnect.
 _PATIENCE_S = 60.0
 _STEP_S = 0.001
 # At most this much in one ``sendall``, so that pings are answered in between.
@@ -40,7 +38,7 @@ _CHUNK_BYTES = 1 << 18
 
 
 class Tls:
-    """TLS whose records are made first and sent together: a system call each would be the limit."""
+    """TLS whose records are made first and sent together: a system call each would be too slow."""
 
     def __init__(self, sock: socket.socket, certificate: Path) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -62,7 +60,7 @@ class Tls:
 
     @property
     def pending(self) -> bool:
-        """Whether more can be received without the socket."""
+        """True if more can be received without reading the socket."""
         return self._read.pending > 0
 
     def sendall(self, *records: bytes | memoryview) -> None:
@@ -72,7 +70,7 @@ class Tls:
         self._sock.sendall(self._written.read())
 
     def recv(self, size: int) -> bytes:
-        """What a record holds; nothing at the end."""
+        """Return the content of a record; empty at the end."""
         while True:
             try:
                 return self._tls.read(size)
@@ -89,12 +87,12 @@ class Tls:
 
 @dataclass
 class Client:
-    """The one client: what it sends is read on a thread of its own, its pings are answered."""
+    """The one client. A thread reads what it sends and answers its pings."""
 
     sock: socket.socket | Tls
     messages: list[bytes] = field(default_factory=list)
-    gone: threading.Event = field(default_factory=threading.Event)
-    _told: threading.Condition = field(default_factory=threading.Condition)
+    closed: threading.Event = field(default_factory=threading.Event)
+    _received: threading.Condition = field(default_factory=threading.Condition)
     _sending: threading.Lock = field(default_factory=threading.Lock)
 
     def shake_hands(self) -> None:
@@ -103,7 +101,7 @@ class Client:
         while b"\r\n\r\n" not in request:
             chunk = self.sock.recv(4096)
             if not chunk:
-                raise SystemExit("the client went before its handshake")
+                raise SystemExit("the client disconnected before its handshake")
             request += chunk
         keys = [
             line.split(b":", 1)[1].strip()
@@ -127,25 +125,25 @@ class Client:
                     self.sock.sendall(part)
 
     def await_messages(self, count: int) -> None:
-        """Wait until the client has sent so many."""
-        with self._told:
-            if not self._told.wait_for(lambda: len(self.messages) >= count, _PATIENCE_S):
+        """Wait until the client has sent ``count`` messages."""
+        with self._received:
+            if not self._received.wait_for(lambda: len(self.messages) >= count, _PATIENCE_S):
                 raise SystemExit(f"the client sent {len(self.messages)} of {count} messages")
 
     def _listen(self) -> None:
         buffer = b""
         with contextlib.suppress(OSError):
             while chunk := self._receive():
-                buffer = self._take(buffer + chunk)
-        self.gone.set()
+                buffer = self._parse(buffer + chunk)
+        self.closed.set()
 
     def _receive(self) -> bytes:
         if not (isinstance(self.sock, Tls) and self.sock.pending):
             select.select([self.sock], [], [])
-        with self._sending:  # two threads must not be in one TLS connection at once
+        with self._sending:  # two threads must not use one TLS connection at once
             return self.sock.recv(1 << 16)
 
-    def _take(self, buffer: bytes) -> bytes:
+    def _parse(self, buffer: bytes) -> bytes:
         while len(buffer) >= 6:
             length, begin = buffer[1] & 0x7F, 2
             if length == 126:
@@ -162,9 +160,9 @@ class Client:
                 self.send(market.frame(text, 8))
                 self.sock.shutdown(socket.SHUT_RDWR)
             elif opcode != 10:
-                with self._told:
+                with self._received:
                     self.messages.append(text)
-                    self._told.notify()
+                    self._received.notify()
             buffer = buffer[end:]
         return buffer
 
@@ -190,8 +188,8 @@ def _greet_alpaca(client: Client, tickers: int) -> None:
     for count, message in enumerate((b"connected", b"authenticated")):
         client.await_messages(count)
         # msgpack of [{"T": "success", "msg": message}]
-        told = b"\xa1T\xa7success\xa3msg" + bytes([0xA0 + len(message)]) + message
-        client.send(market.frame(b"\x91\x82" + told, 2))
+        status = b"\xa1T\xa7success\xa3msg" + bytes([0xA0 + len(message)]) + message
+        client.send(market.frame(b"\x91\x82" + status, 2))
     client.await_messages(2)
 
 
@@ -211,30 +209,29 @@ _GREETINGS: dict[str, Callable[[Client, int], None]] = {
 
 @dataclass
 class Pace:
-    """What to send: ``trades`` in all, at most ``rate`` a second (0: no limit)."""
+    """Send ``trades`` in all, at most ``rate`` a second (0: no limit)."""
 
     trades: int
     rate: float
-    times: array.array[int] | None = None
     behind_s: float = 0.0
     record: int | None = None  # bytes a TLS record; 0: a frame
 
 
 def _records(pool: market.Pool, at: int, stop: int, size: int | None) -> list[memoryview]:
-    """The frames from ``at`` to ``stop``, cut into what goes out as one TLS record each."""
+    """Split the frames from ``at`` to ``stop`` into one part per TLS record."""
     data, ends = pool.data, pool.ends
     begin, end = ends[at], ends[stop]
     cuts = [*range(begin, end, size or end - begin), end] if size != 0 else ends[at : stop + 1]
-    return [data[one:next_one] for one, next_one in itertools.pairwise(cuts)]
+    return [data[start:stop] for start, stop in itertools.pairwise(cuts)]
 
 
 def play(client: Client, pool: market.Pool, pace: Pace) -> float:
-    """Send; the seconds it took."""
+    """Send the trades. Return the seconds it took."""
     frames = pace.trades // pool.per_frame
     per_s = pace.rate / pool.per_frame
-    sent, at = 0, 0  # frames in all; frames of this round of the pool
+    sent, at = 0, 0  # frames in all; frames in this pass over the pool
     began = time.monotonic()
-    while sent < frames and not client.gone.is_set():
+    while sent < frames and not client.closed.is_set():
         due = frames
         if per_s:
             due = min(frames, int((time.monotonic() - began) * per_s))
@@ -245,9 +242,6 @@ def play(client: Client, pool: market.Pool, pace: Pace) -> float:
         stop = min(at + due - sent, pool.frames)
         while pool.ends[stop] - pool.ends[at] > _CHUNK_BYTES and stop - at > 1:
             stop = at + (stop - at) // 2
-        if pace.times is not None:
-            pace.times.append((sent + stop - at) * pool.per_frame)
-            pace.times.append(time.time_ns())
         client.send(*_records(pool, at, stop, pace.record))
         sent += stop - at
         at = 0 if stop == pool.frames else stop
@@ -264,7 +258,6 @@ def main() -> None:
     parser.add_argument("--per-frame", type=int, default=5)
     parser.add_argument("--trades", type=int, default=100_000)
     parser.add_argument("--rate", type=float, default=0.0)
-    parser.add_argument("--timestamps", type=Path)
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--record", type=int)
     given = parser.parse_args()
@@ -280,16 +273,13 @@ def main() -> None:
     client.shake_hands()
     _GREETINGS[given.dialect](client, given.tickers)
     trades = pool.frames if given.dialect == market.TAPE else given.trades
-    pace = Pace(trades, given.rate, array.array("q") if given.times else None)
-    pace.record = given.record
+    pace = Pace(trades, given.rate, record=given.record)
     seconds, error = 0.0, ""
     try:
         seconds = play(client, pool, pace)
     except OSError as caught:
         error = str(caught)
-    client.gone.wait(_PATIENCE_S * 2)
-    if given.times is not None and pace.times is not None:
-        given.times.write_bytes(pace.times.tobytes())
+    client.closed.wait(_PATIENCE_S * 2)
     report = {"seconds": seconds, "behind_s": pace.behind_s, "error": error}
     print(json.dumps(report), flush=True)
 

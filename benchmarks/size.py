@@ -1,9 +1,9 @@
-"""Bytes a trade on disk: converted, compacted, beside what others write of the same trades.
+"""Bytes per trade on disk: converted, compacted, and in the formats of others.
 
     python -m benchmarks.size [--tape FILE]
 
-``--tape`` is a recording, with receive times of its own; without one a market is made up. Sizes are
-exact and need no quiet machine. DBN and pcodec are in an environment of their own.
+``--tape`` is a recording, with its own receive times; by default the market is synthetic. Sizes are
+exact and need no idle machine. DBN and pcodec are in an environment of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, decode_ticker
 from stocktrace.store.tape import TapeFrames, TapeReader, TapeWriter
 
-# A session of ours that never was; its date is that of the trades' receipt.
+# A synthetic session; its date is that of the trades' receipt.
 _SESSION = "20251121T142958Z_3f9a1c"
 _WINDOW = "20251121T142958Z_00001"
 _PER_FRAME = 4
@@ -35,7 +35,7 @@ _TRADES = 400_000
 
 
 def record(layout: Layout, recording: Path | None) -> WindowId:
-    """A window with all trades, published; its tape is the recording or a market made up."""
+    """Publish one window with all trades, from the recording or a synthetic market."""
     part = WindowId(_SESSION, _WINDOW)
     tape = TapeWriter(layout.tape(part))
     if recording is not None:
@@ -43,19 +43,19 @@ def record(layout: Layout, recording: Path | None) -> WindowId:
             if isinstance(entry, TapeFrames):
                 tape.append(entry.stamp, entry.frames)
     else:
-        trades = list(market.prints(market.tickers(4), _TRADES))
+        trades = list(market.synthetic_trades(market.tickers(4), _TRADES))
         dice = random.Random(1)
         for begin in range(0, _TRADES, _PER_FRAME):
-            some = trades[begin : begin + _PER_FRAME]
-            stamp = some[-1].ms * 1_000_000 + dice.randrange(60_000_000, 69_000_000)
-            tape.append(stamp, [market.spelled(some)])
+            chunk = trades[begin : begin + _PER_FRAME]
+            stamp = chunk[-1].ms * 1_000_000 + dice.randrange(60_000_000, 69_000_000)
+            tape.append(stamp, [market.finnhub_payload(chunk)])
     tape.close()
     publish_window(layout, part, whole=False)
     return part
 
 
 def measure(layout: Layout, part: WindowId, plain: Path) -> dict[str, float]:
-    """Bytes a trade of each way to write them; ``plain`` is a folder for others to read from."""
+    """Return the bytes per trade of each format; ``plain`` is a folder for the others to read."""
     published = sorted(layout.dataset.glob(f"date={part.date}/symbol=*/*.parquet"))
     pandas = rows = 0
     for path in published:
@@ -67,18 +67,17 @@ def measure(layout: Layout, part: WindowId, plain: Path) -> dict[str, float]:
         pq.write_table(pa.Table.from_pandas(frame), plain / f"{path.parent.name}.parquet")
     converted = sum(path.stat().st_size for path in published)
     command = [str(SIZES.python), "-m", "benchmarks.peer.sizes", str(plain)]
-    told = subprocess.run(command, cwd=market.ROOT, capture_output=True, text=True, check=True)
-    others: dict[str, Any] = json.loads(told.stdout)
+    process = subprocess.run(command, cwd=market.ROOT, capture_output=True, text=True, check=True)
+    others: dict[str, Any] = json.loads(process.stdout)
     for ticker in [decode_ticker(path.parent.name.partition("=")[2]) for path in published]:
-        done = compaction.compact_day(layout, ticker, part.date)
-        assert done is not None
+        assert compaction.compact_day(layout, ticker, part.date) is not None
     compacted = sum(path.stat().st_size for path in layout.dataset.rglob("*.parquet"))
     sizes = {"pandas": pandas, "converted": converted, "compacted": compacted, **others}
     return {name: size / rows for name, size in sizes.items()}
 
 
 _TITLES = {
-    "pandas": "pandas' `to_parquet` as it comes",
+    "pandas": "pandas' `to_parquet` with its defaults",
     "dbn": "Databento DBN + zstd 3 (no conditions)",
     "converted": "stocktrace, converted",
     "compacted": "**stocktrace, compacted**",
@@ -87,7 +86,7 @@ _TITLES = {
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tape", type=Path)
     given = parser.parse_args()
@@ -98,13 +97,13 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as plain,
     ):
         layout = Layout(Path(root))
-        found = measure(layout, record(layout, given.tape), Path(plain))
+        sizes = measure(layout, record(layout, given.tape), Path(plain))
     rows = [
-        [title, f"{found[name]:.2f}", f"{found['compacted'] / found[name]:.2f}"]
+        [title, f"{sizes[name]:.2f}", f"{sizes['compacted'] / sizes[name]:.2f}"]
         for name, title in _TITLES.items()
     ]
     print(bench.table(["five columns", "bytes a trade", "compacted is"], rows))
-    bench.say(f"kept in {bench.save('size', found)}")
+    bench.log(f"saved to {bench.save('size', sizes)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Trades a second that each client takes for as long as it is asked: nothing lost, nothing waiting.
+"""The highest rate that each client sustains: nothing is lost, nothing waits.
 
     python -m benchmarks.sustained [--rounds 3] [--peers NAME ...] [--per-frame K ...] [--tape FILE]
 
-The sender sends as fast as it is taken; TCP holds it back. A client's time is from the end of its
-imports to its last row, for stocktrace to its last Parquet file. ``--tape`` plays a recording
+The sender sends as fast as the client reads; TCP slows it down. A client's time is from the end of
+its imports to its last row, for stocktrace to its last Parquet file. ``--tape`` plays a recording
 (``.tape.gz``) instead, to the clients that speak Finnhub's protocol.
 """
 
@@ -21,7 +21,7 @@ _FASTEST = ("stocktrace", "limit", "websockets")
 
 
 def synthetic(peers: list[Peer], per_frame: list[int], rounds: int) -> list[dict[str, Any]]:
-    """All runs with made-up trades."""
+    """Run every peer with synthetic trades."""
     loads = [(peer, k) for k in per_frame for peer in peers if k in peer.per_frame]
     return [
         _run(peer, f"k = {k}", bench.Load(k, 50, peer.trades, 0.0, peer.dialect))
@@ -31,37 +31,37 @@ def synthetic(peers: list[Peer], per_frame: list[int], rounds: int) -> list[dict
 
 
 def recorded(peers: list[Peer], tape: Path, rounds: int) -> list[dict[str, Any]]:
-    """All runs with a recording."""
-    trades = market.make_of_tape(tape)
+    """Run the fastest peers with a recording."""
+    trades = market.make_from_tape(tape)
     load = bench.Load(1, 1, trades, 0.0, market.TAPE)
     chosen = [peer for peer in peers if peer.name in _FASTEST]
     return [_run(peer, tape.name, load) for _ in range(rounds) for peer in chosen]
 
 
-def _run(peer: Peer, of: str, load: bench.Load) -> dict[str, Any]:
-    said = bench.run(peer.client, load)
-    rate, ns = load.trades / said["wall_s"], said["cpu_s"] / load.trades * 1e9
-    bench.say(f"{of}: {peer.name} {rate:,.0f} trades/s, {ns:,.0f} ns a trade")
-    return {"peer": peer.name, "of": of, "rate": rate, "ns": ns, **said}
+def _run(peer: Peer, column: str, load: bench.Load) -> dict[str, Any]:
+    result = bench.run(peer.client, load)
+    rate, ns = load.trades / result["wall_s"], result["cpu_s"] / load.trades * 1e9
+    bench.log(f"{column}: {peer.name} {rate:,.0f} trades/s, {ns:,.0f} ns a trade")
+    return {"peer": peer.name, "column": column, "rate": rate, "ns": ns, **result}
 
 
 def table(runs: list[dict[str, Any]], peers: list[Peer]) -> str:
-    """What the page in docs has: medians."""
-    columns = list(dict.fromkeys(run["of"] for run in runs))
+    """Format the table of docs/performance.md, with medians."""
+    columns = list(dict.fromkeys(run["column"] for run in runs))
     rows = []
     for peer in [peer for peer in peers if any(run["peer"] == peer.name for run in runs)]:
         cells = [peer.title]
-        for of in columns:
-            mine = [run for run in runs if (run["peer"], run["of"]) == (peer.name, of)]
+        for column in columns:
+            mine = [run for run in runs if (run["peer"], run["column"]) == (peer.name, column)]
             rate = bench.median([run["rate"] for run in mine]) if mine else 0
             ns = bench.median([run["ns"] for run in mine]) if mine else 0
             cells.append(f"{rate:,.0f}/s · {ns / 1000:.3g} µs" if mine else "")
         rows.append(cells)
-    return bench.table(["as fast as it is taken", *columns], rows)
+    return bench.table(["as fast as the client reads", *columns], rows)
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", nargs="*", default=[])
@@ -75,7 +75,7 @@ def main() -> None:
     else:
         runs = synthetic(peers, given.per_frame, given.rounds)
     print(table(runs, peers))
-    bench.say(f"kept in {bench.save('sustained', {'runs': runs})}")
+    bench.log(f"saved to {bench.save('sustained', {'runs': runs})}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What the live page costs the capture: its CPU with 0, 1 and 20 viewers, and 50 that are stalled.
+"""The cost of the live page for a capture: CPU with 0, 1 and 20 viewers, and with 50 stalled ones.
 
     python benchmarks/viewers.py [--seconds 20] [--rounds 2] [--rate 5000]
 
-One capture of a simulated exchange, with its dashboard, runs through all of it, so that nothing but
-the viewers differs; the phases take turns. A viewer reads its stream as a browser does, a stalled
-one asks for it and never reads.
+One capture of a simulator, with its dashboard, runs through all phases, which take turns, so that
+only the viewers differ. A viewer reads its stream as a browser does; a stalled one requests it and
+never reads.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ import psutil
 from stocktrace.sessions.status import CaptureStatus
 
 TICKERS = [f"T{number:02}" for number in range(50)]
-PHASES = {"nobody": (0, 0), "1 viewer": (1, 0), "20 viewers": (20, 0), "50 stalled": (0, 50)}
+PHASES = {"none": (0, 0), "1 viewer": (1, 0), "20 viewers": (20, 0), "50 stalled": (0, 50)}
 SETTLE_S = 3.0
 
 
 class Viewers:
-    """Streams of the dashboard: some are read, some are not."""
+    """Streams of the dashboard, some of which are not read."""
 
     def __init__(self, url: str, reading: int, stalled: int) -> None:
-        place = urlsplit(url)
-        self._over = threading.Event()
+        parts = urlsplit(url)
+        self._closed = threading.Event()
         self._counting = threading.Lock()
-        self.taken = 0
-        request = f"GET /api/live?{place.query} HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode()
+        self.received = 0
+        request = f"GET /api/live?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
         self._sockets = []
         for _ in range(reading + stalled):
-            one = socket.create_connection((place.hostname, place.port))
-            one.sendall(request)
-            self._sockets.append(one)
+            stream = socket.create_connection((parts.hostname, parts.port))
+            stream.sendall(request)
+            self._sockets.append(stream)
         self._threads = [
-            threading.Thread(target=self._read, args=(one,)) for one in self._sockets[:reading]
+            threading.Thread(target=self._read, args=(s,)) for s in self._sockets[:reading]
         ]
         for thread in self._threads:
             thread.start()
 
     def _read(self, stream: socket.socket) -> None:
         stream.settimeout(1.0)
-        while not self._over.is_set():
+        while not self._closed.is_set():
             try:
                 count = stream.recv(1 << 16).count(b"event: session")
             except TimeoutError:
                 continue
-            with self._counting:  # taken before `recv`, the old sum would be lost to the others
-                self.taken += count
+            with self._counting:  # after `recv`: other threads add to the sum in the meantime
+                self.received += count
 
     def close(self) -> None:
-        """Leave."""
-        self._over.set()
+        """Close the streams."""
+        self._closed.set()
         for thread in self._threads:
             thread.join()
-        for one in self._sockets:
-            one.close()
+        for stream in self._sockets:
+            stream.close()
 
 
 def measure(
@@ -77,26 +77,26 @@ def measure(
     phase: str,
     seconds: float,
 ) -> dict[str, float]:
-    """Shares of a core (%), trades a second, the page's memory (MB) and a viewer's updates."""
+    """Measure shares of a core (%), trades/s, the page's memory (MB) and a viewer's updates."""
     (status,) = data_dir.glob("sessions/*.status")
     reading, stalled = PHASES[phase]
     viewers = Viewers(url, reading, stalled)
     wait = threading.Event()
     wait.wait(SETTLE_S)
-    before, taken = [sum(one.cpu_times()[:2]) for one in (capture, page)], viewers.taken
-    had = CaptureStatus.read(status)
+    before, received = [sum(p.cpu_times()[:2]) for p in (capture, page)], viewers.received
+    first = CaptureStatus.read(status)
     wait.wait(seconds)
-    after = [sum(one.cpu_times()[:2]) for one in (capture, page)]
-    has = CaptureStatus.read(status)
-    found = {
-        "trades": (has.trades - had.trades) / (has.elapsed_s - had.elapsed_s),
+    after = [sum(p.cpu_times()[:2]) for p in (capture, page)]
+    last = CaptureStatus.read(status)
+    result = {
+        "trades": (last.trades - first.trades) / (last.elapsed_s - first.elapsed_s),
         "capture": (after[0] - before[0]) / seconds * 100,
         "page": (after[1] - before[1]) / seconds * 100,
         "memory": page.memory_info().rss / 1e6,
-        "updates": (viewers.taken - taken) / seconds / reading if reading else 0.0,
+        "updates": (viewers.received - received) / seconds / reading if reading else 0.0,
     }
     viewers.close()
-    return found
+    return result
 
 
 def main() -> None:
@@ -107,13 +107,13 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=5000)
     options = parser.parse_args()
     stocktrace = [sys.executable, "-m", "stocktrace"]
-    exchange = subprocess.Popen(
+    simulator = subprocess.Popen(
         [*stocktrace, "simulator", "--rate", str(options.rate), "--symbol-limit", "0"],
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert exchange.stdout is not None
-    url = exchange.stdout.readline().strip()
+    assert simulator.stdout is not None
+    url = simulator.stdout.readline().strip()
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "data"
         capture = subprocess.Popen(
@@ -136,25 +136,25 @@ def main() -> None:
             process = psutil.Process(capture.pid)
             (page,) = process.children()
             threading.Event().wait(10)
-            found: dict[str, list[dict[str, float]]] = defaultdict(list)
+            results: dict[str, list[dict[str, float]]] = defaultdict(list)
             for number in range(options.rounds):
                 for phase in list(PHASES)[:: 1 if number % 2 == 0 else -1]:
-                    found[phase].append(
+                    results[phase].append(
                         measure(process, page, data_dir, address, phase, options.seconds)
                     )
         finally:
             capture.terminate()
             capture.wait(60)
-            exchange.terminate()
-            exchange.wait(60)
+            simulator.terminate()
+            simulator.wait(60)
     print(
-        "| who looks | trades/s | capture, % of a core | page, % of a core | page, MB | updates/s |"
+        "| viewers | trades/s | capture, % of a core | page, % of a core | page, MB | updates/s |"
     )
     print("|---|---|---|---|---|---|")
     for phase in PHASES:
-        rounds = found[phase]
-        spread = ", ".join(f"{one['capture']:.1f}" for one in rounds)
-        means = {name: mean(one[name] for one in rounds) for name in rounds[0]}
+        rounds = results[phase]
+        spread = ", ".join(f"{result['capture']:.1f}" for result in rounds)
+        means = {name: mean(result[name] for result in rounds) for name in rounds[0]}
         print(
             f"| {phase} | {means['trades']:,.0f} | {means['capture']:.1f} ({spread}) "
             f"| {means['page']:.1f} | {means['memory']:.0f} | {means['updates']:.1f} |"

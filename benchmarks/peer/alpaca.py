@@ -1,4 +1,4 @@
-"""alpaca-py: ``StockDataStream`` with a handler a trade, rows to one buffered CSV file."""
+"""alpaca-py: ``StockDataStream`` with a handler per trade, rows to one buffered CSV file."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ stream = StockDataStream("key", "secret", url_override=meter.url)
 stream.subscribe_trades(on_trade, *meter.tickers)
 asyncio.run(stream._run_forever())  # noqa: SLF001 - what ``run`` does, but for its log lines
 file.close()
-meter.done()
+meter.report()

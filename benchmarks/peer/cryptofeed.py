@@ -1,4 +1,4 @@
-"""cryptofeed 2.4 and 3: its OKX feed with a callback a trade, rows to one buffered CSV file.
+"""cryptofeed 2.4 and 3: its OKX feed with a callback per trade, rows to one buffered CSV file.
 
 Its WebSocket takes ``wss`` addresses only and its symbols come from OKX's web site: both are
 pointed at the sender. Nothing else of it is touched.
@@ -40,7 +40,7 @@ async def on_trade(trade: Trade, stamp: float) -> None:
     rows += 1
     if rows == meter.trades:
         file.close()
-        meter.done()
+        meter.report()
         os._exit(0)  # version 3 does not end by itself
 
 

@@ -1,4 +1,4 @@
-"""massive (once polygon): ``WebSocketClient`` with a handler a frame, one buffered CSV file."""
+"""massive (formerly polygon): ``WebSocketClient``, a handler per frame, one buffered CSV file."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ client = WebSocketClient(
 )
 asyncio.run(client.connect(on_messages, max_size=None))
 file.close()
-meter.done()
+meter.report()

@@ -1,7 +1,7 @@
-"""What each peer's program has in common: ``URL TRADES FOLDER`` in, one JSON line out.
+"""Shared by the peers: arguments ``URL TRADES FOLDER``, one JSON line as the result.
 
-CPU time counts from the end of the imports to the moment the last row is with the operating
-system; threads of the process count, the sender (a process of its own) does not.
+CPU time is measured from the end of the imports until the operating system has the last row; it
+includes all threads of the process, but not the sender, which is another process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks import market
 
 
 class Meter:
-    """Made after the imports."""
+    """Starts to measure when it is made, after the imports."""
 
     def __init__(self) -> None:
         self.url, trades, folder = sys.argv[1:4]
@@ -28,8 +28,8 @@ class Meter:
         self.cpu = time.process_time()
         self._wall = time.monotonic()
 
-    def done(self, **facts: Any) -> None:
-        """All rows are written."""
+    def report(self, **facts: Any) -> None:
+        """Print the result when all rows are written."""
         print(
             json.dumps(
                 {

@@ -1,4 +1,4 @@
-"""As many small Finnhub recorders do it: WebSocketApp, ``json``, a thread a ticker, open a row."""
+"""Like many small Finnhub recorders: WebSocketApp, ``json``, a thread per ticker, open per row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ received = 0
 
 
 def record(ticker: str) -> None:
-    """Write what comes for one ticker."""
+    """Write the trades of one ticker."""
     while (trade := queues[ticker].get()) is not None:
         with (meter.folder / f"{ticker}.csv").open("a", newline="") as file:
             codes = " ".join(trade["c"] or ())
@@ -37,7 +37,7 @@ def on_open(app: websocket.WebSocketApp) -> None:
 
 
 def on_message(app: websocket.WebSocketApp, message: str) -> None:
-    """Hand each trade to the thread of its ticker."""
+    """Pass each trade to the thread of its ticker."""
     global received  # noqa: PLW0603 - as in the example
     for trade in json.loads(message)["data"]:
         trade["stamp"] = time.time_ns()
@@ -55,4 +55,4 @@ for ticker in meter.tickers:
     queues[ticker].put(None)
 for thread in threads:
     thread.join()
-meter.done()
+meter.report()

@@ -1,7 +1,7 @@
 """nautilus_trader: its Rust WebSocket, msgspec and ``TradeTick``, as its own adapters do it.
 
-Each tick goes over its message bus to a handler that writes CSV, or, with the argument ``feather``,
-to its ``StreamingFeatherWriter``.
+Its message bus passes each tick to a handler that writes CSV, or, with the argument ``feather``, to
+its ``StreamingFeatherWriter``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ rows = 0
 
 
 def on_message(raw: bytes) -> None:
-    """A frame, to ticks, to the bus."""
+    """Decode a frame and publish its ticks on the bus."""
     global rows  # noqa: PLW0603 - one counter
     stamp = clock.timestamp_ns()
     for trade in decoder.decode(raw).data:
@@ -74,7 +74,7 @@ def on_message(raw: bytes) -> None:
 
 
 async def main() -> None:
-    """Record."""
+    """Record all trades."""
     global loop  # noqa: PLW0603 - known only now
     loop = asyncio.get_running_loop()
     write: Callable[[TradeTick], None]
@@ -101,7 +101,7 @@ async def main() -> None:
         await client.send_text(msgspec.json.encode({"type": "subscribe", "symbol": ticker}))
     await done.wait()
     close()
-    meter.done()
+    meter.report()
     await client.disconnect()
 
 

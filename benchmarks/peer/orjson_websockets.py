@@ -1,4 +1,4 @@
-"""What a careful person writes: websockets, orjson, one buffered CSV file."""
+"""A careful small recorder: websockets, orjson, one buffered CSV file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.peer.meter import Meter
 
 
 async def main() -> None:
-    """Record."""
+    """Record all trades."""
     rows = 0
     with (meter.folder / "trades.csv").open("w", buffering=1 << 16) as file:
         async with websockets.connect(meter.url, max_size=None, compression=None) as socket:
@@ -32,4 +32,4 @@ async def main() -> None:
 
 meter = Meter()
 asyncio.run(main())
-meter.done()
+meter.report()

@@ -23,29 +23,29 @@ from stocktrace.trade_columns import TradeColumns
 
 
 def main() -> None:
-    """Record until all trades are in, then end in order."""
-    given: dict[str, Any] = json.loads(os.environ.get("BENCH_SETTINGS", "{}"))
+    """Record until all trades have arrived, then stop cleanly."""
+    overrides: dict[str, Any] = json.loads(os.environ.get("BENCH_SETTINGS", "{}"))
     settings = Settings.load(
-        url=meter.url, data_dir=meter.folder, finnhub_api_key=SecretStr("bench"), **given
+        url=meter.url, data_dir=meter.folder, finnhub_api_key=SecretStr("bench"), **overrides
     )
-    handle = CaptureControl()
+    control = CaptureControl()
 
     def watch(status: CaptureStatus) -> None:
         if status.trades >= meter.trades:
-            handle.stop("all were sent")
+            control.stop("all trades were received")
 
     report = stocktrace.live.api.capture(
-        meter.tickers, duration="1h", settings=settings, on_status=watch, control=handle
+        meter.tickers, duration="1h", settings=settings, on_status=watch, control=control
     )
     books = report.books
-    parquet = sum(one.parquet for one in report.per_ticker.values())
+    parquet = sum(ticker.parquet for ticker in report.per_ticker.values())
     spilled = sum(len(names) for names in report.spilled.values())
-    meter.done(rows=books.recorded, parquet=parquet, windows=len(report.windows), spilled=spilled)
+    meter.report(rows=books.recorded, parquet=parquet, windows=len(report.windows), spilled=spilled)
     if not books.trades == books.recorded == parquet == meter.trades:
-        sys.exit(f"{meter.trades} were sent: {books}, {parquet} in Parquet")
+        sys.exit(f"{meter.trades} trades were sent: {books}, {parquet} in Parquet")
 
 
-# pandera imports a good part of itself in its first call: 0.15 s, once in the life of a process.
+# pandera imports much of itself in its first call, which takes 0.15 s once per process.
 read = DecodedRead([TapeFrames(0, [b""])], TradeColumns.of([[Trade("A", 1.0, 0, 1.0)]]))
 validation.find_failures(BatchColumns.of([("A", [(read, range(1))])]).frame())
 meter = Meter()

@@ -1,9 +1,9 @@
-"""Bytes of the same trades as others write them; reads a Parquet file a ticker, prints JSON.
+"""Bytes of the same trades in the formats of others; reads one Parquet file per ticker.
 
     python sizes.py FOLDER
 
-DBN has no conditions and numbers instruments; pcodec packs each column by itself, at its highest
-level, and is no file format: it is about as small as five columns get.
+It prints JSON. DBN has no conditions and numbers instruments. pcodec packs each column by itself,
+at its highest level, and is not a file format: it shows about how small five columns can be.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 import zstandard
 from pcodec import ChunkConfig, standalone
 
-_DBN_ZSTD = 3  # what Databento's files have
-_FIXED = 1_000_000_000  # DBN's unit of a price
+_DBN_ZSTD = 3  # the level of Databento's files
+_FIXED = 1_000_000_000  # DBN's unit of prices
 
 
 def as_dbn(table: pa.Table) -> int:
-    """A trade message each, compressed."""
+    """Return the size of one trade message per trade, compressed."""
     events = table["ts_event"].cast("int64").to_pylist()
     received = table["ts_recv"].cast("int64").to_pylist()
     prices, volumes = table["price"].to_pylist(), table["volume"].to_pylist()
@@ -52,7 +52,7 @@ def as_dbn(table: pa.Table) -> int:
 
 
 def as_pcodec(table: pa.Table) -> int:
-    """Five columns, one after another; a list of conditions is a number into a few texts."""
+    """Return the size of five columns; conditions are numbers of a few different texts."""
     codes = table["conditions"].combine_chunks().dictionary_encode()
     columns = [
         table["ts_event"].cast("int64").to_numpy(),
@@ -63,17 +63,17 @@ def as_pcodec(table: pa.Table) -> int:
     ]
     config = ChunkConfig(compression_level=12)
     texts = "\n".join(codes.dictionary.to_pylist())
-    return sum(len(standalone.simple_compress(one, config)) for one in columns) + len(texts)
+    return sum(len(standalone.simple_compress(column, config)) for column in columns) + len(texts)
 
 
 def main() -> None:
     """Measure and print."""
-    found: dict[str, Any] = {"dbn": 0, "pcodec": 0}
+    sizes: dict[str, Any] = {"dbn": 0, "pcodec": 0}
     for path in sorted(Path(sys.argv[1]).glob("*.parquet")):
         table = pq.read_table(path)
-        found["dbn"] += as_dbn(table)
-        found["pcodec"] += as_pcodec(table)
-    print(json.dumps(found))
+        sizes["dbn"] += as_dbn(table)
+        sizes["pcodec"] += as_pcodec(table)
+    print(json.dumps(sizes))
 
 
 main()
