@@ -130,7 +130,7 @@ class Broadcast:
         return self._charts[ticker]
 
     async def _wait_for_change(self, version: int) -> bool:
-        """Wait for a change after ``version``. Return False if there was none for a while."""
+        """Wait for a change after ``version``. Return False after a while without one."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_KEEP_ALIVE_S), self._changed:
                 await self._changed.wait_for(lambda: self._version != version or self.closed)

@@ -1,4 +1,4 @@
-"""Whether a session is alive, and its figures: from its status, its report and its lock.
+"""The state of a session, and its figures: from its status, its report and its lock.
 
 While a session runs, the status has the figures. When it has ended, the report has.
 """
@@ -20,7 +20,7 @@ HEARTBEAT_S = 5.0
 # Rates are averages over this time.
 RATE_S = 5.0
 
-#: ``silent``: no heartbeat; ``crashed``: its process is gone and it did not end.
+#: ``silent``: no heartbeat; ``crashed``: the session has not ended and no process runs it.
 LivenessState = Literal[
     "connecting", "connected", "reconnecting", "ending", "ended", "silent", "crashed"
 ]  # fmt: skip

@@ -143,7 +143,7 @@ def _market_frames(
 ) -> Iterator[tuple[int, bytes | None]]:
     """Yield frames with their stamps (UTC epoch ns), up to ``trades`` trades.
 
-    While there are no tickers, the frames are ``None``.
+    Without tickers, the frames are ``None``.
     """
     random = Random(seed)
     floor = _TradingFloor(random)

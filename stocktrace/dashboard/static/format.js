@@ -24,7 +24,9 @@ export function price(value) {
 }
 
 export function percent(value) {
-  return value === null ? "–" : `${value > 0 ? "+" : ""}${value.toFixed(2)}`;
+  if (value === null) return "–";
+  const text = value.toFixed(2);
+  return Number(text) === 0 ? "0.00" : `${value > 0 ? "+" : ""}${text}`;
 }
 
 export function ms(value) {
@@ -39,6 +41,7 @@ export function span(seconds) {
 }
 
 export function duration(seconds) {
+  if (seconds > 0 && seconds < 0.95) return `${Math.max(1, Math.round(seconds * 1000))} ms`;
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   if (seconds < 120) return `${Math.round(seconds)} s`;
   if (seconds < 7200) return `${Math.round(seconds / 60)} min`;

@@ -77,7 +77,7 @@ export class RateChart extends Series {
   }
 
   describe(point, prefix) {
-    return `${prefix}${rate(point[1])} (average of ${this.step ?? 1} s)`;
+    return `${prefix}${rate(point[1])} (${this.step ?? 1} s average)`;
   }
 }
 
