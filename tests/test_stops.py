@@ -77,7 +77,7 @@ class Scene:
 
     def again(self) -> str:
         """Another run for a moment, on the same folder; gives its id."""
-        words: dict[str, Any] = {"tickers": TICKERS, "lasting": "1s", "url": self.exchange.url}
+        words: dict[str, Any] = {"tickers": TICKERS, "duration": "1s", "url": self.exchange.url}
         return self.place.start("ad-hoc", **words, data_dir=str(self.folder))
 
 

@@ -47,7 +47,7 @@ _GAUGES: dict[str, tuple[str, _Value]] = {
     "connected": ("1 while the feed listens.", attrgetter("connected")),
     "tickers": ("Tickers that are captured.", lambda status: len(status.tickers)),
     "session_elapsed_seconds": ("Age of the session.", attrgetter("elapsed_s")),
-    "session_left_seconds": ("Time until the session ends.", attrgetter("left_s")),
+    "session_remaining_seconds": ("Time until the session ends.", attrgetter("remaining_s")),
     "queue_trades": ("Trades that wait for the recorder.", attrgetter("backlog")),
     "queue_oldest_seconds": ("For how long the oldest of them waits.", attrgetter("behind_s")),
     "lag_seconds": (
@@ -56,7 +56,7 @@ _GAUGES: dict[str, tuple[str, _Value]] = {
     ),
 }
 _FRAMES = {"trade": "trade_frames", "control": "control", "undecodable": "undecodable"}
-_QUANTILES = {"0.5": "p50", "0.99": "p99", "1": "longest"}
+_QUANTILES = {"0.5": "p50", "0.99": "p99", "1": "max"}
 
 
 @dataclass(frozen=True, slots=True)

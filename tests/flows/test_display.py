@@ -63,7 +63,7 @@ def shown(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shown:
         with Simulator(market, SimulatorSettings(key=KEY), faults) as exchange:
             state = capture(
                 TICKERS,
-                lasting="5s",
+                duration="5s",
                 url=exchange.url,
                 data_dir=str(folder / "data"),
                 return_state=True,
@@ -160,10 +160,10 @@ def status(**given: Any) -> CaptureStatus:
         "backlog": 7,
         "tickers": ("A", "B"),
         "per_ticker": {"A": 600},
-        "at": BEGIN,
-        "lag": LagReport(80.0, 250.0, 900.0),
+        "written_at": BEGIN,
+        "latency": LagReport(80.0, 250.0, 900.0),
         "quarantined": 3,
-        "quarantined_of": {"A": 3},
+        "quarantined_by_ticker": {"A": 3},
         "queued": {"A": 7},
         "rolled": 2,
         "published": 1,

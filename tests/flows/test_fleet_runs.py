@@ -246,7 +246,7 @@ def test_a_fleet_that_starts_early_is_about_its_scheduled_start(
     scheduled = datetime.now(UTC) + timedelta(seconds=30)
     flow_run = SimpleNamespace(scheduled_start_time=scheduled, parameters={})
     monkeypatch.setattr(fleet, "runtime", SimpleNamespace(flow_run=flow_run))
-    monkeypatch.setattr(fleet, "Members", members)
+    monkeypatch.setattr(fleet, "FleetRuns", members)
     end = scheduled + timedelta(hours=1)
     with pytest.raises(Known) as known:
         fleet.fleet.fn(["A"], 1, f"file://{tmp_path}", duration="1h")

@@ -68,7 +68,7 @@ def test_a_free_key_fails_with_one_sentence(tmp_path: Path, asked: Simulator) ->
             assert "has no historical ticks (HTTP 403)" in str(state.message)
 
 
-@pytest.mark.parametrize("wrong", [{"date": "today"}, {"least": 2}])
+@pytest.mark.parametrize("wrong", [{"date": "today"}, {"min_share": 2}])
 def test_what_makes_no_sense_is_no_parameter(wrong: dict[str, Any]) -> None:
     from prefect.exceptions import ParameterTypeError
 

@@ -94,7 +94,7 @@ def gone(slots: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], N
 
 
 def test_a_place_is_taken_while_it_is_held_and_no_longer(slots: Any, api: Api, key: str) -> None:
-    with slots.Slot(Settings.load()) as slot:
+    with slots.KeyLease(Settings.load()) as slot:
         assert taken(api, slot) == 1
         assert api.one(f"/v2/concurrency_limits/{slot.name}")["limit"] == 1
     slot.close()
@@ -105,10 +105,10 @@ def test_a_place_is_taken_while_it_is_held_and_no_longer(slots: Any, api: Api, k
 def test_a_second_machine_is_refused_with_what_to_do(
     slots: Any, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with slots.Slot(Settings.load()) as first:
+    with slots.KeyLease(Settings.load()) as first:
         on_another_machine(monkeypatch, tmp_path)
         monkeypatch.setattr(slots.Deadline, "after", lambda _: Deadline(0.0))  # it has passed
-        with pytest.raises(KeyInUse) as refused, slots.Slot(Settings.load()):
+        with pytest.raises(KeyInUse) as refused, slots.KeyLease(Settings.load()):
             pytest.fail("two machines had the key")
         assert taken(api, first) == 1
     first.close()
@@ -129,7 +129,7 @@ def test_a_second_machine_that_waits_takes_over(
 ) -> None:
     from prefect.exceptions import PrefectHTTPStatusError
 
-    with slots.Slot(Settings.load()) as first:
+    with slots.KeyLease(Settings.load()) as first:
         on_another_machine(monkeypatch, tmp_path)
         leave = threading.Event()
 
@@ -142,7 +142,7 @@ def test_a_second_machine_that_waits_takes_over(
                 raise
 
         around(ASK, refused)
-        with slots.Slot(Settings.load(wait_for_key="60s")) as second:
+        with slots.KeyLease(Settings.load(wait_for_key="60s")) as second:
             assert leave.is_set()
             first.close()
             assert taken(api, second) == 1
@@ -153,12 +153,12 @@ def test_a_second_machine_that_waits_takes_over(
 def test_what_a_killed_capture_held_on_this_machine_is_given_back_at_once(
     slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with slots.Slot(Settings.load()) as first, monkeypatch.context() as killed:
+    with slots.KeyLease(Settings.load()) as first, monkeypatch.context() as killed:
         killed.delattr(slots, "get_client")  # it gives nothing back
         first.__exit__(None, None, None)
         first.close()
     assert taken(api, first) == 1
-    with slots.Slot(Settings.load()) as second:
+    with slots.KeyLease(Settings.load()) as second:
         assert taken(api, second) == 1
     second.close()
     assert taken(api, second) == 0
@@ -182,7 +182,7 @@ def test_a_server_whose_database_is_locked_is_asked_again_at_once(
     monkeypatch.setattr(slots, "get_client", counted)
     with monkeypatch.context() as patch:
         patch.setattr(httpx.HTTPTransport, "handle_request", handle)
-        with slots.Slot(Settings.load()) as slot:
+        with slots.KeyLease(Settings.load()) as slot:
             # By us: Prefect's own client would wait for 2 s and ask with the same connection.
             assert (locked, len(clients)) == ([], 3)
             assert taken(api, slot) == 1
@@ -193,7 +193,7 @@ def test_a_server_whose_database_is_locked_is_asked_again_at_once(
 def test_without_an_answer_the_capture_goes_on(
     slots: Any, gone: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING), slots.Slot(Settings.load()) as slot:
+    with caplog.at_level(logging.WARNING), slots.KeyLease(Settings.load()) as slot:
         pass
     slot.close()
     assert "stocktrace-slot" not in [thread.name for thread in threading.enumerate()]
@@ -209,7 +209,7 @@ def test_without_an_answer_the_capture_goes_on(
 def test_when_the_server_is_back_the_place_is_taken_after_all(
     slots: Any, api: Api, gone: Callable[[], None]
 ) -> None:
-    with slots.Slot(Settings.load()) as slot:
+    with slots.KeyLease(Settings.load()) as slot:
         limits = api.all("v2/concurrency_limits")
         assert slot.name not in [limit["name"] for limit in limits]
         gone()
@@ -223,7 +223,7 @@ def test_a_place_that_the_server_lost_is_asked_for_again(
     slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(slots, "RENEW_EVERY_S", 0.05)
-    with caplog.at_level(logging.WARNING), slots.Slot(Settings.load()) as slot:
+    with caplog.at_level(logging.WARNING), slots.KeyLease(Settings.load()) as slot:
         release(Path(tempfile.gettempdir()))
         eventually(lambda: LOST in caplog.messages)
         eventually(lambda: taken(api, slot) == 1)
@@ -248,7 +248,7 @@ def test_a_place_that_another_took_meanwhile_is_told_once_and_ends_nothing(
         if not others:
             release(here)
             on_another_machine(monkeypatch, tmp_path)
-            others.append(slots.Slot(Settings.load()))
+            others.append(slots.KeyLease(Settings.load()))
             others[0].__enter__()
         return renew()
 
@@ -257,7 +257,7 @@ def test_a_place_that_another_took_meanwhile_is_told_once_and_ends_nothing(
         return ask()
 
     around(RENEW, another_is_first)
-    with caplog.at_level(logging.WARNING), slots.Slot(Settings.load()) as first:
+    with caplog.at_level(logging.WARNING), slots.KeyLease(Settings.load()) as first:
         eventually(lambda: TAKEN in caplog.messages)
         around(ASK, counted)
         for _ in range(3):

@@ -62,7 +62,7 @@ def taken(steer: Any, count: int = 1) -> list[ChangeRequest]:
     found: list[ChangeRequest] = []
 
     def enough() -> bool:
-        found.extend(steer._handle.changes())
+        found.extend(steer._handle.take_changes())
         return len(found) >= count
 
     eventually(enough)

@@ -26,7 +26,7 @@ def look(**given: Any) -> HealthInput:
     )
     names = {field for field in CaptureStatus.__struct_fields__ if field in given}
     status = msgspec.structs.replace(status, **{name: given.pop(name) for name in names})
-    usual: dict[str, Any] = {"now": OPEN, "age_s": 0.5, "away_s": 0.0, "free": 100 * GB}
+    usual: dict[str, Any] = {"now": OPEN, "status_age_s": 0.5, "disconnected_s": 0.0, "free_bytes": 100 * GB}
     return HealthInput(status, **{**usual, "min_free_space": GB, "flush_interval_s": 1.0, **given})
 
 
@@ -40,18 +40,18 @@ def test_nothing_is_wrong_with_a_capture_that_is_well() -> None:
 
 WRONG: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = [
     (
-        {"free": 2 * GB - 1},
-        {"free": 2 * GB},
+        {"free_bytes": 2 * GB - 1},
+        {"free_bytes": 2 * GB},
         ("disk", "the disk has 2,000 MB left, and the capture ends at 1,000 MB"),
     ),
     (
-        {"age_s": 11.0},
-        {"age_s": 9.0},
+        {"status_age_s": 11.0},
+        {"status_age_s": 9.0},
         ("stalled", "the capture has not been heard of for 11 s"),
     ),
     (
-        {"away_s": 61.0, "retry": ReconnectAttempt(3, OPEN, "cannot connect: refused")},
-        {"away_s": 59.0, "connected": False},
+        {"disconnected_s": 61.0, "retry": ReconnectAttempt(3, OPEN, "cannot connect: refused")},
+        {"disconnected_s": 59.0, "connected": False},
         ("disconnected", "not connected for 61 s: cannot connect: refused"),
     ),
     (
@@ -98,9 +98,9 @@ def test_a_longer_batch_is_given_longer() -> None:
 
 @pytest.mark.parametrize("state", ["ending", "ended"])
 def test_a_capture_that_publishes_its_end_is_asked_for_the_disk_only(state: str) -> None:
-    assert told(state=state, age_s=100.0, away_s=100.0, last={}, behind_s=100.0) == []
-    assert [kind for kind, _ in told(state=state, free=0)] == ["disk"]
+    assert told(state=state, status_age_s=100.0, disconnected_s=100.0, last={}, behind_s=100.0) == []
+    assert [kind for kind, _ in told(state=state, free_bytes=0)] == ["disk"]
 
 
 def test_without_a_watermark_the_disk_is_not_watched() -> None:
-    assert told(free=0, min_free_space=0) == []
+    assert told(free_bytes=0, min_free_space=0) == []

@@ -336,7 +336,7 @@ def waited_for(inbox: ChangeInbox) -> list[tuple[str, ChangeRequest]]:
 def test_changes_are_taken_in_the_order_in_which_they_were_sent(layout: Layout) -> None:
     with alive(layout) as inbox:
         for number in (3, 1, 2):
-            text = json.dumps({"action": "add", "tickers": [f"T{number}"], "by": "cli"})
+            text = json.dumps({"action": "add", "tickers": [f"T{number}"], "requested_by": "cli"})
             (inbox.folder / f"{number:020}_00000000.json").write_text(text)
         assert [change.tickers for _, change in inbox.take()] == [("T1",), ("T2",), ("T3",)]
 
@@ -374,16 +374,16 @@ def test_a_capture_that_dies_meanwhile_is_told_of(layout: Layout, pool: ThreadPo
     [
         "{}",
         "no JSON",
-        '{"action": "buy", "tickers": ["A"], "by": ""}',
-        '{"action": "add", "tickers": ["\\n"], "by": ""}',
-        '{"action": "add", "tickers": [], "by": ""}',
+        '{"action": "buy", "tickers": ["A"], "requested_by": ""}',
+        '{"action": "add", "tickers": ["\\n"], "requested_by": ""}',
+        '{"action": "add", "tickers": [], "requested_by": ""}',
     ],
 )
 def test_a_file_that_is_no_change_is_answered_and_harms_nobody(layout: Layout, text: str) -> None:
     with alive(layout) as inbox:
         (inbox.folder / "1_x.json").write_text(text)
         (inbox.folder / ".1_x.json.123.tmp").write_text("half a")
-        (inbox.folder / "1_y.json").write_text('{"action": "add", "tickers": ["A"], "by": "x"}')
+        (inbox.folder / "1_y.json").write_text('{"action": "add", "tickers": ["A"], "requested_by": "x"}')
         assert [change.tickers for _, change in inbox.take()] == [("A",)]
         answer = json.loads((inbox.folder / "1_x.answer").read_text())
         assert answer["error"].startswith("It is no change of tickers: ")
@@ -392,7 +392,7 @@ def test_a_file_that_is_no_change_is_answered_and_harms_nobody(layout: Layout, t
 def test_what_a_dead_capture_left_is_never_applied_and_is_swept(layout: Layout) -> None:
     dead = layout.ticker_requests("20261122T142958Z_3f9a1c")
     dead.mkdir()
-    (dead / "1_x.json").write_text('{"action": "add", "tickers": ["A"], "by": "x"}')
+    (dead / "1_x.json").write_text('{"action": "add", "tickers": ["A"], "requested_by": "x"}')
     other = "20261123T152958Z_3f9a1c"
     with alive(layout, other), alive(layout) as inbox:
         assert list(inbox.take()) == []

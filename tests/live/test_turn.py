@@ -134,8 +134,8 @@ def test_after_one_who_was_killed_the_turn_begins_when_that_is_seen(studio, tmp_
     """Until when it listened is for its own tape to tell, and for recovery to read."""
     settings = settings_of(studio, wait_for_key="60s")
     code = (
-        "import sys; from stocktrace.store import lock\n"
-        f"with lock.one_capture_per_key({studio.key!r}, {settings.url!r}, {SESSION!r}):\n"
+        "import sys; from stocktrace.live import key_lock\n"
+        f"with key_lock.acquire_key_lock({studio.key!r}, {settings.url!r}, {SESSION!r}):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     stopping, before = Waiting(), SYSTEM_CLOCK.wall()
@@ -157,12 +157,12 @@ def test_after_one_who_was_killed_the_turn_begins_when_that_is_seen(studio, tmp_
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_who_is_interrupted_while_it_waits_has_made_nothing(studio, number, status):
     code = (
-        "from stocktrace.live import turn\nfrom stocktrace.cli import main\n"
-        "wait = turn.threading.Event.wait\n"
+        "from stocktrace.live import key_lock\nfrom stocktrace.cli import main\n"
+        "wait = key_lock.threading.Event.wait\n"
         "def telling(self, timeout=None):\n"
-        "    if timeout == turn.LOOK_EVERY_S: print('waits', flush=True)\n"
+        "    if timeout == key_lock.POLL_INTERVAL_S: print('waits', flush=True)\n"
         "    return wait(self, timeout)\n"
-        "turn.threading.Event.wait = telling\n"
+        "key_lock.threading.Event.wait = telling\n"
         "main(['capture', 'AAPL', '--for', '5s', '--wait-for-key', '1h', '--url', "
         f"{URL!r}, '--data-dir', {str(studio.data_dir)!r}])"
     )
