@@ -149,7 +149,7 @@ class Station:
 
     def record(self, folder: Path, url: str, tickers: Sequence[str]) -> str:
         """Have a worker capture for ten minutes; gives the run's id when trades are published."""
-        window = {"lasting": "10m", "roll_interval": "2s"}
+        window = {"duration": "10m", "roll_interval": "2s"}
         run = self.start("ad-hoc", tickers=tickers, url=url, data_dir=str(folder), **window)
         eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
         return run

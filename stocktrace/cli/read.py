@@ -171,11 +171,11 @@ def _answer(
 
 def _unlisted(layout: Layout, session: str | None) -> list[str]:
     """Of which sessions no gap is listed though there may be some, in words."""
-    from stocktrace.sessions.summary import CRASHED, open_sessions
+    from stocktrace.sessions.catalog import open_sessions
 
     return [
         str(SessionCrashed(report.session))
-        if report.state == CRASHED
+        if report.state == "crashed"
         else f"Session {report.session} runs: its gaps are listed when it has ended, and "
         "`stocktrace watch` counts them meanwhile."
         for report in open_sessions(layout)
@@ -187,23 +187,22 @@ def sessions(*, form: FormatFlag = None, data_dir: DataDir = None) -> int:
     """List the captures of a data folder; --json prints their reports, whole."""
     layout = open_layout(data_dir)
 
-    from stocktrace.sessions.report import SessionReport
-    from stocktrace.sessions.summary import CRASHED, SessionSummary
+    from stocktrace.sessions.catalog import read_session
+    from stocktrace.sessions.summary import SessionSummary
 
     found, failed, died = [], [], []
     for path in sorted(layout.sessions.glob("*.json")):
         try:
-            report = SessionReport.read(path)
+            report = read_session(layout, path.stem)
         except ValueError as error:
             failed.append(f"{path} is no report: {error}.")
             continue
         one = SessionSummary.of(layout, report)
         found.append(one)
-        if one.state == CRASHED:
+        if one.state == "crashed":
             died.append(str(SessionCrashed(one.session)))
         if form is not None and form.json:
-            report.state = one.state
-            report.reason = report.reason or (died[-1] if one.state == CRASHED else "")
+            report.reason = report.reason or (died[-1] if one.state == "crashed" else "")
             output.print_json(report)
     if form is None and not found and not failed:
         output.print_line(
@@ -229,7 +228,6 @@ def report(
     """
     layout = open_layout(data_dir)
 
-    from stocktrace.sessions.summary import CRASHED
     from stocktrace.show.page import render_page
     from stocktrace.show.picture import draw_picture
     from stocktrace.show.view import ReportView
@@ -239,7 +237,7 @@ def report(
     _write(page, render_page(view))
     if svg is not None:
         _write(svg, draw_picture(view))
-    if view.state == CRASHED:
+    if view.state == "crashed":
         output.print_error(str(SessionCrashed(session)))
     return 0
 

@@ -159,8 +159,7 @@ def find_recording(
     if tape is not None:
         raise UsageError("Name a --tape or a --session, not both.")
 
-    from stocktrace.record.recovery import read_report
-    from stocktrace.store import lock
+    from stocktrace.sessions.catalog import is_in_use, read_report
     from stocktrace.store.layout import Layout
     from stocktrace.store.names import is_session
 
@@ -169,7 +168,7 @@ def find_recording(
         raise UsageError(
             f"There is no session {session} in {layout.root}: see `stocktrace sessions`."
         )
-    if lock.is_locked(layout.lock(session)):
+    if is_in_use(layout, session):
         raise StoreError(f"Session {session} is alive: play it when it has ended.")
     tapes = {part.window: path for part, path in layout.session_tapes(session).items()}
     report = read_report(layout, session)

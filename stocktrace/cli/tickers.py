@@ -81,10 +81,10 @@ def list_(*, session: SessionName = None, data_dir: DataDir = None, as_json: Jso
     """List the tickers that are captured, since when, and who asked for them."""
     layout = open_layout(data_dir)
 
-    from stocktrace.live.ticker_requests import find_running
+    from stocktrace.sessions.catalog import find_running_capture
     from stocktrace.sessions.report import SessionReport
 
-    report = SessionReport.read(layout.report(find_running(layout, session)))
+    report = SessionReport.read(layout.report(find_running_capture(layout, session)))
     if as_json:
         names = ("session", "tickers", "changes", "refused")
         output.print_json({name: getattr(report, name) for name in names})
@@ -118,9 +118,10 @@ def _change(
     layout = open_layout(data_dir)
 
     from stocktrace.live.control import ChangeRequest
-    from stocktrace.live.ticker_requests import find_running, request_change
+    from stocktrace.live.ticker_requests import request_change
+    from stocktrace.sessions.catalog import find_running_capture
 
-    name = find_running(layout, session)
+    name = find_running_capture(layout, session)
     change = ChangeRequest(action, names, "cli")
     outcome = request_change(layout, name, change, within)
     if as_json:

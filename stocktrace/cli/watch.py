@@ -37,10 +37,10 @@ def watch(
     """
     layout = open_layout(data_dir)
 
-    from stocktrace.live.ticker_requests import latest_running_session
+    from stocktrace.sessions.catalog import latest_running_capture
     from stocktrace.sessions.report import SessionReport
 
-    session = session or latest_running_session(layout)
+    session = session or latest_running_capture(layout)
 
     last: CaptureStatus | None = None
     try:
@@ -64,17 +64,15 @@ def watch(
 
 def _statuses(layout: Layout, session: str) -> Iterator[CaptureStatus]:
     """Each status of a session as it is written; ends with the session or with its process."""
+    from stocktrace.sessions.catalog import is_in_use
     from stocktrace.sessions.status import CaptureStatus
-    from stocktrace.store import lock
     from stocktrace.store.names import is_session
 
     if not is_session(session):
         raise UsageError(f"{session!r} is no session: see `stocktrace sessions`.")
     path, before, never = layout.status(session), None, threading.Event()
     while True:
-        alive = lock.is_locked(
-            layout.lock(session)
-        )  # asked first: then the status is its last word
+        alive = is_in_use(layout, session)  # asked first: then the status is its last word
         try:
             status = CaptureStatus.read(path)
         except FileNotFoundError:

@@ -10,9 +10,9 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from stocktrace.sessions.catalog import is_in_use
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus
-from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 
 # A capture writes its status twice a second.
@@ -46,7 +46,7 @@ class SessionLiveness:
         self._report_changed = 0
         self._heartbeat_at = 0.0
         self._samples: deque[tuple[float, dict[str, int]]] = deque()
-        self._is_locked = True
+        self._is_in_use = True
         self.read()
 
     def read(self) -> None:
@@ -57,7 +57,7 @@ class SessionLiveness:
             ValueError: its report is damaged.
         """
         # The lock first: a capture writes its final report before it releases its lock.
-        self._is_locked = lock.is_locked(self._layout.lock(self._session))
+        self._is_in_use = is_in_use(self._layout, self._session)
         self._read_report()
         self._read_status()
         self._measure_rates()
@@ -130,7 +130,7 @@ class SessionLiveness:
         """The state that the page shows."""
         if self.has_ended:
             return "ended"
-        if not self._is_locked:
+        if not self._is_in_use:
             return "crashed"
         if self.status is None:
             return "connecting"

@@ -13,13 +13,12 @@ from pathlib import Path
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError
 from stocktrace.record.recovery import (
-    RUNNING,
     RecoveredSession,
     coverage_from_tapes,
-    read_report,
     recover_session,
 )
 from stocktrace.record.vouching import vouch
+from stocktrace.sessions.catalog import is_in_use, read_report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
@@ -39,7 +38,7 @@ def check_session(other: Layout, session: str) -> None:
     Raises:
         StoreError: it is alive, or has not all its tapes.
     """
-    if lock.is_locked(other.lock(session)):
+    if is_in_use(other, session):
         raise StoreError(f"Session {session} of {other.root} is alive: run it again when it ended.")
     report = read_report(other, session)
     tapes = {part.window for part in other.session_tapes(session)}
@@ -111,7 +110,7 @@ def _copy_report(layout: Layout, other: Layout, session: str) -> None:
     report = read_report(other, session)
     if report is None:
         return
-    if report.state != RUNNING:
+    if report.state != "running":
         written = write_coverage(layout, session, coverage_from_tapes(layout, session)[0].intervals)
         vouch(layout, report, written)  # recovery does it for the quarantine
     report.unpublished = sorted(report.windows)

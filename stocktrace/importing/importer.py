@@ -28,9 +28,9 @@ from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.journal import SessionJournal, new_report, report_gaps
 from stocktrace.record.publish import publish_window, rebuild_window
-from stocktrace.record.recovery import final_state, read_report
 from stocktrace.record.upload import upload_session
 from stocktrace.record.vouching import vouch
+from stocktrace.sessions.catalog import read_report, recovered_state
 from stocktrace.sessions.report import Books, SessionReport
 from stocktrace.settings import Settings
 from stocktrace.store import files, lock
@@ -280,7 +280,7 @@ def _publish_import(
     report.duplicates = count_session_duplicates(layout, session, report.dates)
     report.gaps = report_gaps(CoverageBuilder(list(coverage)))
     vouch(layout, report, write_coverage(layout, session, coverage))
-    report.state = final_state(session)
+    report.state = recovered_state(session)
     report.ended = utc_datetime(max((each.end for each in coverage), default=clock.wall()))
     journal.save()
     upload_session(layout, report, clock)

@@ -27,7 +27,8 @@ from stocktrace.importing.column_mapping import ColumnMapping
 from stocktrace.importing.csv_reader import ENDINGS, UNREAD_ENDINGS
 from stocktrace.importing.csv_source import CsvSource, EmptySource
 from stocktrace.importing.importer import dry_run, find_import, import_file
-from stocktrace.record.recovery import crashed_sessions, recover_session, sweep_temporaries
+from stocktrace.record.recovery import recover_session, sweep_temporaries
+from stocktrace.sessions.catalog import sessions_to_recover
 from stocktrace.store.layout import Layout
 from stocktrace.text import encodable, printable
 
@@ -67,7 +68,7 @@ def plan_imports(layout: Layout, sources: Sequence[Path]) -> list[ImportJob]:
         UsageError: a source is not there, or there is nothing in it.
     """
     root = os.path.realpath(layout.root)
-    found = [ImportJob(layout.root, session) for session in crashed_sessions(layout)]
+    found = [ImportJob(layout.root, session) for session in sessions_to_recover(layout)]
     for source in sources:
         if os.path.realpath(source) != root:
             found += _work_of(source)

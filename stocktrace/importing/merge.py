@@ -32,12 +32,10 @@ from stocktrace.importing.recorder_data import RecorderData
 from stocktrace.importing.union import LATEST_US
 from stocktrace.intervals import CoverageInterval
 from stocktrace.record.recovery import (
-    crashed_sessions,
-    read_report,
     recover_session,
     sweep_temporaries,
 )
-from stocktrace.store import lock
+from stocktrace.sessions.catalog import is_in_use, read_report, sessions_to_recover
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import, new_merge
 
@@ -130,11 +128,11 @@ def _check_folders(into: Layout, first: Layout, second: Layout) -> None:
         if not is_data_folder(layout.root):
             raise UsageError(f"{layout.root} is no data folder of stocktrace.")
         for session in layout.all_sessions():
-            if lock.is_locked(layout.lock(session)):
+            if is_in_use(layout, session):
                 raise StoreError(
                     f"Session {session} of {layout.root} is alive: merge when it has ended."
                 )
-        if dead := crashed_sessions(layout):
+        if dead := sessions_to_recover(layout):
             raise StoreError(
                 f"Session {dead[0]} of {layout.root} is not published whole: "
                 f"run `stocktrace recover --data-dir {layout.root}` first."

@@ -36,7 +36,7 @@ from stocktrace.record.journal import SessionJournal, new_report, report_gaps
 from stocktrace.record.recorder import Recorder, SealedWindow
 from stocktrace.record.recovery import recover
 from stocktrace.record.vouching import vouch
-from stocktrace.sessions.report import LagReport, SessionReport
+from stocktrace.sessions.report import LagReport, SessionReport, SessionState
 from stocktrace.sessions.status import CaptureStatus, StatusFile
 from stocktrace.settings import Settings
 from stocktrace.store import files
@@ -148,7 +148,7 @@ class CaptureSession:
             self._gauge.is_stopping = True
             self._publish_status(watch)
             # The report on disk runs until all is published: killed before, it is recovered.
-            state = "interrupted" if handle.stopping.is_set() else "complete"
+            state: SessionState = "interrupted" if handle.stopping.is_set() else "complete"
             reason = handle.reason or "its time was up"
             self._stop()
             if state == "complete" and not journal.connected:
@@ -277,7 +277,7 @@ class CaptureSession:
             )
         self._failures.append(StoreError(sentence))
 
-    def _write_report(self, state: str, reason: str) -> None:
+    def _write_report(self, state: SessionState, reason: str) -> None:
         """However it ended, the report and the coverage on disk tell it."""
         report, journal = self.report, self._journal
         report.state, report.reason = state, reason

@@ -23,11 +23,11 @@ from pathlib import Path
 import msgspec
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock, Deadline
-from stocktrace.errors import ChangeTimeout, SessionNotRunning, TickerError, UsageError
+from stocktrace.errors import ChangeTimeout, SessionNotRunning, TickerError
 from stocktrace.live.control import ChangeRequest
-from stocktrace.store import files, lock
+from stocktrace.sessions.catalog import is_in_use
+from stocktrace.store import files
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import is_session
 from stocktrace.trade import parse_tickers
 
 # A person waits; ten looks a second at a small folder cost nothing.
@@ -59,7 +59,7 @@ class ChangeOutcome:
 def open_inbox(layout: Layout, session: str) -> Iterator[ChangeInbox]:
     """The folder of a session's changes, while its lock is held; those of the dead are swept."""
     for folder in layout.sessions.glob("*.changes"):
-        if not lock.is_locked(layout.lock(folder.stem)):
+        if not is_in_use(layout, folder.stem):
             shutil.rmtree(folder, ignore_errors=True)  # another capture may be at it, too
     taken = ChangeInbox(layout.ticker_requests(session))
     taken.folder.mkdir()
@@ -126,54 +126,6 @@ def _write_request(path: Path, text: bytes) -> None:
 # --- the sender's side -----------------------------------------------------------------------
 
 
-def running_sessions(layout: Layout) -> list[str]:
-    """The captures of a data folder that run, the oldest first.
-
-    A lock alone can be that of a recovery; the folder is the capture's.
-    """
-    names = sorted(path.stem for path in layout.sessions.glob("*.changes"))
-    return [name for name in names if is_session(name) and lock.is_locked(layout.lock(name))]
-
-
-def latest_running_session(layout: Layout) -> str:
-    """The session that began last, of those that run; names sort as sessions began.
-
-    Raises:
-        NotRunning: none does.
-    """
-    alive = running_sessions(layout)
-    if not alive:
-        raise SessionNotRunning.none(layout.root)
-    return alive[-1]
-
-
-def find_running(layout: Layout, session: str | None = None) -> str:
-    """The session that is meant: ``session``, else the only one that is alive.
-
-    Raises:
-        NotRunning: it is not alive, or none is.
-        UsageError: several are alive, and none was named.
-    """
-    alive = running_sessions(layout)
-    if session is not None:
-        if session not in alive:
-            known = layout.report(session).exists() if is_session(session) else False
-            raise SessionNotRunning(
-                f"Session {session} does not run any more."
-                if known
-                else f"There is no session {session} in {layout.root}: see `stocktrace sessions`."
-            )
-        return session
-    if not alive:
-        raise SessionNotRunning.none(layout.root)
-    if len(alive) > 1:
-        raise UsageError(
-            f"{len(alive)} captures run in {layout.root}: name one with --session: "
-            f"{', '.join(alive)}."
-        )
-    return alive[0]
-
-
 def request_change(
     layout: Layout, session: str, change: ChangeRequest, within: float, clock: Clock = SYSTEM_CLOCK
 ) -> ChangeOutcome:
@@ -193,7 +145,7 @@ def request_change(
         _write_request(path, msgspec.json.encode(change))
         while True:
             # Whether it lives is asked first: what ends just now has answered before.
-            alive = lock.is_locked(layout.lock(session))
+            alive = is_in_use(layout, session)
             with contextlib.suppress(FileNotFoundError):
                 return msgspec.json.decode(answer.read_bytes(), type=ChangeOutcome)
             if not alive:
@@ -206,7 +158,7 @@ def request_change(
     finally:
         path.unlink(missing_ok=True)
         answer.unlink(missing_ok=True)
-        if not lock.is_locked(layout.lock(session)):
+        if not is_in_use(layout, session):
             with contextlib.suppress(OSError):  # another sender has not read its answer yet
                 folder.rmdir()
 

@@ -13,7 +13,7 @@ from datetime import date, timedelta
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
 from stocktrace.errors import StocktraceError, UsageError
-from stocktrace.record.recovery import crashed_sessions, read_report
+from stocktrace.sessions.catalog import read_report, sessions_to_recover
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.compaction import CompactedDay, compact_day, finish_swap
 from stocktrace.store.layout import Layout
@@ -106,7 +106,7 @@ def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: Au
 def _crashed_dates(layout: Layout) -> dict[str, str]:
     """Dates of which a session that died has windows, and that session."""
     found: dict[str, str] = {}
-    for session in crashed_sessions(layout):
+    for session in sessions_to_recover(layout):
         report = read_report(layout, session)
         parts = [WindowId(session, window) for window in (report.windows if report else ())]
         for part in (*parts, *layout.session_tapes(session)):

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stocktrace.errors import StocktraceError
-from stocktrace.record.recovery import RUNNING, claim_session, read_report
+from stocktrace.record.recovery import claim_session
 from stocktrace.record.upload import upload_session, with_lake_of_report
+from stocktrace.sessions.catalog import read_report
 from stocktrace.store import parquet
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -55,6 +56,6 @@ def _convert(layout: Layout, session: str, segments: list[Path], done: Conversio
         if converted is not None:
             done.files += 1
             done.rows += converted.rows
-    if report is not None and report.state != RUNNING:  # else its report comes with its recovery
+    if report is not None and report.state != "running":  # else its report comes with its recovery
         upload_session(target, report)
         done.failed += [report.upload_error] if report.upload_error else []

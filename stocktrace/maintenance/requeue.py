@@ -25,7 +25,6 @@ from stocktrace.maintenance.requeue_origins import (
 )
 from stocktrace.record.journal import SessionJournal, new_report
 from stocktrace.record.publish import publish_window
-from stocktrace.record.recovery import IMPORTED
 from stocktrace.record.upload import upload_session
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
@@ -81,7 +80,7 @@ def _requeue_locked(layout: Layout, source: Path, clock: Clock) -> SessionReport
         for part in parts:
             report.unpublished.append(part.window)
             journal.window_published(publish_window(layout, part, whole=False))
-        report.state = IMPORTED if is_import(session) else "complete"
+        report.state = "imported" if is_import(session) else "complete"
         report.ended = report.started
         journal.save()
         upload_session(layout, report, clock)

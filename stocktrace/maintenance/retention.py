@@ -7,8 +7,8 @@ from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
 from stocktrace.errors import ConversionError
-from stocktrace.record.recovery import crashed_sessions
-from stocktrace.store import lock, parquet
+from stocktrace.sessions.catalog import finished_sessions
+from stocktrace.store import parquet
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
@@ -50,8 +50,7 @@ def prune_data(
                 if _age(WindowId.parse(path), clock) > csv_retention:
                     _prune_csv(layout, path, result, clock)
         if tape_retention is not None:
-            idle = {name for name in layout.all_sessions() if not lock.is_locked(layout.lock(name))}
-            for session in sorted(idle - set(crashed_sessions(layout))):
+            for session in finished_sessions(layout):
                 tapes = layout.session_tapes(session)
                 if tapes and min(_age(part, clock) for part in tapes) > tape_retention:
                     _prune_tapes(layout, session, list(tapes.values()), result, clock)

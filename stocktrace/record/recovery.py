@@ -34,22 +34,18 @@ from stocktrace.record.journal import SessionJournal, new_report, report_gaps
 from stocktrace.record.publish import publish_window, rebuilt_copy
 from stocktrace.record.upload import upload_session, with_lake_of_report
 from stocktrace.record.vouching import vouch, vouch_for_quarantine
+from stocktrace.sessions import catalog
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId, is_import, is_merge
+from stocktrace.store.names import WindowId
 from stocktrace.store.partition import session_rows
 from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader, settle_tapes
 from stocktrace.text import count_of
 
 log = logging.getLogger(__name__)
-
-RUNNING = "running"
-RECOVERED = "recovered"
-IMPORTED = "imported"
-MERGED = "merged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +72,7 @@ def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[RecoveredSessio
     done: list[RecoveredSession] = []
     failures: list[Exception] = []
     sweep_temporaries(layout)
-    for session in crashed_sessions(layout):
+    for session in catalog.sessions_to_recover(layout):
         try:
             recovered = recover_session(layout, session, clock)
         except (StocktraceError, OSError) as error:
@@ -110,7 +106,7 @@ def recover_session(
     with claim_session(layout, session) as ours:
         return (
             _recover_claimed(layout, session, clock)
-            if ours and not _has_ended(layout, session)
+            if ours and not catalog.is_finished(layout, session)
             else None
         )
 
@@ -127,40 +123,11 @@ def claim_session(layout: Layout, session: str) -> Iterator[bool]:
             yield True
 
 
-def crashed_sessions(layout: Layout) -> list[str]:
-    """Sessions that did not end and are not alive, the oldest first."""
-    return [
-        name
-        for name in layout.all_sessions()
-        if not _has_ended(layout, name) and not lock.is_locked(layout.lock(name))
-    ]
-
-
-def _has_ended(layout: Layout, session: str) -> bool:
-    """Whether the session ended in order and everything of it is published."""
-    report = read_report(layout, session)
-    return (
-        report is not None
-        and report.state != RUNNING
-        and not report.unpublished
-        and not layout.plain_tapes(session)
-        and not layout.outbox(session).exists()
-    )
-
-
-def read_report(layout: Layout, session: str) -> SessionReport | None:
-    """The report of a session, or ``None`` if there is none that can be read."""
-    try:
-        return SessionReport.read(layout.report(session))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
 def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSession:
-    report = read_report(layout, session) or _report_from_tape(layout, session, clock)
+    report = catalog.read_report(layout, session) or _report_from_tape(layout, session, clock)
     layout = with_lake_of_report(layout, report)
     journal = SessionJournal(layout, report, AuditLog(layout.audit, session, clock))
-    died = report.state == RUNNING
+    died = report.state == "running"
     with lock.publish_lock(layout, session):  # what the capture began may still go on
         for temporary in layout.temporaries(session):
             files.remove_abandoned(temporary)
@@ -272,7 +239,7 @@ def recount_report(
 
 def _close_report(layout: Layout, session: str, report: SessionReport, torn: int) -> None:
     coverage, last = coverage_from_tapes(layout, session)
-    report.state = final_state(session)
+    report.state = catalog.recovered_state(session)
     report.ended = utc_datetime(last) if last else report.started
     report.reason = f"its process died; its last line is of {report.ended:%Y-%m-%d %H:%M:%S} UTC"
     if torn:
@@ -300,11 +267,6 @@ def coverage_from_tapes(layout: Layout, session: str) -> tuple[CoverageBuilder, 
             last = entry.stamp
     coverage.close(last)
     return coverage, last
-
-
-def final_state(session: str) -> str:
-    """What a session is when all of it is published, and no capture has said so."""
-    return IMPORTED if is_import(session) else MERGED if is_merge(session) else RECOVERED
 
 
 def _report_from_tape(layout: Layout, session: str, clock: Clock) -> SessionReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -13,6 +14,12 @@ from stocktrace.latency import LatencyHistogram
 from stocktrace.store import files
 from stocktrace.store.names import WindowId
 from stocktrace.text import count_of, describe_gaps
+
+#: ``complete``: it reached its end time; ``recovered``: after a crash; ``imported`` from files;
+#: ``merged`` from other sessions. ``crashed`` is never on disk: ``catalog`` finds it out.
+SessionState = Literal[
+    "running", "complete", "interrupted", "failed", "recovered", "imported", "merged", "crashed"
+]
 
 
 class Books(msgspec.Struct):
@@ -120,7 +127,7 @@ class SessionReport(msgspec.Struct):
     session: str
     tickers: list[str]
     started: datetime
-    state: str = "running"
+    state: SessionState = "running"
     reason: str = ""
     ended: datetime | None = None
     books: Books = msgspec.field(default_factory=Books)

@@ -15,6 +15,7 @@ import msgspec
 
 from stocktrace.sessions.report import GapReport, LagReport
 from stocktrace.store import files
+from stocktrace.store.layout import Layout
 
 #: ``connecting`` for the first time; ``ending``: it listens no more and publishes the rest.
 ConnectionState = Literal["connecting", "connected", "reconnecting", "ending", "ended"]
@@ -90,6 +91,14 @@ class CaptureStatus(msgspec.Struct, frozen=True):
             ValueError: it is none.
         """
         return msgspec.json.decode(path.read_bytes(), type=cls)
+
+
+def read_last_status(layout: Layout, session: str) -> CaptureStatus | None:
+    """Return the last status of a session; ``None`` if it is missing or of another version."""
+    try:
+        return CaptureStatus.read(layout.status(session))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 class StatusFile:

@@ -8,43 +8,9 @@ from datetime import UTC, datetime
 from typing import Self
 
 from stocktrace.sessions.report import SessionReport
-from stocktrace.sessions.status import CaptureStatus
-from stocktrace.store import lock
+from stocktrace.sessions.status import read_last_status
 from stocktrace.store.layout import Layout
 from stocktrace.store.source import DataSource
-
-#: The state of a session that did not end though its process is gone.
-CRASHED = "dead"
-
-
-def session_state(layout: Layout, report: SessionReport) -> str:
-    """The state that a report tells, or ``dead`` if it says that it runs and no process does."""
-    if report.state == "running" and not lock.is_locked(layout.lock(report.session)):
-        return CRASHED
-    return report.state
-
-
-def read_last_status(layout: Layout, session: str) -> CaptureStatus | None:
-    """The last status of a session; ``None``: it never told one, or another version's."""
-    try:
-        return CaptureStatus.read(layout.status(session))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def open_sessions(layout: Layout) -> Iterator[SessionReport]:
-    """The reports of sessions that run or died; ``state`` is ``running`` or ``dead``."""
-    for path in sorted(layout.sessions.glob("*.status")):
-        status = read_last_status(layout, path.stem)
-        if status is None or status.state == "ended":
-            continue
-        try:
-            report = SessionReport.read(layout.report(path.stem))
-        except (FileNotFoundError, ValueError):  # `stocktrace sessions` tells of it
-            continue
-        if report.state == "running":  # it was not recovered meanwhile
-            report.state = session_state(layout, report)
-            yield report
 
 
 def never_recorded(shelf: DataSource, tickers: Iterable[str]) -> tuple[list[str], set[str]]:
@@ -98,9 +64,9 @@ class SessionSummary:
     @classmethod
     def of(cls, layout: Layout, report: SessionReport) -> Self:
         """The session of ``report``, as it stands now."""
-        state, books = session_state(layout, report), report.books
+        state, books = report.state, report.books
         ended = report.ended or datetime.now(UTC)
-        if state not in ("running", CRASHED):
+        if state not in ("running", "crashed"):
             return cls(
                 report.session,
                 state,

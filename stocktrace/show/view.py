@@ -14,8 +14,9 @@ from typing import NamedTuple, Self
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.query.coverage import join_midnight_gaps, read_gaps
 from stocktrace.query.session_bars import read_session_bars
+from stocktrace.sessions.catalog import read_session
 from stocktrace.sessions.report import SessionReport
-from stocktrace.sessions.summary import CRASHED, SessionSummary
+from stocktrace.sessions.summary import SessionSummary
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_session
 from stocktrace.store.quarantine import parse_quarantine
@@ -111,7 +112,7 @@ class ReportView:
     @property
     def is_closed(self) -> bool:
         """Whether its books are."""
-        return self.state not in ("running", CRASHED)
+        return self.state not in ("running", "crashed")
 
     @property
     def quarantined(self) -> int:
@@ -141,7 +142,7 @@ def _report(layout: Layout, session: str) -> SessionReport:
     if not (is_session(session) and path.exists()):
         raise UsageError(f"There is no session {session}: see `stocktrace sessions`.")
     try:
-        return SessionReport.read(path)
+        return read_session(layout, session)
     except ValueError as error:
         raise StoreError(f"{path} is no report: {error}.") from error
 

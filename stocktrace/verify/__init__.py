@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stocktrace.record.recorder import SealedWindow
-from stocktrace.record.recovery import read_report
+from stocktrace.sessions.catalog import read_report
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId

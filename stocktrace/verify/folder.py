@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stocktrace.errors import ConversionError, LayoutError
-from stocktrace.store import lock, parquet
+from stocktrace.sessions.catalog import is_in_use
+from stocktrace.store import parquet
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, is_day_file, is_session
@@ -30,7 +31,7 @@ def dates_of_sessions(layout: Layout, sessions: Sequence[str] = ()) -> dict[str,
         found: dict[str, set[str]] = {name: set() for name in sessions}
     else:
         found = _all_of(layout)
-    return {name: found[name] for name in sorted(found) if not lock.is_locked(layout.lock(name))}
+    return {name: found[name] for name in sorted(found) if not is_in_use(layout, name)}
 
 
 def _all_of(layout: Layout) -> dict[str, set[str]]:

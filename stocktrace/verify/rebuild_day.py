@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stocktrace.errors import ConversionError
 from stocktrace.record.publish import rebuilt_copy
-from stocktrace.record.recovery import read_report
+from stocktrace.sessions.catalog import read_report
 from stocktrace.store import files, parquet
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.compaction import CompactionSource, replace_day

@@ -247,10 +247,10 @@ def test_sessions_are_listed(quick: Studio, say: Callable[..., Said]) -> None:
     said = say("sessions", "--data-dir", quick.data_dir)
     assert said.status == 0
     states = [line.split()[1] for line in said.out.splitlines()]
-    assert sorted(states) == ["complete", "dead", "state"]
+    assert sorted(states) == ["complete", "crashed", "state"]
     said = say("sessions", "--json", "--data-dir", quick.data_dir)
     reports = [json.loads(line) for line in said.out.splitlines()]
-    assert sorted(report["state"] for report in reports) == ["complete", "dead"]
+    assert sorted(report["state"] for report in reports) == ["complete", "crashed"]
 
 
 def test_a_report_that_is_damaged_is_named_and_the_others_are_listed(

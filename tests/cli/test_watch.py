@@ -176,7 +176,7 @@ def test_a_session_that_died_is_listed_with_what_it_received_and_what_to_do(
     assert cli.run(["sessions", *place]) == 0
     out, err = capsys.readouterr()
     row = dict(zip(*(line.split()[:2] for line in out.splitlines()), strict=True))
-    assert row == {"session": session, "state": "dead"}
+    assert row == {"session": session, "state": "crashed"}
     assert "1,234" in out.splitlines()[1].split()
     assert err == f"stocktrace: {sentence}\n"
     assert cli.run(["gaps", *place]) == 0
@@ -186,10 +186,10 @@ def test_a_session_that_died_is_listed_with_what_it_received_and_what_to_do(
     assert "?" in capsys.readouterr().out.splitlines()[1].split()
     assert cli.run(["sessions", "--csv", *place]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert (row["state"], row["trades"]) == ("dead", "")
+    assert (row["state"], row["trades"]) == ("crashed", "")
     assert cli.run(["sessions", "--json", *place]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["state"], told["reason"]) == ("dead", sentence)
+    assert (told["state"], told["reason"]) == ("crashed", sentence)
     page = studio.data_dir / "page.html"
     assert cli.run(["report", session, "--out", str(page), *place]) == 0
     assert capsys.readouterr() == (f"{page}\n", f"stocktrace: {sentence}\n")

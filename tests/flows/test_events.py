@@ -81,7 +81,9 @@ def test_refused_rows_are_a_burst_when_they_come_within_a_minute() -> None:
     # One each three seconds is the 20th within 60 s; one each four never is.
     slow = (at(4.0 * n, quarantined=n) for n in range(200))
     assert told(slow) == []
-    fast = [at(3.0 * n, quarantined=n, quarantined_by_ticker={"B": n // 3, "A": n}) for n in range(200)]
+    fast = [
+        at(3.0 * n, quarantined=n, quarantined_by_ticker={"B": n // 3, "A": n}) for n in range(200)
+    ]
     ((when, name, payload),) = told(fast)
     assert (when, name) == (60.0, "stocktrace.quarantine.burst")
     assert payload == {"rows": 20, "seconds": 60.0, "quarantined": 20, "tickers": ["A", "B"]}

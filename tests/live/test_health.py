@@ -26,7 +26,12 @@ def look(**given: Any) -> HealthInput:
     )
     names = {field for field in CaptureStatus.__struct_fields__ if field in given}
     status = msgspec.structs.replace(status, **{name: given.pop(name) for name in names})
-    usual: dict[str, Any] = {"now": OPEN, "status_age_s": 0.5, "disconnected_s": 0.0, "free_bytes": 100 * GB}
+    usual: dict[str, Any] = {
+        "now": OPEN,
+        "status_age_s": 0.5,
+        "disconnected_s": 0.0,
+        "free_bytes": 100 * GB,
+    }
     return HealthInput(status, **{**usual, "min_free_space": GB, "flush_interval_s": 1.0, **given})
 
 
@@ -98,7 +103,9 @@ def test_a_longer_batch_is_given_longer() -> None:
 
 @pytest.mark.parametrize("state", ["ending", "ended"])
 def test_a_capture_that_publishes_its_end_is_asked_for_the_disk_only(state: str) -> None:
-    assert told(state=state, status_age_s=100.0, disconnected_s=100.0, last={}, behind_s=100.0) == []
+    assert (
+        told(state=state, status_age_s=100.0, disconnected_s=100.0, last={}, behind_s=100.0) == []
+    )
     assert [kind for kind, _ in told(state=state, free_bytes=0)] == ["disk"]
 
 

@@ -23,6 +23,7 @@ from stocktrace.live.control import CaptureControl, ChangeAction, ChangeRequest
 from stocktrace.live.staleness import SILENT_S, StalenessMonitor
 from stocktrace.live.ticker_requests import ChangeInbox, ChangeOutcome, request_change
 from stocktrace.query.coverage import read_coverage
+from stocktrace.sessions import catalog
 from stocktrace.sessions.report import SessionReport
 from stocktrace.simulator import Fault, Simulator
 from stocktrace.store import lock
@@ -30,6 +31,7 @@ from stocktrace.store.layout import Layout
 from tests.conftest import SESSION, Scenario, Studio, connected, frame, published, sent, trades
 from tests.waiting import eventually
 
+GOOD = '{"action": "add", "tickers": ["A"], "requested_by": "x"}'
 ADD = ChangeRequest("add", ("TSLA",), "cli")
 Steer = Callable[..., tuple[SessionReport, list[int]]]
 
@@ -290,7 +292,7 @@ def test_a_capture_that_is_killed_takes_no_change_and_its_successor_does_not_eit
     with studio.exchange() as exchange:
         first = stocktrace("capture", "AAPL", "--for", "60s", "--url", exchange.url)
         exchange.wait_for(lambda each: each.open_connections == 1, timeout=60)
-        (session,) = eventually(lambda: ticker_requests.running_sessions(layout))
+        (session,) = eventually(lambda: catalog.running_captures(layout))
         adding = stocktrace("tickers", "add", "TSLA")
         out, err = adding.communicate(timeout=60)
         assert (adding.returncode, out, err) == (0, f"session {session}: +TSLA; 2 tickers\n", "")
@@ -383,7 +385,9 @@ def test_a_file_that_is_no_change_is_answered_and_harms_nobody(layout: Layout, t
     with alive(layout) as inbox:
         (inbox.folder / "1_x.json").write_text(text)
         (inbox.folder / ".1_x.json.123.tmp").write_text("half a")
-        (inbox.folder / "1_y.json").write_text('{"action": "add", "tickers": ["A"], "requested_by": "x"}')
+        (inbox.folder / "1_y.json").write_text(
+            '{"action": "add", "tickers": ["A"], "requested_by": "x"}'
+        )
         assert [change.tickers for _, change in inbox.take()] == [("A",)]
         answer = json.loads((inbox.folder / "1_x.answer").read_text())
         assert answer["error"].startswith("It is no change of tickers: ")
@@ -392,7 +396,7 @@ def test_a_file_that_is_no_change_is_answered_and_harms_nobody(layout: Layout, t
 def test_what_a_dead_capture_left_is_never_applied_and_is_swept(layout: Layout) -> None:
     dead = layout.ticker_requests("20261122T142958Z_3f9a1c")
     dead.mkdir()
-    (dead / "1_x.json").write_text('{"action": "add", "tickers": ["A"], "requested_by": "x"}')
+    (dead / "1_x.json").write_text(GOOD)
     other = "20261123T152958Z_3f9a1c"
     with alive(layout, other), alive(layout) as inbox:
         assert list(inbox.take()) == []
@@ -421,9 +425,9 @@ def test_a_session_that_does_not_run_is_told_with_status_1(
     layout.report(SESSION).write_text("{}")
     with lock.hold_lock(layout.lock(SESSION), {}):  # as a recovery does
         assert command(studio, "add", "TSLA", "--session", SESSION) == 1
-    assert capsys.readouterr().err == f"stocktrace: Session {SESSION} does not run any more.\n"
+    assert capsys.readouterr().err == f"stocktrace: Session {SESSION} is not running any more.\n"
     assert command(studio, "add", "TSLA", "--session", "../x") == 1
-    sentence = f"There is no session ../x in {layout.root}: see `stocktrace sessions`."
+    sentence = f"Session ../x does not exist in {layout.root}: see `stocktrace sessions`."
     assert capsys.readouterr().err == f"stocktrace: {sentence}\n"
 
 
@@ -433,7 +437,9 @@ def test_if_several_run_one_must_be_named(
     other = "20261123T152958Z_3f9a1c"
     with alive(layout), alive(layout, other):
         assert command(studio, "add", "TSLA") == 2
-        sentence = f"2 captures run in {layout.root}: name one with --session: {SESSION}, {other}."
+        sentence = (
+            f"2 captures are running in {layout.root}. Name one with --session: {SESSION}, {other}."
+        )
         assert capsys.readouterr().err == f"stocktrace: {sentence}\n"
         assert command(studio, "add", "TSLA", "--session", other, "--wait", "100ms") == 1
     assert f"Session {other} did not take the change within 0.1 s" in capsys.readouterr().err

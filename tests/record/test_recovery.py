@@ -23,6 +23,7 @@ from stocktrace.record import publish as module
 from stocktrace.record import recovery
 from stocktrace.record.recovery import RecoveredSession, recover
 from stocktrace.record.vouching import vouch
+from stocktrace.sessions import catalog
 from stocktrace.sessions.report import Books, GapReport, SessionReport
 from stocktrace.store import files, lock, parquet
 from stocktrace.store.audit import check_audit_log
@@ -596,7 +597,7 @@ def test_an_open_segment_beside_an_archived_tape_is_rebuilt(layout: Layout) -> N
 def test_a_session_that_another_process_recovered_meanwhile_is_left(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = recovery.crashed_sessions
+    listed = catalog.sessions_to_recover
 
     def late(layout: Layout) -> list[str]:
         names = listed(layout)
@@ -604,7 +605,7 @@ def test_a_session_that_another_process_recovered_meanwhile_is_left(
         recover(layout, STILL)
         return names
 
-    monkeypatch.setattr(recovery, "crashed_sessions", late)
+    monkeypatch.setattr(catalog, "sessions_to_recover", late)
     assert recover(layout, STILL) == []
 
 

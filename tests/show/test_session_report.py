@@ -288,12 +288,12 @@ def test_the_page_of_a_session_that_died_says_so_and_never_that_nothing_came(
     text = text_of(
         view(
             report=SessionReport(SESSION, ["A"], BEGIN),
-            summary=SessionSummary(SESSION, "dead", trades=trades, gaps=2, gap_s=1.5, outages=1),
+            summary=SessionSummary(SESSION, "crashed", trades=trades, gaps=2, gap_s=1.5, outages=1),
         )
     )
     assert told in text
     assert "Books not closed" in text
-    assert "Its process died, so its books are not closed" in text
+    assert "Its process crashed, so its books are not closed" in text
     assert "stocktrace recover publishes it" in text
     assert "Gaps 2 1.5 s, connecting among them" in text
     assert "2 gaps to be listed when it is recovered" in text

@@ -81,7 +81,7 @@ def test_a_running_session_shows_what_is_in_the_open_segments(studio: Studio) ->
 def test_a_dead_session_shows_what_it_left_and_a_recovered_one_all(tmp_path: Path) -> None:
     layout = remains.dead(tmp_path / "data")
     dead = ReportView.of(layout, SESSION)
-    assert (dead.state, dead.summary.trades) == ("dead", None)  # nobody counted them
+    assert (dead.state, dead.summary.trades) == ("crashed", None)  # nobody counted them
     assert 'class="gap"' not in draw_picture(dead)
     assert volumes(dead)["AAPL"] == 400.0  # 1, 3 in Parquet; 5, 5 sealed; the half row is none
     assert volumes(dead)["MSFT"] == 400.0  # sealed, and open

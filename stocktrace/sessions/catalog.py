@@ -1,0 +1,145 @@
+"""The sessions of a data folder and the state of each.
+
+A report says how its session ended. While a session runs, its report says ``running`` and a
+process holds its lock. If the report says ``running`` and nobody holds the lock, the session
+crashed. Each function reads only the files of the sessions that it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stocktrace.errors import SessionNotRunning, UsageError
+from stocktrace.sessions.report import SessionReport, SessionState
+from stocktrace.sessions.status import read_last_status
+from stocktrace.store import lock
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import is_import, is_merge, is_session
+
+
+def read_report(layout: Layout, session: str) -> SessionReport | None:
+    """Return the report as it is on disk, or ``None`` if it is missing or damaged."""
+    try:
+        return SessionReport.read(layout.report(session))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def read_session(layout: Layout, session: str) -> SessionReport:
+    """Return the report of a session with its present state, which may be ``crashed``.
+
+    Raises:
+        FileNotFoundError: the session has no report.
+        ValueError: the report is damaged.
+    """
+    report = SessionReport.read(layout.report(session))
+    if report.state == "running" and not is_in_use(layout, session):
+        # It may have ended since: a capture writes its report before it releases its lock.
+        report = SessionReport.read(layout.report(session))
+        if report.state == "running":
+            report.state = "crashed"
+    return report
+
+
+def is_in_use(layout: Layout, session: str) -> bool:
+    """Return whether a process holds the session's lock: a capture, a recovery or an import."""
+    return lock.is_locked(layout.lock(session))
+
+
+def is_finished(layout: Layout, session: str) -> bool:
+    """Return whether a session has ended and all of it is published and sent to its lake."""
+    report = read_report(layout, session)
+    return (
+        report is not None
+        and report.state != "running"
+        and not report.unpublished
+        and not layout.plain_tapes(session)
+        and not layout.outbox(session).exists()
+    )
+
+
+def finished_sessions(layout: Layout) -> list[str]:
+    """Return the finished sessions that no process uses, the oldest first."""
+    return [
+        session
+        for session in layout.all_sessions()
+        if not is_in_use(layout, session) and is_finished(layout, session)
+    ]
+
+
+def sessions_to_recover(layout: Layout) -> list[str]:
+    """Return the unfinished sessions that no process uses, the oldest first."""
+    return [
+        session
+        for session in layout.all_sessions()
+        if not is_finished(layout, session) and not is_in_use(layout, session)
+    ]
+
+
+def open_sessions(layout: Layout) -> Iterator[SessionReport]:
+    """Yield the reports of sessions that are running or crashed; reads no report of the others."""
+    for path in sorted(layout.sessions.glob("*.status")):
+        status = read_last_status(layout, path.stem)
+        if status is None or status.state == "ended":
+            continue
+        try:
+            report = read_session(layout, path.stem)
+        except (FileNotFoundError, ValueError):  # `stocktrace sessions` reports it
+            continue
+        if report.state in ("running", "crashed"):
+            yield report
+
+
+def recovered_state(session: str) -> SessionState:
+    """Return the final state of a session that did not write it itself."""
+    return "imported" if is_import(session) else "merged" if is_merge(session) else "recovered"
+
+
+# --- captures that run -----------------------------------------------------------------------
+
+
+def running_captures(layout: Layout) -> list[str]:
+    """Return the sessions that are being captured, the oldest first.
+
+    A lock alone may be that of a recovery. The folder for ticker requests is the capture's.
+    """
+    names = sorted(path.stem for path in layout.sessions.glob("*.changes"))
+    return [name for name in names if is_session(name) and is_in_use(layout, name)]
+
+
+def latest_running_capture(layout: Layout) -> str:
+    """Return the running capture that began last: names sort as sessions began.
+
+    Raises:
+        SessionNotRunning: no capture is running.
+    """
+    running = running_captures(layout)
+    if not running:
+        raise SessionNotRunning.none(layout.root)
+    return running[-1]
+
+
+def find_running_capture(layout: Layout, session: str | None = None) -> str:
+    """Return ``session`` if it is running, or without one the only capture that is.
+
+    Raises:
+        SessionNotRunning: it is not running, or no capture is.
+        UsageError: several are running and none was named.
+    """
+    running = running_captures(layout)
+    if session is not None:
+        if session not in running:
+            if is_session(session) and layout.report(session).exists():
+                raise SessionNotRunning(f"Session {session} is not running any more.")
+            raise SessionNotRunning(
+                f"Session {session} does not exist in {layout.root}: see `stocktrace sessions`."
+            )
+        return session
+    if not running:
+        raise SessionNotRunning.none(layout.root)
+    if len(running) > 1:
+        raise UsageError(
+            f"{len(running)} captures are running in {layout.root}. Name one with --session: "
+            f"{', '.join(running)}."
+        )
+    return running[0]
