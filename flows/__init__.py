@@ -1,4 +1,4 @@
-"""What Prefect runs: decorators, parameters, artifacts; no logic of its own."""
+"""Everything that Prefect runs: decorators, parameters, artifacts, and no other logic."""
 
 from flows import prefect_settings
 

@@ -1,10 +1,10 @@
-"""``python -m flows.automations``: what Prefect does by itself about captures.
+"""``python -m flows.automations``: the automations of Prefect that watch captures.
 
-    python -m flows.automations                                 # dead runs are marked Crashed
-    python -m flows.automations --block slack-webhook/trading   # and gaps and the like are told
+    python -m flows.automations                                 # mark crashed runs
+    python -m flows.automations --block slack-webhook/trading   # send alerts, too
 
-Running it again changes nothing; what differs from what stands here is put right, except whether
-an automation is switched on: that is the user's.
+Running it again corrects automations that differ from these. An automation that the user switched
+off stays off.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from cyclopts import Parameter
 from flows import script
 from stocktrace.cli import output
 from stocktrace.errors import UsageError
+from stocktrace.live.status_events import BURST, GAP, RECONNECT
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import AutomationCore
 
 #: Four heartbeats of flows/prefect_settings.py: one or two may be late on a busy machine.
-SILENT_S = 120
+HEARTBEAT_TIMEOUT_S = 120
 
 AutomationChange = Literal["created", "changed", "unchanged"]
 
@@ -36,53 +37,55 @@ def main(
         Parameter(help="A notification block of Prefect, TYPE/NAME, for alerts."),
     ] = None,
 ) -> int:
-    """Create the automations for captures; again changes nothing.
+    """Create the automations for captures, or correct them.
 
-    Without --block only the one that marks dead runs Crashed: an alert needs somewhere to go. Make
-    a block in Prefect's UI (Blocks, such as Slack Webhook), then name it: slack-webhook/trading.
+    Without --block, only crashed runs are marked: alerts need a notification block. Make one in
+    Prefect's UI (Blocks, such as Slack Webhook) and name it here, such as slack-webhook/trading.
     """
     from prefect import get_client
 
     with get_client(sync_client=True) as client:
-        wanted = [zombie_automation()]
+        automations = [crash_automation()]
         if block is not None:
-            wanted += alert_automations(_block(client, block))
-        for one in wanted:
-            output.to_stdout(f"{create_automations(client, one)}: {one.name}\n")
+            automations += alert_automations(_find_block(client, block))
+        for automation in automations:
+            output.to_stdout(f"{save_automation(client, automation)}: {automation.name}\n")
     if block is None:
-        output.to_stdout("no alerts: give a notification block with --block TYPE/NAME\n")
+        output.to_stdout("no alerts: name a notification block with --block TYPE/NAME\n")
     return 0
 
 
-def create_automations(client: SyncPrefectClient, wanted: AutomationCore) -> AutomationChange:
-    """Have ``wanted`` in Prefect, once, as it is here."""
-    found = client.read_automations_by_name(wanted.name)
+def save_automation(client: SyncPrefectClient, automation: AutomationCore) -> AutomationChange:
+    """Create the automation in Prefect, or correct the one that has its name."""
+    found = client.read_automations_by_name(automation.name)
     if not found:
-        client.create_automation(wanted)
+        client.create_automation(automation)
         return "created"
-    there = found[0]
-    kept = {"id", "enabled", "owner_resource"}
-    if there.model_dump(exclude=kept) == wanted.model_dump(exclude=kept):
+    old = found[0]
+    ignored = {"id", "enabled", "owner_resource"}
+    if old.model_dump(exclude=ignored) == automation.model_dump(exclude=ignored):
         return "unchanged"
-    client.update_automation(there.id, wanted.model_copy(update={"enabled": there.enabled}))
+    client.update_automation(old.id, automation.model_copy(update={"enabled": old.enabled}))
     return "changed"
 
 
-def zombie_automation() -> AutomationCore:
-    """A run of stocktrace that gave no sign of life for ``SILENT_S`` is Crashed."""
+def crash_automation() -> AutomationCore:
+    """Mark a run of stocktrace without a heartbeat for ``HEARTBEAT_TIMEOUT_S`` as Crashed."""
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
     ends = ("Completed", "Failed", "Cancelled", "Crashed")
     return AutomationCore(
-        name="stocktrace: mark dead runs Crashed",
-        description=f"No heartbeat for {SILENT_S} s; the next capture recovers what it recorded.",
+        name="stocktrace: mark runs without a heartbeat Crashed",
+        description=(
+            f"No heartbeat for {HEARTBEAT_TIMEOUT_S} s; the next capture recovers its data."
+        ),
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            # Others' flows on this server may beat more slowly.
+            # Other flows on this server may have a slower heartbeat.
             match_related={
                 "prefect.resource.role": "flow",
                 "prefect.resource.name": "stocktrace-*",
@@ -90,32 +93,30 @@ def zombie_automation() -> AutomationCore:
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=SILENT_S),
+            within=timedelta(seconds=HEARTBEAT_TIMEOUT_S),
         ),
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
-                message=f"No heartbeat for {SILENT_S} s: its process, or its machine, is gone.",
+                message=f"No heartbeat for {HEARTBEAT_TIMEOUT_S} s: its process or machine failed.",
             )
         ],
     )
 
 
 def alert_automations(block: UUID) -> list[AutomationCore]:
-    """Messages through a notification block: gaps, losses again and again, refused rows."""
-    from flows.events import BURST, GAP, RECONNECT
-
+    """Send gaps, repeated reconnects and bursts of quarantined rows through a block."""
     return [
         _alert(
             block,
             GAP,
-            "tell of gaps",
+            "alert on gaps",
             "{{ event.payload.seconds }} s without data: {{ event.payload.reason }}",
         ),
         _alert(
             block,
             RECONNECT,
-            "tell of a connection that does not last",
+            "alert on repeated reconnects",
             "{{ event.payload.reconnects }} connections lost, three of them within ten minutes: "
             "{{ event.payload.reason }}",
             times=3,
@@ -124,7 +125,7 @@ def alert_automations(block: UUID) -> list[AutomationCore]:
         _alert(
             block,
             BURST,
-            "tell of rows that are refused",
+            "alert on quarantined rows",
             "{{ event.payload.rows }} rows refused within {{ event.payload.seconds }} s: "
             "{{ event.payload.tickers | join(', ') }}",
         ),
@@ -158,19 +159,19 @@ def _alert(
     )
 
 
-def _block(client: SyncPrefectClient, slug: str) -> UUID:
+def _find_block(client: SyncPrefectClient, slug: str) -> UUID:
     from prefect.exceptions import ObjectNotFound
 
     kind, _, name = slug.partition("/")
     try:
-        found = client.read_block_document_by_name(name, kind) if kind and name else None
+        block = client.read_block_document_by_name(name, kind) if kind and name else None
     except ObjectNotFound:
-        found = None
-    if found is None:
+        block = None
+    if block is None:
         raise UsageError(
-            f"There is no block {slug!r}: name one as TYPE/NAME, as `prefect block ls` lists them."
+            f"Unknown block {slug!r}. Name it as TYPE/NAME, as `prefect block ls` lists it."
         )
-    return found.id
+    return block.id
 
 
 if __name__ == "__main__":

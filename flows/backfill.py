@@ -1,6 +1,6 @@
-"""What Finnhub's REST has of past days, as Prefect flows: gaps are repaired, days are reconciled.
+"""Gaps filled and days reconciled with ticks from Finnhub's REST API, as Prefect flows.
 
-Both can be started again at any time; the key is the worker's, never a parameter.
+Both can be started again at any time. The API key is the worker's and never a parameter.
 """
 
 from __future__ import annotations
@@ -17,67 +17,67 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.fields import Date
-from flows.markdown import ROWS
 from stocktrace.backfill.completeness import Completeness
 from stocktrace.backfill.fill import fill_gaps
 from stocktrace.backfill.plan import plan_fills, postpone
-from stocktrace.backfill.reconcile import last_trading_day
-from stocktrace.backfill.reconcile import reconcile_day as compare
+from stocktrace.backfill.reconcile import last_trading_day, reconcile_day
 from stocktrace.errors import StocktraceError
 from stocktrace.feed.rest import RestClient, rest_url
 from stocktrace.query.criteria import parse_day
 from stocktrace.settings import Settings
+from stocktrace.show.markdown import MAX_ROWS
 from stocktrace.store.gap_fills import GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.text import count_of
 from stocktrace.trade import parse_tickers
 
-REPAIRS = "stocktrace-repairs"
-COMPLETENESS = "stocktrace-completeness"
+BACKFILL_ARTIFACT = "stocktrace-backfill"
+COMPLETENESS_ARTIFACT = "stocktrace-completeness"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@flow(name="stocktrace-repair", persist_result=False)
+@flow(name="stocktrace-backfill", persist_result=False)
 def backfill(data_dir: str | None = None, url: str | None = None) -> State[Any]:
-    """Repair gaps of past sessions with ticks from Finnhub's REST, as far as they can be had.
+    """Fill gaps of past sessions with ticks from Finnhub's REST API, where it has them.
 
     Args:
-        data_dir: The folder of everything that is recorded; else STOCKTRACE_DATA_DIR, else data.
-        url: The WebSocket's address, whose host is asked; else STOCKTRACE_URL, else Finnhub's.
+        data_dir: The folder for all recorded data. Defaults to STOCKTRACE_DATA_DIR, or data.
+        url: The WebSocket's address, whose host is asked. Defaults to STOCKTRACE_URL, or Finnhub's.
 
     Returns:
-        How many gaps were repaired, need none, cannot be, are open; and how many trades came.
+        How many gaps were repaired, need no repair, cannot be repaired or are open; and how many
+        trades were added.
     """
-    found, failure, later = fetch_gaps({"data_dir": data_dir, "url": url})
-    if found:
-        create_table_artifact([msgspec.to_builtins(one) for one in found[:ROWS]], key=REPAIRS)
-    left = [one.reason for one in found if one.state == "open"]
-    if failure or left:
-        return Failed(
-            message=failure or f"not repaired: {count_of(len(left), 'gap')}, the first: {left[0]}"
-        )
-    counts = dict(Counter(one.state for one in found))
-    states = [f"{count} {state}" for state, count in counts.items()]
-    told = "; ".join([", ".join(states)] * bool(states) + later) or "nothing to repair"
-    trades = sum(one.rows for one in found)
+    fills, failure, postponed = fetch_gaps({"data_dir": data_dir, "url": url})
+    if fills:
+        rows = [msgspec.to_builtins(fill) for fill in fills[:MAX_ROWS]]
+        create_table_artifact(rows, key=BACKFILL_ARTIFACT)
+    reasons = [fill.reason for fill in fills if fill.state == "open"]
+    if failure or reasons:
+        text = f"not repaired: {count_of(len(reasons), 'gap')}, the first: {', '.join(reasons[:1])}"
+        return Failed(message=failure or text)
+    counts = dict(Counter(fill.state for fill in fills))
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    text = "; ".join([states] * bool(states) + postponed) or "nothing to repair"
+    trades = sum(fill.rows for fill in fills)
     return Completed(
-        message=f"{told}; {count_of(trades, 'trade')}.", data={**counts, "trades": trades}
+        message=f"{text}; {count_of(trades, 'trade')}.", data={**counts, "trades": trades}
     )
 
 
-@task(name="repair", cache_policy=NO_CACHE, persist_result=False)
-def fetch_gaps(asked: dict[str, str | None]) -> tuple[list[GapFill], str, list[str]]:
-    """Repair, what kept it from going on, and what is put off."""
-    found: list[GapFill] = []
+@task(name="backfill", cache_policy=NO_CACHE, persist_result=False)
+def fetch_gaps(settings: dict[str, str | None]) -> tuple[list[GapFill], str, list[str]]:
+    """Fill gaps; return the fills so far, why it stopped early, and what is postponed."""
+    fills: list[GapFill] = []
     try:
-        settings = Settings.load(**asked)
-        layout = Layout.from_settings(settings)
-        with RestClient(rest_url(settings.url), settings.key()) as rest:
-            found.extend(fill_gaps(layout, rest))
-        return found, "", postpone(plan_fills(layout))
+        loaded = Settings.load(**settings)
+        layout = Layout.from_settings(loaded)
+        with RestClient(rest_url(loaded.url), loaded.key()) as rest:
+            fills.extend(fill_gaps(layout, rest))
+        return fills, "", postpone(plan_fills(layout))
     except StocktraceError as error:
-        return found, str(error), []
+        return fills, str(error), []
 
 
 @flow(name="stocktrace-reconcile", persist_result=False)
@@ -88,48 +88,46 @@ def reconcile(
     data_dir: str | None = None,
     url: str | None = None,
 ) -> State[Any]:
-    """Compare a day's published trades with the ticks that Finnhub's REST has of it.
+    """Compare a day's published trades with the ticks that Finnhub's REST API has of it.
 
     Args:
-        date: A New York date; else the last that is over.
-        tickers: US stocks; else those that were captured that day.
-        min_share: The share that makes a day complete.
-        data_dir: The folder of everything that is recorded; else STOCKTRACE_DATA_DIR, else data.
-        url: The WebSocket's address, whose host is asked; else STOCKTRACE_URL, else Finnhub's.
+        date: A New York date. Defaults to the last one that has ended.
+        tickers: US stocks. Defaults to those that were captured that day.
+        min_share: The share of ticks that makes a day complete.
+        data_dir: The folder for all recorded data. Defaults to STOCKTRACE_DATA_DIR, or data.
+        url: The WebSocket's address, whose host is asked. Defaults to STOCKTRACE_URL, or Finnhub's.
 
     Returns:
         How many tickers are complete.
     """
-    found, failure = fetch_day({"data_dir": data_dir, "url": url}, date, tickers or [], min_share)
-    if found:
-        rows = [msgspec.to_builtins(one) for one in found[:ROWS]]
-        create_table_artifact(rows, key=COMPLETENESS)
-    wrong = [f"{one.symbol}: {one.reason}" for one in found if one.state != "complete"]
-    if failure or wrong:
+    rows, failure = compare_day({"data_dir": data_dir, "url": url}, date, tickers or [], min_share)
+    if rows:
+        table = [msgspec.to_builtins(row) for row in rows[:MAX_ROWS]]
+        create_table_artifact(table, key=COMPLETENESS_ARTIFACT)
+    incomplete = [f"{row.symbol}: {row.reason}" for row in rows if row.state != "complete"]
+    if failure or incomplete:
         text = (
-            f"not complete: {len(wrong)} of {count_of(len(found), 'ticker')}, "
-            f"first {', '.join(wrong[:1])}"
+            f"not complete: {len(incomplete)} of {count_of(len(rows), 'ticker')}, "
+            f"first {', '.join(incomplete[:1])}"
         )
         return Failed(message=failure or text)
     return Completed(
-        message=f"{count_of(len(found), 'ticker')} complete.", data={"complete": len(found)}
+        message=f"{count_of(len(rows), 'ticker')} complete.", data={"complete": len(rows)}
     )
 
 
 @task(name="reconcile", cache_policy=NO_CACHE, persist_result=False)
-def fetch_day(
-    asked: dict[str, str | None], date: str | None, tickers: list[str], min_share: float
+def compare_day(
+    settings: dict[str, str | None], date: str | None, tickers: list[str], min_share: float
 ) -> tuple[list[Completeness], str]:
-    """Compare, and what kept it from going on."""
-    found: list[Completeness] = []
+    """Compare a day; return the rows so far, and why it stopped early."""
+    rows: list[Completeness] = []
     try:
-        settings = Settings.load(**asked)
-        day, wanted = (
-            parse_day(date) or last_trading_day(),
-            parse_tickers(tickers) if tickers else (),
-        )
-        with RestClient(rest_url(settings.url), settings.key()) as rest:
-            found.extend(compare(Layout.from_settings(settings), rest, day, wanted, min_share))
+        loaded = Settings.load(**settings)
+        layout, day = Layout.from_settings(loaded), parse_day(date) or last_trading_day()
+        symbols = parse_tickers(tickers) if tickers else ()
+        with RestClient(rest_url(loaded.url), loaded.key()) as rest:
+            rows.extend(reconcile_day(layout, rest, day, symbols, min_share))
     except StocktraceError as error:
-        return found, str(error)
-    return found, ""
+        return rows, str(error)
+    return rows, ""

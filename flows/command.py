@@ -1,6 +1,6 @@
 """``python -m flows.capture``: a capture under Prefect, from the command line.
 
-What is wrong with the words is told before Prefect is imported, which takes 5 s.
+Wrong arguments are reported before Prefect is imported, which takes 5 s.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from flows import console
-from flows.request import CaptureRequest
+from flows.fields import check_capture
 from stocktrace import market_hours
 from stocktrace.cli import output, streams
 from stocktrace.cli.signals import interrupting_imports
@@ -24,7 +24,7 @@ from stocktrace.end_time import HELP
 from stocktrace.errors import MarketClosed, UsageError
 from stocktrace.market_hours import MarketHours
 
-_SAFE = "; what was received is on disk."
+_ON_DISK = "; everything received is on disk."
 
 app = cyclopts.App(
     name="python -m flows.capture",
@@ -36,10 +36,10 @@ app = cyclopts.App(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run it; 0 done, 1 failed, 2 wrong usage, 129, 130 and 143 interrupted, in order."""
+    """Run it. Exits 0 when done, 1 on failure, 2 on wrong usage; 129, 130, 143 on a signal."""
     streams.protect_streams()
-    signal.signal(signal.SIGTERM, console.leave)
-    console.heed_hang_up()
+    signal.signal(signal.SIGTERM, console.exit_on_signal)
+    console.handle_hang_up()
     try:
         status = app(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
@@ -47,10 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         return _exit_with(str(error), 2)
     except KeyboardInterrupt:
-        return _exit_with(f"Interrupted{_SAFE}", 130)
-    except Exception as error:  # noqa: BLE001 - the run's own failures are states: it is Prefect's
-        reason = f"Prefect failed ({type(error).__name__}: {error}){_SAFE}"
-        return _exit_with(reason, 130 if _interrupted(error) else 1)
+        return _exit_with(f"Interrupted{_ON_DISK}", 130)
+    except Exception as error:  # noqa: BLE001 - a failed run ends in a state: this is Prefect's
+        reason = f"Prefect failed ({type(error).__name__}: {error}){_ON_DISK}"
+        return _exit_with(reason, 130 if _was_interrupted(error) else 1)
     return status if isinstance(status, int) else 0
 
 
@@ -58,15 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
 def run(
     *tickers: str,
     for_: Annotated[str | None, Parameter(name="--for", help="How long: 30s, 10m, 1h30m.")] = None,
-    until: Annotated[
-        str | None,
-        Parameter(help=HELP),
-    ] = None,
-    data_dir: Annotated[str | None, Parameter(help="Folder for what is recorded.")] = None,
+    until: Annotated[str | None, Parameter(help=HELP)] = None,
+    data_dir: Annotated[str | None, Parameter(help="Folder for recorded data.")] = None,
     url: Annotated[str | None, Parameter(help="Address of the trade WebSocket.")] = None,
     roll_interval: Annotated[str | None, Parameter(help="Length of a window.")] = None,
     market: Annotated[
-        MarketHours, Parameter(help="The market whose hours it keeps: closed, nothing is recorded.")
+        MarketHours,
+        Parameter(help="Record only while this market is open."),
     ] = "always",
     wait_for_key: Annotated[
         str | None, Parameter(help="How long to wait for a capture with the same key to end.")
@@ -75,10 +73,10 @@ def run(
 ) -> int:
     """Record the trades of TICKERS for a bounded time, as a Prefect flow run.
 
-    It runs against PREFECT_API_URL, else against a server of its own that ends with it. The key
+    It runs against PREFECT_API_URL, or against a server of its own that ends with it. The API key
     is read from FINNHUB_API_KEY, in the environment or in a .env file.
     """
-    asked = {
+    settings = {
         "data_dir": data_dir,
         "url": url,
         "roll_interval": roll_interval,
@@ -91,14 +89,14 @@ def run(
     except MarketClosed as closed:
         output.print_line(f"Skipped: {closed}")
         return 0
-    span = CaptureRequest.of(tickers, for_, until, now, **asked).span
+    _, span = check_capture(tickers, for_, until, now, **settings)
     with interrupting_imports():
         from flows.capture import capture
 
     _start_server()
-    if span.until is not None:  # midnight may have come while the server started
+    if span.until is not None:  # midnight may have passed while the server started
         until = span.until.isoformat()
-    state = capture(list(tickers), for_, until, market, return_state=True, **asked)
+    state = capture(list(tickers), for_, until, market, return_state=True, **settings)
     result = state.result(raise_on_failure=False)
     if state.is_completed() and isinstance(result, dict):
         print_report(Path(result["data_dir"]), result["session"])
@@ -107,10 +105,10 @@ def run(
 
 
 def _start_server() -> None:
-    """Start a server of one's own, if there is no other, where Ctrl-C does not reach it.
+    """Start Prefect's own server, if no other is set, where Ctrl-C does not reach it.
 
-    The terminal sends it, and a hang-up, to both of us, and the server must live to hear how the
-    run ended. A thread's mask is its child's; the main thread can be interrupted meanwhile.
+    The terminal sends signals to both processes, and the server must hear how the run ended. A
+    thread's signal mask is inherited by its child, and the main thread stays interruptible.
     """
     from prefect import get_client
 
@@ -120,7 +118,7 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             get_client(sync_client=True)
-        except Exception as error:  # noqa: BLE001 - raised by who waits for it
+        except Exception as error:  # noqa: BLE001 - raised on the thread that waits
             failures.append(error)
 
     starting = threading.Thread(target=start, name="stocktrace-server", daemon=True)
@@ -130,15 +128,15 @@ def _start_server() -> None:
         raise failures[0]
 
 
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether ``error`` happened while an interrupt was dealt with."""
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Return whether ``error`` was raised while an interrupt was handled."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None
 
 
 def print_report(data_dir: Path, session: str) -> None:
-    """Print where the files are and the books."""
+    """Print the books of a session and where its files are."""
     from stocktrace.sessions.report import SessionReport
     from stocktrace.store.layout import Layout
 

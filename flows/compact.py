@@ -1,6 +1,6 @@
-"""The upkeep of a day as a Prefect flow: recover, compact what is over, delete what may go.
+"""The nightly maintenance as a Prefect flow: recover, compact ended days, delete expired files.
 
-Each task is an idempotent function of the core; killed anywhere, the next run ends it.
+Each task can be repeated: after a kill at any point, the next run does the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stocktrace.maintenance.compact import CompactionResult, compact_days
 from stocktrace.maintenance.retention import PruneResult, prune_data
 from stocktrace.query.criteria import parse_day
 from stocktrace.record.recovery import RecoveredSession
-from stocktrace.record.recovery import recover as recover_all
+from stocktrace.record.recovery import recover as recover_sessions
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
 from stocktrace.text import count_of
@@ -34,58 +34,64 @@ def compact(
     tape_retention: Keep | None = None,
     csv_retention: Keep | None = None,
 ) -> dict[str, Any] | State[Any]:
-    """Make one file of each ticker's day that is over, and delete what was kept for long enough.
+    """Merge each ticker's ended day into one file. Delete tapes and CSV past their retention.
 
-    Sessions that died are recovered first.
+    Crashed sessions are recovered first.
 
     Args:
-        date: One UTC date; else all that are over.
-        older_than: Leave alone what ended later, such as 7d.
-        data_dir: The folder of everything that is recorded; else STOCKTRACE_DATA_DIR, else data.
-        tape_retention: Delete older tapes of sessions that verify; else STOCKTRACE_TAPE_RETENTION, else
-            forever.
-        csv_retention: Delete older CSV of what is published; else STOCKTRACE_CSV_RETENTION, else 0s.
+        date: One UTC date. Defaults to all that have ended.
+        older_than: Leave dates alone that ended later than this, such as 7d.
+        data_dir: The folder for all recorded data. Defaults to STOCKTRACE_DATA_DIR, or data.
+        tape_retention: Delete older tapes of sessions that verify. Defaults to
+            STOCKTRACE_TAPE_RETENTION, or forever.
+        csv_retention: Delete older CSV of published trades. Defaults to
+            STOCKTRACE_CSV_RETENTION, or 0s.
 
     Returns:
-        How many sessions were recovered, days of tickers compacted, files deleted; what waits.
+        The sessions that were recovered, the numbers of files compacted and deleted, and the
+        dates that are postponed.
     """
-    asked = {"data_dir": data_dir, "tape_retention": tape_retention, "csv_retention": csv_retention}
+    settings = {
+        "data_dir": data_dir,
+        "tape_retention": tape_retention,
+        "csv_retention": csv_retention,
+    }
     try:
-        folder = str(Settings.load(**asked).data_dir.resolve())
-        recovered = recover(asked)
-        compaction = compact_dates(asked, date, older_than)
-        pruning = delete(asked)
+        folder = str(Settings.load(**settings).data_dir.resolve())
+        recovered = recover(settings)
+        compaction = compact_dates(settings, date, older_than)
+        pruning = delete(settings)
     except StocktraceError as error:
         return Failed(message=str(error))
     problems = [*compaction.failed, *pruning.refused]
     if problems:
         return Failed(message=f"{count_of(len(problems), 'problem')}, the first: {problems[0]}")
-    files = sum(one.files for one in compaction.done)
+    files = sum(day.files for day in compaction.done)
     text = (
         f"{count_of(len(recovered), 'session')} recovered, {count_of(files, 'file')} compacted "
         f"into {len(compaction.done):,}, "
         f"{count_of(pruning.tapes, 'tape')} and {pruning.csv:,} CSV deleted."
     )
-    result = {
-        "recovered": [one.session for one in recovered],
+    data = {
+        "recovered": [session.session for session in recovered],
         "compacted": len(compaction.done),
         "files": files,
-        "before": sum(one.files_before for one in compaction.done),
-        "size": sum(one.size for one in compaction.done),
+        "before": sum(day.files_before for day in compaction.done),
+        "size": sum(day.size for day in compaction.done),
         "waiting": compaction.postponed,
         "deleted": msgspec.to_builtins(pruning),
         "data_dir": folder,
     }
-    return Completed(message=text, data=result)
+    return Completed(message=text, data=data)
 
 
 @task(name="recover", cache_policy=NO_CACHE, persist_result=False)
-def recover(asked: dict[str, str | None]) -> list[RecoveredSession]:
-    """Publish what captures left that died."""
-    return recover_all(Layout.from_settings(Settings.load(**asked)))
+def recover(settings: dict[str, str | None]) -> list[RecoveredSession]:
+    """Publish data left by crashed captures."""
+    return recover_sessions(Layout.from_settings(Settings.load(**settings)))
 
 
-# Another process may be at it, or have a file at hand: a minute later it mostly is not.
+# Another process may compact or read a file just now: a minute later it mostly does not.
 @task(
     name="compact",
     retries=2,
@@ -94,17 +100,15 @@ def recover(asked: dict[str, str | None]) -> list[RecoveredSession]:
     persist_result=False,
 )
 def compact_dates(
-    asked: dict[str, str | None], date: str | None, older_than: str
+    settings: dict[str, str | None], date: str | None, older_than: str
 ) -> CompactionResult:
-    """Make one file of each ticker's day; again changes nothing."""
-    layout = Layout.from_settings(Settings.load(**asked))
+    """Merge each ticker's ended day into one file. Running it again changes nothing."""
+    layout = Layout.from_settings(Settings.load(**settings))
     return compact_days(layout, parse_day(date), older_than=parse_patience(older_than))
 
 
 @task(name="delete", cache_policy=NO_CACHE, persist_result=False)
-def delete(asked: dict[str, str | None]) -> PruneResult:
-    """Delete what was kept for long enough and verifies."""
-    settings = Settings.load(**asked)
-    return prune_data(
-        Layout.from_settings(settings), settings.tape_retention, settings.csv_retention
-    )
+def delete(settings: dict[str, str | None]) -> PruneResult:
+    """Delete verified tapes and CSV past their retention."""
+    loaded = Settings.load(**settings)
+    return prune_data(Layout.from_settings(loaded), loaded.tape_retention, loaded.csv_retention)

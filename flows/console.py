@@ -1,4 +1,4 @@
-"""The console of a process that runs a capture: nobody need read it, and it may hang up."""
+"""The console of a process that captures: it may hang up, and nobody needs to read it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stocktrace.cli import streams
 _hang_ups: list[int] = []
 
 
-def outlast() -> None:
-    """Let a capture go on when nobody reads its output any more, as when its worker was killed.
+def survive_closed_output() -> None:
+    """Let a capture continue when nobody reads its output any more, as after its worker's end.
 
-    Prefect's handler prints with rich, which ends the process when a pipe has no reader.
+    Prefect's handler prints with rich, which exits the process when a pipe has no reader.
     """
     streams.protect_streams()
     streams.write_in_background()
@@ -32,26 +32,26 @@ def outlast() -> None:
                         handler.console.file = now
 
 
-def heed_hang_up() -> None:
-    """A terminal that hangs up ends the process as SIGTERM does, unless that is ignored.
+def handle_hang_up() -> None:
+    """Make SIGHUP end the process as SIGTERM does, unless it is ignored.
 
-    The terminal and the shell both send the signal: the second one asks for nothing new.
+    The terminal and the shell both send it. The second signal changes nothing.
     """
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     ):
-        signal.signal(signal.SIGHUP, _hung_up)
+        signal.signal(signal.SIGHUP, _on_hang_up)
 
 
-def _hung_up(number: int, frame: FrameType | None) -> None:
+def _on_hang_up(number: int, frame: FrameType | None) -> None:
     del frame
     _hang_ups.append(number)
     if len(_hang_ups) == 1:
         signal.raise_signal(signal.SIGTERM)
 
 
-def leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End as after Ctrl-C, and a server of one's own with it; a running flow does so itself."""
+def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    """Exit as after Ctrl-C, with the process's own server; a running flow does so itself."""
     del frame
     sys.exit(128 + (_hang_ups[0] if _hang_ups else number))

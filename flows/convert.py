@@ -1,6 +1,6 @@
-"""What captures left is published, as a Prefect flow: started when one ended, and every night.
+"""A data folder's unpublished data, published by a Prefect flow after each capture and every night.
 
-It may run beside a capture: what belongs to a session that is alive is left to it.
+It may run beside a capture: sessions that a process uses are not touched.
 """
 
 from __future__ import annotations
@@ -13,86 +13,56 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.markdown import escape_markdown
 from stocktrace.errors import StocktraceError
 from stocktrace.maintenance.convert import ConversionResult, convert_segments
 from stocktrace.record.recovery import RecoveredSession
-from stocktrace.record.recovery import recover as recover_all
+from stocktrace.record.recovery import recover as recover_sessions
 from stocktrace.settings import Settings
+from stocktrace.show.markdown import conversion_line, conversion_page
 from stocktrace.store.layout import Layout
-from stocktrace.text import count_of
 
 
 @flow(name="stocktrace-convert", persist_result=False)
 def convert(data_dir: str | None = None) -> State[Any]:
-    """Recover what sessions left that died, and publish every sealed segment.
+    """Recover crashed sessions, and publish every sealed segment.
 
-    Running it again changes nothing; a capture that runs is not touched.
+    Running it again changes nothing. Running captures are not affected.
 
     Args:
-        data_dir: The folder of everything that is recorded; else STOCKTRACE_DATA_DIR, else data.
+        data_dir: The folder for all recorded data. Defaults to STOCKTRACE_DATA_DIR, or data.
 
     Returns:
-        Sessions that were recovered, files and trades that were published.
+        The sessions that were recovered, and how many files and trades were published.
     """
     try:
         recovered = recover(data_dir)
         conversion = convert_sealed(data_dir)
     except StocktraceError as error:
         return Failed(message=str(error))
-    text = summary(recovered, conversion)
-    create_markdown_artifact(page(recovered, conversion), key="stocktrace-convert")
-    if conversion.failed or not all(one.balanced for one in recovered):
+    text = conversion_line(recovered, conversion)
+    create_markdown_artifact(conversion_page(recovered, conversion), key="stocktrace-convert")
+    if conversion.failed or not all(session.balanced for session in recovered):
         return Failed(message=text)
-    done = {
-        "recovered": [one.session for one in recovered],
+    data = {
+        "recovered": [session.session for session in recovered],
         "files": conversion.files,
-        "rows": conversion.rows + sum(one.rows for one in recovered),
+        "rows": conversion.rows + sum(session.rows for session in recovered),
     }
-    return Completed(message=text, data=done)
+    return Completed(message=text, data=data)
 
 
-# Another process may be at it, or have a file at hand; both are idempotent.
+# Another process may hold a lock or a file for a while; both tasks can be repeated.
 @task(
     name="recover", retries=2, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False
 )
 def recover(data_dir: str | None) -> list[RecoveredSession]:
-    """Publish what sessions left that died."""
-    return recover_all(Layout.from_settings(Settings.load(data_dir=data_dir)))
+    """Publish data left by crashed captures."""
+    return recover_sessions(Layout.from_settings(Settings.load(data_dir=data_dir)))
 
 
 @task(
     name="convert", retries=2, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False
 )
 def convert_sealed(data_dir: str | None) -> ConversionResult:
-    """Publish the sealed segments that nobody is at."""
+    """Publish the sealed segments of sessions that no process uses."""
     return convert_segments(Layout.from_settings(Settings.load(data_dir=data_dir)))
-
-
-def summary(recovered: list[RecoveredSession], conversion: ConversionResult) -> str:
-    """What was done, in a sentence."""
-    if not recovered and not conversion.files and not conversion.failed:
-        return "Nothing was left to publish."
-    rows = conversion.rows + sum(one.rows for one in recovered)
-    text = (
-        f"{count_of(len(recovered), 'session')} recovered, "
-        f"{count_of(conversion.files, 'segment')} converted, {count_of(rows, 'trade')} published"
-    )
-    wrong = [f"the books of {one.session} do not balance" for one in recovered if not one.balanced]
-    problems = [*conversion.failed, *wrong]
-    if not problems:
-        return f"{text}."
-    return f"{text}; {count_of(len(problems), 'problem')}, the first: {problems[0]}"
-
-
-def page(recovered: list[RecoveredSession], conversion: ConversionResult) -> str:
-    """The same as Markdown, with each session."""
-    lines = [f"# {escape_markdown(summary(recovered, conversion))}", ""]
-    lines += [
-        f"- session {escape_markdown(one.session)}: {count_of(one.windows, 'window')}, "
-        f"{count_of(one.rows, 'trade')}, the books "
-        f"{'balance' if one.balanced else '**do not balance**'}"
-        for one in recovered
-    ]
-    lines += [f"- **failed:** {escape_markdown(sentence)}" for sentence in conversion.failed]
-    return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""``python -m flows.demo``: the main job as a newcomer sees it, with no key and no network.
+"""``python -m flows.demo``: a capture under Prefect for newcomers, without a key or a network.
 
-A simulated exchange on this machine, a real flow run against Prefect's embedded server, and at the
-end what is on disk. The same without Prefect is ``stocktrace demo``.
+It records a simulator on this machine with a real flow run against Prefect's embedded server, and
+prints what is on disk. ``stocktrace demo`` does the same without Prefect.
 """
 
 from __future__ import annotations
@@ -21,31 +21,29 @@ from stocktrace.cli.capture import DEMO_KEY, DEMO_TICKERS, demo_simulator, read_
 from stocktrace.cli.progress import ProgressLines, unfailing
 from stocktrace.units import parse_duration
 
-# Half a minute shows two windows rolled and converted while the capture goes on.
+# Half a minute shows two windows that are rolled and converted during the capture.
 ROLL_INTERVAL = "10s"
-PROGRESS_EVERY_S = 5.0
+PROGRESS_INTERVAL_S = 5.0
 
 
 def main(
     *,
     for_: Annotated[str, Parameter(name="--for", help="How long: 30s, 10m.")] = "30s",
-    data_dir: Annotated[Path, Parameter(help="Folder for what is recorded.")] = Path("data/demo"),
+    data_dir: Annotated[Path, Parameter(help="Folder for recorded data.")] = Path("data/demo"),
 ) -> int:
-    """Record a simulated exchange as a Prefect flow run, and show what came of it."""
+    """Record a simulator as a Prefect flow run, and print the result."""
     parse_duration(for_)
     os.environ["FINNHUB_API_KEY"] = DEMO_KEY
     logging.getLogger("stocktrace").setLevel(logging.INFO)
-    output.to_stdout(
-        f"A simulated exchange, recorded for {for_} as a Prefect flow run into {data_dir}.\n"
-    )
+    output.to_stdout(f"Recording a simulator for {for_} as a Prefect flow run into {data_dir}.\n")
     if "PREFECT_API_URL" not in os.environ:
         output.to_stdout("Prefect starts a server of its own, which takes up to a minute ...\n")
     sys.stdout.flush()
 
     from flows.capture import capture
-    from flows.progress import ON_LOOKERS
+    from flows.progress import STATUS_LISTENERS
 
-    ON_LOOKERS.append(unfailing(ProgressLines(PROGRESS_EVERY_S)))
+    STATUS_LISTENERS.append(unfailing(ProgressLines(PROGRESS_INTERVAL_S)))
     with demo_simulator() as url:
         state = capture(
             list(DEMO_TICKERS),

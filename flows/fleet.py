@@ -1,11 +1,12 @@
 """A watch-list over the workers of a Prefect work pool: one key each, all into one lake.
 
-    stocktrace-fleet/fleet          this flow: it splits, starts, watches, has taken over
+    stocktrace-fleet/fleet          this flow: splits, starts, watches and reassigns tickers
     stocktrace-capture/shard        a capture on a worker, with the key and the disk of its machine
 
-A shard that dies is told by Prefect's automation for dead runs (``flows.automations``, which is
-made here if need be). Its tickers go to the shards that run and have room, else to a new run for
-the next free worker. What was not heard meanwhile is named in the lake's coverage.
+Prefect's automation for runs without a heartbeat (``flows.automations``, created here if it is
+missing) marks a crashed shard. Its tickers are reassigned to running shards with room, or to a new
+run for the next free worker. Time in which a ticker was not captured becomes a gap in the lake's
+coverage.
 """
 
 from __future__ import annotations
@@ -22,32 +23,39 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows import console
-from flows.automations import create_automations, zombie_automation
-from flows.capture import capture_seconds
+from flows.automations import crash_automation, save_automation
+from flows.capture import describe_span
 from flows.fields import Duration, LakeUrl, Tickers, Until, Url
-from flows.fleet_runs import BAD, FleetRuns
+from flows.fleet_runs import FleetRuns
 from stocktrace import market_hours
 from stocktrace.end_time import CaptureSpan
 from stocktrace.errors import LakeError, StocktraceError, UsageError
-from stocktrace.live.fleet import SYMBOL_LIMIT, earlier_reports, split_tickers, write_uncovered_gaps
+from stocktrace.live.fleet import (
+    FAILED_STATES,
+    SYMBOL_LIMIT,
+    Fleet,
+    read_rates,
+    split_tickers,
+    write_uncovered_gaps,
+)
 from stocktrace.store.names import new_session
 from stocktrace.text import count_of
 from stocktrace.trade import parse_tickers
 
 SHARD = "stocktrace-capture/shard"
-# A dead run is told after two minutes anyhow; each look is one request a shard.
-LOOK_EVERY_S = 5.0
+# A crashed run is marked after two minutes. Each check is one request per shard.
+CHECK_INTERVAL_S = 5.0
 LOST = "its shard was lost"
 
 Deployment = Annotated[str, Field(pattern=r"^[^/]+/[^/]+$", examples=[SHARD])]
 
 
 def run_name() -> str:
-    """``400 tickers, 8 keys · until close``; it must not fail, or the run would."""
-    asked = runtime.flow_run.parameters or {}
-    tickers, keys = asked.get("tickers") or (), asked.get("keys") or 0
-    told = f"{count_of(len(tickers), 'ticker')}, {count_of(int(keys), 'key')}"
-    return f"{told} · {capture_seconds(asked)}"
+    """Return ``400 tickers, 8 keys · until close``; an exception would fail the run."""
+    parameters = runtime.flow_run.parameters or {}
+    tickers, keys = parameters.get("tickers") or (), parameters.get("keys") or 0
+    counts = f"{count_of(len(tickers), 'ticker')}, {count_of(int(keys), 'key')}"
+    return f"{counts} · {describe_span(parameters)}"
 
 
 @flow(name="stocktrace-fleet", flow_run_name=run_name, persist_result=False)
@@ -64,81 +72,81 @@ def fleet(
 ) -> dict[str, Any] | State[Any]:
     """Record many tickers with several API keys, on as many workers.
 
-    Each worker takes one run at a time (prefect worker start --limit 1) and has a FINNHUB_API_KEY
-    of its own in its environment. Give one of *duration* and *until*.
+    Each worker takes one run at a time (prefect worker start --limit 1) and has its own
+    FINNHUB_API_KEY in its environment. Set either *duration* or *until*.
 
     Args:
         tickers: Finnhub symbols, such as AAPL, BINANCE:BTCUSDT or OANDA:EUR_USD.
-        keys: How many shards: as many as there are workers, each with its key.
-        lake: The store that all of them send to, such as s3://bucket/prefix.
-        duration: How long: 30m, 6h30m. Leave it out if there is an end in *until*.
+        keys: The number of shards: as many as workers with a key.
+        lake: The store that all shards send to, such as s3://bucket/prefix.
+        duration: How long to record: 30m, 6h30m. Leave it out if *until* is set.
         until: When to end: close, 16:00 America/New_York, or an ISO time.
-        limit: How many tickers a key takes; 0: any number.
-        url: The address of the trade WebSocket; else that of each worker.
-        roll_interval: The length of a window; else that of each worker.
-        deployments: What captures: one deployment for all keys, or one for each key.
+        limit: The maximum of tickers for a key. 0 means no limit.
+        url: The address of the trade WebSocket. Defaults to that of each worker.
+        roll_interval: The length of a window. Defaults to that of each worker.
+        deployments: The deployments that capture: one for all keys, or one for each key.
 
     Returns:
         The lake, the flow run of each shard with its tickers and state, and the gaps of tickers
         whose shard was lost.
     """
-    console.outlast()
+    console.survive_closed_output()
     try:
         now = market_hours.asked_at(datetime.now(UTC), runtime.flow_run.scheduled_start_time)
         span = CaptureSpan.of(duration, until, now)
-        known = earlier_reports(lake)
-        split = split_tickers(parse_tickers(tickers), keys, known, limit)
+        rates = read_rates(lake)
+        shards = split_tickers(parse_tickers(tickers), keys, rates, limit)
     except StocktraceError as error:
         return Failed(message=str(error))
     end = span.until or now + timedelta(seconds=span.duration or 0.0)
-    asked = {"until": end.isoformat(), "lake": lake, "url": url, "roll_interval": roll_interval}
-    members = FleetRuns(asked, end, limit, known)
+    parameters = {
+        "until": end.isoformat(),
+        "lake": lake,
+        "url": url,
+        "roll_interval": roll_interval,
+    }
+    runs = FleetRuns(Fleet(end, limit, rates), parameters)
     with get_client(sync_client=True) as client:
         try:
-            _check(client, deployments)
+            _check_deployments(client, deployments)
         except UsageError as error:
             return Failed(message=str(error))
-        create_automations(client, zombie_automation())
-        for number, one in enumerate(split):
-            members.add(deployments[number % len(deployments)], one)
-        tick = threading.Event()
-        while members.check(client):
-            tick.wait(LOOK_EVERY_S)
-    return result(members, lake)
+        save_automation(client, crash_automation())
+        for number, shard in enumerate(shards):
+            runs.fleet.add(deployments[number % len(deployments)], shard)
+        never = threading.Event()
+        while runs.check(client):
+            never.wait(CHECK_INTERVAL_S)
+    return result(runs.fleet, lake)
 
 
-def _check(client: SyncPrefectClient, deployments: list[str]) -> None:
+def _check_deployments(client: SyncPrefectClient, deployments: list[str]) -> None:
     for name in dict.fromkeys(deployments):
         try:
             client.read_deployment_by_name(name)
         except ObjectNotFound:
             raise UsageError(
-                f"There is no deployment {name}: prefect --no-prompt deploy --all makes those of "
+                f"Unknown deployment {name}. `prefect --no-prompt deploy --all` creates those of "
                 "prefect.yaml."
             ) from None
 
 
-def result(members: FleetRuns, lake: str) -> dict[str, Any] | State[Any]:
-    """What came of it; failed, if tickers were lost for good or a shard failed at its end."""
-    stamp = int(min(datetime.now(UTC), members.end).timestamp() * 1e9)
+def result(fleet: Fleet, lake: str) -> dict[str, Any] | State[Any]:
+    """Write the gaps and return the result; failed if tickers were abandoned or a shard failed."""
+    end = int(min(datetime.now(UTC), fleet.end).timestamp() * 1e9)
     gaps = 0
     try:
-        if members.lost:
-            gaps = write_uncovered_gaps(lake, new_session(stamp), members.lost, stamp, LOST)
+        if fleet.lost_at:
+            gaps = write_uncovered_gaps(lake, new_session(end), fleet.lost_at, end, LOST)
     except LakeError as error:
-        return Failed(message=f"The gaps of lost shards are not named: {error}")
-    if members.remaining:
-        return Failed(message=f"Nobody took over {' '.join(sorted(members.remaining))}.")
-    failed = [one.name for one in members.all if one.state in BAD and one.shard.tickers]
+        return Failed(message=f"The gaps of lost shards cannot be written: {error}")
+    if fleet.abandoned:
+        return Failed(message=f"No shard took over {' '.join(sorted(fleet.abandoned))}.")
+    failed = [run.name for run in fleet.runs if run.state in FAILED_STATES and run.shard.tickers]
     if failed:
         return Failed(message=f"{', '.join(failed)} failed: see their flow runs.")
-    found = {
-        "lake": lake,
-        "shards": {
-            str(one.run): {"state": one.state.value, "tickers": one.shard.tickers}
-            for one in members.all
-        },
-        "gaps": gaps,
+    shards = {
+        str(run.run): {"state": run.state, "tickers": run.shard.tickers} for run in fleet.runs
     }
-    told = f"{count_of(len(members.all), 'shard')} recorded, {count_of(gaps, 'gap')} between them."
-    return Completed(message=told, data=found)
+    text = f"{count_of(len(fleet.runs), 'shard')} recorded, {count_of(gaps, 'gap')} between them."
+    return Completed(message=text, data={"lake": lake, "shards": shards, "gaps": gaps})

@@ -1,9 +1,9 @@
-"""The flow runs of a fleet: started, watched, taken over from when they die.
+"""The flow runs of a fleet: started, watched, and sent the tickers that they take over.
 
-The server may be slow or gone at any moment. What is to be done is therefore noted here first, and
-done at each look until the server has confirmed it: a run is asked for under a key of its own, so
-that asking again starts no second one, and tickers are sent to the same heir until it has them, for
-sending them again changes nothing. Only an heir that ended without them loses them to another.
+Prefect's server may be slow or unreachable at any moment. Every decision is therefore recorded in
+the ``Fleet`` first, and carried out at each check until the server has confirmed it. Starting a
+run uses an idempotency key, and sending the same tickers again changes nothing. A run that ended
+without having received its tickers loses them to another.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.events.filters import (
     EventFilter,
@@ -28,192 +28,91 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled
 
-from flows.markdown import escape_markdown
 from flows.server_outage import ServerOutage
 from flows.ticker_commands import TickerCommand
-from stocktrace.live import fleet
-from stocktrace.live.fleet import Shard
+from stocktrace.live.fleet import FAILED_STATES, Fleet, ShardRun
+from stocktrace.show.markdown import fleet_page
 from stocktrace.text import count_of
 
 log = logging.getLogger("stocktrace.flow")
 
-KEY = "stocktrace-fleet"
-# What is left of a session must be worth the start of a run, which takes ten seconds.
-WORTH_S = 30.0
-
-BAD = {StateType.CRASHED, StateType.FAILED}
-_WAITING = {StateType.SCHEDULED, StateType.PENDING}
-_OVER = {StateType.COMPLETED, StateType.CANCELLED, *BAD}
-
-
-@dataclass(slots=True)
-class ShardRun:
-    """A shard and its flow run, which has an id once the server has answered.
-
-    ``untold`` are those of its tickers that it has still to be sent; ``again`` says that it took
-    over from one that failed.
-    """
-
-    deployment: str
-    shard: Shard
-    restarted: bool = False
-    run: UUID | None = None
-    name: str = "(not started)"
-    state: StateType = StateType.SCHEDULED
-    unreported: list[str] = field(default_factory=list)
-    key: str = field(default_factory=lambda: str(uuid4()))
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more is to come of it."""
-        return self.state in _OVER
+ARTIFACT = "stocktrace-fleet"
 
 
 @dataclass(slots=True)
 class FleetRuns:
-    """All of them; ``lost`` has when a ticker without a shard was heard last (epoch ns).
+    """Runs the shards of ``fleet``, each with ``parameters`` besides its tickers."""
 
-    ``left`` are the tickers that nobody took over.
-    """
-
-    tickers: dict[str, str | None]
-    end: datetime
-    limit: int
-    known: dict[str, float]
-    began: datetime = field(default_factory=lambda: datetime.now(UTC))
-    all: list[ShardRun] = field(default_factory=list)
-    lost: dict[str, int] = field(default_factory=dict)
-    remaining: set[str] = field(default_factory=set)
-    outage: ServerOutage = field(
-        default_factory=lambda: ServerOutage(
-            "Prefect cannot be asked", "Prefect can be asked again"
-        )
-    )
-    _shown: str = ""
-
-    def add(self, deployment: str, shard: Shard, *, again: bool = False) -> None:
-        """Have a worker capture ``shard``, from the next look on."""
-        self.all.append(ShardRun(deployment, shard, again))
+    fleet: Fleet
+    parameters: dict[str, str | None]
+    outage: ServerOutage = field(default_factory=lambda: ServerOutage("be asked"))
+    _page: str = ""
 
     def check(self, client: SyncPrefectClient) -> bool:
-        """See how the runs stand, do what is to be done; whether any goes on."""
+        """Update all runs and do what is pending; return whether any run has not ended."""
         failures = self.outage.failures
-        # Prefect's own five retries would hold up all others long after the server is back.
+        # Prefect's own five retries would hold up the other runs long after the server is back.
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
-            for step in (self._update, self._report):
-                for member in [one for one in self.all if not one.has_ended]:
+            for step in (self._update, self._send):
+                for run in self.fleet.active_runs:
                     try:
-                        step(client, member)
-                    except Exception as error:  # noqa: BLE001 - the next look does it
+                        step(client, run)
+                    except Exception as error:  # noqa: BLE001 - the next check does it
                         self.outage.on_failure(error)
             try:
-                self._show()
+                self._show_page()
             except Exception as error:  # noqa: BLE001 - as above
                 self.outage.on_failure(error)
         if self.outage.failures == failures:
             self.outage.on_success()
-        return not all(member.has_ended for member in self.all)
+        return bool(self.fleet.active_runs)
 
-    def _update(self, client: SyncPrefectClient, member: ShardRun) -> None:
-        """How its run stands, and who takes over; nothing changes before all of it is known."""
-        state, since = member.state, int(self.began.timestamp() * 1e9)
-        if member.run is not None:
+    def _update(self, client: SyncPrefectClient, run: ShardRun) -> None:
+        """Update a run. Nothing changes before the server has answered every question."""
+        state, alive_at = run.state, int(self.fleet.began.timestamp() * 1e9)
+        if run.run is not None:
             try:
-                run = client.read_flow_run(member.run)
+                flow_run = client.read_flow_run(run.run)
             except ObjectNotFound:
-                log.warning("the flow run of shard %s was deleted in Prefect", member.name)
-                state = StateType.CANCELLED
+                log.warning("the flow run of shard %s was deleted in Prefect", run.name)
+                state = "CANCELLED"
             else:
-                member.name = run.name
-                state = run.state.type if run.state is not None else state
-            if state in BAD:
-                since = _last_heartbeat(client, member.run)
-        if state in _WAITING and self._left_s() <= 0:
-            if member.run is not None:
-                late: State[Any] = Cancelled(
-                    message="No worker started it before the fleet's time was up."
-                )
-                client.set_flow_run_state(member.run, late)
-            member.unreported, state = member.shard.tickers, StateType.CANCELLED
-        member.state = state
-        orphans = (
-            member.shard.tickers if state in BAD else member.unreported if member.has_ended else []
-        )
-        if orphans and self._left_s() > WORTH_S:
-            self._hand_over(member, orphans, since)
-        elif member.has_ended and member.unreported:
-            self._on_lost(member, member.unreported, since)
+                run.name = flow_run.name
+                state = flow_run.state.type.value if flow_run.state is not None else state
+            if state in FAILED_STATES:
+                alive_at = _last_heartbeat(client, run.run)
+        if self.fleet.is_overdue(state):
+            if run.run is not None:
+                late: State[Any] = Cancelled(message="No worker started it before the fleet ended.")
+                client.set_flow_run_state(run.run, late)
+            run.unsent, state = run.shard.tickers, "CANCELLED"
+        self.fleet.update(run, state, alive_at)
 
-    def _hand_over(self, dead: ShardRun, orphans: list[str], since: int) -> None:
-        """Say who takes the tickers of a run that is over, or those that it was not sent."""
-        for ticker in orphans:
-            self.lost.setdefault(ticker, since)
-        running = [one for one in self.all if one.state is StateType.RUNNING]
-        survivors = [one.shard for one in running]
-        heirs = fleet.plan_take_over(
-            dead.shard, orphans, survivors, self.known, self.limit, again=dead.restarted
-        )
-        dead.unreported = []
-        for heir, some in zip(running, heirs.reassigned, strict=True):
-            if some:
-                heir.unreported = heir.unreported + some
-                tickers = count_of(len(some), "ticker")
-                log.warning("shard %s is lost: %s takes %s", dead.name, heir.name, tickers)
-        if heirs.new_runs is not None:
-            tickers = count_of(len(heirs.new_runs.tickers), "ticker")
-            log.warning("shard %s is lost: a new run for %s", dead.name, tickers)
-            self.add(dead.deployment, heirs.new_runs, again=True)
-        if heirs.unassigned:
-            self._on_lost(dead, heirs.unassigned, since)
-
-    def _on_lost(self, member: ShardRun, tickers: list[str], since: int) -> None:
-        for ticker in tickers:
-            self.lost.setdefault(ticker, since)
-        self.remaining |= set(tickers)
-        log.error("shard %s is lost: nobody takes %s", member.name, " ".join(tickers))
-
-    def _report(self, client: SyncPrefectClient, member: ShardRun) -> None:
-        """Ask for its run, or send it what it took over."""
+    def _send(self, client: SyncPrefectClient, run: ShardRun) -> None:
+        """Start a run, or send it the tickers that it took over."""
         del client  # these calls make their own
-        if member.run is None:
-            given = {name: value for name, value in self.tickers.items() if value is not None}
-            asked = {"tickers": member.shard.tickers, **given}
-            run = run_deployment(
-                member.deployment, parameters=asked, timeout=0, idempotency_key=member.key
+        if run.run is None:
+            given = {name: value for name, value in self.parameters.items() if value is not None}
+            parameters = {"tickers": run.shard.tickers, **given}
+            flow_run = run_deployment(
+                run.deployment, parameters=parameters, timeout=0, idempotency_key=run.key
             )
-            member.run, member.name = cast("FlowRun", run).id, cast("FlowRun", run).name
-        elif member.unreported and member.state is StateType.RUNNING:
-            TickerCommand(symbols=member.unreported, action="add").send_to(member.run)
-            log.info(
-                "shard %s was sent %s", member.name, count_of(len(member.unreported), "ticker")
-            )
-            member.unreported = []
+            run.run, run.name = cast("FlowRun", flow_run).id, cast("FlowRun", flow_run).name
+        elif run.unsent and run.state == "RUNNING":
+            TickerCommand(symbols=run.unsent, action="add").send_to(run.run)
+            log.info("shard %s was sent %s", run.name, count_of(len(run.unsent), "ticker"))
+            run.unsent = []
 
-    def _show(self) -> None:
-        """The table of shards, on the page of the run, when it has changed."""
-        lines = ["| shard | state | tickers | expected trades/s |", "|---|---|---:|---:|"]
-        lines += [
-            f"| {escape_markdown(one.name)} | {one.state.value.capitalize()} | {len(one.shard.tickers)} |"
-            f" {one.shard.rate:.1f} |"
-            for one in self.all
-        ]
-        waiting = [ticker for one in self.all if not one.has_ended for ticker in one.unreported]
-        if waiting:
-            lines.append(f"\n**Not handed over yet:** {escape_markdown(' '.join(waiting))}")
-        if self.remaining:
-            lines.append(f"\n**Nobody takes:** {escape_markdown(' '.join(sorted(self.remaining)))}")
-        if failures := self.outage.failures:
-            lines.append(f"\nPrefect did not answer {count_of(failures, 'call')}.")
-        if (text := "\n".join(lines)) != self._shown:
-            create_markdown_artifact(text, KEY)
-            self._shown = text
-
-    def _left_s(self) -> float:
-        return (self.end - datetime.now(UTC)).total_seconds()
+    def _show_page(self) -> None:
+        """Show the table of shards in Prefect, if it has changed."""
+        page = fleet_page(self.fleet, self.outage.failures)
+        if page != self._page:
+            create_markdown_artifact(page, ARTIFACT)
+            self._page = page
 
 
 def _last_heartbeat(client: SyncPrefectClient, run: UUID) -> int:
-    """When a flow run was alive for sure (epoch ns)."""
+    """Return when a flow run was certainly alive for the last time (epoch ns)."""
     wanted = EventFilter(
         event=EventNameFilter(name=["prefect.flow-run.heartbeat", "prefect.flow-run.Running"]),
         resource=EventResourceFilter(id=[f"prefect.flow-run.{run}"]),

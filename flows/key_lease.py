@@ -1,9 +1,9 @@
-"""One capture per key across machines: a place in a global concurrency limit of Prefect's server.
+"""One capture per API key across machines, by a slot in a global concurrency limit of Prefect.
 
-It stands behind the host's own lock and guards what that cannot see. A thread keeps it: asks for
-the place, renews its lease, asks again if the server lost it, gives it back. Who holds the host's
-lock also gives back what a capture left that was killed here, or is about to end. When the server
-does not answer the capture goes on without (docs/decisions/0004-one-key-many-machines.md).
+The key lease comes after the host's key lock and covers what the lock cannot see. A thread takes
+the slot, renews its lease, takes it again if the server lost it, and releases it. The holder of the
+host's lock also releases the slot of a capture that was killed here or is about to end. Without an
+answer of the server the capture continues (docs/decisions/0004-one-key-many-machines.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import logging
 import threading
 from contextvars import copy_context
-from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
@@ -29,57 +28,54 @@ from stocktrace.settings import Settings
 
 log = logging.getLogger("stocktrace.flow")
 
-# How long the place of a machine that died stays taken: it outlasts a restart of the server.
+# How long the slot of a crashed machine stays taken; longer than a restart of the server.
 LEASE_S = 300.0
-RENEW_EVERY_S = 60.0
-# How long a capture waits for an answer, or for a place that is just being given back.
-ANSWER_WITHIN_S = 15.0
-ASK_EVERY_S = 0.5
+RENEW_INTERVAL_S = 60.0
+# How long a capture waits for an answer, or for a slot that is just being released.
+ANSWER_TIMEOUT_S = 15.0
+RETRY_INTERVAL_S = 0.5
 # The same while the server's database is locked for a moment, as it often is when a run ends.
-# Prefect's client would ask again after 2 s, and that would be the gap of a hand-over.
-BUSY_S = 0.1
-# How long the end of a run waits for the place to be given back; its lease ends it all the same.
-GIVE_BACK_WITHIN_S = 3.0
+# Prefect's client would retry after 2 s, which would be the gap of a hand-over.
+BUSY_RETRY_S = 0.1
+# How long the end of a run waits for the slot's release. Otherwise the lease runs out.
+RELEASE_TIMEOUT_S = 3.0
 
 _LOCKED, _GONE, _BUSY = 423, 410, 503
 
 
-class _Busy(Exception):
+class _ServerBusy(Exception):
     """The server's database was locked."""
 
 
-def _refuse_to_wait(response: Any) -> None:
+def _raise_if_busy(response: Any) -> None:
     if response.status_code == _BUSY:
-        raise _Busy
+        raise _ServerBusy
 
 
-_AT_ONCE = {"event_hooks": {"response": [_refuse_to_wait]}}
+_WITHOUT_RETRIES = {"event_hooks": {"response": [_raise_if_busy]}}
 
 
 class KeyLease:
-    """The place of a key, held in a ``with`` statement; leaving it does not wait."""
+    """The slot of a key, held in a ``with`` statement. Leaving it does not wait; ``close`` does."""
 
     def __init__(self, settings: Settings) -> None:
         key, url = settings.key(), settings.url
-        #: The name of the limit, which does not lead back to the key.
+        #: The name of the limit, which does not reveal the key.
         self.name = f"stocktrace-key-{key_lock.key_id(key, url)}"
-        self._patience_s = max(ANSWER_WITHIN_S, settings.wait_for_key)
-        self._note = key_lock.key_lock_path(key, url).with_suffix(".lease")
+        self.outage = ServerOutage("keep the key lease")
+        self._patience_s = max(ANSWER_TIMEOUT_S, settings.wait_for_key)
+        self._lease_file = key_lock.key_lock_path(key, url).with_suffix(".lease")
         self._lease: UUID | None = None
-        self._answered, self._settled, self._over = (threading.Event() for _ in range(3))
-        self._refused = self._running = False
-        self.outage = ServerOutage(
-            "the place of the key cannot be kept", "the place of the key can be kept again"
-        )
-        self._is_taken = False
+        self._answered, self._decided, self._ended = (threading.Event() for _ in range(3))
+        self._is_refused = self._is_capturing = self._is_taken = False
         run = runtime.flow_run.id
         self._holder = ConcurrencyLeaseHolder(type="flow_run", id=UUID(run)) if run else None
         self._thread = threading.Thread(
-            target=copy_context().run, args=(self._keep,), name="stocktrace-slot", daemon=True
+            target=copy_context().run, args=(self._run,), name="stocktrace-key-lease", daemon=True
         )
 
     def __enter__(self) -> Self:
-        """Take the place.
+        """Take the slot.
 
         Raises:
             KeyInUse: a capture on another machine has it.
@@ -87,53 +83,48 @@ class KeyLease:
         self._patience = Deadline.after(self._patience_s)
         self._thread.start()
         try:
-            # What the server answers last may come a little late; that it answers is what counts.
-            if not self._settled.wait(ANSWER_WITHIN_S) and self._answered.is_set():
-                self._settled.wait(self._patience.remaining() + ANSWER_WITHIN_S)
+            # The decision may come a little late, as long as the server answers at all.
+            if not self._decided.wait(ANSWER_TIMEOUT_S) and self._answered.is_set():
+                self._decided.wait(self._patience.remaining() + ANSWER_TIMEOUT_S)
         except BaseException:
-            self._over.set()
+            self._ended.set()
             raise
-        self._running = True
-        if self._refused:
+        self._is_capturing = True
+        if self._is_refused:
             raise KeyInUse(
-                f"in the global concurrency limit {self.name}; one that died is out of it within "
-                f"{LEASE_S / 60:g} minutes, and if there is none at all, run prefect gcl update "
+                f"in the global concurrency limit {self.name}; the slot of a crashed capture is "
+                f"free within {LEASE_S / 60:g} minutes; if no capture runs, run prefect gcl update "
                 f"{self.name} --active-slots 0",
                 "on another machine",
             )
-        if not self._settled.is_set():
+        if not self._decided.is_set():
             log.warning(
                 "Prefect's server does not say whether another machine uses the key: "
-                "the capture goes on without its word"
+                "the capture continues without the key lease"
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
 
     def close(self) -> None:
-        """Let the place be given back before the process ends."""
+        """Wait until the slot is released, before the process ends."""
         if self._thread.ident is not None:
-            self._thread.join(GIVE_BACK_WITHIN_S)
+            self._thread.join(RELEASE_TIMEOUT_S)
 
-    # --- on the thread of its own ------------------------------------------------------------
+    # --- on its own thread -------------------------------------------------------------------
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         pause = 0.0
-        while not self._over.wait(pause):
-            settings = None if self._running else _AT_ONCE
+        while not self._ended.wait(pause):
+            settings = None if self._is_capturing else _WITHOUT_RETRIES
             try:
                 with get_client(sync_client=True, httpx_settings=settings) as client:
                     pause = self._step(client)
-            except _Busy:
-                pause = BUSY_S
-            except Exception as error:  # noqa: BLE001 - whatever it is, the capture goes on
-                pause = ANSWER_WITHIN_S if self._running else ASK_EVERY_S
+            except _ServerBusy:
+                pause = BUSY_RETRY_S
+            except Exception as error:  # noqa: BLE001 - whatever it is, the capture continues
+                pause = ANSWER_TIMEOUT_S if self._is_capturing else RETRY_INTERVAL_S
                 self.outage.on_failure(error)
             else:
                 self.outage.on_success()
@@ -142,40 +133,40 @@ class KeyLease:
                 client.release_concurrency_slots_with_lease(self._lease)
 
     def _step(self, client: SyncPrefectClient) -> float:
-        """Renew the place or ask for it; gives the seconds until the next step."""
-        if self._lease is not None and self._renewed(client, self._lease):
+        """Renew or take the slot; return the seconds until the next step."""
+        if self._lease is not None and self._renew(client, self._lease):
             self._is_taken = False
-            return RENEW_EVERY_S
-        with contextlib.suppress(OSError, ValueError):  # nothing was left
-            left = UUID(self._note.read_text(encoding="utf-8"))
-            client.release_concurrency_slots_with_lease(left)
+            return RENEW_INTERVAL_S
+        with contextlib.suppress(OSError, ValueError):  # no earlier capture left a lease
+            old_lease = UUID(self._lease_file.read_text(encoding="utf-8"))
+            client.release_concurrency_slots_with_lease(old_lease)
         client.upsert_global_concurrency_limit_by_name(self.name, 1)
-        if self._asked(client):
+        if self._acquire(client):
             self._is_taken = False
-            self._settled.set()
-            return RENEW_EVERY_S
-        if self._running:
+            self._decided.set()
+            return RENEW_INTERVAL_S
+        if self._is_capturing:
             if not self._is_taken:
-                log.warning("another machine has taken the place of the key; the capture goes on")
+                log.warning("another machine has taken the key lease; the capture continues")
             self._is_taken = True
-            return RENEW_EVERY_S
+            return RENEW_INTERVAL_S
         if self._patience.passed():
-            self._refused = True
-            self._over.set()
-            self._settled.set()
-        return ASK_EVERY_S
+            self._is_refused = True
+            self._ended.set()
+            self._decided.set()
+        return RETRY_INTERVAL_S
 
-    def _renewed(self, client: SyncPrefectClient, lease: UUID) -> bool:
+    def _renew(self, client: SyncPrefectClient, lease: UUID) -> bool:
         try:
             client.renew_concurrency_lease(lease, LEASE_S)
         except PrefectHTTPStatusError as error:
             if error.response.status_code != _GONE:
                 raise
-            log.warning("Prefect's server has lost the place of the key: asking for it again")
+            log.warning("Prefect's server has lost the key lease: taking it again")
             self._lease = None
         return self._lease is not None
 
-    def _asked(self, client: SyncPrefectClient) -> bool:
+    def _acquire(self, client: SyncPrefectClient) -> bool:
         try:
             answer = client.increment_concurrency_slots_with_lease(
                 [self.name], 1, "concurrency", LEASE_S, self._holder
@@ -187,6 +178,6 @@ class KeyLease:
             return False
         self._lease = UUID(answer.json()["lease_id"])
         with contextlib.suppress(OSError):  # another user's file: then the lease has to run out
-            self._note.write_text(str(self._lease), encoding="utf-8")
+            self._lease_file.write_text(str(self._lease), encoding="utf-8")
         self._answered.set()
         return True

@@ -1,8 +1,8 @@
-"""What a person sees of a capture in Prefect: how far it is, how it stands, its report at the end.
+"""A capture in Prefect's UI: its progress, a page with its status, and at the end its report.
 
-The page of how it stands is one artifact, replaced where it stands, and becomes the report. The
-server may be slow or gone. It is therefore asked on a thread of its own, one call at a time,
-and what fails is counted and told, but never reaches the capture.
+The page is one artifact that is replaced in place and becomes the report. The server may be slow or
+unreachable. It is called on a separate thread, one call at a time; failures are counted and
+logged, and never reach the capture.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from functools import partial
-from types import TracebackType
 from typing import Self, cast
 from uuid import UUID
 
@@ -22,134 +21,146 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.events import emit_event
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.events import CaptureEvent, EventDetector
-from flows.markdown import progress_line, report_line, report_page, status_line, status_page
 from flows.server_outage import ServerOutage
 from stocktrace.clock import Deadline
 from stocktrace.errors import StocktraceError
 from stocktrace.live.control import CaptureControl
+from stocktrace.live.status_events import StatusEvent, StatusEventDetector
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus
+from stocktrace.show.markdown import (
+    progress_line,
+    report_line,
+    report_page,
+    status_line,
+    status_page,
+)
 from stocktrace.show.picture import MOST_PANELS, draw_picture
 from stocktrace.show.view import ReportView
 from stocktrace.store.layout import Layout
 
-# An update costs the server 60-100 ms and is an event, too.
-PROGRESS_EVERY_S = 15.0
-# How soon a cancel is noticed that no signal tells of.
-STATE_EVERY_S = 5.0
+# An update costs the server 60 to 100 ms, and each is an event.
+PROGRESS_INTERVAL_S = 15.0
+# How soon a cancellation without a signal is noticed.
+CANCEL_CHECK_INTERVAL_S = 5.0
 # The report's share of the 20 s in which a cancelled capture ends.
-REPORT_WITHIN_S = 5.0
+REPORT_TIMEOUT_S = 5.0
 
-PROGRESS_KEY = "stocktrace-progress"
-REPORT_KEY = "stocktrace-report"
-# Prefect refuses the event of an artifact of more than a megabyte, and with it nothing is shown.
-PICTURE_BYTES = 500_000
-_TAGS = 10
+PROGRESS_ARTIFACT = "stocktrace-progress"
+REPORT_ARTIFACT = "stocktrace-report"
+# Prefect refuses the event of an artifact larger than a megabyte, and then shows nothing.
+MAX_PICTURE_BYTES = 500_000
+_MAX_TICKER_TAGS = 10
 
-
-#: Who else wants to know in this process, such as a terminal; called twice a second.
-ON_LOOKERS: list[Callable[[CaptureStatus], None]] = []
+#: Called with each status in this process, such as by a terminal; twice a second.
+STATUS_LISTENERS: list[Callable[[CaptureStatus], None]] = []
 
 
 class ProgressReporter:
-    """Shows one capture; made in the task that captures, whose context its calls take along."""
+    """Shows one capture; made in the task that captures, whose context its calls use."""
 
     def __init__(
         self,
         layout: Layout,
         tickers: Sequence[str],
-        handle: CaptureControl,
-        others: Sequence[ServerOutage] = (),
+        control: CaptureControl,
+        outages: Sequence[ServerOutage] = (),
     ) -> None:
-        self._layout, self._tickers, self._handle = layout, tickers, handle
-        self._executor = ThreadPoolExecutor(1, "stocktrace-display")
+        self._layout, self._tickers, self._control = layout, tickers, control
+        self._executor = ThreadPoolExecutor(1, "stocktrace-progress")
         self._call: Future[None] | None = None
-        self._state_due = self._progress_due = Deadline.after(0)
+        self._cancel_check_due = self._progress_due = Deadline.after(0)
         self._progress: UUID | None = None
         self._page: UUID | None = None
         self._status: CaptureStatus | None = None
         self._shown: CaptureStatus | None = None
-        self._newsroom = EventDetector()
-        self._outage = ServerOutage("Prefect cannot be told", "Prefect can be told again")
-        self._outages = (self._outage, *others)
-        self._over = False
+        self._events = StatusEventDetector()
+        self._outage = ServerOutage("be updated")
+        self._outages = (self._outage, *outages)
+        self._has_ended = False
 
     def __enter__(self) -> Self:
         self._submit(lambda: self._try(self._tag))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        wait([self._submit(lambda: self._try(self._report))], REPORT_WITHIN_S)
-        self._over = True
+    def __exit__(self, *_: object) -> None:
+        wait([self._submit(lambda: self._try(self._show_report))], REPORT_TIMEOUT_S)
+        self._has_ended = True
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     @property
     def failures(self) -> int:
-        """Calls of this run that failed, whoever made them."""
-        return sum(one.failures for one in self._outages)
+        """The failed calls of this run, whoever made them."""
+        return sum(outage.failures for outage in self._outages)
 
     def on_status(self, status: CaptureStatus) -> None:
-        """Take note of how the capture stands; never waits."""
+        """Take the newest status; never waits."""
         self._status = status
-        for look in ON_LOOKERS:
-            look(status)
-        for news in self._newsroom(status):
-            self._submit(partial(self._emit, news))
-        if (self._call is None or self._call.done()) and self._state_due.passed():
-            self._state_due = Deadline.after(STATE_EVERY_S)
+        for listener in STATUS_LISTENERS:
+            listener(status)
+        for event in self._events.detect(status):
+            self._submit(partial(self._emit, event))
+        if (self._call is None or self._call.done()) and self._cancel_check_due.passed():
+            self._cancel_check_due = Deadline.after(CANCEL_CHECK_INTERVAL_S)
             self._call = self._submit(self._update)
 
     def _submit(self, call: Callable[[], None]) -> Future[None]:
         return self._executor.submit(copy_context().run, call)
 
-    # --- on the thread of its own ------------------------------------------------------------
+    # --- on its own thread -------------------------------------------------------------------
 
     def _try(self, call: Callable[[], None]) -> None:
         try:
             # Prefect's own five retries would hold up the next call long after the server is back.
             with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
                 call()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the capture goes on
-            self._outage.on_failure(error, silently=self._over)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the capture continues
+            self._outage.on_failure(error, silently=self._has_ended)
         else:
             self._outage.on_success()
 
-    def _emit(self, news: CaptureEvent) -> None:
-        """It is only put in Prefect's queue here, and so tells nothing about the server."""
+    def _emit(self, event: StatusEvent) -> None:
+        """Put an event of the session into Prefect's queue, related to the flow run."""
+        run = {
+            "prefect.resource.id": f"prefect.flow-run.{runtime.flow_run.id}",
+            "prefect.resource.role": "flow-run",
+            "prefect.resource.name": runtime.flow_run.name or "",
+        }
+        resource = {
+            "prefect.resource.id": f"stocktrace.session.{event.session}",
+            "prefect.resource.name": event.session,
+        }
         try:
-            news.emit()
-        except Exception:  # noqa: BLE001 - the report's notes have the number
+            emit_event(
+                event.name, resource, event.occurred_at, related=[run], payload=event.payload
+            )
+        except Exception:  # noqa: BLE001 - the queue is local: this is not an outage of the server
             self._outage.failures += 1
 
     def _update(self) -> None:
         self._try(self._check_cancelled)
         if self._progress_due.passed():
-            self._progress_due = Deadline.after(PROGRESS_EVERY_S)
+            self._progress_due = Deadline.after(PROGRESS_INTERVAL_S)
             self._try(self._show_progress)
-            self._try(self._show_page)
+            self._try(self._show_status)
 
     def _check_cancelled(self) -> None:
-        """A script is sent no signal when its run is cancelled, and a long run may miss it."""
+        """Stop if the run was cancelled: a script gets no signal, and a worker may fail to send."""
         run = get_client(sync_client=True).read_flow_run(UUID(runtime.flow_run.id))
         if run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled()):
-            self._handle.stop("cancelled in Prefect")
+            self._control.stop("cancelled in Prefect")
 
     def _tag(self) -> None:
-        """Tags, so that a ticker's runs can be found.
+        """Add tags, so that a ticker's runs can be found.
 
-        Set here and not around the flow: a task asks the server for a slot for each of its tags.
+        Tags set around the flow would apply to its tasks, which ask the server for a slot for each.
         """
         client = get_client(sync_client=True)
         run = client.read_flow_run(UUID(runtime.flow_run.id))
-        tags = dict.fromkeys([*run.tags, "stocktrace", *self._tickers[:_TAGS]])
+        tags = dict.fromkeys([*run.tags, "stocktrace", *self._tickers[:_MAX_TICKER_TAGS]])
         client.update_flow_run(run.id, tags=list(tags)).raise_for_status()
 
     def _show_progress(self, share: float | None = None) -> None:
@@ -160,46 +171,46 @@ class ProgressReporter:
             share = status.elapsed_s / (status.elapsed_s + status.remaining_s)
         percent, text = round(100 * share, 1), progress_line(status)
         if self._progress is None:
-            made = create_progress_artifact(percent, PROGRESS_KEY, text)
-            self._progress = cast("UUID", made)
+            artifact = create_progress_artifact(percent, PROGRESS_ARTIFACT, text)
+            self._progress = cast("UUID", artifact)
         else:
             update_progress_artifact(self._progress, percent, text)
 
-    def _show_page(self) -> None:
+    def _show_status(self) -> None:
         status = self._status
         if status is None:
             return
-        self._save_artifact(status_page(status, self._shown), status_line(status))
+        self._save_page(status_page(status, self._shown), status_line(status))
         self._shown = status
 
-    def _report(self) -> None:
-        """The report as it stands on disk: it is there however the capture ended."""
+    def _show_report(self) -> None:
+        """Show the report on disk, however the capture ended."""
         if self._status is None:
             return
         report = SessionReport.read(self._layout.report(self._status.session))
         if self._progress is not None and report.state == "complete":
             self._show_progress(1.0)
         # First without the picture: it takes longer, and there may be no time for it.
-        self._save_artifact(report_page(report, self._layout, self.failures), report_line(report))
-        drawn = self._make_picture(report.session)
-        self._save_artifact(
-            report_page(report, self._layout, self.failures, drawn), report_line(report)
+        self._save_page(report_page(report, self._layout, self.failures), report_line(report))
+        picture = self._draw_picture(report.session)
+        self._save_page(
+            report_page(report, self._layout, self.failures, picture), report_line(report)
         )
 
-    def _make_picture(self, session: str) -> str:
-        """The picture, or why there is none."""
+    def _draw_picture(self, session: str) -> str:
+        """Return the picture as SVG, or a sentence that says why it is missing."""
         try:
-            drawn = draw_picture(ReportView.of(self._layout, session, MOST_PANELS))
+            picture = draw_picture(ReportView.of(self._layout, session, MOST_PANELS))
         except StocktraceError as error:
             return str(error)
-        if len(drawn.encode()) > PICTURE_BYTES:
+        if len(picture.encode()) > MAX_PICTURE_BYTES:
             return f"It is too large for Prefect: run stocktrace report {session}."
-        return drawn
+        return picture
 
-    def _save_artifact(self, text: str, line: str) -> None:
-        """Show a page in the place of the one before."""
+    def _save_page(self, text: str, line: str) -> None:
+        """Create the page, or replace it."""
         if self._page is None:
-            self._page = cast("UUID", create_markdown_artifact(text, REPORT_KEY, line))
+            self._page = cast("UUID", create_markdown_artifact(text, REPORT_ARTIFACT, line))
         else:
             update = ArtifactUpdate(data=text, description=line)
             get_client(sync_client=True).update_artifact(self._page, update)

@@ -1,7 +1,7 @@
-"""Other tickers for captures that run: a flow, for its form in the UI is the form for a change.
+"""Ticker changes for running captures, as a flow: its form in Prefect's UI is the form for them.
 
-Prefect's UI has no input for a run that runs. This one sends each capture what it is to do; the
-capture's log, report and coverage tell what became of it.
+Prefect's UI has no input for a run that is running. This flow sends the change to each capture,
+whose log, report and coverage show the result.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from stocktrace.errors import TickerError
 from stocktrace.live.control import ChangeAction
 from stocktrace.trade import parse_tickers
 
-# As many as the server gives in one answer.
+# The server's limit for one answer.
 _PAGE = 200
 
 RunName = Annotated[str, Field(min_length=1, examples=["AAPL MSFT · 30m"])]
 
 
 def run_name() -> str:
-    """``add TSLA NVDA``; it must not fail, or the run would."""
-    asked = runtime.flow_run.parameters or {}
-    return " ".join(map(str, [asked.get("action"), *(asked.get("symbols") or ())]))
+    """Return ``add TSLA NVDA``; an exception would fail the run."""
+    parameters = runtime.flow_run.parameters or {}
+    return " ".join(map(str, [parameters.get("action"), *(parameters.get("symbols") or ())]))
 
 
 @flow(name="stocktrace-retarget", flow_run_name=run_name, persist_result=False)
@@ -47,18 +47,18 @@ def retarget(
 
     Args:
         symbols: Finnhub symbols, such as AAPL, BINANCE:BTCUSDT or OANDA:EUR_USD.
-        action: add them to what is captured, remove them from it, or set: capture them and no
+        action: add to the captured tickers, remove from them, or set: capture these and no
             others.
-        flow_run: The name or the id of one capture's flow run; leave it out for all that run.
+        flow_run: The name or the id of one capture's flow run. Leave it out for all that run.
 
     Returns:
-        What was sent, and the names and ids of the runs it was sent to.
+        The change, and the names and ids of the runs that it was sent to.
     """
     try:
         tickers = parse_tickers(symbols)
     except TickerError as error:
         return Failed(message=str(error))
-    runs = [run for run in _running() if flow_run in {None, run.name, str(run.id)}]
+    runs = [run for run in _running_captures() if flow_run in {None, run.name, str(run.id)}]
     if not runs:
         meant = "No capture runs" if flow_run is None else f"No capture {flow_run} runs"
         return Failed(message=f"{meant} under this Prefect server: nothing was sent.")
@@ -71,18 +71,18 @@ def retarget(
     }
 
 
-def _running() -> list[FlowRun]:
-    """The flow runs that capture, the oldest first."""
+def _running_captures() -> list[FlowRun]:
+    """Return the flow runs that capture, the oldest first."""
     running = FlowRunFilterStateType(any_=[StateType.RUNNING])
-    found: list[FlowRun] = []
+    runs: list[FlowRun] = []
     with get_client(sync_client=True) as client:
         while True:
             page = client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=[capture.name])),
                 flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
                 limit=_PAGE,
-                offset=len(found),
+                offset=len(runs),
             )
-            found += page
+            runs += page
             if len(page) < _PAGE:
-                return sorted(found, key=lambda run: str(run.start_time))
+                return sorted(runs, key=lambda run: str(run.start_time))

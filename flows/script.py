@@ -1,4 +1,4 @@
-"""What ``python -m flows.NAME`` does with its words and its exit status."""
+"""Runs ``python -m flows.NAME``: parses its arguments and sets its exit status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stocktrace.errors import StocktraceError, UsageError
 
 
 def run_script(name: str, command: Callable[..., int | None]) -> NoReturn:
-    """Run ``command`` as the module ``name``; an error is a sentence and status 1 or 2 (usage)."""
+    """Run ``command`` as module ``name``. Errors exit with status 1, wrong usage with 2."""
     streams.protect_streams()
     app = cyclopts.App(
         name=f"python -m {name}",

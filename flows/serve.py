@@ -1,6 +1,6 @@
-"""``python -m flows.serve``: the deployments of prefect.yaml from one process, with no work pool.
+"""``python -m flows.serve``: run the deployments of prefect.yaml from one process, without a pool.
 
-For one machine. Unlike a worker's, its SIGTERM reaches the captures, which end in order: what
+For one machine. Unlike a worker, it passes SIGTERM on to the captures, which stop cleanly: what
 systemd stops is drained (deploy/systemd).
 """
 
@@ -21,50 +21,73 @@ from stocktrace.errors import StocktraceError, UsageError, is_usage
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner import Runner
 
 FILE = Path("prefect.yaml")
 
 
 def serve(
     *names: str,
-    file: Annotated[Path, Parameter(help="Where the deployments stand.")] = FILE,
+    file: Annotated[Path, Parameter(help="The file with the deployments.")] = FILE,
 ) -> int:
     """Serve the deployments NAMES, or all, until SIGTERM or Ctrl-C.
 
-    It needs a server: PREFECT_API_URL. Runs work in the folder in which it was started.
+    It needs a server: PREFECT_API_URL. Runs work in the current folder.
     """
-    found = read(file)
-    if unknown := [name for name in names if name not in found]:
+    entries = read_deployments(file)
+    if unknown := [name for name in names if name not in entries]:
         raise UsageError(
-            f"There is no deployment {', '.join(unknown)} in {file}: it has {', '.join(found)}."
+            f"{file} has no deployment {', '.join(unknown)}. It has: {', '.join(entries)}."
         )
     if "PREFECT_API_URL" not in os.environ:
         raise UsageError(
             "Set PREFECT_API_URL to the address of a Prefect server, such as "
             "http://127.0.0.1:4200/api; `prefect server start` starts one."
         )
-
-    from flows.runner import DrainingRunner
-
-    # A restart is no reason to stop scheduling: what is due meanwhile starts late.
-    runner = DrainingRunner(pause_on_shutdown=False, limit=None)
-    for name in names or found:
-        runner.add_deployment(deployment(found[name]))
-    output.to_stdout(f"Serving {', '.join(names or found)}.\n")
+    runner = _make_runner()
+    for name in names or entries:
+        runner.add_deployment(make_deployment(entries[name]))
+    output.to_stdout(f"Serving {', '.join(names or entries)}.\n")
     sys.stdout.flush()
     asyncio.run(runner.start())
     return 0
 
 
-def read(file: Path) -> dict[str, dict[str, Any]]:
-    """The deployments in a file like prefect.yaml, by name.
+def _make_runner() -> Runner:
+    from prefect.runner import Runner
+
+    class DrainingRunner(Runner):
+        """Prefect's runner, which on SIGTERM cancels its runs and waits for them (30 s).
+
+        Prefect's own handler means to do that. But when it is called in the event loop, its
+        ``stop`` returns a coroutine that nobody awaits (3.8.8), and the process kills its runs.
+        """
+
+        _draining: asyncio.Task[None] | None = None
+
+        def handle_sigterm(self, *args: Any, **kwargs: Any) -> None:
+            """Begin to stop; a second signal changes nothing."""
+            del args, kwargs
+            loop = asyncio.get_running_loop()  # a handler runs on the main thread, within its loop
+            loop.call_soon_threadsafe(self._drain)
+
+        def _drain(self) -> None:
+            if self._draining is None:
+                self._draining = asyncio.ensure_future(self.astop())
+
+    # A restart must not pause the schedules: runs that are due in the meantime start late.
+    return DrainingRunner(pause_on_shutdown=False, limit=None)
+
+
+def read_deployments(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the deployments in a file like prefect.yaml, by name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the file does not have any.
     """
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return {str(one["name"]): one for one in found["deployments"]}
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return {str(entry["name"]): entry for entry in content["deployments"]}
     except OSError as error:
         kind = UsageError if is_usage(error) else StocktraceError
         raise kind(
@@ -74,8 +97,8 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"{file} has no deployments: see prefect.yaml of stocktrace.") from None
 
 
-def deployment(words: dict[str, Any]) -> RunnerDeployment:
-    """A deployment from its entry, without the work pool."""
+def make_deployment(entry: dict[str, Any]) -> RunnerDeployment:
+    """Return the deployment of an entry, without its work pool."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.client.schemas.schedules import CronSchedule
@@ -83,21 +106,21 @@ def deployment(words: dict[str, Any]) -> RunnerDeployment:
 
     schedules = [
         DeploymentScheduleCreate(
-            schedule=CronSchedule(cron=one["cron"], timezone=one["timezone"]),
-            active=one.get("active", True),
-            slug=one["slug"],
+            schedule=CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"]),
+            active=schedule.get("active", True),
+            slug=schedule["slug"],
         )
-        for one in words.get("schedules", ())
+        for schedule in entry.get("schedules", ())
     ]
-    limit = words.get("concurrency_limit")
+    limit = entry.get("concurrency_limit")
     return RunnerDeployment.from_entrypoint(
-        words["entrypoint"],
-        words["name"],
+        entry["entrypoint"],
+        entry["name"],
         schedules=schedules,
-        parameters=words.get("parameters", {}),
-        triggers=words.get("triggers", []),
-        description=words.get("description"),
-        tags=words.get("tags", []),
+        parameters=entry.get("parameters", {}),
+        triggers=entry.get("triggers", []),
+        description=entry.get("description"),
+        tags=entry.get("tags", []),
         concurrency_limit=None if limit is None else ConcurrencyLimitConfig(**limit),
     )
 

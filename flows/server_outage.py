@@ -1,4 +1,4 @@
-"""Prefect's server when it does not answer: counted, told once, and told when it is over."""
+"""Calls that Prefect's server did not answer: counted, and logged when they begin and end."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ log = logging.getLogger("stocktrace.flow")
 
 
 class ServerOutage:
-    """What fails of one kind of call: ``cannot`` says what, ``again`` that it is over."""
+    """The failed calls of one kind: ``Prefect cannot <action>``."""
 
-    def __init__(self, cannot: str, again: str) -> None:
-        self._cannot, self._again = cannot, again
-        self._away = False
-        #: Calls that failed.
+    def __init__(self, action: str) -> None:
+        self._action = action
+        self._is_down = False
+        #: The number of failed calls.
         self.failures = 0
 
     def on_failure(self, error: Exception, *, silently: bool = False) -> None:
-        """A call failed; what is recorded does not depend on it."""
+        """Count a call that failed. Recording does not depend on it."""
         self.failures += 1
-        if not self._away and not silently:
-            log.warning("%s (%s); recording goes on", self._cannot, type(error).__name__)
-        self._away = True
+        if not self._is_down and not silently:
+            log.warning(
+                "Prefect cannot %s (%s); recording continues", self._action, type(error).__name__
+            )
+        self._is_down = True
 
     def on_success(self) -> None:
-        """A call did not fail."""
-        if self._away:
-            log.info("%s; %s failed", self._again, count_of(self.failures, "call"))
-        self._away = False
+        """End the outage, if there was one."""
+        if self._is_down:
+            failed = count_of(self.failures, "call")
+            log.info("Prefect can %s again; %s failed", self._action, failed)
+        self._is_down = False

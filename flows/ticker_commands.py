@@ -1,8 +1,8 @@
-"""Takes changes of tickers from Prefect to the capture of a flow run, while it runs.
+"""Ticker changes from Prefect for the capture of a flow run, while it runs.
 
-They wait at the server until they are asked for, on a thread of their own: the server may be slow
-or gone, and what fails is counted and told, but never reaches the capture. Nothing sent meanwhile
-is lost; it is taken over when the server is back.
+Commands wait at the server until a thread asks for them. The server may be slow or unreachable:
+failures are counted and logged, and never reach the capture. Commands sent in the meantime are
+applied when the server is back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from contextvars import copy_context
-from types import TracebackType
 from typing import Self
 from uuid import UUID
 
@@ -25,49 +24,41 @@ from stocktrace.live.control import CaptureControl, ChangeAction
 
 log = logging.getLogger("stocktrace.flow")
 
-# A look makes clients of its own, TLS contexts and all: some 40 ms of CPU. A person waits longer
-# for a page.
-LOOK_EVERY_S = 5.0
-# What the end of a capture waits for a look that is under way; then the thread is left behind.
-STOP_WITHIN_S = 1.0
+# A poll makes its own clients with TLS contexts, about 40 ms of CPU.
+POLL_INTERVAL_S = 5.0
+# How long the end of a capture waits for a poll; then the thread is left behind.
+STOP_TIMEOUT_S = 1.0
 
 
 class TickerCommand(RunInput):
-    """Other tickers for a capture that runs; see ``Handle.retarget``."""
+    """A ticker change for a running capture; see ``CaptureControl.request_change``."""
 
     symbols: list[str]
     action: ChangeAction = "add"
 
 
 class TickerCommands:
-    """Hands what is sent to this flow run to ``handle``; made in the task that captures.
+    """Passes the commands of this flow run to ``control``; made in the task that captures.
 
-    One a run: another would be given everything again.
+    One for each run: a second one would receive all commands again.
     """
 
-    def __init__(self, handle: CaptureControl) -> None:
-        self._handle = handle
+    def __init__(self, control: CaptureControl) -> None:
+        self._control = control
         self._ended = threading.Event()
-        # A daemon: it may hang in a request when the process is to end.
+        # A daemon: it may hang in a request when the process ends.
         self._thread = threading.Thread(
-            target=copy_context().run, args=(self._run,), name="stocktrace-steer", daemon=True
+            target=copy_context().run, args=(self._run,), name="stocktrace-commands", daemon=True
         )
-        self.outage = ServerOutage(
-            "Prefect cannot be asked for changes of tickers", "Prefect can be asked again"
-        )
+        self.outage = ServerOutage("be asked for ticker changes")
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(STOP_WITHIN_S)
+        self._thread.join(STOP_TIMEOUT_S)
 
     def _run(self) -> None:
         commands: GetInputHandler[TickerCommand] | None = None
@@ -81,13 +72,13 @@ class TickerCommands:
                         timeout=0,
                     )
                 while not self._ended.is_set() and (command := next(commands, None)):
-                    self._handle.request_change(command.symbols, command.action, by="prefect")
+                    self._control.request_change(command.symbols, command.action, by="prefect")
             except (TickerError, ValidationError) as error:
-                # It is marked as received, and does not come again.
-                log.warning("a change of tickers from Prefect is none: %s", error)
+                # Prefect has marked it as received, so it does not come again.
+                log.warning("a ticker change from Prefect is not valid: %s", error)
                 continue
-            except Exception as error:  # noqa: BLE001 - whatever it is, the capture goes on
+            except Exception as error:  # noqa: BLE001 - whatever it is, the capture continues
                 self.outage.on_failure(error)
             else:
                 self.outage.on_success()
-            self._ended.wait(LOOK_EVERY_S)
+            self._ended.wait(POLL_INTERVAL_S)

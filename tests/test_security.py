@@ -117,12 +117,12 @@ def test_no_flow_and_no_task_leaves_a_result_behind() -> None:
 def test_a_deployment_file_cannot_create_objects(
     tmp_path: Path,
 ) -> None:
-    from flows.serve import read
+    from flows.serve import read_deployments
 
     file = tmp_path / "prefect.yaml"
     file.write_text("deployments: !!python/object/apply:os.system ['touch taken']")
     with pytest.raises(UsageError, match="has no deployments"):
-        read(file)
+        read_deployments(file)
     assert not Path("taken").exists()
 
 

@@ -1,22 +1,25 @@
-"""A watch-list over several keys: which ticker goes where, and who takes over from whom.
+"""A watch-list over several keys: which shard captures which ticker, and who takes over.
 
-Finnhub allows one connection per key and so many tickers a connection. Shards are balanced by the
-rate at which tickers came in earlier sessions, the busiest first, each to the shard that has least
-(Graham's LPT rule: no shard gets more than 4/3 of what the best split would give it).
+Finnhub allows one connection per key and a limited number of tickers per connection. Shards are
+balanced by the trade rates of earlier sessions: the busiest ticker first, each to the shard with
+the lowest load (Graham's LPT rule: no shard gets more than 4/3 of the best split's). Time in which
+no shard listened to a ticker is written into the coverage of the lake that the shards share.
 """
-# MERGED """What no shard of a fleet listened to: named in the coverage of the lake that they share."""
 
 from __future__ import annotations
 
+import logging
 import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID, uuid4
 
 from stocktrace.errors import UsageError
-from stocktrace.intervals import CoverageInterval
+from stocktrace.intervals import CoverageInterval, merge_spans, subtract_spans
 from stocktrace.query.coverage import listened_spans
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import outbox
@@ -26,31 +29,34 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.window import NS_PER_DAY, utc_date
 from stocktrace.text import count_of
 
-#: What Finnhub's free plan takes on one connection.
+log = logging.getLogger(__name__)
+
+#: The limit of Finnhub's free plan for one connection.
 SYMBOL_LIMIT = 50
 # A week of a fleet of four.
 _MAX_REPORTS = 20
+# A run takes ten seconds to start: a session that ends sooner is not worth it.
+_MIN_REMAINING_S = 30.0
+
+#: The states of a shard's run are those of Prefect.
+FAILED_STATES = {"CRASHED", "FAILED"}
+_WAITING_STATES = {"SCHEDULED", "PENDING"}
+_ENDED_STATES = {"COMPLETED", "CANCELLED", *FAILED_STATES}
+
+
+# --- splitting -------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Shard:
-    """The tickers of one key, and what they come to in trades a second."""
+    """The tickers of one key, and their expected trades a second."""
 
     tickers: list[str] = field(default_factory=list)
     rate: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class TakeOver:
-    """Who takes tickers that a shard lost: each survivor its part, a new shard, or nobody."""
-
-    reassigned: list[list[str]]
-    new_runs: Shard | None
-    unassigned: list[str]
-
-
 def measured_rates(reports: Iterable[SessionReport]) -> dict[str, float]:
-    """Trades a second by ticker, over all sessions that it was in from the start."""
+    """Return trades a second by ticker, over the sessions that captured it from their start."""
     trades: dict[str, int] = defaultdict(int)
     seconds: dict[str, float] = defaultdict(float)
     for report in reports:
@@ -62,24 +68,22 @@ def measured_rates(reports: Iterable[SessionReport]) -> dict[str, float]:
     return {ticker: trades[ticker] / seconds[ticker] for ticker in trades if seconds[ticker] > 0}
 
 
-def earlier_reports(lake: str) -> dict[str, float]:
-    """The rates in the last sessions of a lake.
+def read_rates(lake: str) -> dict[str, float]:
+    """Return the rates in the last sessions of a lake.
 
     Raises:
-        LakeError: it cannot be read.
+        LakeError: the lake cannot be read.
     """
-    return measured_rates(
-        SessionReport.decode(text) for text in Lake.open(lake).reports(_MAX_REPORTS)
-    )
+    return measured_rates(map(SessionReport.decode, Lake.open(lake).reports(_MAX_REPORTS)))
 
 
 def split_tickers(
-    tickers: Sequence[str], keys: int, known: Mapping[str, float], limit: int = SYMBOL_LIMIT
+    tickers: Sequence[str], keys: int, rates: Mapping[str, float], limit: int = SYMBOL_LIMIT
 ) -> list[Shard]:
-    """``tickers`` over ``keys``; ``limit`` is how many a key takes, 0: any number.
+    """Split ``tickers`` into ``keys`` shards of at most ``limit`` tickers; 0 means no limit.
 
     Raises:
-        UsageError: there are too few keys, or more than tickers.
+        UsageError: there are too few keys, or more keys than tickers.
     """
     if limit and len(tickers) > keys * limit:
         raise UsageError(
@@ -88,105 +92,216 @@ def split_tickers(
         )
     if keys > len(tickers):
         raise UsageError(
-            f"{keys} keys for {count_of(len(tickers), 'ticker')}: give at most as many."
+            f"{keys} keys for {count_of(len(tickers), 'ticker')}: give at most as many keys as "
+            "tickers."
         )
     shards = [Shard() for _ in range(keys)]
-    spread_tickers(tickers, shards, known, limit)
+    spread_tickers(tickers, shards, rates, limit)
     return shards
 
 
 def spread_tickers(
     tickers: Iterable[str],
     shards: Sequence[Shard],
-    known: Mapping[str, float],
+    rates: Mapping[str, float],
     limit: int = SYMBOL_LIMIT,
 ) -> tuple[list[list[str]], list[str]]:
-    """Add ``tickers`` to ``shards``; gives what each of them got, and what had no room.
+    """Add ``tickers`` to ``shards``; return what each shard got, and the tickers without room.
 
-    A ticker of which no rate is known counts as a middling one.
+    A ticker without a known rate counts as one of median rate.
     """
-    usual = statistics.median(known.values()) if known else 1.0
-    rate = {ticker: known.get(ticker, usual) for ticker in tickers}
-    got: list[list[str]] = [[] for _ in shards]
-    left = []
-    for ticker in sorted(rate, key=lambda each: (-rate[each], each)):
-        room = [at for at, one in enumerate(shards) if not limit or len(one.tickers) < limit]
-        if not room:
-            left.append(ticker)
+    median = statistics.median(rates.values()) if rates else 1.0
+    rate = {ticker: rates.get(ticker, median) for ticker in tickers}
+    added: list[list[str]] = [[] for _ in shards]
+    without_room = []
+    for ticker in sorted(rate, key=lambda name: (-rate[name], name)):
+        indexes = [
+            index for index, shard in enumerate(shards) if not limit or len(shard.tickers) < limit
+        ]
+        if not indexes:
+            without_room.append(ticker)
             continue
-        # Of equal loads the one with fewer tickers: rates of 0 would all go to the first.
-        at = min(room, key=lambda each: (shards[each].rate, len(shards[each].tickers)))
-        shards[at].tickers.append(ticker)
-        shards[at].rate += rate[ticker]
-        got[at].append(ticker)
-    return got, left
+        # Of equal loads the shard with fewer tickers: rates of 0 would all be added to the first.
+        index = min(indexes, key=lambda each: (shards[each].rate, len(shards[each].tickers)))
+        shards[index].tickers.append(ticker)
+        shards[index].rate += rate[ticker]
+        added[index].append(ticker)
+    return added, without_room
+
+
+# --- taking over -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Who takes the tickers of a lost shard: each survivor its part, a new shard, or nobody."""
+
+    reassigned: list[list[str]]
+    new_shard: Shard | None
+    unassigned: list[str]
 
 
 def plan_take_over(
     lost: Shard,
     orphans: Sequence[str],
     survivors: Sequence[Shard],
-    known: Mapping[str, float],
+    rates: Mapping[str, float],
     limit: int = SYMBOL_LIMIT,
     *,
-    again: bool,
+    restarted: bool,
 ) -> TakeOver:
-    """Take ``orphans`` from ``lost`` and give them to ``survivors`` with room, else to a new shard.
+    """Move ``orphans`` from ``lost`` to ``survivors`` with room, and the rest to a new shard.
 
-    There is no new one if ``lost`` was such itself (``again``): what ends it would end that, too.
+    If ``lost`` was such a new shard itself (``restarted``), it gets no successor: whatever ended
+    it would end the successor too.
     """
-    taken, left = spread_tickers(orphans, survivors, known, limit)
+    reassigned, without_room = spread_tickers(orphans, survivors, rates, limit)
     lost.tickers = [ticker for ticker in lost.tickers if ticker not in set(orphans)]
     lost.rate = lost.rate if lost.tickers else 0.0
-    if again or not left:
-        return TakeOver(taken, None, left)
-    (anew,) = split_tickers(left, 1, known, limit)
-    return TakeOver(taken, anew, [])
+    if restarted or not without_room:
+        return TakeOver(reassigned, None, without_room)
+    return TakeOver(reassigned, split_tickers(without_room, 1, rates, limit)[0], [])
+
+
+@dataclass(slots=True)
+class ShardRun:
+    """A shard and the run that captures it, which has an id once the server has answered.
+
+    ``unsent`` are tickers that it took over and has not been sent yet. ``restarted`` says that it
+    replaces a run that failed. ``key`` keeps a second request from starting a second run.
+    """
+
+    deployment: str
+    shard: Shard
+    restarted: bool = False
+    run: UUID | None = None
+    name: str = "(not started)"
+    state: str = "SCHEDULED"
+    unsent: list[str] = field(default_factory=list)
+    key: str = field(default_factory=lambda: str(uuid4()))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has ended, in whatever state."""
+        return self.state in _ENDED_STATES
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The shards of a watch-list until ``end``, and their take-overs.
+
+    ``lost_at`` says when a ticker that lost its shard was certainly captured last (epoch ns);
+    ``abandoned`` are the tickers that no other shard took.
+    """
+
+    end: datetime
+    limit: int
+    rates: dict[str, float]
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    runs: list[ShardRun] = field(default_factory=list)
+    lost_at: dict[str, int] = field(default_factory=dict)
+    abandoned: set[str] = field(default_factory=set)
+
+    def add(self, deployment: str, shard: Shard, *, restarted: bool = False) -> None:
+        """Add a shard, to be started as a run of ``deployment``."""
+        self.runs.append(ShardRun(deployment, shard, restarted))
+
+    @property
+    def active_runs(self) -> list[ShardRun]:
+        """The runs that have not ended."""
+        return [run for run in self.runs if not run.has_ended]
+
+    @property
+    def unsent(self) -> list[str]:
+        """The tickers that were reassigned and not sent yet."""
+        return [ticker for run in self.active_runs for ticker in run.unsent]
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the end."""
+        return (self.end - datetime.now(UTC)).total_seconds()
+
+    def is_overdue(self, state: str) -> bool:
+        """Return whether a run in ``state`` has waited for a worker until the fleet's end."""
+        return state in _WAITING_STATES and self.remaining_s <= 0
+
+    def update(self, run: ShardRun, state: str, alive_at: int) -> None:
+        """Record the state of a run, last alive at ``alive_at`` (epoch ns), and reassign tickers.
+
+        The tickers of a failed run are reassigned, and those that any ended run was not sent.
+        """
+        run.state = state
+        failed = state in FAILED_STATES
+        orphans = run.shard.tickers if failed else run.unsent if run.has_ended else []
+        if orphans and self.remaining_s > _MIN_REMAINING_S:
+            self._reassign(run, orphans, alive_at)
+        elif run.has_ended and run.unsent:
+            self._abandon(run, run.unsent, alive_at)
+
+    def _reassign(self, lost: ShardRun, orphans: list[str], alive_at: int) -> None:
+        for ticker in orphans:
+            self.lost_at.setdefault(ticker, alive_at)
+        running = [run for run in self.runs if run.state == "RUNNING"]
+        take_over = plan_take_over(
+            lost.shard,
+            orphans,
+            [run.shard for run in running],
+            self.rates,
+            self.limit,
+            restarted=lost.restarted,
+        )
+        lost.unsent = []
+        for heir, tickers in zip(running, take_over.reassigned, strict=True):
+            if tickers:
+                heir.unsent = heir.unsent + tickers
+                count = count_of(len(tickers), "ticker")
+                log.warning("shard %s is lost: %s takes %s", lost.name, heir.name, count)
+        if take_over.new_shard is not None:
+            count = count_of(len(take_over.new_shard.tickers), "ticker")
+            log.warning("shard %s is lost: a new run takes %s", lost.name, count)
+            self.add(lost.deployment, take_over.new_shard, restarted=True)
+        if take_over.unassigned:
+            self._abandon(lost, take_over.unassigned, alive_at)
+
+    def _abandon(self, run: ShardRun, tickers: list[str], alive_at: int) -> None:
+        for ticker in tickers:
+            self.lost_at.setdefault(ticker, alive_at)
+        self.abandoned |= set(tickers)
+        log.error("shard %s is lost: no other shard takes %s", run.name, " ".join(tickers))
+
+
+# --- the coverage of the lake ----------------------------------------------------------------
 
 
 def write_uncovered_gaps(
-    lake: str, session: str, lost: Mapping[str, int], until: int, reason: str
+    lake: str, session: str, lost_at: Mapping[str, int], end: int, reason: str
 ) -> int:
-    """Write into the coverage of a lake when tickers of lost shards were not listened to.
+    """Write the time in which tickers of lost shards were not captured into a lake's coverage.
 
     Args:
         lake: Its URL.
-        session: The name under which it is written; writing it again replaces it.
-        lost: When each of the tickers was heard last, as far as is known (epoch ns).
-        until: When the fleet ended (epoch ns).
-        reason: Why.
+        session: The name of the coverage. Writing it again replaces it.
+        lost_at: When each ticker was certainly captured last (epoch ns).
+        end: When the fleet ended (epoch ns).
+        reason: The reason of the gaps.
 
     Returns:
-        How many gaps there are.
+        The number of gaps.
 
     Raises:
-        LakeError: it cannot be used.
+        LakeError: the lake cannot be used.
     """
-    first = min(lost.values(), default=until) // NS_PER_DAY
-    dates = [utc_date(day * NS_PER_DAY) for day in range(first, until // NS_PER_DAY + 1)]
-    heard = listened_spans(lake, list(lost), dates)
+    first = min(lost_at.values(), default=end) // NS_PER_DAY
+    dates = [utc_date(day * NS_PER_DAY) for day in range(first, end // NS_PER_DAY + 1)]
+    listened = listened_spans(lake, list(lost_at), dates)
     gaps = [
-        CoverageInterval(ticker, start, end, reason)
-        for ticker, since in lost.items()
-        for start, end in _uncovered_spans(heard.get(ticker, []), since, until)
+        CoverageInterval(ticker, start, stop, reason)
+        for ticker, since in lost_at.items()
+        for start, stop in subtract_spans((since, end), merge_spans(listened.get(ticker, [])))
     ]
     if gaps:
         with tempfile.TemporaryDirectory() as folder:
             layout = Layout(Path(folder), lake=lake)
-            write_coverage(layout, session, gaps)  # which has it sent
+            write_coverage(layout, session, gaps)  # which also adds it to the outbox
             outbox.send_outbox(layout, session)
     return len(gaps)
-
-
-def _uncovered_spans(
-    heard: Iterable[tuple[int, int]], since: int, until: int
-) -> list[tuple[int, int]]:
-    """What ``heard``, stretches sorted by start, leaves out from ``since`` to ``until``."""
-    found = []
-    for start, end in heard:
-        if since < min(start, until):
-            found.append((since, min(start, until)))
-        since = max(since, end)
-    if since < until:
-        found.append((since, until))
-    return found

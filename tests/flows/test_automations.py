@@ -27,11 +27,11 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import and its server
 
 KEY = "c9k3yth4tmustn0tleak"
-DEAD = "stocktrace: mark dead runs Crashed"
+CRASHED = "stocktrace: mark runs without a heartbeat Crashed"
 ALERTS = [
-    "stocktrace: tell of a connection that does not last",
-    "stocktrace: tell of gaps",
-    "stocktrace: tell of rows that are refused",
+    "stocktrace: alert on gaps",
+    "stocktrace: alert on quarantined rows",
+    "stocktrace: alert on repeated reconnects",
 ]
 
 
@@ -68,8 +68,8 @@ def test_without_a_block_only_dead_runs_are_marked(
 
     assert main() == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"created: {DEAD}",
-        "no alerts: give a notification block with --block TYPE/NAME",
+        f"created: {CRASHED}",
+        "no alerts: name a notification block with --block TYPE/NAME",
     ]
     (one,) = automations(api).values()
     assert one["trigger"]["posture"] == "Proactive"
@@ -89,7 +89,7 @@ def test_running_it_again_changes_nothing(api: Api, capsys: pytest.CaptureFixtur
     first = automations(api)
     capsys.readouterr()
     main(block="custom-webhook/trading")
-    assert sorted(first) == sorted([DEAD, *ALERTS])
+    assert sorted(first) == sorted([CRASHED, *ALERTS])
     assert automations(api) == first
     said = capsys.readouterr().out.splitlines()
     assert {line.partition(":")[0] for line in said} == {"unchanged"}
@@ -99,15 +99,15 @@ def test_running_it_again_changes_nothing(api: Api, capsys: pytest.CaptureFixtur
 def test_what_was_changed_is_put_right_but_stays_switched_off(api: Api) -> None:
     from prefect import get_client
 
-    from flows.automations import create_automations, zombie_automation
+    from flows.automations import crash_automation, save_automation
 
     with get_client(sync_client=True) as client:
-        assert create_automations(client, zombie_automation()) == "created"
+        assert save_automation(client, crash_automation()) == "created"
         (there,) = automations(api).values()
-        other = zombie_automation().model_copy(update={"description": "mine", "enabled": False})
+        other = crash_automation().model_copy(update={"description": "mine", "enabled": False})
         client.update_automation(UUID(there["id"]), other)
-        assert create_automations(client, zombie_automation()) == "changed"
-        assert create_automations(client, zombie_automation()) == "unchanged"
+        assert save_automation(client, crash_automation()) == "changed"
+        assert save_automation(client, crash_automation()) == "unchanged"
     (now,) = automations(api).values()
     assert (now["id"], now["description"]) == (there["id"], there["description"])
     assert now["enabled"] is False

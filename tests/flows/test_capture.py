@@ -24,14 +24,14 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from flows import command, prefect_settings
-from flows.markdown import escape_markdown, report_line
-from flows.request import CaptureRequest
+from flows.fields import check_capture
 from stocktrace import market_hours
 from stocktrace.end_time import parse_until
 from stocktrace.errors import KeyRefused, MarketClosed, SettingsError
 from stocktrace.query.trades import read_trades
 from stocktrace.sessions.report import Books, SessionReport
 from stocktrace.sessions.status import CaptureStatus
+from stocktrace.show.markdown import escape_markdown, report_line
 from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -308,9 +308,9 @@ def test_a_capture_does_without_a_server(
 
     def away() -> list[str]:
         texts = [log["message"] for log in api.of_run("logs", run)]
-        return [text for text in texts if text.startswith("Prefect cannot be told")]
+        return [text for text in texts if text.startswith("Prefect cannot be updated")]
 
-    assert eventually(away) == ["Prefect cannot be told (ConnectionError); recording goes on"]
+    assert eventually(away) == ["Prefect cannot be updated (ConnectionError); recording continues"]
 
 
 def test_a_conversion_that_prefect_lost_is_done_without(
@@ -361,7 +361,7 @@ def test_a_lost_lease_does_not_end_a_capture(server: str, monkeypatch: pytest.Mo
         ):
             monkeypatch.setattr(module, "_SHIELD", shield)
             with FlowRunContext.model_construct(flow_run=run):  # type: ignore[call-arg]
-                module._survive_lease_loss()
+                module._shield_from_lease_loss()
             failed.wait(60)
             for _ in range(100_000):  # enough for an exception that another thread threw
                 reached = False
@@ -385,7 +385,7 @@ def test_a_cancelled_script_ends_in_order(
     from flows import capture as module
     from flows import progress
 
-    monkeypatch.setattr(progress, "STATE_EVERY_S", 0.2)
+    monkeypatch.setattr(progress, "CANCEL_CHECK_INTERVAL_S", 0.2)
     watch = progress.ProgressReporter.on_status
 
     def cancel_when_trades_come(self: progress.ProgressReporter, status: CaptureStatus) -> None:
@@ -622,7 +622,7 @@ def test_until_means_what_it_meant_when_the_command_was_given(
 def test_a_missing_key_is_wrong_usage(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FINNHUB_API_KEY")
     with pytest.raises(SettingsError, match="Set FINNHUB_API_KEY"):
-        CaptureRequest.of(["AAPL"], "5s")
+        check_capture(["AAPL"], "5s")
 
 
 def test_a_failed_run_is_status_1(
@@ -679,7 +679,7 @@ def test_a_deployment_asks_for_what_its_flow_takes(key: str, deployment: dict[st
         assert parse_until(asked["until"], opening) > opening
         asked |= {"until": None, "duration": "1s"}
     market_hours.check_schedule(asked.pop("market"), asked["tickers"], opening)
-    assert CaptureRequest.of(**asked).tickers == tuple(given["tickers"])
+    assert check_capture(**asked)[0] == tuple(given["tickers"])
 
 
 def test_the_environment_of_a_worker_is_that_of_a_script() -> None:

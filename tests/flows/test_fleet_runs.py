@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 
 import stocktrace
-from stocktrace.live.fleet import Shard
+from stocktrace.live.fleet import Fleet, Shard
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import StateType
@@ -107,79 +107,80 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return server
 
 
-def fleet_of(*shards: list[str], limit: int = 3, remaining_s: float = 600.0) -> FleetRuns:
+def runs_of(*shards: list[str], limit: int = 3, remaining_s: float = 600.0) -> FleetRuns:
     from flows.fleet_runs import FleetRuns
 
-    fleet = FleetRuns({"url": None}, datetime.now(UTC) + timedelta(seconds=remaining_s), limit, {})
+    end = datetime.now(UTC) + timedelta(seconds=remaining_s)
+    runs = FleetRuns(Fleet(end, limit, {}), {"url": None})
     for number, tickers in enumerate(shards):
-        fleet.add(f"capture/{number}", Shard(list(tickers), 1.0))
-    return fleet
+        runs.fleet.add(f"capture/{number}", Shard(list(tickers), 1.0))
+    return runs
 
 
 def started(
     server: Any, *shards: list[str], limit: int = 3, remaining_s: float = 600.0
 ) -> FleetRuns:
-    fleet = fleet_of(*shards, limit=limit, remaining_s=remaining_s)
-    assert fleet.check(server)
-    assert fleet.check(server)
-    return fleet
+    runs = runs_of(*shards, limit=limit, remaining_s=remaining_s)
+    assert runs.check(server)
+    assert runs.check(server)
+    return runs
 
 
-def end(server: Any, fleet: FleetRuns, number: int, state: str) -> None:
+def end(server: Any, runs: FleetRuns, number: int, state: str) -> None:
     from prefect.client.schemas.objects import StateType
 
-    run = fleet.all[number].run
+    run = runs.fleet.runs[number].run
     assert run is not None
     server.states[run] = StateType(state)
 
 
 def test_survivors_with_room_take_over(server: Any) -> None:
-    fleet = started(server, ["A", "B"], ["C"])
-    assert fleet.check(server)
-    end(server, fleet, 0, "CRASHED")
-    assert fleet.check(server)
-    assert server.sent == [(fleet.all[1].run, ["A", "B"])]
-    assert fleet.lost == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
-    assert fleet.all[1].shard.tickers == ["C", "A", "B"]
-    assert fleet.check(server), "it is taken over once"
+    runs = started(server, ["A", "B"], ["C"])
+    assert runs.check(server)
+    end(server, runs, 0, "CRASHED")
+    assert runs.check(server)
+    assert server.sent == [(runs.fleet.runs[1].run, ["A", "B"])]
+    assert runs.fleet.lost_at == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
+    assert runs.fleet.runs[1].shard.tickers == ["C", "A", "B"]
+    assert runs.check(server), "it is taken over once"
     assert len(server.sent) == 1
-    end(server, fleet, 1, "COMPLETED")
-    assert not fleet.check(server)
+    end(server, runs, 1, "COMPLETED")
+    assert not runs.check(server)
 
 
 def test_what_has_no_room_goes_to_a_new_run_of_the_same_deployment_once(server: Any) -> None:
-    fleet = started(server, ["A", "B"], ["C", "D"])
-    fleet.check(server)
-    end(server, fleet, 0, "FAILED")
-    fleet.check(server)
-    assert server.sent == [(fleet.all[1].run, ["A"])]
+    runs = started(server, ["A", "B"], ["C", "D"])
+    runs.check(server)
+    end(server, runs, 0, "FAILED")
+    runs.check(server)
+    assert server.sent == [(runs.fleet.runs[1].run, ["A"])]
     assert server.started[2:] == [("capture/0", ["B"])]
-    end(server, fleet, 2, "FAILED")
-    fleet.check(server)
+    end(server, runs, 2, "FAILED")
+    runs.check(server)
     assert len(server.started) == 3
-    assert fleet.remaining == {"B"}
-    end(server, fleet, 1, "COMPLETED")
-    assert not fleet.check(server)
+    assert runs.fleet.abandoned == {"B"}
+    end(server, runs, 1, "COMPLETED")
+    assert not runs.check(server)
 
 
 def test_a_shard_that_was_cancelled_is_not_taken_over(server: Any) -> None:
-    fleet = started(server, ["A"], ["B"])
-    fleet.check(server)
-    end(server, fleet, 0, "CANCELLED")
-    fleet.check(server)
-    assert (server.sent, server.started[2:], fleet.lost) == ([], [], {})
+    runs = started(server, ["A"], ["B"])
+    runs.check(server)
+    end(server, runs, 0, "CANCELLED")
+    runs.check(server)
+    assert (server.sent, server.started[2:], runs.fleet.lost_at) == ([], [], {})
 
 
 def test_a_shard_that_fails_when_its_time_is_up_is_not_taken_over(server: Any) -> None:
     from flows.fleet import result
 
-    fleet = started(server, ["A"], ["B"], remaining_s=1.0)
-    fleet.check(server)
-    end(server, fleet, 0, "FAILED")
-    end(server, fleet, 1, "COMPLETED")
-    assert not fleet.check(server)
+    runs = started(server, ["A"], ["B"], remaining_s=1.0)
+    runs.check(server)
+    end(server, runs, 0, "FAILED")
+    end(server, runs, 1, "COMPLETED")
+    assert not runs.check(server)
     assert (server.sent, server.started[2:]) == ([], [])
-    failed: Any = result(fleet, "file:///nowhere")
+    failed: Any = result(runs.fleet, "file:///nowhere")
     assert failed.message == "run0 failed: see their flow runs."
 
 
@@ -188,34 +189,34 @@ def test_a_shard_that_fails_when_its_time_is_up_is_not_taken_over(server: Any) -
 def test_whatever_call_the_server_does_not_answer_each_ticker_gets_one_heir(
     server: Any, call: str, how: str
 ) -> None:
-    fleet = started(server, ["A", "B"], ["C", "D"])
+    runs = started(server, ["A", "B"], ["C", "D"])
     away = getattr(server, how)
-    end(server, fleet, 0, "CRASHED")
+    end(server, runs, 0, "CRASHED")
     away.add(call)
     for _ in range(3):
-        assert fleet.check(server)
-    assert fleet.outage.failures >= 3
+        assert runs.check(server)
+    assert runs.outage.failures >= 3
     away.clear()
-    assert fleet.check(server)
-    assert fleet.check(server)
+    assert runs.check(server)
+    assert runs.check(server)
     # What was sent again changes nothing there: it is the same to the same run.
-    assert {(run, *some) for run, some in server.sent} == {(fleet.all[1].run, "A")}
+    assert {(run, *some) for run, some in server.sent} == {(runs.fleet.runs[1].run, "A")}
     assert server.started[2:] == [("capture/0", ["B"])]
-    assert [one.shard.tickers for one in fleet.all] == [[], ["C", "D", "A"], ["B"]]
-    assert fleet.lost == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
-    assert f"Prefect did not answer {fleet.outage.failures} calls." in server.shown[-1]
+    assert [one.shard.tickers for one in runs.fleet.runs] == [[], ["C", "D", "A"], ["B"]]
+    assert runs.fleet.lost_at == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
+    assert f"Prefect did not answer {runs.outage.failures} calls." in server.shown[-1]
     for number in (1, 2):
-        end(server, fleet, number, "COMPLETED")
-    assert not fleet.check(server)
-    assert not fleet.remaining
+        end(server, runs, number, "COMPLETED")
+    assert not runs.check(server)
+    assert not runs.fleet.abandoned
 
 
 def test_a_fleet_starts_each_shard_once_however_often_it_has_to_ask(server: Any) -> None:
-    fleet = fleet_of(["A"], ["B"])
+    runs = runs_of(["A"], ["B"])
     server.late.add("start")
-    assert fleet.check(server)
+    assert runs.check(server)
     server.late.clear()
-    assert fleet.check(server)
+    assert runs.check(server)
     assert server.started == [("capture/0", ["A"]), ("capture/1", ["B"])]
 
 
@@ -238,15 +239,15 @@ def test_a_fleet_that_starts_early_is_about_its_scheduled_start(
     class Known(Exception):
         """When it ends is known."""
 
-    def members(asked: dict[str, str], end: datetime, *_: object) -> None:
-        raise Known(asked["until"], end)
+    def make(fleet: Fleet, parameters: dict[str, str]) -> None:
+        raise Known(parameters["until"], fleet.end)
 
     from flows import fleet
 
     scheduled = datetime.now(UTC) + timedelta(seconds=30)
     flow_run = SimpleNamespace(scheduled_start_time=scheduled, parameters={})
     monkeypatch.setattr(fleet, "runtime", SimpleNamespace(flow_run=flow_run))
-    monkeypatch.setattr(fleet, "FleetRuns", members)
+    monkeypatch.setattr(fleet, "FleetRuns", make)
     end = scheduled + timedelta(hours=1)
     with pytest.raises(Known) as known:
         fleet.fleet.fn(["A"], 1, f"file://{tmp_path}", duration="1h")
@@ -256,19 +257,19 @@ def test_a_fleet_that_starts_early_is_about_its_scheduled_start(
 def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
     server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fleet = started(server, ["A"], ["B"])
-    end(server, fleet, 0, "CRASHED")
+    runs = started(server, ["A"], ["B"])
+    end(server, runs, 0, "CRASHED")
     server.fails.add("send")
-    with caplog.at_level(logging.INFO, "stocktrace.flow"):
-        fleet.check(server)
-        fleet.check(server)
+    with caplog.at_level(logging.INFO, "stocktrace"):
+        runs.check(server)
+        runs.check(server)
         assert "**Not handed over yet:** A" in server.shown[-1]
         server.fails.clear()
-        fleet.check(server)
-        fleet.check(server)
+        runs.check(server)
+        runs.check(server)
     assert [one.message for one in caplog.records] == [
         "shard run0 is lost: run1 takes 1 ticker",
-        "Prefect cannot be asked (ConnectionError); recording goes on",
+        "Prefect cannot be asked (ConnectionError); recording continues",
         "shard run1 was sent 1 ticker",
         "Prefect can be asked again; 2 calls failed",
     ]
@@ -277,69 +278,69 @@ def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
 
 @pytest.mark.parametrize("state", ["CRASHED", "CANCELLED"])
 def test_what_an_heir_was_never_sent_goes_to_another(server: Any, state: str) -> None:
-    fleet = started(server, ["A"], ["B"], ["C", "D", "E"])
-    end(server, fleet, 0, "CRASHED")
+    runs = started(server, ["A"], ["B"], ["C", "D", "E"])
+    end(server, runs, 0, "CRASHED")
     server.fails.add("send")
-    fleet.check(server)
-    assert fleet.all[1].unreported == ["A"]
-    end(server, fleet, 1, state)
-    fleet.check(server)
+    runs.check(server)
+    assert runs.fleet.runs[1].unsent == ["A"]
+    end(server, runs, 1, state)
+    runs.check(server)
     server.fails.clear()
-    fleet.check(server)
+    runs.check(server)
     assert server.sent == []
     assert server.started[3:] == [("capture/1", ["A", "B"] if state == "CRASHED" else ["A"])]
 
 
 def test_what_could_not_be_handed_over_in_time_is_named(server: Any) -> None:
-    fleet = started(server, ["A"], ["B"])
-    end(server, fleet, 0, "CRASHED")
+    runs = started(server, ["A"], ["B"])
+    end(server, runs, 0, "CRASHED")
     server.fails.add("send")
-    fleet.check(server)
-    fleet.end = datetime.now(UTC)
-    end(server, fleet, 1, "COMPLETED")
-    assert not fleet.check(server)
-    assert fleet.remaining == {"A"}
-    assert "**Nobody takes:** A" in server.shown[-1]
+    runs.check(server)
+    runs.fleet.end = datetime.now(UTC)
+    end(server, runs, 1, "COMPLETED")
+    assert not runs.check(server)
+    assert runs.fleet.abandoned == {"A"}
+    assert "**Not captured any more:** A" in server.shown[-1]
 
 
 def test_a_shard_that_no_worker_started_in_time_ends_with_the_fleet_and_is_named(
     server: Any,
 ) -> None:
-    fleet = started(server, ["A"], ["B"])
-    end(server, fleet, 0, "SCHEDULED")
-    fleet.check(server)
-    fleet.end = datetime.now(UTC)
-    end(server, fleet, 1, "COMPLETED")
+    runs = started(server, ["A"], ["B"])
+    end(server, runs, 0, "SCHEDULED")
+    runs.check(server)
+    runs.fleet.end = datetime.now(UTC)
+    end(server, runs, 1, "COMPLETED")
     server.fails.add("cancel")
-    assert fleet.check(server), "it might still be started"
+    assert runs.check(server), "it might still be started"
     server.fails.clear()
-    assert not fleet.check(server)
-    assert server.states[fleet.all[0].run] == "CANCELLED"
-    assert fleet.remaining == {"A"}
-    assert set(fleet.lost) == {"A"}
+    assert not runs.check(server)
+    assert server.states[runs.fleet.runs[0].run] == "CANCELLED"
+    assert runs.fleet.abandoned == {"A"}
+    assert set(runs.fleet.lost_at) == {"A"}
 
 
 def test_a_run_that_was_deleted_in_prefect_ends_no_fleet_and_keeps_none(server: Any) -> None:
-    fleet = started(server, ["A"], ["B"])
-    del server.states[fleet.all[0].run]
-    assert fleet.check(server)
-    end(server, fleet, 1, "COMPLETED")
-    assert not fleet.check(server)
-    assert (server.sent, server.started[2:], fleet.remaining) == ([], [], set())
+    runs = started(server, ["A"], ["B"])
+    del server.states[runs.fleet.runs[0].run]
+    assert runs.check(server)
+    end(server, runs, 1, "COMPLETED")
+    assert not runs.check(server)
+    assert (server.sent, server.started[2:], runs.fleet.abandoned) == ([], [], set())
 
 
 def test_the_result_names_the_gaps_and_where_everything_is(server: Any, tmp_path: Any) -> None:
     from flows.fleet import LOST, result
 
-    fleet = started(server, ["A"], ["B"])
-    fleet.check(server)
-    end(server, fleet, 0, "CRASHED")
-    fleet.check(server)
-    fleet.lost = {"A": int((datetime.now(UTC) - timedelta(seconds=9)).timestamp() * 10**9)}
-    end(server, fleet, 1, "COMPLETED")
-    fleet.check(server)
+    runs = started(server, ["A"], ["B"])
+    runs.check(server)
+    end(server, runs, 0, "CRASHED")
+    runs.check(server)
+    runs.fleet.lost_at = {"A": int((datetime.now(UTC) - timedelta(seconds=9)).timestamp() * 10**9)}
+    end(server, runs, 1, "COMPLETED")
+    runs.check(server)
     lake = f"file://{tmp_path}/lake"
-    state: Any = result(fleet, lake)
+    state: Any = result(runs.fleet, lake)
     assert state.message == "2 shards recorded, 1 gap between them."
     came = state.data
     assert (came["lake"], came["gaps"]) == (lake, 1)

@@ -23,9 +23,9 @@ UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
 
 
 def test_what_is_served_is_what_prefect_yaml_deploys() -> None:
-    entries = serve.read(ROOT / "prefect.yaml")
+    entries = serve.read_deployments(ROOT / "prefect.yaml")
     for name, entry in entries.items():
-        made: Any = serve.deployment(entry)
+        made: Any = serve.make_deployment(entry)
         assert (made.name, made.entrypoint) == (name, entry["entrypoint"])
         assert (made.parameters, made.tags) == (entry.get("parameters", {}), entry["tags"])
         assert made.work_pool_name is None
@@ -59,7 +59,7 @@ def test_a_file_without_deployments_is_told(
     if text is not None:
         file.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=sentence):
-        serve.read(file)
+        serve.read_deployments(file)
 
 
 @pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
@@ -72,7 +72,7 @@ def test_a_disk_that_fails_under_the_file_is_not_called_wrong_usage(
     monkeypatch.setattr(Path, "read_text", fail)
     monkeypatch.setattr(sys, "argv", ["flows.serve"])
     with pytest.raises(StocktraceError) as failed:
-        serve.read(serve.FILE)
+        serve.read_deployments(serve.FILE)
     assert not isinstance(failed.value, UsageError)
     with pytest.raises(SystemExit) as ended:
         script.run_script("flows.serve", serve.serve)
@@ -83,7 +83,7 @@ def test_a_disk_that_fails_under_the_file_is_not_called_wrong_usage(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["nope"], r"There is no deployment nope in .*: it has us-session, .*nightly"),
+        (["nope"], r"has no deployment nope. It has: us-session, .*nightly"),
         ([], "Set PREFECT_API_URL to the address of a Prefect server"),
         (["--nope"], "--nope"),
     ],

@@ -1,4 +1,4 @@
-"""How a watch-list is split over keys, and who takes over from whom."""
+"""How a watch-list is split over keys, and which shard takes over from a lost one."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stocktrace
 from stocktrace.errors import UsageError
+from stocktrace.intervals import CoverageInterval
 from stocktrace.live.fleet import (
     Shard,
     TakeOver,
-    earlier_reports,
     measured_rates,
     plan_take_over,
+    read_rates,
     split_tickers,
     spread_tickers,
+    write_uncovered_gaps,
 )
 from stocktrace.sessions.report import SessionReport, TickerBooks, TickerChange
+from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.outbox import add_to_outbox, send_outbox
-from tests.conftest import SESSION
+from tests.conftest import NOON, SESSION
 
+SECOND = 10**9
 START = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 
 
@@ -54,9 +59,9 @@ def test_the_rates_of_earlier_sessions_are_read_from_the_lake(tmp_path: Path) ->
     layout = Layout(tmp_path / "data", lake=lake)
     report({"A": 100}, 10.0).write(layout.report(SESSION))
     add_to_outbox(layout, SESSION, layout.report(SESSION))
-    assert earlier_reports(lake) == {}
+    assert read_rates(lake) == {}
     send_outbox(layout, SESSION)
-    assert earlier_reports(lake) == {"A": 10.0}
+    assert read_rates(lake) == {"A": 10.0}
 
 
 # --- splitting -------------------------------------------------------------------------------
@@ -129,7 +134,7 @@ def test_without_survivors_all_is_left() -> None:
 
 def test_what_survivors_have_no_room_for_goes_to_a_new_shard() -> None:
     lost, survivor = Shard(["X", "Y"], 9.0), Shard(["A"], 10.0)
-    heirs = plan_take_over(lost, ["X", "Y"], [survivor], {"X": 5.0, "Y": 4.0}, 2, again=False)
+    heirs = plan_take_over(lost, ["X", "Y"], [survivor], {"X": 5.0, "Y": 4.0}, 2, restarted=False)
     assert heirs == TakeOver([["X"]], Shard(["Y"], 4.0), [])
     assert survivor == Shard(["A", "X"], 15.0)
     assert lost == Shard()
@@ -137,11 +142,57 @@ def test_what_survivors_have_no_room_for_goes_to_a_new_shard() -> None:
 
 def test_a_shard_that_took_over_already_has_no_successor() -> None:
     lost = Shard(["X", "Y"], 9.0)
-    assert plan_take_over(lost, ["X", "Y"], [], {}, 2, again=True) == TakeOver([], None, ["X", "Y"])
+    assert plan_take_over(lost, ["X", "Y"], [], {}, 2, restarted=True) == TakeOver(
+        [], None, ["X", "Y"]
+    )
     assert lost == Shard()
 
 
 def test_a_shard_keeps_what_it_had_when_it_ended_and_gives_what_it_was_not_sent() -> None:
     ended, survivor = Shard(["A", "X"], 9.0), Shard()
-    assert plan_take_over(ended, ["X"], [survivor], {}, again=False) == TakeOver([["X"]], None, [])
+    assert plan_take_over(ended, ["X"], [survivor], {}, restarted=False) == TakeOver(
+        [["X"]], None, []
+    )
     assert ended.tickers == ["A"]
+
+
+# --- the coverage of the lake ----------------------------------------------------------------
+
+
+def test_the_gap_between_a_shard_and_the_one_that_took_over_is_named(tmp_path: Path) -> None:
+    lake = f"file://{tmp_path}/lake"
+    dead, heir = SESSION, SESSION.replace("3f9a1c", "4f9a1c")
+    for session, start, end in ((dead, 0, 40), (heir, 65, 90)):
+        layout = Layout(tmp_path / session, lake=lake)
+        listening = CoverageInterval("A", NOON + start * SECOND, NOON + end * SECOND, "")
+        write_coverage(layout, session, [listening])
+        send_outbox(layout, session)
+    fleet = SESSION.replace("3f9a1c", "5f9a1c")
+    lost = {"A": NOON + 30 * SECOND}  # the last heartbeat: it lived for ten seconds more
+    assert write_uncovered_gaps(lake, fleet, lost, NOON + 90 * SECOND, "its shard was lost") == 1
+    (gap,) = stocktrace.read_gaps("A", data_dir=lake).to_dict("records")
+    assert (gap["start"].value, gap["end"].value) == (NOON + 40 * SECOND, NOON + 65 * SECOND)
+    assert (gap["session"], gap["reason"]) == (fleet, "its shard was lost")
+
+
+def test_a_ticker_that_nobody_took_over_is_a_gap_to_the_end(tmp_path: Path) -> None:
+    lake = f"file://{tmp_path}/lake"
+    assert write_uncovered_gaps(lake, SESSION, {"A": NOON}, NOON + SECOND, "lost") == 1
+    (gap,) = stocktrace.read_gaps(data_dir=lake).to_dict("records")
+    assert (gap["start"].value, gap["end"].value) == (NOON, NOON + SECOND)
+
+
+def test_no_gap_is_named_where_somebody_listened(tmp_path: Path) -> None:
+    lake = f"file://{tmp_path}/lake"
+    layout = Layout(tmp_path / "data", lake=lake)
+    write_coverage(layout, SESSION, [CoverageInterval("A", NOON, NOON + 5 * SECOND, "")])
+    send_outbox(layout, SESSION)
+    assert write_uncovered_gaps(lake, SESSION, {"A": NOON}, NOON + 5 * SECOND, "lost") == 0
+
+
+def test_the_coverage_of_days_before_is_not_read(tmp_path: Path) -> None:
+    damaged = tmp_path / "lake" / "coverage" / "date=2026-11-22" / f"{SESSION}.parquet"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no Parquet")
+    lake = f"file://{tmp_path}/lake"
+    assert write_uncovered_gaps(lake, SESSION, {"A": NOON}, NOON + SECOND, "lost") == 1

@@ -1,4 +1,4 @@
-"""How a capture stands, and its report, as pages of Markdown; every value on them is escaped."""
+"""Markdown pages: the status of a capture, its report, a conversion. Every value is escaped."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
+from stocktrace.live.fleet import Fleet
+from stocktrace.maintenance.convert import ConversionResult
+from stocktrace.record.recovery import RecoveredSession
 from stocktrace.sessions.report import GapReport, SessionReport
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.show.view import NAMELESS
 from stocktrace.store.layout import Layout
 from stocktrace.text import count_of, describe_gaps, format_clock
 
-# A page is for reading; all there is stands in the session's report on disk.
-ROWS = 50
-BUSIEST = 20
+# A page is for reading. The report on disk has everything.
+MAX_ROWS = 50
+MAX_BUSIEST = 20
 
 _STATES = {
     "connecting": "Connecting",
@@ -25,16 +28,19 @@ _STATES = {
     "ended": "Ended",
 }
 
-_ACTIVE = re.compile(r"([\\`*_\[\]<>|~#&$!])")
+_MARKUP = re.compile(r"([\\`*_\[\]<>|~#&$!])")
 
 
 def escape_markdown(value: object) -> str:
-    """``value`` as text that is no markup, on one line."""
-    return _ACTIVE.sub(r"\\\1", " ".join(str(value).split()))
+    """Return ``value`` as text without markup, on one line."""
+    return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
+
+
+# --- a capture that runs ---------------------------------------------------------------------
 
 
 def progress_line(status: CaptureStatus) -> str:
-    """How a capture stands."""
+    """Describe a running capture in a line."""
     return " · ".join(
         [
             "connected" if status.connected else "**not connected**",
@@ -47,24 +53,20 @@ def progress_line(status: CaptureStatus) -> str:
 
 
 def status_line(status: CaptureStatus) -> str:
-    """The state of a capture, for where a page is only named."""
+    """Describe the state of a capture, for a list of pages."""
     gaps = describe_gaps(status.gaps, status.gap_s, status.gaps - status.outages)
     return f"{_STATES[status.state].lower()}: {count_of(status.trades, 'trade')}, {gaps}"
 
 
 def status_page(status: CaptureStatus, before: CaptureStatus | None) -> str:
-    """How a capture stands; rates are those since ``before``, else since it began."""
+    """Describe a running capture. Rates are since ``before``, or since the session began."""
     seconds = status.elapsed_s - (before.elapsed_s if before else 0.0)
     earlier = before.per_ticker if before else {}
 
     def rate(now: int, then: int) -> str:
         return f"{(now - then) / seconds:,.1f}" if seconds > 0 else "0.0"
 
-    elapsed, left, lag = (
-        format_clock(status.elapsed_s),
-        format_clock(status.remaining_s),
-        status.latency,
-    )
+    elapsed, left = format_clock(status.elapsed_s), format_clock(status.remaining_s)
     parts = [
         f"# {_STATES[status.state]}",
         f"Session {escape_markdown(status.session)}, {elapsed} elapsed, {left} left.",
@@ -74,7 +76,7 @@ def status_page(status: CaptureStatus, before: CaptureStatus | None) -> str:
                 (
                     status.trades,
                     rate(status.trades, before.trades if before else 0),
-                    f"{_ms(lag.p50)} / {_ms(lag.p99)}",
+                    f"{_milliseconds(status.latency.p50)} / {_milliseconds(status.latency.p99)}",
                     f"{status.gaps:,} ({status.gap_s:.1f} s)",
                     status.quarantined,
                     status.backlog,
@@ -92,12 +94,12 @@ def status_page(status: CaptureStatus, before: CaptureStatus | None) -> str:
                     status.quarantined_by_ticker.get(name, 0),
                     status.queued.get(name, 0),
                 )
-                for name, count in _busiest(status)[:BUSIEST]
+                for name, count in _busiest(status)[:MAX_BUSIEST]
             ],
         ),
     ]
-    if len(status.tickers) > BUSIEST:
-        parts.append(f"… and {len(status.tickers) - BUSIEST} more.")
+    if len(status.tickers) > MAX_BUSIEST:
+        parts.append(f"… and {len(status.tickers) - MAX_BUSIEST} more.")
     if (retry := status.retry) is not None:
         when = f"{retry.at:%H:%M:%S} UTC"
         parts.insert(1, f"**Attempt {retry.attempt} at {when}:** {escape_markdown(retry.reason)}")
@@ -116,28 +118,31 @@ def _busiest(status: CaptureStatus) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _ms(value: float | None) -> str:
+def _milliseconds(value: float | None) -> str:
     return "?" if value is None else f"{value:,.0f} ms"
 
 
+# --- the report of a session -----------------------------------------------------------------
+
+
 def report_line(report: SessionReport) -> str:
-    """What a capture came to."""
+    """Describe a report in a line."""
     return f"{report.state}: {count_of(report.books.recorded, 'trade')} recorded"
 
 
-def report_page(report: SessionReport, layout: Layout, failures: int = 0, drawn: str = "") -> str:
-    """The report.
+def report_page(report: SessionReport, layout: Layout, failures: int = 0, picture: str = "") -> str:
+    """Describe a report.
 
-    ``failures`` are calls that Prefect did not answer; ``drawn`` is a picture of the session as
-    SVG, or a sentence that says why there is none.
+    ``failures`` are calls that Prefect did not answer. ``picture`` is a picture of the session as
+    SVG, or a sentence that says why it is missing.
     """
     ended = report.ended or report.started
-    took = format_clock((ended - report.started).total_seconds())
-    when = f"{_time(report.started)} to {_time(ended)} UTC ({took})"
+    duration = format_clock((ended - report.started).total_seconds())
+    span = f"{_time(report.started)} to {_time(ended)} UTC ({duration})"
     parts = [
         f"# {escape_markdown(report.state.capitalize())}: {escape_markdown(report.reason)}",
-        f"Session {escape_markdown(report.session)}, {when}.",
-        *([_picture(drawn)] if drawn else []),
+        f"Session {escape_markdown(report.session)}, {span}.",
+        *([_picture(picture)] if picture else []),
         "## Books",
         *_books(report),
         "## Tickers",
@@ -152,10 +157,10 @@ def report_page(report: SessionReport, layout: Layout, failures: int = 0, drawn:
     return "\n\n".join(parts) + "\n"
 
 
-def _picture(drawn: str) -> str:
-    if not drawn.startswith("<svg"):
-        return f"No picture: {escape_markdown(drawn)}"
-    data = base64.b64encode(drawn.encode()).decode()
+def _picture(picture: str) -> str:
+    if not picture.startswith("<svg"):
+        return f"No picture: {escape_markdown(picture)}"
+    data = base64.b64encode(picture.encode()).decode()
     return f"![Price and volume, gaps shaded](data:image/svg+xml;base64,{data})"
 
 
@@ -171,8 +176,7 @@ def _books(report: SessionReport) -> Iterator[str]:
             ("undecodable", books.undecodable, "in Parquet", published),
         ],
     )
-    differences = report.differences()
-    if differences:
+    if differences := report.differences():
         yield f"**The books do not balance:** {escape_markdown('; '.join(differences))}."
     else:
         yield "The books balance."
@@ -185,21 +189,20 @@ def _tickers(report: SessionReport) -> Iterator[str]:
         [
             (
                 name or NAMELESS,
-                one.trades,
-                one.recorded,
-                one.quarantined,
-                one.parquet,
-                one.files,
-                one.size // 1000,
+                books.trades,
+                books.recorded,
+                books.quarantined,
+                books.parquet,
+                books.files,
+                books.size // 1000,
             )
-            for name, one in busiest[:ROWS]
+            for name, books in busiest[:MAX_ROWS]
         ],
     )
-    if len(busiest) > ROWS:
-        yield f"… and {len(busiest) - ROWS} more."
+    yield from _more(busiest)
     if silent := [name for name in report.tickers if name not in report.per_ticker]:
-        more = f" … and {len(silent) - ROWS} more" if len(silent) > ROWS else ""
-        yield f"Nothing was heard of {escape_markdown(', '.join(silent[:ROWS]))}{more}."
+        more = f" … and {len(silent) - MAX_ROWS} more" if len(silent) > MAX_ROWS else ""
+        yield f"No trades of {escape_markdown(', '.join(silent[:MAX_ROWS]))}{more}."
 
 
 def _gaps(gaps: Sequence[GapReport]) -> Iterator[str]:
@@ -216,17 +219,20 @@ def _gaps(gaps: Sequence[GapReport]) -> Iterator[str]:
                 gap.tickers,
                 gap.reason,
             )
-            for gap in gaps[:ROWS]
+            for gap in gaps[:MAX_ROWS]
         ],
     )
-    if len(gaps) > ROWS:
-        yield f"… and {len(gaps) - ROWS} more."
+    yield from _more(gaps)
+
+
+def _more(rows: Sequence[object]) -> Iterator[str]:
+    if len(rows) > MAX_ROWS:
+        yield f"… and {len(rows) - MAX_ROWS} more."
 
 
 def _files(report: SessionReport, layout: Layout) -> Iterator[str]:
-    files = sum(one.files for one in report.per_ticker.values())
-    size = sum(one.size for one in report.per_ticker.values())
-    root = layout.root.resolve()
+    files = sum(books.files for books in report.per_ticker.values())
+    size = sum(books.size for books in report.per_ticker.values())
     yield _table(
         ("What", "Where"),
         [
@@ -238,21 +244,21 @@ def _files(report: SessionReport, layout: Layout) -> Iterator[str]:
     if report.unpublished:
         yield (
             f"**{count_of(len(report.unpublished), 'window')} not in Parquet yet:** run "
-            f"stocktrace convert --data-dir {escape_markdown(root)}"
+            f"stocktrace convert --data-dir {escape_markdown(layout.root.resolve())}"
         )
 
 
 def _notes(report: SessionReport, failures: int) -> Iterator[str]:
     lag = report.latency
     if lag.p50 is not None and lag.p99 is not None:
-        yield f"from trade to receipt: {lag.p50:,.0f} ms for half, {lag.p99:,.0f} ms for 99 %"
+        yield f"from trade to receipt: p50 {lag.p50:,.0f} ms, p99 {lag.p99:,.0f} ms"
     if report.reconnects:
         yield count_of(report.reconnects, "reconnect")
-    yield from (f"tickers changed {change}" for change in report.changes[:ROWS])
-    yield from report.notices[:ROWS]
-    for text, times in list(report.errors.items())[:ROWS]:
+    yield from (f"tickers changed {change}" for change in report.changes[:MAX_ROWS])
+    yield from report.notices[:MAX_ROWS]
+    for text, times in list(report.errors.items())[:MAX_ROWS]:
         yield f"the server said {count_of(times, 'time')}: {text}"
-    for window, tickers in list(report.spilled.items())[:ROWS]:
+    for window, tickers in list(report.spilled.items())[:MAX_ROWS]:
         yield f"window {window} was rebuilt from its tape for {count_of(len(tickers), 'ticker')}"
     if report.duplicated:
         yield report.duplicated
@@ -260,8 +266,69 @@ def _notes(report: SessionReport, failures: int) -> Iterator[str]:
         yield f"Prefect did not answer {count_of(failures, 'call')}"
 
 
+# --- a conversion, a fleet -------------------------------------------------------------------
+
+
+def conversion_line(recovered: Sequence[RecoveredSession], conversion: ConversionResult) -> str:
+    """Describe what a recovery and a conversion published, in a sentence."""
+    if not recovered and not conversion.files and not conversion.failed:
+        return "Everything was published already."
+    rows = conversion.rows + sum(session.rows for session in recovered)
+    text = (
+        f"{count_of(len(recovered), 'session')} recovered, "
+        f"{count_of(conversion.files, 'segment')} converted, {count_of(rows, 'trade')} published"
+    )
+    unbalanced = [session.session for session in recovered if not session.balanced]
+    problems = [
+        *conversion.failed,
+        *(f"the books of {session} do not balance" for session in unbalanced),
+    ]
+    if not problems:
+        return f"{text}."
+    return f"{text}; {count_of(len(problems), 'problem')}, the first: {problems[0]}"
+
+
+def conversion_page(recovered: Sequence[RecoveredSession], conversion: ConversionResult) -> str:
+    """Describe what a recovery and a conversion published, with each session."""
+    lines = [f"# {escape_markdown(conversion_line(recovered, conversion))}", ""]
+    lines += [
+        f"- session {escape_markdown(session.session)}: {count_of(session.windows, 'window')}, "
+        f"{count_of(session.rows, 'trade')}, the books "
+        f"{'balance' if session.balanced else '**do not balance**'}"
+        for session in recovered
+    ]
+    lines += [f"- **failed:** {escape_markdown(sentence)}" for sentence in conversion.failed]
+    return "\n".join(lines) + "\n"
+
+
+def fleet_page(fleet: Fleet, failures: int) -> str:
+    """List the shards of a fleet and the tickers that none of them captures."""
+    parts = [
+        _table(
+            ("Shard", "State", "Tickers", "Expected trades/s"),
+            [
+                (
+                    run.name,
+                    run.state.capitalize(),
+                    len(run.shard.tickers),
+                    f"{run.shard.rate:.1f}",
+                )
+                for run in fleet.runs
+            ],
+        )
+    ]
+    if waiting := fleet.unsent:
+        parts.append(f"**Not handed over yet:** {escape_markdown(' '.join(waiting))}")
+    if fleet.abandoned:
+        names = " ".join(sorted(fleet.abandoned))
+        parts.append(f"**Not captured any more:** {escape_markdown(names)}")
+    if failures:
+        parts.append(f"Prefect did not answer {count_of(failures, 'call')}.")
+    return "\n\n".join(parts)
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Numbers to the right, as far as the first row tells."""
+    """Return a table whose numbers are aligned right, as in its first row."""
     body = list(rows)
     first: Sequence[object] = body[0] if body else head
     rule = ["---:" if _is_number(value) else "---" for value in first]

@@ -1,4 +1,4 @@
-"""What becomes an event, and when."""
+"""Which statuses are an event, and when."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
-
+from stocktrace.live.status_events import StatusEventDetector
 from stocktrace.sessions.report import GapReport
 from stocktrace.sessions.status import CaptureStatus
 from tests.statuses import a_status
-
-pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import
 
 BEGIN = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 GAP = GapReport(BEGIN, BEGIN + timedelta(seconds=2.5), "connection lost", 3)
@@ -24,13 +21,11 @@ def at(elapsed: float, **given: Any) -> CaptureStatus:
 
 def told(statuses: Iterable[CaptureStatus]) -> list[tuple[float, str, dict[str, Any]]]:
     """When, what and with what."""
-    from flows.events import EventDetector
-
-    newsroom = EventDetector()
+    detector = StatusEventDetector()
     return [
-        (status.elapsed_s, news.event, news.payload)
+        (status.elapsed_s, event.name, event.payload)
         for status in statuses
-        for news in newsroom(status)
+        for event in detector.detect(status)
     ]
 
 

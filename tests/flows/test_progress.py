@@ -12,10 +12,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from flows.markdown import report_page, status_line, status_page
 from stocktrace.live.control import CaptureControl
-from stocktrace.sessions.report import GapReport, LagReport, SessionReport
-from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
+from stocktrace.sessions.report import GapReport, SessionReport
+from stocktrace.show.markdown import report_page
 from stocktrace.simulator import Fault, Simulator, SimulatorSettings, SyntheticMarket
 from stocktrace.store.layout import Layout
 from tests.conftest import SESSION
@@ -45,7 +44,7 @@ def shown(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     from flows.capture import capture
 
     pages: list[tuple[Any, str]] = []
-    put = progress.ProgressReporter._save_artifact
+    put = progress.ProgressReporter._save_page
 
     def note(self: Any, text: str, line: str) -> None:
         put(self, text, line)
@@ -57,9 +56,9 @@ def shown(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("FINNHUB_API_KEY", KEY)
-        patch.setattr(progress, "STATE_EVERY_S", 0.2)
-        patch.setattr(progress, "PROGRESS_EVERY_S", 0.2)
-        patch.setattr(progress.ProgressReporter, "_save_artifact", note)
+        patch.setattr(progress, "CANCEL_CHECK_INTERVAL_S", 0.2)
+        patch.setattr(progress, "PROGRESS_INTERVAL_S", 0.2)
+        patch.setattr(progress.ProgressReporter, "_save_page", note)
         with Simulator(market, SimulatorSettings(key=KEY), faults) as exchange:
             state = capture(
                 TICKERS,
@@ -136,73 +135,17 @@ def test_gaps_and_reconnects_are_events_of_the_session_and_its_run(shown: Shown,
 def test_an_event_that_cannot_be_sent_is_told_and_nothing_else(
     server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from flows import events, progress
+    from flows import progress
 
     def gone(*args: object, **named: object) -> None:
         raise ConnectionError("the server is gone")
 
-    monkeypatch.setattr(events, "emit_event", gone)
+    monkeypatch.setattr(progress, "emit_event", gone)
     monkeypatch.setattr(progress, "get_client", gone)
     with progress.ProgressReporter(Layout(tmp_path), ["A"], CaptureControl()) as shown:
-        shown.on_status(status(outages=1, last_outage=GapReport(BEGIN, BEGIN, "lost", 1)))
+        shown.on_status(a_status(outages=1, last_outage=GapReport(BEGIN, BEGIN, "lost", 1)))
         shown._submit(lambda: None).result(30)
     assert shown.failures >= 2
-
-
-# ----------------------------------------------------------------------------------- the live page
-
-
-def status(**given: Any) -> CaptureStatus:
-    usual: dict[str, Any] = {
-        "elapsed_s": 30.0,
-        "remaining_s": 90.0,
-        "trades": 600,
-        "backlog": 7,
-        "tickers": ("A", "B"),
-        "per_ticker": {"A": 600},
-        "written_at": BEGIN,
-        "latency": LagReport(80.0, 250.0, 900.0),
-        "quarantined": 3,
-        "quarantined_by_ticker": {"A": 3},
-        "queued": {"A": 7},
-        "rolled": 2,
-        "published": 1,
-    }
-    return a_status(**{**usual, **given})
-
-
-def test_the_live_page_says_how_it_stands() -> None:
-    before = status(elapsed_s=20.0, trades=500, per_ticker={"A": 500})
-    lines = status_page(status(), before).split("\n")
-    session = SESSION.replace("_", r"\_")
-    assert lines[0] == "# Connected"
-    assert f"Session {session}, 00:00:30 elapsed, 00:01:30 left." in lines
-    assert "| 600 | 10.0 | 80 ms / 250 ms | 0 (0.0 s) | 3 | 7 | 1 of 2 windows |" in lines
-    assert "| A | 600 | 10.0 | 3 | 7 |" in lines
-    assert "| B | 0 | 0.0 | 0 | 0 |" in lines
-    assert "As of 2026-11-23 14:30:00 UTC." in lines
-
-
-def test_the_first_live_page_has_the_rates_since_the_beginning() -> None:
-    assert "| A | 600 | 20.0 | 3 | 7 |" in status_page(status(), None)
-    assert "| A | 600 | 0.0 | 3 | 7 |" in status_page(status(elapsed_s=0.0), None)
-
-
-def test_the_live_page_of_a_lost_connection_says_when_it_tries_again() -> None:
-    retry = ReconnectAttempt(3, BEGIN + timedelta(seconds=5), "<b>refused</b>")
-    lost = status(connected=False, state="reconnecting", retry=retry, gaps=1, gap_s=2.4)
-    lines = status_page(lost, None).split("\n")
-    assert lines[0] == "# Not connected"
-    assert r"**Attempt 3 at 14:30:05 UTC:** \<b\>refused\</b\>" in lines
-    assert status_line(lost) == "not connected: 600 trades, 1 gap (2.4 s), connecting"
-
-
-def test_the_live_page_of_many_tickers_shows_the_busiest() -> None:
-    counts = {f"T{n:03}": n for n in range(100)}
-    text = status_page(status(tickers=tuple(counts), per_ticker=counts), None)
-    assert "| T099 | 99 |" in text
-    assert "| T079 |" not in text
-    assert "… and 80 more." in text
 
 
 def test_a_picture_that_is_too_large_for_prefect_is_left_out_and_named(
@@ -216,8 +159,8 @@ def test_a_picture_that_is_too_large_for_prefect_is_left_out_and_named(
     layout = Layout(tmp_path)
     report.write(layout.report(SESSION))
     shown = progress.ProgressReporter(layout, ["A"], CaptureControl())
-    assert shown._make_picture(SESSION).startswith("<svg")
-    monkeypatch.setattr(progress, "PICTURE_BYTES", 10)
-    text = report_page(report, layout, drawn=shown._make_picture(SESSION))
+    assert shown._draw_picture(SESSION).startswith("<svg")
+    monkeypatch.setattr(progress, "MAX_PICTURE_BYTES", 10)
+    text = report_page(report, layout, picture=shown._draw_picture(SESSION))
     assert "No picture: It is too large for Prefect: run stocktrace report" in text
     assert "data:image" not in text

@@ -49,7 +49,7 @@ def steered(monkeypatch: pytest.MonkeyPatch) -> Callable[[UUID | None], Any]:
     """A ``Steer`` as in the process of a flow run, with the handle that it moves."""
     from flows import ticker_commands
 
-    monkeypatch.setattr(ticker_commands, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(ticker_commands, "POLL_INTERVAL_S", 0.05)
 
     def make(run: UUID | None = None) -> Any:
         monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(run or UUID(int=0)))
@@ -62,7 +62,7 @@ def taken(steer: Any, count: int = 1) -> list[ChangeRequest]:
     found: list[ChangeRequest] = []
 
     def enough() -> bool:
-        found.extend(steer._handle.take_changes())
+        found.extend(steer._control.take_changes())
         return len(found) >= count
 
     eventually(enough)
@@ -165,8 +165,8 @@ def test_an_outage_of_the_api_is_counted_and_ends_nothing(
         eventually(lambda: len(caplog.messages) == 2)
     assert steering.outage.failures == 3
     assert caplog.messages == [
-        "Prefect cannot be asked for changes of tickers (ConnectionError); recording goes on",
-        "Prefect can be asked again; 3 calls failed",
+        "Prefect cannot be asked for ticker changes (ConnectionError); recording continues",
+        "Prefect can be asked for ticker changes again; 3 calls failed",
     ]
     assert not steering._thread.is_alive()
 
@@ -181,7 +181,7 @@ def test_a_change_that_is_none_is_told_and_the_next_is_taken(
         TickerCommand(symbols=["é"]).send_to(run)
         TickerCommand(symbols=["TSLA"]).send_to(run)
         assert taken(steer) == [ChangeRequest("add", ("TSLA",), "prefect")]
-    assert "a change of tickers from Prefect is none: 'é' is no ticker" in caplog.text
+    assert "a ticker change from Prefect is not valid: 'é'" in caplog.text
 
 
 @pytest.mark.slow
