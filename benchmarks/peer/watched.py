@@ -111,7 +111,7 @@ def main() -> None:
     ages, rows = zip(*waits, strict=True) if waits else ((0.0,), (1,))
     late = np.sort(np.repeat(ages, rows)) * 1000
     times, sizes = np.array(memory[len(memory) // 4 :]).T
-    meter.done(
+    meter.report(
         rows=report.books.recorded,
         balanced=report.balanced,
         spilled=sum(len(names) for names in report.spilled.values()),

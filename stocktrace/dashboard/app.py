@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stocktrace.dashboard.broadcast import Broadcast
 from stocktrace.dashboard.chart import LENGTHS_S
 from stocktrace.dashboard.session_view import SessionView
-from stocktrace.sessions.report import SessionReport
-from stocktrace.sessions.summary import CRASHED, SessionSummary
+from stocktrace.sessions.catalog import read_session
+from stocktrace.sessions.summary import SessionSummary
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_session
 
@@ -58,7 +58,7 @@ class SessionList:
             except FileNotFoundError:
                 continue
             summaries[key] = self._ended.get(key) or self._read(session)
-        unfinished = ("running", CRASHED)
+        unfinished = ("running", "crashed")
         self._ended = {
             key: summary for key, summary in summaries.items() if summary.state not in unfinished
         }
@@ -66,7 +66,7 @@ class SessionList:
 
     def _read(self, session: str) -> SessionSummary:
         try:
-            return SessionSummary.of(self._layout, SessionReport.read(self._layout.report(session)))
+            return SessionSummary.of(self._layout, read_session(self._layout, session))
         except (ValueError, OSError):
             return SessionSummary(session, "damaged")
 
