@@ -18,7 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import date
 from itertools import groupby
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from stocktrace.backfill import matching
 from stocktrace.backfill.matching import TickPages
@@ -38,7 +42,7 @@ from stocktrace.importing.csv_source import CsvRow
 from stocktrace.importing.importer import ImportOrigin, import_rows
 from stocktrace.record.recovery import recover
 from stocktrace.record.upload import upload_session
-from stocktrace.store import gap_fills, lock, outbox
+from stocktrace.store import files, gap_fills, lock, outbox
 from stocktrace.store.gap_fills import GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import new_import
@@ -117,12 +121,12 @@ class _FillRun:
 
     def _fetch(self, errand: FetchTask) -> TickPages:
         path = self._layout.staged_ticks(errand.digest)
-        kept = gap_fills.read_staged_ticks(path)
+        kept = _read_staged_ticks(path)
         if kept is None:
             told = fetch_ticks(self._rest, errand.ticker, errand.day)
             pages = ((page.t, page.p, page.v, page.c) for page in told)
             kept = matching.tick_table(pages, errand.spans)
-            gap_fills.stage_ticks(path, kept)
+            _stage_ticks(path, kept)
         return kept
 
     def _publish(self, day: date, fetched: Sequence[tuple[FetchTask, TickPages]]) -> list[GapFill]:
@@ -175,6 +179,25 @@ def _delete_staged(layout: Layout, errands: Sequence[FetchTask]) -> None:
     for path in layout.staged_ticks("*").parent.glob("[0-9a-f]*.parquet"):
         if path not in wanted:
             path.unlink()
+
+
+def _stage_ticks(path: Path, ticks: TickPages) -> None:
+    """Keep the ticks of one day until its date is published."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.locked_temporary(path) as temporary:
+        with files.disk_errors(temporary):
+            pq.write_table(ticks, temporary, compression="zstd", write_page_checksum=True)
+        files.publish_file(temporary, path)
+
+
+def _read_staged_ticks(path: Path) -> TickPages | None:
+    """Return the staged ticks, or ``None`` if they are missing or damaged."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)
+    except (pa.ArrowException, OSError):
+        return None  # they can be fetched again
+    return table if table.schema.equals(matching.TICK_SCHEMA) else None
 
 
 def _tick_row(tick: dict[str, Any]) -> CsvRow:

@@ -53,7 +53,7 @@ class _OnCovered(msgspec.Struct):
     start: int
     end: int
     reason: str
-    by: str
+    sources: str
 
 
 class _OnOther(msgspec.Struct):
@@ -153,7 +153,7 @@ class CoverageBuilder:
 
     def _on_covered(self, stamp: int, facts: _OnCovered) -> None:
         del stamp
-        stretch = CoverageInterval(facts.ticker, facts.start, facts.end, facts.reason, facts.by)
+        stretch = CoverageInterval(facts.ticker, facts.start, facts.end, facts.reason, facts.sources)
         self.intervals.append(stretch)
 
     def crashed(self, heard: int, reason: str) -> None:

@@ -17,7 +17,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stocktrace.backfill.matching import TICK_SCHEMA, TickPages
 from stocktrace.errors import ConversionError
 from stocktrace.store import files
 from stocktrace.store.layout import Layout
@@ -152,24 +151,6 @@ def _read_fills(path: str, shelf: DataSource) -> Iterator[GapFill]:
         table = table.set_column(at, name, table[name].cast("int64"))
     for row in table.to_pylist():
         yield GapFill(**row)
-
-
-# --- ticks on their way ------------------------------------------------------------------------
-
-
-def stage_ticks(path: Path, ticks: TickPages) -> None:
-    """Keep ticks that were fetched whole."""
-    _publish(path, ticks)
-
-
-def read_staged_ticks(path: Path) -> TickPages | None:
-    """What was kept, if it was, and is whole."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(use_threads=False)
-    except (pa.ArrowException, OSError):
-        return None  # it can be had again
-    return table if table.schema.equals(TICK_SCHEMA) else None
 
 
 def _publish(path: Path, table: pa.Table) -> None:

@@ -553,10 +553,10 @@ def test_what_was_exported_in_any_form_comes_back(
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from stocktrace.importing import importing
-from stocktrace.importing.jobs import Work, backfill
-from stocktrace.importing.column_mapping import Mapping
-from stocktrace.record.journal import Journal
+from stocktrace.importing import importer
+from stocktrace.importing.column_mapping import ColumnMapping
+from stocktrace.importing.jobs import ImportJob, run_imports
+from stocktrace.record.journal import SessionJournal
 from stocktrace.store import files, parquet
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeWriter
@@ -573,17 +573,18 @@ def later(whole, number):
     return once
 
 {patch}
-list(backfill(Layout(Path(sys.argv[1])), [Work(Path(sys.argv[2]))], Mapping(), jobs=1))
+jobs = [ImportJob(Path(sys.argv[2]))]
+list(run_imports(Layout(Path(sys.argv[1])), jobs, ColumnMapping(), jobs=1))
 """
 DEATHS = {
-    "in the trial": "importing.rebuild = die",
+    "in the trial": "importer.rebuild_window = die",
     "while the tapes are written": "TapeWriter.append = later(TapeWriter.append, 3)",
-    "before the tapes are there": "importing.files.publish = die",
-    "before the report": "Journal.save = die",
-    "before the first window": "importing.publish = die",
+    "before the tapes are there": "importer.files.publish_file = die",
+    "before the report": "SessionJournal.save = die",
+    "before the first window": "importer.publish_window = die",
     "in a conversion": "parquet.pq.ParquetWriter.close = die",
-    "before the second window": "importing.publish = later(importing.publish, 2)",
-    "before the end": "importing.utc = die",
+    "before the second window": "importer.publish_window = later(importer.publish_window, 2)",
+    "before the end": "importer.utc_datetime = die",
 }
 
 
@@ -655,7 +656,7 @@ def test_an_adoption_that_died_is_ended_by_the_next(
     other = remains.whole(folder / "data")
     layout.root.mkdir()
     target = {
-        "the name": (files, "publish"),
+        "the name": (files, "publish_file"),
         "the report": (sys.modules["stocktrace.importing.adopt"], "_copy_report"),
         "the recovery": (sys.modules["stocktrace.importing.adopt"], "recover_session"),
     }[step]

@@ -265,7 +265,7 @@ def test_two_that_heard_nothing_have_nothing_to_merge(tmp_path: Path) -> None:
 # --- killed ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", ["files.publish", "publish", "write_coverage"])
+@pytest.mark.parametrize("at", ["files.publish_file", "publish_window", "write_coverage"])
 @pytest.mark.parametrize("by", ["merge", "recover"])
 def test_killed_anywhere_the_rest_is_done_the_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, by: str

@@ -202,8 +202,8 @@ def test_a_capture_that_lost_its_connection_ends_with_all_that_was_traded(
         begin = datetime.combine(day, time(), NEW_YORK)
         return MarketSession(begin.astimezone(UTC), (begin + timedelta(days=1)).astimezone(UTC))
 
-    for name in ("missing", "errands"):
-        monkeypatch.setattr(f"stocktrace.backfill.{name}.us_extended", all_day)
+    for name in ("intervals", "backfill.plan"):
+        monkeypatch.setattr(f"stocktrace.{name}.us_extended_session", all_day)
     tickers = ("AAPL", "MSFT")
     market = SyntheticMarket(seed=3, rate=300.0, tickers=tickers, trades=900)
     away = [Fault("drop", after_trades=200), Fault("drop", after_trades=100, after_connections=1)]
@@ -459,7 +459,7 @@ def test_wrong_usage_is_status_2(
     assert cli.run(words) == 2
     assert "Set FINNHUB_API_KEY" in capsys.readouterr().err
     assert cli.run([*words, "some.csv"]) == 2
-    assert "not both" in capsys.readouterr().err
+    assert "some.csv" in capsys.readouterr().err
     assert cli.run(["backfill", "--data-dir", str(layout.root / "no")]) == 2
 
 

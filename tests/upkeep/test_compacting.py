@@ -491,8 +491,8 @@ def test_the_command_compacts_prunes_and_says_so(
     assert capsys.readouterr().out.startswith("compacted: 2 files of ")
     assert cli.run(["compact", "--json", "--tape-retention", "30d", *where]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "compaction": {"done": [], "waiting": {}, "dead": [], "failed": []},
-        "pruning": {"tapes": 0, "csv": 0, "size": 0, "kept": []},
+        "compaction": {"done": [], "postponed": {}, "crashed": [], "failed": []},
+        "pruning": {"tapes": 0, "csv": 0, "size": 0, "refused": []},
     }
     assert cli.run(["compact", "--date", "2999-01-01", *where]) == 2
     assert "is not over" in capsys.readouterr().err

@@ -462,7 +462,7 @@ def test_a_recovery_leaves_a_requeue_that_lives_alone(
         seen.append(recover(layout))
         return publish_window(*arguments, **options)
 
-    monkeypatch.setattr(module, "publish_file", beside)
+    monkeypatch.setattr(module, "publish_window", beside)
     requeue_rows(layout, quarantine(layout, (row(1), b"one")))
     assert seen == [[]]
     assert prices(layout) == {"AAPL": [1.0]}
