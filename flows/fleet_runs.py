@@ -33,6 +33,7 @@ from flows.ticker_commands import TickerCommand
 from stocktrace.live.fleet import FAILED_STATES, Fleet, ShardRun
 from stocktrace.show.markdown import fleet_page
 from stocktrace.text import count_of
+from stocktrace.units import epoch_ns
 
 log = logging.getLogger("stocktrace.flow")
 
@@ -120,4 +121,4 @@ def _last_heartbeat(client: SyncPrefectClient, run: UUID) -> int:
     )
     events = client.read_events(wanted, limit=1).events
     moment = events[0].occurred if events else datetime.now(UTC)
-    return int(moment.timestamp() * 1e9)
+    return epoch_ns(moment)

@@ -6,14 +6,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-NS_PER_SECOND = 1_000_000_000
-
-
-def utc_datetime(stamp: int) -> datetime:
-    """The time of a stamp (epoch ns), to the microsecond."""
-    return datetime.fromtimestamp(stamp / NS_PER_SECOND, UTC)
+from stocktrace.units import NS_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +77,7 @@ class ClockJumpDetector:
     def check(self, wall: int, monotonic: float) -> str | None:
         """What happened since the last beat, in words, or ``None``."""
         passed = monotonic - self.monotonic
-        stepped = (wall - self.wall) / 1e9 - passed
+        stepped = (wall - self.wall) / NS_PER_SECOND - passed
         self.before, self.wall, self.monotonic = self.wall, wall, monotonic
         if stepped < -STEP_S:
             return f"the clock was set back by {-stepped:.1f} s"

@@ -1,30 +1,33 @@
-"""Stretches of time in which we listened, and in which we did not."""
-# MERGED """What of a gap is missing: while the market was open and no other session listened. Pure.
-#
-# Times are epoch us, stretches are ``(start, end)``, end exclusive, in order and apart.
-# """
+"""Intervals of time, and all arithmetic with them. Pure.
+
+A span is ``(start, end)``, end exclusive, in one unit throughout a call. Merged spans are sorted,
+and do not overlap or touch.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from itertools import islice
 from operator import itemgetter
 
 from stocktrace.calendar import NEW_YORK, us_extended_session
+from stocktrace.units import NS_PER_DAY, NS_PER_SECOND, NS_PER_US, epoch_us, utc_datetime
 
-#: The reason of a gap before the first connection stood, or a ticker was first asked for.
+#: The reason of a gap before the first connection, or before a ticker is first subscribed.
 CONNECTING = "connecting"
+
+TimeSpan = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """From ``start`` to ``end`` (UTC epoch ns) nothing of ``tickers`` could reach us.
+    """From ``start`` to ``end`` (UTC epoch ns) no trade of ``tickers`` could arrive.
 
-    ``start`` is the last sign of life before the loss, ``end`` when the tickers had been asked for
-    again: trades near both edges may have come all the same.
+    ``start`` is the last received data before the disconnect, ``end`` when the tickers were
+    subscribed again: trades near both edges may have arrived anyway.
     """
 
     start: int
@@ -35,15 +38,15 @@ class Gap:
     @property
     def seconds(self) -> float:
         """Its length."""
-        return (self.end - self.start) / 1e9
+        return (self.end - self.start) / NS_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageInterval:
-    """One stretch of one ticker, ``start`` <= t < ``end`` (epoch ns).
+    """A span of one ticker, ``start`` <= t < ``end`` (epoch ns).
 
-    ``reason`` is empty while it is listened to, else says why it is not; ``by`` are the sessions
-    that listened, where that is not the one whose stretch it is: in a merge.
+    ``reason`` says why it is a gap; it is empty while the ticker is listened to. In a merge,
+    ``sources`` are the sessions that listened.
     """
 
     ticker: str
@@ -52,27 +55,31 @@ class CoverageInterval:
     reason: str
     sources: str = ""
 
+    def split_at_midnight(self) -> Iterator[CoverageInterval]:
+        """Its parts, each within one UTC day."""
+        start = self.start
+        while start < self.end:
+            end = min(start - start % NS_PER_DAY + NS_PER_DAY, self.end)
+            yield replace(self, start=start, end=end)
+            start = end
 
-TimeSpan = tuple[int, int]
-_US_PER_SECOND = 1_000_000
 
-
-def merge_spans(stretches: Iterable[TimeSpan]) -> list[TimeSpan]:
-    """The same time, in order and apart."""
-    found: list[TimeSpan] = []
-    for start, end in sorted(stretches):
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(found[-1][1], end)
+def merge_spans(spans: Iterable[TimeSpan]) -> list[TimeSpan]:
+    """Join the spans that overlap or touch."""
+    merged: list[TimeSpan] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], end)
         else:
-            found.append((start, end))
-    return found
+            merged.append((start, end))
+    return merged
 
 
-def subtract_spans(stretch: TimeSpan, taken: Sequence[TimeSpan]) -> list[TimeSpan]:
-    """What is left of ``stretch`` without those ``taken``."""
+def subtract_spans(span: TimeSpan, taken: Sequence[TimeSpan]) -> list[TimeSpan]:
+    """The parts of ``span`` that the merged spans ``taken`` leave out."""
     left = []
-    begin, end = stretch
-    # A ticker has thousands of them, and thousands of gaps.
+    begin, end = span
+    # A ticker has thousands of spans, and thousands of gaps to subtract them from.
     for start, stop in islice(taken, bisect_right(taken, begin, key=itemgetter(1)), None):
         if start >= end:
             break
@@ -84,25 +91,27 @@ def subtract_spans(stretch: TimeSpan, taken: Sequence[TimeSpan]) -> list[TimeSpa
     return left
 
 
-def split_by_date(stretches: Sequence[TimeSpan]) -> dict[date, list[TimeSpan]]:
-    """What of ``stretches`` is in the extended hours of US stocks, by New York date."""
-    found: dict[date, list[TimeSpan]] = {}
-    for begin, end in stretches:
-        day = new_york_date(begin)
-        while day <= new_york_date(end):
-            hours = us_extended_session(day)
-            if hours is not None:
-                start, stop = max(begin, _epoch_us(hours.opens)), min(end, _epoch_us(hours.closes))
+def covered_length(span: TimeSpan, spans: Sequence[TimeSpan]) -> int:
+    """How much of ``span`` the merged ``spans`` cover."""
+    return span[1] - span[0] - sum(end - start for start, end in subtract_spans(span, spans))
+
+
+def widen_spans(spans: Iterable[TimeSpan], margin: int) -> list[TimeSpan]:
+    """The spans with ``margin`` more at both edges, or less if it is negative."""
+    return [(start - margin, end + margin) for start, end in spans]
+
+
+def split_by_date(spans: Iterable[TimeSpan]) -> dict[date, list[TimeSpan]]:
+    """The parts of ``spans`` (us) in the extended hours of US stocks, by New York date."""
+    days: dict[date, list[TimeSpan]] = {}
+    for begin, end in spans:
+        day, last = (
+            utc_datetime(us * NS_PER_US).astimezone(NEW_YORK).date() for us in (begin, end)
+        )
+        while day <= last:
+            if (hours := us_extended_session(day)) is not None:
+                start, stop = max(begin, epoch_us(hours.opens)), min(end, epoch_us(hours.closes))
                 if start < stop:
-                    found.setdefault(day, []).append((start, stop))
+                    days.setdefault(day, []).append((start, stop))
             day += timedelta(days=1)
-    return found
-
-
-def new_york_date(us: int) -> date:
-    """The New York date of a time."""
-    return datetime.fromtimestamp(us / _US_PER_SECOND, NEW_YORK).date()
-
-
-def _epoch_us(when: datetime) -> int:
-    return round(when.timestamp() * _US_PER_SECOND)
+    return days

@@ -11,7 +11,8 @@ from stocktrace.record.recovery import recover
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeFrames, TapeMark
-from stocktrace.store.window import NS_PER_DAY, compact_utc
+from stocktrace.store.window import compact_utc
+from stocktrace.units import NS_PER_DAY
 from tests.remains import write_tape
 
 MS = 10**6  # ns

@@ -26,7 +26,7 @@ from stocktrace.store.compaction import compact_day
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.window import NS_PER_DAY
+from stocktrace.units import NS_PER_DAY
 from stocktrace.verify import dates_of_sessions, verify
 from tests import gaps, remains
 from tests.conftest import NOON, SESSION, Studio, frame, played

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import time
 
-from stocktrace.clock import NS_PER_SECOND, SYSTEM_CLOCK, Clock, Deadline
+from stocktrace.clock import SYSTEM_CLOCK, Clock, Deadline
+from stocktrace.units import NS_PER_SECOND
 
 NOON = 1_700_000_000 * NS_PER_SECOND
 

@@ -45,7 +45,7 @@ def test_a_duration_is_so_many_seconds(text: object, seconds: float) -> None:
     ["", "s", "10", "10 s", " 10s", "10s ", "-10s", "+10s", "1e3s", "10M", "1w", "10s,", None],
 )
 def test_what_is_no_duration_is_told_with_how_to_write_one(text: object) -> None:
-    with pytest.raises(SettingsError, match="is no duration: write it like 30s"):
+    with pytest.raises(SettingsError, match="is not a duration: write it like 30s"):
         parse_duration(text)
 
 
@@ -55,7 +55,7 @@ def test_what_is_no_duration_is_told_with_how_to_write_one(text: object) -> None
      timedelta(0), timedelta(seconds=-1)],
 )  # fmt: skip
 def test_a_duration_that_is_too_short_or_too_long(text: object) -> None:
-    with pytest.raises(SettingsError, match="is no duration to work with: between 1ms and 366d"):
+    with pytest.raises(SettingsError, match="is not a duration between 1ms and 366d"):
         parse_duration(text)
 
 
@@ -90,13 +90,13 @@ def test_a_size_is_so_many_bytes(text: object, size: int) -> None:
     ["", "MB", "-1", "1 TB", "1MiB", "1M", "1  MB", "1MB ", "1e3", "\u0661", "1\u212ab", None],
 )
 def test_what_is_no_size_is_told_with_how_to_write_one(text: object) -> None:
-    with pytest.raises(SettingsError, match="is no size: write it like 64MB"):
+    with pytest.raises(SettingsError, match="is not a size: write it like 64MB"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["1000000001GB", "9" * 400, 10**19])
 def test_a_size_that_no_file_has_is_told(text: object) -> None:
-    with pytest.raises(SettingsError, match="is no size of a file: at most 1000000000 GB"):
+    with pytest.raises(SettingsError, match="is too large: use at most 1000000000 GB"):
         parse_size(text)
 
 
@@ -107,7 +107,7 @@ def test_patience_can_be_none_at_all(text: object) -> None:
 
 def test_only_what_is_kept_can_be_forever() -> None:
     assert parse_keep("forever") is None
-    with pytest.raises(SettingsError, match="'forever' is no duration"):
+    with pytest.raises(SettingsError, match="'forever' is not a duration"):
         parse_patience("forever")
 
 

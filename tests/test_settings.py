@@ -17,10 +17,10 @@ from stocktrace.settings import Settings
 KEY = "s3cret-key"
 NEW_YORK = ZoneInfo("America/New_York")
 
-NO_DURATION = "{!r} is no duration: write it like 30s, 10m or 1h30m."
-OUT_OF_RANGE = "{!r} is no duration to work with: between 1ms and 366d."
-NO_TIME_TO_KEEP = "{!r} is no time to keep something: write it like 30d, 0s or forever."
-NO_SIZE = "{!r} is no size: write it like 64MB or 1GB."
+NO_DURATION = "{!r} is not a duration: write it like 30s, 10m or 1h30m."
+OUT_OF_RANGE = "{!r} is not a duration between 1ms and 366d."
+NO_TIME_TO_KEEP = "{!r} is not a retention time: write it like 30d, 0s or forever."
+NO_SIZE = "{!r} is not a size: write it like 64MB or 1GB."
 NO_ADDRESS = "{!r} is no WebSocket address: write it like wss://ws.finnhub.io."
 KEY_IN_URL = "Take the key out of the URL: it belongs into FINNHUB_API_KEY."
 NO_WHOLE_NUMBER = "Input should be a valid integer, unable to parse string as an integer"
@@ -109,7 +109,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "roll_size": {"big": NO_SIZE.format("big"), "0": "Input should be greater than 0"},
     "min_free_space": {
         "-1MB": NO_SIZE.format("-1MB"),
-        "2000000000GB": "'2000000000GB' is no size of a file: at most 1000000000 GB.",
+        "2000000000GB": "'2000000000GB' is too large: use at most 1000000000 GB.",
     },
     **{
         name: {

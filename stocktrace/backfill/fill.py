@@ -27,32 +27,33 @@ import pyarrow.parquet as pq
 from stocktrace.backfill import matching
 from stocktrace.backfill.matching import TickPages
 from stocktrace.backfill.plan import (
+    EDGE_US,
     FetchTask,
     FillPlan,
     plan_fills,
     reason_to_wait,
     text_digest,
-    widen_spans,
 )
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import FeedError, InvalidResponse, PlanForbidden, StoreError, TicksNotFound
 from stocktrace.feed import protocol
 from stocktrace.feed.rest import RestClient, fetch_ticks
-from stocktrace.importing.csv_source import CsvRow
-from stocktrace.importing.importer import ImportOrigin, import_rows
+from stocktrace.importing.csv_source import TimedFrame
+from stocktrace.importing.importer import ImportOrigin, import_frames
+from stocktrace.intervals import widen_spans
 from stocktrace.record.recovery import recover
 from stocktrace.record.upload import upload_session
 from stocktrace.store import files, gap_fills, lock, outbox
 from stocktrace.store.gap_fills import GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import new_import
+from stocktrace.trade import Trade
+from stocktrace.units import NS_PER_MS
 
 #: What the report of a repair tells as its source.
 SOURCE = "Finnhub REST /stock/tick"
 NO_PLAN = "the plan of the key has no ticks"
 SERVER_UNAVAILABLE = "the server could not be asked"
-
-_NS_PER_MS = 10**6
 
 
 def fill_gaps(layout: Layout, rest: RestClient, clock: Clock = SYSTEM_CLOCK) -> Iterator[GapFill]:
@@ -139,7 +140,9 @@ class _FillRun:
             if len(lacking):
                 missing.append((errand.ticker, lacking))
             ended += [
-                repair.with_state("repaired", "", matching.count_within(lacking, widen_spans(part)))
+                repair.with_state(
+                    "repaired", "", matching.count_within(lacking, widen_spans(part, EDGE_US))
+                )
                 for repair, part in errand.parts
             ]
         if missing:
@@ -153,13 +156,13 @@ class _FillRun:
     ) -> list[GapFill]:
         layout = self._layout
         digest = text_digest(repr((day.isoformat(), sorted(one.key for one in ended))))
-        session = new_import(matching.first_tick_us(missing) * _NS_PER_MS, digest)
+        session = new_import(matching.first_tick_us(missing) * NS_PER_MS, digest)
         ended = [one.with_state("repaired", "", one.rows, session) for one in ended]
         gap_fills.write_gap_fills(layout.gap_fills(session), ended)
         facts = {"source": SOURCE, "date": day.isoformat(), "content": digest}
         origin = ImportOrigin(digest, facts, f"gaps of {day} repaired from {SOURCE}")
-        blocks = (map(_tick_row, rows) for rows in matching.sort_ticks(missing))
-        report = import_rows(layout, origin, blocks, self._clock)
+        blocks = (map(_tick_frame, rows) for rows in matching.sort_ticks(missing))
+        report = import_frames(layout, origin, blocks, self._clock)
         if report is not None and not report.balanced:
             raise StoreError(f"{session}: {'; '.join(report.differences())}.")
         if report is not None and layout.lake:
@@ -200,8 +203,8 @@ def _read_staged_ticks(path: Path) -> TickPages | None:
     return table if table.schema.equals(matching.TICK_SCHEMA) else None
 
 
-def _tick_row(tick: dict[str, Any]) -> CsvRow:
-    """A tick as a frame that came when it happened: REST tells no time of receipt."""
-    time, codes = tick["ts_event"], tick["conditions"].split() or None
-    trade = {"c": codes, "p": tick["price"], "s": tick["symbol"], "t": time, "v": tick["volume"]}
-    return time * _NS_PER_MS, protocol.frame_of(trade)
+def _tick_frame(tick: dict[str, Any]) -> TimedFrame:
+    """A tick as a frame that was received when it happened: REST has no receive times."""
+    time, codes = tick["ts_event"], tuple(tick["conditions"].split()) or None
+    trade = Trade(tick["symbol"], tick["price"], time, tick["volume"], codes)
+    return time * NS_PER_MS, protocol.encode([trade])

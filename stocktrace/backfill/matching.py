@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
 from typing import Any, TypeAlias
@@ -23,6 +22,7 @@ from stocktrace.query.criteria import TradeQuery
 from stocktrace.query.trades import read_query
 from stocktrace.store.layout import Layout
 from stocktrace.store.source import FolderSource
+from stocktrace.units import NS_PER_US, US_PER_MS, utc_datetime
 
 _KEY = ["ts_event", "price", "volume"]
 #: ``ts_event`` is UTC, ms.
@@ -34,7 +34,6 @@ TICK_SCHEMA = pa.schema(
         pa.field("conditions", pa.string(), nullable=False),
     ]
 )
-_US_PER_MS = 1000
 # Rows that are Python's at a time.
 _BATCH_ROWS = 50_000
 
@@ -109,7 +108,7 @@ def tick_table(
 
 def filter_within(table: TickPages, stretches: TimeSpans) -> npt.NDArray[np.bool_]:
     """Which rows happened within one of ``stretches``."""
-    times = table["ts_event"].to_numpy() * _US_PER_MS
+    times = table["ts_event"].to_numpy() * US_PER_MS
     nowhere = np.zeros(len(times), bool)
     return reduce(or_, ((times >= start) & (times < end) for start, end in stretches), nowhere)
 
@@ -121,15 +120,11 @@ def published_ticks(layout: Layout, ticker: str, stretches: TimeSpans) -> TickPa
         StoreError: a file is damaged.
     """
     begin, end = min(start for start, _ in stretches), max(end for _, end in stretches)
-    query = TradeQuery.of(ticker, _utc(begin), _utc(end))
+    query = TradeQuery.of(ticker, utc_datetime(begin * NS_PER_US), utc_datetime(end * NS_PER_US))
     table = read_query(FolderSource(layout), query, TICK_SCHEMA.names)
     columns = [table["ts_event"].cast(pa.int64()), *(table[name] for name in TICK_SCHEMA.names[1:])]
     ours = pa.table(columns, schema=TICK_SCHEMA)
     return ours.filter(pa.array(filter_within(ours, stretches)))
-
-
-def _utc(us: int) -> datetime:
-    return datetime.fromtimestamp(us / 1e6, UTC)
 
 
 def _with_ordinal(table: TickPages) -> pd.DataFrame:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from stocktrace.calendar import NEW_YORK, Market, market_of, us_extended_session
-from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
-from stocktrace.intervals import TimeSpan, merge_spans, split_by_date, subtract_spans
+from stocktrace.clock import SYSTEM_CLOCK, Clock
+from stocktrace.intervals import TimeSpan, split_by_date, subtract_spans, widen_spans
 from stocktrace.query.coverage import listened_spans, read_all_gaps
 from stocktrace.store import gap_fills
 from stocktrace.store.gap_fills import GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.store.source import FolderSource
 from stocktrace.text import count_of
+from stocktrace.units import US_PER_SECOND, utc_datetime
 
 RECORDED_ELSEWHERE = "REST has ticks of US stocks only"
 CLOSED = "the market was closed"
@@ -26,10 +26,9 @@ UNKNOWN_TICKER = "no such ticks"
 
 # Trades reach us about 0.1 s after they happened (FINNHUB.md): so near the edges of a gap some were
 # lost, and some came all the same.
-_EDGE_US = 1_000_000
+EDGE_US = US_PER_SECOND
 # A day that is not loaded by then never will be.
 _LOADED_WITHIN = timedelta(days=7)
-_NS_PER_US = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class FetchTask:
     @property
     def spans(self) -> list[TimeSpan]:
         """What is to be looked at, edges included."""
-        return [stretch for _, part in self.parts for stretch in widen_spans(part)]
+        return [stretch for _, part in self.parts for stretch in widen_spans(part, EDGE_US)]
 
     @property
     def digest(self) -> str:
@@ -54,16 +53,6 @@ class FetchTask:
     def has_ended(self, state: gap_fills.FillState, reason: str) -> list[GapFill]:
         """All of its gaps with this end."""
         return [repair.with_state(state, reason) for repair, _ in self.parts]
-
-
-def widen_spans(stretches: Iterable[TimeSpan]) -> list[TimeSpan]:
-    """Stretches with a second more on either side."""
-    return [(start - _EDGE_US, end + _EDGE_US) for start, end in stretches]
-
-
-def narrow_spans(stretches: Iterable[TimeSpan]) -> list[TimeSpan]:
-    """Stretches with a second less on either side: what was surely heard."""
-    return [(start + _EDGE_US, end - _EDGE_US) for start, end in stretches]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +72,7 @@ def plan_fills(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> FillPlan:
     """
     known = gap_fills.read_gap_fills(FolderSource(layout))
     gaps = read_all_gaps(layout.root)
-    heard = {
-        ticker: merge_spans((begin // _NS_PER_US, end // _NS_PER_US) for begin, end in spans)
-        for ticker, spans in listened_spans(layout.root, ()).items()
-    }
+    heard = listened_spans(layout.root, ())
     now = utc_datetime(clock.wall())
     settled: list[GapFill] = []
     wanted: dict[tuple[date, str], list[tuple[GapFill, tuple[TimeSpan, ...]]]] = {}

@@ -9,30 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 
 from stocktrace.backfill import completeness, matching
 from stocktrace.backfill.completeness import Completeness
 from stocktrace.backfill.plan import (
     DAY_NOT_OVER,
+    EDGE_US,
     RECORDED_ELSEWHERE,
     UNKNOWN_TICKER,
     has_ended,
-    narrow_spans,
     reason_to_wait,
 )
 from stocktrace.calendar import NEW_YORK, Market, market_of, us_extended_session
-from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import InvalidResponse, TicksNotFound, UsageError
 from stocktrace.feed.rest import RestClient, fetch_ticks
-from stocktrace.intervals import TimeSpan, merge_spans, subtract_spans
+from stocktrace.intervals import TimeSpan, covered_length, merge_spans, widen_spans
 from stocktrace.query.coverage import listened_spans
 from stocktrace.store import gap_fills
 from stocktrace.store.layout import Layout
 from stocktrace.store.source import FolderSource
-
-_US_PER_SECOND = 10**6
-_NS_PER_US = 1000
+from stocktrace.units import US_PER_SECOND, epoch_us, utc_datetime
 
 
 def last_trading_day(clock: Clock = SYSTEM_CLOCK) -> date:
@@ -65,7 +63,7 @@ def reconcile_day(
     hours = us_extended_session(day)
     if hours is None:
         raise UsageError(f"The US market was closed on {day}: there is nothing to compare with.")
-    whole = _epoch_us(hours.opens), _epoch_us(hours.closes)
+    whole = epoch_us(hours.opens), epoch_us(hours.closes)
     heard = _explained_tickers(layout, day)
     wanted = list(tickers) or [
         ticker for ticker, spans in sorted(heard.items()) if _seconds(whole, spans)
@@ -113,7 +111,9 @@ def _compare(
     if not len(ticks):
         return replace(one, reason=UNKNOWN_TICKER)
     ours = matching.published_ticks(layout, one.symbol, [whole])
-    counted = completeness.compare_day(one.symbol, one.date, ticks, ours, narrow_spans(heard))
+    counted = completeness.compare_day(
+        one.symbol, one.date, ticks, ours, widen_spans(heard, -EDGE_US)
+    )
     return replace(counted, listened_seconds=_seconds(whole, heard))
 
 
@@ -137,7 +137,7 @@ def _explained_tickers(layout: Layout, day: date) -> dict[str, list[TimeSpan]]:
     # A date of New York ends on the next one of UTC.
     dates = [day.isoformat(), (day + timedelta(days=1)).isoformat()]
     found = {
-        ticker: [(start // _NS_PER_US, end // _NS_PER_US) for start, end in spans]
+        ticker: spans
         for ticker, spans in listened_spans(layout.root, (), dates).items()
         if market_of(ticker) is Market.US
     }
@@ -156,9 +156,4 @@ def _backfilled_rows(layout: Layout, day: date) -> dict[str, int]:
 
 
 def _seconds(whole: TimeSpan, spans: Sequence[TimeSpan]) -> float:
-    left = sum(end - start for start, end in subtract_spans(whole, spans))
-    return (whole[1] - whole[0] - left) / _US_PER_SECOND
-
-
-def _epoch_us(when: datetime) -> int:
-    return round(when.timestamp() * _US_PER_SECOND)
+    return covered_length(whole, spans) / US_PER_SECOND

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from stocktrace.calendar import Market, market_of
 from stocktrace.query.sale_conditions import bar_eligibility
+from stocktrace.units import US_PER_MS
 
 #: Any US stock: the meaning of condition codes is the same for all of them.
 _A_STOCK = "A"
@@ -46,7 +47,7 @@ class TickerRows:
         cost more than the rest.
         """
         received = table["ts_recv"].to_numpy().view(np.int64)
-        lag_ms = (received - table["ts_event"].to_numpy().view(np.int64) * 1000) / 1000.0
+        lag_ms = (received - table["ts_event"].to_numpy().view(np.int64) * US_PER_MS) / US_PER_MS
         price, volume = table["price"].to_numpy(), table["volume"].to_numpy()
         prices, volumes = bar_eligibility(_A_STOCK, table["conditions"])
         all_rows = np.ones(table.num_rows, np.bool_)

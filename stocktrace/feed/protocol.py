@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeGuard
 
 import msgspec
@@ -76,6 +78,8 @@ _HALF = b"0" * 8
 _LEVELS = 16
 # Characters of a text of theirs that a sentence of ours quotes.
 _TEXT = 200
+# Any other text stays a text, and is refused with a reason.
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 
 
 def decode(frames: Sequence[bytes]) -> DecodedFrames:
@@ -273,17 +277,24 @@ def encode(trades: Sequence[Trade]) -> bytes:
     return msgspec.json.encode({"data": trades, "type": "trade"})
 
 
-def frame_of(row: Any) -> bytes:
-    """The frame that holds one row as a quarantine keeps it: numbers may stand as texts."""
+def frame_of(row: Any, numbers: Collection[str] = ("p", "t", "v")) -> bytes:
+    """The frame with one row, valid or not, as a quarantine or a CSV file has it.
+
+    The texts of the members ``numbers`` become numbers where JSON allows it, all digits kept.
+    """
     members = []
     for name, value in row.items() if isinstance(row, dict) else ():
-        is_number = name in ("p", "t", "v") and isinstance(value, str) and _is_number(value)
-        members.append(f"{json.dumps(name)}:{value if is_number else json.dumps(value)}")
+        if name in numbers and isinstance(value, str) and _JSON_NUMBER.fullmatch(value):
+            text = value
+        else:
+            is_short = isinstance(value, (str, tuple)) and len(value) <= _TEXT
+            text = _cached_json(value) if is_short else _json(value)
+        members.append(f"{_cached_json(name)}:{text}")
     return f'{{"data":[{{{",".join(members)}}}],"type":"trade"}}'.encode()
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), (int, float)) and text == text.strip()
-    except (ValueError, RecursionError):
-        return False
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+_cached_json = lru_cache(1 << 16)(_json)

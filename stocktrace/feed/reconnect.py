@@ -20,8 +20,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from stocktrace.clock import NS_PER_SECOND
 from stocktrace.intervals import CONNECTING, Gap
+from stocktrace.units import NS_PER_SECOND
 
 # Finnhub answers too many dials with 429 and wants minutes, not seconds (FINNHUB.md, "Connection").
 RATE_LIMIT_FLOOR_S = 60.0

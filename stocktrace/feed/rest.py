@@ -26,7 +26,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 import msgspec
 
-from stocktrace.clock import NS_PER_SECOND, SYSTEM_CLOCK, Clock
+from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import (
     InvalidResponse,
     KeyRefused,
@@ -35,6 +35,7 @@ from stocktrace.errors import (
     TicksNotFound,
 )
 from stocktrace.feed.reconnect import Backoff
+from stocktrace.units import NS_PER_SECOND
 
 #: How often a request is made before the server counts as away.
 ATTEMPTS = 6

@@ -9,33 +9,19 @@ from typing import NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 
+from stocktrace.feed import protocol
+from stocktrace.importing.csv_source import TimedFrame
 from stocktrace.importing.recorder_data import RecorderData
 from stocktrace.importing.union import LATEST_US, TradeUnion, unite_trades
-from stocktrace.query.duplicates import (
-    KEY,
-    US_PER_DAY,
-    Int64Array,
-    as_key_columns,
-    midnight_us,
-    receive_times,
-)
+from stocktrace.query.duplicates import KEY, Int64Array, as_key_columns, midnight_us, receive_times
+from stocktrace.trade import Trade
+from stocktrace.units import NS_PER_US, US_PER_DAY
 
 # So that of what is near midnight both sides of it are seen on both days.
 _CONTEXT_US = 2 * LATEST_US
 # More do not make the median better.
 _SAMPLES_A_DAY = 20_000
 _ROWS = 10_000
-
-
-class RecordedTrade(NamedTuple):
-    """One of the merged trades; ``received`` is epoch us, ``event`` epoch ms."""
-
-    received: int
-    ticker: str
-    event: int
-    price: float
-    volume: float
-    conditions: str
 
 
 class MergeCounts(NamedTuple):
@@ -87,8 +73,8 @@ class AlignedPair:
                 second += int((one.second & ~one.first).sum())
         return MergeCounts(both, first, second)
 
-    def trades(self) -> Iterator[list[RecordedTrade]]:
-        """All that either heard, once, by receive time; within a ticker as they arrived."""
+    def frames(self) -> Iterator[list[TimedFrame]]:
+        """Each trade that either heard, once, by receive time; within a ticker as they arrived."""
         for day, tickers in self.days().items():
             tables = [self._unite(ticker, day).trades for ticker in tickers]
             # In a ticker the order is that of arrival, also where a clock stepped back.
@@ -97,7 +83,7 @@ class AlignedPair:
             names = np.repeat(tickers, [len(table) for table in tables])[order].tolist()
             trades = pa.concat_tables(tables).take(pa.array(order))
             for at in range(0, len(trades), _ROWS):
-                yield _trades(names[at : at + _ROWS], trades.slice(at, _ROWS))
+                yield _frames(names[at : at + _ROWS], trades.slice(at, _ROWS))
 
     def _unite(self, ticker: str, day: int) -> TradeUnion:
         begin, end = day - _CONTEXT_US, day + US_PER_DAY + _CONTEXT_US
@@ -111,14 +97,21 @@ class AlignedPair:
         )
 
 
-def _trades(tickers: list[str], trades: pa.Table) -> list[RecordedTrade]:
+def _frames(tickers: list[str], trades: pa.Table) -> list[TimedFrame]:
     columns = [
         receive_times(trades).tolist(),
         tickers,
         trades["ts_event"].cast("int64").to_pylist(),
         *(trades[name].to_pylist() for name in ("price", "volume", "conditions")),
     ]
-    return [RecordedTrade(*row) for row in zip(*columns, strict=True)]
+    return [
+        (received * NS_PER_US, protocol.encode([Trade(ticker, price, event, volume, _codes(text))]))
+        for received, ticker, event, price, volume, text in zip(*columns, strict=True)
+    ]
+
+
+def _codes(text: str) -> tuple[str, ...] | None:
+    return tuple(text.split(" ")) if text else None
 
 
 def _differences(first: RecorderData, second: RecorderData, ticker: str, day: str) -> Int64Array:

@@ -24,6 +24,7 @@ import pyarrow.csv as pcsv
 
 from stocktrace.errors import StoreError
 from stocktrace.store.files import other_kind
+from stocktrace.units import NS_PER_MS, NS_PER_SECOND, NS_PER_US
 
 ENDINGS = (".csv", ".csv.gz")
 #: CSV that cannot be read here. In a folder it is reported, or it would be missed by nobody.
@@ -237,7 +238,7 @@ def _hash() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=16)
 
 
-_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_NS = {"s": NS_PER_SECOND, "ms": NS_PER_MS, "us": NS_PER_US, "ns": 1}
 _INT64 = 2**63
 
 

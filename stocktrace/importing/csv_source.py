@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,17 +10,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from stocktrace.errors import StoreError
+from stocktrace.feed import protocol
 from stocktrace.importing import csv_reader
 from stocktrace.importing.column_mapping import ColumnMapping
 from stocktrace.importing.csv_reader import CsvBlock, CsvFormat, SourceContents
+from stocktrace.units import NS_PER_MS
 
-_NS_PER_MS = 10**6
-# What JSON takes for a number; any other text stays text, and is refused with a reason.
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _BETWEEN_CODES = re.compile(r"[\s,]+")
 
-#: When a row was received (epoch ns; ``None``: it does not say) and the frame it is.
-CsvRow = tuple[int | None, bytes]
+#: When a frame was received (epoch ns; ``None``: the file does not say), and the frame.
+TimedFrame = tuple[int | None, bytes]
 
 
 class EmptySource(StoreError):
@@ -58,7 +56,7 @@ class CsvSource:
         """What makes its trades these and no others; for the report, and for the tape."""
         return {"content": self.contents.digest, **self.mapping.facts(self.path)}
 
-    def blocks(self) -> Iterator[list[CsvRow]]:
+    def blocks(self) -> Iterator[list[TimedFrame]]:
         """Its rows, some at a time.
 
         Raises:
@@ -67,17 +65,16 @@ class CsvSource:
         for block in csv_reader.read_blocks(
             self.path, _csv_format(self.mapping), self.columns, self.contents
         ):
-            yield [*self._rows(block), *map(_unusable_line, block.odd)]
+            yield [*self._frames(block), *map(_unusable_line, block.odd)]
 
-    def _rows(self, block: CsvBlock) -> Iterator[CsvRow]:
+    def _frames(self, block: CsvBlock) -> Iterator[TimedFrame]:
         texts = block.texts
         if not texts:
             return
-        none = itertools.repeat("")
         tickers = (
-            itertools.repeat(_json_string(self.ticker))
+            itertools.repeat(self.ticker)
             if self.ticker is not None
-            else (_json_string(self.mapping.ticker_in(text)) for text in texts["symbol"])
+            else map(self.mapping.ticker_in, texts["symbol"])
         )
         for time, price, volume, event, received, ticker, codes in zip(  # noqa: B905 - two are endless
             texts["ts_event"],
@@ -86,35 +83,21 @@ class CsvSource:
             block.event,
             block.received,
             tickers,
-            texts.get("conditions", none),
+            texts.get("conditions", itertools.repeat("")),
         ):
-            when = json.dumps(time) if event is None else event // _NS_PER_MS
-            row = (
-                f'{{"data":[{{"c":{_condition_codes(codes)},"p":{_json_number(price)},"s":{ticker},'
-                f'"t":{when},"v":{_json_number(volume)}}}],"type":"trade"}}'
-            )
-            yield received, row.encode()
+            when = time if event is None else event // NS_PER_MS
+            row = {"c": _condition_codes(codes), "p": price, "s": ticker, "t": when, "v": volume}
+            yield received, protocol.frame_of(row, ("p", "v"))
 
 
 def _csv_format(mapping: ColumnMapping) -> CsvFormat:
     return CsvFormat(mapping.delimiter, mapping.names, mapping.unit, mapping.timezone)
 
 
-def _unusable_line(line: tuple[str, str]) -> CsvRow:
-    row = {"line": line[0], "odd": line[1]}
-    return None, json.dumps({"data": [row], "type": "trade"}, separators=(",", ":")).encode()
-
-
-@lru_cache(1 << 16)
-def _json_string(text: str) -> str:
-    return json.dumps(text)
+def _unusable_line(line: tuple[str, str]) -> TimedFrame:
+    return None, protocol.frame_of({"line": line[0], "odd": line[1]})
 
 
 @lru_cache(1 << 12)
-def _condition_codes(text: str) -> str:
-    codes = [code for code in _BETWEEN_CODES.split(text) if code]
-    return json.dumps(codes, separators=(",", ":")) if codes else "null"
-
-
-def _json_number(text: str) -> str:
-    return text if _NUMBER.fullmatch(text) else json.dumps(text)
+def _condition_codes(text: str) -> tuple[str, ...] | None:
+    return tuple(filter(None, _BETWEEN_CODES.split(text))) or None

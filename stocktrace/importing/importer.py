@@ -16,35 +16,24 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError
-from stocktrace.importing.csv_source import CsvRow, CsvSource, EmptySource
+from stocktrace.importing.csv_source import CsvSource, EmptySource, TimedFrame
+from stocktrace.importing.session_tapes import SessionTapes, publish_tapes
 from stocktrace.intervals import CoverageInterval
-from stocktrace.query.duplicates import count_session_duplicates
-from stocktrace.record.coverage import CoverageBuilder
-from stocktrace.record.journal import SessionJournal, new_report, report_gaps
-from stocktrace.record.publish import publish_window, rebuild_window
-from stocktrace.record.upload import upload_session
-from stocktrace.record.vouching import vouch
-from stocktrace.sessions.catalog import read_report, recovered_state
+from stocktrace.record.publish import rebuild_window
+from stocktrace.sessions.catalog import read_report
 from stocktrace.sessions.report import Books, SessionReport
-from stocktrace.settings import Settings
 from stocktrace.store import files, lock
-from stocktrace.store.audit import AuditLog
-from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, new_import
 from stocktrace.store.quarantine import parse_quarantine
-from stocktrace.store.tape import TapeMark, TapeWriter
-from stocktrace.store.window import NS_PER_DAY, RollPolicy, WindowSpec
 from stocktrace.text import encodable
 
-# Days of which tapes are open at once; a file that jumps between more costs more windows.
-_OPEN_DAYS = 64
 # Enough to see that columns or times are not what they are said to be.
 _FIRST_ROWS = 1000
 # How many reasons a person is told of what is refused.
@@ -84,58 +73,6 @@ class DryRun:
     reasons: list[str]
 
 
-@dataclass(slots=True)
-class _ImportTapes:
-    """The tapes of an import: one for each UTC day of receipt, more if one grows too large."""
-
-    folder: Path
-    policy: RollPolicy
-    facts: dict[str, str]
-    windows: list[str] = field(default_factory=list)
-    first: int | None = None
-    _open: dict[int, tuple[WindowSpec, TapeWriter]] = field(default_factory=dict)
-    _last: int = 0
-
-    def write(self, rows: Iterable[CsvRow]) -> None:
-        """Append rows; one without a time stands where the one before it does."""
-        for stamp, some in itertools.groupby(rows, key=lambda row: row[0]):
-            if stamp is not None and stamp >= 0:
-                self._last = stamp
-                self.first = stamp if self.first is None else min(self.first, stamp)
-            self._tape(self._last).append(self._last, [frame for _, frame in some])
-
-    def mark(self, coverage: Sequence[CoverageInterval]) -> None:
-        """Append who listened, and that it is over."""
-        if coverage:
-            end = max(self._last, *(each.end for each in coverage))
-            tape = self._tape(self._last)
-            for each in coverage:
-                tape.mark(TapeMark(end, "covered", asdict(each)))
-            tape.mark(TapeMark(end, "ended"))
-
-    def _tape(self, stamp: int) -> TapeWriter:
-        day = stamp // NS_PER_DAY
-        if day in self._open:
-            window, tape = self._open[day]
-            if not self.policy.due(window, stamp, tape.size):
-                return tape
-            self._open.pop(day)[1].close()
-        elif len(self._open) >= _OPEN_DAYS:
-            self._open.pop(next(iter(self._open)))[1].close()
-        window = self.policy.open("", len(self.windows) + 1, stamp)
-        tape = TapeWriter(self.folder / f"{window.name}.tape")
-        self._open[day] = window, tape
-        self.windows.append(window.name)
-        told = {"connected": False, "tickers": [], "imported": self.facts}
-        tape.mark(TapeMark(stamp, "tape", told))
-        return tape
-
-    def close(self) -> None:
-        """Close them; all is on the disk."""
-        while self._open:
-            self._open.popitem()[1][1].close()
-
-
 def find_import(layout: Layout, source: CsvSource) -> str | None:
     """The session that a file was imported as, if it was.
 
@@ -170,7 +107,9 @@ def dry_run(layout: Layout, source: CsvSource, *, whole: bool = True) -> DryRun:
     with _scratch(layout) as folder:
         scratch = Layout(folder)
         blocks = source.blocks() if whole else _first_rows(source)
-        for window in _write(scratch.tapes(session), ImportOrigin.of(source), blocks).windows:
+        tapes = SessionTapes(scratch.tapes(session), source.facts)
+        tapes.write(blocks)
+        for window in tapes.windows:
             part = WindowId(session, window)
             sealed = rebuild_window(scratch, part)
             trial.books.add(sealed.books)
@@ -191,7 +130,7 @@ def _scratch(layout: Layout) -> Iterator[Path]:
             yield Path(name)
 
 
-def _first_rows(source: CsvSource) -> Iterator[list[CsvRow]]:
+def _first_rows(source: CsvSource) -> Iterator[list[TimedFrame]]:
     for rows in itertools.islice(source.blocks(), 1):
         yield rows[:_FIRST_ROWS]
 
@@ -222,23 +161,24 @@ def import_file(
             f"because: {trial.reasons[0]}. Nothing was imported: see whether its columns, the unit "
             "of its times and their zone are as you say."
         )
-    return import_rows(layout, ImportOrigin.of(source), source.blocks(), clock)
+    return import_frames(layout, ImportOrigin.of(source), source.blocks(), clock)
 
 
-def import_rows(
+def import_frames(
     layout: Layout,
     origin: ImportOrigin,
-    blocks: Iterable[Iterable[CsvRow]],
+    blocks: Iterable[Iterable[TimedFrame]],
     clock: Clock = SYSTEM_CLOCK,
 ) -> SessionReport | None:
-    """Import what ``blocks`` give; ``None`` if another process is at it, or has done it meanwhile.
+    """Import frames; ``None`` if another process is importing them, or has done so in the meantime.
 
-    The session's name is made of the first time in them and the origin's digest.
+    The session is named after the first receive time and the origin's digest.
     """
     digest = origin.digest
     with contextlib.ExitStack() as claimed:
         with files.temporary_folder(layout.tapes(digest)) as staged:
-            tapes = _write(staged, origin, blocks)
+            tapes = SessionTapes(staged, origin.facts)
+            tapes.write(blocks, origin.coverage)
             session = origin.name(tapes.first or 0, digest)
             try:
                 claimed.enter_context(lock.hold_lock(layout.lock(session), {"session": session}))
@@ -247,41 +187,13 @@ def import_rows(
             if layout.imported_sessions(digest):
                 return None
             files.publish_file(staged, layout.tapes(session))
-        return _publish_import(layout, session, tapes, origin, clock)
-
-
-def _write(folder: Path, origin: ImportOrigin, blocks: Iterable[Iterable[CsvRow]]) -> _ImportTapes:
-    size = Settings.load().roll_size
-    tapes = _ImportTapes(folder, RollPolicy(86_400.0, size), origin.facts)
-    try:
-        for rows in blocks:
-            tapes.write(rows)
-        tapes.mark(origin.coverage)
-    finally:
-        tapes.close()
-    return tapes
-
-
-def _publish_import(
-    layout: Layout, session: str, tapes: _ImportTapes, origin: ImportOrigin, clock: Clock
-) -> SessionReport:
-    lake = {"lake": layout.lake} if layout.lake else {}
-    coverage = origin.coverage
-    began = min((each.start for each in coverage), default=clock.wall())
-    report = new_report(session, [], began, {**origin.facts, **lake})
-    report.reason = origin.reason
-    report.unpublished = list(tapes.windows)
-    journal = SessionJournal(layout, report, AuditLog(layout.audit, session, clock))
-    journal.audit("import", source=origin.facts["source"], content=origin.digest)
-    journal.save()
-    for window in tapes.windows:
-        journal.window_published(publish_window(layout, WindowId(session, window), whole=False))
-    report.tickers = sorted(name for name, one in report.per_ticker.items() if one.recorded)
-    report.duplicates = count_session_duplicates(layout, session, report.dates)
-    report.gaps = report_gaps(CoverageBuilder(list(coverage)))
-    vouch(layout, report, write_coverage(layout, session, coverage))
-    report.state = recovered_state(session)
-    report.ended = utc_datetime(max((each.end for each in coverage), default=clock.wall()))
-    journal.save()
-    upload_session(layout, report, clock)
-    return report
+        return publish_tapes(
+            layout,
+            session,
+            tapes,
+            origin.reason,
+            origin.coverage,
+            clock,
+            source=origin.facts["source"],
+            content=digest,
+        )

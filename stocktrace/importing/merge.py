@@ -15,18 +15,15 @@ after that, it is recovered like any other.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.importing.adopt import is_data_folder
-from stocktrace.importing.alignment import AlignedPair, MergeCounts, RecordedTrade
-from stocktrace.importing.csv_source import CsvRow
-from stocktrace.importing.importer import ImportOrigin, import_rows
+from stocktrace.importing.alignment import AlignedPair, MergeCounts
+from stocktrace.importing.importer import ImportOrigin, import_frames
 from stocktrace.importing.merged_coverage import merge_coverage
 from stocktrace.importing.recorder_data import RecorderData
 from stocktrace.importing.union import LATEST_US
@@ -38,10 +35,7 @@ from stocktrace.record.recovery import (
 from stocktrace.sessions.catalog import is_in_use, read_report, sessions_to_recover
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import, new_merge
-
-_NS_PER_US = 1000
-_NS_PER_S = 1e9
-_US_PER_S = 1e6
+from stocktrace.units import NS_PER_SECOND, US_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +91,7 @@ def merge_sessions(
     coverage = merge_coverage(
         [each for one in (pair.first, pair.second) for each in one.coverage()]
     )
-    ahead_s = None if pair.ahead_us is None else pair.ahead_us / _US_PER_S
+    ahead_s = None if pair.ahead_us is None else pair.ahead_us / US_PER_SECOND
     outcome = MergeOutcome("", "possible", *counts, ahead_s, _listened_seconds(coverage))
     if known:
         return _publish_merge(into, known[0], outcome, clock, only_look=only_look)
@@ -106,7 +100,7 @@ def merge_sessions(
     into.root.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(into)
     origin = _origin(pair, digest, counts, coverage)
-    report = import_rows(into, origin, map(_rows, pair.trades()), clock)
+    report = import_frames(into, origin, pair.frames(), clock)
     if report is None:
         return replace(outcome, state="known", reason="another process is at it")
     wrong = report.differences()
@@ -144,7 +138,7 @@ def _align(first: RecorderData, second: RecorderData) -> AlignedPair:
     if abs(pair.ahead_us or 0) > LATEST_US:
         raise StoreError(
             f"The receive times of {second.layout.root} are off those of {first.layout.root} by "
-            f"{(pair.ahead_us or 0) / _US_PER_S:+,.0f} s: with a clock that was wrong by more than "
+            f"{(pair.ahead_us or 0) / US_PER_SECOND:+,.0f} s: with a clock that was wrong by more than "
             "an hour it cannot be told which trades are the same."
         )
     return pair
@@ -154,7 +148,7 @@ def _listened_seconds(coverage: list[CoverageInterval]) -> dict[str, float]:
     seconds: Counter[str] = Counter()
     for each in coverage:
         seconds[each.sources] += each.end - each.start
-    return {by: ns / _NS_PER_S for by, ns in sorted(seconds.items())}
+    return {by: ns / NS_PER_SECOND for by, ns in sorted(seconds.items())}
 
 
 def _publish_merge(
@@ -192,28 +186,3 @@ def _origin(
     return ImportOrigin(
         digest, facts, f"merged from {names[0]} and {names[1]}", tuple(coverage), new_merge
     )
-
-
-def _rows(trades: list[RecordedTrade]) -> list[CsvRow]:
-    """The frames in which trades might have come."""
-    return [
-        (
-            trade.received * _NS_PER_US,
-            (
-                f'{{"data":[{{"c":{_codes(trade.conditions)},"p":{trade.price!r},'
-                f'"s":{_quoted(trade.ticker)},"t":{trade.event},"v":{trade.volume!r}}}],'
-                '"type":"trade"}'
-            ).encode(),
-        )
-        for trade in trades
-    ]
-
-
-@lru_cache(1 << 12)
-def _codes(text: str) -> str:
-    return json.dumps(text.split(" "), separators=(",", ":")) if text else "null"
-
-
-@lru_cache(1 << 16)
-def _quoted(text: str) -> str:
-    return json.dumps(text)

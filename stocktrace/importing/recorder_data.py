@@ -27,8 +27,7 @@ from stocktrace.store.partition import (
     retry_on_compaction,
 )
 from stocktrace.store.source import FolderSource
-
-_NS_PER_US = 1000
+from stocktrace.units import NS_PER_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class RecorderData:
         """When it was listened, and when not; ``by`` is the session."""
         frame = read_coverage(data_dir=self.layout.root)
         times = (
-            ((frame[name].astype("int64") - self.ahead_us) * _NS_PER_US).tolist()
+            ((frame[name].astype("int64") - self.ahead_us) * NS_PER_US).tolist()
             for name in ("start", "end")
         )  # they are in us
         rows = zip(

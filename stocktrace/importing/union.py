@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from stocktrace.query.duplicates import KEY, BoolArray, Int64Array, as_key_columns, receive_times
+from stocktrace.units import US_PER_SECOND
 
 #: A line can be minutes late (Finnhub #42: 40); what one recorder had later than this after the
 #: other is another trade.
-LATEST_US = 3_600_000_000
+LATEST_US = 3_600 * US_PER_SECOND
 # Trades that came so close together on both sides say how the two orders fit.
-_ANCHOR_US = 1_000_000
+_ANCHOR_US = US_PER_SECOND
 
 
 class TradeUnion(NamedTuple):

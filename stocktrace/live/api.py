@@ -24,7 +24,7 @@ from stocktrace.store import files, lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.trade import parse_tickers
-from stocktrace.units import parse_duration
+from stocktrace.units import epoch_ns, parse_duration
 
 
 def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
@@ -100,7 +100,7 @@ def _deadline(
         return Deadline.after(parse_duration(duration), clock)
     if until.tzinfo is None:
         raise UsageError("until needs a time zone.")
-    deadline = Deadline.at(int(until.timestamp() * 1e9), clock)
+    deadline = Deadline.at(epoch_ns(until), clock)
     if deadline.passed():
         raise UsageError(f"until {until:%Y-%m-%d %H:%M:%S %Z} has passed: give a later time.")
     return deadline

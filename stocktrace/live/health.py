@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, get_args
 
-from stocktrace.clock import utc_datetime
 from stocktrace.live.staleness import LATE_MS, find_silent, lag_warning, silence_warning
 from stocktrace.sessions.status import CaptureStatus
+from stocktrace.units import utc_datetime
 
 #: ``stalled``: the capture's own thread does not look up; ``late``: an expected ticker.
 ProblemKind = Literal["stalled", "disconnected", "late", "lag", "queue", "disk"]

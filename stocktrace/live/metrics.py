@@ -15,11 +15,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from stocktrace._version import __version__
-from stocktrace.clock import NS_PER_SECOND, SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.live.health import PROBLEM_KINDS, HealthInput, Problem, find_problems
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
 from stocktrace.store import files
+from stocktrace.units import MS_PER_SECOND, NS_PER_SECOND, utc_datetime
 
 #: Above so many tickers only the totals are given: each ticker is four time series of the server.
 MAX_TICKERS = 500
@@ -52,7 +53,7 @@ _GAUGES: dict[str, tuple[str, _Value]] = {
     "queue_oldest_seconds": ("For how long the oldest of them waits.", attrgetter("behind_s")),
     "lag_seconds": (
         "How long after the exchange's time the last batch came: its median.",
-        lambda status: status.lag_ms / 1000,
+        lambda status: status.lag_ms / MS_PER_SECOND,
     ),
 }
 _FRAMES = {"trade": "trade_frames", "control": "control", "undecodable": "undecodable"}
@@ -161,7 +162,7 @@ def _quantiles(status: CaptureStatus) -> Metric:
     )
     for share, name in _QUANTILES.items():
         if (value := getattr(status.latency, name)) is not None:
-            family.add_metric([share], value / 1000)
+            family.add_metric([share], value / MS_PER_SECOND)
     return family
 
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from stocktrace.clock import Clock, Deadline, utc_datetime
+from stocktrace.clock import Clock, Deadline
 from stocktrace.errors import DiskFull, StoreError
 from stocktrace.feed.client import FeedClient, FeedPolicy, FeedState
 from stocktrace.live import tuning
@@ -45,6 +45,7 @@ from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeMark
 from stocktrace.store.window import RollPolicy
+from stocktrace.units import utc_datetime
 
 # How often the control thread looks up: progress twice a second, a stop within that time.
 STATUS_INTERVAL_S = 0.5

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from stocktrace.clock import Clock, Deadline, utc_datetime
+from stocktrace.clock import Clock, Deadline
 from stocktrace.latency import LatencyHistogram
 from stocktrace.record.intake import Intake
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.recorder import Recorder
 from stocktrace.sessions.report import Books, GapReport, LagReport, SessionReport
 from stocktrace.sessions.status import CaptureStatus, ConnectionState
+from stocktrace.units import utc_datetime
 
 # Looks that are kept to tell how long a trade waits; at two a second, ten minutes.
 _RATE_SAMPLES = 1200

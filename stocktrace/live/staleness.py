@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from stocktrace.calendar import market_of, open_seconds
-from stocktrace.clock import utc_datetime
 from stocktrace.record.intake import Intake
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.recorder import Recorder
+from stocktrace.units import MS_PER_SECOND, utc_datetime
 
 # Finnhub's usual latency is 0.1 s, its incidents are minutes (FINNHUB.md, #42, #84).
 LATE_MS = 60_000.0
@@ -52,7 +52,7 @@ class StalenessRules:
 
 def lag_warning(lag_ms: float) -> str:
     """That trades come late, in words; ms after the exchange's time."""
-    return f"trades come {lag_ms / 1000:,.0f} s after the exchange's time"
+    return f"trades come {lag_ms / MS_PER_SECOND:,.0f} s after the exchange's time"
 
 
 def silence_warning(ticker: str, seconds: float) -> str:

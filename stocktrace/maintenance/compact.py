@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
-from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StocktraceError, UsageError
 from stocktrace.sessions.catalog import read_report, sessions_to_recover
 from stocktrace.store.audit import AuditLog
@@ -20,6 +20,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock
 from stocktrace.store.names import WindowId
 from stocktrace.store.partition import partition_date, partition_folders, partition_ticker
+from stocktrace.units import utc_datetime
 
 log = logging.getLogger(__name__)
 

@@ -18,24 +18,16 @@ from pathlib import Path
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError
 from stocktrace.feed import protocol
+from stocktrace.importing.session_tapes import SessionTapes, publish_tapes
 from stocktrace.maintenance.requeue_origins import (
-    QuarantineLine,
     RequeueLedger,
     read_quarantine_lines,
 )
-from stocktrace.record.journal import SessionJournal, new_report
-from stocktrace.record.publish import publish_window
-from stocktrace.record.upload import upload_session
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
-from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId, is_import, new_import, new_session
-from stocktrace.store.tape import TapeWriter
-from stocktrace.store.window import RollPolicy
-
-# One window a UTC day, of any size: these are few rows.
-_A_DAY = RollPolicy(86_400.0, 1 << 62)
+from stocktrace.store.names import is_import, new_import, new_session
+from stocktrace.text import encodable
 
 
 def requeue_rows(layout: Layout, source: Path, clock: Clock = SYSTEM_CLOCK) -> SessionReport | None:
@@ -63,28 +55,27 @@ def _requeue_locked(layout: Layout, source: Path, clock: Clock) -> SessionReport
     )
     if not fresh:
         return None
+    name = encodable(source.name)
     session = _name([source.name, *map(ledger.origin, fresh)], clock)
     with lock.hold_lock(layout.lock(session), {"session": session}):
-        symbols = {line.refused.row.get("s") for line in fresh}
-        tickers = sorted(symbol for symbol in symbols if isinstance(symbol, str))
-        bound: dict[str, str | int | float] = {"lake": layout.lake} if layout.lake else {}
-        report = new_report(session, tickers, clock.wall(), bound)
-        report.reason = f"requeued from {source.name}"
         with files.temporary_folder(layout.tapes(session)) as staged:
-            parts = _write_tapes(staged, session, fresh)
+            tapes = SessionTapes(staged, {"source": name})
+            tapes.write(
+                [[(line.refused.stamp, protocol.frame_of(line.refused.row)) for line in fresh]]
+            )
             ledger.take(fresh, session)
             files.publish_file(staged, layout.tapes(session))
-        journal = SessionJournal(layout, report, AuditLog(layout.audit, session, clock))
-        journal.audit("requeue", source=source.name, rows=len(fresh))
-        journal.save()
-        for part in parts:
-            report.unpublished.append(part.window)
-            journal.window_published(publish_window(layout, part, whole=False))
-        report.state = "imported" if is_import(session) else "complete"
-        report.ended = report.started
-        journal.save()
-        upload_session(layout, report, clock)
-    return report
+        return publish_tapes(
+            layout,
+            session,
+            tapes,
+            f"requeued from {name}",
+            clock=clock,
+            state="imported" if is_import(session) else "complete",
+            event="requeue",
+            source=name,
+            rows=len(fresh),
+        )
 
 
 def _name(origins: Iterable[str], clock: Clock) -> str:
@@ -92,21 +83,3 @@ def _name(origins: Iterable[str], clock: Clock) -> str:
     if any(is_import(origin.partition("-")[0]) for origin in origins):
         return new_import(clock.wall(), secrets.token_hex(8))
     return new_session(clock.wall())
-
-
-def _write_tapes(folder: Path, session: str, lines: list[QuarantineLine]) -> list[WindowId]:
-    parts: list[WindowId] = []
-    tape: TapeWriter | None = None
-    window = None
-    for line in lines:
-        stamp = line.refused.stamp
-        if window is None or tape is None or _A_DAY.due(window, stamp, tape.size):
-            if tape is not None:
-                tape.close()
-            window = _A_DAY.open(session, len(parts) + 1, stamp)
-            parts.append(WindowId.of_window(window))
-            tape = TapeWriter(folder / f"{parts[-1].window}.tape")
-        tape.append(stamp, [protocol.frame_of(line.refused.row)])
-    if tape is not None:
-        tape.close()
-    return parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import ConversionError
 from stocktrace.sessions.catalog import finished_sessions
 from stocktrace.store import parquet
@@ -15,6 +15,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock
 from stocktrace.store.names import WindowId, decode_ticker
 from stocktrace.store.partition import find_window_rows
+from stocktrace.units import utc_datetime
 from stocktrace.verify import verify
 
 

@@ -17,9 +17,8 @@ from stocktrace.calendar import NEW_YORK, us_extended_session, us_regular_sessio
 from stocktrace.errors import UsageError
 from stocktrace.query.criteria import TradeQuery
 from stocktrace.store.source import DataSource
-from stocktrace.units import parse_duration
+from stocktrace.units import MS_PER_DAY, MS_PER_SECOND, epoch_ms, parse_duration
 
-DAY_MS = 86_400_000
 # What seconds as a float may be off.
 _EXACT_MS = 1e-6
 #: Which hours of US stocks: with ``None`` all of the UTC day.
@@ -41,8 +40,8 @@ class BarGrid:
     def of_days(cls, every_ms: int, days: Sequence[date]) -> Self:
         """The UTC ``days``, which follow one another."""
         midnights = [datetime.combine(day, datetime.min.time(), UTC) for day in days]
-        opens = np.array([_ms(each) for each in midnights], np.int64)
-        return cls(every_ms, opens, opens + DAY_MS)
+        opens = np.array([epoch_ms(each) for each in midnights], np.int64)
+        return cls(every_ms, opens, opens + MS_PER_DAY)
 
     @classmethod
     def of_sessions(cls, every_ms: int, days: Sequence[date], hours: str) -> Self:
@@ -56,8 +55,8 @@ class BarGrid:
         sessions = [each for each in map(_SESSIONS[hours], days) if each is not None]
         return cls(
             every_ms,
-            np.array([_ms(each.opens) for each in sessions], np.int64),
-            np.array([_ms(each.closes) for each in sessions], np.int64),
+            np.array([epoch_ms(each.opens) for each in sessions], np.int64),
+            np.array([epoch_ms(each.closes) for each in sessions], np.int64),
         )
 
     def begin(self, at_least: datetime | None) -> datetime | None:
@@ -120,9 +119,9 @@ def make_grid(
 
 
 def _bar_length(every: str | float | timedelta) -> int:
-    seconds = parse_duration(every)
-    milliseconds = round(seconds * 1000)
-    if not 1 <= milliseconds <= DAY_MS or abs(milliseconds - seconds * 1000) > _EXACT_MS:
+    length = parse_duration(every) * MS_PER_SECOND
+    milliseconds = round(length)
+    if not 1 <= milliseconds <= MS_PER_DAY or abs(milliseconds - length) > _EXACT_MS:
         raise UsageError(f"A bar lasts whole milliseconds, a day at most, not {every}.")
     return milliseconds
 
@@ -132,9 +131,5 @@ def _day_of(moment: datetime, hours: BarHours) -> date:
     return moment.astimezone(NEW_YORK if hours else UTC).date()
 
 
-def _ms(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
 def _datetime_of(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    return datetime.fromtimestamp(ms / MS_PER_SECOND, UTC)

@@ -19,6 +19,7 @@ from stocktrace.query.listened_time import ListenedTime, running_since
 from stocktrace.query.sale_conditions import bar_eligibility
 from stocktrace.query.trades import Backend, Duplicates, convert_to_backend, read_query
 from stocktrace.store.source import DataSource, open_source
+from stocktrace.units import US_PER_MS, epoch_ms
 
 #: The columns of a bar; the prices and ``vwap`` are missing where no trade made them.
 BARS = pa.schema(
@@ -133,7 +134,7 @@ def _bars(
 
 def bars_by_receipt(ticker: str, trades: pa.Table, grid: BarGrid) -> pa.Table:
     """``trades`` of one ticker as bars by the time of receipt: ``BARS`` without ``gap``."""
-    times = trades["ts_recv"].to_numpy().astype(np.int64) // 1000
+    times = trades["ts_recv"].to_numpy().astype(np.int64) // US_PER_MS
     bars = _made_of(ticker, trades, times, grid)
     columns = {
         "symbol": np.full(len(bars.starts), ticker, object),
@@ -211,7 +212,7 @@ def _all_starts(query: TradeQuery, grid: BarGrid, found: dict[str, _Bars]) -> Ep
     begin, end = grid.begin(query.begin), grid.end(query.end)
     if begin is None or end is None:  # no day, or no session at all
         return have
-    first, last = int(begin.timestamp() * 1000), int(end.timestamp() * 1000)
+    first, last = epoch_ms(begin), epoch_ms(end)
     if query.date is None and query.begin is None:
         first = int(have.min()) if len(have) else last
     if query.date is None and query.end is None:

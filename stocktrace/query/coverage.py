@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stocktrace.intervals import TimeSpan, merge_spans
 from stocktrace.store.coverage import COVERAGE_SCHEMA, read_coverage_file
 from stocktrace.store.gap_fills import GapKey, add_fill_states
 from stocktrace.store.source import open_source
@@ -107,15 +108,15 @@ def read_all_gaps(data_dir: str | Path) -> list[GapKey]:
 
 def listened_spans(
     data_dir: str | Path, tickers: Sequence[str], dates: Iterable[str | None] = (None,)
-) -> dict[str, list[tuple[int, int]]]:
-    """When ``tickers`` were listened to, by any session: ``(start, end)`` in epoch ns, by start.
+) -> dict[str, list[TimeSpan]]:
+    """When ``tickers`` were listened to, by any session: merged spans in epoch us.
 
     Of UTC ``dates``, sorted; default all.
     """
-    found: dict[str, list[tuple[int, int]]] = {}
+    found: dict[str, list[TimeSpan]] = {}
     frame = pd.concat([read_coverage(tickers, date=each, data_dir=data_dir) for each in dates])
     rows = frame[frame["state"] == "listening"]
-    times = (rows[name].astype("int64") * 1000 for name in ("start", "end"))  # they are in us
+    times = (rows[name].astype("int64") for name in ("start", "end"))  # they are in us
     for ticker, start, end in zip(rows["symbol"], *times, strict=True):
         found.setdefault(ticker, []).append((start, end))
-    return found
+    return {ticker: merge_spans(spans) for ticker, spans in found.items()}

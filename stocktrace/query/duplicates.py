@@ -46,6 +46,7 @@ from stocktrace.store.partition import (
     session_rows,
 )
 from stocktrace.store.source import DataSource
+from stocktrace.units import US_PER_DAY, epoch_us
 
 #: The last column of trades in which copies are marked.
 IS_DUPLICATE = pa.field("copy", pa.bool_(), nullable=False)
@@ -215,7 +216,6 @@ def _runs(fits: BoolArray) -> list[tuple[int, int]]:
     return joined
 
 
-US_PER_DAY = 86_400_000_000
 _RECEIVED = TRADE_SCHEMA.get_field_index("ts_recv")
 _EPOCH = date(1970, 1, 1)
 
@@ -245,7 +245,7 @@ def receive_times(trades: pa.Table) -> Int64Array:
 
 def midnight_us(day: str) -> int:
     """When a UTC date begins, epoch us."""
-    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1_000_000
+    return epoch_us(datetime.fromisoformat(day).replace(tzinfo=UTC))
 
 
 def read_received(shelf: DataSource, ticker: str, begin: int, end: int) -> ReceivedTrades:

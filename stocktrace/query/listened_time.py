@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -12,12 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stocktrace.intervals import merge_spans
 from stocktrace.query.bar_grid import EpochMs
 from stocktrace.store.coverage import COVERAGE_SCHEMA, read_coverage_file
 from stocktrace.store.partition import partition_date
 from stocktrace.store.source import DataSource
+from stocktrace.units import MS_PER_SECOND, US_PER_MS, US_PER_SECOND, epoch_ms
 
-_US_PER_MS = 1000
 LATEST_MS = 2**62
 
 
@@ -42,23 +43,14 @@ class ListenedTime:
             for path in shelf.coverage_files()
             if first <= partition_date(Path(path)) <= last
         ]
-        table = pa.concat_tables([COVERAGE_SCHEMA.empty_table(), *tables]).sort_by("start")
-        edges = (table[name].cast("int64").to_numpy() for name in ("start", "end"))
-        return replace(cls.union(*edges), unknown=unknown)
-
-    @classmethod
-    def union(cls, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Self:
-        """Stretches, sorted by start, that may overlap."""
-        if not len(starts):
-            return cls(np.empty(0, np.int64))
-        reached = np.maximum.accumulate(ends)
-        opening = np.flatnonzero(np.concatenate(([True], starts[1:] > reached[:-1])))
-        closing = np.append(opening[1:], len(starts)) - 1
-        return cls(np.column_stack([starts[opening], reached[closing]]).ravel())
+        table = pa.concat_tables([COVERAGE_SCHEMA.empty_table(), *tables])
+        edges = (table[name].cast("int64").to_pylist() for name in ("start", "end"))
+        spans = merge_spans(zip(*edges, strict=True))
+        return cls(np.array(spans, np.int64).ravel(), unknown)
 
     def gap_ms(self, starts: EpochMs, ends: EpochMs) -> npt.NDArray[np.float64]:
         """The seconds nobody listened from ``starts`` to ``ends`` (ms); nan: not yet known."""
-        length: npt.NDArray[np.float64] = (ends - starts) / 1e3
+        length: npt.NDArray[np.float64] = (ends - starts) / MS_PER_SECOND
         missed = np.maximum(np.round(length - self._listened_ms(starts, ends), 6), 0.0)
         missed[(ends > self.unknown) & (missed > 0)] = np.nan
         return missed
@@ -72,10 +64,10 @@ class ListenedTime:
         grown = np.concatenate(([0], np.cumsum(lengths)))
         zero = self.edges[0]
         until = [
-            np.interp((each * _US_PER_MS - zero).astype(float), (self.edges - zero), grown)
+            np.interp((each * US_PER_MS - zero).astype(float), (self.edges - zero), grown)
             for each in (starts, ends)
         ]
-        heard: npt.NDArray[np.float64] = (until[1] - until[0]) / 1e6
+        heard: npt.NDArray[np.float64] = (until[1] - until[0]) / US_PER_SECOND
         return heard
 
 
@@ -85,7 +77,7 @@ def running_since(shelf: DataSource) -> int:
 
 
 def _start_of(session: str) -> int:
-    return int(datetime.strptime(f"{session[:15]}+0000", "%Y%m%dT%H%M%S%z").timestamp() * 1000)
+    return epoch_ms(datetime.strptime(f"{session[:15]}+0000", "%Y%m%dT%H%M%S%z"))
 
 
 def _listened_spans(table: pa.Table, ticker: str) -> pa.Table:
@@ -98,4 +90,4 @@ def _listened_spans(table: pa.Table, ticker: str) -> pa.Table:
 
 
 def _date(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).date().isoformat()
+    return datetime.fromtimestamp(ms / MS_PER_SECOND, UTC).date().isoformat()

@@ -153,7 +153,9 @@ class CoverageBuilder:
 
     def _on_covered(self, stamp: int, facts: _OnCovered) -> None:
         del stamp
-        stretch = CoverageInterval(facts.ticker, facts.start, facts.end, facts.reason, facts.sources)
+        stretch = CoverageInterval(
+            facts.ticker, facts.start, facts.end, facts.reason, facts.sources
+        )
         self.intervals.append(stretch)
 
     def crashed(self, heard: int, reason: str) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from stocktrace.clock import NS_PER_SECOND
 from stocktrace.record.window_counts import WindowCounts
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
@@ -24,6 +23,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeFrames, TapeMark, TapeWriter
 from stocktrace.store.window import RollPolicy, WindowSpec
+from stocktrace.units import NS_PER_SECOND
 
 # What is read is decoded with what the next reads bring, for up to a second or half a megabyte: a
 # call costs 0.3 ms whatever it is given, and 3 µs for each ticker in it. With thousands of tickers

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from typing import Any
 
 from stocktrace._version import __version__
-from stocktrace.clock import NS_PER_SECOND, utc_datetime
 from stocktrace.feed.subscriptions import is_symbol_error
 from stocktrace.intervals import Gap
 from stocktrace.record.coverage import CoverageBuilder
@@ -23,6 +22,7 @@ from stocktrace.sessions.status import ReconnectAttempt
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
 from stocktrace.text import count_of, printable
+from stocktrace.units import NS_PER_SECOND, utc_datetime
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from stocktrace.clock import utc_datetime
 from stocktrace.latency import LatencyHistogram
 from stocktrace.record.intake import Intake, OpenWindow, TickerQueue
 from stocktrace.record.window_counts import WindowCounts
@@ -14,6 +13,7 @@ from stocktrace.store.batch import Chunk
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import SegmentWriter
+from stocktrace.units import utc_datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StocktraceError, StoreError
 from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.coverage import CoverageBuilder
@@ -44,6 +44,7 @@ from stocktrace.store.names import WindowId
 from stocktrace.store.partition import session_rows
 from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader, settle_tapes
 from stocktrace.text import count_of
+from stocktrace.units import utc_datetime
 
 log = logging.getLogger(__name__)
 

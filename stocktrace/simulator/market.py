@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from stocktrace.clock import NS_PER_SECOND
 from stocktrace.errors import SettingsError
 from stocktrace.simulator.instruments import Instrument, instrument
 from stocktrace.store.tape import TapeFrames
+from stocktrace.units import NS_PER_SECOND
 
 #: 2026-11-23 14:30 UTC, an opening of New York, in UTC epoch ns: where a test's market starts.
 OPENING_BELL = 1_795_444_200 * NS_PER_SECOND

@@ -12,11 +12,11 @@ import asyncio
 import threading
 import time
 
-from stocktrace.clock import NS_PER_SECOND
 from stocktrace.simulator.frames import FramePiece, split_frames
 from stocktrace.simulator.gateway import Gateway
 from stocktrace.simulator.sources import DISCONNECTED, FrameSource
 from stocktrace.store.tape import TapeMark
+from stocktrace.units import NS_PER_SECOND
 
 # Frames that are filtered and written in one turn of the event loop: some tens of kilobytes, a
 # millisecond or two.

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
-from stocktrace.clock import NS_PER_SECOND
 from stocktrace.errors import SettingsError, TapeError
 from stocktrace.simulator.frames import shift_times
 from stocktrace.simulator.protocol import is_error
 from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
+from stocktrace.units import NS_PER_SECOND
 
 #: A mark with this name drops every connection.
 DISCONNECTED = "disconnected"

@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from stocktrace.clock import SYSTEM_CLOCK, Clock, utc_datetime
+from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.store.files import disk_errors, write_all
+from stocktrace.units import utc_datetime
 
 #: What the first line says of the line before it.
 FIRST_HASH = "0" * 32

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.quarantine import QuarantinedRow
 from stocktrace.trade import Trade, is_ticker
+from stocktrace.units import NS_PER_US
 
 # A condition code: anything printable that neither the CSV nor the list of codes is parted by.
 _CODE = re.compile(r"[!#-+\--~]{1,16}")
@@ -67,7 +68,9 @@ class BatchColumns:
         symbols = [ticker for ticker, _ in batch]
         storable = [at if is_ticker(ticker) else -1 for at, ticker in enumerate(symbols)]
         texts, conditions = _conditions(reads)
-        stamps = np.array([one.stamp // 1000 for read in reads for one in read.arrivals], np.int64)
+        stamps = np.array(
+            [one.stamp // NS_PER_US for read in reads for one in read.arrivals], np.int64
+        )
         earlier = np.cumsum([0, *(len(read.arrivals) for read in reads[:-1])])
         arrival = np.concatenate([read.arrival for read in reads])[at] + earlier[read]
         return cls(

@@ -7,8 +7,7 @@ listened). An interval over midnight is cut there, so that a day can be read by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +18,8 @@ from stocktrace.errors import ConversionError
 from stocktrace.intervals import CoverageInterval
 from stocktrace.store import files, outbox
 from stocktrace.store.layout import Layout
-from stocktrace.store.window import NS_PER_DAY, utc_date
+from stocktrace.store.window import utc_date
+from stocktrace.units import NS_PER_US
 
 COVERAGE_SCHEMA = pa.schema(
     [
@@ -60,7 +60,7 @@ def write_coverage(
     written: list[Path] = []
     days: dict[str, list[CoverageInterval]] = {}
     for interval in intervals:
-        for piece in split_at_midnight(interval):
+        for piece in interval.split_at_midnight():
             days.setdefault(utc_date(piece.start), []).append(piece)
     for day, pieces in days.items():
         path = layout.coverage(session, day)
@@ -78,24 +78,14 @@ def write_coverage(
     return written
 
 
-def split_at_midnight(interval: CoverageInterval) -> Iterator[CoverageInterval]:
-    """``interval`` in pieces of one UTC day each."""
-    start = interval.start
-    while start < interval.end:
-        midnight = start - start % NS_PER_DAY + NS_PER_DAY
-        end = min(midnight, interval.end)
-        yield replace(interval, start=start, end=end)
-        start = end
-
-
 def _table(session: str, pieces: list[CoverageInterval]) -> pa.Table:
     pieces = sorted(pieces, key=lambda piece: (piece.ticker, piece.start))
     return pa.table(
         [
             pa.array([session] * len(pieces), pa.string()),
             pa.array([piece.ticker for piece in pieces], pa.string()),
-            pa.array([piece.start // 1000 for piece in pieces], pa.timestamp("us", "UTC")),
-            pa.array([piece.end // 1000 for piece in pieces], pa.timestamp("us", "UTC")),
+            pa.array([piece.start // NS_PER_US for piece in pieces], pa.timestamp("us", "UTC")),
+            pa.array([piece.end // NS_PER_US for piece in pieces], pa.timestamp("us", "UTC")),
             pa.array(["gap" if piece.reason else "listening" for piece in pieces], pa.string()),
             pa.array([piece.reason or piece.sources for piece in pieces], pa.string()),
         ],

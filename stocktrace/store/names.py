@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from stocktrace.clock import NS_PER_SECOND
 from stocktrace.errors import LayoutError
 from stocktrace.store.window import WindowSpec, compact_utc
 from stocktrace.trade import is_ticker
+from stocktrace.units import NS_PER_SECOND
 
 OPEN = ".open"
 _STAMP = r"\d{8}T\d{6}Z"

@@ -28,6 +28,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import QuarantinedRow, QuarantineWriter
 from stocktrace.trade import COLUMNS
+from stocktrace.units import US_PER_MS
 
 HEADER = (",".join(COLUMNS) + "\n").encode()
 
@@ -73,7 +74,7 @@ class SegmentWriter:
             keep[list(refused)] = False
             self._quarantine.add(columns.drop_rows(at, why) for at, why in refused.items())
         # Of what was refused, the time may be the reason.
-        delays_ms = (columns.ts_recv - columns.ts_event)[keep].view(np.int64) / 1000.0
+        delays_ms = (columns.ts_recv - columns.ts_event)[keep].view(np.int64) / US_PER_MS
         self.lags.add(delays_ms)
         if len(delays_ms):
             middle = len(delays_ms) // 2

@@ -16,6 +16,7 @@ import pandera.pandas as pandera
 from pandera.errors import SchemaError, SchemaErrors
 
 from stocktrace.errors import StoreError
+from stocktrace.units import US_PER_MS
 
 # Finnhub is younger, but recordings of older days are replayed; a time in seconds instead of
 # milliseconds falls before this.
@@ -74,7 +75,7 @@ def _is_valid(trades: pd.DataFrame) -> bool:
         (symbols >= 0).all()
         and (conditions >= 0).all()
         and (event_ms >= EARLIEST.astype(np.int64)).all()
-        and (event_ms <= recv_us // 1000 + MAX_AHEAD // np.timedelta64(1, "ms")).all()
+        and (event_ms <= recv_us // US_PER_MS + MAX_AHEAD // np.timedelta64(1, "ms")).all()
         and ((prices > 0) & (prices < PRICE_LIMIT)).all()
         and ((volumes >= 0) & (volumes < VOLUME_LIMIT)).all()
     )

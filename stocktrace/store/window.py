@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from stocktrace.clock import NS_PER_SECOND
-
-NS_PER_DAY = 86_400 * NS_PER_SECOND
+from stocktrace.units import NS_PER_DAY, NS_PER_SECOND
 
 
 def compact_utc(stamp: int) -> str:

@@ -9,13 +9,12 @@ from stocktrace.errors import ConversionError
 from stocktrace.intervals import CoverageInterval
 from stocktrace.record.recovery import coverage_from_tapes
 from stocktrace.sessions.report import SessionReport
-from stocktrace.store.coverage import read_coverage_file, split_at_midnight, write_coverage
+from stocktrace.store.coverage import read_coverage_file, write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import LATEST_NS
 from stocktrace.store.window import utc_date
+from stocktrace.units import NS_PER_US
 from stocktrace.verify.finding import Finding
-
-_NS_PER_US = 1000
 
 #: A row of coverage: ticker, start and end (epoch us), whether it is a gap, reason.
 _Row = tuple[str, int, int, bool, str]
@@ -59,8 +58,8 @@ def _rows_by_file(
 ) -> dict[Path, set[_Row]]:
     found: dict[Path, set[_Row]] = {}
     for interval in intervals:
-        for piece in split_at_midnight(interval):
-            start, end = piece.start // _NS_PER_US, piece.end // _NS_PER_US
+        for piece in interval.split_at_midnight():
+            start, end = piece.start // NS_PER_US, piece.end // NS_PER_US
             rows = found.setdefault(layout.coverage(session, utc_date(piece.start)), set())
             told = piece.reason or piece.sources
             rows.update(_clip((piece.ticker, start, end, bool(piece.reason), told), last))
@@ -88,5 +87,5 @@ def _rows_of(path: Path, last: int) -> set[_Row]:
 def _clip(row: _Row, last: int) -> Iterator[_Row]:
     """``row`` as far as the tapes can tell of it."""
     ticker, start, end, is_gap, reason = row
-    if start < last // _NS_PER_US:
-        yield ticker, start, min(end, last // _NS_PER_US), is_gap, reason
+    if start < last // NS_PER_US:
+        yield ticker, start, min(end, last // NS_PER_US), is_gap, reason

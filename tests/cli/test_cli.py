@@ -27,31 +27,31 @@ GOOD = ("capture", "AAPL", "--for", "1s")
         (("capture", "A,B\n", "--for", "1s", "AA\nBB"), "is no ticker"),
         (("capture", "AAPL"), "Say how long: lasting (--for 30m) or until (--until 16:00)"),
         ((*GOOD, "--until", "23:59"), "Say how long: lasting (--for 30m) or until (--until 16:00)"),
-        (("capture", "AAPL", "--for", "soon"), "'soon' is no duration"),
-        (("capture", "AAPL", "--for", "0s"), "'0s' is no duration"),
-        (("capture", "AAPL", "--for=-5s"), "'-5s' is no duration"),
-        (("capture", "AAPL", "--for", "9999d"), "is no duration"),
+        (("capture", "AAPL", "--for", "soon"), "'soon' is not a duration"),
+        (("capture", "AAPL", "--for", "0s"), "'0s' is not a duration"),
+        (("capture", "AAPL", "--for=-5s"), "'-5s' is not a duration"),
+        (("capture", "AAPL", "--for", "9999d"), "is not a duration"),
         (("capture", "AAPL", "--until", "2001-01-01T00:00"), "has passed"),
         (("capture", "AAPL", "--until", "25:00"), "'25:00' is no time"),
         (("capture", "AAPL", "--until", "tomorrow"), "'tomorrow' is no time"),
         ((*GOOD, "--url", "http://x"), "--url: 'http://x' is no WebSocket address"),
         ((*GOOD, "--url", "wss://x?token=abc"), "--url: Take the key out of the URL"),
         ((*GOOD, "--url", "ws://:99999"), "--url: "),
-        ((*GOOD, "--roll-interval", "often"), "--roll-interval: 'often' is no duration"),
+        ((*GOOD, "--roll-interval", "often"), "--roll-interval: 'often' is not a duration"),
         ((*GOOD, "--max-pending-rows-per-ticker", "0"), "--max-pending-rows-per-ticker: "),
         ((*GOOD, "--batch-rows", "many"), "--batch-rows: "),
-        ((*GOOD, "--roll-size", "big"), "--roll-size: 'big' is no size"),
+        ((*GOOD, "--roll-size", "big"), "--roll-size: 'big' is not a size"),
         ((*GOOD, "--no-such"), "--no-such"),
         ((*GOOD, "--progress", "fireworks"), "fireworks"),
         (("capture", "AAPL", "--for"), "--for"),
         (("captur", "AAPL"), "captur"),
         (("--no-such",), "--no-such"),
-        (("simulator", "--ping-interval", "often"), "'often' is no duration"),
+        (("simulator", "--ping-interval", "often"), "'often' is not a duration"),
         (("simulator", "--rate", "0"), "must be above 0"),
         (("simulator", "--port", "99999"), "99999 is not a port"),
         (("simulator", "--key", ""), "key must not be empty"),
         (("demo", "é"), "'é' is no ticker"),
-        (("demo", "--for", "x"), "'x' is no duration"),
+        (("demo", "--for", "x"), "'x' is not a duration"),
         (("convert", "--data-dir", "nowhere"), "There is no data folder nowhere"),
         (("sessions", "--data-dir", "nowhere"), "There is no data folder nowhere"),
         (("trades", "AAPL", "--data-dir", "nowhere"), "There is no data folder nowhere"),
@@ -116,7 +116,7 @@ def test_a_setting_in_the_environment_that_is_wrong_is_named(
     monkeypatch.setenv("STOCKTRACE_ROLL_INTERVAL", "often")
     said = say(*GOOD)
     assert said.status == 2
-    assert said.err.startswith("stocktrace: STOCKTRACE_ROLL_INTERVAL: 'often' is no duration")
+    assert said.err.startswith("stocktrace: STOCKTRACE_ROLL_INTERVAL: 'often' is not a duration")
 
 
 def test_a_tape_that_is_not_there_is_told(say: Callable[..., Said]) -> None:

@@ -16,7 +16,8 @@ from contextlib import ExitStack
 import pytest
 import websocket
 
-from stocktrace.clock import NS_PER_SECOND, Clock
+from stocktrace.clock import Clock
+from stocktrace.units import NS_PER_SECOND
 from tests.tls import Authority
 
 # Upper bound of every wait of these tests, in seconds; a wait that is met takes milliseconds.

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from websocket import WebSocketException
 
-from stocktrace.clock import NS_PER_SECOND, SYSTEM_CLOCK, Clock, Deadline
+from stocktrace.clock import SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import FeedError, FeedStopped, KeyRefused
 from stocktrace.feed import client, protocol
 from stocktrace.feed.client import FeedClient, FeedPolicy, FeedState
@@ -29,6 +29,7 @@ from stocktrace.feed.socket import BatchSocket, SocketRead
 from stocktrace.intervals import Gap
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SimulatorSettings
 from stocktrace.trade import Trade
+from stocktrace.units import NS_PER_SECOND
 from tests.feed.conftest import (
     BINARY,
     CLOSE,

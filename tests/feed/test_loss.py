@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from stocktrace.clock import NS_PER_SECOND
 from stocktrace.feed.reconnect import GapTracker
 from stocktrace.intervals import CONNECTING, Gap
+from stocktrace.units import NS_PER_SECOND
 
 TICKERS = ("A", "B")
 

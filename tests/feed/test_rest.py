@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stocktrace.clock import NS_PER_SECOND, Clock
+from stocktrace.clock import Clock
 from stocktrace.errors import (
     InvalidResponse,
     KeyRefused,
@@ -16,6 +16,7 @@ from stocktrace.errors import (
     TicksNotFound,
 )
 from stocktrace.feed.rest import ATTEMPTS, RestClient, fetch_ticks, rest_url
+from stocktrace.units import NS_PER_SECOND
 from tests import gaps
 from tests.gaps import DAY, KEY, exchange, market, ms
 

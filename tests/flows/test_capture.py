@@ -510,11 +510,11 @@ def recount(folder: Path, report: SessionReport) -> int:
         ([], "Say how long"),
         (["AAPL", "--for", "5s", "--until", "16:00"], "Say how long"),
         (["--for", "5s"], "Name at least one ticker"),
-        (["AAPL", "--for", "soon"], "'soon' is no duration"),
+        (["AAPL", "--for", "soon"], "'soon' is not a duration"),
         (["AAPL", "--for", "5s", "--url", "http://x"], "is no WebSocket address"),
         (["AAPL", "--for", "5s", "--nope"], "--nope"),
         (["AAPL", "--for", "5s", "--market", "uk"], "--market"),
-        (["AAPL", "--for", "5s", "--wait-for-key", "soon"], "'soon' is no duration"),
+        (["AAPL", "--for", "5s", "--wait-for-key", "soon"], "'soon' is not a duration"),
         (["AAPL", "--for", "5s", "--lake", "nowhere"], "That is no lake"),
     ],
 )

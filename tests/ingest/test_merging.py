@@ -12,7 +12,7 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.errors import StoreError, UsageError
-from stocktrace.importing.importer import ImportOrigin, import_rows
+from stocktrace.importing.importer import ImportOrigin, import_frames
 from stocktrace.importing.merge import MergeOutcome, merge_sessions
 from stocktrace.query.coverage import read_coverage, read_gaps
 from stocktrace.query.trades import read_trades
@@ -215,7 +215,7 @@ def test_sessions_of_one_folder_are_one_recorder(tmp_path: Path) -> None:
 def test_what_was_imported_has_no_part_in_a_merge(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     ticks = [(NOON, frame([("AAPL", NOON // MS, 99.0, 1.0, ())]))]
-    import_rows(first, ImportOrigin("0" * 32, {"source": "ticks"}, "imported"), [ticks])
+    import_frames(first, ImportOrigin("0" * 32, {"source": "ticks"}, "imported"), [ticks])
     into = Layout(tmp_path / "both")
     merge_sessions(into, first, second)
     assert published(into.root) == rows(stream(NOON))
@@ -265,7 +265,10 @@ def test_two_that_heard_nothing_have_nothing_to_merge(tmp_path: Path) -> None:
 # --- killed ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", ["files.publish_file", "publish_window", "write_coverage"])
+@pytest.mark.parametrize(
+    "at",
+    ["importer.files.publish_file", "session_tapes.publish_window", "session_tapes.write_coverage"],
+)
 @pytest.mark.parametrize("by", ["merge", "recover"])
 def test_killed_anywhere_the_rest_is_done_the_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, by: str
@@ -280,7 +283,7 @@ def test_killed_anywhere_the_rest_is_done_the_next_time(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"stocktrace.importing.importer.{at}", die)
+        patch.setattr(f"stocktrace.importing.{at}", die)
         with pytest.raises(Killed):
             merge_sessions(into, first, second)
     if by == "recover":

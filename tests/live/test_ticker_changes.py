@@ -450,7 +450,7 @@ def test_if_several_run_one_must_be_named(
     [
         (["add"], "Name at least one ticker"),
         (["remove", "é"], "'é' is no ticker"),
-        (["set", "A", "--wait", "soon"], "'soon' is no duration"),
+        (["set", "A", "--wait", "soon"], "'soon' is not a duration"),
     ],
 )
 def test_wrong_usage_is_status_2(

@@ -23,7 +23,7 @@ from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader, archive_tape
-from stocktrace.store.window import NS_PER_DAY
+from stocktrace.units import NS_PER_DAY
 from stocktrace.verify import verify
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, played, trades
 from tests.remains import PARTS, write_tape

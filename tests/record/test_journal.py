@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from stocktrace import __version__
-from stocktrace.clock import utc_datetime
 from stocktrace.latency import LatencyHistogram
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.publish import PublishedWindow
@@ -16,6 +15,7 @@ from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
 from stocktrace.store.names import WindowId
 from stocktrace.store.parquet import PublishedFile
+from stocktrace.units import utc_datetime
 from tests.conftest import NOON, SESSION, WINDOW
 
 PART = WindowId(SESSION, WINDOW)

@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stocktrace.clock import utc_datetime
 from stocktrace.errors import ConversionError, StoreError
 from stocktrace.query.coverage import read_coverage
 from stocktrace.record import publish as module
@@ -31,6 +30,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import SegmentWriter
 from stocktrace.store.tape import TapeReader
+from stocktrace.units import utc_datetime
 from stocktrace.verify import verify
 from tests import remains
 from tests.conftest import (

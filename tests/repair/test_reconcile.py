@@ -14,10 +14,11 @@ from stocktrace.backfill.completeness import Completeness
 from stocktrace.backfill.fill import fill_gaps
 from stocktrace.backfill.plan import DAY_NOT_OVER, RECORDED_ELSEWHERE, UNKNOWN_TICKER
 from stocktrace.backfill.reconcile import last_trading_day, reconcile_day
-from stocktrace.clock import NS_PER_SECOND, Clock
+from stocktrace.clock import Clock
 from stocktrace.errors import PlanForbidden, ServerUnavailable, StoreError, UsageError
 from stocktrace.simulator import Simulator
 from stocktrace.store.layout import Layout
+from stocktrace.units import NS_PER_SECOND
 from tests.gaps import BELL, DAY, KEY, capture, client, exchange
 from tests.repair.conftest import TRADES
 

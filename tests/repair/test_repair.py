@@ -28,7 +28,7 @@ from stocktrace.backfill.plan import (
     plan_fills,
 )
 from stocktrace.calendar import NEW_YORK, MarketSession
-from stocktrace.clock import NS_PER_SECOND, Clock
+from stocktrace.clock import Clock
 from stocktrace.errors import KeyRefused, PlanForbidden, ServerUnavailable, StoreError
 from stocktrace.intervals import merge_spans, split_by_date, subtract_spans
 from stocktrace.sessions.report import SessionReport
@@ -37,6 +37,7 @@ from stocktrace.store import lock
 from stocktrace.store.gap_fills import NOT_REQUESTED, GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
+from stocktrace.units import NS_PER_SECOND
 from tests.conftest import Studio, played
 from tests.gaps import (
     BELL,

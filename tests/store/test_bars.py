@@ -388,7 +388,7 @@ def test_what_is_not_there_gives_no_bars(layout: Layout, empty: Any, session: An
     [
         ({"every": "2d"}, "a day at most, not 2d"),
         ({"every": "1.5ms"}, "whole milliseconds"),
-        ({"every": "soon"}, "'soon' is no duration"),
+        ({"every": "soon"}, "'soon' is not a duration"),
         ({"session": "night"}, "There are no hours 'night'"),
         ({"empty": "fill"}, "not 'fill'"),
         ({"date": DATE, "start": DATE}, "not both"),

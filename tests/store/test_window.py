@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.store.names import WindowId
-from stocktrace.store.window import NS_PER_DAY, RollPolicy, WindowSpec, compact_utc
+from stocktrace.store.window import RollPolicy, WindowSpec, compact_utc
+from stocktrace.units import NS_PER_DAY
 from tests.conftest import SESSION
 
 POLICY = RollPolicy(every_s=600.0, max_bytes=1000)

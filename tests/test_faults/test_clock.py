@@ -19,7 +19,8 @@ from stocktrace.feed.socket import BatchSocket
 from stocktrace.intervals import CONNECTING
 from stocktrace.live.staleness import find_silent
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
-from stocktrace.store.window import NS_PER_DAY, RollPolicy, utc_date
+from stocktrace.store.window import RollPolicy, utc_date
+from stocktrace.units import NS_PER_DAY
 from tests.conftest import (
     Scenario,
     Studio,

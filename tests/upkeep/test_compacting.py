@@ -497,6 +497,6 @@ def test_the_command_compacts_prunes_and_says_so(
     assert cli.run(["compact", "--date", "2999-01-01", *where]) == 2
     assert "is not over" in capsys.readouterr().err
     assert cli.run(["compact", "--older-than", "forever", *where]) == 2
-    assert "'forever' is no duration" in capsys.readouterr().err
+    assert "'forever' is not a duration" in capsys.readouterr().err
     assert cli.run(["compact", "--tape-retention", "often", *where]) == 2
-    assert "'often' is no time to keep something" in capsys.readouterr().err
+    assert "'often' is not a retention time" in capsys.readouterr().err

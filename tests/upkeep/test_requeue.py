@@ -13,7 +13,8 @@ import pytest
 from stocktrace.clock import Clock
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.feed.protocol import frame_of
-from stocktrace.maintenance import requeue as module
+from stocktrace.importing import session_tapes
+from stocktrace.importing.session_tapes import SessionTapes
 from stocktrace.maintenance.requeue import requeue_rows
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import SessionReport
@@ -433,14 +434,14 @@ def test_two_at_once_take_each_row_once(
     layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = mended(quarantine(layout, (row(-1), b"one")), folder, good)
-    work, at_work, go_on = module._write_tapes, threading.Event(), threading.Event()
+    work, at_work, go_on = SessionTapes.write, threading.Event(), threading.Event()
 
     def waiting(*arguments: Any) -> Any:
         at_work.set()
         assert go_on.wait(30)
         return work(*arguments)
 
-    monkeypatch.setattr(module, "_write_tapes", waiting)
+    monkeypatch.setattr(SessionTapes, "write", waiting)
     first = threading.Thread(target=requeue_rows, args=(layout, source))
     first.start()
     assert at_work.wait(30)
@@ -462,7 +463,7 @@ def test_a_recovery_leaves_a_requeue_that_lives_alone(
         seen.append(recover(layout))
         return publish_window(*arguments, **options)
 
-    monkeypatch.setattr(module, "publish_window", beside)
+    monkeypatch.setattr(session_tapes, "publish_window", beside)
     requeue_rows(layout, quarantine(layout, (row(1), b"one")))
     assert seen == [[]]
     assert prices(layout) == {"AAPL": [1.0]}
@@ -479,11 +480,12 @@ def test_what_was_staged_by_a_requeue_that_was_killed_goes(layout: Layout) -> No
 def test_a_requeue_holds_the_lock_of_its_session(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = module._write_tapes
+    work = SessionTapes.write
 
-    def looking(folder: Path, session: str, lines: Any) -> Any:
-        assert lock.is_locked(layout.lock(session))
-        return work(folder, session, lines)
+    def looking(tapes: SessionTapes, *arguments: Any) -> Any:
+        (locked,) = (path for path in layout.root.rglob("*.lock") if path.name[0].isdigit())
+        assert lock.is_locked(locked)
+        return work(tapes, *arguments)
 
-    monkeypatch.setattr(module, "_write_tapes", looking)
+    monkeypatch.setattr(SessionTapes, "write", looking)
     assert requeue_rows(layout, quarantine(layout, (row(1), b"one"))) is not None
