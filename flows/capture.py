@@ -133,7 +133,7 @@ def capture(
     _shield_from_lease_loss()
     try:
         scheduled = runtime.flow_run.scheduled_start_time
-        moment = market_hours.asked_at(now(), scheduled)
+        moment = market_hours.reference_time(now(), scheduled)
         market_hours.check_schedule(market, tickers, moment, scheduled)
         names, span = check_capture(tickers, duration, until, moment, **settings)
         report, folder = record(names, span, settings)

@@ -92,7 +92,7 @@ def fleet(
     """
     console.survive_closed_output()
     try:
-        now = market_hours.asked_at(datetime.now(UTC), runtime.flow_run.scheduled_start_time)
+        now = market_hours.reference_time(datetime.now(UTC), runtime.flow_run.scheduled_start_time)
         span = CaptureSpan.of(duration, until, now)
         rates = read_rates(lake)
         shards = split_tickers(parse_tickers(tickers), keys, rates, limit)

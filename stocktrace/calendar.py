@@ -1,8 +1,8 @@
 """When a ticker's market is open: New York's calendar for US stocks, always for crypto.
 
-``exchange_calendars`` knows holidays, half days and daylight saving; it is loaded when it is asked.
-Only what can be told from a Finnhub symbol is told: foreign stocks (``AC.TO``) and indices are of
-no known market, and never missed.
+``exchange_calendars`` knows holidays, half days and daylight saving; it is loaded on first use. The
+market follows from the Finnhub symbol alone: that of foreign stocks (``AC.TO``) and indices is
+unknown, and they are never reported as silent.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _LATE_SESSION = timedelta(hours=4)
 _CRYPTO = ("BINANCE", "COINBASE", "KRAKEN", "BITFINEX", "BITSTAMP", "GEMINI", "HUOBI", "OKEX",
            "KUCOIN", "POLONIEX", "HITBTC", "ZB", "BITTREX")  # fmt: skip
 _FOREX = ("OANDA", "FXCM", "FHFX", "FOREX.COM", "IC MARKETS", "FXPIG", "PEPPERSTONE", "ICM")
-# A class of a US stock is one letter behind the point (BRK.B); an exchange is two or more (AC.TO).
+# One letter after the point is a class of a US stock (BRK.B), two or more are a venue (AC.TO).
 _US_STOCK = re.compile(r"[A-Z]{1,5}(?:[.\-][A-Z])?")
 
 
 class Market(enum.Enum):
-    """Where a ticker trades, as far as its symbol tells."""
+    """Where a ticker trades, according to its symbol."""
 
     US = "US stocks"
     CRYPTO = "crypto"
@@ -42,7 +42,7 @@ class Market(enum.Enum):
 
 
 def market_of(ticker: str) -> Market:
-    """The market of a Finnhub symbol (FINNHUB.md, "Symbols")."""
+    """Return the market of a Finnhub symbol (FINNHUB.md, "Symbols")."""
     venue, colon, _ = ticker.rpartition(":")
     if colon:
         if venue.upper() in _CRYPTO:
@@ -59,13 +59,13 @@ class MarketSession:
     closes: datetime
 
 
-#: The hours of a New York date in which a market is open, if it is.
+#: Returns the open hours of a New York date, or ``None`` if the market is closed.
 SessionOf = Callable[[date], MarketSession | None]
 
 
-@functools.cache  # the calendar's table takes 0.3 ms to look into
+@functools.cache  # a lookup in the calendar's table takes 0.3 ms
 def us_regular_session(day: date) -> MarketSession | None:
-    """The regular session of a New York date, or ``None`` on a weekend or holiday."""
+    """Return the regular session of a New York date, or ``None`` on a weekend or holiday."""
     schedule = _schedule(day.year)
     try:
         row = schedule.loc[day.isoformat()]
@@ -76,9 +76,9 @@ def us_regular_session(day: date) -> MarketSession | None:
 
 @functools.cache
 def us_extended_session(day: date) -> MarketSession | None:
-    """The hours of a New York date in which US stocks trade, before and after the bell, too.
+    """Return the hours of a New York date including pre-market and after-hours trading.
 
-    From 4:00 until 20:00; on a half day the late session ends four hours after the early close.
+    They last from 4:00 until 20:00; on a half day until four hours after the early close.
     """
     regular = us_regular_session(day)
     if regular is None:
@@ -88,12 +88,10 @@ def us_extended_session(day: date) -> MarketSession | None:
 
 
 def session_close(now: datetime, session_of: SessionOf = us_regular_session) -> datetime:
-    """When today's US session closes; ``now`` is aware.
-
-    ``session_of`` tells the hours of a date: ``us_session`` or ``us_extended``.
+    """Return when today's US session closes; ``now`` is aware.
 
     Raises:
-        MarketClosed: there is none today, or it has closed; the sentence tells the next one.
+        MarketClosed: there is no session today, or it has closed; the message has the next one.
     """
     session = session_of(now.astimezone(NEW_YORK).date())
     if session is not None and now < session.closes:
@@ -106,9 +104,9 @@ def session_close(now: datetime, session_of: SessionOf = us_regular_session) -> 
 
 
 def next_session(now: datetime, session_of: SessionOf = us_regular_session) -> MarketSession:
-    """The first US session that opens after ``now``."""
+    """Return the first US session that opens after ``now``."""
     day = now.astimezone(NEW_YORK).date()
-    while True:  # at most four days in a row are without a session
+    while True:  # at most four days in a row have no session
         session = session_of(day)
         if session is not None and session.opens > now:
             return session
@@ -116,9 +114,9 @@ def next_session(now: datetime, session_of: SessionOf = us_regular_session) -> M
 
 
 def open_seconds(market: Market, start: datetime, end: datetime) -> float:
-    """For how long a market was open between two times; 0 for one we know nothing of.
+    """Return how long a market was open between two times; 0 for an unknown market.
 
-    Of US stocks the regular session counts: before and after it many do not trade for long.
+    For US stocks only regular sessions count: outside them, many do not trade for long periods.
     """
     if market is Market.CRYPTO:
         return max(0.0, (end - start).total_seconds())
@@ -137,7 +135,7 @@ def open_seconds(market: Market, start: datetime, end: datetime) -> float:
 
 def _forex_day(day: date) -> MarketSession | None:
     """Currencies trade from Sunday 17:00 to Friday 17:00 New York; a day begins at 17:00."""
-    if day.weekday() in (4, 5):  # none begins on a Friday or Saturday
+    if day.weekday() in (4, 5):  # no trading day begins on a Friday or Saturday
         return None
     opens = datetime.combine(day, datetime.min.time(), NEW_YORK).replace(hour=17)
     closes = (opens + timedelta(days=1)).replace(tzinfo=NEW_YORK)
@@ -147,7 +145,7 @@ def _forex_day(day: date) -> MarketSession | None:
 @functools.cache
 def _schedule(year: int) -> pd.DataFrame:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # version 4.13 calls what pandas 3.1 deprecates
+        warnings.simplefilter("ignore")  # version 4.13 calls a function that pandas 3.1 deprecates
         import exchange_calendars
 
         calendar = exchange_calendars.get_calendar(

@@ -1,5 +1,4 @@
-"""Time: one clock to read, one deadline that every wait asks."""
-# MERGED """Notices that time passed without us, or that the clock was set. Pure: told of both clocks."""
+"""The machine's two clocks, deadlines on them, and the detection of jumps and pauses."""
 
 from __future__ import annotations
 
@@ -12,10 +11,10 @@ from stocktrace.units import NS_PER_SECOND
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The two clocks of this machine; tests put others in their place.
+    """The two clocks of this machine; tests replace them.
 
-    ``wall`` gives nanoseconds since the epoch (UTC) and may step; it only ever stamps data.
-    ``monotonic`` gives seconds and never steps; every timer uses it.
+    ``wall`` returns nanoseconds since the epoch (UTC) and may step; it is only used to stamp data.
+    ``monotonic`` returns seconds and never steps; every timer uses it.
     """
 
     wall: Callable[[], int] = time.time_ns
@@ -27,10 +26,10 @@ SYSTEM_CLOCK = Clock()
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point on the monotonic clock, perhaps also one on the wall clock; whichever comes first.
+    """A point on the monotonic clock, or also on the wall clock; whichever comes first.
 
-    The wall clock matters after a suspend: the monotonic clock of Linux stands still meanwhile,
-    but "until 16:00" has passed all the same.
+    The wall clock matters after a suspend: Linux's monotonic clock does not run during it, but
+    "until 16:00" may have passed.
     """
 
     at_monotonic: float
@@ -49,18 +48,18 @@ class Deadline:
         return cls(clock.monotonic() + seconds, wall_ns, clock)
 
     def remaining(self) -> float:
-        """Seconds that are left, never below 0."""
+        """Seconds left, never below 0."""
         seconds = self.at_monotonic - self.clock.monotonic()
         if self.at_wall_ns is not None:
             seconds = min(seconds, (self.at_wall_ns - self.clock.wall()) / NS_PER_SECOND)
         return max(0.0, seconds)
 
     def passed(self) -> bool:
-        """Whether nothing is left."""
+        """Return True if no time is left."""
         return self.remaining() == 0.0
 
 
-# The feed looks up four times a second; a busy disk or processor can make that a second or two.
+# The feed checks four times a second; a busy disk or processor can delay that by a second or two.
 PAUSE_S = 5.0
 # Clocks are slewed by less than a millisecond a second (adjtimex); a larger difference is a step.
 STEP_S = 1.0
@@ -68,21 +67,24 @@ STEP_S = 1.0
 
 @dataclass(slots=True)
 class ClockJumpDetector:
-    """The last beat on both clocks; ``before`` is the wall clock (epoch ns) of the one before."""
+    """Compares both clocks with the last check, to detect a suspend, a stall or a clock that was set.
+
+    ``wall`` (epoch ns) and ``monotonic`` are the last check, ``previous_wall`` the one before it.
+    """
 
     wall: int
     monotonic: float
-    before: int = 0
+    previous_wall: int = 0
 
     def check(self, wall: int, monotonic: float) -> str | None:
-        """What happened since the last beat, in words, or ``None``."""
+        """Describe what happened since the last check, or return ``None``."""
         passed = monotonic - self.monotonic
         stepped = (wall - self.wall) / NS_PER_SECOND - passed
-        self.before, self.wall, self.monotonic = self.wall, wall, monotonic
+        self.previous_wall, self.wall, self.monotonic = self.wall, wall, monotonic
         if stepped < -STEP_S:
             return f"the clock was set back by {-stepped:.1f} s"
         if stepped > STEP_S:
-            # A machine that slept looks the same: Linux's monotonic clock stands still meanwhile.
+            # A suspend looks the same: Linux's monotonic clock does not run during it.
             return f"suspended, or the clock was set forward by {stepped:.1f} s"
         if passed > PAUSE_S:
             return f"suspended or stalled for {passed:.1f} s"

@@ -1,4 +1,4 @@
-"""Delays, counted in buckets of 4 a power of two: 19 % wide, mergeable, of fixed size."""
+"""A histogram of delays with four buckets per power of two: 19 % wide, mergeable, fixed in size."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ BUCKET_COUNT = 40 * BUCKETS_PER_OCTAVE + 1
 
 @dataclass(slots=True)
 class LatencyHistogram:
-    """A histogram of delays in milliseconds; bucket 0 is below 1 ms (and ahead of time)."""
+    """Counts delays in milliseconds; bucket 0 is below 1 ms, negative delays included."""
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BUCKET_COUNT, np.int64))
     max_ms: float = 0.0
 
     def add(self, delays_ms: npt.NDArray[np.float64]) -> None:
-        """Count ``delays_ms``."""
+        """Count some delays."""
         if not len(delays_ms):
             return
         self.max_ms = max(self.max_ms, float(delays_ms.max()))
@@ -29,12 +29,12 @@ class LatencyHistogram:
         self.counts += np.bincount(buckets, minlength=BUCKET_COUNT)
 
     def merge(self, other: LatencyHistogram) -> None:
-        """Count what ``other`` counted."""
+        """Add the counts of ``other``."""
         self.counts += other.counts
         self.max_ms = max(self.max_ms, other.max_ms)
 
     def quantile(self, share: float) -> float | None:
-        """The delay (ms, the upper edge of its bucket) that ``share`` of all stay within."""
+        """The delay (ms) that ``share`` of all do not exceed: the upper edge of its bucket."""
         total = int(self.counts.sum())
         if not total:
             return None

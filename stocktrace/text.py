@@ -1,4 +1,4 @@
-"""Counts, times and words of others in sentences."""
+"""Counts, durations and untrusted text in sentences."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ def format_duration(seconds: float) -> str:
 
 
 def describe_gaps(count: int, seconds: float, connecting: int) -> str:
-    """``2 gaps (1.2 s), 1 of them connecting``; their number, how long they are in all."""
-    told = f"{count_of(count, 'gap')} ({format_duration(seconds)})"
+    """``2 gaps (1.2 s), 1 of them connecting``: their number and total length."""
+    gaps = f"{count_of(count, 'gap')} ({format_duration(seconds)})"
     if not connecting:
-        return told
-    return (
-        f"{told}, connecting" if connecting == count else f"{told}, {connecting} of them connecting"
-    )
+        return gaps
+    return f"{gaps}, {'' if connecting == count else f'{connecting} of them '}connecting"
 
 
 def format_clock(seconds: float) -> str:
@@ -30,10 +28,10 @@ def format_clock(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Words of others, made harmless: they must not steer a terminal or begin a line."""
-    return "".join(each if each.isprintable() else "?" for each in text)
+    """Replace the characters of untrusted text that could control a terminal or begin a line."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def encodable(text: str) -> str:
-    """``text`` as UTF-8 can carry it: a file's name may hold bytes that are not text."""
+    """Escape what UTF-8 cannot encode: a file name may hold bytes that are not text."""
     return text.encode("utf-8", "backslashreplace").decode()

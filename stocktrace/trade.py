@@ -1,7 +1,4 @@
-"""The words for what is recorded: a trade, and the columns it becomes.
-
-Column order stands here once; CSV, schema and Parquet derive from it.
-"""
+"""A trade and its columns; CSV, schema and Parquet take the order of columns from here."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ import msgspec
 
 from stocktrace.errors import TickerError
 
-#: The columns of a recorded trade, in their order everywhere.
+#: The columns of a recorded trade, in their order.
 COLUMNS = ("symbol", "ts_event", "ts_recv", "price", "volume", "conditions")
 
-# What Finnhub's symbols are made of (FINNHUB.md, "Symbols"), never at the edge a space.
+# The characters of Finnhub's symbols (FINNHUB.md, "Symbols"); a space is only valid inside.
 _TICKER = re.compile(r"[A-Za-z0-9.:_\-/^](?:[A-Za-z0-9.:_\-/^ ]*[A-Za-z0-9.:_\-/^])?")
-# A ticker is part of a folder's name, percent-encoded (three bytes for each character that is no
-# letter, digit or one of . _ - ^), and file systems take 255 bytes; "symbol=" and room stay free.
+# A ticker is part of a folder name, percent-encoded (three bytes for each character except letters,
+# digits and . _ - ^). File systems allow 255 bytes, of which "symbol=" and a reserve stay free.
 TICKER_BYTES = 240
-# What Hive-aware readers take for "no value" (seen in pyarrow 26 and polars 2.1), however encoded.
+# Hive-aware readers read this as null, however encoded (seen in pyarrow 26 and polars 2.1).
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -29,7 +26,7 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
     """One trade as Finnhub sends it; the member names are the protocol's, for speed of decoding.
 
     ``s`` symbol · ``p`` price · ``t`` event time, UNIX ms · ``v`` volume (0: a price update) ·
-    ``c`` condition codes as received, or none.
+    ``c`` condition codes as received, or ``None``.
     """
 
     s: str
@@ -40,7 +37,7 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
 
 
 def is_ticker(symbol: str) -> bool:
-    """Whether ``symbol`` is one that can be subscribed to and stored."""
+    """Return True if ``symbol`` can be subscribed to and stored."""
     return (
         _TICKER.fullmatch(symbol) is not None
         and len(quote(symbol, safe="^")) <= TICKER_BYTES
@@ -49,10 +46,10 @@ def is_ticker(symbol: str) -> bool:
 
 
 def parse_tickers(words: str | Iterable[str]) -> tuple[str, ...]:
-    """The tickers in ``words``, or in one word, each once, in their order; commas separate too.
+    """Return the tickers in ``words``, separated by commas too, each once, in their order.
 
     Raises:
-        TickerError: a word is no ticker, or there is none at all.
+        TickerError: a word is not a ticker, or there are none.
     """
     words = (words,) if isinstance(words, str) else words
     tickers = dict.fromkeys(part.strip() for word in words for part in word.split(","))
@@ -62,7 +59,7 @@ def parse_tickers(words: str | Iterable[str]) -> tuple[str, ...]:
     for ticker in tickers:
         if not is_ticker(ticker):
             raise TickerError(
-                f"{ticker!r} is no ticker: use letters, digits and . : _ - / ^ "
+                f"{ticker!r} is not a ticker: use letters, digits and . : _ - / ^ "
                 "(at most about 200), as in AAPL or BINANCE:BTCUSDT."
             )
     return tuple(tickers)

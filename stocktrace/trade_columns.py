@@ -1,4 +1,4 @@
-"""Trades as columns, in the order in which they came: what decoding gives, and what is recorded."""
+"""Decoded trades as columns, in the order of arrival."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import numpy.typing as npt
 from stocktrace.trade import Trade
 
 Value = TypeVar("Value", bound=Hashable)
-#: Condition codes as received, or none.
+#: Condition codes as received, or ``None``.
 Codes = tuple[str, ...] | None
 
 
-class DecodedColumns(dict[Value, int], Generic[Value]):
-    """Numbers values as they are met."""
+class ValueNumbers(dict[Value, int], Generic[Value]):
+    """Numbers each distinct value, in the order of first use."""
 
     def __init__(self) -> None:
         super().__init__()
-        #: The value of each number.
-        self.met: list[Value] = []
+        #: The values, by their numbers.
+        self.distinct: list[Value] = []
 
     def __missing__(self, value: Value) -> int:
-        number = len(self.met)
-        self.met.append(value)
+        number = len(self.distinct)
+        self.distinct.append(value)
         self[value] = number
         return number
 
@@ -36,9 +36,9 @@ class DecodedColumns(dict[Value, int], Generic[Value]):
 class TradeColumns:
     """The trades of some frames, one after another.
 
-    ``counts`` int64: how many each frame holds. Of each trade: ``ticker`` int32 (a number into
-    ``tickers``), ``ts_event`` int64 (UTC, ms), ``price`` and ``volume`` float64, ``codes`` int32 (a
-    number into ``lists``).
+    ``counts`` int64 is the number of trades of each frame. Each trade has ``ticker`` int32 (an index
+    into ``tickers``), ``ts_event`` int64 (UTC, ms), ``price`` and ``volume`` float64 and ``codes``
+    int32 (an index into ``lists``).
     """
 
     counts: npt.NDArray[np.int64]
@@ -52,26 +52,26 @@ class TradeColumns:
 
     @classmethod
     def of(cls, messages: Sequence[Sequence[Trade]]) -> TradeColumns:
-        """The trades of each frame's message."""
+        """Make columns of the trades of each frame."""
         trades = list(chain.from_iterable(messages))
         count = len(trades)
-        tickers, lists = DecodedColumns[str](), DecodedColumns[Codes]()
+        tickers, lists = ValueNumbers[str](), ValueNumbers[Codes]()
         return cls(
             np.fromiter(map(len, messages), np.int64, len(messages)),
             np.fromiter(map(tickers.__getitem__, [trade.s for trade in trades]), np.int32, count),
-            tickers.met,
+            tickers.distinct,
             np.fromiter([trade.t for trade in trades], np.int64, count),
             np.fromiter([trade.p for trade in trades], np.float64, count),
             np.fromiter([trade.v for trade in trades], np.float64, count),
             np.fromiter(map(lists.__getitem__, [trade.c for trade in trades]), np.int32, count),
-            lists.met,
+            lists.distinct,
         )
 
     def __len__(self) -> int:
         return len(self.ticker)
 
     def trade(self, row: int) -> Trade:
-        """One of them."""
+        """Return one row as a trade."""
         return Trade(
             self.tickers[self.ticker[row]],
             float(self.price[row]),
@@ -81,7 +81,7 @@ class TradeColumns:
         )
 
     def messages(self) -> list[list[Trade]]:
-        """The trades of each frame."""
+        """Return the trades of each frame."""
         ends = np.cumsum(self.counts).tolist()
         return [
             [self.trade(row) for row in range(begin, end)]

@@ -65,7 +65,7 @@ PLACES: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: parse_until("16:00 Zulu", NOW),
     ),
     "a time zone of a source": (
-        "stocktrace.importing.column_mapping.ZoneInfo",
+        "stocktrace.end_time.ZoneInfo",
         lambda: ColumnMapping().check(),
     ),
 }

@@ -43,7 +43,7 @@ def test_it_remembers_when_the_beat_before_was() -> None:
     pulse = ClockJumpDetector(NOON, 0.0)
     pulse.check(NOON + SECOND, 1.0)
     pulse.check(NOON + 3601 * SECOND, 1.25)
-    assert (pulse.before, pulse.wall) == (NOON + SECOND, NOON + 3601 * SECOND)
+    assert (pulse.previous_wall, pulse.wall) == (NOON + SECOND, NOON + 3601 * SECOND)
 
 
 @given(st.lists(st.tuples(st.floats(0, PAUSE_S / 2), st.floats(-STEP_S * 0.9, STEP_S * 0.9))))

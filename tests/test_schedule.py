@@ -9,7 +9,7 @@ import pytest
 
 from stocktrace.end_time import CLOSES, CaptureSpan, parse_until
 from stocktrace.errors import MarketClosed, SettingsError, UsageError
-from stocktrace.market_hours import AHEAD, MarketHours, asked_at, check_schedule
+from stocktrace.market_hours import MAX_CLOCK_LEAD, MarketHours, check_schedule, reference_time
 
 NEW_YORK = ZoneInfo("America/New_York")
 HOLIDAYS = (
@@ -70,7 +70,7 @@ def test_on_a_holiday_the_sentence_tells_what_trades_all_the_same():
         check_schedule("us", MIXED, at("12-25", "09:25"))
     assert str(caught.value) == (
         "The US market is closed today; its next session opens Mon 2026-12-28 09:30 EST. "
-        "BINANCE:BTCUSDT can be recorded all the same, with market always."
+        "BINANCE:BTCUSDT can be recorded anyway, with market always."
     )
     with pytest.raises(MarketClosed, match=r"EST\.$"):
         check_schedule("us", ["AAPL"], at("12-25", "09:25"))
@@ -117,7 +117,7 @@ def test_a_missed_run_says_what_it_was_for():
     with pytest.raises(MarketClosed) as caught:
         check_schedule("us", ["AAPL"], at("11-24", "07:00"), at("11-20", "09:25"))
     assert str(caught.value) == (
-        "This run was due on Fri 2026-11-20 09:25 EST, and that day is over; "
+        "This run was due on Fri 2026-11-20 09:25 EST, and that day has ended; "
         "the next session opens Tue 2026-11-24 09:30 EST."
     )
 
@@ -131,23 +131,32 @@ def test_started_by_hand_before_the_bell_a_run_does_not_wait_for_it():
 EARLY = timedelta(seconds=0.5)
 
 
-@pytest.mark.parametrize("ahead", [timedelta(microseconds=1), EARLY, timedelta(seconds=10), AHEAD])
+@pytest.mark.parametrize(
+    "ahead", [timedelta(microseconds=1), EARLY, timedelta(seconds=10), MAX_CLOCK_LEAD]
+)
 def test_a_run_that_starts_a_little_early_is_about_its_scheduled_start(ahead: timedelta):
     due = at("11-24", "09:25")
-    assert asked_at(due - ahead, due) == due
+    assert reference_time(due - ahead, due) == due
 
 
 @pytest.mark.parametrize(
-    "late", [timedelta(0), timedelta(seconds=10), timedelta(days=3), -AHEAD - EARLY, -timedelta(1)]
+    "late",
+    [
+        timedelta(0),
+        timedelta(seconds=10),
+        timedelta(days=3),
+        -MAX_CLOCK_LEAD - EARLY,
+        -timedelta(1),
+    ],
 )
 def test_a_run_that_is_late_or_far_too_early_is_about_the_present(late: timedelta):
     due = at("11-24", "09:25")
-    assert asked_at(due + late, due) == due + late
+    assert reference_time(due + late, due) == due + late
 
 
 def test_a_run_that_nobody_scheduled_is_about_the_present():
     now = datetime(2026, 11, 23, 23, 59, 59, 500_000, tzinfo=UTC)
-    assert asked_at(now, None) == now
+    assert reference_time(now, None) == now
 
 
 @pytest.mark.parametrize(
@@ -166,7 +175,7 @@ def test_half_a_second_before_a_date_begins_each_word_is_about_that_date(
     due: str, word: str, end: str
 ):
     scheduled = datetime.fromisoformat(due)
-    moment = asked_at((scheduled - EARLY).astimezone(UTC), scheduled)
+    moment = reference_time((scheduled - EARLY).astimezone(UTC), scheduled)
     assert CaptureSpan.of(None, word, moment).until == datetime.fromisoformat(end)
 
 
@@ -191,7 +200,7 @@ def test_a_run_of_midnight_in_new_york_asks_the_calendar_of_the_date_that_begins
     day: str, worthy: bool, hours: MarketHours
 ):
     due = at(day, "00:00")
-    assert worth(asked_at(due - EARLY, due), hours, due) is worthy
+    assert worth(reference_time(due - EARLY, due), hours, due) is worthy
 
 
 # ------------------------------------------------------------------------- how a time is given
@@ -219,7 +228,7 @@ def test_tomorrow_is_a_day_of_the_wall_also_when_the_clocks_change():
 
 
 def test_tomorrow_alone_is_no_time():
-    with pytest.raises(SettingsError, match="is no time"):
+    with pytest.raises(SettingsError, match="is not a time"):
         parse_until("tomorrow", NOW)
 
 
@@ -235,5 +244,5 @@ def test_a_span_is_for_so_long_or_until_then():
         None, at("11-23", "16:00")
     )
     for words in ((None, None), ("30m", "16:00")):
-        with pytest.raises(UsageError, match="one of them"):
+        with pytest.raises(UsageError, match="not both"):
             CaptureSpan.of(*words)

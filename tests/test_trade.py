@@ -83,7 +83,7 @@ def test_a_word_that_is_no_ticker_is_named() -> None:
     with pytest.raises(UsageError) as told:
         parse_tickers(["AAPL", "MS*FT"])
     assert str(told.value) == (
-        "'MS*FT' is no ticker: use letters, digits and . : _ - / ^ "
+        "'MS*FT' is not a ticker: use letters, digits and . : _ - / ^ "
         "(at most about 200), as in AAPL or BINANCE:BTCUSDT."
     )
 

@@ -63,13 +63,13 @@ def test_until_is_in_the_zone_it_was_given_in() -> None:
 )  # fmt: skip
 def test_what_is_no_time_is_told_with_how_to_write_one(text: str) -> None:
     assert told(text, NOW) == (
-        f"{text!r} is no time: write it like 16:00, 16:00 America/New_York, close "
+        f"{text!r} is not a time: write it like 16:00, 16:00 America/New_York, close "
         "or 2026-11-23T16:00-05:00."
     )
 
 
 def test_a_wrong_time_of_a_right_zone_is_no_time() -> None:
-    assert told("25:00 UTC", NOW).startswith("'25:00 UTC' is no time")
+    assert told("25:00 UTC", NOW).startswith("'25:00 UTC' is not a time")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_wrong_time_of_a_right_zone_is_no_time() -> None:
 )
 def test_an_unknown_zone_is_told_in_a_sentence(zone: str) -> None:
     assert told(f"16:00 {zone}", NOW) == (
-        f"{zone!r} is no time zone: use an IANA name like America/New_York."
+        f"{zone!r} is not a time zone: use an IANA name like America/New_York."
     )
 
 
@@ -95,7 +95,7 @@ def test_an_unknown_zone_is_told_in_a_sentence(zone: str) -> None:
 )
 def test_a_time_that_has_passed_is_told_with_the_time_it_is_there(text: str, here: str) -> None:
     assert told(text, NOW) == (
-        f"{text} has passed (it is {here}): give a later time, with its date if it is not today."
+        f"{text} has passed (it is {here}): set a later time, with its date if it is not today."
     )
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from stocktrace.errors import StocktraceError, UsageError, is_usage
+from stocktrace.end_time import parse_time_zone
+from stocktrace.errors import UsageError
 from stocktrace.trade import COLUMNS
 
 #: How times are written: a number since 1970 (UTC), or text like ``2026-11-23 14:30:00.123``.
@@ -85,16 +85,7 @@ class ColumnMapping:
         Raises:
             UsageError: something is.
         """
-        try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            if not is_usage(error):
-                raise StocktraceError(
-                    f"The time zone {self.timezone!r} cannot be read: {error}."
-                ) from error
-            raise UsageError(
-                f"{self.timezone!r} is no time zone: use an IANA name like America/New_York."
-            ) from None
+        parse_time_zone(self.timezone)
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
             raise UsageError(f"{self.delimiter!r} parts no columns: give one character, like ';'.")
         if self.ticker.count(_GIVEN) > 1 or not self.ticker:

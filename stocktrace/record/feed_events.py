@@ -43,8 +43,8 @@ class FeedEventRecorder:
         """Notice, while listening, that time passed without us, or that the clock was set."""
         monotonic = self._clock.monotonic()
         if self._pulse is not None and (reason := self._pulse.check(stamp, monotonic)):
-            start = min(self._pulse.before, stamp)
-            self._mark(stamp, "paused", start=self._pulse.before, reason=reason)
+            start = min(self._pulse.previous_wall, stamp)
+            self._mark(stamp, "paused", start=self._pulse.previous_wall, reason=reason)
             self._mailbox.put(partial(self._journal.on_gap, Gap(start, stamp, (), reason)))
 
     def on_frames(self, stamp: int, frames: Sequence[bytes]) -> Sequence[str]:

@@ -156,7 +156,7 @@ def _conditions(reads: Sequence[DecodedRead]) -> tuple[list[str], npt.NDArray[np
         used = np.flatnonzero(counts)
         numbers = np.zeros(len(counts), np.int32)
         for at in used.tolist():
-            text = _text(read.numbering.codes.met[at])
+            text = _text(read.numbering.codes.distinct[at])
             numbers[at] = -1 if text is None else texts.setdefault(text, len(texts))
         columns.append(numbers[read.codes])
     return list(texts), np.concatenate(columns)

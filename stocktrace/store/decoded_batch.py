@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from stocktrace.store.tape import TapeFrames
 from stocktrace.trade import Trade
-from stocktrace.trade_columns import Codes, DecodedColumns, TradeColumns, Value
+from stocktrace.trade_columns import Codes, TradeColumns, Value, ValueNumbers
 
 # numpy sorts 16 bits by their digits, ten times faster than it compares 32.
 _FEW = 1 << 15
@@ -20,8 +20,8 @@ _FEW = 1 << 15
 class TickerCodes:
     """Of a window's tickers and lists of condition codes; one thread adds to it."""
 
-    tickers: DecodedColumns[str] = field(default_factory=DecodedColumns)
-    codes: DecodedColumns[Codes] = field(default_factory=DecodedColumns)
+    tickers: ValueNumbers[str] = field(default_factory=ValueNumbers)
+    codes: ValueNumbers[Codes] = field(default_factory=ValueNumbers)
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +64,7 @@ class DecodedRead:
         self.place = place
         ticker = ticker[place]
         ends = np.flatnonzero(np.diff(ticker, append=-1)) + 1  # -1: no ticker's number
-        names = [tickers.met[number] for number in ticker[ends - 1].tolist()]
+        names = [tickers.distinct[number] for number in ticker[ends - 1].tolist()]
         edges = [0, *ends.tolist()]
         self.parts = list(zip(names, map(range, edges, edges[1:]), strict=True))
         stamps = np.array([one.stamp for one in self.arrivals], np.int64)
@@ -94,11 +94,11 @@ class DecodedRead:
     def trade(self, row: int) -> Trade:
         """The trade of a row."""
         ticker = next(ticker for ticker, rows in self.parts if row in rows)
-        codes = self.numbering.codes.met[self.codes[row]]
+        codes = self.numbering.codes.distinct[self.codes[row]]
         price, volume = float(self.price[row]), float(self.volume[row])
         return Trade(ticker, price, int(self.ts_event[row]), volume, codes)
 
 
-def _codes_of(values: Sequence[Value], numbers: DecodedColumns[Value]) -> npt.NDArray[np.int32]:
+def _codes_of(values: Sequence[Value], numbers: ValueNumbers[Value]) -> npt.NDArray[np.int32]:
     """The window's number of each of a read's ``values``."""
     return np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))

@@ -252,8 +252,8 @@ def test_a_failed_capture_has_its_report(
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"duration": "5s", "until": "16:00"}, "one of them"),
-        ({}, "one of them"),
+        ({"duration": "5s", "until": "16:00"}, "not both"),
+        ({}, "not both"),
         ({"until": "2020-01-01T16:00+00:00"}, "has passed"),
         ({"duration": "5s", "roll_interval": "999d"}, "--roll-interval"),
     ],
@@ -507,8 +507,8 @@ def recount(folder: Path, report: SessionReport) -> int:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "Say how long"),
-        (["AAPL", "--for", "5s", "--until", "16:00"], "Say how long"),
+        ([], "Set a duration"),
+        (["AAPL", "--for", "5s", "--until", "16:00"], "Set a duration"),
         (["--for", "5s"], "Name at least one ticker"),
         (["AAPL", "--for", "soon"], "'soon' is not a duration"),
         (["AAPL", "--for", "5s", "--url", "http://x"], "is no WebSocket address"),

@@ -49,7 +49,7 @@ def run_at(moment: str, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> Any:
             ["AAPL", "BINANCE:BTCUSDT"],
             (
                 "The US market has closed; its next session opens Mon 2026-11-30 09:30 EST. "
-                "BINANCE:BTCUSDT can be recorded all the same, with market always."
+                "BINANCE:BTCUSDT can be recorded anyway, with market always."
             ),
         ),
     ],

@@ -181,7 +181,7 @@ def test_a_change_that_is_none_is_told_and_the_next_is_taken(
         TickerCommand(symbols=["é"]).send_to(run)
         TickerCommand(symbols=["TSLA"]).send_to(run)
         assert taken(steer) == [ChangeRequest("add", ("TSLA",), "prefect")]
-    assert "a ticker change from Prefect is not valid: 'é'" in caplog.text
+    assert "a ticker change from Prefect is not valid: 'é' is not a ticker" in caplog.text
 
 
 @pytest.mark.slow

@@ -238,7 +238,7 @@ def test_a_wrong_unit_imports_nothing(
         (OURS, [], 0, "has no rows"),
         (OURS + ROW, ["--column", "Price"], 2, "maps no column"),
         (OURS + ROW, ["--unit", "days"], 2, "is no unit of time"),
-        (OURS + ROW, ["--timezone", "New York"], 2, "is no time zone"),
+        (OURS + ROW, ["--timezone", "New York"], 2, "is not a time zone"),
         (OURS + ROW, ["--preset", "taq"], 2, "There is no preset 'taq'"),
         (OURS + ROW, ["--preset", "binance-spot"], 2, "Say the unit of its times"),
         (OURS + ROW, ["--ticker-from", "[A-Z"], 2, "is no pattern"),

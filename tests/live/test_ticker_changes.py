@@ -449,7 +449,7 @@ def test_if_several_run_one_must_be_named(
     ("words", "sentence"),
     [
         (["add"], "Name at least one ticker"),
-        (["remove", "é"], "'é' is no ticker"),
+        (["remove", "é"], "'é' is not a ticker"),
         (["set", "A", "--wait", "soon"], "'soon' is not a duration"),
     ],
 )

@@ -81,7 +81,7 @@ def test_what_is_no_ticker_is_told(ticker: str) -> None:
 
 def test_a_ticker_of_200_letters_is_one() -> None:
     assert parse_tickers(["A" * 200]) == ("A" * 200,)
-    with pytest.raises(TickerError, match="is no ticker"):
+    with pytest.raises(TickerError, match="is not a ticker"):
         parse_tickers(["AAPL", ":" * 81])
 
 
