@@ -19,8 +19,8 @@ from tests.conftest import NOON, tree
 WRITER = """
 import sys
 from pathlib import Path
-from stocktrace.store.audit import Audit
-audit = Audit(Path(sys.argv[1]), sys.argv[2])
+from stocktrace.store.audit import AuditLog
+audit = AuditLog(Path(sys.argv[1]), sys.argv[2])
 for number in range(50):
     audit("event", number=number)
 """

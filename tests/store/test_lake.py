@@ -143,7 +143,7 @@ def test_what_waits_is_sent_with_the_next_window(studio: Studio, lake: Path) -> 
     "place",
     [
         "stocktrace.store.parquet._delete_segment",
-        "stocktrace.record.publish.send",
+        "stocktrace.record.publish.send_pending",
     ],
 )
 def test_a_capture_that_dies_between_publishing_and_sending_is_in_the_lake_after_recovery(

@@ -18,8 +18,8 @@ URL = "wss://ws.finnhub.io"
 #: Holds the key's lock until it is told to let go, or killed.
 HOLDER = """
 import sys
-from stocktrace.store import lock
-with lock.one_capture_per_key("secret", "wss://ws.finnhub.io", "the-other"):
+from stocktrace.live import key_lock
+with key_lock.acquire_key_lock("secret", "wss://ws.finnhub.io", "the-other"):
     print("held", flush=True)
     sys.stdin.read()
 """
