@@ -17,12 +17,12 @@ from benchmarks import bench, market
 _OURS = """
 import sys, time
 from pathlib import Path
-from stocktrace.store import parquet
+from stocktrace.store import conversion
 from stocktrace.store.layout import Layout
 layout = Layout(Path(sys.argv[1]))
 began = time.process_time()
 for path in sorted(layout.root.glob("csv/*/*.csv")):
-    parquet.convert(layout, path)
+    conversion.publish_segment(layout, path)
 print(time.process_time() - began)
 """
 _PANDAS = """

@@ -65,7 +65,7 @@ def publish(layout: Layout, trades: int, windows: int) -> None:
             path = layout.parquet(ticker, part)
             path.parent.mkdir(parents=True, exist_ok=True)
             chunk = table.slice(begin, end - begin).combine_chunks()
-            with parquet.parquet_writer(path) as writer:
+            with parquet.trade_writer(path) as writer:
                 writer.write_table(chunk)
                 content = content_hash(iter(chunk.to_batches())).hexdigest()
                 writer.add_key_value_metadata({"stocktrace.content": content})

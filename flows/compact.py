@@ -76,7 +76,7 @@ def compact(
         "recovered": [session.session for session in recovered],
         "compacted": len(compaction.done),
         "files": files,
-        "before": sum(day.files_before for day in compaction.done),
+        "before": sum(day.size_before for day in compaction.done),
         "size": sum(day.size for day in compaction.done),
         "waiting": compaction.postponed,
         "deleted": msgspec.to_builtins(pruning),

@@ -22,7 +22,7 @@ from stocktrace.record.journal import SessionJournal, new_report
 from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import SessionReport
-from stocktrace.store import parquet
+from stocktrace.store import conversion
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -116,7 +116,7 @@ def dead(root: Path) -> Layout:
     journal.add_counts(rebuild_window(layout, PARTS[0]))
     journal.save()
     archive_tape(layout.tape(PARTS[0]), layout.archived_tape(PARTS[0]))
-    parquet.publish_segment(layout, layout.csv("AAPL", PARTS[0]))
+    conversion.publish_segment(layout, layout.csv("AAPL", PARTS[0]))
     rebuild_window(layout, PARTS[1])
     layout.csv("MSFT", PARTS[1]).rename(layout.open_csv("MSFT", PARTS[1]))
     with layout.open_csv("AAPL", PARTS[2]).open("wb") as segment:

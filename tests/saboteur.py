@@ -27,7 +27,7 @@ import stocktrace.record.recovery
 import stocktrace.verify
 from stocktrace import cli
 from stocktrace.record import publish
-from stocktrace.store import parquet, segments
+from stocktrace.store import conversion, segments
 
 #: What a process can be doing; the later in this list, the more specific. Each has a byte in a file
 #: that the soak reads after the process was killed: the number of threads that are doing it.
@@ -165,7 +165,7 @@ def play(job: Job) -> None:
 def _watch(saboteur: Saboteur) -> None:
     saboteur.watch(publish, "archive_tape", "archiving")
     saboteur.watch(publish, "rebuild_window", "rebuilding")
-    saboteur.watch(parquet, "publish_segment", "converting")
+    saboteur.watch(conversion, "publish_segment", "converting")
     saboteur.watch(segments.SegmentWriter, "seal", "sealing")
     saboteur.watch(stocktrace.record.recovery, "_recover_claimed", "recovering")
     saboteur.watch(stocktrace.record.recovery, "recount_report", "counting again")

@@ -34,7 +34,7 @@ def put(layout: Layout, ticker: str, part: WindowId, table: pa.Table) -> None:
     """Publish a window; what was there is replaced."""
     path = layout.parquet(ticker, part)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with parquet.parquet_writer(path) as writer:
+    with parquet.trade_writer(path) as writer:
         writer.write_table(table)
         content = content_hash(iter(table.to_batches())).hexdigest()
         writer.add_key_value_metadata({"stocktrace.content": content})

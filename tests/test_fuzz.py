@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from stocktrace.errors import ConversionError, LayoutError, TapeError
 from stocktrace.feed import protocol
 from stocktrace.simulator import synthetic_frames
-from stocktrace.store import parquet
+from stocktrace.store import checksum, conversion, footer, parquet, segments
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, decode_ticker, encode_ticker, is_session
 from stocktrace.store.segments import HEADER, SegmentWriter
@@ -338,7 +338,7 @@ def test_any_segment_is_read_line_by_line_or_refused(folder: Path, data: bytes) 
     path = folder / "a.csv"
     path.write_bytes(data)
     try:
-        rows = [row for batch in parquet.read_csv(path) for row in batch.to_pylist()]
+        rows = [row for batch in segments.read_segment(path) for row in batch.to_pylist()]
     except ConversionError:
         return
     assert data.startswith(HEADER)
@@ -364,14 +364,14 @@ def test_any_segment_is_published_with_all_its_rows_or_refused(
     segment.parent.mkdir(parents=True)
     segment.write_bytes(data)
     try:
-        rows = [row for batch in parquet.read_csv(segment) for row in batch.to_pylist()]
-        converted = parquet.publish_segment(layout, segment)
+        rows = [row for batch in segments.read_segment(segment) for row in batch.to_pylist()]
+        converted = conversion.publish_segment(layout, segment)
     except ConversionError:
         assert segment.read_bytes() == data
         assert not list(layout.dataset.rglob("*.parquet"))
         return
     assert converted is not None
-    found = [row for batch in parquet.read_parquet(converted.path) for row in batch.to_pylist()]
+    found = [row for batch in parquet.read_trade_file(converted.path) for row in batch.to_pylist()]
     assert repr(found) == repr(rows)
     assert rows
 
@@ -382,7 +382,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     segment = layout.csv("AAPL", PART)
     segment.parent.mkdir(parents=True)
     segment.write_bytes(SEGMENTS[0])
-    converted = parquet.publish_segment(layout, segment)
+    converted = conversion.publish_segment(layout, segment)
     assert converted is not None
     return converted.path.read_bytes()
 
@@ -394,13 +394,13 @@ def test_any_parquet_file_returns_its_rows_or_an_error_of_ours(
     path = folder / "a.parquet"
     path.write_bytes(data.draw(mutations([published])))
     try:
-        found = parquet.content_hash(parquet.read_parquet(path))
-        told = parquet.metadata(path)
-        wrong = parquet.has_wrong_statistics(path)
+        found = checksum.content_hash(parquet.read_trade_file(path))
+        told = footer.read_footer(path)
+        wrong = footer.has_wrong_statistics(path)
     except ConversionError:
         return
     path.write_bytes(published)
-    whole = parquet.content_hash(parquet.read_parquet(path)).hexdigest()
+    whole = checksum.content_hash(parquet.read_trade_file(path)).hexdigest()
     if told.get("content") == found.hexdigest() and not wrong:
         assert found.hexdigest() == whole
 

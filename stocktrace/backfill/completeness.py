@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from stocktrace.backfill.matching import TickPages, TimeSpans, filter_within, match_ticks
 from stocktrace.errors import ConversionError
-from stocktrace.store import files
 from stocktrace.store.layout import Layout
+from stocktrace.store.parquet import publish_table, read_table
 
 #: ``different``: too many trades of ours are not among the ticks; ``unheard``: nobody listened, and
 #: no gap was repaired; ``unavailable``: there are no ticks to compare with.
@@ -105,25 +104,14 @@ def write_completeness(layout: Layout, date: str, found: Iterable[Completeness])
     path = layout.completeness(date)
     rows = {one.symbol: asdict(one) for one in found}
     if path.exists():
-        rows = {row["symbol"]: row for row in _read_completeness(path)} | rows
+        try:
+            published = read_table(path, _SCHEMA)
+        except ConversionError as error:
+            raise ConversionError(f"{error} Delete it and reconcile the day again.") from error
+        rows = {row["symbol"]: row for row in published.to_pylist()} | rows
     table = pa.Table.from_pylist([rows[symbol] for symbol in sorted(rows)], _SCHEMA)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    layout.converting.mkdir(parents=True, exist_ok=True)
-    with files.locked_temporary(layout.converting / path.name) as temporary:
-        with files.disk_errors(temporary):
-            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        files.publish_file(temporary, path)
+    publish_table(table, path, layout.converting / path.name)
     return path
-
-
-def _read_completeness(path: Path) -> list[dict[str, Any]]:
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return list(file.read(use_threads=False).to_pylist())
-    except (pa.ArrowException, OSError) as error:
-        raise ConversionError(
-            f"{path} cannot be read: {error}. Remove it: it can be made again."
-        ) from error
 
 
 def _ohlcv(table: TickPages) -> tuple[float | None, float | None, float]:

@@ -35,7 +35,13 @@ from stocktrace.backfill.plan import (
     text_digest,
 )
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.errors import FeedError, InvalidResponse, PlanForbidden, StoreError, TicksNotFound
+from stocktrace.errors import (
+    FeedError,
+    InvalidResponse,
+    PlanForbidden,
+    StoreError,
+    TicksNotFound,
+)
 from stocktrace.feed import protocol
 from stocktrace.feed.rest import RestClient, fetch_ticks
 from stocktrace.importing.csv_source import TimedFrame

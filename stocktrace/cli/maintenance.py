@@ -105,7 +105,7 @@ def compact(
     if as_json:
         output.print_json({"compaction": result, "pruning": pruned})
     else:
-        files, before = sum(one.files for one in done), sum(one.files_before for one in done)
+        files, before = sum(one.files for one in done), sum(one.size_before for one in done)
         size = sum(one.size for one in done)
         print(
             f"compacted: {count_of(files, 'file')} of {before:,} bytes into "

@@ -61,7 +61,7 @@ def trades(
             tickers, start, end, date=date, duplicates=duplicates, backend="pyarrow", data_dir=place
         ).to_reader()
     seen: set[str] = set()
-    found = export.noting(found, seen)
+    found = export.collect_tickers(found, seen)
     return _answer(
         place, tickers, seen, lambda: output.print_rows(export.last_rows(found, tail), form)
     )
@@ -87,7 +87,7 @@ def bars(
     form: FormatFlag = None,
     data_dir: DataDirOrLake = None,
 ) -> int:
-    """Print published trades of TICKERS as bars; ``gap`` is the seconds nobody listened.
+    """Print published trades of TICKERS as bars; ``gap_seconds`` counts time not listened to.
 
     Exits 1 if one of them was never recorded.
     """
@@ -108,7 +108,7 @@ def bars(
         backend="pyarrow",
         data_dir=place,
     )
-    seen = export.traded(table)
+    seen = export.traded_tickers(table)
     return _answer(place, tickers, seen, lambda: output.print_rows(table.to_reader(), form))
 
 

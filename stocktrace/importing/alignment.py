@@ -13,7 +13,7 @@ from stocktrace.feed import protocol
 from stocktrace.importing.csv_source import TimedFrame
 from stocktrace.importing.recorder_data import RecorderData
 from stocktrace.importing.union import LATEST_US, TradeUnion, unite_trades
-from stocktrace.query.duplicates import KEY, Int64Array, as_key_columns, midnight_us, receive_times
+from stocktrace.query.duplicates import KEY, Int64Array, midnight_us, number_keys, receive_times
 from stocktrace.trade import Trade
 from stocktrace.units import NS_PER_US, US_PER_DAY
 
@@ -117,7 +117,7 @@ def _codes(text: str) -> tuple[str, ...] | None:
 def _differences(first: RecorderData, second: RecorderData, ticker: str, day: str) -> Int64Array:
     begin = midnight_us(day)
     tables = [each.trades(ticker, begin, begin + US_PER_DAY) for each in (first, second)]
-    keys = as_key_columns(pa.concat_tables(tables).select(KEY))
+    keys = number_keys(pa.concat_tables(tables).select(KEY))
     sides = keys[: len(tables[0])], keys[len(tables[0]) :]
     alone = [np.unique(side, return_index=True, return_counts=True) for side in sides]
     firsts, seconds = ((names[counts == 1], at[counts == 1]) for names, at, counts in alone)

@@ -66,7 +66,7 @@ class RecorderData:
         )
         captured = sorted(name for name in some.sessions if not is_import(name))
         parts = [
-            some.trades.filter(pa.array(some.whose == some.sessions.index(name)))
+            some.trades.filter(pa.array(some.session == some.sessions.index(name)))
             for name in captured
         ]
         trades = reduce(
@@ -84,10 +84,16 @@ class RecorderData:
             for name in ("start", "end")
         )  # they are in us
         rows = zip(
-            frame["session"], frame["symbol"], *times, frame["state"], frame["reason"], strict=True
+            frame["session"],
+            frame["symbol"],
+            *times,
+            frame["state"],
+            frame["reason"],
+            frame["sources"],
+            strict=True,
         )
-        for session, ticker, start, end, state, reason in rows:
+        for session, ticker, start, end, state, reason, sources in rows:
             if state == "gap":
                 yield CoverageInterval(ticker, start, end, reason)
             else:
-                yield CoverageInterval(ticker, start, end, "", reason or session)
+                yield CoverageInterval(ticker, start, end, "", sources or session)

@@ -24,7 +24,7 @@ from stocktrace.record.publish import publish_window
 from stocktrace.record.upload import upload_session
 from stocktrace.record.vouching import vouch
 from stocktrace.sessions.catalog import recovered_state
-from stocktrace.sessions.report import SessionReport
+from stocktrace.sessions.report import SessionReport, SessionState
 from stocktrace.settings import Settings
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
@@ -110,7 +110,7 @@ def publish_tapes(
     coverage: Sequence[CoverageInterval] = (),
     clock: Clock = SYSTEM_CLOCK,
     *,
-    state: str = "",
+    state: SessionState | None = None,
     event: str = "import",
     **event_facts: object,
 ) -> SessionReport:

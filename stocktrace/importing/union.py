@@ -13,7 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from stocktrace.query.duplicates import KEY, BoolArray, Int64Array, as_key_columns, receive_times
+from stocktrace.query.duplicates import (
+    KEY,
+    BoolArray,
+    Int64Array,
+    number_keys,
+    receive_times,
+)
 from stocktrace.units import US_PER_SECOND
 
 #: A line can be minutes late (Finnhub #42: 40); what one recorder had later than this after the
@@ -40,7 +46,7 @@ def unite_trades(first: pa.Table, second: pa.Table) -> TradeUnion:
     both = pa.concat_tables([first, second])
     count = len(first)
     mine, theirs = receive_times(first), receive_times(second)
-    of_first, of_second = _pairs(as_key_columns(both.select(KEY)), count)
+    of_first, of_second = _pairs(number_keys(both.select(KEY)), count)
     near = np.abs(mine[of_first] - theirs[of_second]) <= LATEST_US
     of_first, of_second = of_first[near], of_second[near]
     fresh = np.ones(len(second), np.bool_)

@@ -130,7 +130,7 @@ class StatusSnapshot:
         for recording in recordings:
             refused.update(dict(recording.receipts.undecoded))
         if writer := self.recorder.writer:
-            for ticker, tally in writer.tallies.copy().items():
+            for ticker, tally in writer.counts.copy().items():
                 recorded += tally.recorded
                 if tally.quarantined:
                     refused[ticker] += tally.quarantined

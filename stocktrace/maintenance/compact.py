@@ -99,7 +99,7 @@ def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: Au
                 ticker=done.ticker,
                 files=done.files,
                 rows=done.rows,
-                before=done.files_before,
+                before=done.size_before,
                 size=done.size,
             )
 

@@ -9,7 +9,7 @@ from stocktrace.errors import StocktraceError
 from stocktrace.record.recovery import claim_session
 from stocktrace.record.upload import upload_session, with_lake_of_report
 from stocktrace.sessions.catalog import read_report
-from stocktrace.store import parquet
+from stocktrace.store import conversion
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 
@@ -49,7 +49,7 @@ def _convert(layout: Layout, session: str, segments: list[Path], done: Conversio
     target = layout if report is None else with_lake_of_report(layout, report)
     for segment in segments:
         try:
-            converted = parquet.publish_segment(target, segment)
+            converted = conversion.publish_segment(target, segment)
         except StocktraceError as error:
             done.failed.append(str(error))
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import ConversionError
 from stocktrace.sessions.catalog import finished_sessions
-from stocktrace.store import parquet
+from stocktrace.store import segments
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
@@ -78,7 +78,7 @@ def _prune_csv(layout: Layout, path: Path, result: PruneResult, clock: Clock) ->
     ticker, part = decode_ticker(path.parent.name), WindowId.parse(path)
     try:
         piece = find_window_rows(layout, ticker, part)
-        wanted = content_hash(parquet.read_csv(path)).hexdigest()
+        wanted = content_hash(segments.read_segment(path)).hexdigest()
         found = content_hash(piece.read()).hexdigest() if piece is not None else None
     except ConversionError as error:
         result.refused.append(str(error))

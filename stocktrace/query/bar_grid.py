@@ -19,9 +19,9 @@ from stocktrace.query.criteria import TradeQuery
 from stocktrace.store.source import DataSource
 from stocktrace.units import MS_PER_DAY, MS_PER_SECOND, epoch_ms, parse_duration
 
-# What seconds as a float may be off.
-_EXACT_MS = 1e-6
-#: Which hours of US stocks: with ``None`` all of the UTC day.
+# Rounding error of seconds as a float.
+_TOLERANCE_MS = 1e-6
+#: The hours of US stocks; ``None``: the whole UTC day.
 BarHours = Literal["regular", "extended"] | None
 EpochMs = npt.NDArray[np.int64]
 
@@ -30,7 +30,7 @@ _SESSIONS = {"regular": us_regular_session, "extended": us_extended_session}
 
 @dataclass(frozen=True, slots=True)
 class BarGrid:
-    """Bars of ``every_ms`` in stretches (``opens`` <= t < ``closes``) that do not overlap."""
+    """Bars of ``every_ms`` within spans (``opens`` <= t < ``closes``) that do not overlap."""
 
     every_ms: int
     opens: EpochMs
@@ -38,20 +38,20 @@ class BarGrid:
 
     @classmethod
     def of_days(cls, every_ms: int, days: Sequence[date]) -> Self:
-        """The UTC ``days``, which follow one another."""
+        """Return the grid of consecutive UTC days."""
         midnights = [datetime.combine(day, datetime.min.time(), UTC) for day in days]
-        opens = np.array([epoch_ms(each) for each in midnights], np.int64)
+        opens = np.array([epoch_ms(midnight) for midnight in midnights], np.int64)
         return cls(every_ms, opens, opens + MS_PER_DAY)
 
     @classmethod
     def of_sessions(cls, every_ms: int, days: Sequence[date], hours: str) -> Self:
-        """The US sessions of the New York ``days``.
+        """Return the grid of the US sessions of New York days.
 
         Raises:
-            UsageError: there are no such hours.
+            UsageError: ``hours`` is unknown.
         """
         if hours not in _SESSIONS:
-            raise UsageError(f"There are no hours {hours!r}: regular, extended, or none.")
+            raise UsageError(f"Unknown session {hours!r}. Use 'regular', 'extended' or None.")
         sessions = [each for each in map(_SESSIONS[hours], days) if each is not None]
         return cls(
             every_ms,
@@ -60,17 +60,17 @@ class BarGrid:
         )
 
     def begin(self, at_least: datetime | None) -> datetime | None:
-        """When the first stretch begins, or the later time given; ``None`` for an empty grid."""
+        """Return the start of the grid, at least ``at_least``; ``None`` for an empty grid."""
         opens = [_datetime_of(int(each)) for each in self.opens[:1]]
         return max([*opens, *([at_least] if at_least else [])]) if opens else None
 
     def end(self, at_most: datetime | None) -> datetime | None:
-        """When the last stretch ends, or the earlier time given; ``None`` for an empty grid."""
+        """Return the end of the grid, at most ``at_most``; ``None`` for an empty grid."""
         closes = [_datetime_of(int(each)) for each in self.closes[-1:]]
         return min([*closes, *([at_most] if at_most else [])]) if closes else None
 
     def starts(self, times: EpochMs) -> tuple[EpochMs, npt.NDArray[np.bool_]]:
-        """For each time the start of its bar, and whether there is one."""
+        """Return for each time the start of its bar, and whether it has a bar."""
         if not len(self.opens):
             return times, np.zeros(len(times), np.bool_)
         at = np.searchsorted(self.opens, times, "right") - 1
@@ -78,37 +78,37 @@ class BarGrid:
         return times - (times - opens) % self.every_ms, (at >= 0) & (times < self.closes[at])
 
     def ends(self, starts: EpochMs) -> EpochMs:
-        """The ends of the bars that begin at ``starts``."""
+        """Return the ends of the bars that begin at ``starts``."""
         at = np.searchsorted(self.opens, starts, "right") - 1
         return np.minimum(starts + self.every_ms, self.closes[at])
 
     def between(self, begin: int, end: int) -> EpochMs:
-        """The starts of all bars with a moment in ``begin`` <= t < ``end``."""
-        kept = (self.closes > begin) & (self.opens < end)
-        stretches = zip(self.opens[kept].tolist(), self.closes[kept].tolist(), strict=True)
+        """Return the starts of all bars that overlap ``begin`` <= t < ``end``."""
+        inside = (self.closes > begin) & (self.opens < end)
+        spans = zip(self.opens[inside].tolist(), self.closes[inside].tolist(), strict=True)
         every = self.every_ms
         bars = [
             np.arange(max(o, o + (begin - o) // every * every), min(c, end), every, dtype=np.int64)
-            for o, c in stretches
+            for o, c in spans
         ]
         return np.concatenate(bars) if bars else np.empty(0, np.int64)
 
 
 def make_grid(
-    shelf: DataSource, query: TradeQuery, every: str | float | timedelta, hours: BarHours = None
+    source: DataSource, query: TradeQuery, every: str | float | timedelta, hours: BarHours = None
 ) -> BarGrid:
-    """The days or sessions that can have trades of a query.
+    """Return the grid of the days or sessions that can have trades of a query.
 
     Raises:
-        UsageError: there is no such length of a bar, or no such hours.
+        UsageError: The length of a bar is not valid, or ``hours`` is unknown.
     """
     every_ms = _bar_length(every)
     first, last = query.date, query.date
     if query.date is None:
-        have = shelf.dates()
-        around = timedelta(days=1)  # an event can be of the day before or after its receipt
-        first = date.fromisoformat(min(have)) - around if have else None
-        last = date.fromisoformat(max(have)) + around if have else None
+        dates = source.dates()
+        one_day = timedelta(days=1)  # a trade can happen on the day before or after its receipt
+        first = date.fromisoformat(min(dates)) - one_day if dates else None
+        last = date.fromisoformat(max(dates)) + one_day if dates else None
         if first and query.begin:
             first = max(first, _day_of(query.begin, hours))
         if last and query.end:
@@ -119,15 +119,18 @@ def make_grid(
 
 
 def _bar_length(every: str | float | timedelta) -> int:
-    length = parse_duration(every) * MS_PER_SECOND
-    milliseconds = round(length)
-    if not 1 <= milliseconds <= MS_PER_DAY or abs(milliseconds - length) > _EXACT_MS:
-        raise UsageError(f"A bar lasts whole milliseconds, a day at most, not {every}.")
+    seconds = parse_duration(every)
+    milliseconds = round(seconds * MS_PER_SECOND)
+    if (
+        not 1 <= milliseconds <= MS_PER_DAY
+        or abs(milliseconds - seconds * MS_PER_SECOND) > _TOLERANCE_MS
+    ):
+        raise UsageError(f"A bar must have whole milliseconds and at most a day, not {every}.")
     return milliseconds
 
 
 def _day_of(moment: datetime, hours: BarHours) -> date:
-    """The date of a moment: in New York for the hours of its sessions, else UTC."""
+    """Return the date of a moment: in New York if ``hours`` are set, otherwise in UTC."""
     return moment.astimezone(NEW_YORK if hours else UTC).date()
 
 

@@ -1,4 +1,4 @@
-"""What is asked of the published trades: which tickers, which stretch of time."""
+"""The query behind every reader: which tickers, and which span of time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from stocktrace.trade import parse_tickers
 
 Moment = str | datetime
 Day = str | date
-#: Whose time: the exchange's, or that of receipt.
-Time = Literal["ts_event", "ts_recv"]
+#: The exchange's time, or that of receipt.
+TimeColumn = Literal["ts_event", "ts_recv"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class TradeQuery:
     begin: datetime | None = None
     end: datetime | None = None
     date: date | None = None
-    by: Time = "ts_event"
+    by: TimeColumn = "ts_event"
 
     @classmethod
     def of(
@@ -37,30 +37,29 @@ class TradeQuery:
         start: Moment | None = None,
         end: Moment | None = None,
         day: Day | None = None,
-        by: Time = "ts_event",
+        by: TimeColumn = "ts_event",
     ) -> Self:
-        """The query in these words.
+        """Parse the arguments of a reader.
 
         Raises:
-            UsageError: something is wrong with it.
+            UsageError: An argument is wrong.
         """
-        wanted = parse_tickers((tickers,) if isinstance(tickers, str) else tuple(tickers))
+        names = parse_tickers((tickers,) if isinstance(tickers, str) else tuple(tickers))
         if day is not None and (start is not None or end is not None):
-            raise UsageError("Give date, or start and end, not both.")
+            raise UsageError("Set date, or start and end, not both.")
         if by not in ("ts_event", "ts_recv"):
-            raise UsageError(f"There is no time {by!r}: ts_event or ts_recv.")
-        return cls(wanted, parse_moment(start), parse_moment(end), parse_day(day), by)
+            raise UsageError(f"by must be 'ts_event' or 'ts_recv', not {by!r}.")
+        return cls(names, parse_moment(start), parse_moment(end), parse_day(day), by)
 
     def days(self, dates: Iterable[str]) -> list[tuple[str, str]]:
-        """Those of ``dates`` that can hold the trades, for each ticker: ``(ticker, date)``."""
-        chosen = [each for each in dates if self._may_hold(each)]
-        return [(ticker, day) for ticker in self.tickers for day in chosen]
+        """Return each ticker with each of ``dates`` that can hold the trades."""
+        days = [day for day in dates if self._may_hold(day)]
+        return [(ticker, day) for ticker in self.tickers for day in days]
 
     def _may_hold(self, day: str) -> bool:
-        """Whether trades asked for can have been received on ``day``.
+        """Return whether trades of the query can have been received on ``day``.
 
-        The schema lets an event be a day ahead of its receipt; late prints come within a day,
-        what comes later is a fault.
+        ``validation`` lets an event be a day ahead of its receipt. Late trades arrive within a day.
         """
         if self.date is not None:
             return day == self.date.isoformat()
@@ -71,7 +70,7 @@ class TradeQuery:
 
     @property
     def rows(self) -> pc.Expression | None:
-        """The condition on a row, or ``None`` if all of the folders' are wanted."""
+        """The condition on a row; ``None`` if the query is for all rows of its days."""
         time, unit = pc.field(self.by), TRADE_SCHEMA.field(self.by).type
         bounds = []
         if self.begin is not None:
@@ -84,35 +83,35 @@ class TradeQuery:
 
 
 def parse_day(day: Day | None) -> date | None:
-    """A date, from itself or ISO text.
+    """Parse a date from ISO text.
 
     Raises:
-        UsageError: it is none.
+        UsageError: The text is not a date.
     """
     if day is None or isinstance(day, date):
         return day
     try:
         return date.fromisoformat(day)
     except ValueError:
-        raise UsageError(f"{day!r} is no date: write it like 2026-11-23.") from None
+        raise UsageError(f"{day!r} is not a valid date. Example: 2026-11-23.") from None
 
 
 def parse_moment(when: Moment | None) -> datetime | None:
-    """A time in UTC, from ISO text or a ``datetime``; naive means UTC.
+    """Return a time in UTC, from ISO text or a ``datetime``; naive means UTC.
 
     Raises:
-        UsageError: it is none.
+        UsageError: The text is not a time.
     """
     if when is None:
         return None
     try:
         moment = datetime.fromisoformat(when) if isinstance(when, str) else when
     except ValueError:
-        raise UsageError(f"{when!r} is no time: write it like 2026-11-23T14:30Z.") from None
+        raise UsageError(f"{when!r} is not a valid time. Example: 2026-11-23T14:30Z.") from None
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _round_up(moment: datetime, unit: pa.TimestampType) -> pa.Scalar:
-    """The first time of ``unit`` that is not before ``moment``: a bound of either kind."""
+    """Return the first time of ``unit`` that is not before ``moment``."""
     scalar = pa.scalar(moment, pa.timestamp("us", "UTC"))
     return pc.ceil_temporal(scalar, unit="millisecond").cast(unit) if unit.unit == "ms" else scalar

@@ -1,22 +1,19 @@
-"""Reading trades with copies marked or left out (``copies`` says what a copy is).
+"""Find duplicates: trades that the feed sent more than once, as opposed to trades that are equal.
 
-Judged is each session by itself, and a day as a whole with what was received shortly before and
-after it: what is asked for has no influence on what a row is taken for.
+Nothing in a trade marks it as a duplicate: two people can trade the same at the same millisecond.
+So no row is judged by itself. For each *key* (ticker, time of event, price, volume, conditions in
+any order), the rows that one session received within ``MAX_DELAY_US`` of one another are counted. A
+feed that sends everything twice has even counts only (a true pair comes four times); an honest one
+has many ones among its counts. Where at least ``MIN_RUN`` consecutive keys, by first receipt, have
+counts that are multiples of 2 (or 3, or 4), everything was sent that often: of each key that share
+of its rows is kept, the first ones; the others are duplicates.
+
+A few exceptions (a duplicate that was lost with a connection) do not end such a run: one, and one
+more for every eight keys, between two runs or after the last.
+
+Each session is judged by itself, and each day as a whole, with what was received shortly before and
+after it: the result for a row does not depend on which rows are requested.
 """
-# MERGED """Copies: a feed that sends every trade more than once, told from trades that are merely equal.
-#
-# Nothing in a trade says that it is a copy: two people can trade the same at the same millisecond.
-# So no row is judged by itself. Of each *key* (ticker, time of event, price, volume, conditions in
-# any order) the rows that one session received within ``REACH_US`` of one another are counted. A feed
-# that sends everything twice has even counts only, twins of its own included (a true pair comes four
-# times); an honest one has many ones among its counts. Where at least ``ENOUGH`` keys in a row, by
-# their first receipt, have counts that are multiples of 2 (or 3, or 4), everything was sent that
-# often, and of each key that share of its rows is kept, the first ones; the others are copies.
-#
-# An exception (a copy that was lost with a connection) does not end such a stretch, if there are few:
-# one, and one more for every eight keys, between two stretches or at the end of all.
-# """
-# MERGED """The published trades of a ticker from a stretch of receive time, and whose each of them is."""
 
 from __future__ import annotations
 
@@ -34,11 +31,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from stocktrace.errors import ConversionError
 from stocktrace.store import footer
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId, is_day_file
+from stocktrace.store.parquet import open_parquet
 from stocktrace.store.partition import (
     WindowRows,
     WindowRowsReader,
@@ -48,92 +44,95 @@ from stocktrace.store.partition import (
 from stocktrace.store.source import DataSource
 from stocktrace.units import US_PER_DAY, epoch_us
 
-#: The last column of trades in which copies are marked.
-IS_DUPLICATE = pa.field("copy", pa.bool_(), nullable=False)
-# A feed that doubles shows it at once; an honest one costs a thousandth of a second a window.
-_SAMPLE = 1000
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+#: The last column of trades in which duplicates are marked.
+IS_DUPLICATE = pa.field("is_duplicate", pa.bool_(), nullable=False)
+#: The columns that make two trades equal.
+KEY = ("ts_event", "price", "volume", "conditions")
+#: Duplicates were seen 18 to 96 ms after their trade (Finnhub #143: in the next frame); a slow line
+#: can make seconds of that.
+MAX_DELAY_US = 10_000_000
+#: Even if three keys in ten were true pairs, which no market shows, so many in a row would have a
+#: chance of 1 in 10^8.
+MIN_RUN = 16
+US_PER_DAY = 86_400_000_000
+# A feed was seen to send everything 2 times (2026) and 3 times (2020).
+_MAX_REPEATS = 4
+_KEYS_PER_EXCEPTION = 8
+# A feed that sends everything twice shows it at once; an honest one costs 1 ms a window.
+_SAMPLE_ROWS = 1000
+_RECEIVED = TRADE_SCHEMA.get_field_index("ts_recv")
+_EPOCH = date(1970, 1, 1)
 
 
-def mark_duplicates(shelf: DataSource, ticker: str, day: str) -> pa.Table:
-    """A ticker's published trades of a UTC date, in the order in which readers have them.
+def mark_duplicates(source: DataSource, ticker: str, day: str) -> pa.Table:
+    """Return a ticker's published trades of a UTC date, in reading order.
 
     Returns:
-        ``SCHEMA`` and ``COPY``.
+        The columns of ``TRADE_SCHEMA`` and ``IS_DUPLICATE``.
 
     Raises:
-        ConversionError: a file does not tell of what sessions it is.
+        ConversionError: A file is damaged.
     """
-    return retry_on_compaction(partial(_mark_ticker_day, shelf, ticker, midnight_us(day)))
+    return retry_on_compaction(partial(_mark_duplicates, source, ticker, midnight_us(day)))
 
 
-def _mark_ticker_day(shelf: DataSource, ticker: str, begin: int) -> pa.Table:
+def _mark_duplicates(source: DataSource, ticker: str, begin: int) -> pa.Table:
     end = begin + US_PER_DAY
-    some = read_received(shelf, ticker, begin - MAX_DELAY_US, end + MAX_DELAY_US)
-    keys, times = as_key_columns(some.trades.select(KEY)), some.times
+    received = read_received(source, ticker, begin - MAX_DELAY_US, end + MAX_DELAY_US)
+    keys, times = number_keys(received.trades.select(KEY)), received.times
     flags = np.zeros(len(keys), np.bool_)
-    for session in range(len(some.sessions)):
-        rows = np.flatnonzero(some.whose == session)
+    for session in range(len(received.sessions)):
+        rows = np.flatnonzero(received.session == session)
         flags[rows] = find_duplicates(keys[rows], times[rows])
-    marked = some.trades.append_column(IS_DUPLICATE, pa.array(flags))
+    marked = received.trades.append_column(IS_DUPLICATE, pa.array(flags))
     return marked.filter(pa.array((times >= begin) & (times < end)))
 
 
 def count_session_duplicates(layout: Layout, session: str, dates: Iterable[str]) -> dict[str, int]:
-    """How many of a session's published trades are copies, for each ticker that has some.
+    """Return how many of a session's published trades are duplicates, by ticker if there are any.
 
-    Only what is published under ``dates`` is looked at: those of the session's windows.
-    Copies are looked for at the beginning of each window, and counted where there are some, day by
-    day: those of what came within ``REACH_US`` of midnight may be missed.
+    Only files under ``dates``, those of the session's windows, are read. Duplicates are looked for
+    at the beginning of each window and then counted day by day: those received within
+    ``MAX_DELAY_US`` of midnight may be missed.
     """
-    return retry_on_compaction(partial(_session_pieces, layout, session, dates))
+    return retry_on_compaction(partial(_count_session_duplicates, layout, session, dates))
 
 
-def _session_pieces(layout: Layout, session: str, dates: Iterable[str]) -> dict[str, int]:
-    rows = WindowRowsReader()
-    found: dict[str, int] = defaultdict(int)
-    try:
-        for (ticker, _), some in groupby(session_rows(layout, session, dates), _ticker_and_date):
-            windows = [piece for _, piece in some]
-            if any(_count_duplicates(rows.head(piece, _SAMPLE)) for piece in windows):
-                whole = [pa.Table.from_batches(rows.rows(piece), TRADE_SCHEMA) for piece in windows]
-                found[ticker] += _count_duplicates(pa.concat_tables(whole))
-    finally:
-        rows.close()
-    return dict(sorted(found.items()))
+def _count_session_duplicates(layout: Layout, session: str, dates: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    with WindowRowsReader() as reader:
+        for (ticker, _), group in groupby(session_rows(layout, session, dates), _ticker_and_date):
+            windows = [rows for _, rows in group]
+            if any(_count_duplicates(reader.head(rows, _SAMPLE_ROWS)) for rows in windows):
+                tables = [
+                    pa.Table.from_batches(reader.rows(each), TRADE_SCHEMA) for each in windows
+                ]
+                counts[ticker] += _count_duplicates(pa.concat_tables(tables))
+    return dict(sorted(counts.items()))
 
 
-def _ticker_and_date(held: tuple[str, WindowRows]) -> tuple[str, str]:
-    ticker, piece = held
-    return ticker, piece.part.date
+def _ticker_and_date(window: tuple[str, WindowRows]) -> tuple[str, str]:
+    ticker, rows = window
+    return ticker, rows.part.date
 
 
 def _count_duplicates(trades: pa.Table) -> int:
-    return int(find_duplicates(as_key_columns(trades), receive_times(trades)).sum())
+    return int(find_duplicates(number_keys(trades), receive_times(trades)).sum())
 
 
-Int64Array = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-
-#: Copies were seen 18 to 96 ms after their trade (Finnhub #143: in the next frame); a slow line
-#: makes seconds of that.
-MAX_DELAY_US = 10_000_000
-#: If three keys in ten were twins, which no market shows, so many in a row would be 1 in 10^8.
-MIN_RUN = 16
-#: Seen were 2 (2026) and 3 (2020).
-_MAX_COPIES = 4
-_EXCEPTION_EVERY = 8
-
-#: The columns that make two trades equal.
-KEY = ("ts_event", "price", "volume", "conditions")
+# --- the method --------------------------------------------------------------------------------
 
 
-def as_key_columns(trades: pa.Table) -> Int64Array:
-    """A number for each row's key; equal rows have the same. ``trades`` are of one ticker."""
+def number_keys(trades: pa.Table) -> Int64Array:
+    """Return a number for the key of each row; equal trades have the same. One ticker only."""
     columns = [
         trades["ts_event"].cast("int64").to_numpy(),
         trades["price"].to_numpy(),
         trades["volume"].to_numpy(),
-        _conditions(trades["conditions"]),
+        _number_conditions(trades["conditions"]),
     ]
     order = np.lexsort(columns)
     differs = np.zeros(len(order), np.bool_)
@@ -144,91 +143,87 @@ def as_key_columns(trades: pa.Table) -> Int64Array:
     return keys
 
 
-def _conditions(texts: pa.ChunkedArray) -> Int64Array:
-    """A number for each list of codes, whatever their order (it varies)."""
+def _number_conditions(texts: pa.ChunkedArray) -> Int64Array:
+    """Return a number for each list of codes; their order, which varies, does not matter."""
     encoded = texts.combine_chunks().dictionary_encode()
-    met: dict[tuple[str, ...], int] = {}
+    known: dict[tuple[str, ...], int] = {}
     numbers = [
-        met.setdefault(tuple(sorted(text.split())), len(met))
+        known.setdefault(tuple(sorted(text.split())), len(known))
         for text in encoded.dictionary.to_pylist()
     ]
-    found: Int64Array = np.array(numbers, np.int64)[encoded.indices.to_numpy()]
-    return found
+    by_row: Int64Array = np.array(numbers, np.int64)[encoded.indices.to_numpy()]
+    return by_row
 
 
 def find_duplicates(keys: Int64Array, received: Int64Array) -> BoolArray:
-    """Which rows are copies; rows of one ticker and session in the order of arrival.
+    """Return which rows are duplicates; rows of one ticker and session in the order of arrival.
 
-    ``keys`` as of ``numbered``, ``received`` in epoch us.
+    ``keys`` are those of ``number_keys``, ``received`` is epoch us.
     """
     if not len(keys):
         return np.zeros(0, np.bool_)
     order = np.argsort(keys, kind="stable")
-    apart = np.abs(np.diff(received[order])) > MAX_DELAY_US
-    begins = np.flatnonzero(np.concatenate(([True], (np.diff(keys[order]) != 0) | apart)))
+    is_late = np.abs(np.diff(received[order])) > MAX_DELAY_US
+    begins = np.flatnonzero(np.concatenate(([True], (np.diff(keys[order]) != 0) | is_late)))
     counts = np.diff(np.append(begins, len(keys)))
     by_arrival = np.argsort(order[begins])
-    times = np.empty(len(counts), np.int64)
-    times[by_arrival] = _times(counts[by_arrival])
+    repeats = np.empty(len(counts), np.int64)
+    repeats[by_arrival] = _find_repeats(counts[by_arrival])
     rank = np.arange(len(keys)) - np.repeat(begins, counts)
-    found = np.empty(len(keys), np.bool_)
-    found[order] = rank >= np.repeat(-(-counts // times), counts)
-    return found
+    flags = np.empty(len(keys), np.bool_)
+    flags[order] = rank >= np.repeat(-(-counts // repeats), counts)
+    return flags
 
 
-def _times(counts: Int64Array) -> Int64Array:
-    """How often everything was sent, for each key in the order of their first receipt."""
-    times = np.ones(len(counts), np.int64)
-    for number in range(_MAX_COPIES, 1, -1):
-        fits = counts % number == 0
-        for begin, end in _runs(fits):
-            some = times[begin:end]
-            some[some == 1] = number
-    return times
+def _find_repeats(counts: Int64Array) -> Int64Array:
+    """Return how often the feed sent each key; keys in the order of their first receipt."""
+    repeats = np.ones(len(counts), np.int64)
+    for number in range(_MAX_REPEATS, 1, -1):
+        for begin, end in _find_runs(counts % number == 0):
+            run = repeats[begin:end]
+            run[run == 1] = number
+    return repeats
 
 
-def _runs(fits: BoolArray) -> list[tuple[int, int]]:
-    """Where ``ENOUGH`` in a row fit, ``(begin, end)``, joined over few exceptions."""
+def _find_runs(fits: BoolArray) -> list[tuple[int, int]]:
+    """Return ``(begin, end)`` of runs of at least ``MIN_RUN``, joined over few exceptions."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], fits, [False]))))
     runs = edges.reshape(-1, 2)
-    sure: list[tuple[int, int]] = [
+    long_runs: list[tuple[int, int]] = [
         (int(begin), int(end)) for begin, end in runs[runs[:, 1] - runs[:, 0] >= MIN_RUN]
     ]
-    if not sure:
+    if not long_runs:
         return []
-    misses = np.concatenate(([0], np.cumsum(~fits)))
+    exceptions = np.concatenate(([0], np.cumsum(~fits)))
 
-    def few(begin: int, end: int) -> bool:
-        return bool(misses[end] - misses[begin] <= 1 + (end - begin) // _EXCEPTION_EVERY)
+    def is_tolerable(begin: int, end: int) -> bool:
+        allowed = 1 + (end - begin) // _KEYS_PER_EXCEPTION
+        return bool(exceptions[end] - exceptions[begin] <= allowed)
 
     joined: list[tuple[int, int]] = []
-    for begin, end in sure:
-        before = joined[-1][1] if joined else 0
-        if not few(before, begin):
+    for begin, end in long_runs:
+        previous_end = joined[-1][1] if joined else 0
+        if not is_tolerable(previous_end, begin):
             joined.append((begin, end))
         elif joined:
             joined[-1] = (joined[-1][0], end)
         else:
             joined.append((0, end))
     begin, end = joined[-1]
-    if few(end, len(fits)):
+    if is_tolerable(end, len(fits)):
         joined[-1] = (begin, len(fits))
     return joined
 
 
-_RECEIVED = TRADE_SCHEMA.get_field_index("ts_recv")
-_EPOCH = date(1970, 1, 1)
+# --- trades by receive time, with their sessions -----------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedTrades:
-    """Trades (``SCHEMA``) in the order in which readers have them.
-
-    ``sessions[whose[i]]`` is the session of the i-th.
-    """
+    """Trades (``TRADE_SCHEMA``) in reading order; row i is of ``sessions[session[i]]``."""
 
     trades: pa.Table
-    whose: Int64Array
+    session: Int64Array
     sessions: Sequence[str]
 
     @property
@@ -238,52 +233,56 @@ class ReceivedTrades:
 
 
 def receive_times(trades: pa.Table) -> Int64Array:
-    """``ts_recv``, epoch us."""
+    """Return ``ts_recv`` as epoch us."""
     times: Int64Array = trades["ts_recv"].cast("int64").to_numpy()
     return times
 
 
 def midnight_us(day: str) -> int:
-    """When a UTC date begins, epoch us."""
+    """Return when a UTC date begins, epoch us."""
     return epoch_us(datetime.fromisoformat(day).replace(tzinfo=UTC))
 
 
-def read_received(shelf: DataSource, ticker: str, begin: int, end: int) -> ReceivedTrades:
-    """What was received of ``ticker`` from ``begin`` until before ``end`` (epoch us).
+def read_received(source: DataSource, ticker: str, begin: int, end: int) -> ReceivedTrades:
+    """Read what was received of ``ticker`` at ``begin`` <= t < ``end`` (epoch us).
 
     Row groups of other times are not read.
 
     Raises:
-        ConversionError: a file does not tell of what sessions it is.
-        FileNotFoundError: a day was compacted meanwhile.
+        ConversionError: A file is damaged.
+        FileNotFoundError: A day was compacted while it was read.
     """
-    numbers: dict[str, int] = {}
-    tables, whose = [TRADE_SCHEMA.empty_table()], [np.empty(0, np.int64)]
+    indices: dict[str, int] = {}
+    tables, sessions = [TRADE_SCHEMA.empty_table()], [np.empty(0, np.int64)]
     for number in range(begin // US_PER_DAY, (end - 1) // US_PER_DAY + 1):
         day = (_EPOCH + timedelta(number)).isoformat()
-        for path in shelf.trade_files(ticker, day):
-            table, sessions = _read_rows(path, shelf.files, numbers, begin, end)
+        for path in source.trade_files(ticker, day):
+            table, session = _read_rows(path, source.files, indices, begin, end)
             tables.append(table)
-            whose.append(sessions)
-    return ReceivedTrades(pa.concat_tables(tables), np.concatenate(whose), list(numbers))
+            sessions.append(session)
+    return ReceivedTrades(pa.concat_tables(tables), np.concatenate(sessions), list(indices))
 
 
 def _read_rows(
-    path: str, files: pafs.FileSystem, numbers: dict[str, int], begin: int, end: int
+    path: str, filesystem: pafs.FileSystem, indices: dict[str, int], begin: int, end: int
 ) -> tuple[pa.Table, Int64Array]:
-    with pq.ParquetFile(path, filesystem=files, page_checksum_verification=True) as file:
-        facts = file.metadata
-        sizes = [facts.row_group(at).num_rows for at in range(facts.num_row_groups)]
-        ends = np.cumsum(sizes)
-        near = [at for at in range(len(sizes)) if _may_contain(facts.row_group(at), begin, end)]
-        if not near:
+    with open_parquet(path, TRADE_SCHEMA, filesystem) as file:
+        metadata = file.metadata
+        groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
+        needed = [at for at, group in enumerate(groups) if _may_contain(group, begin, end)]
+        if not needed:
             return TRADE_SCHEMA.empty_table(), np.empty(0, np.int64)
-        sessions = _session_of_rows(Path(path), facts, numbers)
-        whose = np.concatenate([sessions[ends[at] - sizes[at] : ends[at]] for at in near])
-        table = file.read_row_groups(near, TRADE_SCHEMA.names)
+        windows = footer.list_windows(Path(path), footer.parse_footer(metadata))
+        session = np.repeat(
+            [indices.setdefault(window.session, len(indices)) for window, _, _ in windows],
+            [rows for _, rows, _ in windows],
+        )
+        by_group = np.split(session, np.cumsum([group.num_rows for group in groups])[:-1])
+        session = np.concatenate([by_group[at] for at in needed])
+        table = file.read_row_groups(needed)
     times = receive_times(table)
     inside = (times >= begin) & (times < end)
-    return table.filter(pa.array(inside)), whose[inside]
+    return table.filter(pa.array(inside)), session[inside]
 
 
 def _may_contain(group: pq.RowGroupMetaData, begin: int, end: int) -> bool:
@@ -291,21 +290,3 @@ def _may_contain(group: pq.RowGroupMetaData, begin: int, end: int) -> bool:
     if limits is None or not limits.has_min_max:
         return True
     return bool(limits.max_raw >= begin and limits.min_raw < end)
-
-
-def _session_of_rows(path: Path, facts: pq.FileMetaData, numbers: dict[str, int]) -> Int64Array:
-    """The number of each row's session."""
-    parts = _parts(path, facts) if is_day_file(path) else [(WindowId.parse(path), facts.num_rows)]
-    pairs = [(numbers.setdefault(part.session, len(numbers)), rows) for part, rows in parts]
-    whose = np.repeat([number for number, _ in pairs], [rows for _, rows in pairs])
-    if len(whose) != facts.num_rows:
-        raise ConversionError(f"{path} has {facts.num_rows} rows, but tells of others.")
-    return whose
-
-
-def _parts(path: Path, facts: pq.FileMetaData) -> list[tuple[WindowId, int]]:
-    try:
-        told = footer.parse_windows((facts.metadata or {})[b"stocktrace.parts"].decode())
-    except (KeyError, ValueError) as error:
-        raise ConversionError(f"{path} does not tell what it is made of: {error}.") from error
-    return [(part, rows) for part, rows, _ in told]

@@ -1,4 +1,4 @@
-"""How much of a stretch of time a ticker was listened to, by any session."""
+"""How long a ticker was listened to, by any session, within intervals of time."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ LATEST_MS = 2**62
 
 @dataclass(frozen=True, slots=True)
 class ListenedTime:
-    """Stretches in order and apart; ``edges`` are start, end, start, end and so on (epoch us).
+    """Disjoint spans in order; ``edges`` are start, end, start, end and so on (epoch us).
 
-    From ``unknown`` on (epoch ms) a session is alive, whose coverage will be written when it ends.
+    From ``unknown`` on (epoch ms) a session is running, which writes its coverage when it ends.
     """
 
     edges: npt.NDArray[np.int64]
@@ -34,13 +34,13 @@ class ListenedTime:
 
     @classmethod
     def of(
-        cls, shelf: DataSource, ticker: str, starts: EpochMs, ends: EpochMs, unknown: int
+        cls, source: DataSource, ticker: str, starts: EpochMs, ends: EpochMs, unknown: int
     ) -> Self:
-        """What the coverage says of the days that bars (epoch ms) are in."""
+        """Read the coverage of the days of some bars (epoch ms)."""
         first, last = (_date(int(starts[0])), _date(int(ends[-1]))) if len(starts) else ("9", "0")
         tables = [
-            _listened_spans(read_coverage_file(path, shelf.files), ticker)
-            for path in shelf.coverage_files()
+            _listening_rows(read_coverage_file(path, source.files), ticker)
+            for path in source.coverage_files()
             if first <= partition_date(Path(path)) <= last
         ]
         table = pa.concat_tables([COVERAGE_SCHEMA.empty_table(), *tables])
@@ -48,44 +48,41 @@ class ListenedTime:
         spans = merge_spans(zip(*edges, strict=True))
         return cls(np.array(spans, np.int64).ravel(), unknown)
 
-    def gap_ms(self, starts: EpochMs, ends: EpochMs) -> npt.NDArray[np.float64]:
-        """The seconds nobody listened from ``starts`` to ``ends`` (ms); nan: not yet known."""
+    def gap_seconds(self, starts: EpochMs, ends: EpochMs) -> npt.NDArray[np.float64]:
+        """Return the seconds not listened from ``starts`` to ``ends``; nan if not yet known."""
         length: npt.NDArray[np.float64] = (ends - starts) / MS_PER_SECOND
-        missed = np.maximum(np.round(length - self._listened_ms(starts, ends), 6), 0.0)
-        missed[(ends > self.unknown) & (missed > 0)] = np.nan
-        return missed
+        seconds = np.maximum(np.round(length - self._listened_seconds(starts, ends), 6), 0.0)
+        seconds[(ends > self.unknown) & (seconds > 0)] = np.nan
+        return seconds
 
-    def _listened_ms(self, starts: EpochMs, ends: EpochMs) -> npt.NDArray[np.float64]:
+    def _listened_seconds(self, starts: EpochMs, ends: EpochMs) -> npt.NDArray[np.float64]:
         if not len(self.edges) or not len(starts):
             return np.zeros(len(starts))
-        # Listened time grows between a start and its end, and stands still from there on.
+        # Cumulated listened time grows between a start and its end, and is constant otherwise.
         lengths = np.diff(self.edges)
         lengths[1::2] = 0
-        grown = np.concatenate(([0], np.cumsum(lengths)))
+        cumulated = np.concatenate(([0], np.cumsum(lengths)))
         zero = self.edges[0]
-        until = [
-            np.interp((each * US_PER_MS - zero).astype(float), (self.edges - zero), grown)
-            for each in (starts, ends)
-        ]
-        heard: npt.NDArray[np.float64] = (until[1] - until[0]) / US_PER_SECOND
-        return heard
+        at_starts, at_ends = (
+            np.interp((times * US_PER_MS - zero).astype(float), self.edges - zero, cumulated)
+            for times in (starts, ends)
+        )
+        seconds: npt.NDArray[np.float64] = (at_ends - at_starts) / US_PER_SECOND
+        return seconds
 
 
-def running_since(shelf: DataSource) -> int:
-    """When the first of the sessions began that are alive (epoch ms)."""
-    return min(map(_start_of, shelf.running_sessions()), default=LATEST_MS)
+def running_since(source: DataSource) -> int:
+    """Return when the first of the running sessions began (epoch ms)."""
+    return min(map(_session_start, source.running_sessions()), default=LATEST_MS)
 
 
-def _start_of(session: str) -> int:
+def _session_start(session: str) -> int:
     return epoch_ms(datetime.strptime(f"{session[:15]}+0000", "%Y%m%dT%H%M%S%z"))
 
 
-def _listened_spans(table: pa.Table, ticker: str) -> pa.Table:
+def _listening_rows(table: pa.Table, ticker: str) -> pa.Table:
     return table.filter(
-        pc.and_(
-            pc.equal(table["symbol"], ticker),
-            pc.equal(table["state"], "listening"),
-        )
+        pc.and_(pc.equal(table["symbol"], ticker), pc.equal(table["state"], "listening"))
     )
 
 

@@ -253,8 +253,8 @@ class Intake:
         self.recordings.append(OpenWindow(window, tape))
 
     def _put(self, recording: OpenWindow, read: DecodedRead) -> None:
-        self.last.update(read.latest_event_ms)
-        for ticker, rows in read.parts:
+        self.last.update(read.last_received_ns)
+        for ticker, rows in read.ticker_rows:
             self.received[ticker] += len(rows)
             if ticker not in recording.spilled:
                 self._put_in_queue(recording, read, ticker, rows)

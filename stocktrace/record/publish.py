@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from stocktrace.record.recorder import SealedWindow, finish_counts
 from stocktrace.record.upload import send_pending
 from stocktrace.record.window_counts import WindowCounts
-from stocktrace.store import files, lock, parquet
+from stocktrace.store import conversion, files, lock
 from stocktrace.store.batch import Chunk
+from stocktrace.store.conversion import PublishedFile
 from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.parquet import PublishedFile
 from stocktrace.store.partition import find_in_day_file
 from stocktrace.store.segments import SegmentWriter
 from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
@@ -56,7 +57,9 @@ def publish_window(
         tape = layout.tape(part)
         if tape.exists():
             archive_tape(tape, layout.archived_tape(part))
-        converted = [parquet.publish_segment(layout, path) for path in layout.sealed_segments(part)]
+        converted = [
+            conversion.publish_segment(layout, path) for path in layout.sealed_segments(part)
+        ]
     unsent = send_pending(layout, part.session)[1] if layout.lake and sending else ""
     return PublishedWindow(
         part, tuple(one for one in converted if one is not None), rebuilt, unsent
@@ -74,13 +77,13 @@ def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> 
 
 
 def _rebuild(layout: Layout, part: WindowId, tape: Path) -> SealedWindow:
-    writer = SegmentWriter(layout, part, is_published=_AlreadyPublished(layout, part))
+    writer = SegmentWriter(layout, part, is_published=partial(_is_published, layout, part))
     receipts = WindowCounts()
     batch: dict[str, list[Chunk]] = {}
     rows = 0
     for read in replay_tape(tape, receipts):
         rows += len(read)
-        for ticker, some in read.parts:
+        for ticker, some in read.ticker_rows:
             batch.setdefault(ticker, []).append((read, some))
         if rows >= _BATCH_ROWS:
             writer.write(list(batch.items()))
@@ -120,18 +123,10 @@ def replay_tape(tape: Path, receipts: WindowCounts) -> Iterator[DecodedRead]:
         yield from (read for read, _ in receipts.decode(entries, numbering))
 
 
-class _AlreadyPublished:
-    """The tickers of a window that are sealed or published: asked of the disk, by ``in``."""
-
-    def __init__(self, layout: Layout, part: WindowId) -> None:
-        self._layout = layout
-        self._part = part
-
-    def __contains__(self, ticker: object) -> bool:
-        name = str(ticker)
-        sealed = self._layout.csv(name, self._part)
-        return (
-            sealed.exists()
-            or self._layout.parquet(name, self._part).exists()
-            or find_in_day_file(self._layout, name, self._part) is not None
-        )
+def _is_published(layout: Layout, part: WindowId, ticker: str) -> bool:
+    """Return whether the trades of a ticker's window are sealed or published."""
+    return (
+        layout.csv(ticker, part).exists()
+        or layout.parquet(ticker, part).exists()
+        or find_in_day_file(layout, ticker, part) is not None
+    )

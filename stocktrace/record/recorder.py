@@ -39,7 +39,7 @@ def finish_counts(
     books = receipts.books
     tickers: dict[str, TickerBooks] = {}
     for name, count in receipts.received.items():
-        tally = writer.tallies.get(name)
+        tally = writer.counts.get(name)
         tickers[name] = TickerBooks(trades=count, last=utc_datetime(receipts.last_trades[name]))
         if tally is not None:
             tickers[name].recorded = tally.recorded
@@ -137,7 +137,7 @@ class Recorder:
         writer = self.writer or SegmentWriter(self.layout, recording.part)
         self.writer = None
         spilled = frozenset(recording.spilled)
-        writer.seal(unless=spilled)
+        writer.seal(except_tickers=spilled)
         recording.tape.close()
         self.lags.merge(writer.lags)
         self.on_sealed(finish_counts(recording.receipts, writer, spilled))

@@ -61,9 +61,9 @@ class WindowCounts:
             if refusal.row is not None:
                 self.undecoded[_ticker_of(refusal.row)] += 1
         books.trades += len(read)
-        for ticker, rows in read.parts:
+        for ticker, rows in read.ticker_rows:
             self.received[ticker] += len(rows)
-        self.last_trades.update(read.latest_event_ms)
+        self.last_trades.update(read.last_received_ns)
 
 
 def _ticker_of(row: Any) -> str:

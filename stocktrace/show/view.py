@@ -170,7 +170,7 @@ def _bars(
     return [
         ReportBar(
             int(row["start"].timestamp()),
-            *(row[name] for name in ("open", "high", "low", "close", "volume", "trades")),
+            *(row[name] for name in ("open", "high", "low", "close", "volume", "trade_count")),
         )
         for row in rows
     ]

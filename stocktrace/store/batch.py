@@ -1,4 +1,4 @@
-"""A batch: trades of many tickers and reads as columns, checked and written together."""
+"""A batch: trades of many tickers and reads as columns, validated and written together."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ import pyarrow.compute as pc
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.quarantine import QuarantinedRow
 from stocktrace.trade import Trade, is_ticker
-from stocktrace.units import NS_PER_US
 
-# A condition code: anything printable that neither the CSV nor the list of codes is parted by.
+# A condition code: printable ASCII without the separators of CSV and of the list of codes.
 _CODE = re.compile(r"[!#-+\--~]{1,16}")
 
 #: Rows of one ticker in one read.
 Chunk = tuple[DecodedRead, range]
-#: Tickers, each once, with their chunks in the order of arrival.
+#: Each ticker once, with its chunks in the order of arrival.
 Batch = Sequence[tuple[str, Sequence[Chunk]]]
 
 
 @dataclass(slots=True)
 class BatchColumns:
-    """A batch as columns of equal length, sorted by ticker and within it by arrival.
+    """A batch as columns of equal length, sorted by ticker, then by arrival.
 
-    ``symbol`` and ``conditions`` are numbers (int32) into their texts, -1 for what has none,
-    ``arrival`` such into ``stamps`` (UTC, µs), ``read`` into ``reads``, and ``row`` is the row
-    there. ``counts`` are the rows of each ticker in ``symbols``.
+    - ``symbol`` and ``conditions`` are indices into ``symbols`` and ``texts``; -1 if the value
+      cannot be stored.
+    - ``arrival`` is an index into ``stamps`` (UTC, µs).
+    - ``read`` is an index into ``reads``, and ``row`` the row there.
+
+    ``counts`` has the number of rows of each ticker in ``symbols``.
     """
 
     symbol: npt.NDArray[np.int32]
@@ -54,14 +56,14 @@ class BatchColumns:
 
     @classmethod
     def of(cls, batch: Batch) -> BatchColumns:
-        """The columns of a batch with at least one row."""
+        """Return the columns of a batch that has at least one row."""
         chunks = [chunk for _, some in batch for chunk in some]
         counts = [sum([len(rows) for _, rows in some]) for _, some in batch]
         reads = list(dict.fromkeys([read for read, _ in chunks]))
         numbers = {read: number for number, read in enumerate(reads)}
         lengths = np.array([len(rows) for _, rows in chunks])
         read = np.repeat([numbers[read] for read, _ in chunks], lengths)
-        # Of each row of the batch: its row in its read, and in all reads one after another.
+        # For each row of the batch: its row in its read, and in all reads concatenated.
         begins = np.array([rows.start for _, rows in chunks])
         row = np.arange(len(read)) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
         at = row + np.cumsum([0, *map(len, reads[:-1])])[read]
@@ -69,7 +71,7 @@ class BatchColumns:
         storable = [at if is_ticker(ticker) else -1 for at, ticker in enumerate(symbols)]
         texts, conditions = _conditions(reads)
         stamps = np.array(
-            [one.stamp // NS_PER_US for read in reads for one in read.arrivals], np.int64
+            [frames.stamp // 1000 for read in reads for frames in read.arrivals], np.int64
         )
         earlier = np.cumsum([0, *(len(read.arrivals) for read in reads[:-1])])
         arrival = np.concatenate([read.arrival for read in reads])[at] + earlier[read]
@@ -90,13 +92,15 @@ class BatchColumns:
             row,
         )
 
-    def drop_rows(self, at: int, why: str) -> QuarantinedRow:
-        """Row ``at`` of the batch for the quarantine."""
+    def quarantine_row(self, at: int, reason: str) -> QuarantinedRow:
+        """Return row ``at`` of the batch for the quarantine."""
         read, row = self.reads[self.read[at]], int(self.row[at])
-        return QuarantinedRow(read.stamp_of(row), read.frame_of(row), _row(read.trade(row)), why)
+        return QuarantinedRow(
+            read.stamp_of(row), read.frame_of(row), _as_received(read.trade(row)), reason
+        )
 
     def frame(self) -> pd.DataFrame:
-        """As the schema wants it; no column is copied."""
+        """Return the frame that ``validation`` checks, without copying a column."""
         return pd.DataFrame(
             {
                 "symbol": self.symbol,
@@ -109,16 +113,16 @@ class BatchColumns:
             copy=False,
         )
 
-    def lines(self, keep: npt.NDArray[np.bool_]) -> pa.StringArray:
-        """The rows of ``keep`` as CSV lines, each with its line feed.
+    def lines(self, valid: npt.NDArray[np.bool_]) -> pa.StringArray:
+        """Return the ``valid`` rows as CSV lines, each with its line feed.
 
-        One pass joins the columns; texts that stand once for many rows bring their separators with
-        them. pyarrow's CSV writer takes twice as long, and ten times for zoned timestamps.
+        One pass joins the columns; texts that many rows share include their separator. pyarrow's
+        CSV writer takes twice as long, and ten times as long for timestamps with a zone.
         """
         columns: list[npt.NDArray[Any]] = [self.symbol, self.ts_event, self.arrival]
         columns += [self.price, self.volume, self.conditions]
-        if not keep.all():
-            columns = [column[keep] for column in columns]
+        if not valid.all():
+            columns = [column[valid] for column in columns]
         symbol, ts_event, arrival, price, volume, conditions = map(pa.array, columns)
         received = pc.binary_join_element_wise(
             "Z,", pa.array(self.stamps).cast(pa.string()), "Z,", ""
@@ -134,21 +138,21 @@ class BatchColumns:
         )
 
 
-def _format_numbers(numbers: pa.DoubleArray, end: str) -> pa.StringArray:
-    """Each number as text, then ``end``. Those of a batch are the same ones again and again."""
+def _format_numbers(numbers: pa.DoubleArray, separator: str) -> pa.StringArray:
+    """Return each number as text with a separator; formats a repeated number once."""
     distinct = numbers.dictionary_encode()
-    texts = pc.binary_join_element_wise(distinct.dictionary.cast(pa.string()), end, "")
+    texts = pc.binary_join_element_wise(distinct.dictionary.cast(pa.string()), separator, "")
     return texts.take(distinct.indices)
 
 
 @lru_cache(4096)
 def _text(codes: tuple[str, ...] | None) -> str | None:
-    """Codes as a row carries them; ``None`` if it cannot."""
+    """Return the codes as one text; ``None`` if a code cannot be stored."""
     return " ".join(codes or ()) if all(map(_CODE.fullmatch, codes or ())) else None
 
 
 def _conditions(reads: Sequence[DecodedRead]) -> tuple[list[str], npt.NDArray[np.int32]]:
-    """The texts of conditions, and for each row of all ``reads`` the number of its text, or -1."""
+    """Return the texts of conditions, and the index of the text of each row of ``reads``, or -1."""
     texts: dict[str, int] = {}
     columns = []
     for read in reads:
@@ -162,6 +166,6 @@ def _conditions(reads: Sequence[DecodedRead]) -> tuple[list[str], npt.NDArray[np
     return list(texts), np.concatenate(columns)
 
 
-def _row(trade: Trade) -> dict[str, Any]:
-    """A refused trade as it came: a float64 in JSON has the same digits again."""
+def _as_received(trade: Trade) -> dict[str, Any]:
+    """Return a trade as Finnhub sends it; a float64 in JSON keeps its digits."""
     return {"c": trade.c, "p": trade.p, "s": trade.s, "t": trade.t, "v": trade.v}

@@ -1,8 +1,11 @@
 """Coverage on disk: ``coverage/date=<UTC date>/<session>.parquet``, one row an interval.
 
-Columns: ``session``, ``symbol``, ``start`` and ``end`` (UTC, us; end exclusive), ``state``
-(``listening`` or ``gap``), ``reason`` (of a gap; of a stretch of a merge, the sessions that
-listened). An interval over midnight is cut there, so that a day can be read by itself.
+- ``session``, ``symbol``
+- ``start``, ``end``: UTC, us; the end is exclusive. An interval over midnight is cut there, so that
+  a day can be read by itself.
+- ``state``: ``listening`` or ``gap``.
+- ``reason``: of a gap, otherwise empty.
+- ``sources``: in a merge, the sessions that listened, otherwise empty.
 """
 
 from __future__ import annotations
@@ -12,12 +15,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
-from stocktrace.errors import ConversionError
 from stocktrace.intervals import CoverageInterval
-from stocktrace.store import files, outbox
+from stocktrace.store import outbox
 from stocktrace.store.layout import Layout
+from stocktrace.store.parquet import publish_table, read_table
 from stocktrace.store.window import utc_date
 from stocktrace.units import NS_PER_US
 
@@ -29,65 +31,50 @@ COVERAGE_SCHEMA = pa.schema(
         pa.field("end", pa.timestamp("us", "UTC"), nullable=False),
         pa.field("state", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
+        pa.field("sources", pa.string(), nullable=False),
     ]
 )
 
 
-def read_coverage_file(path: str | Path, files: pafs.FileSystem | None = None) -> pa.Table:
-    """The rows of one file, page checksums verified.
+def read_coverage_file(path: str | Path, filesystem: pafs.FileSystem | None = None) -> pa.Table:
+    """Read one file.
 
     Raises:
-        ConversionError: it is damaged, or not a file of ours.
+        ConversionError: The file is damaged, or has other columns.
     """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True, filesystem=files) as file:
-            table = file.read(use_threads=False)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ConversionError(f"{path} cannot be read: {error}.") from error
-    if not table.schema.equals(COVERAGE_SCHEMA):
-        raise ConversionError(f"{path} has other columns than ours: {table.schema}.")
-    return table
+    return read_table(path, COVERAGE_SCHEMA, filesystem)
 
 
 def write_coverage(
     layout: Layout, session: str, intervals: Iterable[CoverageInterval]
 ) -> list[Path]:
-    """Publish the coverage of a session, a file a day; writing it again replaces it.
+    """Publish the coverage of a session, one file a day, and return the files.
 
-    Returns:
-        The files.
+    Files that exist are replaced.
     """
-    written: list[Path] = []
+    paths: list[Path] = []
     days: dict[str, list[CoverageInterval]] = {}
     for interval in intervals:
         for piece in interval.split_at_midnight():
             days.setdefault(utc_date(piece.start), []).append(piece)
     for day, pieces in days.items():
         path = layout.coverage(session, day)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        layout.converting.mkdir(parents=True, exist_ok=True)
-        with files.locked_temporary(layout.converting / f"{session}-{day}.parquet") as temporary:
-            with files.disk_errors(temporary):
-                pq.write_table(
-                    _table(session, pieces), temporary, compression="zstd", write_page_checksum=True
-                )
-            files.publish_file(temporary, path)
+        publish_table(_table(session, pieces), path, layout.converting / f"{session}-{day}.parquet")
         if layout.lake:
             outbox.add_to_outbox(layout, session, path)
-        written.append(path)
-    return written
+        paths.append(path)
+    return paths
 
 
-def _table(session: str, pieces: list[CoverageInterval]) -> pa.Table:
-    pieces = sorted(pieces, key=lambda piece: (piece.ticker, piece.start))
-    return pa.table(
-        [
-            pa.array([session] * len(pieces), pa.string()),
-            pa.array([piece.ticker for piece in pieces], pa.string()),
-            pa.array([piece.start // NS_PER_US for piece in pieces], pa.timestamp("us", "UTC")),
-            pa.array([piece.end // NS_PER_US for piece in pieces], pa.timestamp("us", "UTC")),
-            pa.array(["gap" if piece.reason else "listening" for piece in pieces], pa.string()),
-            pa.array([piece.reason or piece.sources for piece in pieces], pa.string()),
-        ],
-        schema=COVERAGE_SCHEMA,
-    )
+def _table(session: str, intervals: list[CoverageInterval]) -> pa.Table:
+    intervals = sorted(intervals, key=lambda each: (each.ticker, each.start))
+    columns = {
+        "session": [session] * len(intervals),
+        "symbol": [each.ticker for each in intervals],
+        "start": [each.start // NS_PER_US for each in intervals],
+        "end": [each.end // NS_PER_US for each in intervals],
+        "state": ["gap" if each.reason else "listening" for each in intervals],
+        "reason": [each.reason for each in intervals],
+        "sources": [each.sources for each in intervals],
+    }
+    return pa.table(columns, schema=COVERAGE_SCHEMA)

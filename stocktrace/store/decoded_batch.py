@@ -1,4 +1,4 @@
-"""What was read from the socket or a tape: frames, and the trades in them, sorted by ticker."""
+"""Frames from the socket or a tape, and the trades in them, sorted by ticker."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from stocktrace.store.tape import TapeFrames
 from stocktrace.trade import Trade
 from stocktrace.trade_columns import Codes, TradeColumns, Value, ValueNumbers
 
-# numpy sorts 16 bits by their digits, ten times faster than it compares 32.
-_FEW = 1 << 15
+# numpy sorts 16 bits by radix, ten times faster than it compares 32.
+_MAX_INT16_TICKERS = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
 class TickerCodes:
-    """Of a window's tickers and lists of condition codes; one thread adds to it."""
+    """Numbers for the tickers and lists of condition codes of a window; one thread adds to it."""
 
     tickers: ValueNumbers[str] = field(default_factory=ValueNumbers)
     codes: ValueNumbers[Codes] = field(default_factory=ValueNumbers)
@@ -26,21 +26,22 @@ class TickerCodes:
 
 @dataclass(slots=True, eq=False)
 class DecodedRead:
-    """Frames of one or more arrivals; the rows are sorted by ticker, within it as they came.
+    """Frames of one or more arrivals; the rows are sorted by ticker, then by arrival.
 
-    Made of the frames' ``rows``. All columns are of equal length:
-    ``ts_event`` int64 (UTC, ms), ``price`` and ``volume`` float64, ``codes`` int32 (numbers of
-    ``numbering``), ``arrival`` int32 (which of ``arrivals`` the row came with), ``place`` int64
-    (where the row's trade stands among all of them).
+    It is made from the frames' ``rows``. The columns have equal length:
+
+    - ``ts_event`` int64 (UTC, ms), ``price`` and ``volume`` float64
+    - ``codes`` int32: a number of ``numbering``
+    - ``arrival`` int32: the index of the row's frames in ``arrivals``
+    - ``place`` int64: the index of the row's trade before sorting
     """
 
     arrivals: Sequence[TapeFrames]
     rows: InitVar[TradeColumns]
     numbering: TickerCodes = field(default_factory=TickerCodes)
-    #: The rows of each ticker.
-    parts: list[tuple[str, range]] = field(init=False)
-    #: When the last row of each ticker was received, epoch ns.
-    latest_event_ms: dict[str, int] = field(init=False)
+    ticker_rows: list[tuple[str, range]] = field(init=False)
+    #: By ticker, epoch ns.
+    last_received_ns: dict[str, int] = field(init=False)
     ts_event: npt.NDArray[np.int64] = field(init=False)
     price: npt.NDArray[np.float64] = field(init=False)
     volume: npt.NDArray[np.float64] = field(init=False)
@@ -54,7 +55,7 @@ class DecodedRead:
         tickers, codes = self.numbering.tickers, self.numbering.codes
         ticker = _codes_of(rows.tickers, tickers)[rows.ticker]
         place = np.argsort(
-            ticker.astype(np.int16) if len(tickers) <= _FEW else ticker, kind="stable"
+            ticker.astype(np.int16) if len(tickers) <= _MAX_INT16_TICKERS else ticker, kind="stable"
         )
         self.ts_event = rows.ts_event[place]
         self.price = rows.price[place]
@@ -63,42 +64,44 @@ class DecodedRead:
         self.arrival = self._arrivals()[place]
         self.place = place
         ticker = ticker[place]
-        ends = np.flatnonzero(np.diff(ticker, append=-1)) + 1  # -1: no ticker's number
+        ends = np.flatnonzero(np.diff(ticker, append=-1)) + 1  # no ticker has the number -1
         names = [tickers.distinct[number] for number in ticker[ends - 1].tolist()]
         edges = [0, *ends.tolist()]
-        self.parts = list(zip(names, map(range, edges, edges[1:]), strict=True))
-        stamps = np.array([one.stamp for one in self.arrivals], np.int64)
-        self.latest_event_ms = dict(
+        self.ticker_rows = list(zip(names, map(range, edges, edges[1:]), strict=True))
+        stamps = np.array([frames.stamp for frames in self.arrivals], np.int64)
+        self.last_received_ns = dict(
             zip(names, stamps[self.arrival[ends - 1]].tolist(), strict=True)
         )
 
     def _arrivals(self) -> npt.NDArray[np.int32]:
-        """Of each trade, the number of its arrival."""
+        """Return the index of each trade's arrival."""
         if len(self.arrivals) == 1:
             return np.zeros(int(self._counts.sum()), np.int32)
-        ends = np.cumsum(self._counts)[np.cumsum([len(one.frames) for one in self.arrivals]) - 1]
+        ends = np.cumsum(self._counts)[
+            np.cumsum([len(frames.frames) for frames in self.arrivals]) - 1
+        ]
         return np.repeat(np.arange(len(ends), dtype=np.int32), np.diff(ends, prepend=0))
 
     def __len__(self) -> int:
         return len(self.place)
 
     def stamp_of(self, row: int) -> int:
-        """When a row was received, epoch ns."""
+        """Return when a row was received, epoch ns."""
         return self.arrivals[int(self.arrival[row])].stamp
 
     def frame_of(self, row: int) -> bytes:
-        """The raw frame that a row came in."""
+        """Return the raw frame of a row."""
         at = int(np.searchsorted(np.cumsum(self._counts), self.place[row], side="right"))
-        return [frame for one in self.arrivals for frame in one.frames][at]
+        return [frame for frames in self.arrivals for frame in frames.frames][at]
 
     def trade(self, row: int) -> Trade:
-        """The trade of a row."""
-        ticker = next(ticker for ticker, rows in self.parts if row in rows)
+        """Return the trade of a row."""
+        ticker = next(ticker for ticker, rows in self.ticker_rows if row in rows)
         codes = self.numbering.codes.distinct[self.codes[row]]
         price, volume = float(self.price[row]), float(self.volume[row])
         return Trade(ticker, price, int(self.ts_event[row]), volume, codes)
 
 
 def _codes_of(values: Sequence[Value], numbers: ValueNumbers[Value]) -> npt.NDArray[np.int32]:
-    """The window's number of each of a read's ``values``."""
+    """Return the window's number for each of ``values``."""
     return np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))

@@ -1,8 +1,9 @@
-"""What the footer of a published file says of it.
+"""The footer of a published file: which windows it holds, and the hashes of their rows.
 
-Keys of a window's file: ``stocktrace.session``, ``.window``, ``.version`` and ``.content``, the
-hash of its rows. A day's file has ``.parts`` instead of the first two: the windows it is made of,
-in the order of their rows, as ``{"<session>": {"<window>": [<rows>, "<hash of these rows>"]}}``.
+- A window's file has the keys ``stocktrace.session``, ``.window``, ``.version`` and ``.content``,
+  the hash of its rows.
+- A compacted file of a day has ``.parts`` instead of the first two: its windows in the order of
+  their rows, as ``{"<session>": {"<window>": [<rows>, "<hash of these rows>"]}}``.
 """
 
 from __future__ import annotations
@@ -12,81 +13,110 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stocktrace._version import __version__
 from stocktrace.errors import ConversionError
-from stocktrace.store.names import WindowId
+from stocktrace.store.names import WindowId, is_day_file
+from stocktrace.store.parquet import UNREADABLE, open_parquet
 
-_METADATA = b"stocktrace."
-#: What pyarrow raises for a damaged file; a UnicodeDecodeError, too, for a name in the footer.
-UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+_PREFIX = b"stocktrace."
+
+
+def add_footer(writer: pq.ParquetWriter, **facts: str) -> None:
+    """Write the key of each of ``facts``, and the version, into the footer."""
+    facts["version"] = __version__
+    writer.add_key_value_metadata({f"stocktrace.{key}": value for key, value in facts.items()})
 
 
 def read_footer(path: Path) -> dict[str, str]:
-    """What the footer of a published file says of it, and ``rows``.
+    """Return the keys of a published file, without their prefix, and ``rows``.
 
     Raises:
-        ConversionError: it has no footer.
-        FileNotFoundError: there is no such file (any more).
+        ConversionError: The footer cannot be read.
+        FileNotFoundError: The file does not exist (any more).
     """
-    try:
-        footer = pq.read_metadata(path)
-    except FileNotFoundError:
-        raise
-    except UNREADABLE as error:
-        raise ConversionError(f"{path} cannot be read: {error}.") from error
+    with open_parquet(path) as file:
+        return parse_footer(file.metadata)
+
+
+def parse_footer(metadata: pq.FileMetaData) -> dict[str, str]:
+    """Return the keys of a published file, without their prefix, and ``rows``."""
     facts = {
-        key.removeprefix(_METADATA).decode(errors="replace"): value.decode(errors="replace")
-        for key, value in (footer.metadata or {}).items()
-        if key.startswith(_METADATA)
+        key.removeprefix(_PREFIX).decode(errors="replace"): value.decode(errors="replace")
+        for key, value in (metadata.metadata or {}).items()
+        if key.startswith(_PREFIX)
     }
-    return {**facts, "rows": str(footer.num_rows)}
+    return {**facts, "rows": str(metadata.num_rows)}
 
 
 def has_wrong_statistics(path: Path) -> bool:
-    """Whether the footer of a file that can be read tells limits that its rows do not have.
+    """Return whether a readable file has minima or maxima in its footer that its rows do not have.
 
-    No checksum covers the footer, and readers with a filter pass over rows by its word.
+    No checksum covers the footer, and readers with a filter skip rows because of it.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_parquet(path) as file:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, use_threads=False)
-                facts = file.metadata.row_group(group)
+                group_facts = file.metadata.row_group(group)
                 for at, values in enumerate(table.columns):
-                    column = facts.column(at)
+                    column = group_facts.column(at)
                     if column.physical_type != file.schema.column(at).physical_type:
-                        return True  # asked for its statistics, pyarrow 26 would abort
+                        return True  # pyarrow 26 would abort if it were asked for the statistics
                     limits = pc.min_max(values).as_py()
-                    found = column.statistics
-                    if facts.num_rows != len(values) or column.num_values != len(values):
+                    statistics = column.statistics
+                    if group_facts.num_rows != len(values) or column.num_values != len(values):
                         return True
-                    if found is None:
-                        continue  # then no row is passed over
-                    if found.null_count:
+                    if statistics is None:
+                        continue  # then readers skip no rows
+                    if statistics.null_count:
                         return True
-                    if found.has_min_max and {"min": found.min, "max": found.max} != limits:
+                    if statistics.has_min_max and limits != {
+                        "min": statistics.min,
+                        "max": statistics.max,
+                    }:
                         return True
-    except (*UNREADABLE, ValueError, OverflowError):
+    except (ConversionError, *UNREADABLE, ValueError, OverflowError):
         return True
     return False
 
 
-def format_windows(parts: Iterable[tuple[WindowId, int, str]]) -> str:
-    """``.parts`` of a day's file made of ``(part, rows, hash)``, grouped by session."""
+def list_windows(path: Path, footer: dict[str, str]) -> list[tuple[WindowId, int, str]]:
+    """Return ``(window, rows, hash)`` of the windows in a published file, in the order of its rows.
+
+    Raises:
+        ConversionError: The footer of a day's file does not name the windows of all rows.
+        LayoutError: The name of the file is not one of stocktrace's.
+    """
+    rows = int(footer["rows"])
+    if not is_day_file(path):
+        return [(WindowId.parse(path), rows, footer.get("content", ""))]
+    try:
+        windows = parse_windows(footer["parts"])
+    except (KeyError, ValueError) as error:
+        raise ConversionError(
+            f"The footer of {path} does not list its windows: {error}."
+        ) from error
+    if sum(count for _, count, _ in windows) != rows:
+        raise ConversionError(f"{path} has {rows} rows, but its footer lists another number.")
+    return windows
+
+
+def format_windows(windows: Iterable[tuple[WindowId, int, str]]) -> str:
+    """Return ``.parts`` of a day's file from ``(window, rows, hash)``, grouped by session."""
     sessions: dict[str, dict[str, tuple[int, str]]] = {}
-    for part, rows, content in parts:
-        sessions.setdefault(part.session, {})[part.window] = (rows, content)
+    for window, rows, content in windows:
+        sessions.setdefault(window.session, {})[window.window] = (rows, content)
     return json.dumps(sessions, separators=(",", ":"))
 
 
 def parse_windows(text: str) -> list[tuple[WindowId, int, str]]:
-    """The inverse of ``parts_text``.
+    """The inverse of ``format_windows``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: ``text`` is not valid.
     """
     sessions: Any = json.loads(text)
     try:
@@ -96,4 +126,4 @@ def parse_windows(text: str) -> list[tuple[WindowId, int, str]]:
             for window, (rows, content) in windows.items()
         ]
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"no list of windows: {error}") from error
+        raise ValueError(f"not a list of windows: {error}") from error

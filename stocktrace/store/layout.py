@@ -18,7 +18,7 @@
       compacting/date=<UTC date>/symbol=<ticker>/       what is to take that folder's place
       converting/.<session>-*.tmp                       what is to become a published file
       .scratch.*.tmp/                                   windows that are recorded again, to compare
-      csv-kept/<ticker>/<session>-<window>.csv          published; kept if ``csv_retention`` says so
+      csv-kept/<ticker>/<session>-<window>.csv          published; kept if ``csv_retention`` is set
       outbox/<session>/<name>                           what is still to be sent to the lake
       repairs/<session>.parquet                         gaps that the trades of an import repair
       repairs/asked.parquet                             what became of the gaps that none does
@@ -47,7 +47,7 @@ class Layout:
     """
 
     root: Path
-    csv_retention: bool = False
+    keeps_csv: bool = False
     lake: str = ""
 
     @classmethod

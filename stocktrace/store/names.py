@@ -1,9 +1,12 @@
-"""The one grammar of the names on disk, written and read here: sessions, windows, tickers.
+"""The names on disk, written and parsed here only: sessions, windows, tickers.
 
-``<session>`` is ``20261123T142958Z_3f9a1c``, or ``20261123T142958Z_0f1e2d3c4b5a6978_import`` if its
-trades were not captured but imported, ``…_merge`` if they are those of other sessions; ``<window>``
-is ``20261123T143000Z_00002``, ``<ticker>`` percent-encoded. A name that does not fit is an error,
-not skipped.
+- ``<session>`` is ``20261123T142958Z_3f9a1c`` for a capture,
+  ``20261123T142958Z_0f1e2d3c4b5a6978_import`` for imported trades, and ``…_merge`` for those of
+  other sessions.
+- ``<window>`` is ``20261123T143000Z_00002``.
+- ``<ticker>`` is percent-encoded.
+
+A name that does not match is an error; it is not skipped.
 """
 
 from __future__ import annotations
@@ -26,54 +29,54 @@ OPEN = ".open"
 _STAMP = r"\d{8}T\d{6}Z"
 _SESSION = rf"{_STAMP}_(?:[0-9a-f]{{6}}|[0-9a-f]{{16}}_(?:import|merge))"
 _WINDOW = rf"{_STAMP}_\d{{5,}}"
-_PART = re.compile(rf"(?P<session>{_SESSION})-(?P<window>{_WINDOW})\.(?:csv|parquet|jsonl)")
-_DAY = re.compile(r"day-(?P<number>\d{5,})\.parquet")
+_WINDOW_FILE = re.compile(rf"(?P<session>{_SESSION})-(?P<window>{_WINDOW})\.(?:csv|parquet|jsonl)")
+_DAY_FILE = re.compile(r"day-(?P<number>\d{5,})\.parquet")
 _TAPE = re.compile(rf"(?P<window>{_WINDOW})\.tape(?:\.zst)?")
 
-# Device names of Windows, with or without an ending, open no file there.
+# Device names of Windows; with or without a suffix, they cannot be files there.
 _DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|COM\d|LPT\d)(?=\.|$)", re.IGNORECASE)
 
 
 def new_session(stamp: int) -> str:
-    """A session's name: the second in which it began (``stamp``, epoch ns), and six digits.
+    """Return the name of a session that begins at ``stamp`` (epoch ns): the second and six digits.
 
-    Three are of the second's fraction, so that names sort as sessions began; three are random.
+    Three digits are the fraction of the second, so that names sort by start; three are random.
     """
     fraction = stamp % NS_PER_SECOND * 4096 // NS_PER_SECOND
     return f"{compact_utc(stamp)}_{fraction:03x}{secrets.randbelow(4096):03x}"
 
 
 def new_import(stamp: int, digest: str) -> str:
-    """The name of trades that were imported, the first of them of ``stamp`` (epoch ns).
+    """Return the name of an import whose first trade has the time ``stamp`` (epoch ns).
 
-    ``digest`` is of what they were imported from, 16 hexadecimal digits or more: the same source
-    has the same name.
+    ``digest`` is that of the source, 16 hexadecimal digits or more: the same source has the same
+    name.
     """
     return f"{compact_utc(stamp)}_{digest[:16]}_import"
 
 
 def is_import(session: str) -> bool:
-    """Whether the trades of a session were imported: nobody listened for them."""
+    """Return whether the trades of a session were imported: no capture listened for them."""
     return session.endswith("_import")
 
 
 def new_merge(stamp: int, digest: str) -> str:
-    """The name of what sessions were merged to; the arguments are those of ``new_import``."""
+    """Return the name of a merge; the arguments are those of ``new_import``."""
     return f"{compact_utc(stamp)}_{digest[:16]}_merge"
 
 
 def is_merge(session: str) -> bool:
-    """Whether the trades of a session are those of others."""
+    """Return whether a session was merged from others."""
     return session.endswith("_merge")
 
 
 def is_session(name: str) -> bool:
-    """Whether ``name`` can be a session's."""
+    """Return whether ``name`` can be a session's."""
     return re.fullmatch(_SESSION, name) is not None
 
 
 def encode_ticker(ticker: str) -> str:
-    """``ticker`` as a file name: percent-encoded UTF-8, reversible, harmless on any system."""
+    """Return ``ticker`` as a file name: percent-encoded UTF-8, reversible, safe on any system."""
     name = quote(ticker, safe="^")
     if name.startswith(".") or _DEVICE.match(name):
         name = f"%{ord(name[0]):02X}{name[1:]}"
@@ -90,12 +93,14 @@ def decode_ticker(name: str) -> str:
     """
     ticker = unquote(name)
     if not ticker or encode_ticker(ticker) != name:
-        raise LayoutError(f"{name!r} is no ticker's folder: move it out of the data folder.")
+        raise LayoutError(
+            f"{name!r} is not the folder of a ticker: move it out of the data folder."
+        )
     return ticker
 
 
 def tickers_in(names: Iterable[str]) -> Iterator[str]:
-    """The tickers whose folders have these names; the anchor and what is not ours are not."""
+    """Yield the tickers whose folders have these names; skip the anchor and other folders."""
     for name in names:
         with contextlib.suppress(LayoutError):
             if is_ticker(ticker := decode_ticker(name)):
@@ -103,61 +108,65 @@ def tickers_in(names: Iterable[str]) -> Iterator[str]:
 
 
 def is_day_file(path: Path) -> bool:
-    """Whether ``path`` is called as the one file of a ticker's day is."""
-    return _DAY.fullmatch(path.name) is not None
+    """Return whether ``path`` has the name of a compacted file of a day."""
+    return _DAY_FILE.fullmatch(path.name) is not None
 
 
 def reading_order(path: Path) -> tuple[bool, str]:
-    """A key that sorts the files of a folder: the day's first, then late windows."""
+    """Return the sort key of the files of a folder: the day's first, then late windows."""
     return not is_day_file(path), path.name
 
 
 def day_number(path: Path) -> int:
-    """How often the day had been compacted when ``path`` was made.
+    """Return how often the day had been compacted when ``path`` was made.
 
     Raises:
-        LayoutError: it is no day's file.
+        LayoutError: ``path`` is not the file of a day.
     """
-    match = _DAY.fullmatch(path.name)
+    match = _DAY_FILE.fullmatch(path.name)
     if match is None:
-        raise LayoutError(f"{path} is no day's file of stocktrace: move it out of the data folder.")
+        raise LayoutError(f"{path} is not a file of stocktrace: move it out of the data folder.")
     return int(match["number"])
 
 
 @dataclass(frozen=True, slots=True)
 class WindowId:
-    """The names of one window of one session, as file names carry them."""
+    """The name of a window, with its session, as in file names."""
 
     session: str
     window: str
 
     @classmethod
     def of_window(cls, window: WindowSpec) -> WindowId:
-        """The part that ``window`` is."""
+        """Return the name of ``window``."""
         return cls(window.session, window.name)
 
     @classmethod
     def parse(cls, path: Path) -> WindowId:
-        """The part that a CSV, Parquet or quarantine file belongs to.
+        """Return the window of a CSV, Parquet or quarantine file.
 
         Raises:
-            LayoutError: the name is not of the grammar.
+            LayoutError: The name of the file does not match.
         """
-        match = _PART.fullmatch(path.name.removesuffix(OPEN))
+        match = _WINDOW_FILE.fullmatch(path.name.removesuffix(OPEN))
         if match is None:
-            raise LayoutError(f"{path} is no file of stocktrace: move it out of the data folder.")
+            raise LayoutError(
+                f"{path} is not a file of stocktrace: move it out of the data folder."
+            )
         return cls(match["session"], match["window"])
 
     @classmethod
     def of_tape(cls, path: Path) -> WindowId:
-        """The part that a tape belongs to.
+        """Return the window of a tape.
 
         Raises:
-            LayoutError: the name is not of the grammar.
+            LayoutError: The name of the file does not match.
         """
         match = _TAPE.fullmatch(path.name)
         if match is None or not is_session(path.parent.name):
-            raise LayoutError(f"{path} is no tape of stocktrace: move it out of the data folder.")
+            raise LayoutError(
+                f"{path} is not a tape of stocktrace: move it out of the data folder."
+            )
         return cls(path.parent.name, match["window"])
 
     @property
@@ -167,15 +176,15 @@ class WindowId:
 
     @property
     def opened_at(self) -> datetime:
-        """When the first of it was received, to the second."""
+        """When its first frame was received, to the second."""
         return datetime.strptime(self.window[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
 
     @property
     def number(self) -> int:
-        """Its place in the session; the times in the names can go back, when a clock is set."""
+        """Its place in the session. The times in the names can go back when a clock is set."""
         return int(self.window.rpartition("_")[2])
 
     @property
     def stem(self) -> str:
-        """What its files' names begin with."""
+        """The beginning of its files' names."""
         return f"{self.session}-{self.window}"

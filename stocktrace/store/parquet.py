@@ -1,64 +1,107 @@
-"""One segment to one Parquet file, published only when it is whole (docs/storage.md).
+"""Read and write Parquet files: checksums are verified, errors name the file, writes are atomic.
 
-temp name outside the dataset → write with page checksums → re-read with checksums → compare content
-with the CSV → sync → rename → sync the folder → only then the CSV goes. Running it again changes
-nothing; a file under the final name is believed only after it was read and compared, too.
+Every Parquet file of the data folder is opened with ``open_parquet`` and, if it is not a file of
+trades (``conversion``, ``compaction``), written with ``publish_table``.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
-import fcntl
-import os
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from stocktrace._version import __version__
 from stocktrace.errors import ConversionError
-from stocktrace.store import arrow_schema, checksum, files, footer, lock, outbox, partition
-from stocktrace.store.footer import UNREADABLE
-from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId
-from stocktrace.store.segments import HEADER, parse_segment
+from stocktrace.store import files
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
 
-#: As ``columns`` has them; readers of this module need no second one.
-SCHEMA = arrow_schema.TRADE_SCHEMA
-ContentHash = checksum.ContentHash
-content_hash = checksum.content_hash
-metadata = footer.read_footer
-has_wrong_statistics = footer.has_wrong_statistics
+#: What pyarrow raises for a damaged file; UnicodeDecodeError for a name in its footer.
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
-# Under 64 Ki rows a group costs 4-15 % in size; more than this is more to read for one hour.
+# Row groups below 64 Ki rows cost 4-15 % in size; with larger ones, reading one hour costs more.
 ROW_GROUP = 1 << 18
-# pyarrow's own 20,000-row pages cost 2-4 %.
+# pyarrow's default pages of 20,000 rows cost 2-4 % in size.
 _PAGE_ROWS = 1 << 20
-# The level of the measured knee: 9 gains 4 % in size for twice the time (docs/storage.md).
+# Level 9 saves 4 % in size for twice the time (docs/storage.md).
 ZSTD_LEVEL = 3
-# What pyarrow (26), polars (2.1) or DuckDB (2.0) may take for a number, a date, a time or a truth
-# (TRUE is listed at Nasdaq) in the name of a partition.
-_GUESSED = re.compile(r"[-.^]*\d.*|[-^]*(?:inf|infinity|nan|true|false)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedFile:
-    """A published file: ``rows`` trades of ``ticker`` in ``size`` bytes."""
+@contextlib.contextmanager
+def open_parquet(
+    path: str | Path,
+    schema: pa.Schema | None = None,
+    filesystem: pafs.FileSystem | None = None,
+) -> Iterator[pq.ParquetFile]:
+    """Open a file with page checksums; reading it inside the context raises ``ConversionError``.
 
-    ticker: str
-    path: Path
-    rows: int
-    size: int
+    Raises:
+        ConversionError: The file is damaged, or its columns are not those of ``schema``.
+        FileNotFoundError: The file does not exist (any more).
+    """
+    with (
+        _reading(path),
+        pq.ParquetFile(path, page_checksum_verification=True, filesystem=filesystem) as file,
+    ):
+        if schema is not None and not file.schema_arrow.equals(schema):
+            raise ConversionError(f"{path} has unexpected columns: {file.schema_arrow}.")
+        yield file
 
 
-def parquet_writer(sink: Path, level: int = ZSTD_LEVEL) -> pq.ParquetWriter:
-    """A writer with the settings that were measured to be the smallest."""
+@contextlib.contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise ConversionError(f"{path} cannot be read: {error}.") from error
+
+
+def read_table(
+    path: str | Path, schema: pa.Schema, filesystem: pafs.FileSystem | None = None
+) -> pa.Table:
+    """Read a whole small file.
+
+    Raises:
+        ConversionError: The file is missing or damaged, or its columns are not those of ``schema``.
+    """
+    try:
+        with open_parquet(path, schema, filesystem) as file:
+            return file.read(use_threads=False)
+    except FileNotFoundError as error:
+        raise ConversionError(f"{path} cannot be read: {error}.") from error
+
+
+def publish_table(
+    table: pa.Table, final: Path, temporary: Path | None = None, *, store_schema: bool = True
+) -> None:
+    """Write a small file as a whole: a reader sees the old file or the new one.
+
+    It is written beside ``temporary``, by default beside ``final``. That must be another folder if
+    readers take every file beside ``final`` for data.
+    """
+    temporary = temporary or final
+    files.make_folder(final.parent)
+    files.make_folder(temporary.parent)
+    with files.locked_temporary(temporary) as path:
+        with files.disk_errors(path):
+            pq.write_table(
+                table, path, compression="zstd", write_page_checksum=True, store_schema=store_schema
+            )
+        files.publish_file(path, final)
+
+
+def trade_writer(path: Path, level: int = ZSTD_LEVEL) -> pq.ParquetWriter:
+    """Return a writer of trades, with the settings that gave the smallest files."""
     return pq.ParquetWriter(
-        sink,
-        SCHEMA,
+        path,
+        TRADE_SCHEMA,
         compression="zstd",
         compression_level=level,
         use_dictionary=["price", "volume", "conditions"],
@@ -72,182 +115,74 @@ def parquet_writer(sink: Path, level: int = ZSTD_LEVEL) -> pq.ParquetWriter:
     )
 
 
-def read_csv(path: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of a sealed segment, of ``SCHEMA``; every type is declared, nothing is guessed.
+def read_trade_file(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file of trades.
 
     Raises:
-        ConversionError: it is torn, or not a segment of ours.
-    """
-    with path.open("rb") as file:
-        header = file.readline()
-        file.seek(0, os.SEEK_END)
-        empty = file.tell() == len(header)
-        if header != HEADER:
-            raise ConversionError(f"{path} does not begin with the header of a segment.")
-        file.seek(-1, os.SEEK_END)
-        # A number that was cut still parses: a row counts only with its line feed.
-        if file.read(1) != b"\n":
-            raise ConversionError(f"{path} is torn: its last line has no end.")
-    if not empty:
-        yield from parse_segment(path, path)
-
-
-def read_open_csv(path: Path) -> Iterator[pa.RecordBatch]:
-    """The complete lines of a segment that may still be appended to, as ``read_csv`` gives them.
-
-    Raises:
-        ConversionError: it is not a segment of ours.
-        FileNotFoundError: it is not there (any more).
-    """
-    data = path.read_bytes()
-    lines = data[: data.rfind(b"\n") + 1]
-    if not HEADER.startswith(lines[: len(HEADER)]):
-        raise ConversionError(f"{path} does not begin with the header of a segment.")
-    if len(lines) > len(HEADER):
-        yield from parse_segment(path, pa.BufferReader(lines))
-
-
-def read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of a published file, page checksums verified.
-
-    Raises:
-        ConversionError: it is damaged, or not a file of ours.
+        ConversionError: The file is missing or damaged, or has other columns.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(SCHEMA):
-                raise ConversionError(f"{path} has other columns than ours: {file.schema_arrow}.")
+        with open_parquet(path, TRADE_SCHEMA) as file:
             yield from file.iter_batches(batch_size=ROW_GROUP, use_threads=False)
-    except UNREADABLE as error:
+    except FileNotFoundError as error:
         raise ConversionError(f"{path} cannot be read: {error}.") from error
 
 
-def publish_segment(layout: Layout, segment: Path, *, anew: bool = False) -> PublishedFile | None:
-    """Publish a sealed segment; ``None`` if another process is at it or had done it.
+class RowRangeReader:
+    """Reads ranges of rows of one file of trades; a context manager.
 
-    ``anew`` writes a file with the right rows, too: its footer may be wrong.
-
-    Raises:
-        ConversionError: what was written is not what was read; the segment stays.
+    It keeps the row group that it read last, so that reading consecutive ranges costs as much as
+    reading the file once.
     """
-    part, ticker = WindowId.parse(segment), layout.ticker_of_csv(segment)
-    try:
-        source = segment.open("rb")
-    except FileNotFoundError:
-        return None
-    with source:
-        try:
-            fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-        if not segment.exists():  # it went between the open and the lock
-            return None
-        final = layout.parquet(ticker, part)
-        files.make_folder(final.parent)
-        # A compaction has the date to itself while it puts a new folder in the ticker's place.
-        with lock.lock_folder(final.parent.parent, exclusive=False):
-            converted = _is_in_day_file(layout, ticker, segment, part)
-            if converted is None:
-                wanted = _publish(layout, ticker, segment, part, anew=anew)
-                converted = PublishedFile(ticker, final, wanted.rows, final.stat().st_size)
-                if layout.lake:
-                    _add_to_outbox(layout, ticker, part)
-        _delete_segment(layout, ticker, segment, part)
-    return converted
 
+    def __init__(self, path: Path) -> None:
+        """Open ``path``; raises as ``open_parquet`` does."""
+        self._path = path
+        self._open = contextlib.ExitStack()
+        self._file = self._open.enter_context(open_parquet(path, TRADE_SCHEMA))
+        groups = self._file.metadata
+        rows = (groups.row_group(at).num_rows for at in range(groups.num_row_groups))
+        self._ends = list(accumulate(rows))
+        self._last: tuple[int, pa.Table] | None = None
 
-def _add_to_outbox(layout: Layout, ticker: str, part: WindowId) -> None:
-    """Before the CSV goes: what is to be sent is then on disk, whatever happens."""
-    if (anchor := layout.anchor(part.date)).exists():
-        outbox.add_to_outbox(layout, part.session, anchor)
-    outbox.add_to_outbox(layout, part.session, layout.parquet(ticker, part))
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
-def _delete_segment(layout: Layout, ticker: str, segment: Path, part: WindowId) -> None:
-    """A published segment is a second copy: it goes, unless it was asked for."""
-    if layout.csv_retention:
-        kept = layout.kept_csv(ticker, part)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with files.disk_errors(kept):
-            segment.replace(kept)
-    else:
-        segment.unlink()
+    def rows(self, offset: int, count: int) -> Iterator[pa.RecordBatch]:
+        """Yield ``count`` rows from ``offset`` on.
 
+        Raises:
+            ConversionError: The rows cannot be read, or the file has fewer.
+        """
+        end = offset + count
+        if end > (self._ends[-1] if self._ends else 0):
+            raise ConversionError(f"{self._path} has fewer rows than its footer says.")
+        while offset < end:
+            group = bisect.bisect_right(self._ends, offset)
+            begin = self._ends[group - 1] if group else 0
+            stop = min(end, self._ends[group])
+            yield from self._group(group).slice(offset - begin, stop - offset).to_batches()
+            offset = stop
 
-def _is_in_day_file(
-    layout: Layout, ticker: str, segment: Path, part: WindowId
-) -> PublishedFile | None:
-    """The file of the day, if it has the window of ``segment``.
+    def head(self, offset: int, count: int) -> pa.Table:
+        """Return at most ``count`` rows from ``offset`` on, of one row group.
 
-    Raises:
-        ConversionError: its rows there are other ones.
-    """
-    piece = partition.find_in_day_file(layout, ticker, part)
-    if piece is None:
-        return None
-    found = content_hash(piece.read())
-    if found.hexdigest() != content_hash(read_csv(segment)).hexdigest():
-        raise ConversionError(f"{piece.path} holds other rows than {segment}.")
-    return PublishedFile(ticker, piece.path, piece.rows, piece.size)
+        Raises:
+            ConversionError: The rows cannot be read, or the file has fewer.
+        """
+        group = bisect.bisect_right(self._ends, offset)
+        if (self._last and self._last[0] == group) or offset not in (0, *self._ends):
+            return pa.Table.from_batches(self.rows(offset, count), TRADE_SCHEMA)
+        # At the start of a group, only the requested rows are decoded.
+        with _reading(self._path):
+            batches = self._file.iter_batches(count, [group], use_threads=False)
+            return pa.Table.from_batches(islice(batches, 1), TRADE_SCHEMA)
 
-
-def _publish(
-    layout: Layout, ticker: str, segment: Path, part: WindowId, *, anew: bool
-) -> checksum.ContentHash:
-    final = layout.parquet(ticker, part)
-    if final.exists() and not anew:
-        with contextlib.suppress(ConversionError):  # damaged: it is written anew
-            wanted = content_hash(read_csv(segment))
-            if content_hash(read_parquet(final)).hexdigest() == wanted.hexdigest():
-                return wanted
-    layout.converting.mkdir(parents=True, exist_ok=True)
-    with files.locked_temporary(layout.converting / final.name) as temporary:
-        wanted = _write_checked(read_csv(segment), temporary, part)
-        found = content_hash(read_parquet(temporary))
-        if found.hexdigest() != wanted.hexdigest():
-            raise ConversionError(f"{temporary} does not hold the {wanted.rows} rows of {segment}.")
-        _write_anchor(layout, ticker, part)
-        files.publish_file(temporary, final)
-    return wanted
-
-
-def _write_anchor(layout: Layout, ticker: str, part: WindowId) -> None:
-    """Keep readers that guess from taking tickers for numbers, dates or truths.
-
-    They guess the type of a partition from all its values: ``7203`` and ``007`` alone would come
-    back as 7203 and 7. Beside them stands a file without rows under a name that is no
-    number, and no ticker.
-    """
-    anchor = layout.anchor(part.date)
-    if _GUESSED.fullmatch(ticker) and not anchor.exists():
-        files.make_folder(anchor.parent)
-        # Under the session's name, so that its recovery knows it.
-        with files.locked_temporary(layout.converting / f"{part.stem}.{anchor.name}") as temporary:
-            pq.write_table(SCHEMA.empty_table(), temporary, store_schema=False)
-            files.publish_file(temporary, anchor)
-
-
-def _write_checked(
-    rows: Iterator[pa.RecordBatch], path: Path, part: WindowId
-) -> checksum.ContentHash:
-    written = ContentHash()
-    gathered: list[pa.RecordBatch] = []
-    with files.disk_errors(path), parquet_writer(path) as parquet:
-        for batch in rows:
-            written.update(batch)
-            gathered.append(batch)
-            if sum(each.num_rows for each in gathered) >= ROW_GROUP:
-                parquet.write_table(pa.Table.from_batches(gathered), ROW_GROUP)
-                gathered = []
-        if not written.rows:
-            raise ConversionError("A segment without rows must not be: nothing is published.")
-        if gathered:
-            parquet.write_table(pa.Table.from_batches(gathered), ROW_GROUP)
-        facts = {
-            "session": part.session,
-            "window": part.window,
-            "content": written.hexdigest(),
-            "version": __version__,
-        }
-        parquet.add_key_value_metadata({f"stocktrace.{key}": facts[key] for key in facts})
-    return written
+    def _group(self, group: int) -> pa.Table:
+        if self._last is None or self._last[0] != group:
+            with _reading(self._path):
+                self._last = group, self._file.read_row_group(group, use_threads=False)
+        return self._last[1]

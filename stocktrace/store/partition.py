@@ -1,9 +1,8 @@
 """One folder ``date=…/symbol=…``: which windows its files hold, and which rows of which file.
 
-Freshly converted windows are a file each; compaction makes one file of all that are there. The rows
-of a window are a *piece* either way, and whoever counts or compares asks for pieces. Their order is
-that of the sessions' names, then of the windows': the sessions by when they began, the windows of
-each as they were recorded.
+A converted window is a file of its own until compaction merges all files of the folder into one.
+Callers ask for the rows of windows (``WindowRows``) and need not know which it is. Windows are
+ordered by session, sessions by when they began.
 """
 
 from __future__ import annotations
@@ -13,26 +12,26 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import pyarrow as pa
 
-from stocktrace.errors import ConversionError
 from stocktrace.store import footer
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, decode_ticker, is_day_file, reading_order
-from stocktrace.store.row_ranges import RowRangeReader
+from stocktrace.store.parquet import RowRangeReader
 
-# Compaction takes the files away between a listing and its reading at most once a day.
-_TRIES = 5
-_Found = TypeVar("_Found")
+# Compaction removes files between a listing and its reading at most once a day.
+_ATTEMPTS = 5
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class WindowRows:
     """The rows of one window: ``rows`` of ``path`` from ``offset`` on, whose hash is ``content``.
 
-    So the footer tells; only reading the rows proves it. ``size`` is their share of its bytes.
+    This is what the footer says; only reading the rows proves it. ``size`` is their share of the
+    file's bytes.
     """
 
     part: WindowId
@@ -43,144 +42,138 @@ class WindowRows:
     size: int
 
     def read(self) -> Iterator[pa.RecordBatch]:
-        """Its rows, from the file that is opened for it.
+        """Yield the rows; the file is opened for them.
 
         Raises:
-            ConversionError: they cannot be read, or are not there.
+            ConversionError: The rows cannot be read.
         """
         with RowRangeReader(self.path) as file:
             yield from file.rows(self.offset, self.rows)
 
 
 def list_window_rows(folder: Path, session: str | None = None) -> list[WindowRows]:
-    """What a folder holds (of one session), in order.
+    """Return the windows (of one session) in a folder, in order.
 
     Raises:
-        ConversionError: a file has no footer, or not one of ours.
-        LayoutError: a file is none of stocktrace's.
+        ConversionError: The footer of a file cannot be read.
+        LayoutError: The name of a file is not one of stocktrace's.
     """
     return retry_on_compaction(lambda: _list_window_rows(folder, session))
-
-
-def find_in_day_file(layout: Layout, ticker: str, part: WindowId) -> WindowRows | None:
-    """The rows of a ticker's window in the file of the day, if they are there."""
-    folder = layout.partition(ticker, part.date)
-
-    def found() -> WindowRows | None:
-        held = (piece for path in day_files(folder) for piece in window_rows_in(path))
-        return next((piece for piece in held if piece.part == part), None)
-
-    return retry_on_compaction(found)
-
-
-def session_rows(
-    layout: Layout, session: str, dates: Iterable[str]
-) -> Iterator[tuple[str, WindowRows]]:
-    """The published pieces of a session that lie under ``dates``, each with its ticker."""
-    for date in sorted(dates):
-        for folder in partition_folders(layout, date):
-            for piece in list_window_rows(folder, session):
-                yield partition_ticker(folder), piece
-
-
-def partition_folders(layout: Layout, date: str = "*") -> list[Path]:
-    """The folders of tickers, of one date or of all, sorted."""
-    return sorted(layout.dataset.glob(f"date={date}/symbol=[!~]*"))
-
-
-def partition_ticker(folder: Path) -> str:
-    """The ticker whose trades a folder holds."""
-    return decode_ticker(folder.name.removeprefix("symbol="))
-
-
-def partition_date(path: Path) -> str:
-    """The UTC date of a folder that holds trades, or of a file that holds coverage."""
-    return path.parent.name.removeprefix("date=")
-
-
-def day_files(folder: Path) -> list[Path]:
-    """The compacted files of a folder: one, or none."""
-    return sorted(path for path in folder.glob("day-*.parquet") if is_day_file(path))
-
-
-def files_in_order(folder: Path) -> list[Path]:
-    """The files of a folder in the order in which to read them: the day's, then late windows."""
-    return sorted(folder.glob("*.parquet"), key=reading_order)
-
-
-def retry_on_compaction(read: Callable[[], _Found]) -> _Found:
-    """``read``, again if a compaction took away a file that it had listed."""
-    for _ in range(_TRIES - 1):
-        try:
-            return read()
-        except FileNotFoundError:
-            continue
-    return read()
 
 
 def _list_window_rows(folder: Path, session: str | None) -> list[WindowRows]:
     found = []
     for path in files_in_order(folder):
-        # The name of a window's file tells the session; many need not be opened.
+        # A window's file has the session in its name: most need not be opened.
         if session is None or is_day_file(path) or WindowId.parse(path).session == session:
-            found += [each for each in window_rows_in(path) if session in (None, each.part.session)]
-    return sorted(found, key=lambda piece: (piece.part.session, piece.part.window))
+            found += [rows for rows in window_rows_in(path) if session in (None, rows.part.session)]
+    return sorted(found, key=lambda rows: (rows.part.session, rows.part.window))
 
 
 def window_rows_in(path: Path) -> list[WindowRows]:
-    """What one published file holds, in the order of its rows.
+    """Return the windows in one published file, in the order of its rows.
 
     Raises:
-        ConversionError: it has no footer, or not one of ours.
-        LayoutError: it is none of stocktrace's.
-        FileNotFoundError: it is not there (any more).
+        ConversionError: The footer cannot be read.
+        LayoutError: The name of the file is not one of stocktrace's.
+        FileNotFoundError: The file does not exist (any more).
     """
-    told, size = footer.read_footer(path), path.stat().st_size
-    total = int(told["rows"])
-    if not is_day_file(path):
-        return [WindowRows(WindowId.parse(path), path, 0, total, told.get("content", ""), size)]
-    try:
-        parts = footer.parse_windows(told["parts"])
-    except (KeyError, ValueError) as error:
-        raise ConversionError(f"{path} does not tell what it is made of: {error}.") from error
-    if sum(rows for _, rows, _ in parts) != total:
-        raise ConversionError(f"{path} has {total} rows, but tells of others.")
-    ends = accumulate(rows for _, rows, _ in parts)
+    windows, size = footer.list_windows(path, footer.read_footer(path)), path.stat().st_size
+    ends = list(accumulate(rows for _, rows, _ in windows))
     return [
-        WindowRows(part, path, end - rows, rows, content, size * rows // (total or 1))
-        for (part, rows, content), end in zip(parts, ends, strict=True)
+        WindowRows(window, path, end - rows, rows, content, size * rows // (ends[-1] or 1))
+        for (window, rows, content), end in zip(windows, ends, strict=True)
     ]
 
 
 def find_window_rows(layout: Layout, ticker: str, part: WindowId) -> WindowRows | None:
-    """The published rows of a ticker's window, in a file of their own or in that of the day."""
+    """Find the published rows of a ticker's window, in its own file or in that of the day."""
     own = layout.parquet(ticker, part)
     return window_rows_in(own)[0] if own.exists() else find_in_day_file(layout, ticker, part)
 
 
+def find_in_day_file(layout: Layout, ticker: str, part: WindowId) -> WindowRows | None:
+    """Find the rows of a ticker's window in the compacted file of the day."""
+    folder = layout.partition(ticker, part.date)
+
+    def find() -> WindowRows | None:
+        all_rows = (rows for path in day_files(folder) for rows in window_rows_in(path))
+        return next((rows for rows in all_rows if rows.part == part), None)
+
+    return retry_on_compaction(find)
+
+
+def session_rows(
+    layout: Layout, session: str, dates: Iterable[str]
+) -> Iterator[tuple[str, WindowRows]]:
+    """Yield ``(ticker, rows)`` of the published windows of a session under ``dates``."""
+    for date in sorted(dates):
+        for folder in partition_folders(layout, date):
+            for rows in list_window_rows(folder, session):
+                yield partition_ticker(folder), rows
+
+
+def partition_folders(layout: Layout, date: str = "*") -> list[Path]:
+    """Return the folders of tickers, of one date or of all, sorted."""
+    return sorted(layout.dataset.glob(f"date={date}/symbol=[!~]*"))
+
+
+def partition_ticker(folder: Path) -> str:
+    """Return the ticker whose trades a folder holds."""
+    return decode_ticker(folder.name.removeprefix("symbol="))
+
+
+def partition_date(path: Path) -> str:
+    """Return the UTC date of a folder that holds trades, or of a file that holds coverage."""
+    return path.parent.name.removeprefix("date=")
+
+
+def day_files(folder: Path) -> list[Path]:
+    """Return the compacted files of a folder: one, or none."""
+    return sorted(path for path in folder.glob("day-*.parquet") if is_day_file(path))
+
+
+def files_in_order(folder: Path) -> list[Path]:
+    """Return the files of a folder in reading order: the day's, then late windows."""
+    return sorted(folder.glob("*.parquet"), key=reading_order)
+
+
+def retry_on_compaction(read: Callable[[], _T]) -> _T:
+    """Call ``read``; again if compaction removed a file that it had listed."""
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return read()
+    return read()
+
+
 class WindowRowsReader:
-    """Reads pieces, and keeps the last file open: the pieces of one mostly follow one another."""
+    """Reads the rows of windows; a context manager.
+
+    It keeps the last file open, because consecutive windows are mostly in the same file.
+    """
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._file = contextlib.ExitStack()
-        self._slices: RowRangeReader | None = None
+        self._open = contextlib.ExitStack()
+        self._file: RowRangeReader | None = None
 
-    def rows(self, piece: WindowRows) -> Iterator[pa.RecordBatch]:
-        """The rows of ``piece``."""
-        return self._of(piece).rows(piece.offset, piece.rows)
+    def __enter__(self) -> Self:
+        return self
 
-    def head(self, piece: WindowRows, count: int) -> pa.Table:
-        """Its first rows, at most ``count``."""
-        return self._of(piece).head(piece.offset, min(count, piece.rows))
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
-    def _of(self, piece: WindowRows) -> RowRangeReader:
-        if self._slices is None or self._path != piece.path:
-            self.close()
-            self._slices = self._file.enter_context(RowRangeReader(piece.path))
-            self._path = piece.path
-        return self._slices
+    def rows(self, window: WindowRows) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of ``window``."""
+        return self._reader(window).rows(window.offset, window.rows)
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def head(self, window: WindowRows, count: int) -> pa.Table:
+        """Return the first rows of ``window``, at most ``count``."""
+        return self._reader(window).head(window.offset, min(count, window.rows))
+
+    def _reader(self, window: WindowRows) -> RowRangeReader:
+        if self._file is None or self._path != window.path:
+            self._open.close()
+            self._file = self._open.enter_context(RowRangeReader(window.path))
+            self._path = window.path
+        return self._file

@@ -1,13 +1,12 @@
-"""What was refused, one JSON line each: reason, row, raw frame, receive time. Nothing is dropped.
+"""Quarantine: rows that are not valid trades, one JSON line each. Nothing is dropped.
 
-`{"reason": …, "row": {…} | null, "frame_id": "…", "frame": "…", "ts_recv": <epoch ns>}`; ``frame``
-is base64 under ``frame_base64`` when it is no UTF-8. ``row`` is ``null`` when the frame as a whole
-could not be read; such a line has no ``frame_id``.
+`{"reason": …, "row": {…} | null, "frame_id": "…", "frame": "…", "ts_recv_ns": <epoch ns>}`
 
-A server that spells one member in its own way has all rows of a frame refused. So a frame stands
-with the first of its rows, and the lines of the others have its ``frame_id`` alone: a file grows
-with what was received, not with its square. Files of earlier versions repeat the frame, without an
-id; they are read all the same.
+- ``row`` is ``null`` if the frame as a whole could not be read; then there is no ``frame_id``.
+- ``frame`` is base64 under ``frame_base64`` if it is not UTF-8.
+- Only the first row of a frame has the frame; the others have its ``frame_id``. If a server spells
+  one member differently, all rows of a frame are invalid: so a file grows with what was received,
+  not with its square. A line may have a frame without an id.
 """
 
 from __future__ import annotations
@@ -24,33 +23,33 @@ from typing import Any
 from stocktrace.store import files
 from stocktrace.store.names import OPEN
 
-# Ids of frames that are remembered while a file is written (some 10 MB); then each stands again.
-_IDS = 1 << 16
-# Bytes that are written at once: what was refused in one read can be many times that.
-_PIECE = 1 << 20
+# Ids of frames that are remembered while a file is written (some 10 MB); then frames are repeated.
+_MAX_IDS = 1 << 16
+# Bytes that are written at once: the lines of one read can be many times that.
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedRow:
-    """One refused row, or frame if ``row`` is ``None``; ``stamp`` is epoch ns."""
+    """A row that is not a valid trade, or a frame if ``row`` is ``None``; ``stamp`` is epoch ns."""
 
     stamp: int
     frame: bytes
     row: Any
     reason: str
 
-    def line(self, frame_id: str = "", *, whole: bool = True) -> str:
-        """Its line in the file, without the frame if it is not to be ``whole``."""
+    def line(self, frame_id: str = "", *, with_frame: bool = True) -> str:
+        """Return the line in the file."""
         record: dict[str, Any] = {"reason": self.reason, "row": self.row}
         if frame_id:
             record["frame_id"] = frame_id
-        if whole:
-            record |= _member(self.frame)
-        record["ts_recv"] = self.stamp
+        if with_frame:
+            record |= _frame_member(self.frame)
+        record["ts_recv_ns"] = self.stamp
         return json.dumps(record, separators=(",", ":")) + "\n"
 
 
-def _member(frame: bytes) -> dict[str, str]:
+def _frame_member(frame: bytes) -> dict[str, str]:
     try:
         return {"frame": frame.decode()}
     except UnicodeDecodeError:
@@ -58,34 +57,34 @@ def _member(frame: bytes) -> dict[str, str]:
 
 
 @dataclass(slots=True)
-class QuarantineLines:
-    """The lines of one file as they are written, each frame but once."""
+class QuarantineEncoder:
+    """Makes the lines of one file, each frame once."""
 
     _written: set[str] = field(default_factory=set)
 
-    def of(self, refused: Iterable[QuarantinedRow]) -> Iterator[str]:
-        """The next lines."""
+    def encode(self, rows: Iterable[QuarantinedRow]) -> Iterator[str]:
+        """Yield the next lines."""
         ids: dict[bytes, str] = {}  # a frame of many rows is hashed once
-        for each in refused:
-            if each.row is None:
-                yield each.line()
+        for row in rows:
+            if row.row is None:
+                yield row.line()
                 continue
-            if each.frame not in ids:
-                ids[each.frame] = hashlib.blake2b(each.frame, digest_size=16).hexdigest()
-            frame_id = ids[each.frame]
+            if row.frame not in ids:
+                ids[row.frame] = hashlib.blake2b(row.frame, digest_size=16).hexdigest()
+            frame_id = ids[row.frame]
             is_new = frame_id not in self._written
             if is_new:
-                if len(self._written) == _IDS:
+                if len(self._written) == _MAX_IDS:
                     self._written.clear()
                 self._written.add(frame_id)
-            yield each.line(frame_id, whole=is_new)
+            yield row.line(frame_id, with_frame=is_new)
 
 
 def parse_quarantine(lines: Iterable[str]) -> Iterator[QuarantinedRow]:
-    """What the lines of a file say, from its first one on; empty ones say nothing.
+    """Yield the rows of a file from its first line on; empty lines are skipped.
 
     Raises:
-        ValueError: a line is none of a quarantine, or its frame stands in none above; says which.
+        ValueError: A line is not valid, or its frame is not in a line above; the text says which.
     """
     frames: dict[str, bytes] = {}
     for number, line in enumerate(lines, 1):
@@ -99,18 +98,18 @@ def parse_quarantine(lines: Iterable[str]) -> Iterator[QuarantinedRow]:
             elif frame_id is not None:
                 frames[frame_id] = frame
             row, reason = record["row"], record["reason"]
-            stamp = index(record["ts_recv"])  # a float has lost digits
+            stamp = index(record["ts_recv_ns"])  # a float has lost digits
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"line {number}: no line of a quarantine.") from error
+            raise ValueError(f"line {number}: not a line of a quarantine file.") from error
         if frame is None:
             raise ValueError(
-                f"line {number}: its frame stands in no line above: copy the file with all lines."
+                f"line {number}: its frame is not in a line above: copy the file with all lines."
             )
         yield QuarantinedRow(stamp, frame, row, reason)
 
 
 def _frame(record: dict[str, Any]) -> bytes | None:
-    """The frame that stands in a line; ``None`` if that is a line above."""
+    """Return the frame in a line; ``None`` if it is in a line above."""
     if encoded := record.get("frame_base64"):
         return base64.b64decode(encoded)
     if "frame" not in record and record["frame_id"]:
@@ -120,36 +119,36 @@ def _frame(record: dict[str, Any]) -> bytes | None:
 
 
 class QuarantineWriter:
-    """The quarantine file of one window, made when the first row needs it."""
+    """Writes the quarantine file of one window, which is created with its first row."""
 
     def __init__(self, path: Path) -> None:
         self._final = path
         self._open = path.with_name(path.name + OPEN)
-        self._used = False
-        self._lines = QuarantineLines()
+        self._has_rows = False
+        self._encoder = QuarantineEncoder()
 
-    def add(self, refused: Iterable[QuarantinedRow]) -> None:
-        """Append what was refused."""
-        piece = bytearray()
-        for line in self._lines.of(refused):
-            piece += line.encode()
-            if len(piece) >= _PIECE:
-                self._append(bytes(piece))
-                piece.clear()
-        if piece:
-            self._append(bytes(piece))
+    def add(self, rows: Iterable[QuarantinedRow]) -> None:
+        """Append rows."""
+        chunk = bytearray()
+        for line in self._encoder.encode(rows):
+            chunk += line.encode()
+            if len(chunk) >= _CHUNK_BYTES:
+                self._append(bytes(chunk))
+                chunk.clear()
+        if chunk:
+            self._append(bytes(chunk))
 
-    def _append(self, piece: bytes) -> None:
-        if not self._used:
-            # What an earlier attempt at this window left is written again from the tape.
+    def _append(self, chunk: bytes) -> None:
+        if not self._has_rows:
+            # A file of an earlier attempt at this window is written again from the tape.
             self._open.parent.mkdir(parents=True, exist_ok=True)
             self._open.unlink(missing_ok=True)
-            self._used = True
-        files.append(self._open, piece)
+            self._has_rows = True
+        files.append(self._open, chunk)
 
     def seal(self) -> None:
-        """Publish the file; without a row there is none, not even one of an earlier attempt."""
-        if self._used:
+        """Publish the file; without rows, delete the file of an earlier attempt."""
+        if self._has_rows:
             files.publish_file(self._open, self._final)
         else:
             self._open.unlink(missing_ok=True)

@@ -2,15 +2,16 @@
 
     .csv.open ──seal: fsync, rename──▶ .csv ──convert──▶ .parquet
 
-Text of a row: times as ``2026-11-23 14:30:00.123Z`` (ms) and ``…00.123456Z`` (µs), numbers as the
-shortest text that gives the same float64, no quotes: no text in a row can hold a comma, a quote or
-a line feed (``is_ticker``, ``batch``), so a row is a line.
+Times are written as ``2026-11-23 14:30:00.123Z`` (ms) and ``…00.123456Z`` (µs), numbers as the
+shortest text of the same float64, without quotes: no text in a row can hold a comma, a quote or a
+line feed (``is_ticker``, ``batch``), so a row is a line. When a segment is read, every type is
+declared and nothing is guessed.
 """
-# MERGED """Text of CSV segments as columns; every type is declared, nothing is guessed."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,14 +29,13 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import QuarantinedRow, QuarantineWriter
 from stocktrace.trade import COLUMNS
-from stocktrace.units import US_PER_MS
 
 HEADER = (",".join(COLUMNS) + "\n").encode()
 
 
 @dataclass(slots=True)
 class TickerCounts:
-    """What became of one ticker's trades in one window."""
+    """How many trades of one ticker in one window were recorded and quarantined."""
 
     recorded: int = 0
     quarantined: int = 0
@@ -43,51 +43,51 @@ class TickerCounts:
 
 @dataclass(slots=True)
 class SegmentWriter:
-    """The segments and the quarantine of one window, written batch by batch, then sealed.
+    """Writes the segments and the quarantine of one window, batch by batch, then seals them.
 
-    Tickers in ``done`` are sealed or published already: their rows are checked and counted again,
-    but not written (a rebuild after a crash in the middle of sealing).
+    If a ticker ``is_published`` (or sealed), its rows are validated and counted, but not written:
+    that is so when a window is rebuilt after a crash while it was sealed.
     """
 
     layout: Layout
     part: WindowId
-    is_published: Container[str] = frozenset()
-    tallies: dict[str, TickerCounts] = field(default_factory=dict)
+    is_published: Callable[[str], bool] = lambda _: False
+    counts: dict[str, TickerCounts] = field(default_factory=dict)
     lags: LatencyHistogram = field(default_factory=LatencyHistogram)
     latest_lag_ms: float = 0.0
-    _started: dict[str, Path] = field(default_factory=dict)
+    _paths: dict[str, Path] = field(default_factory=dict)
     _quarantine: QuarantineWriter = field(init=False)
 
     def __post_init__(self) -> None:
         self._quarantine = QuarantineWriter(self.layout.quarantine(self.part))
 
-    def quarantine(self, refused: Iterable[QuarantinedRow]) -> None:
-        """Keep what could not even be decoded."""
-        self._quarantine.add(refused)
+    def quarantine(self, rows: Iterable[QuarantinedRow]) -> None:
+        """Quarantine rows that could not be decoded."""
+        self._quarantine.add(rows)
 
     def write(self, batch: Batch) -> None:
         """Validate and append a batch."""
         columns = BatchColumns.of(batch)
-        keep = np.ones(len(columns.price), np.bool_)
-        refused = validation.find_failures(columns.frame())
-        if refused:
-            keep[list(refused)] = False
-            self._quarantine.add(columns.drop_rows(at, why) for at, why in refused.items())
-        # Of what was refused, the time may be the reason.
-        delays_ms = (columns.ts_recv - columns.ts_event)[keep].view(np.int64) / US_PER_MS
-        self.lags.add(delays_ms)
-        if len(delays_ms):
-            middle = len(delays_ms) // 2
-            self.latest_lag_ms = float(np.partition(delays_ms, middle)[middle])
+        valid = np.ones(len(columns.price), np.bool_)
+        failures = validation.find_failures(columns.frame())
+        if failures:
+            valid[list(failures)] = False
+            self._quarantine.add(columns.quarantine_row(at, why) for at, why in failures.items())
+        # Only of valid rows: a wrong time may be why a row is invalid.
+        lags_ms = (columns.ts_recv - columns.ts_event)[valid].view(np.int64) / 1000.0
+        self.lags.add(lags_ms)
+        if len(lags_ms):
+            middle = len(lags_ms) // 2
+            self.latest_lag_ms = float(np.partition(lags_ms, middle)[middle])
         ends = np.cumsum(columns.counts)
-        kept = np.concatenate(([0], np.cumsum(keep)))[ends]
-        self._append(columns.symbols, kept, columns.lines(keep))
+        valid_ends = np.concatenate(([0], np.cumsum(valid)))[ends]
+        self._append(columns.symbols, valid_ends, columns.lines(valid))
         for ticker, count, recorded in zip(
-            columns.symbols, columns.counts, np.diff(kept, prepend=0).tolist(), strict=True
+            columns.symbols, columns.counts, np.diff(valid_ends, prepend=0).tolist(), strict=True
         ):
-            tally = self.tallies.setdefault(ticker, TickerCounts())
-            tally.recorded += recorded
-            tally.quarantined += count - recorded
+            ticker_counts = self.counts.setdefault(ticker, TickerCounts())
+            ticker_counts.recorded += recorded
+            ticker_counts.quarantined += count - recorded
 
     def _append(
         self, tickers: Sequence[str], ends: npt.NDArray[np.int64], lines: pa.StringArray
@@ -99,31 +99,31 @@ class SegmentWriter:
         stops = np.frombuffer(offsets, np.int32)[ends]
         view, begin = memoryview(text), 0
         for ticker, stop in zip(tickers, stops.tolist(), strict=True):
-            if stop > begin and ticker not in self.is_published:
+            if stop > begin and not self.is_published(ticker):
                 files.append(
-                    self._started.get(ticker) or self._open_segment(ticker), view[begin:stop]
+                    self._paths.get(ticker) or self._open_segment(ticker), view[begin:stop]
                 )
             begin = stop
 
     def _open_segment(self, ticker: str) -> Path:
         path = self.layout.open_csv(ticker, self.part)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # of an attempt that died
+        path.unlink(missing_ok=True)  # left by a crashed attempt
         files.append(path, HEADER)
-        self._started[ticker] = path
+        self._paths[ticker] = path
         return path
 
-    def seal(self, unless: Iterable[str] = ()) -> None:
-        """All rows are written: give the segments their names, but those of ``unless``."""
-        left = set(unless)
-        whole = {ticker: path for ticker, path in self._started.items() if ticker not in left}
-        files.sync_files(list(whole.values()))
-        for ticker, path in whole.items():
+    def seal(self, except_tickers: Iterable[str] = ()) -> None:
+        """Sync and rename the segments, except those of some tickers, and the quarantine."""
+        left = set(except_tickers)
+        sealed = {ticker: path for ticker, path in self._paths.items() if ticker not in left}
+        files.sync_files(list(sealed.values()))
+        for ticker, path in sealed.items():
             path.rename(self.layout.csv(ticker, self.part))
         self._quarantine.seal()
 
 
-_BLOCK = 1 << 20
+_BLOCK_BYTES = 1 << 20
 _PARSE_OPTIONS = pcsv.ParseOptions(quote_char=False)
 _CONVERT_OPTIONS = pcsv.ConvertOptions(
     column_types=TRADE_SCHEMA,
@@ -133,17 +133,47 @@ _CONVERT_OPTIONS = pcsv.ConvertOptions(
 )
 
 
-def parse_segment(path: Path, source: Path | pa.BufferReader) -> Iterator[pa.RecordBatch]:
-    """The rows of a segment, behind its header, of ``SCHEMA``; ``path`` is its name for a person.
+def read_segment(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a sealed segment.
 
     Raises:
-        ConversionError: it is none.
+        ConversionError: The segment is truncated, or the file is not a segment.
     """
-    read = pcsv.ReadOptions(
-        use_threads=False, block_size=_BLOCK, column_names=list(COLUMNS), skip_rows=1
+    with path.open("rb") as file:
+        header = file.readline()
+        file.seek(0, os.SEEK_END)
+        has_rows = file.tell() > len(header)
+        if header != HEADER:
+            raise ConversionError(f"{path} does not begin with the header of a segment.")
+        file.seek(-1, os.SEEK_END)
+        # A number that was cut off still parses: a row is complete only with its line feed.
+        if file.read(1) != b"\n":
+            raise ConversionError(f"{path} is truncated: the last line is incomplete.")
+    if has_rows:
+        yield from _parse_segment(path, path)
+
+
+def read_open_segment(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a segment that may still be appended to: those of its complete lines.
+
+    Raises:
+        ConversionError: The file is not a segment.
+        FileNotFoundError: The file does not exist (any more).
+    """
+    data = path.read_bytes()
+    lines = data[: data.rfind(b"\n") + 1]
+    if not HEADER.startswith(lines[: len(HEADER)]):
+        raise ConversionError(f"{path} does not begin with the header of a segment.")
+    if len(lines) > len(HEADER):
+        yield from _parse_segment(path, pa.BufferReader(lines))
+
+
+def _parse_segment(path: Path, source: Path | pa.BufferReader) -> Iterator[pa.RecordBatch]:
+    options = pcsv.ReadOptions(
+        use_threads=False, block_size=_BLOCK_BYTES, column_names=list(COLUMNS), skip_rows=1
     )
     try:
-        with pcsv.open_csv(source, read, _PARSE_OPTIONS, _CONVERT_OPTIONS) as reader:
+        with pcsv.open_csv(source, options, _PARSE_OPTIONS, _CONVERT_OPTIONS) as reader:
             for batch in reader:
                 yield batch.cast(TRADE_SCHEMA)
     except pa.ArrowInvalid as error:
@@ -151,19 +181,17 @@ def parse_segment(path: Path, source: Path | pa.BufferReader) -> Iterator[pa.Rec
 
 
 def parse_lines(lines: bytes) -> pa.Table:
-    """Whole lines, without header, as a table of ``SCHEMA``; the order stays.
-
-    They may be of several segments: for who reads along.
+    """Parse complete lines without a header, of one or more segments, in their order.
 
     Raises:
-        ConversionError: they are not of a segment.
+        ConversionError: They are not lines of a segment.
     """
     if not lines:
         return TRADE_SCHEMA.empty_table()
-    read = pcsv.ReadOptions(use_threads=False, column_names=list(COLUMNS))
+    options = pcsv.ReadOptions(use_threads=False, column_names=list(COLUMNS))
     try:
-        return pcsv.read_csv(pa.BufferReader(lines), read, _PARSE_OPTIONS, _CONVERT_OPTIONS).cast(
-            TRADE_SCHEMA
-        )
+        return pcsv.read_csv(
+            pa.BufferReader(lines), options, _PARSE_OPTIONS, _CONVERT_OPTIONS
+        ).cast(TRADE_SCHEMA)
     except pa.ArrowInvalid as error:
-        raise ConversionError(f"These lines are of no segment: {error}.") from error
+        raise ConversionError(f"These are not lines of a segment: {error}.") from error

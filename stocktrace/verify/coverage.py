@@ -17,7 +17,7 @@ from stocktrace.units import NS_PER_US
 from stocktrace.verify.finding import Finding
 
 #: A row of coverage: ticker, start and end (epoch us), whether it is a gap, reason.
-_Row = tuple[str, int, int, bool, str]
+_Row = tuple[str, int, int, str, str]
 
 
 def check_coverage(
@@ -61,8 +61,7 @@ def _rows_by_file(
         for piece in interval.split_at_midnight():
             start, end = piece.start // NS_PER_US, piece.end // NS_PER_US
             rows = found.setdefault(layout.coverage(session, utc_date(piece.start)), set())
-            told = piece.reason or piece.sources
-            rows.update(_clip((piece.ticker, start, end, bool(piece.reason), told), last))
+            rows.update(_clip((piece.ticker, start, end, piece.reason, piece.sources), last))
     return found
 
 
@@ -73,19 +72,20 @@ def _rows_of(path: Path, last: int) -> set[_Row]:
         table["start"].cast("int64").to_pylist(),
         table["end"].cast("int64").to_pylist(),
         table["reason"].to_pylist(),
+        table["sources"].to_pylist(),
         table["state"].to_pylist(),
         strict=True,
     )
     found: set[_Row] = set()
-    for ticker, start, end, reason, state in rows:
-        if state not in ("gap", "listening") or (state == "gap" and not reason):
-            raise ConversionError(f"{path} calls {state!r} what has the reason {reason!r}.")
-        found.update(_clip((ticker, start, end, state == "gap", reason), last))
+    for ticker, start, end, reason, sources, state in rows:
+        if state != ("gap" if reason else "listening"):
+            raise ConversionError(f"{path} has the state {state!r} with the reason {reason!r}.")
+        found.update(_clip((ticker, start, end, reason, sources), last))
     return found
 
 
 def _clip(row: _Row, last: int) -> Iterator[_Row]:
     """``row`` as far as the tapes can tell of it."""
-    ticker, start, end, is_gap, reason = row
+    ticker, start, end, reason, sources = row
     if start < last // NS_PER_US:
-        yield ticker, start, min(end, last // NS_PER_US), is_gap, reason
+        yield ticker, start, min(end, last // NS_PER_US), reason, sources

@@ -12,6 +12,7 @@ from stocktrace.store import footer
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, is_day_file
+from stocktrace.store.parquet import RowRangeReader
 from stocktrace.store.partition import (
     WindowRows,
     day_files,
@@ -20,7 +21,6 @@ from stocktrace.store.partition import (
     partition_ticker,
     window_rows_in,
 )
-from stocktrace.store.row_ranges import RowRangeReader
 
 
 @dataclass(slots=True)

@@ -77,6 +77,6 @@ def unknown_files(layout: Layout) -> Iterator[Finding]:
 
 def _is_anchor(path: Path) -> bool:
     try:
-        return not content_hash(parquet.read_parquet(path)).rows
+        return not content_hash(parquet.read_trade_file(path)).rows
     except ConversionError:
         return False

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stocktrace.errors import ConversionError
 from stocktrace.sessions.report import SessionReport
-from stocktrace.store import parquet
+from stocktrace.store import footer, parquet
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -21,7 +21,7 @@ def footer_problem(path: Path, told: dict[str, str], part: WindowId, content: st
         return "its footer tells of another session or window"
     if told.get("content") != content:
         return "its footer does not tell its content"
-    if parquet.has_wrong_statistics(path):
+    if footer.has_wrong_statistics(path):
         return "its footer has wrong statistics, by which readers pass over rows"
     return None
 
@@ -33,8 +33,8 @@ def check_without_tape(
     rows = 0
     for path in layout.published_window(part):
         try:
-            told = parquet.metadata(path)
-            found = content_hash(parquet.read_parquet(path))
+            told = footer.read_footer(path)
+            found = content_hash(parquet.read_trade_file(path))
         except ConversionError as error:
             yield Finding(part.session, path, str(error))
             continue

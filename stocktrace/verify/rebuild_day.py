@@ -10,7 +10,7 @@ from pathlib import Path
 from stocktrace.errors import ConversionError
 from stocktrace.record.publish import rebuilt_copy
 from stocktrace.sessions.catalog import read_report
-from stocktrace.store import files, parquet
+from stocktrace.store import files, segments
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.compaction import CompactionSource, replace_day
 from stocktrace.store.layout import Layout
@@ -58,8 +58,10 @@ def rebuild_day(layout: Layout, path: Path, wrong: WindowId | None = None) -> bo
                     return False
                 segment = _taken(scratch.csv(ticker, part), folder)
             if segment is not None:
-                content = content_hash(parquet.read_csv(segment)).hexdigest()
-                sources.append(CompactionSource(part, partial(parquet.read_csv, segment), content))
+                content = content_hash(segments.read_segment(segment)).hexdigest()
+                sources.append(
+                    CompactionSource(part, partial(segments.read_segment, segment), content)
+                )
         return bool(sources) and replace_day(layout, ticker, date, sources) is not None
 
 

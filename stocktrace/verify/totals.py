@@ -9,7 +9,7 @@ from stocktrace.record.journal import SessionJournal
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.record.recovery import recount_report
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
-from stocktrace.store import parquet
+from stocktrace.store import footer
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
 from stocktrace.verify.day_files import DayFiles
@@ -60,7 +60,7 @@ def _check_tickers(
         one = found.setdefault(ticker, TickerBooks())
         one.files += 1
         try:
-            one.parquet += int(parquet.metadata(path)["rows"])
+            one.parquet += int(footer.read_footer(path)["rows"])
         except ConversionError:
             continue  # it was found already
     compacted = set()

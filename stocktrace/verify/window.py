@@ -12,12 +12,12 @@ from stocktrace.errors import ConversionError
 from stocktrace.record.publish import rebuilt_copy
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import SessionReport
-from stocktrace.store import parquet
+from stocktrace.store import conversion, footer, parquet, segments
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.partition import WindowRows
-from stocktrace.store.quarantine import QuarantineLines, parse_quarantine
+from stocktrace.store.quarantine import QuarantineEncoder, parse_quarantine
 from stocktrace.verify.day_files import DayFiles
 from stocktrace.verify.finding import Finding
 from stocktrace.verify.footer import check_without_tape, footer_problem
@@ -78,7 +78,7 @@ def _check_day_rows(
     days: DayFiles, piece: WindowRows, segment: Path, tape: Path, *, repair: bool
 ) -> Iterator[Finding]:
     """A window that is part of the file of its day, against the segment of the tape."""
-    wanted = content_hash(parquet.read_csv(segment)).hexdigest()
+    wanted = content_hash(segments.read_segment(segment)).hexdigest()
     problem = days.problem(piece, wanted)
     if problem is not None:
         archived = tape.suffix == ".zst"
@@ -114,10 +114,10 @@ class _WindowFiles:
             if not sealed.exists():
                 yield final, "is missing", True
             return
-        wanted = content_hash(parquet.read_csv(segment))
+        wanted = content_hash(segments.read_segment(segment))
         try:
-            found = content_hash(parquet.read_parquet(final))
-            told = parquet.metadata(final)
+            found = content_hash(parquet.read_trade_file(final))
+            told = footer.read_footer(final)
         except ConversionError as error:
             yield final, str(error), True
             return
@@ -138,7 +138,7 @@ def _restore_file(layout: Layout, part: WindowId, ticker: str, segment: Path) ->
     temporary = sealed.with_suffix(".csv.open")
     shutil.copyfile(segment, temporary)
     temporary.replace(sealed)
-    parquet.publish_segment(layout, sealed, anew=True)
+    conversion.publish_segment(layout, sealed, overwrite=True)
 
 
 def _check_quarantine(
@@ -167,10 +167,12 @@ def _read_refused(path: Path) -> list[tuple[str, bytes]] | None:
         with path.open(encoding="utf-8", newline="\n") as file:
             lines = list(file)
         refused = list(parse_quarantine(lines))
-        for line, anew, each in zip(lines, QuarantineLines().of(refused), refused, strict=True):
+        for line, anew, each in zip(
+            lines, QuarantineEncoder().encode(refused), refused, strict=True
+        ):
             # Earlier versions repeated the frame.
             if line != anew and line != each.line():
                 return None
     except ValueError:
         return None
-    return sorted((each.line(whole=False), each.frame) for each in refused)
+    return sorted((each.line(with_frame=False), each.frame) for each in refused)

@@ -15,7 +15,7 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.simulator import Simulator
-from stocktrace.store import parquet
+from stocktrace.store import conversion
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import SegmentWriter
@@ -89,7 +89,7 @@ def data(tmp_path: Path) -> Path:
         Trade("7203", 3.0, t, 1.0),
     )
     for segment in layout.sealed_segments(PART):
-        parquet.publish_segment(layout, segment)
+        conversion.publish_segment(layout, segment)
     return layout.root
 
 

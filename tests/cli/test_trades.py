@@ -211,8 +211,8 @@ def test_trades_are_chosen_by_time_and_number(
     ("words", "sentence"),
     [
         (("trades",), "Name at least one ticker"),
-        (("trades", "AAPL", "--date", "today"), "'today' is no date"),
-        (("trades", "AAPL", "--start", "soon"), "'soon' is no time"),
+        (("trades", "AAPL", "--date", "today"), "'today' is not a valid date"),
+        (("trades", "AAPL", "--start", "soon"), "'soon' is not a valid time"),
         (("trades", "AAPL", "--date", "2026-11-23", "--end", "2026-11-24"), "not both"),
         (("trades", "AAPL", "--csv", "--json"), "Mutually exclusive"),
         (("trades", "AAPL", "--parquet"), "--parquet"),
@@ -299,8 +299,8 @@ def test_convert_names_a_torn_segment_exits_1_and_converts_the_rest(
     assert said.status == 1
     assert said.out == "1 segment converted, 1 trade\n"
     assert sorted(said.err.splitlines()) == [
-        f"stocktrace: {torn} is torn: its last line has no end.",
-        f"stocktrace: {foreign} is no file of stocktrace: move it out of the data folder.",
+        f"stocktrace: {torn} is truncated: the last line is incomplete.",
+        f"stocktrace: {foreign} is not a file of stocktrace: move it out of the data folder.",
     ]
     assert torn.read_bytes() == text
     assert sorted(tree(tmp_path)) == sorted(

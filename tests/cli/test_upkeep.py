@@ -126,7 +126,7 @@ def test_convert_goes_on_after_a_segment_that_cannot_be(run: Command, dead: Layo
     bad.write_bytes(bad.read_bytes()[:-1])
     status, out, err = run("convert")
     assert (status, out) == (1, "1 segment converted, 2 trades\n")
-    assert err == f"stocktrace: {bad} is torn: its last line has no end.\n"
+    assert err == f"stocktrace: {bad} is truncated: the last line is incomplete.\n"
 
 
 # --- verify ------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_verify_fails_as_long_as_something_is_not_mended(run: Command, whole: La
     shutil.copy(whole.parquet("AAPL", PARTS[0]), stray)
     status, out, _ = run("verify", "--repair")
     assert status == 1
-    assert f"{stray} is no file of stocktrace" in out
+    assert f"{stray} is not a file of stocktrace" in out
     stray.unlink()
     assert run("verify")[0] == 0
 
@@ -239,7 +239,7 @@ def test_requeue_of_something_else_is_wrong_usage(
     assert run("requeue", str(path)) == (
         2,
         "",
-        f"stocktrace: {path}, line 1: no line of a quarantine.\n",
+        f"stocktrace: {path}, line 1: not a line of a quarantine file.\n",
     )
     before = tree(whole.root)
     assert run("requeue", str(tmp_path / "none.jsonl"))[0] == 2

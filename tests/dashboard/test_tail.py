@@ -19,7 +19,8 @@ from stocktrace.maintenance.compact import compact_days
 from stocktrace.record.journal import new_report
 from stocktrace.sessions.report import Books
 from stocktrace.simulator import ScriptedSource, SyntheticMarket, synthetic_frames
-from stocktrace.store import parquet
+from stocktrace.store import conversion
+from stocktrace.store.conversion import publish_segment
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import HEADER
@@ -125,7 +126,7 @@ def test_a_window_that_is_sealed_published_or_compacted_is_read_once(
     if state != "open":
         sealed = seal(layout, PART)
         if state != "sealed":
-            parquet.publish_segment(layout, sealed)
+            conversion.publish_segment(layout, sealed)
         if state == "compacted":
             compact_days(layout, clock=TOMORROW)
         write(layout, NEXT, line(9))
@@ -142,8 +143,8 @@ def test_windows_published_between_two_reads_are_read_from_parquet(
     for number in range(2, 6):
         part = WindowId(SESSION, f"20261123T14300{number}Z_0000{number}")
         write(layout, part, line(number))
-        parquet.publish_segment(layout, seal(layout, part))
-    parquet.publish_segment(layout, seal(layout, PART))
+        publish_segment(layout, seal(layout, part))
+    publish_segment(layout, seal(layout, PART))
     assert reader.read() == [2, 3, 4, 5]
 
 
@@ -189,7 +190,7 @@ def test_a_window_that_appears_after_the_next_one_loses_no_row(
 def test_rows_of_other_sessions_are_not_read(layout: Layout, reader: Reader) -> None:
     other = WindowId("20261123T142957Z_000000", PART.window)
     write(layout, other, line(7))
-    parquet.publish_segment(layout, seal(layout, other))
+    conversion.publish_segment(layout, seal(layout, other))
     write(layout, PART, line(1))
     assert reader.read() == [1]
 

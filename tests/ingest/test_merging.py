@@ -117,7 +117,7 @@ def test_the_coverage_says_who_heard_what_and_that_the_gap_is_filled(tmp_path: P
     coverage = read_coverage("AAPL", data_dir=into.root)
     half = [(when - coverage["start"].iloc[0]).total_seconds() * 2 for when in coverage["end"]]
     both = f"{SESSION} + {OTHER}"
-    assert list(coverage["reason"]) == [SESSION, both, OTHER, both, SESSION]
+    assert list(coverage["sources"]) == [SESSION, both, OTHER, both, SESSION]
     assert half == [2, 4, 6, 7, 8]
     assert set(coverage["state"]) == {"listening"}
     assert len(read_gaps(data_dir=into.root)) == 0

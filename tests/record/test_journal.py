@@ -13,8 +13,8 @@ from stocktrace.record.journal import SessionJournal
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
+from stocktrace.store.conversion import PublishedFile
 from stocktrace.store.names import WindowId
-from stocktrace.store.parquet import PublishedFile
 from stocktrace.units import utc_datetime
 from tests.conftest import NOON, SESSION, WINDOW
 

@@ -17,7 +17,7 @@ from stocktrace.record import publish as module
 from stocktrace.record.publish import publish_window, rebuild_window
 from stocktrace.sessions.report import Books
 from stocktrace.simulator import synthetic_frames
-from stocktrace.store import lock, parquet
+from stocktrace.store import conversion, lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import parse_quarantine
@@ -97,7 +97,7 @@ def test_tickers_that_are_sealed_or_published_stay_and_the_rest_is_rebuilt(layou
     frames = [frame(("A", 1), ("B", 2), ("C", 3))]
     tape(layout, frames)
     rebuild_window(layout, PART)
-    parquet.publish_segment(layout, layout.csv("A", PART))
+    conversion.publish_segment(layout, layout.csv("A", PART))
     layout.csv("C", PART).rename(layout.open_csv("C", PART))
     kept = [layout.parquet("A", PART), layout.csv("B", PART)]
     before = [path.stat().st_mtime_ns for path in kept]
@@ -211,7 +211,7 @@ KILLS = {
     "writing": (SegmentWriter, "write"),
     "sealing": (SegmentWriter, "seal"),
     "archiving": (module, "archive"),
-    "converting": (parquet, "convert"),
+    "converting": (conversion, "publish_segment"),
     "publishing": (Path, "replace"),
     "renaming": (Path, "rename"),
 }
@@ -253,7 +253,7 @@ def test_one_segment_that_cannot_be_converted_fails_the_window_and_stays(layout:
     rebuild_window(layout, PART)
     path = layout.csv("B", PART)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ConversionError, match="is torn"):
+    with pytest.raises(ConversionError, match="is truncated"):
         publish_window(layout, PART)
     assert tree(layout.root) == [f"csv/B/{STEM}.csv", final("A"), ARCHIVED]
 

@@ -24,7 +24,7 @@ from stocktrace.record.recovery import RecoveredSession, recover
 from stocktrace.record.vouching import vouch
 from stocktrace.sessions import catalog
 from stocktrace.sessions.report import Books, GapReport, SessionReport
-from stocktrace.store import files, lock, parquet
+from stocktrace.store import conversion, files, lock
 from stocktrace.store.audit import check_audit_log
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -213,7 +213,7 @@ def a_pid_namespace() -> list[str]:
 
 
 def test_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio: Studio) -> None:
-    layout, convert, ended = Layout(studio.data_dir), parquet._write_checked, list[int]()
+    layout, convert, ended = Layout(studio.data_dir), conversion._write_trades, list[int]()
     program = "from stocktrace.cli import main; main()"
     elsewhere = [*a_pid_namespace(), sys.executable, "-c", program]
 
@@ -234,7 +234,7 @@ def test_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio:
         yield all_of(exchange)
 
     with pytest.MonkeyPatch.context() as patch, studio.exchange() as exchange:
-        patch.setattr(parquet, "_write_checked", converting)
+        patch.setattr(conversion, "_write_trades", converting)
         studio.record(exchange, ["TSLA"], scenario())
     assert ended == [0]
     assert prices(layout) == {"TSLA": [1.0]}
@@ -288,7 +288,7 @@ def test_killed_twice_it_still_comes_to_the_same(
         assert snapshot(layout) == outcome
 
 
-STEPS = ["rebuild", "archive", "convert", "recount", "_close", "mend", "write_coverage"]
+STEPS = ["rebuild", "archive", "publish_segment", "recount", "_close", "mend", "write_coverage"]
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -299,7 +299,7 @@ def test_a_step_that_fails_can_be_done_again(
     home = {
         "rebuild": "stocktrace.record.publish",
         "archive": "stocktrace.record.publish",
-        "convert": "stocktrace.store.parquet",
+        "publish_segment": "stocktrace.store.conversion",
     }.get(step, "stocktrace.record.recovery")
     work = getattr(sys.modules[home], step)
 
@@ -635,8 +635,8 @@ def test_of_two_recoveries_at_once_one_does_the_work(
 STEPS_OF_A_CONVERSION = {
     "rebuilding": (SegmentWriter, "write"),
     "archiving": (module, "archive"),
-    "converting": (parquet, "_write"),
-    "publishing": (parquet, "_let_go"),
+    "converting": (conversion, "_write_trades"),
+    "publishing": (conversion, "_delete_segment"),
 }
 
 

@@ -123,7 +123,7 @@ def test_a_damaged_table_is_told(layout: Layout) -> None:
     path = layout.completeness(DAY.isoformat())
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1 and nothing")
-    with exchange(TRADES) as server, pytest.raises(StoreError, match="Remove it"):
+    with exchange(TRADES) as server, pytest.raises(StoreError, match="Delete it"):
         reconciled(layout, server)
 
 
@@ -168,4 +168,4 @@ def test_the_command_prints_a_table_or_json_and_its_status_means_it(
         assert cli.run([*words, "--url", server.url]) == 1
     capsys.readouterr()
     assert cli.run([*words[:2], "tomorrow", *words[3:]]) == 2
-    assert "is no date" in capsys.readouterr().err
+    assert "is not a valid date" in capsys.readouterr().err

@@ -50,4 +50,4 @@ def seal(layout: Layout) -> Callable[..., list[Path]]:
 def batch_of(trades: Sequence[Trade], stamp: int = NOON, frame: bytes = b"{}") -> Batch:
     """One read with ``trades`` in one frame, parted by ticker as the intake does."""
     read = DecodedRead([TapeFrames(stamp, [frame])], TradeColumns.of([trades]))
-    return [(ticker, [(read, rows)]) for ticker, rows in read.parts]
+    return [(ticker, [(read, rows)]) for ticker, rows in read.ticker_rows]

@@ -66,7 +66,7 @@ def publish(layout: Layout) -> Callable[..., None]:
 
 @pytest.fixture
 def bars(layout: Layout) -> Callable[..., list[Bar]]:
-    """The bars of AAPL as tuples without their symbol and gap."""
+    """The bars of AAPL as tuples without their symbol and ``gap_seconds``."""
 
     def bars(every: str = "1m", ticker: str = "AAPL", **question: Any) -> list[Bar]:
         table = stocktrace.read_bars(
@@ -236,12 +236,12 @@ def test_a_half_day_ends_at_one_and_its_last_bar_is_cut(
     kept: dict[str, Any] = {"date": "2026-11-27", "empty": "keep", "data_dir": layout.root}
     regular = read("AAPL", "1h", session="regular", **kept)
     assert regular["start"].dt.strftime("%H:%M").tolist() == ["14:30", "15:30", "16:30", "17:30"]
-    assert regular["gap"].tolist() == [3600.0, 3600.0, 3600.0, 1800.0]
-    assert regular["trades"].tolist() == [0, 0, 0, 1]
+    assert regular["gap_seconds"].tolist() == [3600.0, 3600.0, 3600.0, 1800.0]
+    assert regular["trade_count"].tolist() == [0, 0, 0, 1]
     extended = read("AAPL", "4h", session="extended", **kept)
     assert extended["start"].dt.strftime("%H:%M").tolist() == ["09:00", "13:00", "17:00", "21:00"]
-    assert extended["trades"].tolist() == [0, 0, 2, 1]
-    assert extended["gap"].tolist() == [14400.0, 14400.0, 14400.0, 3600.0]
+    assert extended["trade_count"].tolist() == [0, 0, 2, 1]
+    assert extended["gap_seconds"].tolist() == [14400.0, 14400.0, 14400.0, 3600.0]
 
 
 def test_the_extended_session_of_a_date_goes_on_after_midnight_utc(
@@ -310,8 +310,8 @@ def test_an_empty_bar_tells_whether_nobody_traded_or_nobody_listened(
         "AAPL", start="2026-11-23T14:30Z", end="2026-11-23T14:36Z", empty="keep",
         data_dir=layout.root,
     )  # fmt: skip
-    assert frame["trades"].tolist() == [1, 0, 0, 0, 0, 0]
-    assert frame["gap"].tolist() == [0.0, 30.0, 45.5, 0.0, 60.0, 60.0]
+    assert frame["trade_count"].tolist() == [1, 0, 0, 0, 0, 0]
+    assert frame["gap_seconds"].tolist() == [0.0, 30.0, 45.5, 0.0, 60.0, 60.0]
     assert frame["volume"].tolist() == [1.0, 0, 0, 0, 0, 0]
     assert frame["close"].isna().tolist() == [False, True, True, True, True, True]
 
@@ -320,7 +320,7 @@ def test_one_session_that_listens_is_enough(layout: Layout, publish: Callable[..
     publish([(NOON, 1.0, 1.0, "1")])
     listened(layout, SESSION, ("14:30:00", "14:30:20", ""), ("14:30:20", "14:31:00", "lost"))
     listened(layout, OTHER, ("14:30:10", "14:30:50", ""))
-    assert stocktrace.read_bars("AAPL", data_dir=layout.root)["gap"].tolist() == [10.0]
+    assert stocktrace.read_bars("AAPL", data_dir=layout.root)["gap_seconds"].tolist() == [10.0]
 
 
 def test_what_a_live_session_heard_is_not_known_before_it_ends(
@@ -331,7 +331,7 @@ def test_what_a_live_session_heard_is_not_known_before_it_ends(
     )
     listened(layout, OTHER, ("14:30:00", "14:31:00", ""))
     with lock.hold_lock(layout.lock(SESSION), {}):  # since 14:29:58
-        gaps = stocktrace.read_bars("AAPL", data_dir=layout.root, backend="pyarrow")["gap"]
+        gaps = stocktrace.read_bars("AAPL", data_dir=layout.root, backend="pyarrow")["gap_seconds"]
     assert gaps.to_pylist() == [60.0, 0.0, None]
 
 
@@ -342,7 +342,7 @@ def test_empty_bars_are_kept_between_the_first_trade_and_the_last_of_any_ticker(
     publish([(NOON + 180_000, 1.0, 1.0, "1")], "MSFT")
     frame = stocktrace.read_bars(["AAPL", "MSFT"], empty="keep", data_dir=layout.root)
     assert frame["symbol"].tolist() == ["AAPL"] * 4 + ["MSFT"] * 4
-    assert frame["trades"].tolist() == [1, 1, 0, 0, 0, 0, 0, 1]
+    assert frame["trade_count"].tolist() == [1, 1, 0, 0, 0, 0, 0, 1]
 
 
 # --- the face --------------------------------------------------------------------------------
@@ -360,9 +360,9 @@ def test_each_backend_gives_the_documented_columns(
         "symbol": "str",
         "start": "datetime64[ms, UTC]",
         **dict.fromkeys(("open", "high", "low", "close", "volume"), "float64"),
-        "trades": "int64",
+        "trade_count": "int64",
         "vwap": "float64",
-        "gap": "float64",
+        "gap_seconds": "float64",
     }
     table = read("AAPL", data_dir=layout.root, backend="pyarrow")
     assert table.schema == BARS
@@ -386,10 +386,10 @@ def test_what_is_not_there_gives_no_bars(layout: Layout, empty: Any, session: An
 @pytest.mark.parametrize(
     ("question", "sentence"),
     [
-        ({"every": "2d"}, "a day at most, not 2d"),
+        ({"every": "2d"}, "at most a day, not 2d"),
         ({"every": "1.5ms"}, "whole milliseconds"),
-        ({"every": "soon"}, "'soon' is not a duration"),
-        ({"session": "night"}, "There are no hours 'night'"),
+        ({"every": "soon"}, "'soon' is no duration"),
+        ({"session": "night"}, "Unknown session 'night'"),
         ({"empty": "fill"}, "not 'fill'"),
         ({"date": DATE, "start": DATE}, "not both"),
     ],
@@ -409,7 +409,7 @@ def test_the_command_prints_bars_and_writes_files(
     where = ["--data-dir", str(layout.root)]
     assert cli.run(["bars", "AAPL", "--date", DATE, "--csv", *where]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "symbol,start,open,high,low,close,volume,trades,vwap,gap",
+        "symbol,start,open,high,low,close,volume,trade_count,vwap,gap_seconds",
         '"AAPL",2026-11-23 14:30:00.000Z,1.5,1.5,1.5,1.5,2,1,1.5,0',
     ]
     assert cli.run(["bars", "AAPL", "--json", *where]) == 0

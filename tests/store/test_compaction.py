@@ -18,11 +18,20 @@ from hypothesis import strategies as st
 
 from stocktrace.errors import ConversionError, DiskFull, LayoutError, StoreError
 from stocktrace.query.trades import read_trades
-from stocktrace.store import compaction, files, footer, lock, parquet, partition
+from stocktrace.store import (
+    checksum,
+    compaction,
+    conversion,
+    files,
+    footer,
+    lock,
+    parquet,
+    partition,
+)
 from stocktrace.store.compaction import CompactedDay, compact_day, finish_swap
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, day_number, is_day_file
-from stocktrace.store.row_ranges import RowRangeReader
+from stocktrace.store.parquet import RowRangeReader
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION, published, tree
 from tests.store.conftest import T
@@ -45,7 +54,7 @@ def publish(layout: Layout, seal: Seal) -> Publish:
     def publish(part: WindowId, *prices: float, ticker: str = "AAPL") -> Path:
         trades = [Trade(ticker, price, T + at, 1.0, ("1",)) for at, price in enumerate(prices)]
         (segment,) = seal(trades, part, NOON)
-        converted = parquet.publish_segment(layout, segment)
+        converted = conversion.publish_segment(layout, segment)
         assert converted is not None
         return converted.path
 
@@ -69,7 +78,7 @@ def test_the_files_of_a_day_become_one_with_the_rows_in_order(
     assert done == CompactedDay("AAPL", DATE, path, 3, 6, sum(before), path.stat().st_size)
     assert tree(layout.root) == [f"{FOLDER}/day-00001.parquet"]
     assert prices(layout) == [1.0, 2.0, 11.0, 12.0, 21.0, 22.0]
-    assert done.size < done.files_before / 2
+    assert done.size < done.size_before / 2
 
 
 def test_its_footer_tells_the_windows_it_is_made_of(layout: Layout, publish: Publish) -> None:
@@ -81,7 +90,7 @@ def test_its_footer_tells_the_windows_it_is_made_of(layout: Layout, publish: Pub
     assert footer.parse_windows(found["parts"]) == [
         (part, 1, content) for part, content in zip(parts, told, strict=True)
     ]
-    assert found["content"] == parquet.content_hash(parquet.read_parquet(path)).hexdigest()
+    assert found["content"] == checksum.content_hash(parquet.read_trade_file(path)).hexdigest()
     assert found["rows"] == "3"
 
 
@@ -191,7 +200,7 @@ def test_a_window_that_is_compacted_is_not_published_again(
     assert tree(layout.root) == [f"{FOLDER}/day-00001.parquet"]
     (segment,) = seal([Trade("AAPL", 5.0, T, 1.0)], part_of(1), NOON)
     with pytest.raises(ConversionError, match="holds other rows than"):
-        parquet.publish_segment(layout, segment)
+        conversion.publish_segment(layout, segment)
     assert prices(layout) == [1.0, 2.0]
 
 
@@ -212,10 +221,10 @@ def test_a_file_that_is_whole_but_not_what_it_tells_stops_it(
 ) -> None:
     first, second = publish(part_of(0), 1.0), publish(part_of(1), 2.0)
     told = footer.read_footer(first)["content"]
-    with pq.ParquetFile(second) as file, parquet.parquet_writer(first) as other:
+    with pq.ParquetFile(second) as file, parquet.trade_writer(first) as other:
         other.write_table(file.read())
         other.add_key_value_metadata({"stocktrace.content": told})
-    with pytest.raises(ConversionError, match="not those that the footer"):
+    with pytest.raises(ConversionError, match="do not match the hash in the footer"):
         compact_day(layout, "AAPL", DATE)
     assert first.exists()
     assert second.exists()
@@ -248,7 +257,7 @@ def test_a_strangers_file_stays_and_stops_it(layout: Layout, publish: Publish) -
     path = publish(part_of(0), 1.0)
     stranger = path.with_name("notes.txt")
     stranger.write_text("mine")
-    with pytest.raises(StoreError, match=r"notes\.txt is no file of stocktrace"):
+    with pytest.raises(StoreError, match=r"notes\.txt is not a file of stocktrace"):
         compact_day(layout, "AAPL", DATE)
     assert stranger.read_text() == "mine"
     assert path.exists()
@@ -336,7 +345,7 @@ class Life:
         self.left = last
         for name in self.CALLS:
             patch.setattr(os, name, self._counted(getattr(os, name)))
-        patch.setattr(compaction, "swap_folders", self._counted(files.swap_folders))
+        patch.setattr(files, "swap_folders", self._counted(files.swap_folders))
         for name in ("write_table", "add_key_value_metadata"):
             whole = self._counted(getattr(pq.ParquetWriter, name))
             patch.setattr(pq.ParquetWriter, name, whole)
@@ -399,7 +408,7 @@ def test_an_old_folder_with_a_window_that_the_dataset_lacks_is_kept(
     staged = layout.compaction_staging("AAPL", DATE)
     staged.mkdir(parents=True)
     shutil.copy(path, staged / f"{part_of(1).stem}.parquet")
-    with pytest.raises(StoreError, match="has not: put it there"):
+    with pytest.raises(StoreError, match="does not: move the file there"):
         finish_swap(layout, "AAPL", DATE)
     assert (staged / f"{part_of(1).stem}.parquet").exists()
 

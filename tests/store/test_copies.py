@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.query.duplicates import MAX_DELAY_US, MIN_RUN, as_key_columns, find_duplicates
+from stocktrace.query.duplicates import MAX_DELAY_US, MIN_RUN, find_duplicates, number_keys
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 
 #: A trade: time of event (ms), price, volume, conditions.
@@ -42,7 +42,7 @@ class Stream:
         table = pa.table([event, received, price, volume, conditions], names=TRADE_SCHEMA.names)
         times = np.array(received, np.int64)
         return [
-            bool(flag) for flag in find_duplicates(as_key_columns(table.cast(TRADE_SCHEMA)), times)
+            bool(flag) for flag in find_duplicates(number_keys(table.cast(TRADE_SCHEMA)), times)
         ]
 
     def originals(self) -> list[Trade]:

@@ -14,7 +14,7 @@ from stocktrace.errors import StoreError
 from stocktrace.query import export
 from stocktrace.query.export import RowBatches
 from stocktrace.query.trades import read_trades, scan
-from stocktrace.store import parquet
+from stocktrace.store import conversion
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.trade import COLUMNS, Trade
@@ -30,7 +30,7 @@ def trades(layout: Layout, seal: Callable[..., list[Path]]) -> Callable[[], RowB
     for part, price in ((PART, 1.5), (LATER, 2.5)):
         some = [Trade("AAPL", price, T, 100.0, ("1", "12")), Trade("7203", price + 1, T, 0.25)]
         for segment in seal(some, part):
-            parquet.publish_segment(layout, segment)
+            conversion.publish_segment(layout, segment)
     return lambda: export.rows_of_trades(scan(["AAPL", "7203"], data_dir=layout.root))
 
 
@@ -91,7 +91,7 @@ def test_a_parquet_file_that_cannot_be_finished_is_not_begun(
     file.write_text("of an earlier time")
     broken = layout.parquet("7203", LATER)
     broken.write_bytes(broken.read_bytes()[:-9])
-    with pytest.raises(StoreError, match="A file is damaged, `stocktrace verify` tells more: "):
+    with pytest.raises(StoreError, match=r"A file is damaged: .*Run `stocktrace verify`"):
         export.write_parquet(trades(), file)
     assert [path.name for path in file.parent.iterdir()] == ["out.parquet"]
     assert file.read_text() == "of an earlier time"
@@ -103,7 +103,7 @@ def test_a_day_that_is_compacted_meanwhile_is_told(
     del trades
     dataset = scan("AAPL", data_dir=layout.root)
     layout.parquet("AAPL", PART).unlink()
-    with pytest.raises(StoreError, match="A day was compacted while it was read: ask again"):
+    with pytest.raises(StoreError, match=r"A day was compacted while it was read\. Run"):
         text(export.write_csv, export.rows_of_trades(dataset))
 
 

@@ -21,7 +21,7 @@ from stocktrace.maintenance.convert import convert_segments
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import SessionReport
 from stocktrace.simulator import SyntheticMarket
-from stocktrace.store import outbox, parquet
+from stocktrace.store import conversion, outbox
 from stocktrace.store.lake import Lake, without_secrets
 from stocktrace.store.layout import Layout
 from tests.cloud import Store, s3
@@ -142,7 +142,7 @@ def test_what_waits_is_sent_with_the_next_window(studio: Studio, lake: Path) -> 
 @pytest.mark.parametrize(
     "place",
     [
-        "stocktrace.store.parquet._delete_segment",
+        "stocktrace.store.conversion._delete_segment",
         "stocktrace.record.publish.send_pending",
     ],
 )
@@ -413,14 +413,14 @@ def test_a_converted_file_waits_before_its_csv_goes(
     studio: Studio, lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool]] = []
-    let_go = parquet._delete_segment
+    let_go = conversion._delete_segment
 
     def watch(layout: Layout, ticker: str, segment: Path, part: Any) -> None:
         waits = layout.outbox(part.session) / layout.parquet(ticker, part).relative_to(layout.root)
         seen.append((waits.exists(), segment.exists()))
         let_go(layout, ticker, segment, part)
 
-    monkeypatch.setattr(parquet, "_delete_segment", watch)
+    monkeypatch.setattr(conversion, "_delete_segment", watch)
     capture(studio, f"file://{lake}")
     assert seen
     assert set(seen) == {(True, True)}

@@ -70,7 +70,7 @@ def test_names_on_disk_are_what_readers_of_hive_paths_decode(ticker: str, name: 
     "name", ["A:B", "a%3ab", "CON", ".", "..", "A.", "%41", "A%3aB", "A%", "%ZZ", "A B", "", "é"]
 )
 def test_a_folder_that_is_no_ticker_of_ours_is_an_error(name: str) -> None:
-    with pytest.raises(LayoutError, match="is no ticker's folder"):
+    with pytest.raises(LayoutError, match="is not the folder of a ticker"):
         decode_ticker(name)
 
 
@@ -114,7 +114,7 @@ def test_what_is_no_session_is_told(name: str) -> None:
     ],
 )
 def test_a_file_of_somebody_else_is_an_error_not_skipped(name: str) -> None:
-    with pytest.raises(LayoutError, match="is no file of stocktrace"):
+    with pytest.raises(LayoutError, match="is not a file of stocktrace"):
         WindowId.parse(ROOT / "csv" / "A" / name)
 
 
@@ -122,7 +122,7 @@ def test_a_file_of_somebody_else_is_an_error_not_skipped(name: str) -> None:
     "path", [f"tape/{SESSION}/x.tape", f"tape/x/{WINDOW}.tape", f"tape/{SESSION}/{WINDOW}.tape.gz"]
 )
 def test_a_tape_of_somebody_else_is_an_error_not_skipped(path: str) -> None:
-    with pytest.raises(LayoutError, match="is no tape of stocktrace"):
+    with pytest.raises(LayoutError, match="is not a tape of stocktrace"):
         WindowId.of_tape(ROOT / path)
 
 

@@ -77,9 +77,9 @@ def test_a_doubled_session_reads_as_the_stream_it_doubles(
     every = read_trades(TICKERS, data_dir=doubled.root)
     assert len(every) == 2 * len(found)
     marked = read_trades(TICKERS, duplicates="mark", data_dir=doubled.root)
-    pd.testing.assert_frame_equal(marked.drop(columns="copy"), every)
+    pd.testing.assert_frame_equal(marked.drop(columns="is_duplicate"), every)
     pd.testing.assert_frame_equal(
-        marked[~marked["copy"]].drop(columns="copy").reset_index(drop=True), found
+        marked[~marked["is_duplicate"]].drop(columns="is_duplicate").reset_index(drop=True), found
     )
 
 
@@ -125,9 +125,9 @@ def test_two_sessions_that_heard_the_same_are_no_copies_of_each_other(tmp_path: 
 def test_bars_can_be_made_of_originals_alone(tmp_path: Path) -> None:
     heard(tmp_path / "plain", stream(NOON))
     heard(tmp_path / "doubled", again(stream(NOON)))
-    wanted = read_bars("AAPL", "1s", data_dir=tmp_path / "plain").drop(columns="gap")
+    wanted = read_bars("AAPL", "1s", data_dir=tmp_path / "plain").drop(columns="gap_seconds")
     found = read_bars("AAPL", "1s", duplicates="drop", data_dir=tmp_path / "doubled")
-    pd.testing.assert_frame_equal(found.drop(columns="gap"), wanted)
+    pd.testing.assert_frame_equal(found.drop(columns="gap_seconds"), wanted)
     twice = read_bars("AAPL", "1s", data_dir=tmp_path / "doubled")
     assert twice["volume"].sum() == 2 * wanted["volume"].sum()
 
@@ -152,13 +152,13 @@ def test_the_command_line_marks_and_drops_copies(tmp_path: Path) -> None:
     every = printed("trades", "--json")
     marked = [json.loads(line) for line in printed("trades", "--json", "--duplicates", "mark")]
     assert len(printed("trades", "--json", "--duplicates", "drop")) == len(every) // 2
-    assert [row["copy"] for row in marked].count(True) == len(every) // 2
+    assert [row["is_duplicate"] for row in marked].count(True) == len(every) // 2
     twice = printed("bars", "--json")
     assert printed("bars", "--json", "--duplicates", "drop") != twice
 
 
 def test_another_way_with_copies_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="keep, mark, drop"):
+    with pytest.raises(UsageError, match="'keep', 'mark' or 'drop'"):
         read_trades("AAPL", duplicates="hide", data_dir=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="drop"):
         read_bars("AAPL", duplicates="mark", data_dir=tmp_path)  # type: ignore[arg-type]

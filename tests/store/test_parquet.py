@@ -16,7 +16,7 @@ from stocktrace import __version__
 from stocktrace.errors import ConversionError, DiskFull, LayoutError, StoreError
 from stocktrace.feed import protocol
 from stocktrace.simulator import synthetic_frames
-from stocktrace.store import files, parquet, segments
+from stocktrace.store import arrow_schema, checksum, conversion, files, footer, parquet, segments
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.trade import Trade
@@ -34,7 +34,7 @@ THREE = [Trade("AAPL", price, T + n, 100.0, ("1", "12")) for n, price in enumera
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return [row for batch in parquet.read_parquet(path) for row in batch.to_pylist()]
+    return [row for batch in parquet.read_trade_file(path) for row in batch.to_pylist()]
 
 
 def boom(*_: Any, **__: Any) -> Any:
@@ -46,9 +46,9 @@ def boom(*_: Any, **__: Any) -> Any:
 
 def test_a_segment_becomes_one_parquet_file_and_goes(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
-    converted = parquet.publish_segment(layout, segment)
+    converted = conversion.publish_segment(layout, segment)
     final = layout.root / FINAL
-    assert converted == parquet.PublishedFile("AAPL", final, 3, final.stat().st_size)
+    assert converted == conversion.PublishedFile("AAPL", final, 3, final.stat().st_size)
     assert tree(layout.root) == [FINAL]
     assert [row["price"] for row in rows(final)] == [3.0, 1.5, 2.0]
     assert published(layout.root) == {"AAPL": [(t.t, t.p, t.v, "1 12") for t in THREE]}
@@ -56,21 +56,21 @@ def test_a_segment_becomes_one_parquet_file_and_goes(layout: Layout, seal: Seal)
 
 def test_converting_what_is_converted_changes_nothing(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     final = layout.root / FINAL
     before = (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino)
-    assert parquet.publish_segment(layout, segment) is None
+    assert conversion.publish_segment(layout, segment) is None
     assert (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino) == before
 
 
 def test_a_segment_whose_file_is_there_and_whole_just_goes(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
     text = segment.read_bytes()
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     final = layout.root / FINAL
     before = (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino)
     segment.write_bytes(text)
-    converted = parquet.publish_segment(layout, segment)
+    converted = conversion.publish_segment(layout, segment)
     assert converted is not None
     assert converted.rows == 3
     assert (final.read_bytes(), final.stat().st_mtime_ns, final.stat().st_ino) == before
@@ -80,11 +80,11 @@ def test_a_segment_whose_file_is_there_and_whole_just_goes(layout: Layout, seal:
 def test_the_same_segment_gives_the_same_bytes(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
     text = segment.read_bytes()
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     first = (layout.root / FINAL).read_bytes()
     (layout.root / FINAL).unlink()
     segment.write_bytes(text)
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     assert (layout.root / FINAL).read_bytes() == first
 
 
@@ -94,12 +94,12 @@ def test_a_planted_truncated_file_is_found_and_rebuilt(
 ) -> None:
     (segment,) = seal(THREE)
     text = segment.read_bytes()
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     final = layout.root / FINAL
     whole = final.read_bytes()
     segment.write_bytes(text)
     final.write_bytes(whole[:size])
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     assert final.read_bytes() == whole
     assert tree(layout.root) == [FINAL]
 
@@ -107,12 +107,12 @@ def test_a_planted_truncated_file_is_found_and_rebuilt(
 def test_a_whole_file_with_other_rows_is_rebuilt(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
     text = segment.read_bytes()
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     whole = (layout.root / FINAL).read_bytes()
     (segment,) = seal(THREE[:2])
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     segment.write_bytes(text)
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     assert (layout.root / FINAL).read_bytes() == whole
 
 
@@ -121,7 +121,7 @@ def test_a_file_of_other_columns_is_rebuilt(layout: Layout, seal: Seal) -> None:
     final = layout.root / FINAL
     final.parent.mkdir(parents=True)
     pq.write_table(pa.table({"a": [1]}), final)
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     assert len(rows(final)) == 3
 
 
@@ -161,11 +161,11 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_run_gives_one_right_fil
     with monkeypatch.context() as patch:
         patch.setattr(target, name, killed)
         with pytest.raises((StoreError, OSError, KeyboardInterrupt)):
-            parquet.publish_segment(layout, segment)
+            conversion.publish_segment(layout, segment)
     assert segment.read_bytes() == text
     deleting = step == "deleting the segment"
     assert tree(layout.root) == ([SEGMENT, FINAL] if deleting else [SEGMENT])
-    converted = parquet.publish_segment(layout, segment)
+    converted = conversion.publish_segment(layout, segment)
     assert converted is not None
     assert tree(layout.root) == [FINAL]
     assert [row["price"] for row in rows(converted.path)] == [3.0, 1.5, 2.0]
@@ -174,7 +174,7 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_run_gives_one_right_fil
 def test_readers_of_the_whole_folder_never_meet_a_half_written_file(
     layout: Layout, seal: Seal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parquet.publish_segment(layout, *seal(THREE))
+    conversion.publish_segment(layout, *seal(THREE))
     (segment,) = seal([Trade("7203", 9.0, T, 1.0)])  # the first of its kind brings an anchor, too
     read: list[list[list[float]]] = []
     sync = files.sync_file
@@ -186,7 +186,7 @@ def test_readers_of_the_whole_folder_never_meet_a_half_written_file(
 
     monkeypatch.setattr(files, "sync_file", reading)
     monkeypatch.setattr(pq.ParquetWriter, "close", noticing(pq.ParquetWriter.close, read, layout))
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     before, after = [[1.5, 2.0, 3.0]] * 3, [[1.5, 2.0, 3.0, 9.0]] * 3
     assert read[0] == before
     assert read[-1] == after
@@ -233,7 +233,7 @@ def test_the_folder_is_synced_after_the_rename_and_before_the_segment_goes(
     monkeypatch.setattr(os, "fsync", noting("sync", os.fsync))
     monkeypatch.setattr(Path, "replace", noting("rename", Path.replace))
     monkeypatch.setattr(Path, "unlink", noting("delete", Path.unlink))
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     folders = ["date=2026-11-23", "parquet", layout.root.name]  # those that have a new name in them
     assert steps == [
         *(f"sync {name}" for name in folders),
@@ -250,7 +250,7 @@ def test_a_full_disk_is_told_and_keeps_the_segment(
     (segment,) = seal(THREE)
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(DiskFull):
-        parquet.publish_segment(layout, segment)
+        conversion.publish_segment(layout, segment)
     assert tree(layout.root) == [SEGMENT]
 
 
@@ -263,7 +263,7 @@ def test_what_is_written_wrong_is_not_published(
         pq.ParquetWriter, "write_table", lambda self, table, size: write(self, table[1:], size)
     )
     with pytest.raises(ConversionError, match="does not hold the 3 rows"):
-        parquet.publish_segment(layout, segment)
+        conversion.publish_segment(layout, segment)
     assert tree(layout.root) == [SEGMENT]
 
 
@@ -271,7 +271,7 @@ def test_a_segment_that_another_process_converts_is_left_to_it(layout: Layout, s
     (segment,) = seal(THREE)
     with segment.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert parquet.publish_segment(layout, segment) is None
+        assert conversion.publish_segment(layout, segment) is None
     assert tree(layout.root) == [SEGMENT]
 
 
@@ -284,9 +284,9 @@ def test_a_segment_that_another_process_converts_is_left_to_it(layout: Layout, s
         ("", "does not begin with the header"),
         (HEADER[:-1], "does not begin with the header"),
         (f"a,b\n{ROW}", "does not begin with the header"),
-        (HEADER, "without rows"),
-        (HEADER + ROW[:-1], "is torn"),
-        (HEADER + ROW + ROW[:-9], "is torn"),
+        (HEADER, "has no rows"),
+        (HEADER + ROW[:-1], "is truncated"),
+        (HEADER + ROW + ROW[:-9], "is truncated"),
         (HEADER + ROW.replace(",1.5,", ",x,"), "is not a segment"),
         (HEADER + ROW.replace(",1.5,", ",,"), "is not a segment"),
         (HEADER + ROW.replace(",1.5,", ","), "is not a segment"),
@@ -301,7 +301,7 @@ def test_what_is_no_whole_segment_is_refused_and_stays(
     segment.parent.mkdir(parents=True)
     segment.write_text(text)
     with pytest.raises(ConversionError, match=sentence):
-        parquet.publish_segment(layout, segment)
+        conversion.publish_segment(layout, segment)
     assert tree(layout.root) == [SEGMENT]
     assert segment.read_text() == text
 
@@ -314,8 +314,8 @@ def test_a_segment_torn_at_any_byte_is_refused_unless_the_line_is_whole(layout: 
         if text[size - 1] == "\n":
             continue
         segment.write_text(text[:size])
-        with pytest.raises(ConversionError, match="is torn"):
-            parquet.publish_segment(layout, segment)
+        with pytest.raises(ConversionError, match="is truncated"):
+            conversion.publish_segment(layout, segment)
 
 
 def test_a_file_of_somebody_else_is_refused(layout: Layout) -> None:
@@ -323,7 +323,7 @@ def test_a_file_of_somebody_else_is_refused(layout: Layout) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(HEADER + ROW)
     with pytest.raises(LayoutError):
-        parquet.publish_segment(layout, path)
+        conversion.publish_segment(layout, path)
     assert tree(layout.root) == ["csv/AAPL/mine.csv"]
 
 
@@ -332,18 +332,18 @@ def test_a_file_of_somebody_else_is_refused(layout: Layout) -> None:
 
 def test_any_flipped_byte_is_noticed_or_does_no_harm(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
-    converted = parquet.publish_segment(layout, segment)
+    converted = conversion.publish_segment(layout, segment)
     assert converted is not None
     whole = converted.path.read_bytes()
-    wanted = parquet.metadata(converted.path)["content"]
+    wanted = footer.read_footer(converted.path)["content"]
     by_reader, by_hash = 0, 0
     for position in range(len(whole)):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << (position % 8)
         converted.path.write_bytes(damaged)
         try:
-            content = parquet.content_hash(parquet.read_parquet(converted.path)).hexdigest()
-            told = parquet.metadata(converted.path).get("content")
+            content = checksum.content_hash(parquet.read_trade_file(converted.path)).hexdigest()
+            told = footer.read_footer(converted.path).get("content")
         except ConversionError:
             by_reader += 1
         else:
@@ -356,10 +356,10 @@ def test_any_flipped_byte_is_noticed_or_does_no_harm(layout: Layout, seal: Seal)
 
 def test_the_footer_says_what_the_file_is(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
-    content = parquet.content_hash(parquet.read_csv(segment)).hexdigest()
-    converted = parquet.publish_segment(layout, segment)
+    content = checksum.content_hash(segments.read_segment(segment)).hexdigest()
+    converted = conversion.publish_segment(layout, segment)
     assert converted is not None
-    assert parquet.metadata(converted.path) == {
+    assert footer.read_footer(converted.path) == {
         "session": SESSION,
         "window": PART.window,
         "content": content,
@@ -372,14 +372,14 @@ def test_a_file_without_a_footer_is_told(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1")
     with pytest.raises(ConversionError, match="cannot be read"):
-        parquet.metadata(path)
+        footer.read_footer(path)
 
 
 def test_columns_types_and_settings_are_those_that_were_measured(
     layout: Layout, seal: Seal
 ) -> None:
     (segment,) = seal(THREE)
-    converted = parquet.publish_segment(layout, segment)
+    converted = conversion.publish_segment(layout, segment)
     assert converted is not None
     with pq.ParquetFile(converted.path) as file:
         assert [(field.name, str(field.type), field.nullable) for field in file.schema_arrow] == [
@@ -404,7 +404,7 @@ def test_columns_types_and_settings_are_those_that_were_measured(
 
 def test_pages_carry_checksums(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
-    converted = parquet.publish_segment(layout, segment)
+    converted = conversion.publish_segment(layout, segment)
     assert converted is not None
     with pq.ParquetFile(converted.path) as file:
         column = file.metadata.row_group(0).column(2)
@@ -414,7 +414,7 @@ def test_pages_carry_checksums(layout: Layout, seal: Seal) -> None:
     damaged[end - 1] ^= 1  # the last byte of the last page of prices
     converted.path.write_bytes(damaged)
     with pytest.raises(ConversionError, match=r"crc|CRC"):
-        list(parquet.read_parquet(converted.path))
+        list(parquet.read_trade_file(converted.path))
 
 
 def trades_of(count: int, tickers: Sequence[str]) -> tuple[dict[str, list[Any]], list[Trade]]:
@@ -427,10 +427,10 @@ def test_rows_are_gathered_into_row_groups_and_pages_not_cut_by_blocks_of_csv(
     layout: Layout, seal: Seal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, trades = trades_of(30_000, ["AAPL"])
-    monkeypatch.setattr(segments, "_BLOCK", 1 << 16)
-    monkeypatch.setattr(parquet, "ROW_GROUP", 10_000)
+    monkeypatch.setattr(segments, "_BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(conversion, "ROW_GROUP", 10_000)
     (segment,) = seal(trades)
-    converted = parquet.publish_segment(layout, segment)
+    converted = conversion.publish_segment(layout, segment)
     assert converted is not None
     with pq.ParquetFile(converted.path) as file:
         groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
@@ -443,7 +443,7 @@ def test_rows_are_gathered_into_row_groups_and_pages_not_cut_by_blocks_of_csv(
 def test_a_large_segment_is_one_row_group(layout: Layout, seal: Seal) -> None:
     wanted, trades = trades_of(60_000, ["AAPL"])  # some 4 MB of CSV: several blocks
     (segment,) = seal(trades)
-    converted = parquet.publish_segment(layout, segment)
+    converted = conversion.publish_segment(layout, segment)
     assert converted is not None
     with pq.ParquetFile(converted.path) as file:
         assert file.num_row_groups == 1
@@ -453,29 +453,31 @@ def test_a_large_segment_is_one_row_group(layout: Layout, seal: Seal) -> None:
 
 def test_the_hash_does_not_depend_on_how_rows_are_cut(layout: Layout, seal: Seal) -> None:
     (segment,) = seal(THREE)
-    (batch,) = parquet.read_csv(segment)
-    whole = parquet.content_hash(iter([batch])).hexdigest()
+    (batch,) = segments.read_segment(segment)
+    whole = checksum.content_hash(iter([batch])).hexdigest()
     cut = [batch.slice(0, 1), batch.slice(1, 0), batch.slice(1, 2)]
-    assert parquet.content_hash(iter(cut)).hexdigest() == whole
+    assert checksum.content_hash(iter(cut)).hexdigest() == whole
     other = [batch.slice(1, 1), batch.slice(0, 1), batch.slice(2, 1)]
-    assert parquet.content_hash(iter(other)).hexdigest() != whole
+    assert checksum.content_hash(iter(other)).hexdigest() != whole
 
 
 def test_the_hash_tells_where_one_text_ends_and_the_next_begins() -> None:
     def batch(*codes: str) -> pa.RecordBatch:
-        columns = [pa.array([0] * len(codes), kind) for kind in parquet.SCHEMA.types[:4]]
-        return pa.RecordBatch.from_arrays([*columns, pa.array(codes)], schema=parquet.SCHEMA)
+        columns = [pa.array([0] * len(codes), kind) for kind in arrow_schema.TRADE_SCHEMA.types[:4]]
+        return pa.RecordBatch.from_arrays(
+            [*columns, pa.array(codes)], schema=arrow_schema.TRADE_SCHEMA
+        )
 
     one, other = batch("1", "2 12"), batch("12", " 12")
     assert (
-        parquet.content_hash(iter([one])).hexdigest()
-        != parquet.content_hash(iter([other])).hexdigest()
+        checksum.content_hash(iter([one])).hexdigest()
+        != checksum.content_hash(iter([other])).hexdigest()
     )
 
 
 def test_no_condition_is_the_empty_text_and_never_null(layout: Layout, seal: Seal) -> None:
     (segment,) = seal([Trade("AAPL", 1.0, T, 1.0, codes) for codes in (None, (), ("NA",))])
-    converted = parquet.publish_segment(layout, segment)
+    converted = conversion.publish_segment(layout, segment)
     assert converted is not None
     assert [row["conditions"] for row in rows(converted.path)] == ["", "", "NA"]
 
@@ -483,7 +485,7 @@ def test_no_condition_is_the_empty_text_and_never_null(layout: Layout, seal: Sea
 def test_windows_of_two_days_go_to_two_partitions(layout: Layout, seal: Seal) -> None:
     for window in ("20261123T235900Z_00001", "20261124T000000Z_00002"):
         (segment,) = seal(THREE, WindowId(SESSION, window))
-        parquet.publish_segment(layout, segment)
+        conversion.publish_segment(layout, segment)
     assert tree(layout.root) == [
         f"parquet/date=2026-11-23/symbol=AAPL/{SESSION}-20261123T235900Z_00001.parquet",
         f"parquet/date=2026-11-24/symbol=AAPL/{SESSION}-20261124T000000Z_00002.parquet",
@@ -497,14 +499,14 @@ def test_beside_a_ticker_that_may_be_guessed_to_be_something_else_stands_an_anch
     layout: Layout, seal: Seal, ticker: str
 ) -> None:
     (segment,) = seal([Trade(ticker, 1.0, T, 1.0)])
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     anchor = layout.anchor("2026-11-23")
     assert tree(layout.root)[-1] == "parquet/date=2026-11-23/symbol=~/anchor.parquet"
     assert pq.read_metadata(anchor).num_rows == 0
     before = anchor.stat().st_mtime_ns
     shutil.rmtree(layout.root / "csv")
     (segment,) = seal([Trade(ticker, 1.0, T, 1.0)], WindowId(SESSION, "20261123T144000Z_00002"))
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     assert anchor.stat().st_mtime_ns == before
 
 
@@ -512,5 +514,5 @@ def test_an_ordinary_ticker_needs_no_anchor(layout: Layout, seal: Seal) -> None:
     for segment in seal(
         [Trade(ticker, 1.0, T, 1.0) for ticker in ("AAPL", "A1", "INFY", "NANO", "TRUEX")]
     ):
-        parquet.publish_segment(layout, segment)
+        conversion.publish_segment(layout, segment)
     assert not layout.anchor("2026-11-23").exists()

@@ -11,7 +11,7 @@ from stocktrace.store import files
 from stocktrace.store import quarantine as module
 from stocktrace.store.quarantine import (
     QuarantinedRow,
-    QuarantineLines,
+    QuarantineEncoder,
     QuarantineWriter,
     parse_quarantine,
 )
@@ -39,7 +39,7 @@ def test_what_was_refused_is_one_line_that_can_be_read_back(refused: Quarantined
 def test_what_is_written_is_read_back_whichever_lines_have_the_frames(
     some: list[QuarantinedRow],
 ) -> None:
-    assert list(parse_quarantine(QuarantineLines().of(some))) == some
+    assert list(parse_quarantine(QuarantineEncoder().encode(some))) == some
 
 
 def test_a_line_says_reason_row_frame_and_time() -> None:
@@ -50,29 +50,29 @@ def test_a_line_says_reason_row_frame_and_time() -> None:
         "reason": "price: not above 0",
         "row": row,
         "frame": '{"type":"trade"}',
-        "ts_recv": NOON,
+        "ts_recv_ns": NOON,
     }
 
 
 def test_a_frame_stands_with_the_first_of_its_rows_and_the_others_have_its_id() -> None:
     one, other = (QuarantinedRow(NOON, frame, {"s": "A"}, "price") for frame in (b"one", b"other"))
-    lines = [json.loads(line) for line in QuarantineLines().of([one, other, one, other])]
+    lines = [json.loads(line) for line in QuarantineEncoder().encode([one, other, one, other])]
     assert [line.get("frame") for line in lines] == ["one", "other", None, None]
     ids = [line["frame_id"] for line in lines]
     assert ids[:2] == ids[2:]
     assert lines[2] == {
-        "reason": "price", "row": {"s": "A"}, "frame_id": ids[0], "ts_recv": NOON,
+        "reason": "price", "row": {"s": "A"}, "frame_id": ids[0], "ts_recv_ns": NOON,
     }  # fmt: skip
 
 
 def test_a_frame_that_could_not_be_read_stands_in_its_own_line() -> None:
-    assert list(QuarantineLines().of([ONE, ONE])) == [ONE.line()] * 2
+    assert list(QuarantineEncoder().encode([ONE, ONE])) == [ONE.line()] * 2
 
 
 def test_after_many_frames_one_stands_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_IDS", 2)
+    monkeypatch.setattr(module, "_MAX_IDS", 2)
     some = [QuarantinedRow(NOON, b"%d" % n, {}, "price") for n in (1, 2, 1, 3, 1)]
-    lines = list(QuarantineLines().of(some))
+    lines = list(QuarantineEncoder().encode(some))
     assert ['"frame":' in line for line in lines] == [True, True, False, True, True]
     assert list(parse_quarantine(lines)) == some
 
@@ -86,8 +86,8 @@ def test_a_file_of_an_earlier_version_is_read() -> None:
 
 def test_a_line_whose_frame_stands_nowhere_above_is_told() -> None:
     some = [QuarantinedRow(NOON, frame, {}, "price") for frame in (b"one", b"other", b"one")]
-    lines = list(QuarantineLines().of(some))
-    with pytest.raises(ValueError, match=r"^line 2: its frame stands in no line above"):
+    lines = list(QuarantineEncoder().encode(some))
+    with pytest.raises(ValueError, match=r"^line 2: its frame is not in a line above"):
         list(parse_quarantine(lines[1:]))
 
 
@@ -117,7 +117,7 @@ def test_what_was_refused_is_written_in_pieces(
 
     write = files.append
     monkeypatch.setattr(files, "append", append)
-    monkeypatch.setattr(module, "_PIECE", 1000)
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 1000)
     quarantine = QuarantineWriter(tmp_path / "w.jsonl")
     some = [QuarantinedRow(NOON, b"frame %d" % n, {"p": n}, "price") for n in range(100)]
     quarantine.add(some)
@@ -133,7 +133,7 @@ def test_a_frame_that_is_no_text_is_kept_all_the_same() -> None:
         "reason": "not JSON",
         "row": None,
         "frame_base64": "/wA=",
-        "ts_recv": NOON,
+        "ts_recv_ns": NOON,
     }
 
 

@@ -37,11 +37,11 @@ def test_each_ticker_has_its_rows_together_and_in_the_order_of_arrival(
 ) -> None:
     read = DecodedRead([TapeFrames(NOON, [b""] * len(messages))], TradeColumns.of(messages))
     trades = [trade for message in messages for trade in message]
-    assert {ticker: [read.trade(row) for row in rows] for ticker, rows in read.parts} == {
+    assert {ticker: [read.trade(row) for row in rows] for ticker, rows in read.ticker_rows} == {
         ticker: [trade for trade in trades if trade.s == ticker]
         for ticker in {trade.s for trade in trades}
     }
-    assert [row for _, rows in read.parts for row in rows] == list(range(len(trades)))
+    assert [row for _, rows in read.ticker_rows for row in rows] == list(range(len(trades)))
 
 
 @given(st.lists(MESSAGES.filter(bool), min_size=1, max_size=4))
@@ -61,6 +61,6 @@ def test_more_tickers_than_16_bits_number_are_parted_as_well() -> None:
     names = [f"T{at}" for at in range(40_000)]
     trades = [Trade(name, float(at), at, 1.0) for at, name in enumerate(names)]
     read = DecodedRead([TapeFrames(NOON, [b"", b""])], TradeColumns.of([trades, trades]))
-    assert len(read.parts) == len(names)
-    for ticker, rows in (read.parts[0], read.parts[-1]):
+    assert len(read.ticker_rows) == len(names)
+    for ticker, rows in (read.ticker_rows[0], read.ticker_rows[-1]):
         assert [read.trade(row) for row in rows] == [trades[names.index(ticker)]] * 2

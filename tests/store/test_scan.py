@@ -14,7 +14,7 @@ import pytest
 
 import stocktrace
 from stocktrace.errors import UsageError
-from stocktrace.store import compaction, parquet, source
+from stocktrace.store import compaction, conversion, source
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -190,9 +190,9 @@ def test_a_scan_has_the_columns_of_a_trade_and_the_date_of_its_receipt(day: Layo
 
 
 def test_a_question_that_makes_no_sense_is_told(day: Layout) -> None:
-    with pytest.raises(UsageError, match="There is no time 'ts_sent'"):
+    with pytest.raises(UsageError, match="by must be 'ts_event' or 'ts_recv'"):
         stocktrace.scan("A", by="ts_sent", data_dir=day.root)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="Give date, or start and end, not both"):
+    with pytest.raises(UsageError, match="Set date, or start and end, not both"):
         stocktrace.scan("A", end="2026-11-23", date="2026-11-23", data_dir=day.root)
 
 
@@ -205,7 +205,7 @@ def test_a_trade_ahead_of_our_clock_is_found_on_the_day_it_says(
     for segment in seal(
         [Trade("A", 1.0, before_midnight // 10**6 + 3, 1.0)], part, before_midnight
     ):
-        parquet.publish_segment(layout, segment)
+        conversion.publish_segment(layout, segment)
     read = stocktrace.read_trades
     assert len(read("A", "2026-11-24T00:00Z", "2026-11-24T00:01Z", data_dir=layout.root)) == 1
     assert len(read("A", "2026-11-24T00:00Z", by="ts_recv", data_dir=layout.root)) == 0

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import StoreError
-from stocktrace.store import parquet
+from stocktrace.store import conversion, parquet, segments
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.layout import Layout
 from stocktrace.store.quarantine import QuarantinedRow, parse_quarantine
@@ -83,9 +83,9 @@ def test_any_float_and_code_comes_back_exactly_from_csv_and_from_parquet(
         for row in csv.DictReader(io.StringIO(text))
     ]
     assert list(map(bits, by_python)) == [bits(row[1:]) for row in wanted]
-    converted = parquet.publish_segment(layout, layout.csv("AAPL", PART))
+    converted = conversion.publish_segment(layout, layout.csv("AAPL", PART))
     assert converted is not None
-    (batch,) = parquet.read_parquet(converted.path)
+    (batch,) = parquet.read_trade_file(converted.path)
     columns = batch.to_pydict()
     times = [int(time.timestamp() * 1000 + 0.5) for time in columns["ts_event"]]
     found = zip(times, columns["price"], columns["volume"], columns["conditions"], strict=True)
@@ -105,7 +105,7 @@ def test_rows_stand_in_the_order_of_arrival_and_equal_prints_are_kept(layout: La
     writer.seal()
     rows = [line.split(",")[3] for line in layout.csv("AAPL", PART).read_text().splitlines()[1:]]
     assert rows == ["3", "2", "2", "1", "2"]
-    assert writer.tallies == {"AAPL": TickerCounts(5, 0), "MSFT": TickerCounts(1, 0)}
+    assert writer.counts == {"AAPL": TickerCounts(5, 0), "MSFT": TickerCounts(1, 0)}
 
 
 def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
@@ -116,7 +116,7 @@ def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
         [TapeFrames(NOON, [b"first", b"second"])], TradeColumns.of([[good], [bad, worse]])
     )
     writer = SegmentWriter(layout, PART)
-    writer.write([(ticker, [(read, rows)]) for ticker, rows in read.parts])
+    writer.write([(ticker, [(read, rows)]) for ticker, rows in read.ticker_rows])
     writer.seal()
     assert quarantined(layout) == [
         QuarantinedRow(
@@ -132,7 +132,7 @@ def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
             "volume: below 0",
         ),
     ]
-    assert writer.tallies == {"AAPL": TickerCounts(1, 1), "MSFT": TickerCounts(0, 1)}
+    assert writer.counts == {"AAPL": TickerCounts(1, 1), "MSFT": TickerCounts(0, 1)}
     assert tree(layout.root) == [f"csv/AAPL/{STEM}.csv", f"quarantine/{STEM}.jsonl"]
 
 
@@ -141,7 +141,7 @@ def test_a_batch_of_nothing_but_faults_writes_no_segment(layout: Layout) -> None
     writer.write(batch_of([trade(p=0.0), trade("MSFT", p=0.0)]))
     writer.seal()
     assert tree(layout.root) == [f"quarantine/{STEM}.jsonl"]
-    assert writer.tallies == {"AAPL": TickerCounts(0, 1), "MSFT": TickerCounts(0, 1)}
+    assert writer.counts == {"AAPL": TickerCounts(0, 1), "MSFT": TickerCounts(0, 1)}
 
 
 @pytest.mark.parametrize("symbol", ["", "é", " A", "A\nB", "A,B", 'A"B', "x" * 300, "\x00"])
@@ -151,7 +151,7 @@ def test_a_symbol_that_no_file_can_carry_is_quarantined(layout: Layout, symbol: 
     writer.seal()
     (refused,) = quarantined(layout)
     assert (refused.row["s"], refused.reason) == (symbol, "symbol: no ticker")
-    assert writer.tallies == {symbol: TickerCounts(0, 1), "AAPL": TickerCounts(1, 0)}
+    assert writer.counts == {symbol: TickerCounts(0, 1), "AAPL": TickerCounts(1, 0)}
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_trade_of_any_time_leaves_the_others_unharmed(layout: Layout) -> None:
     times = [-(2**63), -1, 0, 2**53, 2**62, 2**63 - 1]
     writer.write(batch_of([trade(t=T), *(trade(t=t) for t in times), trade(t=T)]))
     writer.seal()
-    assert writer.tallies == {"AAPL": TickerCounts(2, len(times))}
+    assert writer.counts == {"AAPL": TickerCounts(2, len(times))}
     assert [refused.row["t"] for refused in quarantined(layout)] == times
 
 
@@ -204,17 +204,17 @@ def test_what_an_attempt_that_died_left_is_written_anew(layout: Layout) -> None:
 
 
 def test_a_ticker_that_is_done_is_counted_again_but_not_written(layout: Layout) -> None:
-    writer = SegmentWriter(layout, PART, is_published={"AAPL"})
+    writer = SegmentWriter(layout, PART, is_published={"AAPL"}.__contains__)
     writer.write(batch_of([trade(), trade("MSFT"), trade()]))
     writer.seal()
     assert tree(layout.root) == [f"csv/MSFT/{STEM}.csv"]
-    assert writer.tallies == {"AAPL": TickerCounts(2, 0), "MSFT": TickerCounts(1, 0)}
+    assert writer.counts == {"AAPL": TickerCounts(2, 0), "MSFT": TickerCounts(1, 0)}
 
 
 def test_a_segment_that_is_to_be_rebuilt_is_not_sealed(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
     writer.write(batch_of([trade(), trade("MSFT")]))
-    writer.seal(unless={"MSFT"})
+    writer.seal(except_tickers={"MSFT"})
     assert tree(layout.root) == [f"csv/AAPL/{STEM}.csv", f"csv/MSFT/{STEM}.csv.open"]
 
 
@@ -245,7 +245,7 @@ def test_receive_times_are_cut_to_the_microsecond(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
     writer.write(batch_of([trade()], NOON + 1999))
     writer.seal()
-    (batch,) = parquet.read_csv(layout.csv("AAPL", PART))
+    (batch,) = segments.read_segment(layout.csv("AAPL", PART))
     assert np.asarray(batch["ts_recv"].cast("int64")).tolist() == [NOON // 1000 + 1]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from stocktrace.errors import ConversionError
 from stocktrace.store import parquet
-from stocktrace.store.row_ranges import RowRangeReader
+from stocktrace.store.parquet import RowRangeReader
 from tests.store.conftest import T
 from tests.tables import table_of
 
@@ -18,7 +18,7 @@ ROWS = table_of([(T + n, 1.0 + n, 100.0, "1 12") for n in range(250)])
 def path(tmp_path: Path) -> Path:
     """A file of three row groups: 100, 100 and 50 rows."""
     path = tmp_path / "rows.parquet"
-    with parquet.parquet_writer(path) as writer:
+    with parquet.trade_writer(path) as writer:
         writer.write_table(ROWS, 100)
     return path
 

@@ -18,7 +18,7 @@ from stocktrace.errors import ConversionError, StoreError
 from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import recover, truncate_torn_tape
 from stocktrace.simulator import ScriptedSource, SyntheticMarket
-from stocktrace.store import audit, parquet
+from stocktrace.store import audit, conversion
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
 from stocktrace.verify import verify
@@ -66,14 +66,14 @@ def temporaries(data_dir: Path) -> list[str]:
 DEATHS = {
     "before the first row": "parquet.pq.ParquetWriter.write_table = die",
     "before the footer": "parquet.pq.ParquetWriter.close = die",
-    "before it is read again": "parquet.read_parquet = die",
-    "before the name": "files.publish = die",
-    "before the source goes": "parquet.Converted = die; Path.unlink = die",
+    "before it is read again": "conversion.read_trade_file = die",
+    "before the name": "files.publish_file = die",
+    "before the source goes": "conversion.PublishedFile = die; Path.unlink = die",
 }
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from stocktrace.store import files, parquet
+from stocktrace.store import conversion, files, parquet
 from stocktrace.store.layout import Layout
 
 def die(*args, **kwargs):
@@ -82,7 +82,7 @@ def die(*args, **kwargs):
 layout = Layout(Path(sys.argv[1]))
 (segment,) = layout.root.glob("csv/*/*.csv")
 {patch}
-parquet.convert(layout, segment)
+conversion.publish_segment(layout, segment)
 """
 
 
@@ -136,7 +136,7 @@ def test_21_a_csv_torn_at_any_byte_is_refused(tmp_path: Path) -> None:
             rows += 1  # it lost whole rows, which only a comparison with the tape can show
             continue
         with pytest.raises(ConversionError):
-            parquet.publish_segment(Layout(tmp_path), segment)
+            conversion.publish_segment(Layout(tmp_path), segment)
         assert segment.read_bytes() == text[:end]
         assert not list(tmp_path.glob("parquet/*/*/*.parquet"))
         assert temporaries(tmp_path) == []
@@ -185,13 +185,13 @@ def test_24_a_truncated_file_is_not_accepted_because_it_exists(tmp_path: Path, c
     layout = Layout(tmp_path)
     segment = sealed(tmp_path)
     text = segment.read_bytes()
-    parquet.publish_segment(layout, segment)
+    conversion.publish_segment(layout, segment)
     final = layout.parquet("AAPL", PART)
     whole = final.read_bytes()
 
     final.write_bytes(whole[:cut])  # beside its source: the next conversion sees through it
     segment.write_bytes(text)
-    assert parquet.publish_segment(layout, segment) is not None
+    assert conversion.publish_segment(layout, segment) is not None
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
 
     recover(layout)
@@ -273,7 +273,7 @@ def test_26_rows_in_and_none_out_is_a_failure(
     text = segment.read_bytes()
     segment.write_bytes(text.splitlines(keepends=True)[0])
     assert cli.run(["convert", "--data-dir", str(tmp_path)]) == 1
-    assert "without rows" in capsys.readouterr().err
+    assert "has no rows" in capsys.readouterr().err
     assert segment.exists()
     assert published(tmp_path) == {}
     assert temporaries(tmp_path) == []
@@ -288,11 +288,11 @@ def test_27_the_source_stays_when_the_writer_raises(
         with monkeypatch.context() as patch:
             patch.setattr(pq.ParquetWriter, broken, failing(getattr(pq.ParquetWriter, broken)))
             with pytest.raises(StoreError, match=r"Cannot write .*Input/output error"):
-                parquet.publish_segment(Layout(tmp_path), segment)
+                conversion.publish_segment(Layout(tmp_path), segment)
         assert segment.read_bytes() == text
         assert published(tmp_path) == {}
         assert temporaries(tmp_path) == []
-    parquet.publish_segment(Layout(tmp_path), segment)
+    conversion.publish_segment(Layout(tmp_path), segment)
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
 
 
@@ -319,7 +319,7 @@ def test_27_the_source_stays_when_a_term_comes_in_the_middle(
     die_converting(run_dying, tmp_path, DEATHS[death], signal.SIGTERM)
     assert segment.read_bytes() == text
     with contextlib.suppress(FileNotFoundError):
-        parquet.publish_segment(Layout(tmp_path), segment)
+        conversion.publish_segment(Layout(tmp_path), segment)
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
 
 

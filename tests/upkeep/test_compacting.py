@@ -24,7 +24,7 @@ from stocktrace.maintenance.retention import PruneResult, prune_data
 from stocktrace.record import recovery
 from stocktrace.sessions.report import SessionReport
 from stocktrace.settings import Settings
-from stocktrace.store import audit, compaction, lock, parquet, partition
+from stocktrace.store import audit, checksum, compaction, conversion, lock, partition
 from stocktrace.store.audit import check_audit_log
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock, no_compaction
@@ -232,7 +232,7 @@ def rewritten(layout: Layout, ticker: str, change: Any) -> Path:
     sources = []
     for piece in partition.list_window_rows(path.parent):
         rows = [change(piece.part, batch) for batch in list(piece.read())]
-        content = parquet.content_hash(iter(rows)).hexdigest()
+        content = checksum.content_hash(iter(rows)).hexdigest()
         source = compaction.CompactionSource(piece.part, partial(iter, rows), content)
         sources.append(source)
     done = compaction.replace_day(layout, ticker, DATE, sources)
@@ -451,7 +451,7 @@ def kept_csv(root: Path) -> tuple[Layout, Path]:
     writer = SegmentWriter(layout, PARTS[0])
     writer.write(batch_of([Trade("BRK.B", 1.0, NOON // 10**6, 1.0)]))
     writer.seal()
-    parquet.publish_segment(layout, layout.csv("BRK.B", PARTS[0]))
+    conversion.publish_segment(layout, layout.csv("BRK.B", PARTS[0]))
     return layout, layout.kept_csv("BRK.B", PARTS[0])
 
 

@@ -21,7 +21,7 @@ from stocktrace.sessions.report import SessionReport
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
-from stocktrace.store.quarantine import QuarantinedRow, QuarantineLines, parse_quarantine
+from stocktrace.store.quarantine import QuarantinedRow, QuarantineEncoder, parse_quarantine
 from stocktrace.verify import sessions_to_verify, verify
 from tests.conftest import NOON, SESSION, WINDOW, frame, published, tree
 from tests.dying import Killed, Killer, calls_of
@@ -285,7 +285,7 @@ def test_rows_whose_frame_stands_in_a_line_above_are_taken_as_if_it_stood_in_eac
 ) -> None:
     frames = [b"one", b"two\xff", b"one", b"one", b"two\xff"]
     some = [QuarantinedRow(NOON, each, row(-n), "price") for n, each in enumerate(frames, 1)]
-    texts = ["".join(each.line() for each in some), "".join(QuarantineLines().of(some))]
+    texts = ["".join(each.line() for each in some), "".join(QuarantineEncoder().encode(some))]
     assert texts[1].count('"frame') == len(some) + len(set(frames))  # ids, and frames
     taken = []
     for at, text in enumerate(texts):
@@ -307,10 +307,9 @@ def test_rows_whose_frame_stands_in_a_line_above_are_taken_as_if_it_stood_in_eac
 
 def test_a_copy_without_the_line_that_has_the_frame_is_told(layout: Layout, folder: Path) -> None:
     path = folder / f"{STEM}.jsonl"
-    path.write_text(
-        "".join(list(QuarantineLines().of([QuarantinedRow(NOON, b"one", row(1), "r")] * 2))[1:])
-    )
-    with pytest.raises(UsageError, match="line 1: its frame stands in no line above"):
+    rows = [QuarantinedRow(NOON, b"one", row(1), "r")] * 2
+    path.write_text("".join(list(QuarantineEncoder().encode(rows))[1:]))
+    with pytest.raises(UsageError, match="line 1: its frame is not in a line above"):
         requeue_rows(layout, path)
     assert prices(layout) == {}
 
@@ -364,16 +363,16 @@ def test_a_row_mended_by_hand_may_hold_what_unicode_takes_for_a_lines_end(layout
 
 @pytest.mark.parametrize(
     "text",
-    ["{}", "[]", "5", '"x"', "{", '{"row":{},"frame":"f","reason":"r","ts_recv":"x"}',
-     '{"row":{},"frame":"f","reason":"r","ts_recv":1e18}',
-     '{"row":{},"frame_base64":"abc","reason":"r","ts_recv":1}'],
+    ["{}", "[]", "5", '"x"', "{", '{"row":{},"frame":"f","reason":"r","ts_recv_ns":"x"}',
+     '{"row":{},"frame":"f","reason":"r","ts_recv_ns":1e18}',
+     '{"row":{},"frame_base64":"abc","reason":"r","ts_recv_ns":1}'],
 )  # fmt: skip
 def test_a_file_that_is_no_quarantine_is_told_and_nothing_is_taken(
     layout: Layout, folder: Path, text: str
 ) -> None:
     path = folder / f"{STEM}.jsonl"
     path.write_text(QuarantinedRow(NOON, b"f", row(1), "r").line() + text + "\n")
-    with pytest.raises(UsageError, match=r"line 2: no line of a quarantine\."):
+    with pytest.raises(UsageError, match=r"line 2: not a line of a quarantine file\."):
         requeue_rows(layout, path)
     assert prices(layout) == {}
 

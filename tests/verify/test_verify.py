@@ -19,7 +19,7 @@ from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.quarantine import QuarantinedRow, QuarantineLines, parse_quarantine
+from stocktrace.store.quarantine import QuarantinedRow, QuarantineEncoder, parse_quarantine
 from stocktrace.store.segments import HEADER
 from stocktrace.verify import Finding, dates_of_sessions, sessions_to_verify, unknown_files, verify
 from stocktrace.verify.window import _read_refused
@@ -58,7 +58,7 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], **metadata: str)
     """Another Parquet file in the place of one, whole in itself; ``metadata`` as it was or told."""
     with pq.ParquetFile(path) as file:
         table, before = file.read(), file.metadata.metadata
-    with parquet.parquet_writer(path) as writer:
+    with parquet.trade_writer(path) as writer:
         writer.write_table(change(table))
         kept = {k.decode(): v.decode() for k, v in before.items() if k.startswith(b"stocktrace.")}
         writer.add_key_value_metadata({**kept, **metadata})
@@ -154,7 +154,7 @@ def test_a_quarantine_of_an_earlier_version_is_found_whole(layout: Layout) -> No
 def test_each_flipped_bit_of_a_quarantine_is_found(tmp_path: Path, old: bool, pick: Pick) -> None:
     path = tmp_path / "w.jsonl"
     some = [QuarantinedRow(NOON, raw, {"s": "\u00e9"}, "r") for raw in (b"one", b"two\xff", b"one")]
-    lines = [each.line() for each in some] if old else QuarantineLines().of(some)
+    lines = [each.line() for each in some] if old else QuarantineEncoder().encode(some)
     whole = "".join(lines).encode()
     path.write_bytes(whole)
     wanted = _read_refused(path)
@@ -223,7 +223,7 @@ def damage_quarantine(layout: Layout) -> None:
 
 def sealed_with_another_price(layout: Layout) -> None:
     path = final(layout)
-    rows = [row for batch in parquet.read_parquet(path) for row in batch.to_pylist()]
+    rows = [row for batch in parquet.read_trade_file(path) for row in batch.to_pylist()]
     segment = layout.csv("AAPL", PARTS[1])
     segment.parent.mkdir(parents=True, exist_ok=True)
     segment.write_bytes(HEADER)
@@ -279,7 +279,7 @@ WRONGS: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
             final(layout),
         ),
         PARQUET,
-        "has other columns than ours",
+        "has unexpected columns",
     ),
     "the footer tells another content": (
         lambda layout: rewrite(final(layout), lambda t: t, **{"stocktrace.content": "0" * 32}),
