@@ -14,31 +14,12 @@ from itertools import islice
 from operator import itemgetter
 
 from stocktrace.calendar import NEW_YORK, us_extended_session
-from stocktrace.units import NS_PER_DAY, NS_PER_SECOND, NS_PER_US, epoch_us, utc_datetime
+from stocktrace.units import NS_PER_DAY, NS_PER_US, epoch_us, utc_datetime
 
 #: The reason of a gap before the first connection, or before a ticker is first subscribed.
 CONNECTING = "connecting"
 
 TimeSpan = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """From ``start`` to ``end`` (UTC epoch ns) no trade of ``tickers`` could arrive.
-
-    ``start`` is the last received data before the disconnect, ``end`` when the tickers were
-    subscribed again: trades near both edges may have arrived anyway.
-    """
-
-    start: int
-    end: int
-    tickers: tuple[str, ...]
-    reason: str
-
-    @property
-    def seconds(self) -> float:
-        """Its length."""
-        return (self.end - self.start) / NS_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from stocktrace.feed.rest import RestClient, rest_url
+from stocktrace.marks import ConnectedMark, DisconnectedMark, EndedMark, GapMark, Mark, OpeningMark
 from stocktrace.record.recovery import recover
 from stocktrace.simulator import RestSettings, ScriptedSource, Simulator, SimulatorSettings
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.tape import TapeFrames, TapeMark
+from stocktrace.store.tape import TapeFrames
 from tests.conftest import Row, published
 from tests.remains import STILL, write_tape
 
@@ -71,14 +72,14 @@ def capture(
     """What a session recorded of ``trades`` that did not listen during ``gaps`` (seconds)."""
     trades = list(trades)
     tickers = list(dict.fromkeys(ticker for ticker, *_ in trades))
-    entries: list[tuple[int, TapeMark | TapeFrames]] = [
-        (stamp(0), TapeMark(stamp(0), "connected", {"tickers": tickers})),
-        (stamp(seconds), TapeMark(stamp(seconds), "ended", {})),
+    entries: list[tuple[int, Mark | TapeFrames]] = [
+        (stamp(0), ConnectedMark(stamp(0), tuple(tickers))),
+        (stamp(seconds), EndedMark(stamp(seconds))),
     ]
     for start, end in gaps:
-        lost = TapeMark(stamp(start), "disconnected", {"reason": "lost"})
-        told = TapeMark(stamp(end), "gap", {"start": stamp(start), "reason": "lost"})
-        back = TapeMark(stamp(end), "connected", {"tickers": tickers})
+        lost = DisconnectedMark(stamp(start), "lost")
+        told = GapMark(stamp(end), stamp(start), "lost")
+        back = ConnectedMark(stamp(end), tuple(tickers))
         entries += [(lost.stamp, lost), (told.stamp, told), (back.stamp, back)]
     for trade in trades:
         received = stamp(trade[1] / 1000) + _LATENCY
@@ -86,9 +87,7 @@ def capture(
             entries.append((received, TapeFrames(received, (frame_of(trade),) * copies)))
     layout = Layout(root, lake=lake)
     part = WindowId(session, "20251121T144000Z_00001")
-    opening = TapeMark(
-        stamp(0), "tape", {"session": session, "connected": False, "tickers": tickers}
-    )
+    opening = OpeningMark(stamp(0), session=session, connected=False, tickers=tuple(tickers))
     in_order = sorted(entries, key=lambda entry: entry[0])
     write_tape(layout, part, [opening, *(entry for _, entry in in_order)])
     recover(layout, STILL)

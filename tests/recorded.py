@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from stocktrace.marks import ConnectedMark, EndedMark, Mark, OpeningMark
 from stocktrace.record.recovery import recover
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.tape import TapeFrames, TapeMark
+from stocktrace.store.tape import TapeFrames
 from stocktrace.store.window import compact_utc
 from stocktrace.units import NS_PER_DAY
 from tests.remains import write_tape
@@ -28,14 +29,14 @@ def frame(trades: Iterable[Trade]) -> bytes:
     return json.dumps({"data": data, "type": "trade"}, separators=(",", ":")).encode()
 
 
-def record(root: Path, session: str, entries: Sequence[TapeMark | TapeFrames]) -> Layout:
+def record(root: Path, session: str, entries: Sequence[Mark | TapeFrames]) -> Layout:
     """A data folder in which ``session`` heard ``entries``, a window a UTC day."""
     layout = Layout(root)
     days = itertools.groupby(entries, key=lambda entry: entry.stamp // NS_PER_DAY)
     for number, (_, some) in enumerate(days, 1):
         heard = list(some)
         window = f"{compact_utc(heard[0].stamp)}_{number:05}"
-        opening = TapeMark(heard[0].stamp, "tape", {"connected": False, "tickers": []})
+        opening = OpeningMark(heard[0].stamp, connected=False, tickers=())
         write_tape(layout, WindowId(session, window), [opening, *heard])
     (recovered,) = recover(layout)
     assert recovered.balanced
@@ -44,13 +45,13 @@ def record(root: Path, session: str, entries: Sequence[TapeMark | TapeFrames]) -
 
 def listening(
     tickers: Sequence[str], start: int, end: int, arrivals: Iterable[tuple[int, list[Trade]]]
-) -> list[TapeMark | TapeFrames]:
+) -> list[Mark | TapeFrames]:
     """A capture from ``start`` to ``end`` and what it heard of ``arrivals``."""
     heard = [
         TapeFrames(stamp, [frame(trades)]) for stamp, trades in arrivals if start <= stamp < end
     ]
     return [
-        TapeMark(start, "connected", {"tickers": list(tickers)}),
+        ConnectedMark(start, tuple(tickers)),
         *heard,
-        TapeMark(end, "ended"),
+        EndedMark(end),
     ]

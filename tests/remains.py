@@ -18,6 +18,7 @@ from typing import Any
 import zstandard
 
 from stocktrace.clock import Clock
+from stocktrace.marks import Mark, parse_mark
 from stocktrace.record.journal import SessionJournal, new_report
 from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import recover
@@ -27,7 +28,7 @@ from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import HEADER
-from stocktrace.store.tape import TapeFrames, TapeMark, TapeWriter, archive_tape
+from stocktrace.store.tape import TapeFrames, TapeWriter, archive_tape
 from stocktrace.verify import dates_of_sessions, unknown_files, verify
 from tests.conftest import NOON, SESSION, frame, published
 
@@ -46,20 +47,20 @@ def stamp(minute: int, second: float) -> int:
     return NOON + int((minute * 60 + second) * SECOND)
 
 
-def mark(minute: int, second: float, name: str, **facts: Any) -> TapeMark:
-    return TapeMark(stamp(minute, second), name, facts)
+def mark(minute: int, second: float, name: str, **facts: Any) -> Mark:
+    return parse_mark(stamp(minute, second), name, facts)
 
 
 def read(minute: int, second: float, *frames: bytes) -> TapeFrames:
     return TapeFrames(stamp(minute, second), frames)
 
 
-def opening(minute: int, *, connected: bool = True) -> TapeMark:
+def opening(minute: int, *, connected: bool = True) -> Mark:
     return mark(minute, 0, "tape", session=SESSION, connected=connected, tickers=TICKERS)
 
 
 #: What the tapes of the three windows hold; the prices tell the trades apart.
-ENTRIES: list[list[TapeMark | TapeFrames]] = [
+ENTRIES: list[list[Mark | TapeFrames]] = [
     [
         opening(0, connected=False),
         mark(0, 1, "gap", start=stamp(0, 0), reason="connecting"),
@@ -87,12 +88,12 @@ TORN = b'%d\t{"data":[{"c":["1"],"p":12' % stamp(2, 3)
 PRICES = {"AAPL": [1, 3, 5, 5, 8, 10], "MSFT": [2, 4, 6, 7], "7203": [9, 11]}
 
 
-def write_tape(layout: Layout, part: WindowId, entries: Sequence[TapeMark | TapeFrames]) -> Path:
+def write_tape(layout: Layout, part: WindowId, entries: Sequence[Mark | TapeFrames]) -> Path:
     """A tape as the intake writes it."""
     writer = TapeWriter(layout.tapes(part.session) / f"{part.window}.tape")
     for entry in entries:
-        if isinstance(entry, TapeMark):
-            writer.mark(entry)
+        if isinstance(entry, Mark):
+            writer.append_mark(entry)
         else:
             writer.append(entry.stamp, entry.frames)
     writer.close()

@@ -26,6 +26,7 @@ import stocktrace.record.feed_events
 import stocktrace.record.recovery
 import stocktrace.verify
 from stocktrace import cli
+from stocktrace.marks import ConnectedMark, Mark
 from stocktrace.record import publish
 from stocktrace.store import conversion, segments
 
@@ -171,11 +172,12 @@ def _watch(saboteur: Saboteur) -> None:
     saboteur.watch(stocktrace.record.recovery, "recount_report", "counting again")
     saboteur.watch(stocktrace.record.recovery, "truncate_torn_tape", "truncating a tape")
     saboteur.watch(stocktrace.live.session.CaptureSession, "_stop", "ending")
-    connected = stocktrace.record.feed_events.FeedEventRecorder.on_connected
+    record_mark = stocktrace.record.feed_events.FeedEventRecorder.on_mark
 
-    @wraps(connected)
-    def on_connected(*arguments: Any) -> None:
-        connected(*arguments)
-        saboteur.begin("recording")
+    @wraps(record_mark)
+    def on_mark(recorder: Any, mark: Mark) -> None:
+        record_mark(recorder, mark)
+        if isinstance(mark, ConnectedMark):
+            saboteur.begin("recording")
 
-    setattr(stocktrace.record.feed_events.FeedEventRecorder, "on_connected", on_connected)  # noqa: B010 - for mypy
+    setattr(stocktrace.record.feed_events.FeedEventRecorder, "on_mark", on_mark)  # noqa: B010 - for mypy

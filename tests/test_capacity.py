@@ -75,8 +75,8 @@ class Load:
         self.roll_size = parse_size(cell["roll_size"])
         tapes = self.trades * RATE["a trade on an open tape"] // self.roll_size
         self.files = self.tickers * int(DAY_S / parse_duration(cell["roll_interval"]) + tapes)
-        stretch = 1 + self.tickers // intake._TICKERS
-        every_s = intake._ON_TIME * Settings.model_fields["flush_interval"].default * stretch
+        stretch = 1 + self.tickers // intake._TICKERS_PER_BATCH
+        every_s = intake._DUE_SHARE * Settings.model_fields["flush_interval"].default * stretch
         self.appends = min(self.trades, self.tickers * SESSION_S / every_s)
         file = RATE["a Parquet file"] + HALF_A_BLOCK
         converted = self.trades * RATE["a trade in Parquet"] + self.files * file

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.intervals import Gap
 from stocktrace.latency import BUCKET_COUNT, LatencyHistogram
 
 DELAYS = st.lists(st.floats(-1e6, 1e12), min_size=1, max_size=200)
@@ -83,7 +82,3 @@ def test_merging_counts_as_if_all_had_been_added_to_one(
 def test_two_histograms_share_no_counts() -> None:
     lags_of(5.0)
     assert counted(LatencyHistogram()) == {}
-
-
-def test_a_gap_is_as_long_as_from_its_start_to_its_end() -> None:
-    assert Gap(1_000_000_000, 3_500_000_000, ("AAPL",), "why").seconds == 2.5

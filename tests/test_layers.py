@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 #: Ground modules, for everybody; they import only one another.
 GROUND = {
-    "_version", "calendar", "clock", "errors", "intervals", "latency", "settings", "text", "trade",
-    "trade_columns", "units",
+    "_version", "calendar", "clock", "errors", "intervals", "latency", "marks", "settings", "text",
+    "trade", "trade_columns", "units",
 }  # fmt: skip
 
 #: The floors from the ground up: a module imports from its own floor and from those below.
@@ -37,12 +37,12 @@ IMPORTERS = {
     "websockets": {"simulator"},
     "msgspec": {
         "trade",
+        "marks",
         "feed.protocol",
         "feed.bulk_decoder",
         "feed.rest",
         "sessions.report",
         "sessions.status",
-        "record.coverage",
         "live.ticker_requests",
         "query.export",
         "dashboard",

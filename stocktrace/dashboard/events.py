@@ -74,7 +74,7 @@ class EventLog:
         elif name == "subscribe":
             self._tickers = (self._tickers | set(record["added"])) - set(record["removed"])
         elif name == "refused":
-            self.refused[record["ticker"]] = record["text"]
+            self.refused.update(dict.fromkeys(record["tickers"], record["text"]))
         elif name == "disconnect":
             self._open_gap = GapSpan(at, None, record["reason"])
         elif name == "gap":
@@ -110,8 +110,8 @@ class EventLog:
 _SENTENCES = {
     "disconnect": "{reason}",
     "subscribe": "tickers added: {added}, removed: {removed}",
-    "refused": "{ticker} is refused: {text}",
-    "error": "error from the server: {text}",
+    "refused": "{tickers} is refused: {text}",
+    "error": "the server says: {text}",
     "notice": "{text}",
     "spill": "window {window}: validation fell behind; it will be rebuilt from the tape",
     "failure": "window {window} was not published: {error}",

@@ -1,17 +1,16 @@
-"""The feed: one connection to the exchange, in a thread of its own, that mends itself.
+"""The feed: one connection to the server, on its own thread, that reconnects by itself.
 
                  start()                handshake, subscribe
         IDLE ───────────▶ CONNECTING ────────────────────────▶ LISTENING
                             ▲    │ refused: wait (backoff)          │ lost: note the gap, wait
                             └────┴──────────────────────────────────┘
-        any ── stop(), 401/403, a bad certificate, an observer that raised ──▶ ENDED
+        any ── stop(), 401/403, a bad certificate, an exception of the listener ──▶ ENDED
 
-One thread dials, so there are never two dials at once, and the old socket is closed before the
-next. The observer is called on that thread; what it raises ends the feed and is raised again,
-chained, by ``check``.
+There is only one connection attempt at a time, and the old socket is closed before the next one.
+The listener is called on the feed's thread. An exception that it raises ends the feed, and
+``raise_failure`` raises it again, chained. Events go one way: no call of the listener returns a
+value.
 """
-# MERGED """Who is told of the feed."""
-# MERGED """Bounds and patience of a feed."""
 
 from __future__ import annotations
 
@@ -28,23 +27,30 @@ from websocket import WebSocketException
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import CannotConnect, FeedStopped
-from stocktrace.feed.handshake import Dialer, Disconnected
+from stocktrace.feed import protocol
+from stocktrace.feed.handshake import ConnectionLost, Dialer
 from stocktrace.feed.keepalive import KeepaliveMonitor
 from stocktrace.feed.reconnect import Backoff, GapTracker, SharedKeyDetector
 from stocktrace.feed.socket import BatchSocket, ReadPacer, SocketRead
 from stocktrace.feed.subscriptions import Subscription
-from stocktrace.intervals import Gap
+from stocktrace.marks import (
+    ConnectedMark,
+    DisconnectedMark,
+    Mark,
+    RefusedMark,
+    SubscriptionMark,
+)
 from stocktrace.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# How often the thread looks up from an idle socket: bounds the latency of a stop, a change of
-# tickers and a roll without frames; four wake-ups a second cost nothing that can be measured.
+# How long a read waits for data. Bounds the latency of a stop, a change of tickers, and the end of
+# a window without frames; four wake-ups a second cost nothing measurable.
 TICK_S = 0.25
 
 
 class FeedState(enum.Enum):
-    """Where the feed is; the picture in this module's docstring has the moves."""
+    """State of the feed; the diagram in this module's docstring has the transitions."""
 
     IDLE = "idle"
     CONNECTING = "connecting"
@@ -52,66 +58,118 @@ class FeedState(enum.Enum):
     ENDED = "ended"
 
 
+class FeedListener(Protocol):
+    """Receives the feed's events, on the feed's thread; ``stamp`` is in epoch ns."""
+
+    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> None:
+        """Messages arrived, all from one read."""
+
+    def on_tick(self, stamp: int) -> None:
+        """Time passed without messages."""
+
+    def on_mark(self, mark: Mark) -> None:
+        """The connection changed: connected, disconnected, gap, subscription or refused."""
+
+    def on_error(self, text: str) -> None:
+        """The server sent an error frame."""
+
+    def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
+        """An attempt failed or a connection was lost; the next attempt is in ``wait_s``."""
+
+    def on_notice(self, text: str) -> None:
+        """Something happened that a person should know."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPolicy:
+    """Timeouts and intervals of a feed, in seconds; the settings explain them."""
+
+    handshake_timeout_s: float
+    ping_interval_s: float
+    pong_timeout_s: float
+    frame_timeout_s: float
+    idle_timeout_s: float
+    backoff_base_s: float
+    backoff_cap_s: float
+    backoff_floor_s: float
+    stable_after_s: float
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return the policy that is set."""
+        return cls(
+            handshake_timeout_s=settings.handshake_timeout,
+            ping_interval_s=settings.ping_interval,
+            pong_timeout_s=settings.pong_timeout,
+            frame_timeout_s=settings.frame_timeout,
+            idle_timeout_s=settings.idle_timeout,
+            backoff_base_s=settings.backoff_base,
+            backoff_cap_s=settings.backoff_cap,
+            backoff_floor_s=settings.backoff_floor,
+            stable_after_s=settings.stable_after,
+        )
+
+
 class FeedClient:
-    """One connection to ``url`` for ``tickers``, told to ``observer``."""
+    """One connection to ``url`` for ``tickers``; ``listener`` receives its events."""
 
     def __init__(
         self,
         url: str,
         key: str,
         tickers: Iterable[str],
-        observer: FeedListener,
+        listener: FeedListener,
         policy: FeedPolicy,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._wanted = tuple(dict.fromkeys(tickers))
-        self._observer = observer
+        self._listener = listener
         self._policy = policy
         self._clock = clock
         self._backoff = Backoff(
             policy.backoff_base_s,
             policy.backoff_cap_s,
             policy.backoff_floor_s,
-            policy.stable_s,
+            policy.stable_after_s,
         )
         self._answers_pings: bool | None = None
-        self._pace = ReadPacer(clock.monotonic())
-        self._rival = SharedKeyDetector()
-        self._loss = GapTracker()
+        self._pacer = ReadPacer(clock.monotonic())
+        self._shared_key = SharedKeyDetector()
+        self._gap = GapTracker()
         self._read_at = 0
-        #: Until when it listened, or tried to (epoch ns); 0 while it lives, and if it died.
+        #: When it stopped listening or connecting (epoch ns); 0 before, and after an exception.
         self.ended_at = 0
         self._failure: BaseException | None = None
         self._stop = threading.Event()
-        self._dialer = Dialer(url, key, policy.handshake_s, self._stop, clock)
+        self._dialer = Dialer(url, key, policy.handshake_timeout_s, self._stop, clock)
         self.state = FeedState.IDLE
         self.ended = threading.Event()
-        # A daemon: one that hangs in the system must not hold up the process's end.
+        # A daemon, because a thread that hangs in a system call must not delay the process's exit.
         self._thread = threading.Thread(target=self._run, name="stocktrace-feed", daemon=True)
 
     # --- what other threads call -------------------------------------------------------------
 
     def set_gap_start(self, since: int, reason: str) -> None:
-        """Before the start: nobody has listened since then (epoch ns), and why."""
-        self._loss = GapTracker(since, reason)
+        """Before the start: begin the first gap at ``since`` (epoch ns) and say why."""
+        self._gap = GapTracker(since, reason)
 
     def start(self) -> None:
-        """Dial, in the feed's own thread."""
+        """Start connecting, on the feed's own thread."""
         self._thread.start()
 
     @property
     def tickers(self) -> tuple[str, ...]:
-        """The tickers that are asked for."""
+        """The tickers that shall be subscribed."""
         return self._wanted
 
     def set_tickers(self, tickers: Iterable[str]) -> None:
-        """Change the tickers; the connection is told within a tick, or when there is one."""
+        """Change the tickers; a live connection subscribes them within ``TICK_S``."""
         self._wanted = tuple(dict.fromkeys(tickers))  # one assignment: atomic for the feed's thread
 
     def stop(self, deadline: Deadline) -> bool:
-        """End the feed; whether its thread ended before the deadline.
+        """Stop the feed and return ``True`` if its thread ended before the deadline.
 
-        After this returns the observer is called no more, unless it is in a call already.
+        After this returns, the listener is not called any more, unless a call has begun already.
         """
         self._stop.set()
         if self._thread.ident is None:
@@ -121,15 +179,15 @@ class FeedClient:
             self._dialer.abort()
             self.ended.wait(deadline.remaining())
         if not self.ended.is_set():
-            log.warning("the feed's thread does not end (%s); it is left behind", self.state.value)
+            log.warning("the feed's thread did not end (state: %s)", self.state.value)
         return self.ended.is_set()
 
     def raise_failure(self) -> None:
-        """Raise what ended the feed, if anything did.
+        """Raise the exception that ended the feed, if there was one.
 
         Raises:
-            CannotConnect: another dial would end in the same way, as after a 401.
-            FeedStopped: the feed's thread died; the cause is chained.
+            CannotConnect: another attempt would end in the same way, as after a 401.
+            FeedStopped: an exception ended the feed's thread; it is chained.
         """
         if isinstance(self._failure, CannotConnect):
             raise self._failure
@@ -141,19 +199,19 @@ class FeedClient:
     # --- the feed's thread -------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._loss.start(self._clock.wall(), self._clock.monotonic())
+        self._gap.start(self._clock.wall(), self._clock.monotonic())
         try:
             try:
                 while not self._stop.is_set():
                     self._connect_and_listen()
             except CannotConnect as error:
-                error.__context__ = None  # the library's error can quote the request, and the key
+                error.__context__ = None  # the library's error can quote the request with the key
                 self._failure = error
             stamp = self._clock.wall()
-            ended_at = stamp if self._loss.since else self._read_at
+            ended_at = stamp if self._gap.since else self._read_at
             self._close_gap(stamp)
             self.ended_at = ended_at
-        except BaseException as error:  # noqa: BLE001 - kept, and raised by check()
+        except BaseException as error:  # noqa: BLE001 - raised again by raise_failure()
             self._failure = error
         finally:
             self._dialer.abort()
@@ -161,50 +219,50 @@ class FeedClient:
             self.ended.set()
 
     def _connect_and_listen(self) -> None:
-        """One dial and, if it succeeds, one life of the connection; then the wait for the next."""
+        """Connect once and listen until the connection ends; then wait before the next attempt."""
         self.state = FeedState.CONNECTING
-        too_many_dials = False
+        rate_limited = False
         reason: str | None
         try:
             socket = self._dialer.dial()
-        except Exception as error:  # noqa: BLE001 - whatever the library makes of an odd answer
-            reason, too_many_dials = self._dialer.describe_failure(error)
+        except Exception as error:  # noqa: BLE001 - the library raises anything for an odd answer
+            reason, rate_limited = self._dialer.describe_failure(error)
         else:
             reason = self._listen(socket)
         if reason is None or self._stop.is_set():
             return
-        self._loss.reason = reason
-        wait = self._backoff.next_delay(too_many_dials=too_many_dials)
-        self._observer.on_retry(self._clock.wall(), reason, wait)
+        self._gap.reason = reason
+        wait = self._backoff.next_delay(rate_limited=rate_limited)
+        self._listener.on_retry(self._clock.wall(), reason, wait)
         retry = Deadline.after(wait, self._clock)
         while not retry.passed() and not self._stop.wait(min(TICK_S, retry.remaining())):
-            self._observer.on_tick(self._clock.wall())
+            self._listener.on_tick(self._clock.wall())
 
     def _listen(self, socket: BatchSocket) -> str | None:
-        """Subscribe and read until the connection ends; the reason, or ``None`` if stopped."""
-        born = self._clock.monotonic()
+        """Subscribe and read; return why the connection ended, or ``None`` after ``stop()``."""
+        opened = self._clock.monotonic()
         policy = self._policy
-        watchdog = KeepaliveMonitor(
+        keepalive = KeepaliveMonitor(
             policy.ping_interval_s,
             policy.pong_timeout_s,
             policy.frame_timeout_s,
             policy.idle_timeout_s,
-            born,
+            opened,
             self._answers_pings,
         )
-        self._loss.dial_started()
-        subscription = Subscription(socket, self._observer.has_traded, self._clock)
+        self._gap.connection_opened()
+        subscription = Subscription(socket, self._clock)
         reason: str | None = None
         try:
-            with self._sending(socket, policy.handshake_s):
+            with self._sending(socket, policy.handshake_timeout_s):
                 subscription.begin(self._wanted)
             self.state = FeedState.LISTENING
             self._read_at = stamp = self._clock.wall()
-            self._loss.data_received(stamp, self._clock.monotonic())
+            self._gap.data_received(stamp, self._clock.monotonic())
             self._close_gap(stamp)
-            self._observer.on_connected(stamp, subscription.tickers)
+            self._listener.on_mark(ConnectedMark(stamp, subscription.tickers))
             while not self._stop.is_set():
-                reason = self._read(socket, watchdog, subscription)
+                reason = self._read(socket, keepalive, subscription)
                 if reason is not None:
                     break
                 if subscription.tickers is not self._wanted:
@@ -212,58 +270,58 @@ class FeedClient:
             else:
                 with contextlib.suppress(OSError, WebSocketException):  # a courtesy
                     socket.send_close()
-        except Disconnected as lost:
+        except ConnectionLost as lost:
             reason = str(lost)
         finally:
             socket.shutdown()
-            self._answers_pings = watchdog.answers_pings
+            self._answers_pings = keepalive.answers_pings
         if reason is not None:
-            self._on_lost(reason, self._clock.monotonic() - born)
+            self._on_lost(reason, self._clock.monotonic() - opened)
         return reason
 
     def _read(
-        self, socket: BatchSocket, watchdog: KeepaliveMonitor, subscription: Subscription
+        self, socket: BatchSocket, keepalive: KeepaliveMonitor, subscription: Subscription
     ) -> str | None:
-        """One read; the reason if it was the last."""
+        """Read once; return why the connection ended, if it did."""
         batch: SocketRead | None
         try:
             batch = socket.recv_batch()
         except TimeoutError:
             batch = None
         except (OSError, WebSocketException) as error:
-            raise self._dialer.as_disconnect(error) from error
+            raise self._dialer.as_connection_lost(error) from error
         self._read_at = stamp = self._clock.wall()
         now = self._clock.monotonic()
         if batch is not None:
-            self._loss.data_received(stamp, now)
-            watchdog.received(
+            self._gap.data_received(stamp, now)
+            keepalive.received(
                 now, completed=batch.frame_completed, in_frame=socket.in_frame, pong=batch.pongs > 0
             )
         if batch is not None and batch.frames:
-            errors = self._observer.on_frames(stamp, batch.frames)
-            self._report_refusals(subscription, errors, stamp, now)
+            self._listener.on_frames(stamp, batch.frames)
+            self._find_answers(batch.frames, subscription, stamp, now)
         if batch is None or not batch.frames or batch.closed is not None:
-            self._report_refusals(subscription, self._observer.on_tick(stamp), stamp, now)
+            self._listener.on_tick(stamp)
         if batch is not None:
             if batch.closed is not None:
                 return self._dialer.scrub(batch.closed)
-            if wait := self._pace.delay_after(batch.size, now, drained=batch.drained):
-                time.sleep(wait)  # an event's wait takes twice the processor's time
-        reason = watchdog.failure(now)
+            if wait := self._pacer.delay_after(batch.size, now, drained=batch.drained):
+                time.sleep(wait)  # Event.wait() takes twice the CPU time
+        reason = keepalive.failure(now)
         if reason is None:
-            self._send_due(socket, watchdog, subscription, now)
+            self._send_due(socket, keepalive, subscription, now)
         return reason
 
     def _send_due(
         self,
         socket: BatchSocket,
-        watchdog: KeepaliveMonitor,
+        keepalive: KeepaliveMonitor,
         subscription: Subscription,
         now: float,
     ) -> None:
-        """Send what is due: a ping, a question for a ticker that may be refused."""
-        suspect = subscription.next_question(now)
-        ping = watchdog.ping_due(now)
+        """Send a ping, or subscribe a suspect again, if it is time."""
+        suspect = subscription.next_suspect(now)
+        ping = keepalive.ping_due(now)
         if not (ping or suspect):
             return
         with self._sending(socket, self._policy.pong_timeout_s):
@@ -273,101 +331,42 @@ class FeedClient:
                 subscription.resubscribe(suspect)
 
     @contextlib.contextmanager
-    def _sending(self, socket: BatchSocket, within_s: float) -> Iterator[None]:
-        """Around what is sent, and nothing else: the peer may not read."""
-        socket.settimeout(within_s)
+    def _sending(self, socket: BatchSocket, timeout_s: float) -> Iterator[None]:
+        """Bound the time of a send: the server may have stopped reading."""
+        socket.settimeout(timeout_s)
         try:
             yield
         except (OSError, WebSocketException) as error:
-            raise self._dialer.as_disconnect(error) from error
+            raise self._dialer.as_connection_lost(error) from error
         socket.settimeout(TICK_S)
 
-    def _report_refusals(
-        self, subscription: Subscription, errors: Iterable[str], stamp: int, now: float
+    def _find_answers(
+        self, frames: Sequence[bytes], subscription: Subscription, stamp: int, now: float
     ) -> None:
-        for ticker, text in subscription.refusals_in(errors, now):
-            self._observer.on_refused(stamp, ticker, text)
+        """Report the errors in ``frames``, and the tickers that they refuse."""
+        if subscription.is_probing:
+            subscription.traded(protocol.decode(frames).rows.tickers)
+        for text in protocol.error_texts(frames):
+            self._listener.on_error(text)
+            if (ticker := subscription.find_refused(text, now)) is not None:
+                self._listener.on_mark(RefusedMark(stamp, (ticker,), text))
 
     def _change_subscription(self, socket: BatchSocket, subscription: Subscription) -> None:
-        """Other tickers are wanted."""
-        with self._sending(socket, self._policy.handshake_s):
+        with self._sending(socket, self._policy.handshake_timeout_s):
             added, removed = subscription.change(self._wanted)
         if added or removed:
-            self._observer.on_subscription(self._clock.wall(), added, removed)
+            stamp = self._clock.wall()
+            self._listener.on_mark(SubscriptionMark(stamp, tuple(added), tuple(removed)))
 
-    def _on_lost(self, reason: str, lived: float) -> None:
-        self._backoff.connection_ended(lived)
+    def _on_lost(self, reason: str, seconds: float) -> None:
+        self._backoff.connection_ended(seconds)
         stamp = self._clock.wall()
-        self._loss.disconnected(stamp, self._clock.monotonic(), reason)
+        self._gap.disconnected(stamp, self._clock.monotonic(), reason)
         if self.state is FeedState.LISTENING:
-            self._observer.on_disconnected(stamp, reason)
-        if suspicion := self._rival.connection_ended(lived):
-            self._observer.on_notice(stamp, suspicion)
+            self._listener.on_mark(DisconnectedMark(stamp, reason))
+        if suspicion := self._shared_key.connection_ended(seconds):
+            self._listener.on_notice(suspicion)
 
     def _close_gap(self, stamp: int) -> None:
-        if gap := self._loss.end_gap(stamp, self._clock.monotonic(), self._wanted):
-            self._observer.on_gap(gap)
-
-
-class FeedListener(Protocol):
-    """What is told of the feed; every call comes from the feed's thread, stamps are epoch ns."""
-
-    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> Iterable[str]:
-        """Messages as received, all of one read; gives the texts of error frames so far."""
-
-    def has_traded(self, ticker: str) -> bool:
-        """Whether a trade of ``ticker`` ever came; asked when the server refuses one unnamed."""
-
-    def on_refused(self, stamp: int, ticker: str, text: str) -> None:
-        """The server does not serve ``ticker``; ``text`` is its word."""
-
-    def on_tick(self, stamp: int) -> Iterable[str]:
-        """Time passed without messages; gives the texts of error frames, too."""
-
-    def on_connected(self, stamp: int, tickers: Sequence[str]) -> None:
-        """The handshake is done and ``tickers`` have been asked for."""
-
-    def on_disconnected(self, stamp: int, reason: str) -> None:
-        """A connection that had listened is lost."""
-
-    def on_gap(self, gap: Gap) -> None:
-        """A loss is over, or the feed ends in the middle of one."""
-
-    def on_subscription(self, stamp: int, added: Sequence[str], removed: Sequence[str]) -> None:
-        """The tickers of a live connection have been changed."""
-
-    def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
-        """A dial failed or a connection was lost; the next dial is in ``wait_s``."""
-
-    def on_notice(self, stamp: int, text: str) -> None:
-        """Something that a person should know."""
-
-
-@dataclass(frozen=True, slots=True)
-class FeedPolicy:
-    """Bounds and patience of a feed; seconds. The reasons stand beside the settings."""
-
-    handshake_s: float
-    ping_interval_s: float
-    pong_timeout_s: float
-    frame_timeout_s: float
-    idle_timeout_s: float
-    backoff_base_s: float
-    backoff_cap_s: float
-    backoff_floor_s: float
-    stable_s: float
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Those of ``settings``."""
-        return cls(
-            handshake_s=settings.handshake_timeout,
-            ping_interval_s=settings.ping_interval,
-            pong_timeout_s=settings.pong_timeout,
-            frame_timeout_s=settings.frame_timeout,
-            idle_timeout_s=settings.idle_timeout,
-            backoff_base_s=settings.backoff_base,
-            backoff_cap_s=settings.backoff_cap,
-            backoff_floor_s=settings.backoff_floor,
-            stable_s=settings.stable_after,
-        )
+        if gap := self._gap.end_gap(stamp, self._clock.monotonic()):
+            self._listener.on_mark(gap)

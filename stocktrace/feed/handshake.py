@@ -1,6 +1,6 @@
-"""A dial, from the name lookup to the handshake, under one deadline.
+"""One connection attempt, from the name lookup to the handshake, under one deadline.
 
-A failure is put into words without the key.
+Its error messages never contain the key.
 """
 
 from __future__ import annotations
@@ -17,67 +17,67 @@ from stocktrace.clock import Clock, Deadline
 from stocktrace.errors import CannotConnect, KeyRefused
 from stocktrace.feed.socket import BatchSocket, hide_secret
 
-# How often it is looked whether the time of a handshake is up, or the feed is to stop.
+# How often an attempt checks its deadline, and whether the feed shall stop.
 _POLL_INTERVAL_S = 0.25
 
 
 class _Connecting(threading.Thread):
-    """Connects a socket. A thread of its own, because nothing can interrupt a name lookup.
+    """Connects a socket, on its own thread because nothing can interrupt a name lookup.
 
-    One that is hung up ends at once, or with the lookup, after which it opens no socket any more.
+    After an abort it ends at once, or when the lookup returns; it then opens no socket.
     """
 
-    def __init__(self, socket: BatchSocket, url: str, key: str, within_s: float) -> None:
+    def __init__(self, socket: BatchSocket, url: str, key: str, timeout_s: float) -> None:
         super().__init__(name="stocktrace-dial", daemon=True)
-        self._socket, self._within_s = socket, within_s
+        self._socket, self._timeout_s = socket, timeout_s
         self._url = f"{url}{'&' if urlsplit(url).query else '?'}token={quote(key)}"
         self.done = threading.Event()
         self.failure: Exception | None = None
 
     def run(self) -> None:
-        """Connect."""
+        """Connect, and keep the exception."""
         try:
             self._socket.connect(
                 self._url,
-                timeout=self._within_s,
+                timeout=self._timeout_s,
                 redirect_limit=0,  # the key is for this host only
                 suppress_origin=True,
             )
-        except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+        except Exception as error:  # noqa: BLE001 - dial() raises it again
             self.failure = error
         finally:
             self.done.set()
 
 
-class Disconnected(Exception):
-    """A connection ended; ``str()`` is the reason. What an observer raises is another thing."""
+class ConnectionLost(Exception):
+    """A connection ended; ``str()`` is the reason. The listener's exceptions are never wrapped."""
 
 
 class Dialer:
-    """Dials ``url`` with ``key``; ``stopping`` ends a dial that is under way."""
+    """Connects to ``url`` with ``key``; ``stopping`` ends an attempt that is under way."""
 
     def __init__(
-        self, url: str, key: str, handshake_s: float, stopping: threading.Event, clock: Clock
+        self, url: str, key: str, timeout_s: float, stopping: threading.Event, clock: Clock
     ) -> None:
         hide_secret(key, quote(key))
         self._url, self._key = url, key
-        self._handshake_s = handshake_s
+        self._timeout_s = timeout_s
         self._stopping = stopping
         self._clock = clock
-        #: The newest one; whoever ends the feed hangs it up.
+        #: The newest one; ``abort`` ends it.
         self._socket = BatchSocket()
 
     def dial(self) -> BatchSocket:
-        """A connection; what is raised, ``why`` explains."""
+        """Connect; ``describe_failure`` explains the exceptions."""
         socket = self._socket = BatchSocket()
-        limit = Deadline.after(self._handshake_s, self._clock)
-        connecting = _Connecting(socket, self._url, self._key, self._handshake_s)
+        limit = Deadline.after(self._timeout_s, self._clock)
+        connecting = _Connecting(socket, self._url, self._key, self._timeout_s)
         connecting.start()
         while not connecting.done.wait(_POLL_INTERVAL_S):
             if limit.passed() or self._stopping.is_set():
                 socket.abort()
                 if connecting.done.wait(_POLL_INTERVAL_S):
-                    socket.shutdown()  # had it connected just before
+                    socket.shutdown()  # it may have connected just before
                 raise TimeoutError
         connecting.join()
         if connecting.failure is not None:
@@ -85,10 +85,10 @@ class Dialer:
         return socket
 
     def describe_failure(self, error: Exception) -> tuple[str, bool]:
-        """A dial's failure in words without the key; whether it was an HTTP 429.
+        """Return the reason, without the key, and ``True`` if it was an HTTP 429.
 
         Raises:
-            CannotConnect: another dial would end in the same way.
+            CannotConnect: another attempt would end in the same way.
         """
         if isinstance(error, CannotConnect):
             raise error
@@ -99,18 +99,18 @@ class Dialer:
                 raise KeyRefused(status) from None
             return f"HTTP {status} at the handshake", status == 429
         if isinstance(error, (TimeoutError, WebSocketTimeoutException)):
-            return f"no answer to {self._socket.step} in {self._handshake_s:g} s", False
+            return f"no answer to {self._socket.step} in {self._timeout_s:g} s", False
         return f"cannot connect: {self.scrub(error)}", False
 
-    def as_disconnect(self, error: Exception) -> Disconnected:
-        """What the socket raised, in words without the key."""
-        return Disconnected(f"connection lost: {self.scrub(error)}")
+    def as_connection_lost(self, error: Exception) -> ConnectionLost:
+        """Wrap an exception of the socket, without the key."""
+        return ConnectionLost(f"connection lost: {self.scrub(error)}")
 
-    def scrub(self, what: object) -> str:
-        """What the other side or the library says, without the key."""
-        text = str(what).replace(self._key, "***").replace(quote(self._key), "***")
-        return text or type(what).__name__
+    def scrub(self, message: object) -> str:
+        """Return a message of the server or the library without the key."""
+        text = str(message).replace(self._key, "***").replace(quote(self._key), "***")
+        return text or type(message).__name__
 
     def abort(self) -> None:
-        """End the newest connection, from any thread."""
+        """End the newest connection; any thread may call this."""
         self._socket.abort()

@@ -1,10 +1,10 @@
 """Finnhub's messages, both ways. Pure: no socket, no file, no clock.
 
-What a frame can be is FINNHUB.md's "Messages"; whatever else arrives is counted and kept, and the
-trades around it are unharmed. ``decode`` has three ways to the same answer. For many frames that
-are spelled alike, ``columns``; else the typed one takes all frames in one call of msgspec's; the
-exact one looks at each member of each trade. Each gives up on what is odd to it, and the exact one
-then explains it; property tests hold them equal.
+docs/finnhub.md lists the frames ("Messages"). Any other frame is counted and kept, and does not
+affect the trades around it. ``decode`` has three decoders with the same results, which property
+tests compare. ``bulk_decoder`` takes many frames that are spelled alike. The typed decoder takes
+all frames in one call of msgspec. The exact decoder looks at each member of each trade. The first
+two return ``None`` for a frame that they do not expect; the exact one explains it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stocktrace.trade_columns import TradeColumns
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A trade that cannot be stored, or a frame that cannot be read (``row`` is ``None``)."""
+    """A trade that cannot be stored, or an unreadable frame (``row`` is ``None``)."""
 
     frame: bytes
     row: Any
@@ -37,10 +37,10 @@ class RefusedRow:
 
 @dataclass(slots=True)
 class DecodedFrames:
-    """What some frames say.
+    """The contents of some frames.
 
-    ``rows`` are their trades (a control frame has none). ``errors`` are the texts of error frames.
-    The books: frames = ``trade_frames`` + ``control`` + ``undecodable``.
+    ``rows`` are their trades, with a count for each frame, ``errors`` the texts of error frames.
+    frames = ``trade_frames`` + ``control`` + ``undecodable``.
     """
 
     rows: TradeColumns
@@ -58,51 +58,62 @@ class _Message(msgspec.Struct, gc=False):
 
 
 _decode_lines = msgspec.json.Decoder(_Message).decode_lines
-# What ``columns`` costs whatever it is given pays from about 500 trades on; it takes up to twenty
-# times the memory of a text.
+# Bytes of frames for which the bulk decoder is used. Its fixed cost pays from about 500 trades on,
+# and it takes up to twenty times the memory of the text.
 _BULK_THRESHOLD = range(1 << 15, 1 << 23)
 _CONTROL = frozenset({"ping", "news", "pr"})
+_ERROR = b'"error"'
 
-# Digits become "0", exponents "0e0", the point vanishes, all else a space: sixteen digits in a row
-# then show as sixteen zeros. Fifteen are what a float64 always holds (IEEE 754 double), unless an
-# exponent makes the number too small for them: such a one is for the exact way, too.
+# Digits become "0", exponents "0e0", the point disappears, and all else becomes a space: sixteen
+# digits in a row are then sixteen zeros. A float64 always holds fifteen (IEEE 754 double), unless
+# an exponent makes the number too small; such numbers are left to the exact decoder, too.
 _DIGITS = bytes(
     48 if byte in b"0123456789+-" else 101 if byte in b"eE" else 32 for byte in range(256)
 )
 _LONG = b"0" * 16
 _EXPONENT = b"0e0"
-# What every long number shows in each second character, and a time in milliseconds does not.
+# Every long number has eight digits in a row of every second character; a time in milliseconds
+# does not.
 _NUMBER = bytes(48 if byte in b"0123456789." else 32 for byte in range(256))
 _HALF = b"0" * 8
-# Levels of a refused row that are kept: the frame beside it has all.
-_LEVELS = 16
-# Characters of a text of theirs that a sentence of ours quotes.
-_TEXT = 200
+# Levels of nesting that are kept of a refused row; its frame is kept in full.
+_MAX_LEVELS = 16
+# Characters of the server's text that a message quotes.
+_MAX_QUOTE = 200
 # Any other text stays a text, and is refused with a reason.
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 
 
 def decode(frames: Sequence[bytes]) -> DecodedFrames:
-    """The trades and whatever else is in ``frames``; never raises for what a server sends."""
+    """Decode ``frames``; never raises, whatever the server sends."""
     rows = bulk_decoder.decode_columns(frames, _BULK_THRESHOLD)
     if rows is not None:
         return DecodedFrames(rows, len(frames))
     lines = _typed_lines(frames)
     if lines is not None:
         return DecodedFrames(TradeColumns.of([line.data for line in lines]), len(lines))
-    # Something is odd: find the few frames it is in, and look at those exactly.
+    # A few frames are unusual: decode those exactly.
     decoded = DecodedFrames(TradeColumns.of([]))
     decoded.rows = TradeColumns.of([_decode_one(frame, decoded) for frame in frames])
     return decoded
 
 
+def error_texts(frames: Sequence[bytes]) -> list[str]:
+    """Return the texts of the error frames in ``frames``; other frames are not decoded."""
+    text = b"".join(frames)
+    # A search for one byte costs almost nothing, and member names of trades contain no "o".
+    if b"o" not in text or _ERROR not in text:
+        return []
+    return decode([frame for frame in frames if _ERROR in frame]).errors
+
+
 def _typed_lines(frames: Sequence[bytes]) -> list[_Message] | None:
-    """All messages in one typed call, if they are nothing but sound trades."""
+    """Decode all messages in one typed call, if all of them hold valid trades."""
     text = b"\n".join(frames)
     if not _single_lines(frames) or _has_unusual_number(text):
         return None
     try:
-        text.decode()  # members that are skipped are not checked by the decoder
+        text.decode()  # the decoder does not check members that it skips
         lines = _decode_lines(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
@@ -110,9 +121,9 @@ def _typed_lines(frames: Sequence[bytes]) -> list[_Message] | None:
 
 
 def _single_lines(frames: Sequence[bytes]) -> bool:
-    """Whether each line of the joined frames is one: an object that the next one does not end."""
-    # `}`, line feed, `{` is found between two values and nowhere in one. To search a text for one
-    # byte is all but free, for these three in a row 0.7 ns a byte.
+    """Return ``True`` if each frame is one line and one object."""
+    # `}`, line feed, `{` occurs between two objects only, never within one. A search for one byte
+    # costs almost nothing, for these three in a row 0.7 ns a byte.
     return (
         {frame[:1] for frame in frames} == {b"{"}
         and {frame[-1:] for frame in frames} == {b"}"}
@@ -121,9 +132,9 @@ def _single_lines(frames: Sequence[bytes]) -> bool:
 
 
 def _has_unusual_number(text: bytes) -> bool:
-    """Whether a number in ``text`` may be more than a float64 can hold."""
-    # Two looks that nearly always suffice, at a third of the cost: a number is too small only with
-    # a minus in its exponent, and of sixteen characters in a row each second one is eight.
+    """Return ``True`` if ``text`` may have a number that a float64 cannot hold."""
+    # Two tests that nearly always suffice, at a third of the cost: a number is too small only with
+    # a minus in its exponent, and every second one of sixteen characters makes eight.
     if b"-" not in text and _HALF not in text[::2].translate(_NUMBER):
         return False
     digits = text.translate(_DIGITS, b".")
@@ -131,7 +142,7 @@ def _has_unusual_number(text: bytes) -> bool:
 
 
 def _decode_one(frame: bytes, into: DecodedFrames) -> list[Trade]:
-    """The trades of one frame; all else is noted in ``into``."""
+    """Return the trades of one frame; add everything else to ``into``."""
     lines = _typed_lines((frame,))
     if lines is None:
         return _decode_exactly(frame, into)
@@ -172,40 +183,40 @@ def _refuse_frame(frame: bytes, reason: str, into: DecodedFrames) -> list[Trade]
 
 
 class _Number(str):
-    """A JSON number as its text, so that no digit is lost before it was looked at."""
+    """A JSON number as text, so that no digit is lost before it is checked."""
 
     __slots__ = ()
 
 
 def _trade(row: Any) -> Trade:
-    """The trade in one element of ``data``.
+    """Return the trade in one element of ``data``.
 
     Raises:
-        WireError: there is none; the text is the reason.
+        WireError: it is not a valid trade; the text is the reason.
     """
     if not isinstance(row, dict):
         raise WireError("not an object")
     symbol, time, codes = row.get("s"), row.get("t"), row.get("c")
     if not _is_text(symbol):
-        raise WireError("symbol is missing or no text")
+        raise WireError("symbol is missing or not a text")
     if not isinstance(time, _Number) or not _is_int64(time):
-        raise WireError("time is missing or no whole number of milliseconds")
+        raise WireError("time is missing or not a whole number of milliseconds")
     price, volume = _float("price", row.get("p")), _float("volume", row.get("v"))
     if codes is not None and not (isinstance(codes, list) and all(map(_is_text, codes))):
-        raise WireError("conditions are no list of texts")
+        raise WireError("conditions are not a list of texts")
     return Trade(symbol, price, int(Decimal(time)), volume, None if codes is None else tuple(codes))
 
 
 def _float(name: str, number: object) -> float:
     if not isinstance(number, _Number):
-        raise WireError(f"{name} is missing or no number")
+        raise WireError(f"{name} is missing or not a number")
     if not _is_exact(number):
         raise WireError(f"{name} {_shortened(number)} has more digits than float64 holds")
     return float(number)
 
 
 def _is_text(value: object) -> TypeGuard[str]:
-    """Whether ``value`` is Unicode text; JSON can also spell half of a surrogate pair."""
+    """Return ``True`` for Unicode text; JSON can also spell half of a surrogate pair."""
     return (
         isinstance(value, str)
         and not isinstance(value, _Number)
@@ -222,7 +233,7 @@ def _is_int64(text: str) -> bool:
 
 
 def _is_exact(text: str) -> bool:
-    """Whether the float64 nearest to ``text`` still says the same number."""
+    """Return ``True`` if the nearest float64 is the same number as ``text``."""
     number = float(text)
     try:
         return math.isfinite(number) and Decimal(repr(number)) == Decimal(text)
@@ -231,12 +242,12 @@ def _is_exact(text: str) -> bool:
 
 
 def _plain_row(row: Any) -> Any:
-    """``row`` for the quarantine; never ``None``, which stands for the frame as a whole."""
+    """``row`` for the quarantine; never ``None``, which means the whole frame there."""
     return "null" if row is None else _plain(row)
 
 
-def _plain(value: Any, levels: int = _LEVELS) -> Any:
-    """``value`` as any JSON writer takes it: numbers as text, whole Unicode, not too deep."""
+def _plain(value: Any, levels: int = _MAX_LEVELS) -> Any:
+    """``value`` as every JSON writer accepts it: numbers as text, valid Unicode, few levels."""
     if isinstance(value, str):
         return _complete_text(value)
     if isinstance(value, (dict, list)) and not levels:
@@ -249,22 +260,22 @@ def _plain(value: Any, levels: int = _LEVELS) -> Any:
 
 
 def _complete_text(text: str) -> str:
-    """``text`` with halves of surrogate pairs spelt out."""
+    """``text`` with halves of surrogate pairs escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _shortened(what: object) -> str:
-    text = _complete_text(str(what))
-    return text if len(text) <= _TEXT else text[: _TEXT - 3] + "..."
+def _shortened(value: object) -> str:
+    text = _complete_text(str(value))
+    return text if len(text) <= _MAX_QUOTE else text[: _MAX_QUOTE - 3] + "..."
 
 
 def subscribe(symbol: str) -> str:
-    """The message that asks for the trades of ``symbol``."""
+    """Return the message that subscribes ``symbol``."""
     return _command("subscribe", symbol)
 
 
 def unsubscribe(symbol: str) -> str:
-    """The message that ends the trades of ``symbol``."""
+    """Return the message that unsubscribes ``symbol``."""
     return _command("unsubscribe", symbol)
 
 
@@ -273,12 +284,12 @@ def _command(kind: str, symbol: str) -> str:
 
 
 def encode(trades: Sequence[Trade]) -> bytes:
-    """The frame in which a server sends ``trades``."""
+    """Return the frame in which a server sends ``trades``."""
     return msgspec.json.encode({"data": trades, "type": "trade"})
 
 
 def frame_of(row: Any, numbers: Collection[str] = ("p", "t", "v")) -> bytes:
-    """The frame with one row, valid or not, as a quarantine or a CSV file has it.
+    """Return the frame with one row, valid or not, as a quarantine or a CSV file has it.
 
     The texts of the members ``numbers`` become numbers where JSON allows it, all digits kept.
     """
@@ -287,7 +298,7 @@ def frame_of(row: Any, numbers: Collection[str] = ("p", "t", "v")) -> bytes:
         if name in numbers and isinstance(value, str) and _JSON_NUMBER.fullmatch(value):
             text = value
         else:
-            is_short = isinstance(value, (str, tuple)) and len(value) <= _TEXT
+            is_short = isinstance(value, (str, tuple)) and len(value) <= _MAX_QUOTE
             text = _cached_json(value) if is_short else _json(value)
         members.append(f"{_cached_json(name)}:{text}")
     return f'{{"data":[{{{",".join(members)}}}],"type":"trade"}}'.encode()

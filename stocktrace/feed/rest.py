@@ -1,16 +1,13 @@
-"""Finnhub's REST side: one door for requests, that paces itself and tries again.
+"""Finnhub's REST API (docs/finnhub.md, "REST"): paced requests with retries, and a day's ticks.
 
-- The key travels in a header, never in the URL, and no redirect is followed with it.
-- 401 (the key) and 403 (its plan) are final, 404 is an answer. 429, 5xx, and a connection that
-  fails are tried again, a few times: after a 429 when the server says, else in the next minute
-  (FINNHUB.md, "REST"); after the others with the feed's backoff.
+- The key is sent in a header, never in the URL, and redirects are not followed.
+- 401 (the key) and 403 (its plan) are final, and 404 is an answer. 429, 5xx and a failed connection
+  are tried again a few times: after a 429 when the server says, or in the next minute; after the
+  others with the feed's backoff.
+- Ticks (``/stock/tick``) come in pages, until the announced number has come. Rows of zeros after
+  those of a page are padding (#295), rows after the announced number are repeats (#296). If fewer
+  rows come than were announced, the day is not used, because nothing says which rows are missing.
 """
-# MERGED """The ticks of a ticker's day, as REST tells them (FINNHUB.md, "REST", ``/stock/tick``).
-#
-# They come in pages until as many came as were announced. Rows of zeros behind a page's are padding
-# (#295); what is told behind the announced number is told again (#296). A day of which less comes
-# than was announced is none: nothing says what is missing of it.
-# """
 
 from __future__ import annotations
 
@@ -19,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
-from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -37,12 +33,12 @@ from stocktrace.errors import (
 from stocktrace.feed.reconnect import Backoff
 from stocktrace.units import NS_PER_SECOND
 
-#: How often a request is made before the server counts as away.
+#: How often a request is made before ``ServerUnavailable`` is raised.
 ATTEMPTS = 6
 # "Every plan 30 a second."
 _REQUEST_INTERVAL_S = 1 / 30
 _MINUTE_S = 60.0
-# A server that asks for more patience is away, for now.
+# A server that asks for a longer wait is not available for now.
 _MAX_RETRY_S = 300.0
 # A page of ticks is 1 to 2 MB, made when it is asked for.
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -50,7 +46,7 @@ _PATH = "/api/v1/"
 
 
 def rest_url(feed: str) -> str:
-    """Where REST is, by the address of the WebSocket: its host, without ``ws.`` in front.
+    """Return the address of REST from that of the WebSocket: its host without ``ws.``.
 
     ``wss://ws.finnhub.io`` is ``https://finnhub.io/api/v1/``.
     """
@@ -65,9 +61,9 @@ def _sleep(seconds: float) -> None:
 
 @dataclass(slots=True)
 class RestClient:
-    """REST at ``url``, for one key; a context manager, for one thread.
+    """A context manager that makes requests to ``url`` with one key; for one thread.
 
-    ``pause`` lets seconds pass.
+    ``pause`` waits for some seconds.
     """
 
     url: str
@@ -82,29 +78,24 @@ class RestClient:
             base_url=self.url,
             headers={"X-Finnhub-Token": self.key},
             timeout=_TIMEOUT,
-            mounts={"all://127.0.0.1": None, "all://localhost": None},  # through no proxy
+            mounts={"all://127.0.0.1": None, "all://localhost": None},  # never through a proxy
         )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def get(self, path: str, **query: str | int) -> bytes:
-        """The body of the answer to a request.
+        """Make a request and return the body of the answer.
 
         Raises:
             KeyRefused: 401.
-            NotInPlan: 403.
-            NoSuchTicks: 404.
-            BadAnswer: another status that says no.
-            ServerAway: it could not be had.
+            PlanForbidden: 403.
+            TicksNotFound: 404.
+            InvalidResponse: another final status.
+            ServerUnavailable: all attempts failed.
         """
         backoff = Backoff(1.0, 30.0, 0.2, _MINUTE_S, random.SystemRandom())
         reason = ""
@@ -118,19 +109,18 @@ class RestClient:
                 reason, wait = f"{type(error).__name__}: {error}", backoff.next_delay()
             else:
                 if answer.status_code == 200:
-                    self._rate_limit_left(answer)
+                    self._respect_rate_limit(answer)
                     return answer.content
-                self._refused(answer)
+                self._raise_if_final(answer)
                 reason, wait = f"HTTP {answer.status_code}", self._retry_delay(answer, backoff)
                 if wait > _MAX_RETRY_S:
-                    reason += f", come again in {wait:.0f} s"
+                    reason += f", retry after {wait:.0f} s"
                     break
             if attempt < ATTEMPTS:
                 self._wait(wait)
         raise ServerUnavailable(f"{self.url} does not answer ({reason}): run it again later.")
 
-    def _refused(self, answer: httpx.Response) -> None:
-        """Raise what need not be tried again."""
+    def _raise_if_final(self, answer: httpx.Response) -> None:
         status = answer.status_code
         if status == 401:
             raise KeyRefused(status)
@@ -142,16 +132,16 @@ class RestClient:
             raise InvalidResponse(f"{self.url} answered HTTP {status}.")
 
     def _retry_delay(self, answer: httpx.Response, backoff: Backoff) -> float:
-        """Seconds until it is worth while to ask again."""
-        told = answer.headers.get("Retry-After", "")
-        if told.isdecimal():
-            return float(told)
+        """Return the seconds until the next attempt."""
+        seconds = answer.headers.get("Retry-After", "")
+        if seconds.isdecimal():
+            return float(seconds)
         if answer.status_code == 429:
             return self._until_next_minute() + random.random()
         return backoff.next_delay()
 
-    def _rate_limit_left(self, answer: httpx.Response) -> None:
-        """Ask nothing more in a minute of which no request is left."""
+    def _respect_rate_limit(self, answer: httpx.Response) -> None:
+        """Wait for the next minute if this one has no request left."""
         if answer.headers.get("X-Ratelimit-Remaining") == "0":
             self._next = self.clock.monotonic() + self._until_next_minute()
 
@@ -163,17 +153,17 @@ class RestClient:
             self.pause(seconds)
 
 
-#: Rows a page.
+#: Rows per page.
 PAGE_LIMIT = 25_000
 # Ten times the busiest day of any US stock.
-_MAX_PAGES = 50_000_000
+_MAX_TICKS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class TickPage:
     """Some ticks of one ticker, in the server's order; columns of one length.
 
-    ``t`` UNIX ms · ``p`` price · ``v`` volume · ``c`` condition codes, parted by a space.
+    ``t`` UNIX ms · ``p`` price · ``v`` volume · ``c`` condition codes, separated by spaces.
     """
 
     t: list[int]
@@ -194,52 +184,52 @@ _decode = msgspec.json.Decoder(_TickResponse).decode
 
 
 def fetch_ticks(rest: RestClient, ticker: str, day: date) -> Iterator[TickPage]:
-    """The ticks of a ticker's New York trading day, extended hours included, page by page.
+    """Yield the ticks of a ticker's New York trading day, with extended hours, page by page.
 
     Raises:
-        BadAnswer: they cannot be read, are not all there, or change meanwhile; what was given
-            before is worth nothing.
-        FeedError: see ``Rest.get``.
+        InvalidResponse: they are unreadable, incomplete, or changed between pages. The pages
+            before must not be used.
+        FeedError: see ``RestClient.get``.
     """
-    told, place, real, reached = None, 0, 0, 0
-    while told is None or place < told:
+    total, skip, count, reached = None, 0, 0, 0
+    while total is None or skip < total:
         body = rest.get(
-            "stock/tick", symbol=ticker, date=day.isoformat(), limit=PAGE_LIMIT, skip=place
+            "stock/tick", symbol=ticker, date=day.isoformat(), limit=PAGE_LIMIT, skip=skip
         )
-        page = _page(body, ticker, day)
-        if told is not None and page.total != told:
-            raise InvalidResponse(f"The ticks of {ticker} of {day} change while they are read.")
-        told = page.total
-        times = page.t or []
-        reached = place + len(times)
-        rows = [row for row, time in enumerate(times) if time != 0][: told - real]
+        response = _decode_response(body, ticker, day)
+        if total is not None and response.total != total:
+            raise InvalidResponse(f"The ticks of {ticker} on {day} changed while they were read.")
+        total = response.total
+        times = response.t or []
+        reached = skip + len(times)
+        rows = [row for row, time in enumerate(times) if time != 0][: total - count]
         if not rows:
             break
-        place += rows[-1] + 1
-        real += len(rows)
-        yield _ticks(page, rows)
-    if told not in (real, reached):
-        raise InvalidResponse(f"Of {told:,} ticks of {ticker} of {day} the server gave {real:,}.")
+        skip += rows[-1] + 1
+        count += len(rows)
+        yield _tick_page(response, rows)
+    if total not in (count, reached):
+        raise InvalidResponse(f"The server sent {count:,} of {total:,} ticks of {ticker} on {day}.")
 
 
-def _page(body: bytes, ticker: str, day: date) -> _TickResponse:
+def _decode_response(body: bytes, ticker: str, day: date) -> _TickResponse:
     try:
-        page = _decode(body)
+        response = _decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidResponse(f"The ticks of {ticker} of {day} cannot be read: {error}.") from error
-    lengths = {len(column or ()) for column in (page.t, page.p, page.v)}
-    if page.c is not None:
-        lengths.add(len(page.c))
-    if len(lengths) > 1 or not 0 <= page.total <= _MAX_PAGES:
+        raise InvalidResponse(f"The ticks of {ticker} on {day} cannot be read: {error}.") from error
+    lengths = {len(column or ()) for column in (response.t, response.p, response.v)}
+    if response.c is not None:
+        lengths.add(len(response.c))
+    if len(lengths) > 1 or not 0 <= response.total <= _MAX_TICKS:
         raise InvalidResponse(
-            f"The ticks of {ticker} of {day} cannot be read: their columns differ."
+            f"The ticks of {ticker} on {day} cannot be read: their columns differ."
         )
-    return page
+    return response
 
 
-def _ticks(page: _TickResponse, rows: list[int]) -> TickPage:
-    times, prices, volumes = page.t or [], page.p or [], page.v or []
-    codes = page.c or [None] * len(times)
+def _tick_page(response: _TickResponse, rows: list[int]) -> TickPage:
+    times, prices, volumes = response.t or [], response.p or [], response.v or []
+    codes = response.c or [None] * len(times)
     return TickPage(
         [times[row] for row in rows],
         [prices[row] for row in rows],

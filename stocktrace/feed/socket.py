@@ -1,13 +1,14 @@
 """websocket-client, read in large chunks: all complete frames of one read come together.
 
-The library keeps handshake, sending, masking, pong, close and fragments. This subclass connects
-through a ``Line``, takes plain frames (final, text, unmasked) out of a buffer by itself, and has
-the library read any other frame from the same buffer. As installed, the library spends 2-3 ``recv``
-calls, two locks and an object a frame, 6-8 µs; this takes 0.25-0.9 µs (docs/performance.md).
+The library does handshake, sending, masking, pong, close and fragments. ``BatchSocket`` connects
+through a ``Transport``, takes plain frames (final, text, unmasked) out of a buffer by itself, and
+lets the library read any other frame from the same buffer. By itself, the library spends 2-3
+``recv`` calls, two locks and an object per frame, 6-8 µs; this takes 0.25-0.9 µs
+(docs/performance.md). UTF-8 is not checked here: invalid text makes one frame unreadable, and is
+not a reason to disconnect.
 
-UTF-8 is not checked here: a broken text is one frame to put aside, not a reason to hang up.
+``ReadPacer`` delays the reads of a busy connection, so that more trades share the cost of a read.
 """
-# MERGED """How often a busy connection is read: what a read costs is shared by more trades."""
 
 from __future__ import annotations
 
@@ -32,23 +33,20 @@ from websocket import (
 from stocktrace.errors import WrongScheme
 from stocktrace.feed.transport import Transport, shutdown_socket
 
-# One read takes at most this much; a burst of 2,000 trades is about a quarter of it.
+# The most that one read takes; a burst of 2,000 trades is about a quarter of it.
 READ_BYTES = 1 << 19
-# Frames of 10 MB were seen (FAULTS.md, 39); beyond this a length is taken for nonsense.
+# Frames of 10 MB were seen (docs/faults.md, 39); a greater length is an error.
 FRAME_BYTES = 1 << 26
 
 _PLAIN = 0x81  # FIN and opcode 1 (RFC 6455, 5.2)
-_EXTENDED = 126  # two bytes of length follow; after the next higher number eight
-_CONTROL_BYTES = 125  # and never in fragments (RFC 6455, 5.5)
+_EXTENDED = 126  # two bytes of length follow; eight after 127
+_CONTROL_BYTES = 125  # the most in a control frame, which has no fragments (RFC 6455, 5.5)
 _NO_CLOSE_FRAME = "TCP ended without a close frame"
 _TOKEN = re.compile(r"(token=)[^&\s'\"]+")
 
 
 class _SecretFilter(logging.Filter):
-    """Takes the key out of what websocket-client logs.
-
-    Its trace prints the request line, and whatever the server says to it.
-    """
+    """Removes the key from websocket-client's log: its trace has the request and the answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,16 +65,16 @@ logging.getLogger("websocket").addFilter(_secret_filter)
 
 
 def hide_secret(*spellings: str) -> None:
-    """From now on websocket-client's log shows none of these."""
+    """Remove these texts from websocket-client's log from now on."""
     _secret_filter.secrets.update(spelling for spelling in spellings if spelling)
 
 
 @dataclass(slots=True)
 class SocketRead:
-    """What one read brought: text or binary messages, pongs, perhaps a close (code, reason).
+    """The contents of one read: text or binary messages, pongs, perhaps a close (code, reason).
 
-    ``size`` are its bytes; ``completed`` tells whether any frame, of whatever kind, came to its
-    end; ``drained`` is false if more had arrived than one read takes.
+    ``size`` counts its bytes. ``frame_completed``: a frame of any kind was completed. ``drained``:
+    not more had arrived than one read takes.
     """
 
     frames: list[bytes] = field(default_factory=list)
@@ -88,66 +86,67 @@ class SocketRead:
 
 
 class BatchSocket(websocket.WebSocket):
-    """A ``WebSocket`` whose ``recv_batch`` gives all messages that have arrived."""
+    """A ``WebSocket`` whose ``recv_batch`` returns all messages that have arrived."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, enable_multithread=True, skip_utf8_validation=True)
         self._space = bytearray(READ_BYTES)
         self._view = memoryview(self._space)
-        self._chunks: list[bytes] = []  # what was read and belongs to no message yet
+        self._chunks: list[bytes] = []  # bytes that are not part of a complete frame yet
         self._size = 0
-        self._need = 2  # bytes without which the next frame cannot be taken
+        self._need = 2  # bytes that the next frame needs
         self._buffer = b""
         self._at = 0
-        self._broken: Exception | None = None
-        self._line = Transport()
+        self._pending_error: Exception | None = None
+        self._transport = Transport()
 
     @property
     def step(self) -> str:
         """The answer that ``connect`` waits for."""
-        return self._line.step
+        return self._transport.step
 
     def connect(self, url: str, **options: Any) -> None:
-        """Connect within ``timeout`` seconds; ``hang_up`` ends it at any step.
+        """Connect within ``timeout`` seconds; ``abort`` ends it at any step.
 
         Raises:
-            CannotConnect: another dial would end in the same way.
-            TimeoutError: there was no answer in time; ``step`` says to what.
+            CannotConnect: another attempt would end in the same way.
+            TimeoutError: an answer did not come in time; ``step`` says which.
             OSError: the server cannot be reached.
-            WebSocketException: its answer is not RFC 6455.
+            WebSocketException: the answer does not follow RFC 6455.
         """
-        line = self._line
-        sock = line.connect(url, options["timeout"])
+        transport = self._transport
+        sock = transport.connect(url, options["timeout"])
         try:
             super().connect(url, socket=sock, **options)
         except WebSocketBadStatusException as error:
-            if not line.secure and error.status_code == 400 and b"https" in _body(error):
-                raise WrongScheme(line.server, "wss") from None  # it may quote the request
+            wants_tls = error.status_code == 400 and b"https" in (error.resp_body or b"").lower()
+            if wants_tls and not transport.secure:
+                raise WrongScheme(transport.server, "wss") from None  # it may quote the request
             raise
         except (ConnectionResetError, WebSocketConnectionClosedException) as error:
-            if line.secure:
+            if transport.secure:
                 raise
             raise ConnectionResetError(
-                f"{line.server} closed the connection without an answer; if it speaks TLS, its "
-                "address begins with wss://"
+                f"{transport.server} closed the connection without an answer; if it speaks TLS, "
+                "its address begins with wss://"
             ) from error
 
     @property
     def in_frame(self) -> bool:
-        """Whether a frame has begun to arrive and is not complete."""
+        """True if a frame has begun to arrive and is not complete."""
         return self._size > 0
 
     def recv_batch(self) -> SocketRead:
-        """Wait (at most the socket's timeout) for data; give the messages that are complete.
+        """Wait for data, at most the socket's timeout; return the complete messages.
 
         Raises:
-            TimeoutError: nothing came in time.
+            TimeoutError: no data came in time.
             WebSocketConnectionClosedException: TCP ended.
-            WebSocketProtocolException: not RFC 6455.
-            OSError: the connection broke.
+            WebSocketProtocolException: the data does not follow RFC 6455.
+            OSError: the connection is lost.
         """
-        if self._broken is not None:
-            raise self._broken
+        if self._pending_error is not None:
+            raise self._pending_error
         sock = self.sock
         if sock is None:
             raise WebSocketConnectionClosedException("the socket is closed")
@@ -166,14 +165,14 @@ class BatchSocket(websocket.WebSocket):
             except (OSError, WebSocketException) as error:
                 if not batch.frames:
                     raise
-                self._broken = error  # the messages before it count; the next read raises it
+                self._pending_error = error  # raised by the next read, after these messages
         return batch
 
     def _read_records(self, sock: ssl.SSLSocket, count: int) -> tuple[int, bool]:
-        """Read what has arrived behind the first ``count`` bytes: TLS returns a record at a time.
+        """Read more after the first ``count`` bytes: TLS returns one record at a time.
 
         Returns:
-            How many bytes there are now, and whether the socket was drained.
+            The number of bytes, and ``True`` if the socket is drained.
         """
         timeout = sock.gettimeout()
         sock.settimeout(0)
@@ -186,7 +185,7 @@ class BatchSocket(websocket.WebSocket):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return count, True
         except (OSError, WebSocketException) as error:
-            self._broken = error  # what was read before it counts; the next read raises it
+            self._pending_error = error  # raised by the next read, after these bytes
         finally:
             sock.settimeout(timeout)
         return count, False
@@ -221,7 +220,7 @@ class BatchSocket(websocket.WebSocket):
                 self._read_control_frame(batch)
                 is_whole = not self.cont_frame.recving_frames
                 if batch.closed is not None:
-                    end = size  # nothing counts after a close (RFC 6455, 1.4)
+                    end = size  # data after a close is ignored (RFC 6455, 1.4)
             at = end
         else:
             need = 2
@@ -231,7 +230,7 @@ class BatchSocket(websocket.WebSocket):
         self._need = need
 
     def _read_control_frame(self, batch: SocketRead) -> None:
-        """One complete frame that is not plain, through the library."""
+        """Read one complete frame that is not plain, through the library."""
         frame = self.recv_frame()
         if frame.opcode >= ABNF.OPCODE_CLOSE and (
             not frame.fin or len(frame.data) > _CONTROL_BYTES
@@ -245,11 +244,11 @@ class BatchSocket(websocket.WebSocket):
             code = struct.unpack("!H", frame.data[:2])[0] if len(frame.data) >= 2 else 1005
             reason = frame.data[2:].decode(errors="replace")
             batch.closed = f"closed by the server ({code}{' ' + reason if reason else ''})"
-            with contextlib.suppress(OSError, WebSocketException):  # the server need not listen on
+            with contextlib.suppress(OSError, WebSocketException):  # the server may have left
                 self.send_close()
         else:
             self.cont_frame.validate(frame)
-            if not frame.fin:  # the next is appended to it, which would copy bytes each time
+            if not frame.fin:  # fragments are appended, which would copy bytes each time
                 frame.data = bytearray(frame.data)
             self.cont_frame.add(frame)
             _, so_far = self.cont_frame.cont_data or (0, b"")
@@ -263,39 +262,35 @@ class BatchSocket(websocket.WebSocket):
         try:
             self.pong(ping)
         except (TimeoutError, WebSocketTimeoutException) as error:
-            # Not to be taken for a read that had nothing to give.
+            # A TimeoutError would mean a read without data.
             raise WebSocketConnectionClosedException("a ping could not be answered") from error
 
     def _recv(self, bufsize: int) -> bytes:
-        """What ``recv_frame`` reads from: the complete frame in the buffer."""
+        """Let ``recv_frame`` read the complete frame in the buffer."""
         piece = self._buffer[self._at : self._at + bufsize]
-        if not piece:  # recv() or close(), which would ask for ever
-            raise WebSocketConnectionClosedException("this socket is read by recv_batch alone")
+        if not piece:  # recv() or close(), which would loop forever
+            raise WebSocketConnectionClosedException("only recv_batch can read this socket")
         self._at += len(piece)
         return piece
 
     def abort(self) -> None:
-        """End the connection from any thread: whoever waits on it gets an error."""
-        self._line.abort()
+        """End the connection, from any thread: a waiting call raises."""
+        self._transport.abort()
         sock = self.sock
         if sock is not None:
             shutdown_socket(sock)
 
 
-def _body(error: WebSocketBadStatusException) -> bytes:
-    return bytes(error.resp_body or b"").lower()
-
-
-# A read costs about 0.3 ms whatever it brings: a wake-up with cold caches, a write to the tape
-# (docs/performance.md). Receive times are of a read, so they are late by as much.
+# The delay between reads of a busy connection. A read has a fixed cost of about 0.3 ms: a wake-up
+# with cold caches, a write to the tape (docs/performance.md). Receive times are late by as much.
 GATHER_INTERVAL_S = 0.01
-# What makes a connection busy: 0.8 MB/s, about 12,000 trades a second. A free key has tens.
+# A connection is busy from 0.8 MB/s on, about 12,000 trades a second. A free key has tens.
 _MEASURE_INTERVAL_S = 0.05
 _BUSY_BYTES = 40_000
 
 
 class ReadPacer:
-    """Tells how long to wait after a read, from what the last twentieth of a second brought."""
+    """Says how long to wait after a read, from the bytes of the last twentieth of a second."""
 
     def __init__(self, now: float) -> None:
         self._until = now + _MEASURE_INTERVAL_S
@@ -303,12 +298,12 @@ class ReadPacer:
         self._busy = False
 
     def delay_after(self, size: int, now: float, *, drained: bool = True) -> float:
-        """Seconds to wait after a read of ``size`` bytes at ``now`` (monotonic seconds).
+        """Return the seconds to wait after a read of ``size`` bytes at ``now`` (monotonic).
 
-        Where the socket was not ``drained``, more is there already.
+        A socket that is not ``drained`` has more data already.
         """
         if now >= self._until:
-            # A look that lasted longer than it should was of a connection that had nothing to say.
+            # A measurement that lasted longer than its interval was of an idle connection.
             self._busy = self._bytes >= _BUSY_BYTES and now < self._until + _MEASURE_INTERVAL_S
             self._until, self._bytes = now + _MEASURE_INTERVAL_S, 0
         self._bytes += size

@@ -1,7 +1,7 @@
 """The way to a server: name lookup, TCP, a proxy if the environment names one, TLS.
 
-websocket-client can do all of this itself, but gives no other thread a way to end it, or to see
-how far it came.
+websocket-client can do all of this, but then another thread can neither end it nor see which step
+it is at.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ _NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
 
 
 def format_address(host: str, port: int) -> str:
-    """Host and port as a URL spells them."""
+    """Format host and port as in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def shutdown_socket(sock: socket.socket) -> None:
-    """End TCP from any thread: whoever waits on it gets an error."""
+    """End TCP, from any thread: a waiting call raises."""
     with contextlib.suppress(OSError):  # it has ended already
-        # Not SSLSocket's own, which would pull its state from under the reader.
+        # SSLSocket.shutdown would discard the state that the reader uses.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class Transport:
-    """One attempt to reach a server; ``hang_up`` ends it from any thread."""
+    """One attempt to reach a server; ``abort`` ends it from any thread."""
 
     def __init__(self) -> None:
-        #: The answer that it waits for, for a message.
+        #: The answer that it waits for, for messages.
         self.step = ""
-        #: Where the server is, and whether it is reached over TLS.
+        #: The server's address, and whether it uses TLS.
         self.server, self.secure = "", False
         self._host, self._port = "", 0
         self._socket: socket.socket | None = None
-        self._hung_up = False
+        self._aborted = False
 
-    def connect(self, url: str, within_s: float) -> socket.socket:
-        """Connect to the server of ``url``; the handshake can begin on the socket returned.
+    def connect(self, url: str, timeout_s: float) -> socket.socket:
+        """Connect to the server of ``url``; the handshake can begin on the returned socket.
 
         Raises:
             BadCertificate: the server's certificate cannot be verified.
             WrongScheme: the address asks for TLS, and the server does not speak it.
-            TimeoutError: there was no answer; ``step`` says to what.
+            TimeoutError: an answer did not come in time; ``step`` says which.
             OSError: the server cannot be reached.
         """
         parts = urlsplit(url)
@@ -65,7 +65,7 @@ class Transport:
         self._port = parts.port or (443 if self.secure else 80)
         self.server = format_address(self._host, self._port)
         try:
-            sock = self._through_proxy_or_not(within_s)
+            sock = self._connect_tcp(timeout_s)
             if self.secure:
                 sock = self._start_tls(sock)
         except BaseException:
@@ -76,22 +76,22 @@ class Transport:
         return sock
 
     def abort(self) -> None:
-        """End it, whatever it waits for; it opens no other socket."""
-        self._hung_up = True
+        """End the attempt; it then opens no other socket."""
+        self._aborted = True
         if self._socket is not None:
             shutdown_socket(self._socket)
 
     def _hold(self, sock: socket.socket) -> None:
-        """From now on ``hang_up`` ends ``sock``."""
+        """Let ``abort`` end ``sock`` from now on."""
         self._socket = sock
-        if self._hung_up:  # set before it looks for a socket, so that one of both sees the other
-            raise ConnectionAbortedError("hung up")
+        if self._aborted:  # abort() sets it before it reads _socket, so one of them sees the other
+            raise ConnectionAbortedError("aborted")
 
-    def _through_proxy_or_not(self, within_s: float) -> socket.socket:
+    def _connect_tcp(self, timeout_s: float) -> socket.socket:
         proxy, port, auth = get_proxy_info(self._host, self.secure)
         if proxy is None:
-            return self._open(self._host, self._port, within_s)
-        sock = self._open(proxy, port or 80, within_s)
+            return self._open(self._host, self._port, timeout_s)
+        sock = self._open(proxy, port or 80, timeout_s)
         name = format_address(proxy, port or 80)
         self.step = f"CONNECT from the proxy {name}"
         head = f"CONNECT {self.server} HTTP/1.1\r\nHost: {self.server}\r\n"
@@ -109,33 +109,33 @@ class Transport:
             raise OSError(f"the proxy {name} refused CONNECT {self.server} (HTTP {status})")
         return sock
 
-    def _open(self, host: str, port: int, within_s: float) -> socket.socket:
-        """TCP to the first address of ``host`` that answers; each has its share of the time."""
-        limit = Deadline.after(within_s)
+    def _open(self, host: str, port: int, timeout_s: float) -> socket.socket:
+        """Connect to the first address of ``host`` that answers; they share the time."""
+        limit = Deadline.after(timeout_s)
         self.step = f"the name lookup of {host}"
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise OSError(f"{host}: {error.strerror}") from error
         failures: list[str] = []
-        for at, (family, kind, protocol, _, where) in enumerate(found):
-            name = format_address(str(where[0]), port)
+        for index, (family, kind, protocol, _, address) in enumerate(addresses):
+            name = format_address(str(address[0]), port)
             self.step = f"the connection attempt to {name}"
             try:
                 sock = socket.socket(family, kind, protocol)
                 self._hold(sock)
-                sock.settimeout(limit.remaining() / (len(found) - at))
+                sock.settimeout(limit.remaining() / (len(addresses) - index))
                 for option in DEFAULT_SOCKET_OPTION:
                     sock.setsockopt(*option)
-                sock.connect(where)
+                sock.connect(address)
             except OSError as error:
                 if self._socket is not None:
                     self._socket.close()
-                if self._hung_up or (isinstance(error, TimeoutError) and len(found) == 1):
+                if self._aborted or (isinstance(error, TimeoutError) and len(addresses) == 1):
                     raise
                 failures.append(f"{name}: {error.strerror or error}")
             else:
-                sock.settimeout(within_s)
+                sock.settimeout(timeout_s)
                 return sock
         raise OSError("; ".join(failures))
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError
+from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.recovery import (
     RecoveredSession,
     coverage_from_tapes,
     recover_session,
 )
-from stocktrace.record.vouching import vouch
 from stocktrace.sessions.catalog import is_in_use, read_report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog
@@ -87,7 +87,7 @@ def _copy(tape: Path, copy: Path) -> None:
         if isinstance(entry, TapeFrames):
             writer.append(entry.stamp, entry.frames)
         else:
-            writer.mark(entry)
+            writer.append_mark(entry)
     writer.close()
     if reader.damage or reader.invalid_lines or reader.torn_bytes:
         raise StoreError(f"{tape} is damaged: `stocktrace verify` tells more, there.")
@@ -112,7 +112,7 @@ def _copy_report(layout: Layout, other: Layout, session: str) -> None:
         return
     if report.state != "running":
         written = write_coverage(layout, session, coverage_from_tapes(layout, session)[0].intervals)
-        vouch(layout, report, written)  # recovery does it for the quarantine
+        hash_files(layout, report, written)  # recovery does it for the quarantine
     report.unpublished = sorted(report.windows)
     report.settings.pop("lake", None)  # where it was sent from there; ours is the layout's
     report.write(layout.report(session))

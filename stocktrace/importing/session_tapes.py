@@ -17,12 +17,13 @@ from pathlib import Path
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.importing.csv_source import TimedFrame
 from stocktrace.intervals import CoverageInterval
+from stocktrace.marks import CoveredMark, EndedMark, OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.coverage import CoverageBuilder
+from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.journal import SessionJournal, new_report, report_gaps
 from stocktrace.record.publish import publish_window
 from stocktrace.record.upload import upload_session
-from stocktrace.record.vouching import vouch
 from stocktrace.sessions.catalog import recovered_state
 from stocktrace.sessions.report import SessionReport, SessionState
 from stocktrace.settings import Settings
@@ -30,7 +31,7 @@ from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.tape import TapeMark, TapeWriter
+from stocktrace.store.tape import TapeWriter
 from stocktrace.store.window import RollPolicy, WindowSpec
 from stocktrace.units import NS_PER_DAY, SECONDS_PER_DAY, utc_datetime
 
@@ -81,8 +82,8 @@ class SessionTapes:
             end = max(self._last, *(interval.end for interval in coverage))
             tape = self._tape(self._last)
             for interval in coverage:
-                tape.mark(TapeMark(end, "covered", asdict(interval)))
-            tape.mark(TapeMark(end, "ended"))
+                tape.append_mark(CoveredMark(end, **asdict(interval)))
+            tape.append_mark(EndedMark(end))
 
     def _tape(self, stamp: int) -> TapeWriter:
         day = stamp // NS_PER_DAY
@@ -97,8 +98,7 @@ class SessionTapes:
         tape = TapeWriter(self.folder / f"{window.name}.tape")
         self._open[day] = window, tape
         self.windows.append(window.name)
-        facts = {"connected": False, "tickers": [], "imported": self.facts}
-        tape.mark(TapeMark(stamp, "tape", facts))
+        tape.append_mark(OpeningMark(stamp, connected=False, tickers=(), imported=self.facts))
         return tape
 
 
@@ -133,7 +133,7 @@ def publish_tapes(
     report.tickers = sorted(name for name, books in report.per_ticker.items() if books.recorded)
     report.duplicates = count_session_duplicates(layout, session, report.dates)
     report.gaps = report_gaps(CoverageBuilder(list(coverage)))
-    vouch(layout, report, write_coverage(layout, session, coverage))
+    hash_files(layout, report, write_coverage(layout, session, coverage))
     report.state = state or recovered_state(session)
     report.ended = utc_datetime(max((interval.end for interval in coverage), default=now))
     journal.save()

@@ -29,13 +29,14 @@ from stocktrace.live.ticker_changes import TickerChanger
 from stocktrace.live.ticker_requests import open_inbox
 from stocktrace.live.tuning import reduce_garbage_collection
 from stocktrace.live.worker import WorkerThread, chain_failure
+from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.feed_events import FeedEventRecorder, Mailbox
+from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.intake import Intake, QueueLimits
 from stocktrace.record.journal import SessionJournal, new_report, report_gaps
 from stocktrace.record.recorder import Recorder, SealedWindow
 from stocktrace.record.recovery import recover
-from stocktrace.record.vouching import vouch
 from stocktrace.sessions.report import LagReport, SessionReport, SessionState
 from stocktrace.sessions.status import CaptureStatus, StatusFile
 from stocktrace.settings import Settings
@@ -43,7 +44,6 @@ from stocktrace.store import files
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import TapeMark
 from stocktrace.store.window import RollPolicy
 from stocktrace.units import utc_datetime
 
@@ -84,11 +84,10 @@ class CaptureSession:
             stamp,
             tickers,
         )
-        first = TapeMark(stamp, "tape", {"connected": False, "tickers": tickers})
-        self._journal.coverage.add(first)
+        self._journal.coverage.add(OpeningMark(stamp, connected=False, tickers=tickers))
         self._observer = FeedEventRecorder(self._intake, self._journal, self._mailbox, clock)
         self._feed = FeedClient(
-            settings.url, key, tickers, self._observer, FeedPolicy.of(settings), clock
+            settings.url, key, tickers, self._observer, FeedPolicy.from_settings(settings), clock
         )
         if turn.waited_for:
             self._feed.set_gap_start(stamp, turn.waited_for)
@@ -285,11 +284,11 @@ class CaptureSession:
         ended = self._clock.wall()
         report.ended = utc_datetime(ended)
         if not self._end_is_marked:
-            journal.coverage.crashed(self._intake.last_data_at, "the capture failed")
+            journal.coverage.feed_crashed(self._intake.last_data_at, "the capture failed")
         journal.coverage.close(ended)
         report.gaps = report_gaps(journal.coverage)
         written = write_coverage(self._layout, report.session, journal.coverage.intervals)
-        vouch(self._layout, report, written)
+        hash_files(self._layout, report, written)
         report.latency = LagReport.of(self._recorder.lags)
         report.silent = self._lookout.silent(ended)
         journal.audit("end", state=report.state, reason=report.reason, books=report.books)
@@ -298,7 +297,7 @@ class CaptureSession:
     def _mark_end(self) -> None:
         """What comes while the rest is published is not listened to any more."""
         # Once, and only if its thread has ended: nobody else writes on the tape then.
-        if self._feed.ended.is_set() and self._intake.recordings and not self._end_is_marked:
+        if self._feed.ended.is_set() and self._intake.windows and not self._end_is_marked:
             try:
                 self._observer.on_ended(self._feed.ended_at)
                 self._end_is_marked = self._feed.ended_at > 0

@@ -84,7 +84,7 @@ class StatusSnapshot:
             trade_frames=self._frames.trade_frames,
             control=self._frames.control,
             undecodable=self._frames.undecodable,
-            last=intake.last.copy(),
+            last=intake.last_trade_at.copy(),
             behind_s=self._behind(now, intake.taken, intake.taken + backlog),
             rolled=rolled,
             published=rolled - waiting,
@@ -122,13 +122,13 @@ class StatusSnapshot:
         report = self.journal.report
         recorded = report.books.recorded
         books = Books()
-        recordings = list(self.intake.recordings)
-        for each in (report.books, *(one.receipts.books for one in recordings)):
+        recordings = list(self.intake.windows)
+        for each in (report.books, *(one.counts.books for one in recordings)):
             books.add(each)
         self._frames = max(self._frames, books, key=lambda one: one.frames)
         refused = Counter({t: one.quarantined for t, one in report.per_ticker.items()})
         for recording in recordings:
-            refused.update(dict(recording.receipts.undecoded))
+            refused.update(dict(recording.counts.undecoded))
         if writer := self.recorder.writer:
             for ticker, tally in writer.counts.copy().items():
                 recorded += tally.recorded

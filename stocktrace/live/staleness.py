@@ -100,6 +100,6 @@ class StalenessMonitor:
     def _last_trades(self) -> dict[str, datetime]:
         """When each ticker traded last, or was asked for, if that was not at the start."""
         signs = dict(self.journal.report.added)
-        for ticker, stamp in dict(self.intake.last).items():
+        for ticker, stamp in dict(self.intake.last_trade_at).items():
             signs[ticker] = max(utc_datetime(stamp), signs.get(ticker, utc_datetime(stamp)))
         return signs

@@ -97,11 +97,11 @@ class TickerChanger:
         added = tuple(ticker for ticker in wanted if ticker not in set(captured))
         removed = tuple(ticker for ticker in captured if ticker not in set(wanted))
         if added or removed:
-            self._journal.on_change(self._clock.wall(), change.requested_by, added, removed)
+            self._journal.on_ticker_change(self._clock.wall(), change.requested_by, added, removed)
             self._feed.set_tickers(wanted)
         if name is not None:
             received = {ticker: self._intake.received[ticker] for ticker in added}
-            errors = self._journal.refused_rows
+            errors = self._journal.refusals
             self._pending.append(
                 _PendingChange(name, change, added, removed, received, errors, errors)
             )
@@ -118,8 +118,8 @@ class TickerChanger:
             return False
         if not {ticker for ticker in added if self._is_waiting(ticker, pending)}:
             return True
-        if journal.refused_rows != pending.heard:
-            pending.heard = journal.refused_rows
+        if journal.refusals != pending.heard:
+            pending.heard = journal.refusals
             pending.quiet = Deadline.after(ANSWER_TIMEOUT_S, self._clock)
         elif pending.quiet is None:
             pending.quiet = Deadline.after(ANSWER_TIMEOUT_S, self._clock)
@@ -137,7 +137,7 @@ class TickerChanger:
         named = [ticker for ticker in pending.change.tickers if ticker in captured]
         told = journal.report.refused
         refused = {ticker: told[ticker] for ticker in named if ticker in told}
-        unclear = bool(pending.added) and not refused and journal.refused_rows != pending.errors
+        unclear = bool(pending.added) and not refused and journal.refusals != pending.errors
         self._inbox.answer(
             pending.name,
             ChangeOutcome(

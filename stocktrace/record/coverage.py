@@ -1,71 +1,37 @@
-"""Coverage: for each ticker and moment of a session, *listening* or *gap, because …*.
+"""Coverage: for each ticker and moment of a session, *listening*, or *gap* with its reason.
 
-Built from the marks on the tape, live and again from disk, so that it can never say something else
-than what was recorded. A ticker's intervals follow one another without a hole from when it was
-first asked for until it was given up or the session ended.
+It is built from the marks, live and again from the tape, so that both agree. The intervals of a
+ticker follow one another without holes, from its first subscription until it is dropped or the
+session ends.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-import msgspec
 
 from stocktrace.intervals import CONNECTING, CoverageInterval
-from stocktrace.store.tape import TapeMark
-
-
-class _OnTickers(msgspec.Struct):
-    """The facts of ``tape`` and ``connected``."""
-
-    tickers: list[str]
-    connected: bool = True
-
-
-class _OnDisconnected(msgspec.Struct):
-    """Those of ``disconnected``; of ``gap`` and ``paused``, too, which tell when it began."""
-
-    reason: str
-    start: int = 0
-
-
-class _OnSubscription(msgspec.Struct):
-    """Those of ``subscription``."""
-
-    added: list[str]
-    removed: list[str]
-
-
-class _OnRefused(msgspec.Struct):
-    """Those of ``refused``."""
-
-    tickers: list[str]
-    text: str
-
-
-class _OnCovered(msgspec.Struct):
-    """Those of ``covered``: a stretch that others listened to, or did not; in a merge."""
-
-    ticker: str
-    start: int
-    end: int
-    reason: str
-    sources: str
-
-
-class _OnOther(msgspec.Struct):
-    """Those of ``ended``."""
+from stocktrace.marks import (
+    ConnectedMark,
+    CoveredMark,
+    DisconnectedMark,
+    EndedMark,
+    GapMark,
+    Mark,
+    OpeningMark,
+    PausedMark,
+    RefusedMark,
+    SubscriptionMark,
+    UnknownMark,
+)
 
 
 @dataclass(slots=True)
 class CoverageBuilder:
-    """Grows from marks; ``close`` ends it. One thread.
+    """Grows from marks until ``close``; for one thread.
 
-    ``losses`` counts how often the connection was lost, ``unreadable`` marks without the facts that
-    their name promises.
+    ``disconnects`` counts lost connections, ``unreadable`` damaged marks.
     """
 
     intervals: list[CoverageInterval] = field(default_factory=list)
@@ -78,105 +44,93 @@ class CoverageBuilder:
     _disconnect: tuple[int, str] | None = None
 
     def data_received(self, stamp: int) -> None:
-        """Frames came; only known when a tape is read again."""
+        """Take in that frames came; only needed when a tape is read."""
         self._last_data = stamp
 
-    def add(self, mark: TapeMark) -> None:
-        """Take in what happened; marks of other names say nothing about coverage."""
-        acts: dict[str, tuple[type[msgspec.Struct], Callable[[int, Any], None]]] = {
-            "tape": (_OnTickers, self._on_tape),
-            "connected": (_OnTickers, self._on_connected),
-            "disconnected": (_OnDisconnected, self._on_disconnected),
-            "gap": (_OnDisconnected, self._on_gap),
-            "subscription": (_OnSubscription, self._on_subscription),
-            "paused": (_OnDisconnected, self._on_paused),
-            "refused": (_OnRefused, self._on_refused),
-            "covered": (_OnCovered, self._on_covered),
-            "ended": (_OnOther, lambda stamp, _: self.close(stamp)),
-        }
-        if mark.name not in acts:
-            return
-        kind, act = acts[mark.name]
-        try:
-            facts = msgspec.convert(mark.facts, kind)
-        except msgspec.ValidationError:
-            self.unreadable += 1
-            return
-        act(mark.stamp, facts)
+    def add(self, mark: Mark) -> None:  # noqa: C901, PLR0912 - one case for each mark
+        """Take in a mark."""
+        stamp = mark.stamp
+        match mark:
+            case OpeningMark():
+                self._on_opening(mark)
+            case ConnectedMark():
+                self._on_connected(mark)
+            case DisconnectedMark():
+                self._connected = False
+                self.disconnects += 1
+                self._detected = stamp
+                self._disconnect = (self._last_data or stamp, mark.reason)
+            case GapMark():
+                self._on_gap(mark)
+            case PausedMark():
+                self._on_paused(mark)
+            case SubscriptionMark():
+                for ticker in mark.removed:
+                    if ticker in self._open:
+                        self._end(ticker, stamp)
+                for ticker in mark.added:
+                    self._open.setdefault(ticker, (stamp, "" if self._connected else CONNECTING))
+            case RefusedMark():
+                self._switch(mark.tickers, stamp, f"subscription refused: {mark.text}")
+            case CoveredMark():
+                self.intervals.append(
+                    CoverageInterval(mark.ticker, mark.start, mark.end, mark.reason, mark.sources)
+                )
+            case EndedMark():
+                self.close(stamp)
+            case UnknownMark():
+                self.unreadable += mark.is_damaged
 
-    def _on_tape(self, stamp: int, facts: _OnTickers) -> None:
-        # The first line of each window; it says something new only if it is the first we see.
+    def _on_opening(self, mark: OpeningMark) -> None:
+        # Each window begins with it; it is news only if the tapes before are missing.
         if not self._open and not self.intervals:
-            self._retarget(stamp, facts.tickers)
-            if facts.connected:
+            self._set_tickers(mark.stamp, mark.tickers)
+            if mark.connected:
                 self._connected = True
-                self._switch(self._open, stamp, "")
+                self._switch(self._open, mark.stamp, "")
 
-    def _on_connected(self, stamp: int, facts: _OnTickers) -> None:
+    def _on_connected(self, mark: ConnectedMark) -> None:
         if self._disconnect is not None:
             self._switch(self._open, *self._disconnect)
-        self._retarget(stamp, facts.tickers)
-        self._connected, self._disconnect, self._last_data = True, None, stamp
-        self._switch(self._open, stamp, "")
+        self._set_tickers(mark.stamp, mark.tickers)
+        self._connected, self._disconnect, self._last_data = True, None, mark.stamp
+        self._switch(self._open, mark.stamp, "")
 
-    def _on_disconnected(self, stamp: int, facts: _OnDisconnected) -> None:
-        self._connected = False
-        self.disconnects += 1
-        self._detected = stamp
-        self._disconnect = (self._last_data or stamp, facts.reason)
-
-    def _on_gap(self, stamp: int, facts: _OnDisconnected) -> None:
+    def _on_gap(self, mark: GapMark) -> None:
         self._disconnect = None
         for ticker, (begin, _) in list(self._open.items()):
-            if begin > stamp:  # the clock was set back: what is open began and ended by the old one
+            if begin > mark.stamp:  # the clock was set back after the interval began
                 self._end(ticker, self._detected)
-                self._open[ticker] = (facts.start, facts.reason)
-        self._switch(self._open, facts.start, facts.reason)
+                self._open[ticker] = (mark.start, mark.reason)
+        self._switch(self._open, mark.start, mark.reason)
 
-    def _on_subscription(self, stamp: int, facts: _OnSubscription) -> None:
-        for ticker in facts.removed:
-            if ticker in self._open:
-                self._end(ticker, stamp)
-        for ticker in facts.added:
-            self._open.setdefault(ticker, (stamp, "" if self._connected else CONNECTING))
-
-    def _on_paused(self, stamp: int, facts: _OnDisconnected) -> None:
-        # Nobody read the socket meanwhile: what the system could not hold was lost.
+    def _on_paused(self, mark: PausedMark) -> None:
+        # Nobody read the socket, and the system buffers only a part.
         listening = [ticker for ticker, (_, reason) in self._open.items() if not reason]
-        self._switch(listening, facts.start, facts.reason)
+        self._switch(listening, mark.start, mark.reason)
         for ticker in listening:
-            self._end(ticker, stamp)
-            self._open[ticker] = (stamp, "")  # before its start, if the clock was set back
+            self._end(ticker, mark.stamp)
+            self._open[ticker] = (mark.stamp, "")  # before its start, if the clock was set back
 
-    def _on_refused(self, stamp: int, facts: _OnRefused) -> None:
-        self._switch(facts.tickers, stamp, f"subscription refused: {facts.text}")
-
-    def _on_covered(self, stamp: int, facts: _OnCovered) -> None:
-        del stamp
-        stretch = CoverageInterval(
-            facts.ticker, facts.start, facts.end, facts.reason, facts.sources
-        )
-        self.intervals.append(stretch)
-
-    def crashed(self, heard: int, reason: str) -> None:
-        """The feed ended at ``heard`` without a word, as when the tape cannot be written."""
-        self._disconnect = (heard, self._disconnect[1] if self._disconnect is not None else reason)
+    def feed_crashed(self, stamp: int, reason: str) -> None:
+        """Take in that the feed ended at ``stamp`` without a mark, as with a full disk."""
+        self._disconnect = (stamp, self._disconnect[1] if self._disconnect is not None else reason)
 
     def close(self, stamp: int) -> None:
-        """The session ended, or died, at ``stamp``."""
+        """End all intervals at ``stamp``."""
         if self._disconnect is not None:
             self._switch(self._open, *self._disconnect)
         for ticker in list(self._open):
             self._end(ticker, stamp)
 
-    def outages(self) -> dict[tuple[int, int, str], int]:
-        """The gaps as (start, end, reason), with the number of tickers each was of, by time."""
-        gaps = (each for each in self.intervals if each.reason)
+    def gaps(self) -> dict[tuple[int, int, str], int]:
+        """Return the gaps as (start, end, reason), by time, with the number of their tickers."""
+        gaps = (interval for interval in self.intervals if interval.reason)
         return dict(sorted(Counter((gap.start, gap.end, gap.reason) for gap in gaps).items()))
 
-    def _retarget(self, stamp: int, tickers: Iterable[str]) -> None:
+    def _set_tickers(self, stamp: int, tickers: Iterable[str]) -> None:
         wanted = dict.fromkeys(tickers)
-        for ticker in [each for each in self._open if each not in wanted]:
+        for ticker in [ticker for ticker in self._open if ticker not in wanted]:
             self._end(ticker, stamp)
         for ticker in wanted:
             self._open.setdefault(ticker, (stamp, CONNECTING))

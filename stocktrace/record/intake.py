@@ -1,10 +1,11 @@
-"""From the feed's thread to the recorder's: the tape first, then one bounded queue per ticker.
+"""The feed's thread: append to the tape, decode, and fill one bounded queue per ticker.
 
-Everything here runs on the feed's thread and never waits: a full queue is not waited for, its
-ticker is marked as *spilled* for the window and had from the tape when the window is rolled.
+Nothing here waits. If a queue is full, its ticker *spills* for the window: it is rebuilt from the
+tape when the window has ended.
 
-Two threads share a queue without a lock. The producer only appends and counts what it put, the
-consumer only pops and counts what it took; CPython's ``deque`` makes each append and pop atomic.
+Two threads share a queue without a lock. The producer only appends and counts the rows that it put,
+the consumer only pops and counts those that it took; each append and pop of CPython's ``deque`` is
+atomic.
 """
 
 from __future__ import annotations
@@ -13,45 +14,47 @@ import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
+from stocktrace.marks import ConnectedMark, DisconnectedMark, Mark, OpeningMark, SubscriptionMark
 from stocktrace.record.window_counts import WindowCounts
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
 from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.tape import TapeFrames, TapeMark, TapeWriter
+from stocktrace.store.tape import TapeFrames, TapeWriter
 from stocktrace.store.window import RollPolicy, WindowSpec
 from stocktrace.units import NS_PER_SECOND
 
-# What is read is decoded with what the next reads bring, for up to a second or half a megabyte: a
-# call costs 0.3 ms whatever it is given, and 3 µs for each ticker in it. With thousands of tickers
-# more is held, so that each has some rows.
-_HELD_NS, _HELD_BYTES, _MANY_BYTES = NS_PER_SECOND, 1 << 19, 1 << 22
-# After this share of ``flush_interval`` what waits is due: it is asked four times a second at least.
-_ON_TIME = 0.75
-# A batch costs 40 µs for each ticker in it, above all its file: with so many more it gathers
-# twice as much.
-_TICKERS = 2500
+# Reads are held and decoded together, for up to a second or half a megabyte: a call has a fixed
+# cost of 0.3 ms, and of 3 µs for each ticker in it. With thousands of tickers more bytes are held,
+# so that each ticker has some rows.
+_HELD_NS, _HELD_BYTES, _MANY_HELD_BYTES = NS_PER_SECOND, 1 << 19, 1 << 22
+# Waiting rows are due after this share of ``flush_interval``, because that is checked only four
+# times a second when no data comes.
+_DUE_SHARE = 0.75
+# A batch costs 40 µs for each ticker in it, mainly for its file. With each so many tickers more,
+# batches are larger by their normal size.
+_TICKERS_PER_BATCH = 2500
 
 
 @dataclass(slots=True)
 class OpenWindow:
     """One window on its way to disk."""
 
-    window: WindowSpec
+    spec: WindowSpec
     tape: TapeWriter
-    #: Counted by the feed's thread; the recorder reads it after the window has closed.
-    receipts: WindowCounts = field(default_factory=WindowCounts)
-    #: Tickers whose queue was full: their segments are had from the tape.
+    #: The feed's thread counts; the recorder reads them after the window has ended.
+    counts: WindowCounts = field(default_factory=WindowCounts)
+    #: Tickers whose queue was full: their segments are rebuilt from the tape.
     spilled: set[str] = field(default_factory=set)
     numbering: TickerCodes = field(default_factory=TickerCodes)
 
     @property
     def part(self) -> WindowId:
         """Its names on disk."""
-        return WindowId.of_window(self.window)
+        return WindowId.of_window(self.spec)
 
 
 class TickerQueue:
@@ -63,27 +66,27 @@ class TickerQueue:
         self._chunks: deque[tuple[OpenWindow, DecodedRead, range]] = deque()
         self._put = 0
         self._taken = 0
-        #: Whether the queue stands in the line of those with something to take.
+        #: True while the queue is in ``Intake.listed``.
         self.listed = False
 
     @property
     def rows(self) -> int:
-        """Trades that wait."""
+        """The number of waiting trades."""
         return self._put - self._taken
 
-    def put(self, recording: OpenWindow, read: DecodedRead, rows: range) -> bool:
-        """Append; ``False`` if there is no room, and nothing was appended."""
+    def put(self, window: OpenWindow, read: DecodedRead, rows: range) -> bool:
+        """Append rows; return ``False`` if there is not enough room for all of them."""
         count = len(rows)
         if self._put - self._taken + count > self._capacity:
             return False
-        self._chunks.append((recording, read, rows))
+        self._chunks.append((window, read, rows))
         self._put += count
         return True
 
-    def take(self, recording: OpenWindow) -> list[Chunk]:
-        """All that waits of one window; what belongs to a later one stays."""
+    def take(self, window: OpenWindow) -> list[Chunk]:
+        """Remove and return all rows of one window; those of later windows stay."""
         chunks: list[Chunk] = []
-        while self._chunks and self._chunks[0][0] is recording:
+        while self._chunks and self._chunks[0][0] is window:
             _, read, rows = self._chunks.popleft()
             self._taken += len(rows)
             chunks.append((read, rows))
@@ -92,9 +95,9 @@ class TickerQueue:
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Trades that may wait: for one ticker, in all, and until the recorder is woken.
+    """Bounds of waiting trades: per ticker, in total, and until the recorder is woken.
 
-    It is woken for fewer before one of them has waited for ``flush_interval_s``.
+    Fewer trades wake it before one of them has waited for ``flush_interval_s``.
     """
 
     max_pending_rows_per_ticker: int
@@ -104,7 +107,7 @@ class QueueLimits:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The limits that are set."""
+        """Return the limits that are set."""
         return cls(
             settings.max_pending_rows_per_ticker,
             settings.max_pending_rows,
@@ -114,7 +117,7 @@ class QueueLimits:
 
 
 class Intake:
-    """Appends to the tape, rolls it, decodes, and fills the queues."""
+    """Appends to the tape, begins new windows, decodes, and fills the queues."""
 
     def __init__(
         self,
@@ -125,142 +128,152 @@ class Intake:
         stamp: int,
         tickers: Sequence[str] = (),
     ) -> None:
-        """Begin the first window at ``stamp`` (epoch ns), before ``tickers`` are asked for."""
+        """Begin the first window at ``stamp`` (epoch ns), before ``tickers`` are subscribed."""
         self._layout = layout
         self._session = session
         self._policy = policy
         self._limits = limits
-        #: How the feed stands, for the first line of the next tape.
-        self.state: dict[str, Any] = {"connected": False, "tickers": list(tickers)}
+        # The connection, for the first line of the next tape.
+        self._connected = False
+        self._tickers = tuple(tickers)
         #: Trades of each ticker since the session began.
         self.received: Counter[str] = Counter()
-        #: When frames were received last, or the connection stood, epoch ns.
+        #: When the last frames were received or the connection began, epoch ns.
         self.last_data_at = stamp
         #: When the last trade of each ticker was received, epoch ns.
-        self.last: dict[str, int] = {}
-        #: Texts of the server's error frames; whoever reads them takes them.
-        self.errors: list[str] = []
-        self._flush_ns = int(limits.flush_interval_s * _ON_TIME * NS_PER_SECOND)
-        # Since when the first waits of what came after the last flush, epoch ns; 0: nothing came.
+        self.last_trade_at: dict[str, int] = {}
+        self._flush_ns = int(limits.flush_interval_s * _DUE_SHARE * NS_PER_SECOND)
+        # When the first read after the last flush came, epoch ns; 0 if none came.
         self._waits_since = 0
         self._held: list[TapeFrames] = []
         self._held_bytes = 0
-        self._numbers = 0
-        self._given = 0
-        self.taken = 0  # written by the recorder alone
+        self._window_count = 0
+        self._put = 0
+        self.taken = 0  # only the recorder writes it
         self.queues: dict[str, TickerQueue] = {}
+        #: Queues with waiting trades, in the order in which they got them.
         self.listed: deque[TickerQueue] = deque()
-        self.recordings: deque[OpenWindow] = deque()
+        #: The current window is the last; the recorder seals the ones before.
+        self.windows: deque[OpenWindow] = deque()
         self.wake = threading.Event()
-        self._open(stamp)
+        self._open_window(stamp)
 
     @property
     def current(self) -> OpenWindow:
         """The window that is being received."""
-        return self.recordings[-1]
+        return self.windows[-1]
 
     @property
     def pending_rows(self) -> int:
-        """Trades that wait in all queues."""
-        return self._given - self.taken
+        """The number of trades that wait in all queues."""
+        return self._put - self.taken
 
     @property
-    def set_tickers(self) -> int:
-        """By how much a batch gathers more, and longer, for the tickers that there are."""
-        return 1 + len(self.queues) // _TICKERS
+    def batch_scale(self) -> int:
+        """The factor by which batches are larger, and later, because there are many tickers."""
+        return 1 + len(self.queues) // _TICKERS_PER_BATCH
 
-    def frames(self, stamp: int, frames: Sequence[bytes]) -> None:
-        """Take in what one read of the socket brought at ``stamp`` (epoch ns).
+    def add_frames(self, stamp: int, frames: Sequence[bytes]) -> None:
+        """Take in the frames of one read of the socket at ``stamp`` (epoch ns).
 
-        It is on the tape when this returns. It is decoded a moment later: with what the next reads
-        bring, or by ``tick``; an error of the server, which may answer a question, at once.
+        They are on the tape when this returns. They are decoded a moment later, together with those
+        of the next reads or by ``tick``.
         """
         self._roll(stamp)
         lines = self.current.tape.append(stamp, frames)
         self.last_data_at = stamp
         self._held.append(TapeFrames(stamp, frames))
         self._held_bytes += len(lines)
-        most = _HELD_BYTES if self.set_tickers == 1 else _MANY_BYTES
+        most = _HELD_BYTES if self.batch_scale == 1 else _MANY_HELD_BYTES
         self._waits_since = self._waits_since or stamp
         if (
             self._held_bytes >= most
             or not 0 <= stamp - self._held[0].stamp < _HELD_NS
             or self._is_due(stamp)
-            or _may_hold_error(lines)
         ):
             self.decode()
         self._flush(stamp)
 
+    def add_mark(self, mark: Mark) -> None:
+        """Append a mark to the tape, and note what it says about the connection."""
+        self._roll(mark.stamp)
+        self.current.tape.append_mark(mark)
+        if isinstance(mark, ConnectedMark):
+            self._connected, self._tickers = True, mark.tickers
+            self.last_data_at = mark.stamp
+        elif isinstance(mark, DisconnectedMark):
+            self._connected = False
+        elif isinstance(mark, SubscriptionMark):
+            stay = [ticker for ticker in self._tickers if ticker not in set(mark.removed)]
+            self._tickers = (*stay, *mark.added)
+
+    def tick(self, stamp: int) -> None:
+        """Take in that time passed without frames, until ``stamp`` (epoch ns)."""
+        self.decode()
+        self._flush(stamp)
+        self._roll(stamp)
+
     def decode(self) -> None:
-        """Decode what is held, count it, and fill the queues."""
+        """Decode the held frames, count them, and fill the queues."""
         if not self._held:
             return
-        recording = self.current
+        window = self.current
         held, self._held, self._held_bytes = self._held, [], 0
         try:
-            for read, errors in recording.receipts.decode(held, recording.numbering):
-                self.errors += errors
-                self._put(recording, read)
-        except BaseException:  # no memory, say; it is raised where the feed ends
+            for read in window.counts.decode(held, window.numbering):
+                self._enqueue(window, read)
+        except BaseException:  # a MemoryError, say; the feed reports it
             self.spill()
             raise
-        # At half of what may wait at the latest: there must be room for what comes meanwhile.
+        # At half of the maximum at the latest, to leave room for rows that come in the meantime.
         limits = self._limits
         if self.pending_rows >= min(
-            limits.batch_rows * self.set_tickers, limits.max_pending_rows // 2
+            limits.batch_rows * self.batch_scale, limits.max_pending_rows // 2
         ):
             self.wake.set()
 
+    def spill(self) -> None:
+        """Spill all tickers of the current window: its tape has more than the queues got."""
+        if self.windows:
+            self.current.spilled.update(self.current.counts.received, self._tickers)
+
     def _flush(self, stamp: int) -> None:
-        """Wake the recorder for whatever waits, if it is time."""
+        """Wake the recorder, if rows are due."""
         if self._is_due(stamp):
             self._waits_since = 0
             self.wake.set()
 
     def _is_due(self, stamp: int) -> bool:
-        longest = self._flush_ns * self.set_tickers
+        longest = self._flush_ns * self.batch_scale
         return self._waits_since > 0 and not 0 <= stamp - self._waits_since < longest
-
-    def spill(self) -> None:
-        """The tape of the current window holds more than the queues got: all is had from it."""
-        if self.recordings:
-            received = self.current.receipts.received
-            self.current.spilled.update(received, self.state["tickers"])
-
-    def mark(self, mark: TapeMark) -> None:
-        """Write on the tape what happened to the connection."""
-        self._roll(mark.stamp)
-        self.current.tape.mark(mark)
-
-    def tick(self, stamp: int) -> None:
-        """Time passed without frames, until ``stamp`` (epoch ns)."""
-        self.decode()
-        self._flush(stamp)
-        self._roll(stamp)
 
     def _roll(self, stamp: int) -> None:
         """Begin the window of ``stamp``, if it is a new one."""
-        if self._policy.due(self.current.window, stamp, self.current.tape.size):
+        if self._policy.due(self.current.spec, stamp, self.current.tape.size):
             self.decode()
-            self._open(stamp)
+            self._open_window(stamp)
             self.wake.set()
 
-    def _open(self, stamp: int) -> None:
-        self._numbers += 1
-        window = self._policy.open(self._session, self._numbers, stamp)
-        tape = TapeWriter(self._layout.tape(WindowId.of_window(window)))
-        tape.mark(TapeMark(stamp, "tape", {"session": self._session, **self.state}))
-        self.recordings.append(OpenWindow(window, tape))
+    def _open_window(self, stamp: int) -> None:
+        self._window_count += 1
+        spec = self._policy.open(self._session, self._window_count, stamp)
+        tape = TapeWriter(self._layout.tape(WindowId.of_window(spec)))
+        tape.append_mark(
+            OpeningMark(
+                stamp, session=self._session, connected=self._connected, tickers=self._tickers
+            )
+        )
+        self.windows.append(OpenWindow(spec, tape))
 
-    def _put(self, recording: OpenWindow, read: DecodedRead) -> None:
-        self.last.update(read.last_received_ns)
+    def _enqueue(self, window: OpenWindow, read: DecodedRead) -> None:
+        self.last_trade_at.update(read.last_received_ns)
         for ticker, rows in read.ticker_rows:
             self.received[ticker] += len(rows)
-            if ticker not in recording.spilled:
-                self._put_in_queue(recording, read, ticker, rows)
+            if ticker not in window.spilled:
+                self._enqueue_rows(window, read, ticker, rows)
 
-    def _put_in_queue(
-        self, recording: OpenWindow, read: DecodedRead, ticker: str, rows: range
+    def _enqueue_rows(
+        self, window: OpenWindow, read: DecodedRead, ticker: str, rows: range
     ) -> None:
         queue = self.queues.get(ticker)
         if queue is None:
@@ -268,19 +281,13 @@ class Intake:
                 ticker, self._limits.max_pending_rows_per_ticker
             )
         if self.pending_rows + len(rows) > self._limits.max_pending_rows or not queue.put(
-            recording, read, rows
+            window, read, rows
         ):
-            recording.spilled.add(ticker)
+            window.spilled.add(ticker)
             return
-        self._given += len(rows)
-        # The recorder takes a queue off the line before it empties it: a chunk that it misses
-        # finds the queue unlisted and lists it again.
+        self._put += len(rows)
+        # The recorder takes a queue off the list before it empties it. So if it misses a chunk, the
+        # queue is not listed any more, and is listed again here.
         if not queue.listed:
             queue.listed = True
             self.listed.append(queue)
-
-
-def _may_hold_error(lines: bytes) -> bool:
-    """Whether an error frame may be among them."""
-    # To search for one byte is all but free, and trades have no "o" in the names of their members.
-    return b"o" in lines and b'"error"' in lines

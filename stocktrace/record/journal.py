@@ -1,4 +1,4 @@
-"""What is told of a session while it lives: to its report, to the audit log, to a person."""
+"""Everything that a running session says: in its report, in the audit log, and to a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from typing import Any
 
 from stocktrace._version import __version__
 from stocktrace.feed.subscriptions import is_symbol_error
-from stocktrace.intervals import Gap
+from stocktrace.marks import (
+    ConnectedMark,
+    DisconnectedMark,
+    GapMark,
+    Mark,
+    PausedMark,
+    RefusedMark,
+    SubscriptionMark,
+)
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
@@ -26,14 +34,14 @@ from stocktrace.units import NS_PER_SECOND, utc_datetime
 
 log = logging.getLogger(__name__)
 
-# The first connection takes a moment; a longer one is worth a message.
+# The first connection takes a moment; a longer gap is worth a message.
 CONNECTING_S = 1.0
 
 
 def new_report(
     session: str, tickers: Sequence[str], stamp: int, settings: dict[str, str | int | float]
 ) -> SessionReport:
-    """The report of a session that begins at ``stamp`` (epoch ns)."""
+    """Return the report of a session that begins at ``stamp`` (epoch ns)."""
     packages = ("websocket-client", "pyarrow", "pandas", "pandera")
     return SessionReport(
         session,
@@ -51,41 +59,41 @@ def new_report(
 
 
 def report_gaps(coverage: CoverageBuilder) -> list[GapReport]:
-    """The gaps so far, each once, however many tickers it is of."""
+    """Return each gap so far once, with the number of its tickers."""
     return [
         GapReport(utc_datetime(start), utc_datetime(end), reason, tickers)
-        for (start, end, reason), tickers in coverage.outages().items()
+        for (start, end, reason), tickers in coverage.gaps().items()
     ]
 
 
 @dataclass(slots=True)
 class SessionJournal:
-    """Keeps the report, the audit log and the messages of a session; one thread only."""
+    """Keeps the report, the audit log and the messages of a session; for one thread."""
 
     layout: Layout
     report: SessionReport
     audit: AuditLog
     coverage: CoverageBuilder = field(default_factory=CoverageBuilder)
     connected: bool = False
-    #: Why there is no connection, as far as is known.
+    #: Why the last connection was lost or could not be made.
     disconnect_reason: str = "no connection was ever made"
-    #: The wait for the next dial, while there is no connection.
+    #: The next attempt, while there is no connection.
     retry: ReconnectAttempt | None = None
-    #: How often the server refused a subscription, and its last word on that.
-    refused_rows: int = 0
+    #: Errors of the server that refuse a subscription: their number, and the last text.
+    refusals: int = 0
     last_refusal: str = ""
-    #: What was last told of as an error.
+    #: The last warning or error.
     last_error: str = ""
 
     def record(self, event: str, message: str, level: int = logging.INFO, **facts: Any) -> None:
-        """Something happened: a line in the audit log, a message for a person."""
+        """Write an event to the audit log, and a message to the log."""
         self.audit(event, **facts)
         if level >= logging.WARNING:
             self.last_error = message
-        log.log(level, printable(message))  # words of the server may be in it
+        log.log(level, printable(message))  # it may quote the server
 
     def window_sealed(self, sealed: SealedWindow) -> None:
-        """A window is on disk; the spilled ones count when they are rebuilt."""
+        """Count a window that is on disk; one with spilled tickers counts when it is rebuilt."""
         report, part = self.report, sealed.part
         report.unpublished.append(part.window)
         self.audit("roll", window=part.window, trades=sealed.books.trades)
@@ -94,8 +102,8 @@ class SessionJournal:
             tickers = count_of(len(sealed.spilled), "ticker")
             self.record(
                 "spill",
-                f"window {part.window}: the trades of {tickers} came faster than they could be "
-                "checked; they are had from the tape",
+                f"window {part.window}: validation fell behind for {tickers}; "
+                "they will be rebuilt from the tape",
                 logging.WARNING,
                 window=part.window,
                 tickers=sorted(sealed.spilled),
@@ -105,14 +113,14 @@ class SessionJournal:
         self.save()
 
     def window_published(self, published: PublishedWindow) -> None:
-        """A window's trades are in Parquet."""
+        """Count a window whose trades are in Parquet."""
         if published.rebuilt_window is not None:
             self.add_counts(published.rebuilt_window)
         for file in published.files:
-            one = self.report.ticker(file.ticker)
-            one.parquet += file.rows
-            one.files += 1
-            one.size += file.size
+            ticker = self.report.ticker(file.ticker)
+            ticker.parquet += file.rows
+            ticker.files += 1
+            ticker.size += file.size
         window = published.part.window
         self.report.unpublished.remove(window)
         rows = sum(file.rows for file in published.files)
@@ -133,28 +141,66 @@ class SessionJournal:
             report.errors[text] = report.errors.get(text, 0) + count
 
     def save(self) -> None:
-        """Put the report on disk."""
+        """Write the report to disk."""
         self.report.write(self.layout.report(self.report.session))
 
     # --- the feed's events -------------------------------------------------------------------
 
-    def on_connected(self, tickers: Sequence[str]) -> None:
-        """The feed listens, and the gap before it is over."""
-        self.report.gaps = report_gaps(self.coverage)
-        self.connected = True
-        self.retry = None
-        self.report.tickers = list(tickers)  # they may have changed meanwhile
-        text = f"connected, {count_of(len(tickers), 'ticker')} subscribed"
-        self.record("connect", text, tickers=list(tickers))
+    def on_mark(self, mark: Mark) -> None:
+        """Take in what happened to the connection."""
+        self.coverage.add(mark)
+        report = self.report
+        match mark:
+            case ConnectedMark():
+                report.gaps = report_gaps(self.coverage)
+                report.tickers = list(mark.tickers)  # they may have changed since the disconnect
+                self.connected = True
+                self.retry = None
+                text = f"connected, {count_of(len(mark.tickers), 'ticker')} subscribed"
+                self.record("connect", text, **mark.facts)
+            case DisconnectedMark():
+                self.connected = False
+                report.reconnects += 1
+                text = f"disconnected: {mark.reason}"
+                self.record("disconnect", text, logging.WARNING, **mark.facts)
+            case GapMark() | PausedMark():
+                self._on_gap(mark)
+            case SubscriptionMark():
+                stay = [ticker for ticker in report.tickers if ticker not in set(mark.removed)]
+                report.tickers = [*stay, *mark.added]
+                for ticker in mark.added:
+                    report.refused.pop(ticker, None)
+                changes = [f"+{ticker}" for ticker in mark.added]
+                changes += [f"-{ticker}" for ticker in mark.removed]
+                self.record("subscribe", f"tickers: {' '.join(changes)}", **mark.facts)
+                self.save()
+            case RefusedMark():
+                report.refused.update(dict.fromkeys(mark.tickers, mark.text))
+                text = f"{' '.join(mark.tickers)} is refused: {mark.text}"
+                self.record("refused", text, logging.WARNING, **mark.facts)
 
-    def on_disconnected(self, reason: str) -> None:
-        """The feed does not listen any more."""
-        self.connected = False
-        self.report.reconnects += 1
-        self.record("disconnect", f"disconnected: {reason}", logging.WARNING, reason=reason)
+    def _on_gap(self, mark: GapMark | PausedMark) -> None:
+        start = min(mark.start, mark.stamp)  # the clock may have been set back
+        seconds = (mark.stamp - start) / NS_PER_SECOND
+        self.report.gaps = report_gaps(self.coverage)
+        self.record(
+            "gap",
+            f"gap of {seconds:.1f} s: {mark.reason}",
+            logging.DEBUG if seconds < CONNECTING_S else logging.INFO,
+            start=utc_datetime(start),
+            end=utc_datetime(mark.stamp),
+            reason=mark.reason,
+        )
+
+    def on_error(self, text: str) -> None:
+        """Take in an error of the server."""
+        if is_symbol_error(text):
+            self.refusals += 1
+            self.last_refusal = text
+        self.record("error", f"the server says: {text}", logging.WARNING, text=text)
 
     def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
-        """The feed will dial again, ``wait_s`` after ``stamp`` (epoch ns)."""
+        """Take in that the next attempt is ``wait_s`` after ``stamp`` (epoch ns)."""
         self.disconnect_reason = reason
         attempt = self.retry.attempt + 1 if self.retry is not None else 1
         self.retry = ReconnectAttempt(
@@ -168,52 +214,18 @@ class SessionJournal:
             wait_s=round(wait_s, 3),
         )
 
-    def on_gap(self, gap: Gap) -> None:
-        """A stretch in which nothing could be heard."""
-        start, end = utc_datetime(gap.start), utc_datetime(gap.end)
-        self.report.gaps = report_gaps(self.coverage)
-        self.record(
-            "gap",
-            f"not listening for {gap.seconds:.1f} s: {gap.reason}",
-            logging.DEBUG if gap.seconds < CONNECTING_S else logging.INFO,
-            start=start,
-            end=end,
-            reason=gap.reason,
-            tickers=len(gap.tickers),
-        )
+    # --- events of the capture ---------------------------------------------------------------
 
-    def on_subscription(self, added: Sequence[str], removed: Sequence[str]) -> None:
-        """The tickers of the live connection changed."""
-        old = self.report.tickers
-        self.report.tickers = [t for t in old if t not in set(removed)] + list(added)
-        for ticker in added:
-            self.report.refused.pop(ticker, None)  # it is asked for again
-        text = " ".join([*(f"+{ticker}" for ticker in added), *(f"-{t}" for t in removed)])
-        self.record("subscribe", f"tickers: {text}", added=list(added), removed=list(removed))
-        self.save()
-
-    def on_change(self, stamp: int, by: str, added: Sequence[str], removed: Sequence[str]) -> None:
-        """Other tickers were asked for at ``stamp`` (epoch ns); the feed is about to tell."""
+    def on_ticker_change(
+        self, stamp: int, by: str, added: Sequence[str], removed: Sequence[str]
+    ) -> None:
+        """Take in that somebody asked for other tickers at ``stamp`` (epoch ns)."""
         change = TickerChange(utc_datetime(stamp), by, list(added), list(removed))
         self.report.changes.append(change)
         self.audit("retarget", by=by, added=change.added, removed=change.removed)
         self.save()
 
     def on_notice(self, text: str) -> None:
-        """Something that a person should know."""
+        """Take in something that a person should know."""
         self.report.notices.append(text)
         self.record("notice", text, logging.WARNING, text=text)
-
-    def on_refused(self, ticker: str, text: str) -> None:
-        """The server does not serve a ticker."""
-        self.report.refused[ticker] = text
-        self.record(
-            "refused", f"{ticker} is refused: {text}", logging.WARNING, ticker=ticker, text=text
-        )
-
-    def on_error(self, text: str) -> None:
-        """The server sent an error frame."""
-        if is_symbol_error(text):
-            self.refused_rows += 1
-            self.last_refusal = text
-        self.record("error", f"the server says: {text}", logging.WARNING, text=text)

@@ -1,8 +1,8 @@
-"""From a rolled window to published Parquet: rebuild what is missing, archive the tape, convert.
+"""From a window that has ended to published Parquet: rebuild, archive the tape, convert.
 
-Each step may be killed anywhere and run again. The suffixes on disk say how far it came: a
-``.tape`` is a window that may not be recorded whole, a ``.tape.zst`` one that is; a ``.csv`` is
-whole and not yet published.
+Each step may be killed anywhere and run again. The suffixes on disk say how far it came: the
+segments of a ``.tape`` may be incomplete, those of a ``.tape.zst`` are complete; a ``.csv`` is
+complete and not published yet.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from stocktrace.store.partition import find_in_day_file
 from stocktrace.store.segments import SegmentWriter
 from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
 
-# Of frames that are decoded together: more leave the processor's cache (docs/performance.md).
-_BYTES = 1 << 18
+# Frames that are decoded together; more exceed the processor's cache (docs/performance.md).
+_BATCH_BYTES = 1 << 18
 _BATCH_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedWindow:
-    """A window whose trades are all in Parquet; ``rebuilt`` are its books if it was rebuilt.
+    """A window whose trades are all in Parquet; ``rebuilt_window`` has its books if it was rebuilt.
 
-    ``unsent`` says why they are not in the lake, too, if one is set.
+    ``upload_error`` says why the files are not in the lake, if one is set.
     """
 
     part: WindowId
@@ -47,10 +47,10 @@ class PublishedWindow:
 def publish_window(
     layout: Layout, part: WindowId, *, whole: bool = True, sending: bool = True
 ) -> PublishedWindow:
-    """Publish a window; first rebuild it from its tape if it is not ``whole``.
+    """Publish a window; first rebuild it from its tape if its segments are not ``whole``.
 
-    One window of a session is published at a time: whoever comes second waits, and finds it done.
-    Without ``sending``, what is to go to the lake is left to who sends it later, at once.
+    One window of a session is published at a time; a second caller waits and finds nothing to do.
+    Without ``sending``, the files stay in the outbox, and the caller sends them later.
     """
     rebuilt = None if whole else rebuild_window(layout, part)
     with lock.publish_lock(layout, part.session):
@@ -60,17 +60,16 @@ def publish_window(
         converted = [
             conversion.publish_segment(layout, path) for path in layout.sealed_segments(part)
         ]
-    unsent = send_pending(layout, part.session)[1] if layout.lake and sending else ""
-    return PublishedWindow(
-        part, tuple(one for one in converted if one is not None), rebuilt, unsent
-    )
+    upload_error = send_pending(layout, part.session)[1] if layout.lake and sending else ""
+    published = tuple(file for file in converted if file is not None)
+    return PublishedWindow(part, published, rebuilt, upload_error)
 
 
 def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> SealedWindow:
-    """Record a window again from its tape, the way it was recorded live.
+    """Record a window again from its tape, in the same way as live.
 
-    Segments that are sealed or published already stay as they are; open ones are thrown away and
-    written anew; all are counted. Two rebuilds never write to the same segments (``publish``).
+    Sealed and published segments stay as they are, open ones are written again, and all are
+    counted. A lock keeps two rebuilds from writing the same segments.
     """
     with lock.publish_lock(layout, part.session):
         return _rebuild(layout, part, tape or layout.tape_of(part))
@@ -78,28 +77,28 @@ def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> 
 
 def _rebuild(layout: Layout, part: WindowId, tape: Path) -> SealedWindow:
     writer = SegmentWriter(layout, part, is_published=partial(_is_published, layout, part))
-    receipts = WindowCounts()
+    counts = WindowCounts()
     batch: dict[str, list[Chunk]] = {}
     rows = 0
-    for read in replay_tape(tape, receipts):
+    for read in replay_tape(tape, counts):
         rows += len(read)
-        for ticker, some in read.ticker_rows:
-            batch.setdefault(ticker, []).append((read, some))
+        for ticker, ticker_rows in read.ticker_rows:
+            batch.setdefault(ticker, []).append((read, ticker_rows))
         if rows >= _BATCH_ROWS:
             writer.write(list(batch.items()))
             batch, rows = {}, 0
     if batch:
         writer.write(list(batch.items()))
-    writer.quarantine(receipts.refused_rows)
+    writer.quarantine(counts.refused_rows)
     writer.seal()
     for path in layout.open_segments(part):
-        path.unlink()  # of a ticker that is sealed, or of which the tape has no trade
-    return finish_counts(receipts, writer)
+        path.unlink()  # its ticker is sealed, or has no trades on the tape
+    return finish_counts(counts, writer)
 
 
 @contextlib.contextmanager
 def rebuilt_copy(layout: Layout, part: WindowId) -> Iterator[tuple[Layout, SealedWindow]]:
-    """A window recorded again from its tape into a folder of its own, which goes afterwards."""
+    """Record a window again from its tape into a temporary folder."""
     with files.temporary_folder(layout.scratch) as folder:
         scratch = Layout(folder)
         with lock.read_lock(layout, part.session):
@@ -107,8 +106,8 @@ def rebuilt_copy(layout: Layout, part: WindowId) -> Iterator[tuple[Layout, Seale
         yield scratch, sealed
 
 
-def replay_tape(tape: Path, receipts: WindowCounts) -> Iterator[DecodedRead]:
-    """The reads of a tape, decoded and counted in ``receipts``."""
+def replay_tape(tape: Path, counts: WindowCounts) -> Iterator[DecodedRead]:
+    """Decode the reads of a tape, and add them to ``counts``."""
     numbering = TickerCodes()
     entries: list[TapeFrames] = []
     size = 0
@@ -116,15 +115,15 @@ def replay_tape(tape: Path, receipts: WindowCounts) -> Iterator[DecodedRead]:
         if isinstance(entry, TapeFrames):
             entries.append(entry)
             size += sum(map(len, entry.frames)) + len(entry.frames)
-            if size >= _BYTES:
-                yield from (read for read, _ in receipts.decode(entries, numbering))
+            if size >= _BATCH_BYTES:
+                yield from counts.decode(entries, numbering)
                 entries, size = [], 0
     if entries:
-        yield from (read for read, _ in receipts.decode(entries, numbering))
+        yield from counts.decode(entries, numbering)
 
 
 def _is_published(layout: Layout, part: WindowId, ticker: str) -> bool:
-    """Return whether the trades of a ticker's window are sealed or published."""
+    """Return ``True`` if the ticker's segment is sealed or published."""
     return (
         layout.csv(ticker, part).exists()
         or layout.parquet(ticker, part).exists()

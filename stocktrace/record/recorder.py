@@ -1,4 +1,4 @@
-"""The recorder: takes batches from all queues to disk and seals each window when it has rolled."""
+"""The recorder: writes batches from all queues to disk, and seals each window that has ended."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from stocktrace.units import utc_datetime
 
 @dataclass(frozen=True, slots=True)
 class SealedWindow:
-    """A window whose segments stand sealed on disk, with its books.
+    """A window whose segments are sealed on disk, with its books.
 
-    The segments of ``spilled`` are not there yet, nor the window's final books: ``publish`` has
-    them from the tape first.
+    If ``spilled`` is not empty, the segments of those tickers are missing and the books are not
+    final: ``publish_window`` then rebuilds the window from its tape first.
     """
 
     part: WindowId
@@ -33,33 +33,33 @@ class SealedWindow:
 
 
 def finish_counts(
-    receipts: WindowCounts, writer: SegmentWriter, spilled: frozenset[str] = frozenset()
+    counts: WindowCounts, writer: SegmentWriter, spilled: frozenset[str] = frozenset()
 ) -> SealedWindow:
-    """The books of a window, from what was received and what was written."""
-    books = receipts.books
+    """Make the books of a window from what was received and what was written."""
+    books = counts.books
     tickers: dict[str, TickerBooks] = {}
-    for name, count in receipts.received.items():
+    for name, count in counts.received.items():
         tally = writer.counts.get(name)
-        tickers[name] = TickerBooks(trades=count, last=utc_datetime(receipts.last_trades[name]))
+        tickers[name] = TickerBooks(trades=count, last=utc_datetime(counts.last_trades[name]))
         if tally is not None:
             tickers[name].recorded = tally.recorded
             tickers[name].quarantined = tally.quarantined
-    for name, count in receipts.undecoded.items():
-        one = tickers.setdefault(name, TickerBooks())
-        one.trades += count
-        one.quarantined += count
-    books.recorded = sum(one.recorded for one in tickers.values())
-    books.quarantined = sum(one.quarantined for one in tickers.values())
-    return SealedWindow(writer.part, books, tickers, receipts.errors, writer.lags, spilled)
+    for name, count in counts.undecoded.items():
+        ticker = tickers.setdefault(name, TickerBooks())
+        ticker.trades += count
+        ticker.quarantined += count
+    books.recorded = sum(ticker.recorded for ticker in tickers.values())
+    books.quarantined = sum(ticker.quarantined for ticker in tickers.values())
+    return SealedWindow(writer.part, books, tickers, counts.errors, writer.lags, spilled)
 
 
 @dataclass(slots=True)
 class Recorder:
-    """Drains the queues of ``intake``; ``run`` belongs to a thread of its own.
+    """Drains the queues of ``intake``; ``run`` is the function of its own thread.
 
-    A batch is written when the intake wakes it; at the latest after twice ``flush_interval_s``, when
-    the feed is busy otherwise, with thousands of tickers after a few times that. ``on_sealed`` is
-    called on the recorder's thread.
+    The intake wakes it for each batch. While the feed is busy with something else, a batch is
+    written after twice ``flush_interval_s``, or a few times that with thousands of tickers.
+    ``on_sealed`` is called on the recorder's thread.
     """
 
     layout: Layout
@@ -68,54 +68,54 @@ class Recorder:
     flush_interval_s: float
     on_sealed: Callable[[SealedWindow], None]
     lags: LatencyHistogram = field(default_factory=LatencyHistogram)
-    #: How late the trades of the last batch were: median, ms after the exchange's time.
+    #: Median latency of the last batch, in ms after the trades' own times.
     latest_lag_ms: float = 0.0
-    #: Of the window that is being written; what it counts is in no books yet.
+    #: The writer of the current window; its counts are not in any books yet.
     writer: SegmentWriter | None = None
     _ended: bool = False
 
     def finish(self) -> None:
-        """No more frames come: write and seal what is left, then return from ``run``."""
+        """After the last frame: let ``run`` write and seal the rest and return."""
         self._ended = True
         self.intake.wake.set()
 
     def run(self) -> None:
-        """Record until ``end``."""
-        recordings = self.intake.recordings
-        while recordings:
-            self.intake.wake.wait(2 * self.flush_interval_s * self.intake.set_tickers)
+        """Record until ``finish`` is called."""
+        windows = self.intake.windows
+        while windows:
+            self.intake.wake.wait(2 * self.flush_interval_s * self.intake.batch_scale)
             self.intake.wake.clear()
-            # Asked before the queues are drained: what comes between belongs to the next round.
-            closed = self._ended or len(recordings) > 1
-            self._write_pending(recordings[0])
-            if closed:
-                self._seal_window(recordings[0])
-                recordings.popleft()
-                self.intake.wake.set()  # there may be a next one, closed already
+            # Check before draining the queues: rows that come after it are for the next round.
+            ended = self._ended or len(windows) > 1
+            self._write_pending(windows[0])
+            if ended:
+                self._seal_window(windows[0])
+                windows.popleft()
+                self.intake.wake.set()  # the next window may have ended, too
 
-    def _write_pending(self, recording: OpenWindow) -> None:
-        """Write all that waits of ``recording``, in batches."""
+    def _write_pending(self, window: OpenWindow) -> None:
+        """Write all waiting rows of ``window``, in batches."""
         writer = self.writer
         if writer is None:
-            writer = self.writer = SegmentWriter(self.layout, recording.part)
-        refused = recording.receipts.refused_rows
+            writer = self.writer = SegmentWriter(self.layout, window.part)
+        refused = window.counts.refused_rows
         if refused:
-            kept = len(refused)  # the feed's thread may append meanwhile
-            writer.quarantine(refused[:kept])
-            del refused[:kept]
+            count = len(refused)  # the feed's thread may append more
+            writer.quarantine(refused[:count])
+            del refused[:count]
         later: list[TickerQueue] = []
         batch: list[tuple[str, list[Chunk]]] = []
         rows = 0
         for _ in range(len(self.intake.listed)):
             queue = self.intake.listed.popleft()
             queue.listed = False
-            chunks = queue.take(recording)
+            chunks = queue.take(window)
             if queue.rows:
                 later.append(queue)
             if chunks:
                 batch.append((queue.ticker, chunks))
-                rows += sum([len(some) for _, some in chunks])
-            # What is left over for another batch would cost what a whole one does.
+                rows += sum([len(chunk) for _, chunk in chunks])
+            # A small rest would cost as much as a full batch.
             if rows >= self.batch_rows <= self.intake.pending_rows - rows:
                 self._write(writer, batch, rows)
                 batch, rows = [], 0
@@ -133,11 +133,11 @@ class Recorder:
         self.latest_lag_ms = writer.latest_lag_ms
         self.intake.taken += rows
 
-    def _seal_window(self, recording: OpenWindow) -> None:
-        writer = self.writer or SegmentWriter(self.layout, recording.part)
+    def _seal_window(self, window: OpenWindow) -> None:
+        writer = self.writer or SegmentWriter(self.layout, window.part)
         self.writer = None
-        spilled = frozenset(recording.spilled)
+        spilled = frozenset(window.spilled)
         writer.seal(except_tickers=spilled)
-        recording.tape.close()
+        window.tape.close()
         self.lags.merge(writer.lags)
-        self.on_sealed(finish_counts(recording.receipts, writer, spilled))
+        self.on_sealed(finish_counts(window.counts, writer, spilled))

@@ -1,8 +1,8 @@
-"""From the data folder to the lake: what is published here is sent, and who waits is told.
+"""Sends published files from the data folder to the lake.
 
-A lake that cannot be used costs time, never data, and touches no capture: what is to be sent waits
-in the outbox, is tried again with the next window, at the end of the capture and by
-``stocktrace recover``; until it is through, ``Report.unsent`` tells why.
+A lake that fails costs time, never data, and does not stop a capture: the files wait in the outbox,
+and are sent with the next window, at the end of the capture, or by ``stocktrace recover``. Until
+then, ``SessionReport.upload_error`` says why.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 
 
 def with_lake_of_report(layout: Layout, report: SessionReport) -> Layout:
-    """``layout`` with the lake that a session was recorded for, unless another is set now."""
+    """Return ``layout`` with its lake, or with the lake that the session was recorded for."""
     return replace(layout, lake=layout.lake or str(report.settings.get("lake", "")))
 
 
 def send_pending(layout: Layout, session: str) -> tuple[SentFiles, str]:
-    """Send what waits, the report as it stands too; gives why that was not possible, or ``""``."""
+    """Send the outbox and the current report; return what was sent, and the error or ``""``."""
     try:
         outbox.add_to_outbox(layout, session, layout.report(session))
         return outbox.send_outbox(layout, session), ""
     except LakeError as error:
-        return SentFiles(), f"{error} What is to be sent waits here: run `stocktrace recover`."
+        return SentFiles(), f"{error} The files wait in the outbox: run `stocktrace recover`."
 
 
 def upload_session(layout: Layout, report: SessionReport, clock: Clock = SYSTEM_CLOCK) -> None:
-    """Send the rest of a session that has ended, and its report last; tells what came of it."""
+    """Send the rest of a session that has ended, its report last, and record the outcome."""
     if not layout.lake and not layout.outbox(report.session).exists():
         return
     path = layout.report(report.session)

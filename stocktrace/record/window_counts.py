@@ -1,4 +1,4 @@
-"""What was received in one window, counted as it is decoded: live, and again from the tape."""
+"""Counts of the frames and trades of one window, live and again from the tape."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
 from stocktrace.store.quarantine import QuarantinedRow
 from stocktrace.store.tape import TapeFrames
 
-#: Stands for the ticker of a refused row that names none.
+#: The ticker of a refused row that does not name one.
 NO_TICKER = ""
 
 
 @dataclass(slots=True)
 class WindowCounts:
-    """Counts of one window; ``refused`` waits for the quarantine, ``last`` is epoch ns."""
+    """Counts of one window; ``refused_rows`` wait for the quarantine, times are in epoch ns."""
 
     books: Books = field(default_factory=Books)
     received: Counter[str] = field(default_factory=Counter)
@@ -31,19 +31,18 @@ class WindowCounts:
 
     def decode(
         self, arrivals: Sequence[TapeFrames], numbering: TickerCodes
-    ) -> Iterator[tuple[DecodedRead, list[str]]]:
-        """The trades of ``arrivals`` and the errors that the server told of, counted.
-
-        They come in one piece, as long as nothing is refused.
-        """
-        decoded = protocol.decode(list(chain.from_iterable([each.frames for each in arrivals])))
-        if decoded.refusals and len(arrivals) > 1:  # each is kept with its receive time
-            for each in arrivals:
-                yield from self.decode([each], numbering)
+    ) -> Iterator[DecodedRead]:
+        """Decode and count ``arrivals``; yield one read, or one each if rows are refused."""
+        decoded = protocol.decode(
+            list(chain.from_iterable([arrival.frames for arrival in arrivals]))
+        )
+        if decoded.refusals and len(arrivals) > 1:  # a refused row needs its receive time
+            for arrival in arrivals:
+                yield from self.decode([arrival], numbering)
             return
         read = DecodedRead(arrivals, decoded.rows, numbering)
         self._count(decoded, read)
-        yield read, decoded.errors
+        yield read
 
     def _count(self, decoded: protocol.DecodedFrames, read: DecodedRead) -> None:
         books = self.books

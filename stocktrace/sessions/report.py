@@ -121,7 +121,7 @@ class SessionReport(msgspec.Struct):
     in the lake; ``spilled`` the tickers of a window that were had from the tape; ``changes`` how
     ``tickers``, those at the end, came to differ from those it began with; ``copies`` how many
     trades of a ticker the feed had sent before (``query.duplicates``); ``hashes`` the SHA-256 of each
-    file of coverage and quarantine, ``None`` until it has ended (``record.vouching``).
+    file of coverage and quarantine, ``None`` until it has ended (``record.file_hashes``).
     """
 
     session: str

@@ -12,10 +12,10 @@ import asyncio
 import threading
 import time
 
+from stocktrace.marks import DisconnectedMark, Mark
 from stocktrace.simulator.frames import FramePiece, split_frames
 from stocktrace.simulator.gateway import Gateway
-from stocktrace.simulator.sources import DISCONNECTED, FrameSource
-from stocktrace.store.tape import TapeMark
+from stocktrace.simulator.sources import FrameSource
 from stocktrace.units import NS_PER_SECOND
 
 # Frames that are filtered and written in one turn of the event loop: some tens of kilobytes, a
@@ -51,10 +51,11 @@ class Player:
             first = entry.stamp if first is None else first
             if speed:
                 await self._wait_until(begin + (entry.stamp - first) / NS_PER_SECOND / speed)
-            if isinstance(entry, TapeMark):
+            if isinstance(entry, Mark):
                 await self._flush()
-                for link in list(self._gateway.links) if entry.name == DISCONNECTED else ():
-                    link.drop()
+                if isinstance(entry, DisconnectedMark):
+                    for link in list(self._gateway.links):
+                        link.drop()
                 continue
             self._frames += entry.frames
             if len(self._frames) >= _BATCH:

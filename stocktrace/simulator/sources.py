@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from stocktrace.errors import SettingsError, TapeError
+from stocktrace.marks import Mark
 from stocktrace.simulator.frames import shift_times
 from stocktrace.simulator.protocol import is_error
-from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
+from stocktrace.store.tape import TapeFrames, TapeReader
 from stocktrace.units import NS_PER_SECOND
-
-#: A mark with this name drops every connection.
-DISCONNECTED = "disconnected"
 
 _NS_PER_MS = NS_PER_SECOND // 1000
 _SUFFIXES = (".tape", ".tape.gz", ".tape.zst")
@@ -47,7 +45,7 @@ class FrameSource(Protocol):
 
     def entries(
         self, start: int, tickers: Callable[[], Sequence[str]]
-    ) -> Iterator[TapeFrames | TapeMark]:
+    ) -> Iterator[TapeFrames | Mark]:
         """Yield the frames in their order, stamped in UTC epoch ns; the first is due at once.
 
         ``start`` is the wall clock when play begins (UTC epoch ns). ``tickers`` returns what
@@ -59,7 +57,7 @@ class FrameSource(Protocol):
 class ScriptedSource:
     """Frames from memory: ``(stamp, frame)`` with stamps in UTC epoch ns, and marks of a tape."""
 
-    steps: Sequence[tuple[int, bytes] | TapeMark]
+    steps: Sequence[tuple[int, bytes] | Mark]
     speed: float = 0.0  # a script is for tests and needs no pace by default
     loop: bool = False
 
@@ -70,10 +68,10 @@ class ScriptedSource:
         self,
         start: int,  # noqa: ARG002 - the stamps of a script are not moved
         tickers: Callable[[], Sequence[str]],  # noqa: ARG002
-    ) -> Iterator[TapeFrames | TapeMark]:
+    ) -> Iterator[TapeFrames | Mark]:
         """Yield the steps."""
         for step in self.steps:
-            yield step if isinstance(step, TapeMark) else TapeFrames(step[0], (step[1],))
+            yield step if isinstance(step, Mark) else TapeFrames(step[0], (step[1],))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +119,11 @@ class TapeSource:
         self,
         start: int,
         tickers: Callable[[], Sequence[str]],  # noqa: ARG002 - a recording does not change
-    ) -> Iterator[TapeFrames | TapeMark]:
+    ) -> Iterator[TapeFrames | Mark]:
         """Yield the recording, with its marks only if disconnects are replayed."""
         first: int | None = None
         for entry in self._read_tapes():
-            if isinstance(entry, TapeMark):
+            if isinstance(entry, Mark):
                 if self.replay_disconnects:
                     yield entry
                 continue
@@ -144,7 +142,7 @@ class TapeSource:
         # Without a pace the times cannot be mapped: what is played now happened now.
         return partial(_shift, origin=stamp, to=time.time_ns(), speed=1.0)
 
-    def _read_tapes(self) -> Iterator[TapeFrames | TapeMark]:
+    def _read_tapes(self) -> Iterator[TapeFrames | Mark]:
         for path in self.paths():
             reader = TapeReader(path)
             yield from reader

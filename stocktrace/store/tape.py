@@ -1,17 +1,17 @@
-r"""The tape: one append-only file per roll window, the truth that everything else is rebuilt from.
+r"""The tape: one append-only file per window, from which everything else can be rebuilt.
 
 Invariants:
 
-- A line is ``<receive time, UTC epoch ns>\\t<payload>\n``. The payload is a frame as received, or
-  begins with ``#`` and is ours: ``#<mark> <json>``.
-- A frame that cannot stand verbatim (it holds a line feed, begins with ``#``, or was binary)
-  stands as ``#raw <base64>``, so that every frame can be had back byte for byte.
-- A line is complete exactly when its ``\n`` is there; what follows the last one is torn.
-- One thread appends, one write a read of the socket; the data is with the operating system when
+- A line is ``<receive time, UTC epoch ns>\\t<payload>\n``. The payload is a frame as received, or a
+  mark (``marks``): ``#<name> <facts as JSON>``.
+- A frame that contains a line feed or begins with ``#`` is written as ``#raw <base64>``, so every
+  frame can be restored byte for byte.
+- A line is complete when its ``\n`` is written; bytes after the last ``\n`` are torn.
+- One thread appends, with one write per read of the socket. The operating system has the data when
   ``append`` returns.
 
-A sealed tape is ``.tape`` or, compressed, ``.tape.zst``; recordings of others may be ``.tape.gz``.
-One that was set aside (``settle``) ends in ``.aside-<n>``.
+A tape is named ``.tape``, or ``.tape.zst`` once it is archived; third-party recordings may be
+``.tape.gz``. A tape that was set aside (``settle_tapes``) ends in ``.aside-<n>``.
 """
 
 from __future__ import annotations
@@ -24,33 +24,24 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import zstandard
 
 from stocktrace.errors import TapeError
+from stocktrace.marks import Mark, parse_mark
 from stocktrace.store.files import disk_errors, locked_temporary, publish_file, sync_file, write_all
 
-RAW = "raw"
 #: The last receive time that fits into an int64, in the year 2262.
 LATEST_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class TapeMark:
-    """A line of ours: what happened to the connection, at ``stamp`` (UTC epoch ns)."""
-
-    stamp: int
-    name: str
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class TapeFrames:
-    """Consecutive frames of one receive time, ``stamp`` (UTC epoch ns): a read of the socket."""
+    """Consecutive frames with the same receive time, ``stamp`` (UTC epoch ns): one socket read."""
 
     stamp: int
     frames: Sequence[bytes]
@@ -59,13 +50,17 @@ class TapeFrames:
 class TapeWriter:
     """Appends to one tape.
 
-    ``append`` and ``mark`` belong to the feed's thread and take no lock: a write beside an fsync is
-    the system's to order, and ``close`` comes only after the last append. ``sync`` and ``close``
-    belong to two other threads; their lock keeps a sync off a closed (and reused) descriptor.
+    The feed's thread calls ``append`` and ``append_mark``. They take no lock: the system orders a
+    write and an fsync, and ``close`` is called after the last append. Two other threads call
+    ``sync`` and ``close``; their lock keeps a sync off a closed (and reused) descriptor.
     """
 
     def __init__(self, path: Path) -> None:
-        """Create the tape; an existing file is never touched (``FileExistsError``)."""
+        """Create the tape.
+
+        Raises:
+            FileExistsError: ``path`` exists; it is not changed.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.size = 0
@@ -74,17 +69,17 @@ class TapeWriter:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
     def append(self, stamp: int, frames: Sequence[bytes]) -> bytes:
-        """Append ``frames`` as received at ``stamp``, in one write; gives what was written."""
+        """Append ``frames`` as received at ``stamp``, in one write; return the bytes written."""
         prefix = b"%d\t" % stamp
         text = b"".join((prefix, (b"\n" + prefix).join(frames), b"\n"))
-        # Two scans at memory speed spare a look at each frame; what they find is rare.
+        # These two scans run at memory speed and replace a test of each frame.
         if text.count(b"\n") != len(frames) or b"#" in text:
             text = b"".join(prefix + _escape(frame) + b"\n" for frame in frames)
         self._write(text)
         return text
 
-    def mark(self, mark: TapeMark) -> None:
-        """Append a line of ours."""
+    def append_mark(self, mark: Mark) -> None:
+        """Append a mark."""
         facts = json.dumps(mark.facts, separators=(",", ":"))
         self._write(f"{mark.stamp}\t#{mark.name} {facts}\n".encode())
 
@@ -92,7 +87,7 @@ class TapeWriter:
         try:
             write_all(self._fd, text)
         except OSError:
-            # Lines of a read that was not taken in whole would be on the tape and in no books.
+            # Half of a read must not stay on the tape, because no count includes it.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self.size)
             with disk_errors(self.path):
@@ -100,13 +95,13 @@ class TapeWriter:
         self.size += len(text)
 
     def sync(self) -> None:
-        """Wait until all that was appended is on the disk."""
+        """Wait until everything appended is on the disk."""
         with self._closing, disk_errors(self.path):
             if not self._closed:
                 os.fsync(self._fd)
 
     def close(self) -> None:
-        """Sync and close; the second time nothing."""
+        """Sync and close; do nothing if the tape is closed."""
         with self._closing, disk_errors(self.path):
             if not self._closed:
                 self._closed = True
@@ -123,34 +118,34 @@ def _escape(frame: bytes) -> bytes:
     return frame
 
 
-def parse_line(line: bytes) -> TapeMark | TapeFrames:
-    """The meaning of one complete line (without its line feed).
+def parse_line(line: bytes) -> Mark | TapeFrames:
+    """Parse one complete line (without its line feed).
 
     Raises:
-        TapeError: the line is not of the grammar.
+        TapeError: the line does not follow the grammar.
     """
     stamp_text, tab, payload = line.partition(b"\t")
     if not tab or not stamp_text.isdigit() or len(stamp_text) > len(str(LATEST_NS)):
-        raise TapeError(f"no receive time at the start of the line {line[:60]!r}")
+        raise TapeError(f"The line {line[:60]!r} does not begin with a receive time.")
     stamp = int(stamp_text)
-    if stamp > LATEST_NS:  # one flipped bit makes a 9 of the 1 that our times begin with
-        raise TapeError(f"no time of this age at the start of the line {line[:60]!r}")
+    if stamp > LATEST_NS:  # one flipped bit turns the leading 1 of our times into a 9
+        raise TapeError(f"The line {line[:60]!r} begins with a time after the year 2262.")
     if not payload.startswith(b"#"):
         return TapeFrames(stamp, (payload,))
-    name, _, facts = payload[1:].partition(b" ")
+    name, _, text = payload[1:].partition(b" ")
     try:
-        if name == RAW.encode():
-            return TapeFrames(stamp, (base64.b64decode(facts, validate=True),))
-        mark = TapeMark(stamp, name.decode(), json.loads(facts))
+        if name == b"raw":
+            return TapeFrames(stamp, (base64.b64decode(text, validate=True),))
+        facts = json.loads(text)
+        if isinstance(facts, dict):
+            return parse_mark(stamp, name.decode(), facts)
     except (binascii.Error, ValueError, RecursionError) as error:
-        raise TapeError(f"unreadable line of ours {line[:60]!r}") from error
-    if not isinstance(mark.facts, dict):
-        raise TapeError(f"a line of ours without facts {line[:60]!r}")
-    return mark
+        raise TapeError(f"The mark {line[:60]!r} cannot be read.") from error
+    raise TapeError(f"The facts of the mark {line[:60]!r} are not a JSON object.")
 
 
 class _Decompressor(Protocol):
-    """Of zlib or zstandard, for one member or frame."""
+    """A decompressor of zlib or zstandard, for one member or frame."""
 
     @property
     def eof(self) -> bool: ...
@@ -161,7 +156,7 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-# What bounds the memory: zlib makes at most a thousand times as much of it.
+# Bounds the memory: zlib expands this to at most a thousand times its size.
 _COMPRESSED_BYTES = 1 << 16
 _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),  # 31: the largest window, in gzip's envelope
@@ -171,10 +166,10 @@ _UNREADABLE = (EOFError, zlib.error, zstandard.ZstdError)
 
 
 def _decompressed(path: Path) -> Iterator[bytes]:
-    """The bytes of a tape, decompressed by the end of its name, as far as they can be had.
+    """The bytes of a tape, decompressed according to its suffix, up to the first damage.
 
-    The stream readers of both libraries keep back what they hold when the data ends too early,
-    and that of zstandard does not even tell.
+    The stream readers of both libraries discard their buffered bytes when the data ends early, and
+    zstandard's does not report it.
     """
     make = _DECOMPRESSORS.get(path.suffix)
     with path.open("rb") as file:
@@ -195,10 +190,10 @@ def _decompressed(path: Path) -> Iterator[bytes]:
 
 @dataclass(slots=True)
 class TapeReader:
-    """Reads a tape, keeping every complete line; after the last one its counts are final.
+    """Reads a tape; its counts are final after the last entry.
 
-    ``torn_bytes`` counts what followed the last line feed, ``bad_lines`` the complete lines that
-    are not of the grammar, ``broken`` says why reading ended early, if it did.
+    ``torn_bytes`` counts the bytes after the last line feed, ``invalid_lines`` the complete lines
+    that do not follow the grammar. ``damage`` says why reading ended early, if it did.
     """
 
     path: Path
@@ -206,17 +201,17 @@ class TapeReader:
     invalid_lines: int = 0
     damage: str | None = None
 
-    def __iter__(self) -> Iterator[TapeMark | TapeFrames]:
-        """The tape's marks and frames in their order; neighbours with one stamp come together."""
+    def __iter__(self) -> Iterator[Mark | TapeFrames]:
+        """Yield marks and frames in order; neighbouring frames with one stamp come together."""
         stamp, frames = 0, list[bytes]()
         for line in self._lines():
-            # The grammar's fast path, for the lines that are nearly all of a tape.
+            # A fast path for frames, which are nearly all lines of a tape.
             text, _, payload = line.partition(b"\t")
             if (
                 payload
                 and payload[0] != 35  # "#"
                 and text.isdigit()
-                and len(text) <= 19  # a number of any length takes any time to read
+                and len(text) <= 19  # bounds the time of int()
                 and (line_stamp := int(text)) <= LATEST_NS
             ):
                 if line_stamp != stamp and frames:
@@ -256,18 +251,18 @@ class TapeReader:
         self.torn_bytes = len(rest)
 
 
-# On lines of JSON, level 1 is smaller than 3 and takes two thirds of the time; 9 gains a sixth for
-# ten times that (docs/performance.md).
+# On lines of JSON, level 1 makes smaller files than 3 in two thirds of the time. Level 9 saves a
+# sixth of the size and takes ten times as long (docs/performance.md).
 _LEVEL = 1
 
 
 def archive_tape(tape: Path, archived: Path) -> None:
-    """Compress a tape that gets no more lines; the original goes only when the copy was re-read.
+    """Compress a finished tape, compare the archive with it, and delete it.
 
-    An archive that exists already is never replaced by less (``settle``).
+    An existing archive is never replaced by a shorter one (``settle_tapes``).
 
     Raises:
-        TapeError: what was written is not what was read; the tape stays.
+        TapeError: the archive differs from the tape, which stays.
     """
     if archived.exists():
         settle_tapes(tape, archived)
@@ -282,86 +277,86 @@ def archive_tape(tape: Path, archived: Path) -> None:
         with temporary.open("rb") as copy, tape.open("rb") as source:
             for chunk in zstandard.ZstdDecompressor().read_to_iter(copy):
                 if source.read(len(chunk)) != chunk:
-                    raise TapeError(f"{temporary} does not hold what {tape} does.")
+                    raise TapeError(f"{temporary} differs from {tape}.")
             if source.read(1):
-                raise TapeError(f"{temporary} does not hold all that {tape} does.")
+                raise TapeError(f"{temporary} is shorter than {tape}.")
         publish_file(temporary, archived)
     tape.unlink()
 
 
 @dataclass(frozen=True, slots=True)
 class _TapePair:
-    """A plain tape and an archive of one window, in bytes of their contents.
+    """The contents of a plain tape and of an archive of the same window, compared.
 
-    ``plain`` is the size of the one, ``archived`` what can be read of the other: not all of it, or
-    not what was written, if it is ``broken``. ``agree``: the longer one begins with the other.
+    ``plain_size`` and ``archived_size`` count bytes; of a ``damaged`` archive only the readable
+    ones. ``agree``: the longer one begins with the other.
     """
 
-    plain: int
-    archived: int
+    plain_size: int
+    archived_size: int
     agree: bool
-    broken: bool
+    damaged: bool
 
     @classmethod
-    def of(cls, tape: Path, archived: Path) -> Self:
-        size, agree, broken = 0, True, False
+    def compare(cls, tape: Path, archived: Path) -> Self:
+        size, agree, damaged = 0, True, False
         with tape.open("rb") as plain:
             try:
                 for chunk in _decompressed(archived):
                     size += len(chunk)
                     agree = agree and chunk.startswith(plain.read(len(chunk)))
             except _UNREADABLE:
-                broken = True
-            return cls(os.fstat(plain.fileno()).st_size, size, agree, broken)
+                damaged = True
+            return cls(os.fstat(plain.fileno()).st_size, size, agree, damaged)
 
     @property
     def plain_is_better(self) -> bool:
-        """Whether the plain tape is to be kept; an archive that is whole yields only to more."""
-        if self.broken:
-            return self.plain >= self.archived
-        return self.agree and self.plain > self.archived
+        """True if the plain tape is the one to keep: an intact archive yields only to more."""
+        if self.damaged:
+            return self.plain_size >= self.archived_size
+        return self.agree and self.plain_size > self.archived_size
 
     @property
-    def plain_adds_nothing(self) -> bool:
-        """Whether an archive that is whole has every byte of the plain tape."""
-        return not self.broken and self.agree and self.plain <= self.archived
+    def plain_is_redundant(self) -> bool:
+        """True if an intact archive has every byte of the plain tape."""
+        return not self.damaged and self.agree and self.plain_size <= self.archived_size
 
 
 def better_tape(tape: Path, archived: Path) -> Path:
-    """Return the better one of a plain tape and the archive of the same window."""
+    """Return the better of a plain tape and the archive of the same window."""
     try:
-        return tape if _TapePair.of(tape, archived).plain_is_better else archived
-    except FileNotFoundError:  # it was archived while we looked
+        return tape if _TapePair.compare(tape, archived).plain_is_better else archived
+    except FileNotFoundError:  # it was archived in the meantime
         return archived
 
 
 def settle_tapes(tape: Path, archived: Path) -> Path | None:
-    """Decide between a plain tape and an archive of one window, so that no frame is lost.
+    """Choose between a plain tape and an archive of one window, so that no frame is lost.
 
-    A copy of a data folder that was made while it recorded, and once more afterwards, has both.
+    A data folder that was copied while it recorded, and again afterwards, has both.
 
-    - The archive is whole and begins with all bytes of the plain tape: the plain tape is deleted.
-    - The archive is whole and the plain tape begins with all its bytes and has more: both stay,
-      until ``archive`` replaces the archive by more.
-    - The archive is whole and they differ: the plain tape is set aside.
-    - The archive is broken: the shorter of the two is set aside.
+    - The archive is intact and begins with all bytes of the plain tape: the plain tape is deleted.
+    - The archive is intact, and the plain tape begins with all its bytes and has more: both stay
+      until ``archive_tape`` replaces the archive.
+    - The archive is intact and they differ: the plain tape is set aside.
+    - The archive is damaged: the shorter of the two is set aside.
 
     Returns:
-        The new path of the one that was set aside; no reader takes it for a tape.
+        The new path of the tape that was set aside, which readers ignore.
     """
-    pair = _TapePair.of(tape, archived)
+    pair = _TapePair.compare(tape, archived)
     if pair.plain_is_better:
-        return set_aside(archived) if pair.broken else None
-    if not pair.plain_adds_nothing:
+        return set_aside(archived) if pair.damaged else None
+    if not pair.plain_is_redundant:
         return set_aside(tape)
-    sync_file(archived)  # whoever copied it may not have waited for the disk
+    sync_file(archived)  # it may have been copied without a sync
     sync_file(archived.parent)
     tape.unlink()
     return None
 
 
 def set_aside(path: Path) -> Path:
-    """Give a tape a name that no reader takes for one; returns it."""
+    """Rename a tape so that readers ignore it, and return its new path."""
     names = (path.with_name(f"{path.name}.aside-{number}") for number in count(1))
     aside = next(name for name in names if not name.exists())
     path.rename(aside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from stocktrace.record.vouching import differences, vouch_for
+from stocktrace.record.file_hashes import find_differences, update_hashes
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
@@ -30,7 +30,7 @@ def check_hashes(
     for finding in findings:
         repaired[finding.path] = finding.repaired and repaired.get(finding.path, True)
     outdated: list[Path] = []
-    for path, problem in differences(layout, report, dates):
+    for path, problem in find_differences(layout, report, dates):
         if path in repaired:
             outdated += [path] if repaired[path] else []
         elif path in proven:
@@ -40,6 +40,6 @@ def check_hashes(
         else:
             yield Finding(report.session, path, problem)
     if repair and outdated:
-        vouch_for(layout, report, outdated)
+        update_hashes(layout, report, outdated)
         report.write(layout.report(report.session))
         AuditLog(layout.audit, report.session)("repair", file=str(layout.report(report.session)))

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
+from stocktrace.marks import Mark
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import Books, SessionReport
@@ -14,7 +15,7 @@ from stocktrace.store.audit import deleted
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.partition import list_window_rows, partition_folders
-from stocktrace.store.tape import TapeMark, TapeReader
+from stocktrace.store.tape import TapeReader
 from stocktrace.verify.finding import Finding
 
 
@@ -23,7 +24,7 @@ def check_tape(session: str, tape: Path) -> list[Finding]:
     reader, marks = TapeReader(tape), CoverageBuilder()
     try:
         for entry in reader:
-            if isinstance(entry, TapeMark):
+            if isinstance(entry, Mark):
                 marks.add(entry)
     except OSError as error:
         return [Finding(session, tape, f"cannot be read: {error.strerror or error}")]

@@ -11,11 +11,11 @@ from stocktrace import cli
 from stocktrace.cli.simulator import find_recording
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.importing.merge import merge_sessions
+from stocktrace.marks import DisconnectedMark, Mark
 from stocktrace.sessions.report import SessionReport
 from stocktrace.simulator import ScriptedSource, SyntheticMarket, TapeSource, synthetic_frames
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import TapeMark
 from tests.conftest import NOON, SESSION, Scenario, Studio, frame, hurry, played, published, trades
 from tests.ingest.test_merging import OTHER, TICKERS, rows, stream, two
 from tests.recorded import SECOND, listening, record
@@ -72,9 +72,9 @@ def test_capturing_a_replay_gives_the_same_trades(
 
 def test_a_gap_of_the_session_is_passed_over_or_played(studios: Callable[[str], Studio]) -> None:
     live, over, with_it = (studios(name) for name in ("live", "over", "with"))
-    steps: list[tuple[int, bytes] | TapeMark] = [
+    steps: list[tuple[int, bytes] | Mark] = [
         (NOON, frame(("AAPL", 1.0))),
-        TapeMark(NOON, "disconnected"),
+        DisconnectedMark(NOON, "lost"),
         (NOON, frame(("AAPL", 2.0))),
     ]
     with live.exchange(ScriptedSource(steps)) as exchange:

@@ -131,7 +131,7 @@ def test_a_gap_counts_for_each_subscribed_ticker(layout: Layout) -> None:
     log, events = AuditLog(layout.audit, SESSION), EventLog(layout, SESSION)
     at = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
     log("start", tickers=["A", "B", "C"])
-    log("refused", ticker="C", text="Invalid symbol")
+    log("refused", tickers=["C"], text="Invalid symbol")
     log("disconnect", reason="TCP ended")
     events.read()
     assert [(gap.end, gap.reason) for gap in events.gaps] == [(None, "TCP ended")]

@@ -22,7 +22,7 @@ class Highest(random.Random):
 
 
 def backoff(source: random.Random, *, floor: float = 1.0) -> Backoff:
-    return Backoff(base_s=1.0, cap_s=60.0, floor_s=floor, stable_s=60.0, random=source)
+    return Backoff(base_s=1.0, cap_s=60.0, floor_s=floor, stable_after_s=60.0, random=source)
 
 
 def test_the_ceiling_doubles_up_to_the_cap() -> None:
@@ -73,7 +73,7 @@ def test_every_wait_is_within_its_bounds(
 ) -> None:
     waiting = Backoff(base, cap, floor, 60.0, random.Random(seed))
     for number, dials in enumerate(too_many, 1):
-        wait = waiting.next_delay(too_many_dials=dials)
+        wait = waiting.next_delay(rate_limited=dials)
         if dials:
             assert max(floor, 60.0) <= wait <= max(floor, 600.0)
         else:
@@ -83,21 +83,21 @@ def test_every_wait_is_within_its_bounds(
 def test_a_refusal_for_too_many_dials_waits_minutes() -> None:
     source = Highest()
     refused = backoff(source)
-    waits = [refused.next_delay(too_many_dials=True) for _ in range(5)]
+    waits = [refused.next_delay(rate_limited=True) for _ in range(5)]
     assert waits == [120, 240, 480, 600, 600]
     assert source.bounds == [(60.0, wait) for wait in waits]
 
 
 def test_a_floor_of_more_than_a_minute_holds_for_too_many_dials_as_well() -> None:
     source = Highest()
-    backoff(source, floor=90.0).next_delay(too_many_dials=True)
+    backoff(source, floor=90.0).next_delay(rate_limited=True)
     assert source.bounds == [(90.0, 180.0)]
 
 
 def test_too_many_dials_count_as_failures_of_what_follows() -> None:
     source = Highest()
     mixed = backoff(source)
-    assert [mixed.next_delay(too_many_dials=dials) for dials in (False, True, False)] == [1, 240, 4]
+    assert [mixed.next_delay(rate_limited=dials) for dials in (False, True, False)] == [1, 240, 4]
 
 
 @pytest.mark.parametrize(
@@ -122,5 +122,5 @@ def test_connections_that_come_and_go_do_not_reset_the_count() -> None:
 
 def test_its_randomness_does_not_show() -> None:
     assert repr(backoff(random.Random(1))) == (
-        "Backoff(base_s=1.0, cap_s=60.0, floor_s=1.0, stable_s=60.0, failures=0)"
+        "Backoff(base_s=1.0, cap_s=60.0, floor_s=1.0, stable_after_s=60.0, failures=0)"
     )

@@ -26,7 +26,15 @@ from stocktrace.errors import FeedError, FeedStopped, KeyRefused
 from stocktrace.feed import client, protocol
 from stocktrace.feed.client import FeedClient, FeedPolicy, FeedState
 from stocktrace.feed.socket import BatchSocket, SocketRead
-from stocktrace.intervals import Gap
+from stocktrace.feed.subscriptions import ANSWER_TIMEOUT_S
+from stocktrace.marks import (
+    ConnectedMark,
+    DisconnectedMark,
+    GapMark,
+    Mark,
+    RefusedMark,
+    SubscriptionMark,
+)
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SimulatorSettings
 from stocktrace.trade import Trade
 from stocktrace.units import NS_PER_SECOND
@@ -53,7 +61,7 @@ TRADE = protocol.encode([Trade("AAPL", 1.5, 2, 3.0)])
 
 # The defaults, for clocks that are moved by hand.
 DEFAULTS = FeedPolicy(
-    handshake_s=12.0,
+    handshake_timeout_s=12.0,
     ping_interval_s=8.0,
     pong_timeout_s=8.0,
     frame_timeout_s=10.0,
@@ -61,11 +69,11 @@ DEFAULTS = FeedPolicy(
     backoff_base_s=1.0,
     backoff_cap_s=60.0,
     backoff_floor_s=1.0,
-    stable_s=60.0,
+    stable_after_s=60.0,
 )
 # Patient with the server and quick to redial, for the machine's own clock.
 QUICK = FeedPolicy(
-    handshake_s=PATIENCE,
+    handshake_timeout_s=PATIENCE,
     ping_interval_s=PATIENCE,
     pong_timeout_s=PATIENCE,
     frame_timeout_s=PATIENCE,
@@ -73,7 +81,7 @@ QUICK = FeedPolicy(
     backoff_base_s=0.001,
     backoff_cap_s=0.002,
     backoff_floor_s=0.001,
-    stable_s=3600.0,
+    stable_after_s=3600.0,
 )
 SETTINGS = SimulatorSettings(key=KEY, settle=0.0, second_connection="both-live")
 NO_CLOSE_FRAME = "connection lost: TCP ended without a close frame"
@@ -85,7 +93,7 @@ class Notes:
     def __init__(self) -> None:
         self.events: list[tuple[object, ...]] = []
         self.frames: list[bytes] = []
-        self.gaps: list[Gap] = []
+        self.gaps: list[GapMark] = []
         self.waits: list[float] = []
         self.ticks = 0
         self.threads: set[str] = set()
@@ -97,42 +105,40 @@ class Notes:
             self.events.append(event)
             self.news.notify_all()
 
-    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> list[str]:
+    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> None:
         with self.news:
             self.frames += frames
             self.news.notify_all()
-        return protocol.decode(frames).errors
 
-    def has_traded(self, ticker: str) -> bool:
-        return b'"%s"' % ticker.encode() in b"".join(self.frames)
-
-    def on_refused(self, stamp: int, ticker: str, text: str) -> None:
-        self._note("refused", ticker, text)
-
-    def on_tick(self, stamp: int) -> list[str]:
+    def on_tick(self, stamp: int) -> None:
         with self.news:
             self.ticks += 1
             self.news.notify_all()
-        return []
 
-    def on_connected(self, stamp: int, tickers: Sequence[str]) -> None:
-        self._note("connected", *tickers)
+    def on_mark(self, mark: Mark) -> None:
+        match mark:
+            case ConnectedMark():
+                self._note("connected", *mark.tickers)
+            case DisconnectedMark():
+                self._note("disconnected", mark.reason)
+            case GapMark():
+                self.gaps.append(mark)
+                self._note("gap", mark.reason)
+            case SubscriptionMark():
+                self._note("subscription", list(mark.added), list(mark.removed))
+            case RefusedMark():
+                self._note("refused", *mark.tickers, mark.text)
+            case _:
+                raise AssertionError(mark)
 
-    def on_disconnected(self, stamp: int, reason: str) -> None:
-        self._note("disconnected", reason)
-
-    def on_gap(self, gap: Gap) -> None:
-        self.gaps.append(gap)
-        self._note("gap", gap.reason, *gap.tickers)
-
-    def on_subscription(self, stamp: int, added: Sequence[str], removed: Sequence[str]) -> None:
-        self._note("subscription", list(added), list(removed))
+    def on_error(self, text: str) -> None:
+        self._note("error", text)
 
     def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
         self.waits.append(wait_s)
         self._note("retry", reason)
 
-    def on_notice(self, stamp: int, text: str) -> None:
+    def on_notice(self, text: str) -> None:
         self._note("notice", text)
 
     def wait(self, predicate: Callable[[], bool], timeout: float = PATIENCE) -> None:
@@ -215,7 +221,7 @@ def test_it_asks_for_every_ticker_once_and_says_so(
     peer = listener.upgrade()
     assert peer.commands(2) == SUBSCRIBED
     notes.wait_for("connected")
-    assert notes.events == [("gap", "connecting", *TICKERS), ("connected", *TICKERS)]
+    assert notes.events == [("gap", "connecting"), ("connected", *TICKERS)]
     assert (feed.state, feed.tickers) == (FeedState.LISTENING, TICKERS)
     feed.raise_failure()
     stopped(feed)
@@ -280,7 +286,7 @@ def test_a_refused_key_ends_it_without_the_key_in_the_text(
         "check FINNHUB_API_KEY at https://finnhub.io/dashboard."
     )
     assert KEY not in "".join(traceback.format_exception(refused.value))
-    assert notes.events == [("gap", "connecting", *TICKERS)]
+    assert notes.events == [("gap", "connecting")]
     assert feed.state is FeedState.ENDED
     assert not listener.dialled()
 
@@ -288,7 +294,7 @@ def test_a_refused_key_ends_it_without_the_key_in_the_text(
 def test_a_key_that_is_refused_later_ends_it_and_the_gap_is_reported(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
-    feed = start(clock=hands.clock(), policy=replace(QUICK, handshake_s=1e6))
+    feed = start(clock=hands.clock(), policy=replace(QUICK, handshake_timeout_s=1e6))
     peer = listener.upgrade()
     peer.commands(2)
     notes.wait_for("connected")
@@ -303,7 +309,7 @@ def test_a_key_that_is_refused_later_ends_it_and_the_gap_is_reported(
         feed.raise_failure()
     begin = 1_700_000_000
     assert notes.gaps[1:] == [
-        Gap(begin * NS_PER_SECOND, (begin + 65) * NS_PER_SECOND, TICKERS, NO_CLOSE_FRAME)
+        GapMark((begin + 65) * NS_PER_SECOND, begin * NS_PER_SECOND, NO_CLOSE_FRAME)
     ]
 
 
@@ -321,7 +327,7 @@ def test_any_other_status_is_told_and_tried_again(
     assert notes.events == [
         retry,
         retry,
-        ("gap", f"HTTP {status} at the handshake", *TICKERS),
+        ("gap", f"HTTP {status} at the handshake"),
         ("connected", *TICKERS),
     ]
     low, high = (60.0, 240.0) if status == 429 else (1.0, 2.0)
@@ -365,7 +371,7 @@ def test_an_odd_answer_is_told_and_tried_again(
 class NoHurry:
     """A backoff that waits for ever."""
 
-    def wait(self, *, too_many_dials: bool) -> float:
+    def next_delay(self, *, rate_limited: bool) -> float:
         return 1e6
 
 
@@ -397,7 +403,7 @@ def test_a_handshake_without_an_answer_is_bounded_and_tried_again(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     """FAULTS 3."""
-    start(replace(QUICK, handshake_s=0.2))
+    start(replace(QUICK, handshake_timeout_s=0.2))
     silent = listener.accept()
     notes.wait_for("retry")
     assert notes.events == [("retry", "no answer to the handshake in 0.2 s")]
@@ -468,7 +474,7 @@ def test_a_dial_without_an_answer_ends_at_each_step(
     eventually(lambda: feed._dialer._socket.step == named)
     if end == "the feed is stopped":
         assert feed.stop(Deadline.after(PATIENCE / 2))
-        assert notes.events == [("gap", "connecting", *TICKERS)]
+        assert notes.events == [("gap", "connecting")]
     else:
         hands.monotonic += 12
         notes.wait(lambda: notes.events == [("retry", f"no answer to {named} in 12 s")])
@@ -489,12 +495,12 @@ def test_after_a_drop_all_is_asked_for_again_and_one_gap_is_reported(
     listener.upgrade()
     notes.wait_for("connected", times=3)
     assert notes.events == [
-        ("gap", "connecting", *TICKERS),
+        ("gap", "connecting"),
         ("connected", *TICKERS),
         *[
             ("disconnected", NO_CLOSE_FRAME),
             ("retry", NO_CLOSE_FRAME),
-            ("gap", NO_CLOSE_FRAME, *TICKERS),
+            ("gap", NO_CLOSE_FRAME),
             ("connected", *TICKERS),
         ]
         * 2,
@@ -521,8 +527,8 @@ def test_a_gap_is_from_the_last_sign_of_life_to_the_new_subscription(
     notes.wait_for("connected", times=2)
     begin = 1_700_000_000
     assert notes.gaps == [
-        Gap(begin * NS_PER_SECOND, begin * NS_PER_SECOND, TICKERS, "connecting"),
-        Gap((begin + 10) * NS_PER_SECOND, (begin + 20) * NS_PER_SECOND, TICKERS, NO_CLOSE_FRAME),
+        GapMark(begin * NS_PER_SECOND, begin * NS_PER_SECOND, "connecting"),
+        GapMark((begin + 20) * NS_PER_SECOND, (begin + 10) * NS_PER_SECOND, NO_CLOSE_FRAME),
     ]
 
 
@@ -548,7 +554,7 @@ def test_a_clean_close_is_not_the_end(
     assert notes.events[2:] == [
         ("disconnected", told),
         ("retry", told),
-        ("gap", told, *TICKERS),
+        ("gap", told),
         ("connected", *TICKERS),
     ]
     feed.raise_failure()
@@ -800,7 +806,7 @@ def test_mute_but_alive_stays_connected(
         assert peer.take() == (PING, b"")
         peer.send(frame(b"", PONG) + frame(b'{"type":"ping"}'))
         notes.wait(lambda turn=turn: len(notes.frames) == turn)  # type: ignore[misc]
-    assert notes.events == [("gap", "connecting", *TICKERS), ("connected", *TICKERS)]
+    assert notes.events == [("gap", "connecting"), ("connected", *TICKERS)]
 
 
 def test_a_server_that_takes_no_more_commands_is_given_up(
@@ -808,7 +814,7 @@ def test_a_server_that_takes_no_more_commands_is_given_up(
 ) -> None:
     """Half-open while the tickers are told: what is sent goes nowhere, and is not waited for."""
     many = [f"T{number}" * 20 for number in range(100_000)]
-    start(replace(QUICK, handshake_s=0.2), tickers=many)
+    start(replace(QUICK, handshake_timeout_s=0.2), tickers=many)
     listener.upgrade()
     notes.wait_for("retry")
     assert notes.events == [("retry", "connection lost: timed out")]
@@ -833,7 +839,7 @@ def test_stopping_does_not_wait_for_a_handshake(
     assert feed.state is FeedState.CONNECTING
     ended_in_time(feed)
     assert peer.ended()
-    assert notes.events == [("gap", "connecting", *TICKERS)]
+    assert notes.events == [("gap", "connecting")]
 
 
 def test_stopping_does_not_wait_for_a_mute_server(
@@ -857,7 +863,7 @@ def test_stopping_does_not_wait_for_the_next_dial(
     ended_in_time(feed)
     assert notes.events == [
         ("retry", "HTTP 503 at the handshake"),
-        ("gap", "HTTP 503 at the handshake", *TICKERS),
+        ("gap", "HTTP 503 at the handshake"),
     ]
     assert not listener.dialled()
 
@@ -900,10 +906,9 @@ class Stuck(Notes):
         super().__init__()
         self.reached, self.free = threading.Event(), threading.Event()
 
-    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> list[str]:
+    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> None:
         self.reached.set()
         assert self.free.wait(PATIENCE)
-        return []
 
 
 def test_a_feed_that_cannot_end_in_time_is_left_behind_with_a_word(
@@ -914,7 +919,7 @@ def test_a_feed_that_cannot_end_in_time_is_left_behind_with_a_word(
     listener.upgrade().send(frame(TRADE))
     assert stuck.reached.wait(PATIENCE)
     assert not feed.stop(Deadline.after(0.05))
-    assert caplog.messages == ["the feed's thread does not end (listening); it is left behind"]
+    assert caplog.messages == ["the feed's thread did not end (state: listening)"]
     stuck.free.set()
     assert feed.ended.wait(PATIENCE)
     # It was we who hung up: nothing was lost.
@@ -922,28 +927,30 @@ def test_a_feed_that_cannot_end_in_time_is_left_behind_with_a_word(
 
 
 class Broken(Notes):
-    """An observer that raises in one of its methods."""
+    """A listener that raises in one of its methods, or for one kind of mark."""
 
-    def __init__(self, method: str, error: BaseException) -> None:
+    def __init__(self, event: str, error: BaseException) -> None:
         super().__init__()
 
-        def fail(*_: object) -> None:
-            raise error
+        def fail(*arguments: object) -> None:
+            mark = arguments[0]
+            if not isinstance(mark, Mark) or mark.name == event:
+                raise error
 
-        setattr(self, method, fail)
+        setattr(self, event if event.startswith("on_") else "on_mark", fail)
 
 
 @pytest.mark.parametrize(
-    "method", ["on_frames", "on_tick", "on_connected", "on_gap", "on_disconnected", "on_retry"]
+    "event", ["on_frames", "on_tick", "connected", "gap", "disconnected", "on_retry"]
 )
 @pytest.mark.parametrize("error", [ZeroDivisionError("it broke"), OSError("disk")])
-def test_an_observer_that_raises_ends_the_feed_and_is_told_chained(
-    start: Start, listener: Listener, method: str, error: Exception
+def test_an_exception_of_the_listener_ends_the_feed_and_is_chained(
+    start: Start, listener: Listener, event: str, error: Exception
 ) -> None:
-    feed = start(observer=Broken(method, error))
+    feed = start(observer=Broken(event, error))
     peer = listener.upgrade()
     peer.send(frame(TRADE))
-    if method in ("on_disconnected", "on_retry"):
+    if event in ("disconnected", "on_retry"):
         peer.commands(2)
         peer.send(close(1000))
     assert feed.ended.wait(PATIENCE)
@@ -992,7 +999,6 @@ def test_other_tickers_are_told_to_a_live_connection_and_to_the_next(
     ]
     notes.wait_for("connected", *feed.tickers)
     assert notes.count("subscription") == 1
-    assert notes.gaps[-1].tickers == feed.tickers
 
 
 def test_tickers_changed_without_a_connection_are_asked_for_when_there_is_one(
@@ -1039,7 +1045,7 @@ def test_all_tickers_may_go_and_others_come(start: Start, listener: Listener, no
 def test_a_ticker_that_the_server_refuses_is_told(
     start: Start, notes: Notes, names_invalid_symbol: bool
 ) -> None:
-    """FAULTS 38: the error may name no ticker; those that never traded are asked for again."""
+    """FAULTS 38: the error may name no ticker; those that do not trade are asked for again."""
     settings = replace(
         SETTINGS,
         unknown_symbols=frozenset(["BAD"]),
@@ -1050,6 +1056,41 @@ def test_a_ticker_that_the_server_refuses_is_told(
         notes.wait_for("refused", "BAD")
         stopped(feed)
     assert {event[1] for event in notes.events if event[0] == "refused"} == {"BAD"}
+    assert notes.count("error") == notes.count("refused") + (not names_invalid_symbol)
+
+
+def test_an_error_is_reported_at_once_and_after_its_frames(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
+    start()
+    peer = listener.upgrade()
+    peer.commands(2)
+    notes.wait_for("connected")
+    errors = b'{"type":"error","msg":"Internal error"}', b'{"msg": "no", "type": "error"}'
+    text = TRADE.replace(b"AAPL", b'"error"')
+    peer.send(b"".join(map(frame, (TRADE, errors[0], text, errors[1]))))
+    notes.wait_for("error", "no")
+    assert notes.frames == [TRADE, errors[0], text, errors[1]]
+    assert notes.events[2:] == [("error", "Internal error"), ("error", "no")]
+
+
+def test_a_ticker_that_trades_while_the_refused_one_is_searched_is_not_asked_for(
+    start: Start, listener: Listener, notes: Notes, hands: Hands
+) -> None:
+    """FAULTS 38."""
+    start(replace(QUICK, ping_interval_s=1e6), ["GOOD", "BAD"], hands.clock())
+    peer = listener.upgrade()
+    peer.commands(2)
+    notes.wait_for("connected")
+    error = frame(b'{"type":"error","msg":"Invalid symbol"}')
+    peer.send(error)
+    notes.wait_for("error")
+    peer.send(frame(protocol.encode([Trade("GOOD", 1.5, 2, 3.0)])))
+    notes.wait(lambda: len(notes.frames) == 2)
+    hands.monotonic += ANSWER_TIMEOUT_S
+    assert peer.commands(1) == [("subscribe", "BAD")]
+    peer.send(error)
+    notes.wait_for("refused", "BAD", "Invalid symbol")
 
 
 # --- against the simulated exchange ----------------------------------------------------------

@@ -432,7 +432,7 @@ def test_the_librarys_own_reading_and_closing_end_at_once(
     if before:
         assert fed(pair, before) == []
         assert theirs.take() == (PONG, b"")
-    with pytest.raises(WebSocketConnectionClosedException, match="recv_batch alone"):
+    with pytest.raises(WebSocketConnectionClosedException, match="only recv_batch"):
         ours.recv()
     ours.close()
     assert theirs.rest() == [(CLOSE, b"\x03\xe8")]

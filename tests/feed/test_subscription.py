@@ -25,7 +25,7 @@ def sent() -> Sent:
 @pytest.fixture
 def subscription(sent: Sent) -> Subscription:
     socket = cast("BatchSocket", sent)
-    return Subscription(socket, has_traded=lambda _: False, clock=Hands().clock())
+    return Subscription(socket, Hands().clock())
 
 
 def test_only_what_changed_is_asked_for(subscription: Subscription, sent: Sent) -> None:
@@ -38,12 +38,13 @@ def test_only_what_changed_is_asked_for(subscription: Subscription, sent: Sent) 
     assert len(sent) == 3
 
 
-def test_a_suspect_that_is_not_wanted_any_more_is_not_subscribed_again(
+def test_a_suspect_that_was_removed_is_not_subscribed_again(
     subscription: Subscription,
 ) -> None:
     subscription.begin(("A", "B"))
-    assert list(subscription.refusals_in(["Invalid symbol"], 0.0)) == []
+    assert subscription.find_refused("Invalid symbol", 0.0) is None
+    assert subscription.is_probing
     subscription.change(("B",))
-    asked = [subscription.next_question(ANSWER_TIMEOUT_S * (step + 1)) for step in range(2)]
+    asked = [subscription.next_suspect(ANSWER_TIMEOUT_S * (step + 1)) for step in range(2)]
     assert asked == ["B", None]
-    assert list(subscription.refusals_in(["Invalid symbol B"], 9.0)) == [("B", "Invalid symbol B")]
+    assert subscription.find_refused("Invalid symbol B", 9.0) == "B"

@@ -12,7 +12,7 @@ def watchdog(*, answers_pings: bool | None = None) -> KeepaliveMonitor:
         pong_timeout_s=8.0,
         frame_timeout_s=10.0,
         idle_timeout_s=150.0,
-        now=0.0,
+        opened=0.0,
         answers_pings=answers_pings,
     )
 

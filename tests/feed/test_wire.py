@@ -20,7 +20,7 @@ PING = b'{"type":"ping"}'
 LIMIT = b'{"msg":"Subscribing to too many symbols","type":"error"}'
 INVALID = b'{"msg":"Invalid symbol FX:EURUSD","type":"error"}'
 
-# FINNHUB.md, "Recorded frames".
+# docs/finnhub.md, "Recorded frames".
 RECORDED: dict[bytes, list[Trade]] = {
     b'{"data":[{"p":7296.89,"s":"BINANCE:BTCUSDT","t":1575526691134,"v":0.011467}],'
     b'"type":"trade"}': [Trade("BINANCE:BTCUSDT", 7296.89, 1575526691134, 0.011467)],
@@ -218,41 +218,41 @@ def test_broken_utf8_is_one_frame_to_put_aside() -> None:
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ({"s": ""}, "symbol is missing or no text"),
-        ({"s": "null"}, "symbol is missing or no text"),
-        ({"s": "7"}, "symbol is missing or no text"),
-        ({"s": '"\\ud800"'}, "symbol is missing or no text"),
-        ({"t": ""}, "time is missing or no whole number of milliseconds"),
-        ({"t": "null"}, "time is missing or no whole number of milliseconds"),
-        ({"t": '"1700000000000"'}, "time is missing or no whole number of milliseconds"),
-        ({"t": "1700000000000.5"}, "time is missing or no whole number of milliseconds"),
-        ({"t": "9223372036854775808"}, "time is missing or no whole number of milliseconds"),
-        ({"t": "1e19"}, "time is missing or no whole number of milliseconds"),
-        ({"t": "1e-7"}, "time is missing or no whole number of milliseconds"),
-        ({"t": "1e99999999999999999999"}, "time is missing or no whole number of milliseconds"),
-        ({"t": "true"}, "time is missing or no whole number of milliseconds"),
-        ({"t": "NaN"}, "time is missing or no whole number of milliseconds"),
-        ({"p": ""}, "price is missing or no number"),
-        ({"p": "null"}, "price is missing or no number"),
-        ({"p": '"1.5"'}, "price is missing or no number"),
-        ({"p": "true"}, "price is missing or no number"),
-        ({"p": "NaN"}, "price is missing or no number"),
-        ({"p": "Infinity"}, "price is missing or no number"),
-        ({"p": "-Infinity"}, "price is missing or no number"),
+        ({"s": ""}, "symbol is missing or not a text"),
+        ({"s": "null"}, "symbol is missing or not a text"),
+        ({"s": "7"}, "symbol is missing or not a text"),
+        ({"s": '"\\ud800"'}, "symbol is missing or not a text"),
+        ({"t": ""}, "time is missing or not a whole number of milliseconds"),
+        ({"t": "null"}, "time is missing or not a whole number of milliseconds"),
+        ({"t": '"1700000000000"'}, "time is missing or not a whole number of milliseconds"),
+        ({"t": "1700000000000.5"}, "time is missing or not a whole number of milliseconds"),
+        ({"t": "9223372036854775808"}, "time is missing or not a whole number of milliseconds"),
+        ({"t": "1e19"}, "time is missing or not a whole number of milliseconds"),
+        ({"t": "1e-7"}, "time is missing or not a whole number of milliseconds"),
+        ({"t": "1e99999999999999999999"}, "time is missing or not a whole number of milliseconds"),
+        ({"t": "true"}, "time is missing or not a whole number of milliseconds"),
+        ({"t": "NaN"}, "time is missing or not a whole number of milliseconds"),
+        ({"p": ""}, "price is missing or not a number"),
+        ({"p": "null"}, "price is missing or not a number"),
+        ({"p": '"1.5"'}, "price is missing or not a number"),
+        ({"p": "true"}, "price is missing or not a number"),
+        ({"p": "NaN"}, "price is missing or not a number"),
+        ({"p": "Infinity"}, "price is missing or not a number"),
+        ({"p": "-Infinity"}, "price is missing or not a number"),
         ({"p": "1e400"}, f"price 1e400 {LOSSY}"),
         ({"p": "-1e400"}, f"price -1e400 {LOSSY}"),
         ({"p": "1e-400"}, f"price 1e-400 {LOSSY}"),
         ({"p": "1e99999999999999999999"}, f"price 1e99999999999999999999 {LOSSY}"),
         ({"p": "1e-99999999999999999999"}, f"price 1e-99999999999999999999 {LOSSY}"),
-        ({"v": ""}, "volume is missing or no number"),
-        ({"v": "null"}, "volume is missing or no number"),
-        ({"v": "[]"}, "volume is missing or no number"),
+        ({"v": ""}, "volume is missing or not a number"),
+        ({"v": "null"}, "volume is missing or not a number"),
+        ({"v": "[]"}, "volume is missing or not a number"),
         ({"v": "0.12345678901234567"}, f"volume 0.12345678901234567 {LOSSY}"),
-        ({"c": '"1"'}, "conditions are no list of texts"),
-        ({"c": "{}"}, "conditions are no list of texts"),
-        ({"c": "[1]"}, "conditions are no list of texts"),
-        ({"c": '["1",null]'}, "conditions are no list of texts"),
-        ({"c": '["\\udfff"]'}, "conditions are no list of texts"),
+        ({"c": '"1"'}, "conditions are not a list of texts"),
+        ({"c": "{}"}, "conditions are not a list of texts"),
+        ({"c": "[1]"}, "conditions are not a list of texts"),
+        ({"c": '["1",null]'}, "conditions are not a list of texts"),
+        ({"c": '["\\udfff"]'}, "conditions are not a list of texts"),
     ],
 )  # fmt: skip
 def test_a_trade_that_cannot_be_stored_is_refused_with_its_reason(
@@ -470,7 +470,7 @@ def test_one_bad_trade_of_1000_in_a_frame_leaves_999_unharmed_and_in_order() -> 
             RefusedRow(
                 frame,
                 {"s": "AAPL", "p": None, "t": "500", "v": "1.0", "c": None},
-                "price is missing or no number",
+                "price is missing or not a number",
             )
         ],
     )
@@ -623,6 +623,26 @@ def test_frames_of_one_read_are_decoded_as_if_each_came_alone(frames: list[bytes
         msgspec.json.encode([refusal.row, refusal.reason])
         refusal.reason.encode()
     msgspec.json.encode(decoded.errors)
+
+
+@SLOW_TO_MAKE
+@given(st.lists(ANY | st.sampled_from([LIMIT, INVALID, *RECORDED]), max_size=6))
+def test_error_texts_are_those_that_decoding_finds(frames: list[bytes]) -> None:
+    assert protocol.error_texts(frames) == decode(frames).errors
+
+
+def test_only_error_frames_are_decoded_for_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+
+    def noting(frames: Sequence[bytes]) -> DecodedFrames:
+        decoded.extend(frames)
+        return decode(frames)
+
+    monkeypatch.setattr(protocol, "decode", noting)
+    assert protocol.error_texts([*RECORDED, PING]) == []
+    assert decoded == []
+    assert protocol.error_texts([*RECORDED, LIMIT]) == ["Subscribing to too many symbols"]
+    assert decoded == [LIMIT]
 
 
 @SLOW_TO_MAKE

@@ -178,11 +178,11 @@ def test_a_row_that_is_refused_is_kept_with_its_reason_and_can_be_put_back(
     refused = quarantined(layout)
     assert sorted(one.reason for one in refused) == [
         "price 0.12345678901234567890 has more digits than float64 holds",
-        "price is missing or no number",
+        "price is missing or not a number",
         "price: not above 0",
-        "symbol is missing or no text",
-        "symbol is missing or no text",
-        "time is missing or no whole number of milliseconds",
+        "symbol is missing or not a text",
+        "symbol is missing or not a text",
+        "time is missing or not a whole number of milliseconds",
     ]
     texts = [one.frame.decode() for one in refused]
     for text in ("abc", "25:61", "-2", "AAPL,1", "0.12345678901234567890", "its line has no end"):

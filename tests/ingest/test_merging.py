@@ -14,6 +14,7 @@ from stocktrace import cli
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.importing.importer import ImportOrigin, import_frames
 from stocktrace.importing.merge import MergeOutcome, merge_sessions
+from stocktrace.marks import ConnectedMark, GapMark, Mark, OpeningMark
 from stocktrace.query.coverage import read_coverage, read_gaps
 from stocktrace.query.trades import read_trades
 from stocktrace.record.recovery import recover
@@ -21,7 +22,6 @@ from stocktrace.sessions.report import SessionReport
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, is_merge
-from stocktrace.store.tape import TapeMark
 from tests.conftest import NOON, SESSION, Row, published, tree
 from tests.recorded import MS, SECOND, Trade, frame, listening, record
 from tests.remains import problems, snapshot, write_tape
@@ -60,11 +60,11 @@ def rows(arrivals: Arrivals) -> dict[str, list[Row]]:
     return found
 
 
-def lost(start: int, end: int) -> list[TapeMark]:
+def lost(start: int, end: int) -> list[Mark]:
     """No connection from ``start`` to ``end``; told when it is there again."""
     return [
-        TapeMark(end, "gap", {"start": start, "reason": "closed by the server (1001)"}),
-        TapeMark(end, "connected", {"tickers": TICKERS}),
+        GapMark(end, start, "closed by the server (1001)"),
+        ConnectedMark(end, tuple(TICKERS)),
     ]
 
 
@@ -230,7 +230,7 @@ def test_a_session_that_is_alive_or_dead_is_told_of(tmp_path: Path) -> None:
     with lock.hold_lock(second.lock(OTHER), {}), pytest.raises(StoreError, match="is alive"):
         merge_sessions(into, first, second)
     part = WindowId("20261123T143100Z_dddddd", "20261123T143100Z_00001")
-    write_tape(first, part, [TapeMark(NOON, "tape", {"tickers": [], "connected": False})])
+    write_tape(first, part, [OpeningMark(NOON, connected=False, tickers=())])
     with pytest.raises(StoreError, match=f"stocktrace recover --data-dir {first.root}"):
         merge_sessions(into, first, second)
     assert not into.root.exists()

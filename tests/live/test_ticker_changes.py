@@ -499,7 +499,7 @@ def test_a_ticker_is_not_called_silent_for_the_time_before_it_was_asked_for(
         report = studio.record(exchange, ("BINANCE:ETHUSDT",), scenario())
     report.started -= timedelta(seconds=SILENT_S)
     journal: Any = type("Journal", (), {"report": report})
-    intake: Any = type("Intake", (), {"last": {}})
+    intake: Any = type("Intake", (), {"last_trade_at": {}})
     lookout = StalenessMonitor(journal, intake, recorder=None)  # type: ignore[arg-type]
     now = int(report.changes[0].at.timestamp() * 1e9)
     assert set(lookout.silent(now)) == {"BINANCE:ETHUSDT"}

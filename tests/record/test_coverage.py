@@ -14,6 +14,19 @@ from hypothesis import strategies as st
 
 from stocktrace.errors import StocktraceError
 from stocktrace.intervals import CONNECTING, CoverageInterval
+from stocktrace.marks import (
+    ConnectedMark,
+    DisconnectedMark,
+    EndedMark,
+    GapMark,
+    Mark,
+    OpeningMark,
+    PausedMark,
+    RefusedMark,
+    SubscriptionMark,
+    UnknownMark,
+    parse_mark,
+)
 from stocktrace.query.coverage import join_midnight_gaps, read_coverage, read_gaps
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.intake import Intake, OpenWindow
@@ -22,7 +35,7 @@ from stocktrace.record.recovery import coverage_from_tapes, recover
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader, archive_tape
+from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
 from stocktrace.units import NS_PER_DAY
 from stocktrace.verify import verify
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, played, trades
@@ -30,14 +43,14 @@ from tests.remains import PARTS, write_tape
 
 A, B = "AAPL", "MSFT"
 #: A mark, or the stamp of frames that came.
-Entry = TapeMark | int
+Entry = Mark | int
 
 
 def told(*entries: Entry, end: int) -> list[CoverageInterval]:
     """The intervals of a session, by ticker and time."""
     coverage = CoverageBuilder()
     for entry in entries:
-        if isinstance(entry, TapeMark):
+        if isinstance(entry, Mark):
             coverage.add(entry)
         else:
             coverage.data_received(entry)
@@ -46,24 +59,24 @@ def told(*entries: Entry, end: int) -> list[CoverageInterval]:
     return sorted(coverage.intervals, key=lambda one: (one.ticker, one.start))
 
 
-def tape(stamp: int, *tickers: str, connected: bool = False) -> TapeMark:
-    return TapeMark(stamp, "tape", {"session": SESSION, "connected": connected, "tickers": tickers})
+def tape(stamp: int, *tickers: str, connected: bool = False) -> Mark:
+    return OpeningMark(stamp, session=SESSION, connected=connected, tickers=tickers)
 
 
-def connect(stamp: int, *tickers: str) -> TapeMark:
-    return TapeMark(stamp, "connected", {"tickers": list(tickers)})
+def connect(stamp: int, *tickers: str) -> Mark:
+    return ConnectedMark(stamp, tuple(tickers))
 
 
-def lose(stamp: int, reason: str = "lost") -> TapeMark:
-    return TapeMark(stamp, "disconnected", {"reason": reason})
+def lose(stamp: int, reason: str = "lost") -> Mark:
+    return DisconnectedMark(stamp, reason)
 
 
-def gap(start: int, stamp: int, reason: str = "lost") -> TapeMark:
-    return TapeMark(stamp, "gap", {"start": start, "reason": reason})
+def gap(start: int, stamp: int, reason: str = "lost") -> Mark:
+    return GapMark(stamp, start, reason)
 
 
-def change(stamp: int, added: Sequence[str] = (), removed: Sequence[str] = ()) -> TapeMark:
-    return TapeMark(stamp, "subscription", {"added": list(added), "removed": list(removed)})
+def change(stamp: int, added: Sequence[str] = (), removed: Sequence[str] = ()) -> Mark:
+    return SubscriptionMark(stamp, tuple(added), tuple(removed))
 
 
 # --- what is said ------------------------------------------------------------------------------
@@ -108,7 +121,7 @@ def test_a_feed_that_died_without_a_word_listened_until_frames_came_last() -> No
     coverage = CoverageBuilder()
     for mark in (tape(0, A), connect(1, A)):
         coverage.add(mark)
-    coverage.crashed(4, "the capture failed")
+    coverage.feed_crashed(4, "the capture failed")
     coverage.close(9)
     assert coverage.intervals[1:] == [
         CoverageInterval(A, 1, 4, ""),
@@ -120,7 +133,7 @@ def test_a_feed_that_died_while_it_was_lost_keeps_the_reason() -> None:
     coverage = CoverageBuilder()
     for mark in (tape(0, A), connect(1, A), lose(7)):
         coverage.add(mark)
-    coverage.crashed(4, "the capture failed")
+    coverage.feed_crashed(4, "the capture failed")
     coverage.close(9)
     assert coverage.intervals[1:] == [
         CoverageInterval(A, 1, 4, ""),
@@ -156,7 +169,7 @@ def test_a_ticker_that_was_asked_for_during_a_loss_is_missed_only_since_then() -
 
 
 def test_after_the_end_nothing_is_listened_to() -> None:
-    assert told(tape(0, A), connect(1, A), TapeMark(5, "ended", {}), end=9)[1:] == [
+    assert told(tape(0, A), connect(1, A), EndedMark(5), end=9)[1:] == [
         CoverageInterval(A, 1, 5, "")
     ]
 
@@ -187,7 +200,7 @@ def test_tickers_may_change_while_there_is_no_connection() -> None:
 
 
 def test_a_pause_is_a_gap_of_those_that_were_listened_to() -> None:
-    paused = TapeMark(6, "paused", {"start": 4, "reason": "suspended"})
+    paused = PausedMark(6, 4, "suspended")
     assert told(tape(0, A), connect(1, A), paused, end=9)[1:] == [
         CoverageInterval(A, 1, 4, ""),
         CoverageInterval(A, 4, 6, "suspended"),
@@ -196,7 +209,7 @@ def test_a_pause_is_a_gap_of_those_that_were_listened_to() -> None:
 
 
 def test_a_ticker_that_the_server_refuses_is_a_gap_and_others_are_not() -> None:
-    refused = TapeMark(2, "refused", {"tickers": [B], "text": "Invalid symbol B"})
+    refused = RefusedMark(2, (B,), "Invalid symbol B")
     assert told(tape(0, A, B), connect(1, A, B), refused, end=9) == [
         CoverageInterval(A, 0, 1, CONNECTING),
         CoverageInterval(A, 1, 9, ""),
@@ -234,14 +247,14 @@ def test_a_mark_without_its_facts_is_counted_and_changes_nothing(
     coverage = CoverageBuilder()
     coverage.add(tape(0, A))
     coverage.add(connect(1, A))
-    coverage.add(TapeMark(4, name, facts))
+    coverage.add(parse_mark(4, name, facts))
     coverage.close(9)
-    assert coverage.unreadable == 1 or (name == "gap" and "start" not in facts)
+    assert coverage.unreadable == 1
     assert coverage.intervals[1:] == [CoverageInterval(A, 1, 9, "")]
 
 
 def test_a_mark_of_another_name_says_nothing() -> None:
-    assert told(tape(0, A), connect(1, A), TapeMark(4, "something", {}), end=9)[1:] == [
+    assert told(tape(0, A), connect(1, A), UnknownMark(4, "something"), end=9)[1:] == [
         CoverageInterval(A, 1, 9, "")
     ]
 
@@ -251,7 +264,7 @@ def test_the_gaps_are_counted_by_how_many_tickers_they_are_of() -> None:
     for mark in (tape(0, A, B), connect(1, A, B), lose(3), gap(2, 5), connect(5, A, B)):
         coverage.add(mark)
     coverage.close(9)
-    assert coverage.outages() == {(0, 1, CONNECTING): 2, (2, 5, "lost"): 2}
+    assert coverage.gaps() == {(0, 1, CONNECTING): 2, (2, 5, "lost"): 2}
 
 
 # --- properties --------------------------------------------------------------------------------
@@ -292,7 +305,7 @@ def entry_of(stamp: int, name: str, one: list[str], two: list[str], reason: str,
         "subscription": {"added": one, "removed": two},
         "refused": {"tickers": one, "text": reason},
     }
-    return stamp if name == "heard" else TapeMark(stamp, name, facts[name])
+    return stamp if name == "heard" else parse_mark(stamp, name, facts[name])
 
 
 @dataclass(slots=True)
@@ -364,17 +377,17 @@ def test_from_the_tape_it_is_what_it_was_live(
 ) -> None:
     now = NOON
     live = CoverageBuilder()
-    entries: list[TapeMark | TapeFrames] = []
+    entries: list[Mark | TapeFrames] = []
     for wait, name, one, two, reason, ago in [(0, "tape", tickers, [], "", 0), *steps]:
         now += wait
         entry = entry_of(now, name, one, two, reason, ago)
-        if isinstance(entry, TapeMark):
+        if isinstance(entry, Mark):
             live.add(entry)
             entries.append(entry)
         else:
             live.data_received(entry)
             entries.append(TapeFrames(entry, (b"{}",)))
-    ended = TapeMark(now + rest, "ended", {})
+    ended = EndedMark(now + rest)
     live.add(ended)
     layout = Layout(tmp_path_factory.mktemp("data"))
     write_tape(layout, PARTS[0], [*entries, ended])
@@ -442,7 +455,7 @@ def test_what_comes_while_the_rest_is_published_is_not_called_listened_to(
         published_at.append(max(entry.stamp for entry in TapeReader(source)))
         archive_tape(source, archived)
 
-    monkeypatch.setattr("stocktrace.record.publish.archive", slow)
+    monkeypatch.setattr("stocktrace.record.publish.archive_tape", slow)
 
     def scenario() -> Scenario:
         yield connected
@@ -521,9 +534,9 @@ def test_a_sync_that_is_due_when_the_last_tape_was_sealed_does_not_fail_the_capt
         assert asked.wait(30)
 
     def noticed(intake: Intake) -> OpenWindow:
-        if not intake.recordings:
+        if not intake.windows:
             asked.set()
-        return intake.recordings[-1]
+        return intake.windows[-1]
 
     monkeypatch.setattr(Recorder, "run", sealed_and_waiting)
     monkeypatch.setattr(Intake, "current", property(noticed))

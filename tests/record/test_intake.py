@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from stocktrace.marks import (
+    ConnectedMark,
+    DisconnectedMark,
+    Mark,
+    OpeningMark,
+    SubscriptionMark,
+)
 from stocktrace.record.intake import Intake, OpenWindow, QueueLimits, TickerQueue
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
+from stocktrace.store.tape import TapeFrames, TapeReader
 from stocktrace.store.window import RollPolicy
 from stocktrace.trade import Trade
 from stocktrace.trade_columns import TradeColumns
@@ -51,13 +58,13 @@ def intake(tmp_path: Path) -> Iterator[MakeIntake]:
 
     yield make
     for each in made:
-        for recording in each.recordings:
+        for recording in each.windows:
             recording.tape.close()
 
 
 def waiting(at: Intake, recording: OpenWindow | None = None) -> dict[str, list[float]]:
     """Takes what waits of a window; the prices by ticker."""
-    first = at.recordings[0]
+    first = at.windows[0]
     found = {
         ticker: [read.price[row] for read, rows in queue.take(recording or first) for row in rows]
         for ticker, queue in at.queues.items()
@@ -67,7 +74,7 @@ def waiting(at: Intake, recording: OpenWindow | None = None) -> dict[str, list[f
 
 def take_in(at: Intake, stamp: int, frames: list[bytes]) -> None:
     """A read, and the moment after which it is decoded."""
-    at.frames(stamp, frames)
+    at.add_frames(stamp, frames)
     at.decode()
 
 
@@ -75,7 +82,7 @@ def burst(price: float) -> bytes:
     return frame(*[("A", price)] * 40)
 
 
-def tape_of(recording: OpenWindow) -> list[TapeFrames | TapeMark]:
+def tape_of(recording: OpenWindow) -> list[TapeFrames | Mark]:
     return list(TapeReader(recording.tape.path))
 
 
@@ -83,7 +90,7 @@ def test_a_read_is_on_the_tape_before_anything_else_happens_to_it(
     intake: MakeIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = intake()
-    seen: list[list[TapeFrames | TapeMark]] = []
+    seen: list[list[TapeFrames | Mark]] = []
 
     def decode(frames: object) -> None:
         seen.append(tape_of(at.current))
@@ -108,38 +115,28 @@ def test_a_read_is_on_the_tape_at_once_and_in_the_queues_when_it_is_time_to_flus
     intake: MakeIntake,
 ) -> None:
     at = intake()
-    at.frames(NOON, [frame(("A", 1))])
-    at.frames(NOON + SECOND // 2, [burst(2)])
+    at.add_frames(NOON, [frame(("A", 1))])
+    at.add_frames(NOON + SECOND // 2, [burst(2)])
     assert tape_of(at.current)[1:] == [
         TapeFrames(NOON, [frame(("A", 1))]),
         TapeFrames(NOON + SECOND // 2, [burst(2)]),
     ]
     assert (at.pending_rows, at.received["A"], at.wake.is_set()) == (0, 0, False)
-    at.frames(NOON + SECOND * 3 // 4, [frame(("A", 3))])
+    at.add_frames(NOON + SECOND * 3 // 4, [frame(("A", 3))])
     assert at.wake.is_set()
     assert waiting(at) == {"A": [1.0] + [2.0] * 40 + [3.0]}
-    assert at.last == {"A": NOON + SECOND * 3 // 4}
+    assert at.last_trade_at == {"A": NOON + SECOND * 3 // 4}
 
 
 def test_a_flush_is_not_waited_for_with_more_than_a_second_of_undecoded_reads(
     intake: MakeIntake,
 ) -> None:
     at = intake(flush_interval_s=60.0)
-    at.frames(NOON, [frame(("A", 1))])
-    at.frames(NOON + SECOND, [frame(("A", 2))])
+    at.add_frames(NOON, [frame(("A", 1))])
+    at.add_frames(NOON + SECOND, [frame(("A", 2))])
     assert (at.pending_rows, at.wake.is_set()) == (2, False)
     at.tick(NOON + 60 * SECOND)
     assert at.wake.is_set()
-
-
-def test_an_error_of_the_server_is_not_waited_with(intake: MakeIntake) -> None:
-    at = intake()
-    at.frames(NOON, [burst(1)])
-    at.frames(NOON + 1, [frame(("oo", 1))])
-    assert at.errors == []
-    at.frames(NOON + 2, [burst(2), b'{"type":"error","msg":"no"}', burst(3)])
-    assert at.errors == ["no"]
-    assert at.received["A"] == 120
 
 
 def test_time_without_trades_wakes_nobody(intake: MakeIntake) -> None:
@@ -153,17 +150,17 @@ def test_what_was_read_is_held_for_a_moment_alone_whatever_the_clock_does(
     intake: MakeIntake, stamp: int
 ) -> None:
     at = intake()
-    at.frames(NOON + SECOND, [burst(1)])
-    at.frames(stamp, [burst(2)])
+    at.add_frames(NOON + SECOND, [burst(1)])
+    at.add_frames(stamp, [burst(2)])
     assert at.received["A"] == 80
-    assert at.last == {"A": stamp}
+    assert at.last_trade_at == {"A": stamp}
 
 
 def test_what_was_read_is_held_up_to_a_size(intake: MakeIntake) -> None:
     at = intake(max_pending_rows_per_ticker=10**6, max_pending_rows=10**6)
     reads = 0
     while not at.pending_rows:
-        at.frames(NOON, [burst(1)] * 20)
+        at.add_frames(NOON, [burst(1)] * 20)
         reads += 1
         assert reads < 100
     assert reads > 1
@@ -172,54 +169,65 @@ def test_what_was_read_is_held_up_to_a_size(intake: MakeIntake) -> None:
 
 def test_time_alone_fills_the_queues(intake: MakeIntake) -> None:
     at = intake()
-    at.frames(NOON, [burst(1)])
+    at.add_frames(NOON, [burst(1)])
     at.tick(NOON + 1)
     assert waiting(at) == {"A": [1.0] * 40}
 
 
 def test_what_is_held_at_the_end_of_a_window_is_of_that_window(intake: MakeIntake) -> None:
     at = intake()
-    at.frames(NOON, [burst(1)])
-    at.frames(NOON + 600 * SECOND, [burst(2)])
-    first, second = at.recordings
-    assert first.receipts.books.trades == 40
+    at.add_frames(NOON, [burst(1)])
+    at.add_frames(NOON + 600 * SECOND, [burst(2)])
+    first, second = at.windows
+    assert first.counts.books.trades == 40
     at.tick(NOON + 601 * SECOND)
-    assert second.receipts.books.trades == 40
+    assert second.counts.books.trades == 40
     assert (waiting(at, first), waiting(at, second)) == ({"A": [1.0] * 40}, {"A": [2.0] * 40})
 
 
 def test_a_refused_row_is_kept_with_the_time_of_its_own_read(intake: MakeIntake) -> None:
     at = intake(max_pending_rows_per_ticker=1000)
-    at.frames(NOON, [burst(1)])
-    at.frames(NOON + 1, [burst(2), b"nonsense"])
-    at.frames(NOON + 2, [burst(3)])
+    at.add_frames(NOON, [burst(1)])
+    at.add_frames(NOON + 1, [burst(2), b"nonsense"])
+    at.add_frames(NOON + 2, [burst(3)])
     at.tick(NOON + 3)
-    assert [one.stamp for one in at.current.receipts.refused_rows] == [NOON + 1]
+    assert [one.stamp for one in at.current.counts.refused_rows] == [NOON + 1]
     assert waiting(at) == {"A": [1.0] * 40 + [2.0] * 40 + [3.0] * 40}
 
 
-def test_a_new_tape_begins_with_how_the_feed_stands(intake: MakeIntake) -> None:
+def test_a_new_tape_begins_with_the_state_of_the_connection(intake: MakeIntake) -> None:
     at = intake()
-    at.state = {"connected": True, "tickers": ["A"]}
+    at.add_mark(ConnectedMark(NOON + 1, ("A",)))
     at.tick(NOON + 600 * SECOND)
-    first, second = at.recordings
+    first, second = at.windows
     assert tape_of(first) == [
-        TapeMark(NOON, "tape", {"session": SESSION, "connected": False, "tickers": ["AAPL"]})
+        OpeningMark(NOON, session=SESSION, connected=False, tickers=("AAPL",)),
+        ConnectedMark(NOON + 1, ("A",)),
     ]
     assert tape_of(second) == [
-        TapeMark(
-            NOON + 600 * SECOND, "tape", {"session": SESSION, "connected": True, "tickers": ["A"]}
-        )
+        OpeningMark(NOON + 600 * SECOND, session=SESSION, connected=True, tickers=("A",))
     ]
+
+
+def test_marks_change_the_state_of_the_connection(intake: MakeIntake) -> None:
+    at = intake()
+    at.add_mark(ConnectedMark(NOON + 1, ("A", "B")))
+    at.add_mark(SubscriptionMark(NOON + 2, added=("C",), removed=("A",)))
+    at.add_mark(DisconnectedMark(NOON + 3, "TCP ended"))
+    at.tick(NOON + 600 * SECOND)
+    (opening,) = tape_of(at.current)
+    assert isinstance(opening, OpeningMark)
+    assert (opening.connected, opening.tickers) == (False, ("B", "C"))
+    assert at.last_data_at == NOON + 1
 
 
 def test_a_tick_rolls_without_frames_and_wakes_the_recorder(intake: MakeIntake) -> None:
     at = intake()
     at.tick(NOON + 599 * SECOND)
-    assert (len(at.recordings), at.wake.is_set()) == (1, False)
+    assert (len(at.windows), at.wake.is_set()) == (1, False)
     at.tick(NOON + 600 * SECOND)
-    assert (len(at.recordings), at.wake.is_set()) == (2, True)
-    assert [each.window.name for each in at.recordings] == [
+    assert (len(at.windows), at.wake.is_set()) == (2, True)
+    assert [each.spec.name for each in at.windows] == [
         "20261123T143000Z_00001",
         "20261123T144000Z_00002",
     ]
@@ -229,22 +237,22 @@ def test_a_frame_goes_to_the_window_of_its_own_time(intake: MakeIntake) -> None:
     at = intake()
     take_in(at, NOON, [frame(("A", 1))])
     take_in(at, NOON + 600 * SECOND, [frame(("A", 2))])
-    first, second = at.recordings
+    first, second = at.windows
     assert waiting(at, first) == {"A": [1.0]}
     assert at.queues["A"].rows == 1
     assert waiting(at, second) == {"A": [2.0]}
-    assert (first.receipts.books.frames, second.receipts.books.frames) == (1, 1)
+    assert (first.counts.books.frames, second.counts.books.frames) == (1, 1)
 
 
 def test_a_large_tape_rolls_with_the_next_frame(intake: MakeIntake, tmp_path: Path) -> None:
     at = intake(roll_size=200)
     for n in range(6):
         take_in(at, NOON + n, [frame(("A", n + 1))])
-    assert len(at.recordings) > 2
-    assert all(each.tape.size < 400 for each in at.recordings)
-    names = [each.window.name for each in at.recordings]
+    assert len(at.windows) > 2
+    assert all(each.tape.size < 400 for each in at.windows)
+    names = [each.spec.name for each in at.windows]
     assert tree(tmp_path) == [f"tape/{SESSION}/{name}.tape" for name in names]
-    found = [price for each in list(at.recordings) for price in waiting(at, each).get("A", [])]
+    found = [price for each in list(at.windows) for price in waiting(at, each).get("A", [])]
     assert found == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
 
 
@@ -254,8 +262,8 @@ def test_a_clock_that_steps_back_over_midnight_reopens_nothing(
     at = intake()
     midnight = NOON - NOON % (86_400 * SECOND) + 86_400 * SECOND
     for stamp in (midnight - 1, midnight, midnight - 1):
-        at.frames(stamp, [frame(("A", 1))])
-    dates = [each.part.date for each in at.recordings]
+        at.add_frames(stamp, [frame(("A", 1))])
+    dates = [each.part.date for each in at.windows]
     assert dates == ["2026-11-23", "2026-11-23", "2026-11-24", "2026-11-23"]
     assert len(tree(tmp_path)) == 4
 
@@ -266,7 +274,7 @@ def test_a_full_queue_spills_its_ticker_for_the_window_and_no_other(intake: Make
         take_in(at, NOON + n, [frame(("A", n + 1))])
     take_in(at, NOON, [frame(("B", 9))])
     assert at.current.spilled == {"A"}
-    assert (at.received["A"], at.current.receipts.books.trades) == (5, 6)
+    assert (at.received["A"], at.current.counts.books.trades) == (5, 6)
     assert waiting(at) == {"A": [1.0, 2.0, 3.0], "B": [9.0]}
     take_in(at, NOON, [frame(("A", 6))])
     assert waiting(at) == {}, "a ticker that spilled is had from the tape"
@@ -314,21 +322,20 @@ def test_control_and_nonsense_are_counted_and_kept(intake: MakeIntake) -> None:
         NOON,
         [b'{"type":"ping"}', b"nonsense", b'{"type":"error","msg":"no"}', frame(("A", 1))],
     )
-    books = at.current.receipts.books
+    books = at.current.counts.books
     assert (books.frames, books.trade_frames, books.control, books.undecodable) == (4, 1, 2, 1)
-    assert at.errors == ["no"]
-    assert at.current.receipts.errors == {"no": 1}
-    (refused,) = at.current.receipts.refused_rows
+    assert at.current.counts.errors == {"no": 1}
+    (refused,) = at.current.counts.refused_rows
     assert (refused.stamp, refused.frame, refused.row) == (NOON, b"nonsense", None)
 
 
 def test_a_mark_stands_among_the_frames(intake: MakeIntake) -> None:
     at = intake()
-    at.frames(NOON, [b'{"type":"ping"}'])
-    at.mark(TapeMark(NOON + 1, "disconnected", {"reason": "test"}))
+    at.add_frames(NOON, [b'{"type":"ping"}'])
+    at.add_mark(DisconnectedMark(NOON + 1, "test"))
     assert tape_of(at.current)[1:] == [
         TapeFrames(NOON, [b'{"type":"ping"}']),
-        TapeMark(NOON + 1, "disconnected", {"reason": "test"}),
+        DisconnectedMark(NOON + 1, "test"),
     ]
 
 
@@ -373,7 +380,7 @@ def test_a_window_whose_decoding_failed_is_had_from_the_tape(
     intake: MakeIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = intake()
-    at.state = {"connected": True, "tickers": ["A", "B"]}
+    at.add_mark(ConnectedMark(NOON, ("A", "B")))
     take_in(at, NOON, [frame(("A", 1), ("C", 1))])
 
     def decode(frames: object) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from stocktrace import __version__
 from stocktrace.latency import LatencyHistogram
+from stocktrace.marks import ConnectedMark, DisconnectedMark, RefusedMark, SubscriptionMark
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
@@ -84,7 +85,7 @@ def test_a_window_that_spilled_is_counted_when_it_was_rebuilt(
     journal.window_sealed(sealed(frozenset({"B", "A"})))
     assert journal.report.books == Books()
     assert journal.report.spilled == {WINDOW: ["A", "B"]}
-    assert "2 tickers came faster than they could be checked" in caplog.text
+    assert "validation fell behind for 2 tickers" in caplog.text
     journal.window_published(
         PublishedWindow(PART, (PublishedFile("A", Path("a"), 2, 9),), rebuilt_window=sealed())
     )
@@ -109,21 +110,28 @@ def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_t
     journal: SessionJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stocktrace")
-    journal.on_connected(["A", "B"])
+    journal.on_mark(ConnectedMark(NOON, ("A", "B")))
     assert journal.connected
-    journal.on_disconnected("TCP ended")
+    journal.on_mark(DisconnectedMark(NOON, "TCP ended"))
     assert not journal.connected
     journal.on_retry(NOON, "TCP ended", 1.23456)
-    journal.on_subscription(["C"], ["A"])
+    journal.on_mark(SubscriptionMark(NOON, ("C", "D"), ("A",)))
+    journal.on_mark(RefusedMark(NOON, ("D",), "Invalid symbol D"))
     journal.on_notice("a word")
     journal.on_error("Invalid symbol B")
     report = journal.report
-    assert (report.reconnects, report.tickers, report.notices) == (1, ["B", "C"], ["a word"])
+    assert (report.reconnects, report.tickers, report.notices) == (
+        1,
+        ["B", "C", "D"],
+        ["a word"],
+    )
+    assert report.refused == {"D": "Invalid symbol D"}
     assert [record.message for record in caplog.records] == [
         "connected, 2 tickers subscribed",
         "disconnected: TCP ended",
         "TCP ended; next try in 1.2 s",
-        "tickers: +C -A",
+        "tickers: +C +D -A",
+        "D is refused: Invalid symbol D",
         "a word",
         "the server says: Invalid symbol B",
     ]
@@ -131,7 +139,8 @@ def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_t
         {"event": "connect", "tickers": ["A", "B"]},
         {"event": "disconnect", "reason": "TCP ended"},
         {"event": "retry", "reason": "TCP ended", "wait_s": 1.235},
-        {"event": "subscribe", "added": ["C"], "removed": ["A"]},
+        {"event": "subscribe", "added": ["C", "D"], "removed": ["A"]},
+        {"event": "refused", "tickers": ["D"], "text": "Invalid symbol D"},
         {"event": "notice", "text": "a word"},
         {"event": "error", "text": "Invalid symbol B"},
     ]

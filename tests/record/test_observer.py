@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from stocktrace.intervals import Gap
+from stocktrace.clock import Clock
+from stocktrace.intervals import CoverageInterval
+from stocktrace.marks import (
+    ConnectedMark,
+    DisconnectedMark,
+    EndedMark,
+    GapMark,
+    PausedMark,
+    RefusedMark,
+    SubscriptionMark,
+)
 from stocktrace.record.feed_events import FeedEventRecorder, Mailbox
 from stocktrace.record.intake import Intake, QueueLimits
 from stocktrace.record.journal import SessionJournal
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
+from stocktrace.store.tape import TapeFrames, TapeReader
 from stocktrace.store.window import RollPolicy
 from tests.conftest import NOON, SESSION, frame
 
@@ -31,7 +41,7 @@ def intake(tmp_path: Path) -> Iterator[Intake]:
         ["A"],
     )
     yield intake
-    for recording in intake.recordings:
+    for recording in intake.windows:
         recording.tape.close()
 
 
@@ -43,68 +53,77 @@ def deliver(mailbox: Mailbox) -> None:
             return
 
 
-def test_the_observer_puts_everything_on_the_tape_and_mails_the_rest(
+def test_marks_and_frames_go_to_the_tape_and_the_rest_to_the_mailbox(
     journal: SessionJournal, intake: Intake
 ) -> None:
     mailbox: Mailbox = queue.SimpleQueue()
-    observer = FeedEventRecorder(intake, journal, mailbox)
-    observer.on_connected(NOON, ("A",))
-    observer.on_frames(NOON + 1, [frame(("A", 1)), b'{"type":"error","msg":"no"}'])
-    observer.on_subscription(NOON + 2, ("B",), ("A",))
-    observer.on_disconnected(NOON + 3, "TCP ended")
-    observer.on_retry(NOON + 3, "TCP ended", 1.0)
-    observer.on_gap(Gap(NOON + 1, NOON + 4, ("B",), "TCP ended"))
-    observer.on_notice(NOON + 4, "a word")
-    assert journal.report.notices == [], "nothing but the tape on the feed's thread"
-    deliver(mailbox)
-    marks = [entry for entry in TapeReader(intake.current.tape.path) if isinstance(entry, TapeMark)]
-    assert marks[1:] == [
-        TapeMark(NOON, "connected", {"tickers": ["A"]}),
-        TapeMark(NOON + 2, "subscription", {"added": ["B"], "removed": ["A"]}),
-        TapeMark(NOON + 3, "disconnected", {"reason": "TCP ended"}),
-        TapeMark(NOON + 4, "gap", {"start": NOON + 1, "reason": "TCP ended"}),
+    recorder = FeedEventRecorder(intake, journal, mailbox)
+    marks = [
+        ConnectedMark(NOON, ("A",)),
+        SubscriptionMark(NOON + 2, ("B",), ("A",)),
+        RefusedMark(NOON + 2, ("B",), "no"),
+        DisconnectedMark(NOON + 3, "TCP ended"),
+        GapMark(NOON + 4, NOON + 1, "TCP ended"),
     ]
-    assert intake.state == {"connected": False, "tickers": ["B"]}
+    recorder.on_mark(marks[0])
+    recorder.on_frames(NOON + 1, [BURST])
+    recorder.on_error("no")
+    for mark in marks[1:-1]:
+        recorder.on_mark(mark)
+    recorder.on_retry(NOON + 3, "TCP ended", 1.0)
+    recorder.on_mark(marks[-1])
+    recorder.on_notice("a word")
+    assert journal.report.notices == [], "the feed's thread writes nothing but the tape"
+    deliver(mailbox)
+    _, *entries = TapeReader(intake.current.tape.path)
+    assert entries == [marks[0], TapeFrames(NOON + 1, [BURST]), *marks[1:]]
     lines = journal.layout.audit.read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == [
-        "connect", "error", "subscribe", "disconnect", "retry", "gap", "notice",
+        "connect", "error", "subscribe", "refused", "disconnect", "retry", "gap", "notice",
     ]  # fmt: skip
 
 
-def test_a_tick_rolls_and_a_retry_does_too(journal: SessionJournal, intake: Intake) -> None:
-    observer = FeedEventRecorder(intake, journal, queue.SimpleQueue())
-    observer.on_tick(NOON + 600 * 10**9)
-    observer.on_retry(NOON + 1200 * 10**9, "no", 1.0)
-    assert len(intake.recordings) == 3
+def test_a_tick_and_a_retry_begin_the_next_window(journal: SessionJournal, intake: Intake) -> None:
+    recorder = FeedEventRecorder(intake, journal, queue.SimpleQueue())
+    recorder.on_tick(NOON + 600 * 10**9)
+    recorder.on_retry(NOON + 1200 * 10**9, "no", 1.0)
+    assert len(intake.windows) == 3
 
 
-NO = b'{"type":"error","msg":"no"}'
-
-
-def test_an_error_is_told_at_once(journal: SessionJournal, intake: Intake) -> None:
-    observer = FeedEventRecorder(intake, journal, queue.SimpleQueue())
-    assert observer.on_frames(NOON + 1, [BURST]) == []
-    assert observer.on_frames(NOON + 2, [NO]) == ["no"]
-    assert observer.on_tick(NOON + 3) == []
-
-
-def test_whether_a_ticker_has_traded_is_known_of_all_that_was_read(
-    journal: SessionJournal, intake: Intake
-) -> None:
-    observer = FeedEventRecorder(intake, journal, queue.SimpleQueue())
-    observer.on_frames(NOON + 1, [frame(("A", 1))])
-    assert (observer.has_traded("A"), observer.has_traded("B")) == (True, False)
-
-
-def test_what_a_feed_that_died_had_read_is_recorded(
+def test_frames_that_were_read_before_the_feed_crashed_are_recorded(
     journal: SessionJournal, intake: Intake
 ) -> None:
     mailbox: Mailbox = queue.SimpleQueue()
-    observer = FeedEventRecorder(intake, journal, mailbox)
-    observer.on_frames(NOON + 1, [BURST, NO])
-    observer.on_ended(0)
+    recorder = FeedEventRecorder(intake, journal, mailbox)
+    recorder.on_frames(NOON + 1, [BURST])
+    recorder.on_ended(0)
     deliver(mailbox)
-    assert (intake.received["A"], journal.last_error) == (len(TRADES), "the server says: no")
-    entries = list(TapeReader(intake.current.tape.path))
-    assert TapeMark(NOON, "ended") not in entries
-    assert TapeFrames(NOON + 1, [BURST, NO]) in entries
+    assert intake.received["A"] == len(TRADES)
+    _, *entries = TapeReader(intake.current.tape.path)
+    assert entries == [TapeFrames(NOON + 1, [BURST])]
+
+
+def test_the_end_is_on_the_tape_and_in_the_coverage(
+    journal: SessionJournal, intake: Intake
+) -> None:
+    mailbox: Mailbox = queue.SimpleQueue()
+    recorder = FeedEventRecorder(intake, journal, mailbox)
+    recorder.on_mark(ConnectedMark(NOON, ("A",)))
+    recorder.on_ended(NOON + 1)
+    deliver(mailbox)
+    assert list(TapeReader(intake.current.tape.path))[-1] == EndedMark(NOON + 1)
+    assert journal.coverage.intervals == [CoverageInterval("A", NOON, NOON + 1, "")]
+
+
+def test_a_pause_is_a_mark_and_a_gap(journal: SessionJournal, intake: Intake) -> None:
+    monotonic = 100.0
+    clock = Clock(lambda: NOON, lambda: monotonic)
+    mailbox: Mailbox = queue.SimpleQueue()
+    recorder = FeedEventRecorder(intake, journal, mailbox, clock)
+    recorder.on_mark(ConnectedMark(NOON, ("A",)))
+    monotonic += 9
+    recorder.on_tick(NOON + 9 * 10**9)
+    deliver(mailbox)
+    paused = PausedMark(NOON + 9 * 10**9, NOON, "suspended or stalled for 9.0 s")
+    assert list(TapeReader(intake.current.tape.path))[-1] == paused
+    assert [gap.reason for gap in journal.report.gaps] == [paused.reason]

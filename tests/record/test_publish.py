@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from stocktrace.errors import ConversionError, StoreError
+from stocktrace.marks import OpeningMark
 from stocktrace.record import publish as module
 from stocktrace.record.publish import publish_window, rebuild_window
 from stocktrace.sessions.report import Books
@@ -22,7 +23,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import parse_quarantine
 from stocktrace.store.segments import SegmentWriter
-from stocktrace.store.tape import TapeMark, TapeWriter
+from stocktrace.store.tape import TapeWriter
 from tests.conftest import NOON, SESSION, WINDOW, frame, published, sent, tree
 
 PART = WindowId(SESSION, WINDOW)
@@ -43,7 +44,7 @@ def layout(tmp_path: Path) -> Layout:
 def tape(layout: Layout, frames: Sequence[bytes], reads: int = 1) -> None:
     """A tape of ``frames``, ``reads`` to a read of the socket."""
     writer = TapeWriter(layout.tape(PART))
-    writer.mark(TapeMark(NOON, "tape", {"session": SESSION, "connected": True, "tickers": ["A"]}))
+    writer.append_mark(OpeningMark(NOON, session=SESSION, connected=True, tickers=("A",)))
     for n in range(0, len(frames), reads):
         writer.append(NOON + n * 1000, frames[n : n + reads])
     writer.close()
@@ -67,7 +68,7 @@ def test_a_window_that_is_not_whole_is_had_from_its_tape(layout: Layout) -> None
 def test_a_rebuild_gives_what_was_sent_trade_for_trade(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, reads: int
 ) -> None:
-    monkeypatch.setattr(module, "_BYTES", 5000)
+    monkeypatch.setattr(module, "_BATCH_BYTES", 5000)
     monkeypatch.setattr(module, "_BATCH_ROWS", 500)
     frames = [each for _, each in synthetic_frames(["A", "B:C", "OANDA:EUR_USD", "7"], 5000)]
     frames[100:100] = [b'{"type":"ping"}', b"?", b'{"type":"error","msg":"no"}']
@@ -133,7 +134,7 @@ def test_an_archived_tape_can_be_rebuilt_from_too(layout: Layout) -> None:
 def test_a_window_that_is_published_twice_at_once_has_each_trade_once(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, second_is_whole: bool
 ) -> None:
-    monkeypatch.setattr(module, "_BYTES", 1)
+    monkeypatch.setattr(module, "_BATCH_BYTES", 1)
     monkeypatch.setattr(module, "_BATCH_ROWS", 1)
     frames = [frame(("A", n), ("B", n)) for n in range(1, 6)]
     tape(layout, frames)
@@ -173,16 +174,17 @@ def test_a_window_waits_for_a_process_that_publishes_another_of_its_session(
     tape(layout, [frame(("A", 1))])
     program = (
         "import pathlib, sys\n"
-        "from stocktrace.record.publish import publish\n"
+        "from stocktrace.record.publish import publish_window\n"
         "from stocktrace.store import lock\n"
         "from stocktrace.store.layout import Layout\n"
-        "from stocktrace.store.names import Part\n"
-        "folder = lock.folder\n"
-        "def telling(path, **options):\n"
+        "from stocktrace.store.names import WindowId\n"
+        "lock_folder = lock.lock_folder\n"
+        "def lock_and_print(path, **options):\n"
         "    print(path.name, flush=True)\n"
-        "    return folder(path, **options)\n"
-        "lock.folder = telling\n"
-        "publish(Layout(pathlib.Path(sys.argv[1])), Part(*sys.argv[2:]), whole=False)\n"
+        "    return lock_folder(path, **options)\n"
+        "lock.lock_folder = lock_and_print\n"
+        "layout = Layout(pathlib.Path(sys.argv[1]))\n"
+        "publish_window(layout, WindowId(*sys.argv[2:]), whole=False)\n"
     )
     with lock.publish_lock(layout, SESSION):
         other = subprocess.Popen(
@@ -210,7 +212,7 @@ def test_a_window_without_a_tape_is_converted_without_a_lock(layout: Layout) -> 
 KILLS = {
     "writing": (SegmentWriter, "write"),
     "sealing": (SegmentWriter, "seal"),
-    "archiving": (module, "archive"),
+    "archiving": (module, "archive_tape"),
     "converting": (conversion, "publish_segment"),
     "publishing": (Path, "replace"),
     "renaming": (Path, "rename"),

@@ -42,7 +42,7 @@ class Desk:
 
     def take_in(self, stamp: int, *frames: bytes) -> None:
         """A read, and the moment after which it is decoded."""
-        self.intake.frames(stamp, frames)
+        self.intake.add_frames(stamp, frames)
         self.intake.decode()
 
     def _on_sealed(self, sealed: SealedWindow) -> None:

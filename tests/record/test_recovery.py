@@ -20,8 +20,8 @@ from stocktrace.errors import ConversionError, StoreError
 from stocktrace.query.coverage import read_coverage
 from stocktrace.record import publish as module
 from stocktrace.record import recovery
+from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.recovery import RecoveredSession, recover
-from stocktrace.record.vouching import vouch
 from stocktrace.sessions import catalog
 from stocktrace.sessions.report import Books, GapReport, SessionReport
 from stocktrace.store import conversion, files, lock
@@ -91,7 +91,7 @@ def test_what_a_killed_session_left_is_published_each_trade_once(layout: Layout)
 def test_the_report_of_a_recovered_session_is_what_the_tape_tells(layout: Layout) -> None:
     recover(layout, STILL)
     report = SessionReport.read(layout.report(SESSION))
-    died = "its process died; its last line is of 2026-11-23 14:32:02 UTC"
+    died = "its process crashed; its last line is from 2026-11-23 14:32:02 UTC"
     torn = f"{len(TORN)} torn bytes set aside"
     assert (report.state, report.reason) == ("recovered", f"{died}; {torn}")
     assert report.ended == utc_datetime(stamp(2, 2))
@@ -288,7 +288,15 @@ def test_killed_twice_it_still_comes_to_the_same(
         assert snapshot(layout) == outcome
 
 
-STEPS = ["rebuild", "archive", "publish_segment", "recount", "_close", "mend", "write_coverage"]
+STEPS = [
+    "rebuild_window",
+    "archive_tape",
+    "publish_segment",
+    "recount_report",
+    "_close_report",
+    "truncate_torn_tape",
+    "write_coverage",
+]
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -297,8 +305,8 @@ def test_a_step_that_fails_can_be_done_again(
     layout: Layout, outcome: dict[str, Any], monkeypatch: pytest.MonkeyPatch, step: str, after: bool
 ) -> None:
     home = {
-        "rebuild": "stocktrace.record.publish",
-        "archive": "stocktrace.record.publish",
+        "rebuild_window": "stocktrace.record.publish",
+        "archive_tape": "stocktrace.record.publish",
         "publish_segment": "stocktrace.store.conversion",
     }.get(step, "stocktrace.record.recovery")
     work = getattr(sys.modules[home], step)
@@ -374,7 +382,7 @@ def test_a_tape_that_differs_from_the_archive_is_set_aside_and_reported(twice: L
     assert aside.read_bytes() == text
     said = (
         f"window {PARTS[1].window} had two tapes that differ: {tape.name}.zst was kept, "
-        f"the other one was set aside as {aside.name}"
+        f"the other was set aside as {aside.name}"
     )
     report = SessionReport.read(twice.report(SESSION))
     assert report.notices == [said]
@@ -451,7 +459,7 @@ def test_a_window_that_is_rebuilt_has_a_hash_of_its_quarantine_again(twice: Layo
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(reversed(lines)))
     report = SessionReport.read(twice.report(SESSION))
-    vouch(twice, report, [twice.coverage(SESSION, DATE)])
+    hash_files(twice, report, [twice.coverage(SESSION, DATE)])
     report.write(twice.report(SESSION))
     assert findings(twice) == []
     twice.archived_tape(PARTS[0]).unlink()
@@ -522,10 +530,10 @@ def test_a_session_that_lives_is_not_touched(layout: Layout) -> None:
         assert snapshot(layout) == before
 
 
-def test_a_session_of_a_killed_process_is_dead(layout: Layout) -> None:
+def test_a_session_of_a_killed_process_has_crashed(layout: Layout) -> None:
     script = (
         "import sys, pathlib; from stocktrace.store import lock\n"
-        "with lock.held(pathlib.Path(sys.argv[1]), {}): print('held', flush=True); input()"
+        "with lock.hold_lock(pathlib.Path(sys.argv[1]), {}): print('held', flush=True); input()"
     )
     command = [sys.executable, "-c", script, str(layout.lock(SESSION))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -634,7 +642,7 @@ def test_of_two_recoveries_at_once_one_does_the_work(
 
 STEPS_OF_A_CONVERSION = {
     "rebuilding": (SegmentWriter, "write"),
-    "archiving": (module, "archive"),
+    "archiving": (module, "archive_tape"),
     "converting": (conversion, "_write_trades"),
     "publishing": (conversion, "_delete_segment"),
 }

@@ -304,7 +304,7 @@ def test_a_server_that_gives_less_than_it_announced_repairs_nothing(layout: Layo
     assert ends(layout)[0] == (
         "AAPL",
         "open",
-        "Of 9 ticks of AAPL of 2025-11-21 the server gave 1.",
+        "The server sent 1 of 9 ticks of AAPL on 2025-11-21.",
     )
     assert imports(layout) == []
 

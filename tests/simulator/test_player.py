@@ -12,6 +12,7 @@ import zstandard
 from websockets.exceptions import ConnectionClosed
 
 from stocktrace.errors import SettingsError, TapeError
+from stocktrace.marks import DisconnectedMark, Mark
 from stocktrace.simulator import (
     ScriptedSource,
     Simulator,
@@ -19,7 +20,7 @@ from stocktrace.simulator import (
     SyntheticMarket,
     TapeSource,
 )
-from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
+from stocktrace.store.tape import TapeFrames, TapeReader
 from tests.simulator.conftest import SECOND, Dial, frame_of, numbered, prices
 
 QUICK = SimulatorSettings(settle=0.01, keep=True)
@@ -167,7 +168,7 @@ def test_a_recorded_disconnect_can_drop_every_connection(dial: Dial, tape: Path)
     steps = numbered(2)
     tape.write_bytes(
         tape_text(steps[:1])
-        + b"1500000000\t#disconnected {}\n1500000000\t#connected {}\n"
+        + b'1500000000\t#disconnected {"reason":"lost"}\n1500000000\t#connected {}\n'
         + tape_text(steps[1:])
     )
     assert all(isinstance(entry, TapeFrames) for entry in TapeSource(tape).entries(0, tuple))
@@ -184,9 +185,9 @@ def test_a_recorded_disconnect_can_drop_every_connection(dial: Dial, tape: Path)
 
 
 def test_a_mark_in_a_script_drops_every_connection(dial: Dial) -> None:
-    steps: list[tuple[int, bytes] | TapeMark] = [
+    steps: list[tuple[int, bytes] | Mark] = [
         numbered(1)[0],
-        TapeMark(2 * SECOND, "disconnected"),
+        DisconnectedMark(2 * SECOND, "lost"),
     ]
     with Simulator(ScriptedSource(steps), QUICK) as simulator:
         client = dial(simulator)

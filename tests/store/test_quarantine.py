@@ -96,7 +96,7 @@ def test_a_frame_of_which_all_rows_are_refused_costs_its_size_but_once(tmp_path:
     frame = json.dumps({"data": [row] * 2000, "type": "trade"}).encode()
     quarantine = QuarantineWriter(tmp_path / "w.jsonl")
     quarantine.add(
-        QuarantinedRow(NOON, frame, row, "price is missing or no number") for _ in range(2000)
+        QuarantinedRow(NOON, frame, row, "price is missing or not a number") for _ in range(2000)
     )
     quarantine.add([QuarantinedRow(NOON, frame, row, "another batch")])
     quarantine.seal()

@@ -203,7 +203,7 @@ def test_what_an_attempt_that_died_left_is_written_anew(layout: Layout) -> None:
     assert len(layout.csv("AAPL", PART).read_text().splitlines()) == 2
 
 
-def test_a_ticker_that_is_done_is_counted_again_but_not_written(layout: Layout) -> None:
+def test_a_ticker_that_is_published_is_counted_again_but_not_written(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART, is_published={"AAPL"}.__contains__)
     writer.write(batch_of([trade(), trade("MSFT"), trade()]))
     writer.seal()

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import DiskFull, StoreError, TapeError
+from stocktrace.marks import ConnectedMark, GapMark, Mark, SubscriptionMark, UnknownMark
 from stocktrace.store.tape import (
     LATEST_NS,
     TapeFrames,
-    TapeMark,
     TapeReader,
     TapeWriter,
     archive_tape,
@@ -34,35 +34,39 @@ PAYLOADS = st.one_of(
     st.lists(st.sampled_from([b"#", b"\n", b"\t", b"1", b"raw ", b"\r", b"{}"])).map(b"".join),
 )
 FACTS = st.dictionaries(st.text(max_size=9), st.integers() | st.text(max_size=9), max_size=3)
-MARKS = st.builds(TapeMark, STAMPS, st.sampled_from(["connected", "gap", "subscription"]), FACTS)
+TICKERS = st.lists(st.text(max_size=9), max_size=3).map(tuple)
+MARKS = st.one_of(
+    st.builds(ConnectedMark, STAMPS, TICKERS),
+    st.builds(GapMark, STAMPS, STAMPS, st.text(max_size=9)),
+    st.builds(SubscriptionMark, STAMPS, TICKERS, TICKERS),
+    st.builds(UnknownMark, STAMPS, st.sampled_from(["gap", "connected", "other"]), FACTS),
+)
 READS = st.builds(TapeFrames, STAMPS, st.lists(PAYLOADS, min_size=1, max_size=5))
 
 
-def entries(path: Path) -> list[TapeMark | tuple[int, bytes]]:
+def entries(path: Path) -> list[Mark | tuple[int, bytes]]:
     """A tape's contents, frame by frame."""
-    found: list[TapeMark | tuple[int, bytes]] = []
+    found: list[Mark | tuple[int, bytes]] = []
     for entry in TapeReader(path):
-        if isinstance(entry, TapeMark):
+        if isinstance(entry, Mark):
             found.append(entry)
         else:
             found += [(entry.stamp, one) for one in entry.frames]
     return found
 
 
-def flat(written: Sequence[TapeMark | TapeFrames]) -> list[TapeMark | tuple[int, bytes]]:
-    found: list[TapeMark | tuple[int, bytes]] = []
+def flat(written: Sequence[Mark | TapeFrames]) -> list[Mark | tuple[int, bytes]]:
+    found: list[Mark | tuple[int, bytes]] = []
     for entry in written:
-        found += (
-            [entry] if isinstance(entry, TapeMark) else [(entry.stamp, f) for f in entry.frames]
-        )
+        found += [entry] if isinstance(entry, Mark) else [(entry.stamp, f) for f in entry.frames]
     return found
 
 
-def write(path: Path, written: Sequence[TapeMark | TapeFrames]) -> None:
+def write(path: Path, written: Sequence[Mark | TapeFrames]) -> None:
     writer = TapeWriter(path)
     for entry in written:
-        if isinstance(entry, TapeMark):
-            writer.mark(entry)
+        if isinstance(entry, Mark):
+            writer.append_mark(entry)
         else:
             writer.append(entry.stamp, entry.frames)
     writer.close()
@@ -71,7 +75,7 @@ def write(path: Path, written: Sequence[TapeMark | TapeFrames]) -> None:
 
 @given(st.lists(MARKS | READS, max_size=8))
 def test_every_frame_and_mark_comes_back_byte_for_byte(
-    tmp_path_factory: pytest.TempPathFactory, written: list[TapeMark | TapeFrames]
+    tmp_path_factory: pytest.TempPathFactory, written: list[Mark | TapeFrames]
 ) -> None:
     path = tmp_path_factory.mktemp("tape") / "a.tape"
     write(path, written)
@@ -94,10 +98,10 @@ def test_a_tape_is_the_text_that_the_docs_say(tmp_path: Path) -> None:
     write(
         path,
         [
-            TapeMark(1, "connected", {"tickers": ["AAPL"]}),
+            ConnectedMark(1, ("AAPL",)),
             TapeFrames(2, [b'{"type":"ping"}', b"a\nb"]),
             TapeFrames(3, [b"#4"]),
-            TapeMark(4, "end"),
+            UnknownMark(4, "end"),
         ],
     )
     assert path.read_bytes() == (
@@ -158,10 +162,10 @@ def test_a_write_that_took_less_is_continued(
     write_some = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write_some(fd, bytes(data)[:7]))
     writer.append(NOON, FRAMES)
-    writer.mark(TapeMark(NOON, "end"))
+    writer.append_mark(UnknownMark(NOON, "end"))
     monkeypatch.undo()
     writer.close()
-    assert entries(writer.path) == [*((NOON, one) for one in FRAMES), TapeMark(NOON, "end")]
+    assert entries(writer.path) == [*((NOON, one) for one in FRAMES), UnknownMark(NOON, "end")]
 
 
 def test_an_existing_tape_is_never_touched(tmp_path: Path) -> None:
@@ -341,7 +345,7 @@ def test_recordings_of_several_members_are_read_through(tmp_path: Path, suffix: 
 
 def test_an_archived_tape_holds_the_same_and_takes_its_place(tmp_path: Path) -> None:
     tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
-    written: list[TapeMark | TapeFrames] = [TapeFrames(NOON, FRAMES), TapeMark(NOON, "end")]
+    written: list[Mark | TapeFrames] = [TapeFrames(NOON, FRAMES), UnknownMark(NOON, "end")]
     write(tape, written)
     archive_tape(tape, archived)
     assert entries(archived) == flat(written)
@@ -519,6 +523,6 @@ def test_an_archive_that_would_hold_something_else_is_not_published(
     tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
     write(tape, [TapeFrames(NOON, FRAMES)])
     monkeypatch.setattr(zstandard, "ZstdDecompressor", Forgetful)
-    with pytest.raises(TapeError, match="does not hold what"):
+    with pytest.raises(TapeError, match="differs from"):
         archive_tape(tape, archived)
     assert tree(tmp_path) == ["a.tape"]

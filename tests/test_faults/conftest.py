@@ -20,12 +20,13 @@ import pytest
 from stocktrace.clock import Clock
 from stocktrace.live.api import capture
 from stocktrace.live.control import CaptureControl
+from stocktrace.marks import ConnectedMark, OpeningMark
 from stocktrace.sessions.report import SessionReport
 from stocktrace.settings import Settings
 from stocktrace.simulator import Simulator
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.tape import TapeMark, TapeWriter
+from stocktrace.store.tape import TapeWriter
 from stocktrace.trade import Trade
 from stocktrace.verify import dates_of_sessions, verify
 from tests.conftest import NOON, SESSION, WINDOW, Director, Scenario, Studio, frame
@@ -148,8 +149,8 @@ def crashed_session(
 ) -> Path:
     """The tape of a session that crashed while it listened, its frames a second apart."""
     tape = TapeWriter(Layout(data_dir).tape(part))
-    tape.mark(TapeMark(stamp, "tape", {"connected": False, "tickers": list(tickers)}))
-    tape.mark(TapeMark(stamp, "connected", {"tickers": list(tickers)}))
+    tape.append_mark(OpeningMark(stamp, connected=False, tickers=tuple(tickers)))
+    tape.append_mark(ConnectedMark(stamp, tuple(tickers)))
     for number, each in enumerate(frames):
         tape.append(stamp + number * SECOND, [each])
     tape.close()

@@ -232,7 +232,7 @@ def test_35_a_suspended_process_wakes_and_records_the_gap(studio: Studio, launch
         assert process.end()[0] == 130
     report = report_of(studio.data_dir)
     assert report.state == "interrupted"
-    (gap,) = [gap for gap in report.outages if gap.reason.startswith("suspended or stalled for")]
+    (gap,) = [gap for gap in report.gaps if gap.reason.startswith("suspended or stalled for")]
     assert (gap.end - gap.start).total_seconds() >= 2.0
     assert not list(studio.data_dir.glob("tape/*/*.tape"))  # all windows were closed
     assert published(studio.data_dir) == sent(taped(studio.data_dir, report.session))
@@ -260,7 +260,7 @@ def test_35_a_machine_that_slept_for_a_day_ends_a_capture_past_its_end(studio: S
         report = record(studio, exchange, scenario(exchange), clock=hands.clock(), until=end)
     assert time.monotonic() - began < 6 + SLACK
     assert (report.state, report.reason) == ("complete", "its time was up")
-    (gap,) = [gap for gap in report.outages if "suspended" in gap.reason]
+    (gap,) = [gap for gap in report.gaps if "suspended" in gap.reason]
     assert (gap.end - gap.start).total_seconds() == pytest.approx(86_400, abs=5)
     dates = {path.name for path in studio.data_dir.glob("parquet/*")}
     assert dates == {"date=2026-11-24", "date=2026-11-25"}

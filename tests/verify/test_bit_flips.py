@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from stocktrace.marks import ConnectedMark, Mark, OpeningMark
 from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import SessionReport
 from stocktrace.simulator import synthetic_frames
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import TapeFrames, TapeMark, TapeReader
+from stocktrace.store.tape import TapeFrames, TapeReader
 from stocktrace.verify import unknown_files, verify
 from tests import remains
 from tests.conftest import SESSION
@@ -56,13 +57,12 @@ def recorded(root: Path) -> Layout:
     """Three windows of a market; the second is not archived, the third not converted."""
     layout = Layout(root)
     frames = list(synthetic_frames(TICKERS, 900, seed=4, rate=30.0, start=stamp(0, 2)))
-    connected = {"tickers": TICKERS}
     for minute, part in enumerate(PARTS):
-        entries: list[TapeMark | TapeFrames] = [
-            TapeMark(stamp(minute, 0), "tape", {"connected": minute > 0, "tickers": TICKERS})
+        entries: list[Mark | TapeFrames] = [
+            OpeningMark(stamp(minute, 0), connected=minute > 0, tickers=tuple(TICKERS))
         ]
         if not minute:
-            entries.append(TapeMark(stamp(0, 1), "connected", connected))
+            entries.append(ConnectedMark(stamp(0, 1), tuple(TICKERS)))
         third = len(frames) // 3
         entries += [
             TapeFrames(stamp(minute, 2 + number / 10), (one,))
@@ -122,7 +122,7 @@ def tape_values(path: Path) -> Any:
     reader = TapeReader(path)
     found: list[Any] = []
     for entry in reader:
-        if isinstance(entry, TapeMark):
+        if isinstance(entry, Mark):
             found.append((entry.stamp // 1000, entry.name, entry.facts))
         else:
             found += [(entry.stamp // 1000, frame) for frame in entry.frames]

@@ -1,7 +1,7 @@
-"""Hashes in the report, of files that nothing else proves once the tapes are deleted.
+"""Hashes in the report of files that nothing else proves once the tapes are deleted.
 
-They are of the session's coverage and quarantine: ``Report.hashes`` has the SHA-256 of each file,
-by its path in the data folder. Parquet files have hashes of their own.
+These are a session's coverage and quarantine: ``SessionReport.hashes`` has the SHA-256 of each
+file, by its path in the data folder. Parquet files contain their own hashes.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 
 
-def vouch(layout: Layout, report: SessionReport, coverage: Collection[Path]) -> None:
-    """Put the hashes of a session's files into its report: of ``coverage`` and all quarantine."""
+def hash_files(layout: Layout, report: SessionReport, coverage: Collection[Path]) -> None:
+    """Put the hashes of ``coverage`` and of all quarantine of a session into its report."""
     report.hashes = {}
-    vouch_for(layout, report, [*coverage, *_quarantine(layout, report, _windows(report))])
+    update_hashes(layout, report, [*coverage, *_quarantine(layout, report, _windows(report))])
 
 
-def vouch_for_quarantine(layout: Layout, report: SessionReport, windows: Collection[str]) -> None:
-    """Put the hashes of the quarantine of some windows into a report that has hashes."""
-    vouch_for(layout, report, _quarantine(layout, report, windows))
+def update_quarantine_hashes(
+    layout: Layout, report: SessionReport, windows: Collection[str]
+) -> None:
+    """Update the hashes of the quarantine of some windows, if the report has hashes."""
+    update_hashes(layout, report, _quarantine(layout, report, windows))
 
 
-def vouch_for(layout: Layout, report: SessionReport, paths: Collection[Path]) -> None:
-    """Put the hashes of ``paths``, of which some may not exist, into a report that has hashes."""
+def update_hashes(layout: Layout, report: SessionReport, paths: Collection[Path]) -> None:
+    """Update the hashes of ``paths``, of which some may not exist, if the report has hashes."""
     if report.hashes is None:
         return
     for path in paths:
@@ -39,13 +41,13 @@ def vouch_for(layout: Layout, report: SessionReport, paths: Collection[Path]) ->
     report.hashes = dict(sorted(report.hashes.items()))
 
 
-def differences(
+def find_differences(
     layout: Layout, report: SessionReport, dates: Iterable[str]
 ) -> Iterator[tuple[Path, str]]:
-    """Each file that is not what the report vouches for, and what is wrong with it.
+    """Yield each file that differs from its hash in the report, and how.
 
-    Coverage that the report does not list is looked for under the dates of its windows and under
-    ``dates``. The quarantine of a window that waits for a recovery is left out.
+    Coverage that the report does not list is searched under the dates of its windows and under
+    ``dates``. The quarantine of windows that wait for a recovery is skipped.
     """
     if report.hashes is None:
         return
