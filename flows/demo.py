@@ -17,8 +17,8 @@ from cyclopts import Parameter
 from flows import script
 from flows.command import print_report
 from stocktrace.cli import output
-from stocktrace.cli.capture import DEMO_KEY, DEMO_TICKERS, demo_simulator, read_back
-from stocktrace.cli.progress import ProgressLines, unfailing
+from stocktrace.cli.capture import DEMO_KEY, DEMO_TICKERS, demo_simulator, print_last_trades
+from stocktrace.cli.progress import ProgressLines, until_it_fails
 from stocktrace.units import parse_duration
 
 # Half a minute shows two windows that are rolled and converted during the capture.
@@ -43,7 +43,7 @@ def main(
     from flows.capture import capture
     from flows.progress import STATUS_LISTENERS
 
-    STATUS_LISTENERS.append(unfailing(ProgressLines(PROGRESS_INTERVAL_S)))
+    STATUS_LISTENERS.append(until_it_fails(ProgressLines(PROGRESS_INTERVAL_S)))
     with demo_simulator() as url:
         state = capture(
             list(DEMO_TICKERS),
@@ -60,7 +60,7 @@ def main(
     session = result["session"] if isinstance(result, dict) else ""
     output.to_stdout("\n")
     print_report(data_dir, session)
-    read_back(DEMO_TICKERS[0], data_dir)
+    print_last_trades(DEMO_TICKERS[0], data_dir)
     return 0
 
 

@@ -200,7 +200,7 @@ class ProgressReporter:
     def _draw_picture(self, session: str) -> str:
         """Return the picture as SVG, or a sentence that says why it is missing."""
         try:
-            picture = draw_picture(ReportView.of(self._layout, session, MOST_PANELS))
+            picture = draw_picture(ReportView.read(self._layout, session, MOST_PANELS))
         except StocktraceError as error:
             return str(error)
         if len(picture.encode()) > MAX_PICTURE_BYTES:

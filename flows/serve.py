@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from flows import script
 from stocktrace.cli import output
-from stocktrace.errors import StocktraceError, UsageError, is_usage
+from stocktrace.errors import StocktraceError, UsageError, usage_or
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -89,8 +89,7 @@ def read_deployments(file: Path) -> dict[str, dict[str, Any]]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         return {str(entry["name"]): entry for entry in content["deployments"]}
     except OSError as error:
-        kind = UsageError if is_usage(error) else StocktraceError
-        raise kind(
+        raise usage_or(StocktraceError, error)(
             f"{file} cannot be read ({error.strerror}): name the file with --file."
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):

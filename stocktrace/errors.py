@@ -1,32 +1,33 @@
-"""Everything stocktrace raises on purpose.
+"""Every exception that stocktrace raises on purpose.
 
     StocktraceError
-    ├── UsageError            what the user asked for cannot be done: exit status 2
-    │   ├── SettingsError     a setting is missing or wrong
-    │   └── TickerError       a ticker that no file name or subscription can carry
-    ├── FeedError             the connection
-    │   ├── CannotConnect     another dial would end in the same way: final
-    │   │   ├── KeyRefused    401 or 403 at the handshake, 401 of REST
-    │   │   ├── BadCertificate  the server's certificate cannot be verified
-    │   │   └── WrongScheme   ws:// where TLS is spoken, or wss:// where it is not
-    │   ├── NotInPlan         403 of REST: the key is fine, its plan is not
-    │   ├── NoSuchTicks       404 of REST: they are not there, or not yet
-    │   ├── BadAnswer         an answer of REST that cannot be used
-    │   ├── ServerAway        REST gives none, however often it is asked
-    │   └── FeedStopped       the feed's thread died; the reason is its ``__cause__``
-    ├── KeyInUse              another capture holds the same key
-    ├── NotRunning            the capture that is meant does not run
-    ├── Died                  its process is gone, and it did not end
-    ├── NotTaken              a running capture did not answer in time
-    ├── WireError             a frame that is not Finnhub's protocol (theirs, not ours)
-    └── StoreError            the disk
-        ├── LayoutError       a file name that is not of our grammar
-        ├── TapeError         a tape that cannot be read on
-        ├── DiskFull          no space, or too little to go on
-        ├── ConversionError   a published file would not equal its source
-        └── LakeError         the lake takes nothing, or something else than was sent
+    ├── UsageError                the user can correct it: exit status 2
+    │   ├── SettingsError         a setting is missing or wrong
+    │   ├── TickerError           a ticker that cannot be subscribed to or stored
+    │   └── MarketClosed          the market has no session now
+    ├── FeedError                 the connection to Finnhub
+    │   ├── CannotConnect         final: another attempt would fail in the same way
+    │   │   ├── KeyRefused        HTTP 401 or 403 at the handshake, 401 from REST
+    │   │   ├── BadCertificate    the server's certificate cannot be verified
+    │   │   └── WrongScheme       ws:// to a TLS server, or wss:// to a plain one
+    │   ├── PlanForbidden         HTTP 403 from REST: the key's plan has no historical ticks
+    │   ├── TicksNotFound         HTTP 404 from REST: there are no such ticks, or not yet
+    │   ├── InvalidResponse       a REST response that cannot be used
+    │   ├── ServerUnavailable     REST failed on every attempt
+    │   └── FeedStopped           the feed's thread ended; the reason is its ``__cause__``
+    ├── KeyInUse                  another capture uses the same key
+    ├── SessionNotRunning         the session is not running
+    ├── SessionCrashed            the session's process ended without closing it
+    ├── ChangeTimeout             a running capture did not answer in time
+    ├── WireError                 a frame that violates Finnhub's protocol
+    └── StoreError                the disk, or a file on it
+        ├── LayoutError           a file name that does not follow the layout
+        ├── TapeError             a tape that cannot be read
+        ├── DiskFull              the disk is full, or below the required free space
+        ├── ConversionError       a written file does not equal its source
+        └── LakeError             the lake cannot be used, or holds different data
 
-Facts are attributes; ``str()`` is one sentence for a person.
+Attributes hold the facts. ``str()`` is one sentence for a person: what is wrong, and what to do.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import errno
 from pathlib import Path
 from typing import Self
 
-# The system's errors about a name, a permission or an address. Any other is a failure of the
+# The system's errors about a name, a permission or an address. All others are failures of the
 # machine: a broken or full disk, a lost mount, a limit on open files.
 _USAGE = frozenset(
     {
@@ -47,11 +48,14 @@ _USAGE = frozenset(
 
 
 class StocktraceError(Exception):
-    """Base of all errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class UsageError(StocktraceError, ValueError):
-    """The user can mend it; the sentence says how. A ``ValueError``: those pydantic gathers."""
+    """The user can correct this; the message says how.
+
+    It is a ``ValueError`` because pydantic collects those from validators.
+    """
 
 
 class SettingsError(UsageError):
@@ -63,19 +67,19 @@ class TickerError(UsageError):
 
 
 class MarketClosed(UsageError):
-    """The market has no session now; the sentence tells the next one."""
+    """The market has no session now; the message names the next one."""
 
 
 class FeedError(StocktraceError):
-    """The connection to the exchange."""
+    """The connection to Finnhub failed."""
 
 
 class CannotConnect(FeedError):
-    """A dial failed, and another one would end in the same way until somebody changes something."""
+    """The connection failed, and will fail in the same way until somebody changes something."""
 
 
 class KeyRefused(CannotConnect):
-    """The server refused the key at the handshake; trying again would not help."""
+    """The server refused the API key."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -83,8 +87,8 @@ class KeyRefused(CannotConnect):
 
     def __str__(self) -> str:
         return (
-            f"The server refused the API key (HTTP {self.status}): "
-            "check FINNHUB_API_KEY at https://finnhub.io/dashboard."
+            f"The server refused the API key (HTTP {self.status}). "
+            "Check FINNHUB_API_KEY at https://finnhub.io/dashboard."
         )
 
 
@@ -104,7 +108,7 @@ class BadCertificate(CannotConnect):
 
 
 class WrongScheme(CannotConnect):
-    """The address of ``server`` must begin with ``scheme``."""
+    """The address of ``server`` must start with ``scheme``."""
 
     def __init__(self, server: str, scheme: str) -> None:
         super().__init__(server, scheme)
@@ -112,33 +116,33 @@ class WrongScheme(CannotConnect):
         self.scheme = scheme
 
     def __str__(self) -> str:
-        speaks = "speaks TLS" if self.scheme == "wss" else "does not speak TLS"
+        speaks = "uses TLS" if self.scheme == "wss" else "does not use TLS"
         return (
-            f"{self.server} {speaks}: set STOCKTRACE_URL or --url to an address that begins with "
+            f"{self.server} {speaks}. Set STOCKTRACE_URL or --url to an address that starts with "
             f"{self.scheme}://."
         )
 
 
 class PlanForbidden(FeedError):
-    """The key may not ask for historical ticks: all of it would be refused."""
+    """The plan of the API key does not include historical ticks."""
 
     def __str__(self) -> str:
         return (
-            "The plan of this API key has no historical ticks (HTTP 403): to repair gaps and to "
-            "reconcile takes a plan that has them, see https://finnhub.io/pricing."
+            "The plan of this API key has no historical ticks (HTTP 403); backfill and reconcile "
+            "need them. See https://finnhub.io/pricing."
         )
 
 
 class TicksNotFound(FeedError):
-    """The server has no ticks of a ticker and date, or has not loaded them yet."""
+    """The server does not have the ticks of a ticker and date, or has not loaded them yet."""
 
 
 class InvalidResponse(FeedError):
-    """What the server said cannot be used, or is less than it announced."""
+    """A response that cannot be used, or holds less than it announced."""
 
 
 class ServerUnavailable(FeedError):
-    """The server did not answer, or only with errors, as often as it was asked."""
+    """The server did not answer, or answered with errors only, on every attempt."""
 
 
 class FeedStopped(FeedError):
@@ -146,9 +150,9 @@ class FeedStopped(FeedError):
 
 
 class KeyInUse(StocktraceError):
-    """One connection per key is all that Finnhub allows (FINNHUB.md, #158).
+    """Another capture uses the key; Finnhub allows one connection per key (FINNHUB.md, #158).
 
-    ``place`` is where the other one runs, ``holder`` what is known of it.
+    ``place`` says where it runs, ``holder`` which one it is.
     """
 
     def __init__(self, holder: str, place: str = "on this host") -> None:
@@ -158,25 +162,25 @@ class KeyInUse(StocktraceError):
 
     def __str__(self) -> str:
         return (
-            f"Another capture {self.place} already uses this API key ({self.holder}): "
-            "stop it first, or use a second key."
+            f"Another capture {self.place} already uses this API key ({self.holder}). "
+            "Stop it first, or use a second key."
         )
 
 
 class SessionNotRunning(StocktraceError):
-    """The capture that is meant does not run, or none does."""
+    """The session is not running, or none is."""
 
     @classmethod
     def none(cls, root: Path) -> Self:
-        """In the data folder ``root`` none does."""
+        """Return the error for a data folder without a running capture."""
         return cls(
-            f"No capture runs in {root}: start one with `stocktrace capture`, or name the folder "
-            "of one that runs with --data-dir."
+            f"No capture is running in {root}. Start one with `stocktrace capture`, or name "
+            "another data folder with --data-dir."
         )
 
 
 class SessionCrashed(StocktraceError):
-    """The process of a session is gone, and it did not end."""
+    """The process of a session ended without closing the session."""
 
     def __init__(self, session: str) -> None:
         super().__init__(session)
@@ -184,13 +188,13 @@ class SessionCrashed(StocktraceError):
 
     def __str__(self) -> str:
         return (
-            f"The process of session {self.session} died, so its books are not closed: what it "
-            "received is on its tape, and `stocktrace recover` publishes it."
+            f"Session {self.session} crashed. Everything it received is on its tape. "
+            "Run `stocktrace recover`."
         )
 
 
 class ChangeTimeout(StocktraceError):
-    """A running capture did not tell in time what became of a change."""
+    """A running capture did not answer a request to change its tickers in time."""
 
     def __init__(self, session: str, within: float, *, withdrawn: bool) -> None:
         super().__init__(session, within)
@@ -201,25 +205,25 @@ class ChangeTimeout(StocktraceError):
     def __str__(self) -> str:
         if self.withdrawn:
             return (
-                f"Session {self.session} did not take the change within {self.within:g} s: "
-                "it is withdrawn, nothing was changed."
+                f"Session {self.session} did not accept the change within {self.within:g} s. "
+                "The change was withdrawn; the tickers are as before."
             )
         return (
-            f"Session {self.session} took the change, and did not tell within {self.within:g} s "
-            "what became of it: see `stocktrace tickers list`."
+            f"Session {self.session} accepted the change, but did not report the result within "
+            f"{self.within:g} s. See `stocktrace tickers list`."
         )
 
 
 class WireError(StocktraceError):
-    """A frame or trade that does not follow the protocol; ``str()`` is the reason."""
+    """A frame or trade that violates the protocol; ``str()`` is the reason."""
 
 
 class StoreError(StocktraceError):
-    """The disk, or what stands on it."""
+    """The disk failed, or a file on it is damaged."""
 
 
 class LayoutError(StoreError):
-    """A file name that the layout did not write."""
+    """A file name that does not follow the layout."""
 
 
 class TapeError(StoreError):
@@ -227,7 +231,7 @@ class TapeError(StoreError):
 
 
 class DiskFull(StoreError):
-    """The file system has no room left, or less than the watermark."""
+    """The disk is full, or below the required free space."""
 
     def __init__(self, path: Path, free_bytes: int) -> None:
         super().__init__(path, free_bytes)
@@ -236,27 +240,43 @@ class DiskFull(StoreError):
 
     def __str__(self) -> str:
         return (
-            f"The disk of {self.path} has only {self.free_bytes / 1e6:.0f} MB left: "
-            "make room, then run `stocktrace recover`; nothing that was received is lost."
+            f"The disk of {self.path} has only {self.free_bytes / 1e6:.0f} MB left. Make "
+            "room, then run `stocktrace recover`; nothing that was received is lost."
         )
 
 
 class ConversionError(StoreError):
-    """What was written is not what was read; the source stays where it is."""
+    """A written file does not equal its source, which is kept."""
 
 
 class LakeError(StoreError):
-    """The lake cannot be used; what was to be sent waits on this machine."""
+    """The lake cannot be used; unsent files stay on this machine."""
 
 
 def is_usage(error: Exception) -> bool:
-    """Return whether the value that the user gave caused the error.
+    """Return whether the value that the user gave caused ``error``.
 
-    Another name or permission corrects it, so it is a ``UsageError``. If not, the machine failed,
-    and the same value may work later.
+    If not, the machine failed, and the same value may work later.
     """
-    from socket import gaierror  # costly to import, and needed only after an error
+    from socket import gaierror  # slow to import, and needed after an error only
 
     if not isinstance(error, OSError) or isinstance(error, gaierror):
         return True
     return error.errno in _USAGE
+
+
+def usage_or(
+    kind: type[StocktraceError], error: Exception, usage: type[UsageError] = UsageError
+) -> type[StocktraceError]:
+    """Return the exception class to raise for ``error``: ``usage`` if the user caused it."""
+    return usage if is_usage(error) else kind
+
+
+def describe(error: BaseException, path: Path | None = None) -> str:
+    """Return ``error`` in words, after the file that it is about: its own, or ``path``."""
+    if isinstance(error, StocktraceError):
+        return str(error)
+    words, file = str(error) or type(error).__name__, None
+    if isinstance(error, OSError) and error.strerror:
+        words, file = error.strerror, error.filename
+    return f"{file or path}: {words}" if file or path else words

@@ -12,12 +12,20 @@ from typing import Any, NoReturn
 import pytest
 
 from stocktrace import cli
-from stocktrace.dashboard.server import bind_port
+from stocktrace.dashboard.address import bind_port
 from stocktrace.end_time import parse_until
-from stocktrace.errors import DiskFull, StocktraceError, StoreError, UsageError, is_usage
+from stocktrace.errors import (
+    DiskFull,
+    StocktraceError,
+    StoreError,
+    UsageError,
+    describe,
+    is_usage,
+)
 from stocktrace.importing.column_mapping import ColumnMapping
 from stocktrace.live.api import capture
 from stocktrace.live.metrics_server import serve_metrics
+from stocktrace.live.worker import chain_failure
 from stocktrace.maintenance.requeue import requeue_rows
 from stocktrace.settings import Settings
 from stocktrace.simulator import Simulator, SyntheticMarket
@@ -108,7 +116,7 @@ def test_a_machine_that_fails_is_not_called_wrong_usage(
     ("number", "kind", "said"),
     [
         (errno.EIO, StoreError, r"Cannot write .*: Input/output error\."),
-        (errno.ENOSPC, DiskFull, "make room"),
+        (errno.ENOSPC, DiskFull, "Make room"),
     ],
 )
 def test_a_disk_that_fails_as_a_capture_begins_is_a_failure_of_the_disk(
@@ -128,3 +136,25 @@ def test_a_disk_that_fails_as_a_capture_begins_is_a_failure_of_the_disk(
 
 def test_an_error_that_is_not_of_the_system_is_about_the_value() -> None:
     assert is_usage(ValueError("not a port"))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "q.csv: No space left on device"),
+        (OSError(errno.EIO, "Input/output error", "a.tape"), "a.tape: Input/output error"),
+        (OSError("no number"), "q.csv: no number"),
+        (KeyError(), "q.csv: KeyError"),
+        (StoreError("The disk is gone."), "The disk is gone."),
+    ],
+)
+def test_an_error_is_described_with_its_file_and_in_the_words_of_the_system(
+    error: Exception, words: str
+) -> None:
+    assert describe(error, Path("q.csv")) == words
+
+
+def test_an_error_of_the_system_that_stops_a_capture_names_the_file() -> None:
+    failed = chain_failure(OSError(errno.EIO, "Input/output error", "a.tape"))
+    assert str(failed) == "The capture stopped: a.tape: Input/output error"
+    assert isinstance(failed, StoreError)

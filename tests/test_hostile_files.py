@@ -44,7 +44,7 @@ def test_a_third_party_csv_cannot_leave_its_folder_or_run_a_formula(
     # The data as they are (query/export.py); a cell stays one cell, whatever is in it.
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["conditions"] == FORMULA
-    page = render_page(ReportView.of(Layout(data), report.session))
+    page = render_page(ReportView.read(Layout(data), report.session))
     assert "<script>boom" not in page
 
 

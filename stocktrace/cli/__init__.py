@@ -1,4 +1,4 @@
-"""The command line. Its entry loads nothing slow before the process is ready for signals."""
+"""The command line. It imports nothing slow before the process can handle signals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit with its status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run a command, and exit with 0 (done), 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
     with signals.interrupting_imports():
         from stocktrace.cli import streams
 
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a command; every error is one sentence on stderr."""
+    """Run a command and return its exit status. Every error is one sentence on stderr."""
     import logging
 
     import cyclopts
@@ -36,7 +36,7 @@ def run(arguments: list[str] | None = None) -> int:
         status = app(arguments, exit_on_error=False, print_error=False)
         output.flush()
     except cyclopts.CycloptsError as error:
-        return _exit_with(f"{_single_line(error)} Try `stocktrace --help`.", 2)
+        return _exit_with(f"{_explain(error)} Try `stocktrace --help`.", 2)
     except StocktraceError as error:
         return _exit_with(str(error), 2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
@@ -55,6 +55,10 @@ def _exit_with(sentence: str, status: int) -> int:
     return status
 
 
-def _single_line(error: cyclopts.CycloptsError) -> str:
+def _explain(error: cyclopts.CycloptsError) -> str:
+    import cyclopts
+
+    if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
+        return f"Unexpected argument {' '.join(error.unused_tokens)!r}."
     text = " ".join(str(error).split())
     return text if text.endswith((".", "?")) else f"{text}."

@@ -1,7 +1,8 @@
-"""``stocktrace backfill`` and ``stocktrace reconcile``: what REST has of past days."""
+"""``stocktrace backfill`` and ``stocktrace reconcile``: past days from Finnhub's REST API."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -9,7 +10,7 @@ from cyclopts.validators import Number
 
 from stocktrace.cli import output
 from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.cli.output import Json
+from stocktrace.cli.help import DryRun, Json
 from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,77 +18,79 @@ if TYPE_CHECKING:
     from stocktrace.store.gap_fills import GapFill
 
 Url = Annotated[
-    str | None, Parameter(help="The WebSocket's address, whose host is asked; also STOCKTRACE_URL.")
+    str | None,
+    Parameter(
+        metavar="URL",
+        help="Address of the WebSocket (also STOCKTRACE_URL). REST is on the same host.",
+    ),
 ]
 
 
-def rest_of(settings: Settings) -> RestClient:
-    """REST at the address of the settings, for their key.
-
-    Raises:
-        SettingsError: there is no key.
-    """
-    from stocktrace.feed.rest import RestClient, rest_url
-
-    return RestClient(rest_url(settings.url), settings.key())
-
-
 def backfill(
-    *,
-    dry_run: Annotated[
-        bool, Parameter(negative="", help="Change nothing, say what would be fetched.")
-    ] = False,
-    url: Url = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
+    *, dry_run: DryRun = False, url: Url = None, data_dir: DataDir = None, as_json: Json = False
 ) -> int:
-    """Fill gaps of past sessions with ticks from Finnhub's REST API.
+    """Fill gaps of ended sessions with ticks from Finnhub's REST API.
 
-    Exits 1 if a gap that was requested is still open.
+    Needs an API key whose plan includes historical ticks. A day can be requested when US stocks
+    have stopped trading. Exits 1 if a gap is still open after its request.
+
+    For example:
+
+        stocktrace backfill --dry-run
+        stocktrace backfill --data-dir /srv/trades
     """
     layout = open_layout(data_dir)
 
     from stocktrace.backfill.fill import fill_gaps
     from stocktrace.backfill.plan import plan_fills, postpone
 
-    found: list[GapFill] = []
+    fills: list[GapFill] = []
     try:
         if dry_run:
-            todo = plan_fills(layout)
-            found = [*todo.changed, *(one for errand in todo.tasks for one, _ in errand.parts)]
+            plan = plan_fills(layout)
+            fills = [*plan.changed, *(fill for task in plan.tasks for fill, _ in task.parts)]
         else:
-            with rest_of(Settings.load(data_dir=data_dir, url=url)) as rest:
-                found.extend(fill_gaps(layout, rest))
+            with open_rest(Settings.load(data_dir=data_dir, url=url)) as rest:
+                fills.extend(fill_gaps(layout, rest))
     finally:
-        _print(found, as_json=as_json)
+        if as_json:
+            for fill in fills:
+                output.print_json(fill)
+        elif fills:
+            _print(fills)
     if not as_json:
-        later = postpone(plan_fills(layout))
-        if not found and not later:
-            output.print_line("nothing to repair")
-        for sentence in later:
+        postponed = postpone(plan_fills(layout))
+        if not fills and not postponed:
+            output.print_line("no gaps to fill")
+        for sentence in postponed:
             output.print_line(sentence)
-    return 1 if not dry_run and any(one.state == "open" for one in found) else 0
+    return 1 if not dry_run and any(fill.state == "open" for fill in fills) else 0
 
 
-def _print(found: list[GapFill], *, as_json: bool) -> None:
-    if as_json:
-        for one in found:
-            output.print_json(one)
-        return
-    if not found:
-        return
+def open_rest(settings: Settings) -> RestClient:
+    """Return a client of the REST API on the host of the settings, with their key.
+
+    Raises:
+        SettingsError: the key is missing.
+    """
+    from stocktrace.feed.rest import RestClient, rest_url
+
+    return RestClient(rest_url(settings.url), settings.key())
+
+
+def _print(fills: Sequence[GapFill]) -> None:
     kinds: dict[tuple[str, str, str, str], list[GapFill]] = {}
-    for one in found:
-        kinds.setdefault((one.date, one.state, one.reason, one.source), []).append(one)
+    for fill in fills:
+        kinds.setdefault((fill.date, fill.state, fill.reason, fill.source), []).append(fill)
     output.print_table(
-        ["date", "gaps", "tickers", "became", "trades", "session", "why"],
+        ["date", "gaps", "tickers", "state", "trades", "session", "reason"],
         [
             (
                 date,
-                f"{len({(one.session, one.start, one.end) for one in some}):,}",
-                f"{len({one.symbol for one in some}):,}",
+                f"{len({(fill.session, fill.start, fill.end) for fill in some}):,}",
+                f"{len({fill.symbol for fill in some}):,}",
                 state,
-                f"{sum(one.rows for one in some):,}",
+                f"{sum(fill.rows for fill in some):,}",
                 source,
                 reason,
             )
@@ -99,61 +102,63 @@ def _print(found: list[GapFill], *, as_json: bool) -> None:
 def reconcile(
     *,
     date: Annotated[
-        str | None, Parameter(help="A New York date: 2026-11-23; default: the last that is over.")
+        str | None,
+        Parameter(
+            metavar="DATE",
+            help="A New York date: 2026-11-23. Defaults to the last day that has ended.",
+        ),
     ] = None,
     tickers: Annotated[
         list[str] | None,
         Parameter(
-            consume_multiple=True, help="Default: the US stocks that were captured that day."
+            metavar="TICKER",
+            consume_multiple=True,
+            help="Defaults to the US stocks recorded that day.",
         ),
     ] = None,
     min_share: Annotated[
-        float, Parameter(validator=Number(gte=0, lte=1), help="Share that makes a day complete.")
+        float,
+        Parameter(
+            metavar="SHARE",
+            validator=Number(gte=0, lte=1),
+            help="A ticker is complete if this share of its ticks was recorded.",
+        ),
     ] = 0.99,
     url: Url = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
-    """Compare a day's published trades with the ticks that Finnhub's REST has of it.
+    """Compare the trades of a day with the ticks of Finnhub's REST API.
 
-    The table is kept in the data folder, too. Exits 1 if a ticker is not complete, or cannot be
-    compared.
+    Needs an API key whose plan includes historical ticks. The result is also stored in the data
+    folder. Exits 1 if a ticker is not complete or cannot be compared.
+
+    For example:
+
+        stocktrace reconcile
+        stocktrace reconcile --date 2026-11-23 --tickers AAPL MSFT
     """
     layout = open_layout(data_dir)
 
-    from stocktrace.backfill.reconcile import last_trading_day
-    from stocktrace.backfill.reconcile import reconcile_day as compare
+    from stocktrace.backfill.reconcile import last_trading_day, reconcile_day
     from stocktrace.query.criteria import parse_day
     from stocktrace.trade import parse_tickers
 
     day = parse_day(date) or last_trading_day()
     wanted = parse_tickers(tickers) if tickers else ()
-    found = []
-    with rest_of(Settings.load(data_dir=data_dir, url=url)) as rest:
-        for one in compare(layout, rest, day, wanted, min_share):
-            found.append(one)
+    rows = []
+    with open_rest(Settings.load(data_dir=data_dir, url=url)) as rest:
+        for row in reconcile_day(layout, rest, day, wanted, min_share):
+            rows.append(row)
             if as_json:
-                output.print_json(one)
+                output.print_json(row)
     if not as_json:
+        counts = ("trades", "repaired", "ticks", "ticks_matched", "ticks_listened")
         output.print_table(
-            ["ticker", "state", "trades", "repaired", "ticks", "found", "of heard", "why"],
+            ["ticker", "state", "trades", "repaired", "ticks", "matched", "listened", "reason"],
             [
-                (
-                    one.symbol,
-                    one.state,
-                    *map(
-                        "{:,}".format,
-                        (
-                            one.trades,
-                            one.repaired,
-                            one.ticks,
-                            one.ticks_matched,
-                            one.ticks_listened,
-                        ),
-                    ),
-                    one.reason,
-                )
-                for one in found
+                (row.symbol, row.state, *(f"{getattr(row, name):,}" for name in counts), row.reason)
+                for row in rows
             ],
         )
-    return 0 if all(one.state == "complete" for one in found) else 1
+    return 0 if all(row.state == "complete" for row in rows) else 1

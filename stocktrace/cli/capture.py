@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from stocktrace.cli import output, streams
-from stocktrace.cli.dashboard_process import DashboardFlag, run_dashboard
-from stocktrace.cli.flags import AllFlags, load
-from stocktrace.cli.output import Json
-from stocktrace.cli.progress import ProgressMode, make_progress, unfailing
+from stocktrace.cli.dashboard import DashboardFlag, run_dashboard
+from stocktrace.cli.flags import AllFlags, load_settings
+from stocktrace.cli.help import Json, Tickers
+from stocktrace.cli.progress import ProgressMode, make_progress, until_it_fails
 from stocktrace.cli.signals import handle_signals
 from stocktrace.end_time import HELP, CaptureSpan
 from stocktrace.errors import KeyInUse
@@ -22,25 +22,29 @@ from stocktrace.settings import Settings
 from stocktrace.trade import parse_tickers
 
 if TYPE_CHECKING:
-    from stocktrace.sessions.report import SessionReport
     from stocktrace.sessions.status import CaptureStatus
 
-#: Stocks, a coin and a currency: each kind of trade that the feed has.
+#: Stocks, a coin and a currency: every kind of trade that the feed has.
 DEMO_TICKERS = ("AAPL", "MSFT", "NVDA", "BRK.B", "BINANCE:BTCUSDT", "OANDA:EUR_USD")
 DEMO_KEY = "demo"
 DEMO_DATA = Path("data/demo")
 DEMO_RATE = 300.0
 
-For = Annotated[str | None, Parameter(name="--for", help="How long: 30s, 10m, 1h30m.")]
-Until = Annotated[str | None, Parameter(help=HELP)]
+For = Annotated[
+    str | None,
+    Parameter(name="--for", metavar="DURATION", help="How long to run: 30s, 10m or 1h30m."),
+]
+Until = Annotated[str | None, Parameter(metavar="TIME", help=HELP)]
 Progress = Annotated[
     ProgressMode,
-    Parameter(name="--progress", help="On a terminal live, elsewhere a line now and then."),
+    Parameter(
+        name="--progress", help="auto is live in a terminal, and a log line every 30 s elsewhere."
+    ),
 ]
 
 
 def capture(
-    *tickers: str,
+    *tickers: Tickers,
     for_: For = None,
     until: Until = None,
     show: Progress = "auto",
@@ -48,46 +52,59 @@ def capture(
     as_json: Json = False,
     flags: AllFlags = None,
 ) -> int:
-    """Record the trades of TICKERS for a bounded time.
+    """Record the trades of TICKERS until an end time.
 
-    The key is read from FINNHUB_API_KEY, in the environment or in a .env file. Ctrl-C ends in
-    order and publishes; a second one leaves at once, and loses nothing that is on the tape.
+    Reads the API key from FINNHUB_API_KEY, in the environment or in a .env file. Ctrl-C stops
+    cleanly and publishes. Press it again to exit at once; nothing on the tape is lost.
+
+    For example:
+
+        stocktrace capture AAPL MSFT --for 30m
+        stocktrace capture AAPL MSFT --until close --dashboard
+        stocktrace capture BINANCE:BTCUSDT --for 1d --data-dir /srv/trades
     """
-    job = CaptureJob(parse_tickers(tickers), CaptureSpan.of(for_, until), load(flags), dashboard)
+    job = CaptureJob(
+        parse_tickers(tickers), CaptureSpan.of(for_, until), load_settings(flags), dashboard
+    )
     return job.run(show, as_json=as_json)
 
 
 def demo(
-    *tickers: str,
+    *tickers: Tickers,
     for_: For = "30s",
     show: Progress = "auto",
     dashboard: DashboardFlag = False,
     as_json: Json = False,
     flags: AllFlags = None,
 ) -> int:
-    """Record a simulated exchange: no key, no network. TICKERS may be any.
+    """Record made-up trades from a simulator, without a key or a network.
 
-    What it makes up goes to data/demo, unless a data folder is named. Prints where the files are,
-    the books, and a few trades read back.
+    TICKERS can be any; without them, there are six. The data goes to data/demo, unless --data-dir
+    names another folder. Prints the summary of the session and a few trades read back.
+
+    For example:
+
+        stocktrace demo
+        stocktrace demo AAPL MSFT --for 5m --dashboard
     """
     names = parse_tickers(tickers or DEMO_TICKERS)
     span = CaptureSpan.of(for_, None)
-    given = load(flags)
+    given = load_settings(flags)
     with demo_simulator() as url:
         update = {"url": url, **_demo_key()}
         if "data_dir" not in given.model_fields_set:
-            update["data_dir"] = DEMO_DATA  # never among what was recorded for real
+            update["data_dir"] = DEMO_DATA  # made-up trades do not mix with real ones
         settings = given.model_copy(update=update)
         job = CaptureJob(names, span, settings, dashboard)
         status = job.run(show, as_json=as_json)
     if status == 0 and not as_json:
-        read_back(names[0], settings.data_dir)
+        print_last_trades(names[0], settings.data_dir)
     return status
 
 
 @contextlib.contextmanager
 def demo_simulator() -> Iterator[str]:
-    """A simulated exchange in this process; gives its address."""
+    """Run a simulator in this process; yields its address."""
     from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
 
     market = SyntheticMarket(seed=1, rate=DEMO_RATE)
@@ -111,24 +128,24 @@ class CaptureJob:
     dashboard: bool = False
 
     def run(self, mode: ProgressMode, *, as_json: bool) -> int:
-        """Capture, show it, print what it came to; gives the exit status."""
-        self.settings.key()  # a missing one is told before a second of imports
+        """Capture, show progress, print the summary; returns the exit status."""
+        self.settings.key()  # a missing key is reported before a second of imports
         streams.write_in_background()
 
         from stocktrace.live.api import capture as run_capture
         from stocktrace.live.control import CaptureControl
 
-        handle = CaptureControl()
+        control = CaptureControl()
         with (
-            handle_signals(lambda: handle.stop("interrupted")) as caught,
-            run_dashboard(self.settings.data_dir, wanted=self.dashboard) as tell,
-            make_progress(mode) as show,
+            handle_signals(lambda: control.stop("interrupted")) as caught,
+            run_dashboard(self.settings.data_dir, wanted=self.dashboard) as log_page,
+            make_progress(mode) as show_progress,
         ):
 
-            def look(status: CaptureStatus) -> None:
-                tell(status)
-                if show is not None:
-                    show(status)
+            def show(status: CaptureStatus) -> None:
+                log_page(status)
+                if show_progress is not None:
+                    show_progress(status)
 
             try:
                 report = run_capture(
@@ -136,30 +153,26 @@ class CaptureJob:
                     duration=self.span.duration,
                     until=self.span.until,
                     settings=self.settings,
-                    on_status=unfailing(look),
-                    control=handle,
+                    on_status=until_it_fails(show),
+                    control=control,
                 )
             except KeyInUse:
-                if caught.status:  # interrupted while it waited for the key: nothing has begun
+                if caught.status:  # interrupted while it waited for the key: nothing was started
                     return caught.status
                 raise
-        _print(report, self.settings.data_dir, as_json=as_json)
+        if as_json:
+            output.print_json(report)
+        else:
+            output.print_summary(report, self.settings.data_dir)
         if report.state == "failed":
             output.print_error(report.reason)
             return 1
         if report.upload_error:
-            return 1  # the log has told why
+            return 1  # the log says why
         return caught.status
 
 
-def _print(report: SessionReport, data_dir: Path, *, as_json: bool) -> None:
-    if as_json:
-        output.print_json(report)
-    else:
-        output.print_summary(report, data_dir)
-
-
-def read_back(ticker: str, data_dir: Path) -> None:
+def print_last_trades(ticker: str, data_dir: Path) -> None:
     """Print the last few trades of a ticker, read from the Parquet files."""
     from stocktrace.query.trades import read_trades
 

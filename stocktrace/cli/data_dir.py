@@ -1,4 +1,4 @@
-"""The data folder, or the lake, that a command is about."""
+"""The data folder, or the lake, that a command reads or changes."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ if TYPE_CHECKING:
 
 DataDirOrLake = Annotated[
     str | None,
-    Parameter(help="The data folder, also STOCKTRACE_DATA_DIR; or a lake: s3://bucket/prefix."),
+    Parameter(
+        metavar="PATH|URL",
+        help="The data folder (also STOCKTRACE_DATA_DIR), or a lake: s3://bucket/prefix.",
+    ),
 ]
-DataDir = Annotated[Path | None, Parameter(help="The data folder; also STOCKTRACE_DATA_DIR.")]
+DataDir = Annotated[
+    Path | None, Parameter(metavar="PATH", help="The data folder (also STOCKTRACE_DATA_DIR).")
+]
 
 
 def open_layout(data_dir: Path | None, lake: str | None = None) -> Layout:
-    """The data folder that a command is about, and the lake that it sends to.
+    """Return the layout of the data folder, which sends to ``lake``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such folder.
     """
     from stocktrace.store.layout import Layout
 
     layout = Layout.from_settings(Settings.load(data_dir=data_dir, lake=lake))
     if not layout.root.is_dir():
-        raise UsageError(f"There is no data folder {layout.root}: give one with --data-dir.")
+        raise UsageError(f"No data folder {layout.root}. Name another one with --data-dir.")
     return layout
 
 
 def find_source(data_dir: str | None) -> str | Path:
-    """The data folder to read from, or the lake.
+    """Return the data folder, or the lake, to read from.
 
     Raises:
         UsageError: there is no such folder.

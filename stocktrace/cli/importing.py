@@ -1,8 +1,9 @@
-"""``stocktrace import``: what older sessions and other people's CSV files left."""
+"""``stocktrace import``: third-party CSV files, and older data folders."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,57 +11,100 @@ from cyclopts import Group, Parameter
 
 from stocktrace.cli import output
 from stocktrace.cli.data_dir import DataDir
-from stocktrace.cli.output import Json
+from stocktrace.cli.help import DryRun, Json
 from stocktrace.settings import Settings
 from stocktrace.text import count_of
 
 if TYPE_CHECKING:
     from stocktrace.importing.jobs import ImportOutcome
 
-_FILES = Group("CSV of others", help="What its columns are; default: as stocktrace writes CSV.")
+Sources = Annotated[
+    Path, Parameter(help="CSV files (also .csv.gz), folders of them, data folders.")
+]
+_COLUMNS = Group.create_ordered(
+    "Third-party files", help="Their columns. By default, those that stocktrace writes."
+)
 
 
 def import_(
-    *sources: Path,
+    *sources: Sources,
     preset: Annotated[
-        str | None, Parameter(group=_FILES, help="Files of massive or binance-spot.")
+        str | None,
+        Parameter(group=_COLUMNS, metavar="NAME", help="The columns of massive or binance-spot."),
     ] = None,
     column: Annotated[
         tuple[str, ...],
-        Parameter(group=_FILES, help="A column of ours and its name: price=Price; repeat it."),
+        Parameter(
+            group=_COLUMNS,
+            metavar="OURS=THEIRS",
+            show_default=False,
+            help="A column of ours and its name in the files: price=Price. Repeat for each.",
+        ),
     ] = (),
     unit: Annotated[
-        str | None, Parameter(group=_FILES, help="Of times: s, ms, us, ns since 1970, or iso.")
+        str | None,
+        Parameter(
+            group=_COLUMNS,
+            metavar="UNIT",
+            help="How times are written: s, ms, us or ns since 1970, or iso.",
+        ),
     ] = None,
     timezone: Annotated[
-        str | None, Parameter(group=_FILES, help="Of iso times without an offset; default: UTC.")
+        str | None,
+        Parameter(
+            group=_COLUMNS,
+            metavar="ZONE",
+            help="Zone of iso times without an offset: America/New_York. Defaults to UTC.",
+        ),
     ] = None,
     ticker: Annotated[
         str | None,
-        Parameter(group=_FILES, help="One ticker; {} in it is what the file says: BINANCE:{}."),
+        Parameter(
+            group=_COLUMNS,
+            metavar="TICKER",
+            help="Ticker of all rows. {} stands for the name in the files: BINANCE:{}.",
+        ),
     ] = None,
     ticker_from: Annotated[
         str | None,
-        Parameter(group=_FILES, help="Pattern that finds the ticker in a file's name."),
+        Parameter(
+            group=_COLUMNS,
+            metavar="REGEX",
+            help="Finds the ticker in the name of a file: '^([A-Z]+)-trades'.",
+        ),
     ] = None,
     names: Annotated[
-        str | None, Parameter(group=_FILES, help="Names of the columns, if no line has them.")
+        str | None,
+        Parameter(
+            group=_COLUMNS,
+            metavar="NAMES",
+            help="Names of the columns, if the files do not start with them: time,price,size.",
+        ),
     ] = None,
     delimiter: Annotated[
-        str | None, Parameter(group=_FILES, help="What parts the columns; default: a comma.")
+        str | None,
+        Parameter(
+            group=_COLUMNS,
+            metavar="CHARACTER",
+            help="Separates the columns. Defaults to a comma.",
+        ),
     ] = None,
-    jobs: Annotated[int, Parameter(help="Processes; 0: as many as cores.")] = 0,
-    dry_run: Annotated[
-        bool, Parameter(negative="", help="Change nothing, say what would be.")
-    ] = False,
+    jobs: Annotated[int, Parameter(metavar="N", help="Number of processes; 0 uses all cores.")] = 0,
+    dry_run: DryRun = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
-    """Publish what older sessions and CSV files of others left, each once.
+    """Publish third-party CSV files and sessions of other data folders, each source once.
 
-    SOURCES are CSV files (also .csv.gz), folders of them, and data folders of stocktrace; without
-    any, only what died in this data folder is recovered. No source is changed. Killed anywhere, the
-    same command does the rest. Exits 1 if a source could not be published whole.
+    Without SOURCES, publishes data left by crashed captures in this data folder. Sources are not
+    changed. If the command is interrupted, run it again to do the rest. Exits 1 if a source could
+    not be published completely.
+
+    For example:
+
+        stocktrace import /mnt/old-recorder/data
+        stocktrace import BTCUSDT-trades.csv --preset binance-spot --dry-run
+        stocktrace import ticks/ --column price=Price --unit ms --ticker AAPL
     """
     from stocktrace.importing.column_mapping import ColumnMapping
     from stocktrace.importing.jobs import plan_imports, run_imports
@@ -86,35 +130,37 @@ def import_(
         elif outcome.state == "failed":
             output.print_error(outcome.reason)
         else:
-            output.print_line(_line(outcome))
+            output.print_line(_describe_outcome(outcome))
     if not as_json:
-        output.print_line(_sum(outcomes))
+        output.print_line(_summarize(outcomes))
     return 1 if any(outcome.state == "failed" for outcome in outcomes) else 0
 
 
-_WORDS = {
+_STATES = {
     "published": "published",
     "possible": "would be published",
-    "known": "is here already",
+    "known": "published already",
     "empty": "has no rows",
 }
 
 
-def _line(one: ImportOutcome) -> str:
-    text = f"{one.source}: {_WORDS[one.state]}" + (f" as {one.session}" if one.session else "")
-    if one.rows or one.quarantined:
-        text += f", {count_of(one.rows, 'trade')}"
-    if one.tickers:
-        text += f" of {count_of(one.tickers, 'ticker')}"
-    if one.quarantined:
-        text += f", {count_of(one.quarantined, 'row')} to quarantine"
-    return f"{text} ({one.reason})" if one.reason else text
+def _describe_outcome(outcome: ImportOutcome) -> str:
+    text = f"{outcome.source}: {_STATES[outcome.state]}"
+    if outcome.session:
+        text += f" as {outcome.session}"
+    if outcome.rows or outcome.quarantined:
+        text += f", {count_of(outcome.rows, 'trade')}"
+    if outcome.tickers:
+        text += f" of {count_of(outcome.tickers, 'ticker')}"
+    if outcome.quarantined:
+        text += f", {count_of(outcome.quarantined, 'row')} in quarantine"
+    return f"{text} ({outcome.reason})" if outcome.reason else text
 
 
-def _sum(outcomes: list[ImportOutcome]) -> str:
-    counts = Counter(outcome.state for outcome in outcomes)
-    rows = sum(outcome.rows for outcome in outcomes)
-    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+def _summarize(outcomes: Sequence[ImportOutcome]) -> str:
     if not outcomes:
-        return "nothing to do"
+        return "nothing to import"
+    counts = Counter(outcome.state for outcome in outcomes)
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    rows = sum(outcome.rows for outcome in outcomes)
     return f"{count_of(len(outcomes), 'source')} ({states}), {count_of(rows, 'trade')}"

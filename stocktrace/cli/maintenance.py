@@ -1,4 +1,4 @@
-"""``stocktrace convert``, ``recover``, ``compact``, ``verify`` and the like: each idempotent."""
+"""Commands that repair, tidy and check a data folder. Running one again changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from stocktrace.cli import output
 from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.cli.output import Json
+from stocktrace.cli.help import Json
 from stocktrace.errors import UsageError
 from stocktrace.settings import Settings
 from stocktrace.text import count_of
@@ -19,16 +19,23 @@ from stocktrace.units import parse_patience
 if TYPE_CHECKING:
     from stocktrace.store.layout import Layout
 
-
 LakeUrl = Annotated[
-    str | None, Parameter(help="The lake to send to; default: that of the session.")
+    str | None,
+    Parameter(metavar="URL", help="The lake to send to. Defaults to that of the session."),
 ]
+Sessions = Annotated[str, Parameter(help="Names, as `stocktrace sessions` lists them.")]
 
 
 def convert(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = False) -> int:
-    """Publish every sealed CSV segment as Parquet; running it again changes nothing.
+    """Publish finished CSV segments as Parquet, and send unsent files to the lake.
 
-    What waits for the lake is sent. The segments of a live capture are left to it.
+    A capture does this itself, and `stocktrace recover` does it for crashed ones. Segments of
+    running captures are left to them. Exits 1 if a segment could not be converted.
+
+    For example:
+
+        stocktrace convert
+        stocktrace convert --lake s3://bucket/prefix
     """
     layout = open_layout(data_dir, lake)
 
@@ -46,49 +53,79 @@ def convert(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
 
 
 def recover(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = False) -> int:
-    """Publish what captures left that died; a live one is not touched."""
+    """Publish data left by crashed captures. Running captures are not affected.
+
+    The next capture in the data folder does the same while it runs. Exits 1 if the books of a
+    session do not balance, or if its files could not be sent to the lake.
+
+    For example:
+
+        stocktrace recover
+        stocktrace recover --data-dir /srv/trades --json
+    """
     layout = open_layout(data_dir, lake)
 
-    from stocktrace.record.recovery import recover as recover_all
+    from stocktrace.record.recovery import recover as recover_sessions
 
-    done = recover_all(layout)
+    recovered = recover_sessions(layout)
     if as_json:
-        output.print_json(done)
-    elif done:
+        output.print_json(recovered)
+    elif recovered:
         output.print_table(
             ["session", "windows", "trades published", "torn bytes", "books"],
             [
                 (
-                    one.session,
-                    one.windows,
-                    one.rows,
-                    one.torn_bytes,
-                    "balance" if one.balanced else "DO NOT balance",
+                    session.session,
+                    session.windows,
+                    session.rows,
+                    session.torn_bytes,
+                    "balance" if session.balanced else "DO NOT balance",
                 )
-                for one in done
+                for session in recovered
             ],
         )
     else:
         print("nothing to recover")
-    return 0 if all(one.balanced and not one.upload_error for one in done) else 1
+    complete = all(session.balanced and not session.upload_error for session in recovered)
+    return 0 if complete else 1
 
 
 def compact(
     *,
-    date: Annotated[str | None, Parameter(help="One UTC date; default: all that are over.")] = None,
-    older_than: Annotated[str, Parameter(help="Leave alone what ended later: 7d.")] = "0s",
+    date: Annotated[
+        str | None,
+        Parameter(metavar="DATE", help="A UTC date: 2026-11-23. Defaults to all finished days."),
+    ] = None,
+    older_than: Annotated[
+        str, Parameter(metavar="DURATION", help="Skip days that ended more recently: 7d.")
+    ] = "0s",
     tape_retention: Annotated[
-        str | None, Parameter(help="Delete older tapes of what verifies; default: forever.")
+        str | None,
+        Parameter(
+            metavar="DURATION",
+            help="How long to keep verified tapes, or forever. Defaults to the setting.",
+        ),
     ] = None,
     csv_retention: Annotated[
-        str | None, Parameter(help="Delete older CSV of what is published; default: 0s.")
+        str | None,
+        Parameter(
+            metavar="DURATION",
+            help="How long to keep published CSV, or forever. Defaults to the setting.",
+        ),
     ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
-    """Make one file of each ticker's day that is over; delete what was kept for long enough.
+    """Merge each finished day into one file. Delete tapes and CSV past their retention.
 
-    Exits 1 if a file is damaged, or a date waits for `stocktrace recover`.
+    Each ticker has one file for each day. Exits 1 if a file is damaged, or if a day waits for
+    `stocktrace recover`.
+
+    For example:
+
+        stocktrace compact
+        stocktrace compact --older-than 7d --tape-retention 30d
+        stocktrace compact --date 2026-11-23
     """
     layout = open_layout(data_dir)
     settings = Settings.load(
@@ -101,45 +138,49 @@ def compact(
 
     result = compact_days(layout, parse_day(date), older_than=parse_patience(older_than))
     pruned = prune_data(layout, settings.tape_retention, settings.csv_retention)
-    done = result.done
     if as_json:
         output.print_json({"compaction": result, "pruning": pruned})
     else:
-        files, before = sum(one.files for one in done), sum(one.size_before for one in done)
-        size = sum(one.size for one in done)
+        files = sum(day.files for day in result.done)
+        before = sum(day.size_before for day in result.done)
+        size = sum(day.size for day in result.done)
         print(
             f"compacted: {count_of(files, 'file')} of {before:,} bytes into "
-            f"{count_of(len(done), 'file')} of {size:,} bytes, one a ticker and day"
-            if done
+            f"{count_of(len(result.done), 'file')} of {size:,} bytes, one per ticker and day"
+            if result.done
             else "nothing to compact"
         )
         if pruned.tapes or pruned.csv:
             tapes, csv = count_of(pruned.tapes, "tape"), count_of(pruned.csv, "CSV file")
             print(f"deleted: {tapes} and {csv}, {pruned.size:,} bytes")
-        for name, why in result.postponed.items():
-            output.print_line(f"{name} waits: {why}")
+        for day, reason in result.postponed.items():
+            output.print_line(f"{day} waits: {reason}")
     for sentence in (*result.failed, *pruned.refused):
         output.print_error(sentence)
     return 1 if result.failed or pruned.refused or result.crashed or date in result.postponed else 0
 
 
 def verify(
-    *sessions: str,
-    repair: Annotated[
-        bool, Parameter(negative="", help="Rebuild from the tape what can be rebuilt.")
-    ] = False,
+    *sessions: Sessions,
+    repair: Annotated[bool, Parameter(help="Rebuild what can be rebuilt from the tape.")] = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
-    """Count and compare everything again, from the tape; names each file that is wrong.
+    """Check every file against the raw tape and list mismatches.
 
-    Checks SESSIONS, or all that are not alive. Exits 1 on any difference that remains.
+    Checks SESSIONS, or all that are not running. Exits 1 if a mismatch remains.
+
+    For example:
+
+        stocktrace verify
+        stocktrace verify --repair
+        stocktrace verify 20261123T142958Z_3f9a1c --json
     """
     layout = open_layout(data_dir)
 
     from stocktrace.store.lock import compaction_lock, no_compaction
 
-    # With files of days being put in the place of others, nothing could be compared.
+    # Nothing can be compared while a compaction replaces files.
     with compaction_lock(layout) if repair else no_compaction(layout):
         return _verify(layout, sessions, repair=repair, as_json=as_json)
 
@@ -149,19 +190,21 @@ def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: b
     from stocktrace.verify import dates_of_sessions, unknown_files
     from stocktrace.verify import verify as verify_session
 
-    known = dates_of_sessions(layout, sessions)
-    if unknown := [session for session in sessions if session not in known]:
-        raise UsageError(f"There is no ended session {unknown[0]}: see `stocktrace sessions`.")
+    dates = dates_of_sessions(layout, sessions)
+    if unknown := [session for session in sessions if session not in dates]:
+        raise UsageError(
+            f"No ended session {unknown[0]} in {layout.root}. See `stocktrace sessions`."
+        )
     findings = [] if sessions else list(unknown_files(layout))
     verified = 0
-    for session in sessions or known:
-        # So that no recovery moves what is being compared.
-        with claim_session(layout, session) as ours:
-            if ours:
-                findings += verify_session(layout, session, known[session], repair=repair)
+    for session in sessions or dates:
+        # The claim keeps a recovery from moving files while they are compared.
+        with claim_session(layout, session) as claimed:
+            if claimed:
+                findings += verify_session(layout, session, dates[session], repair=repair)
                 verified += 1
             else:
-                output.print_error(f"session {session} is being recovered: it was not verified.")
+                output.print_error(f"Session {session} is being recovered; it was not verified.")
     if as_json:
         output.print_json(findings)
     else:
@@ -173,20 +216,27 @@ def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: b
 
 
 def requeue(
-    file: Annotated[Path, Parameter(help="A quarantine file, or a copy with its rows repaired.")],
+    file: Annotated[
+        Path, Parameter(help="A quarantine file, or a copy of it with corrected rows.")
+    ],
     *,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
-    """Put the rows of a quarantine FILE through the schema again.
+    """Validate the rows of a quarantine FILE again, and publish those that pass.
 
-    A row that passes is published, as a session of its own; none is taken twice.
+    They are published as a session of their own. No row is published twice.
+
+    For example:
+
+        stocktrace requeue corrected.jsonl
+        stocktrace requeue corrected.jsonl --data-dir /srv/trades
     """
     layout = open_layout(data_dir)
 
-    from stocktrace.maintenance.requeue import requeue_rows as requeue_file
+    from stocktrace.maintenance.requeue import requeue_rows
 
-    report = requeue_file(layout, file)
+    report = requeue_rows(layout, file)
     if as_json:
         output.print_json(report)
     elif report is None:
@@ -197,14 +247,22 @@ def requeue(
 
 
 def audit(*, data_dir: DataDir = None) -> int:
-    """Check the hash chain of the audit log; one changed byte is found."""
+    """Check the hash chain of the audit log, which shows every changed byte.
+
+    Exits 1 and names the line if the log was changed or is truncated.
+
+    For example:
+
+        stocktrace audit
+        stocktrace audit --data-dir /srv/trades
+    """
     layout = open_layout(data_dir)
 
     from stocktrace.store.audit import check_audit_log
 
-    broken = list(check_audit_log(layout.audit))
-    for sentence in broken:
+    problems = list(check_audit_log(layout.audit))
+    for sentence in problems:
         output.print_error(sentence)
-    if not broken:
-        print(f"the chain of {layout.audit} is whole")
-    return 1 if broken else 0
+    if not problems:
+        print(f"the hash chain of {layout.audit} is intact")
+    return 1 if problems else 0

@@ -1,4 +1,4 @@
-"""``stocktrace merge``: two captures of the same tickers become one."""
+"""``stocktrace merge``: one data folder from two recorders of the same tickers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.output import Json
+from stocktrace.cli.help import DryRun, Json
 from stocktrace.settings import Settings
 from stocktrace.text import count_of
 
 if TYPE_CHECKING:
     from stocktrace.importing.merge import MergeOutcome
 
-_WORDS = {
+_STATES = {
     "published": "merged as {}",
     "known": "merged already, as {}",
     "possible": "would be merged{}",
@@ -24,52 +24,56 @@ _WORDS = {
 
 
 def merge(
-    first: Annotated[Path, Parameter(help="A data folder; its clock is the one that counts.")],
+    first: Annotated[Path, Parameter(help="A data folder. Its clock is used.")],
     second: Annotated[Path, Parameter(help="The data folder of the other recorder.")],
     *,
-    into: Annotated[Path, Parameter(help="The data folder to make: a new one.")],
-    dry_run: Annotated[
-        bool, Parameter(negative="", help="Change nothing, say what would be.")
-    ] = False,
+    into: Annotated[Path, Parameter(metavar="PATH", help="The data folder to create.")],
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:
-    """Merge what two recorders heard of the same tickers: every trade once, gaps filled.
+    """Merge the data of two recorders of the same tickers: every trade once, gaps filled.
 
-    FIRST and SECOND are not changed. Killed anywhere, the same command does the rest; run again, it
-    changes nothing. Exits 1 if a capture is not over, or the books do not balance.
+    FIRST and SECOND are not changed. If the command is interrupted, run it again to do the rest; a
+    finished merge is not repeated. Exits 1 if a capture has not ended, or if the books do not
+    balance.
+
+    For example:
+
+        stocktrace merge here/data there/data --into merged --dry-run
+        stocktrace merge here/data there/data --into merged
     """
-    from stocktrace.importing.merge import merge_sessions as merge_folders
+    from stocktrace.importing.merge import merge_sessions
     from stocktrace.store.layout import Layout
 
-    done = merge_folders(
+    outcome = merge_sessions(
         Layout.from_settings(Settings.load(data_dir=into)),
         Layout(first),
         Layout(second),
         only_look=dry_run,
     )
     if as_json:
-        output.print_json(done)
+        output.print_json(outcome)
     else:
-        _print(done)
-    if done.state == "failed":
-        output.print_error(done.reason)
-    return 1 if done.state == "failed" else 0
+        _print(outcome)
+    if outcome.state == "failed":
+        output.print_error(outcome.reason)
+    return 1 if outcome.state == "failed" else 0
 
 
-def _print(done: MergeOutcome) -> None:
-    reason = f" ({done.reason})" if done.reason and done.state != "failed" else ""
-    output.print_line(f"{_WORDS[done.state].format(done.session)}{reason}")
+def _print(outcome: MergeOutcome) -> None:
+    reason = f" ({outcome.reason})" if outcome.reason and outcome.state != "failed" else ""
+    output.print_line(f"{_STATES[outcome.state].format(outcome.session)}{reason}")
     output.print_line(
-        f"  {count_of(done.trades, 'trade')}: {done.both:,} heard by both, "
-        f"{done.first:,} by the first alone, {done.second:,} by the second alone"
+        f"  {count_of(outcome.trades, 'trade')}: {outcome.both:,} received by both, "
+        f"{outcome.first:,} by the first only, {outcome.second:,} by the second only"
     )
-    if done.clock_offset_s is None:
-        output.print_line("  no trade was heard by both: receive times stand as they are")
-    else:
-        output.print_line(
-            f"  the second received {done.clock_offset_s:+.3f} s later; that is taken off"
-        )
+    output.print_line(
+        "  no trade was received by both: receive times are unchanged"
+        if outcome.clock_offset_s is None
+        else f"  the second received {outcome.clock_offset_s:+.3f} s later; its receive times are "
+        "corrected by this"
+    )
     output.print_table(
         ["listened", "hours over all tickers"],
-        [(by or "nobody", f"{seconds / 3600:.3f}") for by, seconds in done.listened_s.items()],
+        [(by or "neither", f"{seconds / 3600:.3f}") for by, seconds in outcome.listened_s.items()],
     )

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs; values are never markup."""
+"""What commands print: tables for people, JSON for programs. Text of the data is never markup."""
 
 from __future__ import annotations
 
@@ -24,53 +24,49 @@ if TYPE_CHECKING:
     from stocktrace.sessions.report import SessionReport
     from stocktrace.sessions.summary import SessionSummary
 
-_TICKERS = 20
-_FORMS = Group("For programs", help="Instead of a table; one of:", validator=mutually_exclusive)
+# Most tickers, and changes of them, in a summary.
+_MOST_LINES = 20
+_FORMATS = Group.create_ordered(
+    "For programs", help="One of these instead of a table.", validator=mutually_exclusive
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFormat:
-    """How rows are printed: at most one of these, else as a table."""
+    """How rows are printed: as a table, unless one of these is set."""
 
-    json: Annotated[
-        bool,
-        Parameter(
-            group=_FORMS, negative="", show_default=False, help="Print JSON, an object a line."
-        ),
-    ] = False
+    json: Annotated[bool, Parameter(group=_FORMATS, help="Print JSON, one object per line.")] = (
+        False
+    )
     csv: Annotated[
         bool,
         Parameter(
-            group=_FORMS,
-            show_default=False,
-            negative="",
-            help="Print CSV, texts as they are: a spreadsheet may take =1+1 for a formula.",
+            group=_FORMATS,
+            help="Print CSV. Texts are unchanged, so a spreadsheet may run =1+1 as a formula.",
         ),
     ] = False
     parquet: Annotated[
-        Path | None, Parameter(group=_FORMS, help="Write a Parquet file, or to a pipe.")
+        Path | None,
+        Parameter(group=_FORMATS, metavar="PATH", help="Write a Parquet file, or to a named pipe."),
     ] = None
 
 
-# The columns of a list of sessions.
+# The columns of a list of sessions, with their types for programs.
 _SESSION = {
     "session": "str",
     "state": "str",
     "started": "datetime64[us, UTC]",
     "tickers": "int64",
-    "trades": "Int64",  # unknown of one that died before it told
+    "trades": "Int64",  # missing if it crashed before it wrote a status
     **dict.fromkeys(("gaps", "quarantined", "unpublished"), "int64"),
 }
 
-Json = Annotated[
-    bool, Parameter(name="--json", negative="", help="Print JSON, for programs to read.")
-]
 #: For the parameter of a command that prints rows.
 FormatFlag = Annotated[OutputFormat | None, Parameter(name="*")]
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on stdout; numbers to the right. Control characters of the data are not printed."""
+    """Print a table with numbers on the right. Control characters in the data are replaced."""
     texts = [[_plain(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
     numeric = [
@@ -90,14 +86,14 @@ def _plain(value: object) -> str:
 
 
 def print_summary(report: SessionReport, data_dir: Path) -> None:
-    """What a capture came to, for a person."""
+    """Print the result of a capture."""
     from stocktrace.sessions.report import TickerBooks
 
     books = report.books
-    # A ticker of which nothing came is told, too.
-    published = {**{name: TickerBooks() for name in report.tickers}, **report.per_ticker}
-    files = sum(one.files for one in published.values())
-    size = sum(one.size for one in published.values())
+    # Tickers without trades are listed, too.
+    tickers = {**{name: TickerBooks() for name in report.tickers}, **report.per_ticker}
+    files = sum(ticker.files for ticker in tickers.values())
+    size = sum(ticker.size for ticker in tickers.values())
     reason = "" if report.reason == report.state else f" ({_plain(report.reason)})"
     print(f"session {report.session}: {report.state}{reason}")
     print(
@@ -105,46 +101,41 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
         f"+ {books.control:,} control + {books.undecodable:,} undecodable"
     )
     print(
-        f"  {count_of(books.trades, 'trade')} = {books.recorded:,} recorded + {books.quarantined:,} "
-        f"quarantined; {sum(one.parquet for one in published.values()):,} in Parquet"
+        f"  {count_of(books.trades, 'trade')} = {books.recorded:,} recorded "
+        f"+ {books.quarantined:,} quarantined; {sum(ticker.parquet for ticker in tickers.values()):,} in Parquet"
     )
-    balance = report.differences()
-    print("  the books balance" if not balance else f"  the books DO NOT balance: {balance}")
+    differences = report.differences()
+    print(f"  the books DO NOT balance: {differences}" if differences else "  the books balance")
     print(f"  {report.missed_s}; {count_of(report.reconnects, 'reconnect')}")
     for text, count in report.errors.items():
         print(f"  the server said {count_of(count, 'time')}: {_plain(text)}")
     if report.duplicated:
         print(f"  {report.duplicated}")
-    for change in report.changes[:_TICKERS]:
+    for change in report.changes[:_MOST_LINES]:
         print(f"  tickers changed {_plain(change)}")
-    for ticker, text in report.refused.items():
-        print(f"  {_plain(ticker)} was refused: {_plain(text)}")
-    for ticker, seconds in report.silent.items():
-        print(f"  {ticker} was silent for {seconds / 60:,.0f} min of open market")
+    for name, text in report.refused.items():
+        print(f"  the server refused {_plain(name)}: {_plain(text)}")
+    for name, seconds in report.silent.items():
+        print(f"  no {name} trades for {seconds / 60:,.0f} minutes of market hours")
     if report.unpublished:
         windows = count_of(len(report.unpublished), "window")
-        print(f"  {windows} not in Parquet yet: run `stocktrace recover`")
+        print(f"  {windows} not in Parquet yet. Run `stocktrace recover`.")
     print(f"  {count_of(files, 'Parquet file')}, {size:,} bytes, in {data_dir / 'parquet'}")
-    busiest = sorted(published.items(), key=lambda item: -item[1].trades)
+    busiest = sorted(tickers.items(), key=lambda item: -item[1].trades)
+    columns = ("trades", "recorded", "quarantined", "parquet", "files")
     print_table(
         ["ticker", "trades", "recorded", "quarantined", "in Parquet", "files"],
         [
-            (
-                name,
-                *map(
-                    "{:,}".format,
-                    (one.trades, one.recorded, one.quarantined, one.parquet, one.files),
-                ),
-            )
-            for name, one in busiest[:_TICKERS]
+            (name, *(f"{getattr(ticker, column):,}" for column in columns))
+            for name, ticker in busiest[:_MOST_LINES]
         ],
     )
-    if len(busiest) > _TICKERS:
-        print(f"and {len(busiest) - _TICKERS} more in {data_dir / 'sessions'}")
+    if len(busiest) > _MOST_LINES:
+        print(f"and {len(busiest) - _MOST_LINES} more in {data_dir / 'sessions'}")
 
 
 def print_trades(data: pd.DataFrame) -> None:
-    """Trades, or bars, as a table; what is computed of trades with ten digits."""
+    """Print trades, or bars, as a table. Computed values have ten digits."""
     times = [name for name in data.columns if data[name].dtype.kind == "M"]
     shown = data.astype(dict.fromkeys(times, str))
     for name in ("volume", "vwap") if "vwap" in data.columns else ():
@@ -152,33 +143,33 @@ def print_trades(data: pd.DataFrame) -> None:
     print_table(list(data.columns), shown.itertuples(index=False))
 
 
-def print_rows(found: RowBatches, form: OutputFormat | None) -> None:
-    """``found`` in the form that was asked for: a table, or CSV, JSON or Parquet, streamed."""
+def print_rows(rows: RowBatches, form: OutputFormat | None) -> None:
+    """Print ``rows`` as a table, or stream them as CSV, JSON or Parquet."""
     from stocktrace.query import export
 
     form = form or OutputFormat()
     if form.parquet is not None:
         try:
-            export.write_parquet(found, form.parquet)
-        except BrokenPipeError:  # the reader of a pipe that was named as the file
+            export.write_parquet(rows, form.parquet)
+        except BrokenPipeError:  # the file is a pipe whose reader ended
             raise ReaderGone from None
     elif form.csv:
-        export.write_csv(found, to_reader)
+        export.write_csv(rows, to_reader)
     elif form.json:
-        export.write_json_lines(found, to_reader)
+        export.write_json_lines(rows, to_reader)
     else:
-        print_trades(export.to_frame(found))
+        print_trades(export.to_frame(rows))
 
 
 def print_sessions(summaries: Sequence[SessionSummary], form: OutputFormat | None) -> None:
-    """Captures, a row each."""
-    found = [tuple(getattr(one, name) for name in _SESSION) for one in summaries]
+    """Print one row for each session."""
+    rows = [tuple(getattr(summary, name) for name in _SESSION) for summary in summaries]
     if form is None:
         print_table(
             list(_SESSION),
             [
                 (session, state, f"{started:%Y-%m-%d %H:%M:%S}", *map(_number, counts))
-                for session, state, started, *counts in found
+                for session, state, started, *counts in rows
             ],
         )
         return
@@ -187,61 +178,57 @@ def print_sessions(summaries: Sequence[SessionSummary], form: OutputFormat | Non
 
     from stocktrace.query import export
 
-    print_rows(
-        export.rows_of_frame(pd.DataFrame(found, columns=list(_SESSION)).astype(_SESSION)), form
-    )
+    frame = pd.DataFrame(rows, columns=list(_SESSION)).astype(_SESSION)
+    print_rows(export.rows_of_frame(frame), form)
 
 
 def _number(count: int | None) -> str:
     return "?" if count is None else f"{count:,}"
 
 
-def print_gaps(found: Mapping[tuple[str, datetime, datetime, str], Collection[str]]) -> None:
-    """What a table of gaps comes to, as ``store.coverage.whole_gaps`` has them."""
-    seconds = sum((end - start).total_seconds() for _, start, end, _ in found)
-    connecting = sum(reason == CONNECTING for *_, reason in found)
-    print(
-        describe_gaps(len(found), seconds, connecting)
-        + ("; a row for each ticker" if found else "")
-    )
+def print_gaps(gaps: Mapping[tuple[str, datetime, datetime, str], Collection[str]]) -> None:
+    """Print the total of a table of gaps, which ``join_midnight_gaps`` made."""
+    seconds = sum((end - start).total_seconds() for _, start, end, _ in gaps)
+    connecting = sum(reason == CONNECTING for *_, reason in gaps)
+    print(describe_gaps(len(gaps), seconds, connecting) + ("; one row per ticker" if gaps else ""))
 
 
 def print_line(text: str) -> None:
-    """One line on stdout."""
+    """Print one line on stdout."""
     print(_plain(text))
 
 
 def print_error(sentence: str) -> None:
-    """What went wrong, on stderr."""
+    """Print an error on stderr."""
     print(f"stocktrace: {_plain(sentence)}", file=sys.stderr)
 
 
 def print_json(value: object) -> None:
-    """A value as one line of JSON."""
+    """Print a value as one line of JSON."""
     to_stdout(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
 
 
 def to_stdout(text: str) -> None:
-    """``text`` as it is, for programs."""
+    """Write ``text`` unchanged to stdout."""
     sys.stdout.write(text)
 
 
 def to_reader(text: str) -> None:
-    """``text`` as it is, for as long as somebody reads it.
+    """Write ``text`` unchanged to stdout.
 
     Raises:
-        ReaderGone: nobody does.
+        ReaderGone: nobody reads it.
     """
     to_stdout(text)
     check_reader()
 
 
 class ReaderGone(Exception):
-    """Nobody reads standard output any more, as when it goes to ``head``: the rest is not read."""
+    """Nobody reads standard output any more, as after ``| head``; the rest need not be printed."""
 
 
 def check_reader() -> None:
-    """Stop a command that only prints, if nobody reads what it prints.
+    """Stop a command that only prints, if nobody reads its output.
 
     Raises:
         ReaderGone: nobody does.
@@ -252,5 +239,5 @@ def check_reader() -> None:
 
 
 def flush() -> None:
-    """Hand on what was printed, now: a reader waits for it."""
+    """Pass on what was printed at once, since a reader waits for it."""
     sys.stdout.flush()

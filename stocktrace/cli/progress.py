@@ -1,4 +1,4 @@
-"""What a running capture shows in the terminal; plain lines where there is none."""
+"""The progress of a capture: live in a terminal, a log line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from stocktrace.cli.streams import stream_of
@@ -24,36 +23,36 @@ if TYPE_CHECKING:
 ProgressMode = Literal["auto", "live", "log", "none"]
 
 LOG_EVERY_S = 30.0
-# The rate is of the last so many looks, half a second apart.
-_RATE_LOOKS = 10
+# The rate is measured over the last so many statuses, half a second apart.
+_RATE_STATUSES = 10
 _BUSIEST = 8
 
 log = logging.getLogger(__name__)
 
 
 class TickerRates:
-    """Trades a second over the last few looks: in all, and of each ticker."""
+    """Trades per second over the last few statuses: of all tickers, and of each."""
 
     def __init__(self) -> None:
-        self._looks: deque[CaptureStatus] = deque(maxlen=_RATE_LOOKS)
+        self._statuses: deque[CaptureStatus] = deque(maxlen=_RATE_STATUSES)
 
-    def __call__(self, status: CaptureStatus) -> float:
-        """Take a look; the rate in all."""
-        self._looks.append(status)
-        return self._of(lambda look: look.trades)
+    def add(self, status: CaptureStatus) -> float:
+        """Add a status; returns the rate of all tickers."""
+        self._statuses.append(status)
+        return self._rate(lambda status: status.trades)
 
-    def ticker(self, name: str) -> float:
-        """The rate of one ticker."""
-        return self._of(lambda look: look.per_ticker.get(name, 0))
+    def of_ticker(self, name: str) -> float:
+        """Return the rate of one ticker."""
+        return self._rate(lambda status: status.per_ticker.get(name, 0))
 
-    def _of(self, count: Callable[[CaptureStatus], int]) -> float:
-        first, last = self._looks[0], self._looks[-1]
+    def _rate(self, count: Callable[[CaptureStatus], int]) -> float:
+        first, last = self._statuses[0], self._statuses[-1]
         seconds = last.elapsed_s - first.elapsed_s
         return (count(last) - count(first)) / seconds if seconds > 0 else 0.0
 
 
 class ProgressLines:
-    """One key=value line now and then, for logs."""
+    """Logs a line of key=value pairs now and then."""
 
     def __init__(self, every_s: float = LOG_EVERY_S) -> None:
         self._every_s = every_s
@@ -68,7 +67,7 @@ class ProgressLines:
 
     def __call__(self, status: CaptureStatus) -> None:
         """Log a line if it is time."""
-        rate = self._rates(status)
+        rate = self._rates.add(status)
         if status.elapsed_s >= self._next:
             self._next = status.elapsed_s - status.elapsed_s % self._every_s + self._every_s
             log.info(
@@ -88,7 +87,7 @@ class ProgressLines:
 
 
 class LiveDisplay:
-    """A few lines that stay in place, on stderr; gone when the capture ends."""
+    """A few lines that stay in place on stderr, and are removed when the capture ends."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -109,7 +108,7 @@ class LiveDisplay:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        # Messages go above the live lines, not through them.
+        # Log lines are printed above the live lines, not through them.
         root = logging.getLogger()
         before = root.handlers[:]
         root.handlers[:] = [self._handler]
@@ -117,24 +116,19 @@ class LiveDisplay:
         self._stack.enter_context(self._live)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def __call__(self, status: CaptureStatus) -> None:
-        """Draw, unless the terminal has not taken yet what was drawn before."""
-        rate = self._rates(status)
+        """Draw, unless the terminal has not finished what was drawn before."""
+        rate = self._rates.add(status)
         stream = stream_of(sys.stderr)
         if stream is None or not stream.is_behind:
             self._live.update(render_status(status, rate, self._rates), refresh=True)
 
 
 def render_status(status: CaptureStatus, rate: float, rates: TickerRates) -> RenderableType:
-    """How a capture stands, on a few lines of any width."""
+    """Return the state of a capture as a few lines of any width."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -165,7 +159,7 @@ def render_status(status: CaptureStatus, rate: float, rates: TickerRates) -> Ren
         tickers.add_row(
             Text(name),
             f"{trades[name]:,}",
-            f"{rates.ticker(name):,.0f}",
+            f"{rates.of_ticker(name):,.0f}",
             f"{status.queued.get(name, 0):,}",
             f"{status.quarantined_by_ticker.get(name, 0):,}",
         )
@@ -173,13 +167,13 @@ def render_status(status: CaptureStatus, rate: float, rates: TickerRates) -> Ren
 
 
 def _state(status: CaptureStatus) -> Text:
-    """What it is doing, and why if that is not what it should."""
+    """Return what the capture is doing; if it is not connected, why."""
     from rich.text import Text
 
     if status.state == "connected":
         return Text(f"● connected, {count_of(len(status.tickers), 'ticker')}", "green")
     if status.state in ("ending", "ended"):
-        return Text("● ending: what was received is being published", "cyan")
+        return Text("● ending: writing Parquet", "cyan")
     words = f"○ {status.state}"
     if status.retry is not None and status.written_at is not None:
         wait_s = max(0.0, (status.retry.at - status.written_at).total_seconds())
@@ -188,37 +182,39 @@ def _state(status: CaptureStatus) -> Text:
     return Text(words, "yellow")
 
 
-def unfailing(show: Callable[[CaptureStatus], None]) -> Callable[[CaptureStatus], None]:
-    """``show`` until it fails: a capture goes on when its progress cannot be shown."""
+def until_it_fails(show: Callable[[CaptureStatus], None]) -> Callable[[CaptureStatus], None]:
+    """Return ``show``, which after an error is not called again: the capture must go on."""
     failed = False
 
-    def look(status: CaptureStatus) -> None:
+    def show_unless_failed(status: CaptureStatus) -> None:
         nonlocal failed
         if failed:
             return
         try:
             show(status)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the capture goes on
+        except Exception as error:  # noqa: BLE001 - no error may stop the capture
             failed = True
             log.warning(
-                "The progress cannot be shown (%s: %s). The capture goes on.",
+                "Cannot show the progress (%s: %s). The capture continues.",
                 type(error).__name__,
                 error,
             )
 
-    return look
+    return show_unless_failed
 
 
 def make_progress(mode: ProgressMode) -> LiveDisplay | ProgressLines | contextlib.nullcontext[None]:
-    """What ``--progress`` asks for; ``auto`` is live on a terminal, else lines.
+    """Return the display for ``--progress``; ``auto`` is live in a terminal, and otherwise lines.
 
     Raises:
-        UsageError: ``live`` without a terminal that can.
+        UsageError: ``live`` without a terminal that supports it.
     """
     if mode in ("auto", "live") and _is_terminal():
         return LiveDisplay()
     if mode == "live":
-        raise UsageError("Standard error is no terminal to draw on: use --progress log.")
+        raise UsageError(
+            "Standard error is not a terminal that supports --progress live. Use --progress log."
+        )
     return contextlib.nullcontext() if mode == "none" else ProgressLines()
 
 

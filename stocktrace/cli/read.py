@@ -1,6 +1,4 @@
-"""``stocktrace trades``, ``bars``, ``gaps`` and ``sessions``: what is on disk."""
-# MERGED """``stocktrace report``: a session as a page, and as a picture."""
-# MERGED """Tickers that were asked for and never recorded, in a sentence with those that were."""
+"""``stocktrace trades``, ``bars``, ``gaps``, ``sessions`` and ``report``: what was recorded."""
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ from cyclopts.validators import Number
 
 from stocktrace.cli import output
 from stocktrace.cli.data_dir import DataDir, DataDirOrLake, find_source, open_layout
+from stocktrace.cli.help import Tickers
 from stocktrace.cli.output import FormatFlag
 from stocktrace.errors import SessionCrashed
 from stocktrace.trade import parse_tickers
@@ -21,77 +20,107 @@ from stocktrace.trade import parse_tickers
 if TYPE_CHECKING:
     from stocktrace.store.layout import Layout
 
-# What of a table of trades fits a screen.
-_TAIL = 20
+# As many trades as fit on a screen.
+_TABLE_ROWS = 20
+# Most names in a sentence: of the recorded tickers, and of those that one may be meant for.
+_MOST_NAMES = 10
+_MOST_NEAR = 3
 
-Start = Annotated[str | None, Parameter(help="First trade time: 2026-11-23T14:30Z.")]
-End = Annotated[str | None, Parameter(help="Trade time to stop before.")]
+Date = Annotated[str | None, Parameter(metavar="DATE", help="A UTC date: 2026-11-23.")]
+Start = Annotated[
+    str | None,
+    Parameter(metavar="TIME", help="From this trade time on: 2026-11-23T14:30Z."),
+]
+End = Annotated[str | None, Parameter(metavar="TIME", help="Up to, and without, this trade time.")]
+Duplicates = Parameter(help="What to do with trades that the feed sent more than once.")
 
 
 def trades(
-    *tickers: str,
-    date: Annotated[str | None, Parameter(help="A UTC date of receipt: 2026-11-23.")] = None,
+    *tickers: Tickers,
+    date: Annotated[Date, Parameter(help="The UTC date of receipt: 2026-11-23.")] = None,
     start: Start = None,
     end: End = None,
     tail: Annotated[
         int | None,
         Parameter(
+            metavar="N",
             validator=Number(gte=0),
-            help=f"How many of the last; 0: all. Default: {_TAIL} in a table, else all.",
+            help=f"Only the last N; 0 means all. Defaults to {_TABLE_ROWS} in a table, and to all "
+            "for programs.",
         ),
     ] = None,
-    duplicates: Annotated[
-        Literal["keep", "mark", "drop"], Parameter(help="What the feed sent more than once.")
-    ] = "keep",
+    duplicates: Annotated[Literal["keep", "mark", "drop"], Duplicates] = "keep",
     form: FormatFlag = None,
     data_dir: DataDirOrLake = None,
 ) -> int:
-    """Print published trades of TICKERS. Exits 1 if one of them was never recorded."""
-    place = find_source(data_dir)
+    """Print recorded trades of TICKERS.
+
+    Exits 1 if a ticker was never recorded.
+
+    For example:
+
+        stocktrace trades AAPL --date 2026-11-23
+        stocktrace trades AAPL MSFT --start 2026-11-23T14:30Z --tail 100
+        stocktrace trades BINANCE:BTCUSDT --parquet btc.parquet
+    """
+    source = find_source(data_dir)
 
     from stocktrace.query import export
     from stocktrace.query.trades import read_trades, scan
 
     if tail is None:
-        tail = _TAIL if form is None else 0
+        tail = _TABLE_ROWS if form is None else 0
     if duplicates == "keep":
-        found = export.rows_of_trades(scan(tickers, start, end, date=date, data_dir=place))
+        rows = export.rows_of_trades(scan(tickers, start, end, date=date, data_dir=source))
     else:
-        found = read_trades(
-            tickers, start, end, date=date, duplicates=duplicates, backend="pyarrow", data_dir=place
+        rows = read_trades(
+            tickers,
+            start,
+            end,
+            date=date,
+            duplicates=duplicates,
+            backend="pyarrow",
+            data_dir=source,
         ).to_reader()
     seen: set[str] = set()
-    found = export.collect_tickers(found, seen)
-    return _answer(
-        place, tickers, seen, lambda: output.print_rows(export.last_rows(found, tail), form)
+    rows = export.collect_tickers(rows, seen)
+    return _print_known(
+        source, tickers, seen, lambda: output.print_rows(export.last_rows(rows, tail), form)
     )
 
 
 def bars(
-    *tickers: str,
-    every: Annotated[str, Parameter(help="Length of a bar: 30s, 5m, 1h; at most 1d.")] = "1m",
+    *tickers: Tickers,
+    every: Annotated[
+        str, Parameter(metavar="DURATION", help="Length of a bar: 30s, 5m or 1h; at most 1d.")
+    ] = "1m",
     date: Annotated[
-        str | None, Parameter(help="A UTC date; with --session of New York: 2026-11-23.")
+        Date, Parameter(help="A UTC date, or with --session one of New York: 2026-11-23.")
     ] = None,
     start: Start = None,
     end: End = None,
     session: Annotated[
-        Literal["regular", "extended"] | None, Parameter(help="Hours of US stocks; default all.")
+        Literal["regular", "extended"] | None,
+        Parameter(help="Only these hours of US stocks. Defaults to all."),
     ] = None,
     empty: Annotated[
-        Literal["drop", "keep"], Parameter(help="What becomes of bars without trades.")
+        Literal["drop", "keep"], Parameter(help="What to do with bars without trades.")
     ] = "drop",
-    duplicates: Annotated[
-        Literal["keep", "drop"], Parameter(help="What the feed sent more than once.")
-    ] = "keep",
+    duplicates: Annotated[Literal["keep", "drop"], Duplicates] = "keep",
     form: FormatFlag = None,
     data_dir: DataDirOrLake = None,
 ) -> int:
-    """Print published trades of TICKERS as bars; ``gap_seconds`` counts time not listened to.
+    """Print recorded trades of TICKERS as bars.
 
-    Exits 1 if one of them was never recorded.
+    Each bar has the seconds of it that fall into a gap. Exits 1 if a ticker was never recorded.
+
+    For example:
+
+        stocktrace bars AAPL --date 2026-11-23
+        stocktrace bars AAPL --every 5m --session regular --date 2026-11-23
+        stocktrace bars AAPL MSFT --every 1h --csv
     """
-    place = find_source(data_dir)
+    source = find_source(data_dir)
 
     from stocktrace.query import export
     from stocktrace.query.bars import read_bars
@@ -106,24 +135,29 @@ def bars(
         empty=empty,
         duplicates=duplicates,
         backend="pyarrow",
-        data_dir=place,
+        data_dir=source,
     )
     seen = export.traded_tickers(table)
-    return _answer(place, tickers, seen, lambda: output.print_rows(table.to_reader(), form))
+    return _print_known(source, tickers, seen, lambda: output.print_rows(table.to_reader(), form))
 
 
 def gaps(
-    *tickers: str,
-    date: Annotated[str | None, Parameter(help="A UTC date: 2026-11-23.")] = None,
-    session: Annotated[str | None, Parameter(help="One session only.")] = None,
+    *tickers: Tickers,
+    date: Date = None,
+    session: Annotated[str | None, Parameter(metavar="SESSION", help="Only this session.")] = None,
     form: FormatFlag = None,
     data_dir: DataDirOrLake = None,
 ) -> int:
-    """Print when TICKERS (or all) were not listened to, and why.
+    """Print the gaps of TICKERS, or of all: when the recorder was not connected, and why.
 
-    Exits 1 if one of them was never recorded.
+    Exits 1 if a ticker was never recorded.
+
+    For example:
+
+        stocktrace gaps
+        stocktrace gaps AAPL --date 2026-11-23
     """
-    place = find_source(data_dir)
+    source = find_source(data_dir)
 
     from stocktrace.query import export
     from stocktrace.query.coverage import join_midnight_gaps, read_gaps
@@ -132,99 +166,119 @@ def gaps(
 
     parse_day(date)
     names = parse_tickers(tickers) if tickers else ()
-    found = read_gaps(names, date=date, session=session, data_dir=place)
+    table = read_gaps(names, date=date, session=session, data_dir=source)
 
     def show() -> None:
         if form is not None:
-            output.print_rows(export.rows_of_frame(found), form)
+            output.print_rows(export.rows_of_frame(table), form)
             return
-        seconds = (found["end"] - found["start"]).dt.total_seconds().round(3)
-        shown = found.assign(seconds=seconds, repair=found["repair"].replace("open", "not yet"))
+        seconds = (table["end"] - table["start"]).dt.total_seconds().round(3)
+        shown = table.assign(seconds=seconds, repair=table["repair"].replace("open", "not yet"))
         shown = shown[["session", "symbol", "start", "end", "seconds", "reason", "repair"]]
         output.print_rows(export.rows_of_frame(shown), form)
-        unlisted = _unlisted(Layout(place), session) if isinstance(place, Path) else []
-        if len(found) or not unlisted:
-            output.print_gaps(join_midnight_gaps(found))
+        unlisted = (
+            _sessions_without_gaps(Layout(source), session) if isinstance(source, Path) else []
+        )
+        if len(table) or not unlisted:
+            output.print_gaps(join_midnight_gaps(table))
         for sentence in unlisted:
             output.print_error(sentence)
 
-    return _answer(place, names, set(found["symbol"]), show)
+    return _print_known(source, names, set(table["symbol"]), show)
 
 
-def _answer(
-    place: str | Path, tickers: Sequence[str], seen: set[str], show: Callable[[], None]
-) -> int:
-    """Show what was found, and report tickers that were never recorded; status 1 if there are any.
-
-    ``seen`` has the tickers of what is shown, once it is; it is empty before if nothing will be.
-    If none of the tickers was ever recorded, nothing is shown: no file is replaced by an empty one.
-    """
-    names = parse_tickers(tickers) if tickers else ()
-    unknown, sentence = ([], "") if seen else unknown_tickers(place, names)
-    if not names or len(unknown) < len(names):
-        show()
-        unknown, sentence = unknown_tickers(place, [name for name in names if name not in seen])
-    if sentence:
-        output.print_error(sentence)
-    return 1 if unknown else 0
-
-
-def _unlisted(layout: Layout, session: str | None) -> list[str]:
-    """Of which sessions no gap is listed though there may be some, in words."""
+def _sessions_without_gaps(layout: Layout, session: str | None) -> list[str]:
+    """Return a sentence for each open session, whose gaps are not listed yet."""
     from stocktrace.sessions.catalog import open_sessions
 
     return [
         str(SessionCrashed(report.session))
         if report.state == "crashed"
-        else f"Session {report.session} runs: its gaps are listed when it has ended, and "
-        "`stocktrace watch` counts them meanwhile."
+        else f"Session {report.session} is running. Its gaps are listed when it has ended; "
+        "`stocktrace watch` counts them while it runs."
         for report in open_sessions(layout)
         if session in (None, report.session)
     ]
 
 
+def _print_known(
+    source: str | Path, tickers: Sequence[str], seen: set[str], show: Callable[[], None]
+) -> int:
+    """Call ``show``, and report tickers that were never recorded; status 1 if there are any.
+
+    ``seen`` holds the tickers of the rows that were shown; before ``show``, it is empty if there
+    are no rows. If none of the tickers was recorded, ``show`` is not called: an empty result does
+    not replace a file.
+    """
+    names = parse_tickers(tickers) if tickers else ()
+    unknown, sentence = ([], "") if seen else _unknown_tickers(source, names)
+    if not names or len(unknown) < len(names):
+        show()
+        unknown, sentence = _unknown_tickers(source, [name for name in names if name not in seen])
+    if sentence:
+        output.print_error(sentence)
+    return 1 if unknown else 0
+
+
 def sessions(*, form: FormatFlag = None, data_dir: DataDir = None) -> int:
-    """List the captures of a data folder; --json prints their reports, whole."""
+    """List the sessions of a data folder. With --json, print their complete reports.
+
+    Exits 1 if a report is damaged.
+
+    For example:
+
+        stocktrace sessions
+        stocktrace sessions --json --data-dir /srv/trades
+    """
     layout = open_layout(data_dir)
 
     from stocktrace.sessions.catalog import read_session
     from stocktrace.sessions.summary import SessionSummary
 
-    found, failed, died = [], [], []
+    summaries, damaged, crashed = [], [], []
     for path in sorted(layout.sessions.glob("*.json")):
         try:
             report = read_session(layout, path.stem)
         except ValueError as error:
-            failed.append(f"{path} is no report: {error}.")
+            damaged.append(f"{path} is not a session report: {error}.")
             continue
-        one = SessionSummary.of(layout, report)
-        found.append(one)
-        if one.state == "crashed":
-            died.append(str(SessionCrashed(one.session)))
+        summary = SessionSummary.of(layout, report)
+        summaries.append(summary)
+        if summary.state == "crashed":
+            crashed.append(str(SessionCrashed(summary.session)))
         if form is not None and form.json:
-            report.reason = report.reason or (died[-1] if one.state == "crashed" else "")
+            report.reason = report.reason or (crashed[-1] if summary.state == "crashed" else "")
             output.print_json(report)
-    if form is None and not found and not failed:
+    if form is None and not summaries and not damaged:
         output.print_line(
             "no sessions yet: record one with `stocktrace capture` or `stocktrace demo`"
         )
     elif form is None or not form.json:
-        output.print_sessions(found, form)
-    for sentence in (*died, *failed):
+        output.print_sessions(summaries, form)
+    for sentence in (*crashed, *damaged):
         output.print_error(sentence)
-    return 1 if failed else 0
+    return 1 if damaged else 0
 
 
 def report(
     session: Annotated[str, Parameter(help="Its name, as `stocktrace sessions` lists it.")],
     *,
-    out: Annotated[Path | None, Parameter(help="The HTML file; default: SESSION.html.")] = None,
-    svg: Annotated[Path | None, Parameter(help="Write the picture alone as well.")] = None,
+    out: Annotated[
+        Path | None, Parameter(metavar="PATH", help="The HTML file. Defaults to SESSION.html.")
+    ] = None,
+    svg: Annotated[
+        Path | None, Parameter(metavar="PATH", help="Also write the picture to a file of its own.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> int:
     """Write a session as one HTML file that opens offline: books, charts, gaps, quarantine.
 
-    Of one that runs, it shows how it stands now.
+    For a running session, it shows the state so far.
+
+    For example:
+
+        stocktrace report 20261123T142958Z_3f9a1c
+        stocktrace report 20261123T142958Z_3f9a1c --out monday.html --svg monday.svg
     """
     layout = open_layout(data_dir)
 
@@ -232,17 +286,16 @@ def report(
     from stocktrace.show.picture import draw_picture
     from stocktrace.show.view import ReportView
 
-    view = ReportView.of(layout, session)
-    page = out or Path(f"{session}.html")
-    _write(page, render_page(view))
+    view = ReportView.read(layout, session)
+    _write_file(out or Path(f"{session}.html"), render_page(view))
     if svg is not None:
-        _write(svg, draw_picture(view))
+        _write_file(svg, draw_picture(view))
     if view.state == "crashed":
         output.print_error(str(SessionCrashed(session)))
     return 0
 
 
-def _write(path: Path, text: str) -> None:
+def _write_file(path: Path, text: str) -> None:
     """Write a file and print its name."""
     from stocktrace.store import files
 
@@ -253,15 +306,10 @@ def _write(path: Path, text: str) -> None:
         print(path)
 
 
-# Names in a sentence, at most: of what was recorded, and of what is meant perhaps.
-_LISTED = 10
-_NEAR = 3
+def _unknown_tickers(source: str | Path, tickers: Sequence[str]) -> tuple[list[str], str]:
+    """Return which of ``tickers`` were never recorded at ``source``, and a sentence about them.
 
-
-def unknown_tickers(place: str | Path, tickers: Sequence[str]) -> tuple[list[str], str]:
-    """Those of ``tickers`` that were never recorded at ``place``, and the sentence that says so.
-
-    Give only tickers of which nothing was found: what was recorded is looked at for them.
+    This reads what was recorded, so it should be asked only about tickers without any rows.
     """
     if not tickers:
         return [], ""
@@ -269,37 +317,38 @@ def unknown_tickers(place: str | Path, tickers: Sequence[str]) -> tuple[list[str
     from stocktrace.sessions.summary import never_recorded
     from stocktrace.store.source import open_source
 
-    unknown, known = never_recorded(open_source(place), tickers)
+    unknown, recorded = never_recorded(open_source(source), tickers)
     if not unknown:
         return [], ""
-    words = [f"Unknown ticker{'s' if len(unknown) > 1 else ''} {_listed(map(repr, unknown))}."]
-    words.append(
-        f"Recorded tickers: {_listed(sorted(known))}."
-        if known
-        else f"Nothing was recorded in {place} yet."
+    sentences = [f"Unknown ticker{'s' if len(unknown) > 1 else ''} {_join(map(repr, unknown))}."]
+    sentences.append(
+        f"Recorded tickers: {_join(sorted(recorded))}."
+        if recorded
+        else f"Nothing was recorded in {source} yet."
     )
-    near = dict.fromkeys(name for ticker in unknown for name in near_names(ticker, known))
+    near = dict.fromkeys(name for ticker in unknown for name in _near_names(ticker, recorded))
     if near:
-        words.append(f"Did you mean {', '.join(list(near)[:_LISTED])}?")
-    return unknown, " ".join(words)
+        sentences.append(f"Did you mean {', '.join(list(near)[:_MOST_NAMES])}?")
+    return unknown, " ".join(sentences)
 
 
-def near_names(ticker: str, known: Collection[str]) -> list[str]:
-    """Which of ``known`` may be meant by ``ticker``, the nearest first.
+def _near_names(ticker: str, recorded: Collection[str]) -> list[str]:
+    """Return the tickers that ``ticker`` may be meant for, the nearest first.
 
     Case does not matter, and BTCUSDT may mean BINANCE:BTCUSDT.
     """
-    asked = ticker.upper()
+    wanted = ticker.upper()
     names: dict[str, list[str]] = {}
-    for name in sorted(known):
+    for name in sorted(recorded):
         names.setdefault(name.upper(), []).append(name)
-    same = [name for name in names if asked in (name, name.rpartition(":")[2])]
-    like = difflib.get_close_matches(asked, names, _NEAR)
-    return [each for name in dict.fromkeys([*same, *like]) for each in names[name]][:_NEAR]
+    same = [name for name in names if wanted in (name, name.rpartition(":")[2])]
+    similar = difflib.get_close_matches(wanted, names, _MOST_NEAR)
+    nearest = [name for upper in dict.fromkeys([*same, *similar]) for name in names[upper]]
+    return nearest[:_MOST_NEAR]
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     first, more = list(names), 0
-    if len(first) > _LISTED:
-        first, more = first[:_LISTED], len(first) - _LISTED
+    if len(first) > _MOST_NAMES:
+        first, more = first[:_MOST_NAMES], len(first) - _MOST_NAMES
     return ", ".join(first) + (f" and {more:,} more" if more else "")

@@ -1,6 +1,6 @@
-"""What ends a command before its time: Ctrl-C, once and twice, SIGTERM, a hang-up.
+"""Signals that end a command early: Ctrl-C, once and twice, SIGTERM, a hang-up.
 
-It imports little: until ``interrupting_imports`` is entered, Ctrl-C prints a traceback.
+This module imports little: until ``interrupting_imports`` is entered, Ctrl-C prints a traceback.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class CaughtSignal:
-    """The exit status that a signal asks for: 128 + its number, as shells have it."""
+    """The exit status for a caught signal: 128 + its number, as in shells; 0 without one."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -21,21 +21,21 @@ class CaughtSignal:
 
 @contextlib.contextmanager
 def handle_signals(stop: Callable[[], None]) -> Iterator[CaughtSignal]:
-    """SIGINT, SIGTERM and SIGHUP call ``stop``; a second SIGINT or SIGTERM ends the process.
+    """Let SIGINT, SIGTERM and SIGHUP call ``stop``; a second SIGINT or SIGTERM ends the process.
 
-    A hang-up is sent by the terminal and by the shell: the second one asks for nothing new. If it
-    was ignored, as under ``nohup``, it still is.
+    The terminal and the shell both send a hang-up, so a second one means nothing new. If it was
+    ignored before, as under ``nohup``, it is still ignored.
     """
     caught = CaughtSignal()
-    insisted = False
+    asked_before = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal insisted
+        nonlocal asked_before
         del frame
         if number != signal.SIGHUP:
-            if insisted:
+            if asked_before:
                 os._exit(128 + number)
-            insisted = True
+            asked_before = True
         caught.status = caught.status or 128 + number
         stop()
 
@@ -52,12 +52,12 @@ def handle_signals(stop: Callable[[], None]) -> Iterator[CaughtSignal]:
 
 @contextlib.contextmanager
 def interrupting_imports() -> Iterator[None]:
-    """Ctrl-C while modules are loaded ends the process at once, with one sentence.
+    """Let Ctrl-C end the process at once, with one sentence, while modules are imported.
 
-    A ``KeyboardInterrupt`` that is raised there may be swallowed, or printed with a traceback.
+    A ``KeyboardInterrupt`` that is raised there may be ignored, or printed with a traceback.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored, or somebody else's
+    if before is not signal.default_int_handler:  # ignored, or handled by somebody else
         yield
         return
     signal.signal(signal.SIGINT, _interrupt)

@@ -1,6 +1,4 @@
-"""``stocktrace simulator``: the simulated Finnhub by itself."""
-# MERGED """The flags of ``stocktrace simulator`` that make it misbehave (docs/faults.md)."""
-# MERGED """What ``stocktrace simulator`` is to play: a tape, or all tapes of a session."""
+"""``stocktrace simulator``: the simulated Finnhub by itself, with faults (docs/faults.md)."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from stocktrace.cli.capture import DEMO_KEY, For
 from stocktrace.cli.signals import handle_signals
@@ -18,52 +16,97 @@ from stocktrace.settings import Settings
 from stocktrace.units import parse_duration, parse_patience
 
 if TYPE_CHECKING:
-    from stocktrace.simulator import FrameSource
+    from stocktrace.simulator import Fault, FrameSource
+
+# The same as in `stocktrace.simulator.settings`, which takes half a second to import.
+SecondConnection = Literal["kills-old", "kills-both", "refused-429", "both-live"]
+
+_RECORDING = Group.create_ordered("Recording", help="Replay one instead of a made-up market.")
+_FAULTS = Group.create_ordered("Faults", help="Kinds and options are listed in docs/faults.md.")
 
 
 def simulator(
     *,
     tape: Annotated[
-        Path | None, Parameter(help="A recording: .tape, .gz, .zst, or a folder.")
+        Path | None,
+        Parameter(group=_RECORDING, metavar="PATH", help="A .tape, .gz or .zst file, or a folder."),
     ] = None,
     session: Annotated[
-        str | None, Parameter(help="Instead: what a session of the data folder received.")
+        str | None,
+        Parameter(group=_RECORDING, metavar="SESSION", help="An ended session of a data folder."),
     ] = None,
     data_dir: Annotated[
-        Path | None, Parameter(help="The session's data folder; also STOCKTRACE_DATA_DIR.")
+        Path | None,
+        Parameter(
+            group=_RECORDING,
+            metavar="PATH",
+            help="The data folder of --session (also STOCKTRACE_DATA_DIR).",
+        ),
     ] = None,
     disconnects: Annotated[
-        Literal["skip", "replay"], Parameter(help="Of a recording: whether it drops clients, too.")
+        Literal["skip", "replay"],
+        Parameter(group=_RECORDING, help="Whether to drop clients where the recording did."),
     ] = "skip",
     speed: Annotated[
-        float, Parameter(help="Times recorded pace; 0: as fast as it is taken.")
+        float,
+        Parameter(
+            group=_RECORDING,
+            metavar="FACTOR",
+            help="1 is the recorded pace; 0 is as fast as the client reads.",
+        ),
     ] = 1.0,
     timestamps: Annotated[
-        Literal["recorded", "now"], Parameter(help="Trade times as recorded, or moved to now.")
+        Literal["recorded", "now"],
+        Parameter(group=_RECORDING, help="Keep trade times, or move them to the present."),
     ] = "recorded",
     rate: Annotated[
-        float, Parameter(help="Without a recording: trades a second, over all tickers.")
+        float,
+        Parameter(metavar="N", help="Trades per second of the made-up market, over all tickers."),
     ] = 300.0,
-    seed: Annotated[int, Parameter(help="Without a recording: which market.")] = 1,
-    port: Annotated[int, Parameter(help="0: any free port.")] = 0,
-    key: Annotated[str, Parameter(help="What a client must send as its token.")] = DEMO_KEY,
-    ping_interval: Annotated[str, Parameter(help="Heartbeat; 0: none.")] = "60s",
-    symbol_limit: Annotated[int, Parameter(help="Most tickers a connection; 0: no limit.")] = 50,
+    seed: Annotated[
+        int, Parameter(metavar="N", help="The same number makes up the same market.")
+    ] = 1,
+    port: Annotated[int, Parameter(metavar="PORT", help="0 picks any free port.")] = 0,
+    key: Annotated[
+        str, Parameter(metavar="KEY", help="The API key that clients must use.")
+    ] = DEMO_KEY,
+    ping_interval: Annotated[
+        str, Parameter(metavar="DURATION", help="Time between two pings to a client; 0 is never.")
+    ] = "60s",
+    symbol_limit: Annotated[
+        int, Parameter(metavar="N", help="Maximum tickers per connection; 0 is unlimited.")
+    ] = 50,
     second_connection: Annotated[
-        SecondConnection, Parameter(help="What a second connection with the key brings.")
+        SecondConnection, Parameter(help="What happens when a client connects with a key in use.")
     ] = "kills-old",
     rest: Annotated[
-        bool, Parameter(negative="", help="Give what was played as ticks on REST; it is kept.")
+        bool, Parameter(help="Keep what was sent, and serve it as ticks of the REST API.")
     ] = False,
-    fault: FaultFlags = None,
-    chaos: ChaosFlag = None,
+    fault: Annotated[
+        list[str] | None,
+        Parameter(
+            group=_FAULTS,
+            metavar="KIND[,OPTION...]",
+            help="Such as drop or mute,after=1000trades,for=1m,repeat. Can be repeated.",
+        ),
+    ] = None,
+    chaos: Annotated[
+        int | None,
+        Parameter(group=_FAULTS, metavar="SEED", help="Random faults, the same for each seed."),
+    ] = None,
     for_: For = None,
 ) -> int:
-    """Run the simulated Finnhub by itself, on 127.0.0.1, until Ctrl-C.
+    """Run a simulated Finnhub server on 127.0.0.1 until Ctrl-C.
 
-    Prints its address; point a client at it: STOCKTRACE_URL=ws://127.0.0.1:PORT.
+    Prints its address. Set STOCKTRACE_URL to it to connect a client.
+
+    For example:
+
+        stocktrace simulator --port 8765 --rate 1000
+        stocktrace simulator --tape data/tape/20261123T142958Z_3f9a1c --speed 0
+        stocktrace simulator --fault drop,after=1000trades,repeat
     """
-    faults = faults_of(fault, chaos)
+    faults = _parse_faults(fault, chaos)
 
     from stocktrace.simulator import (
         RestSettings,
@@ -74,12 +117,12 @@ def simulator(
         run_simulator,
     )
 
-    played = find_recording(tape, session, data_dir)
+    recording = find_recording(tape, session, data_dir)
     source: FrameSource = (
         SyntheticMarket(seed=seed, rate=rate)
-        if played is None
+        if recording is None
         else TapeSource(
-            played,
+            recording,
             speed=speed,
             times=timestamps,
             replay_disconnects=disconnects == "replay",
@@ -94,9 +137,9 @@ def simulator(
         second_connection=second_connection,
         rest=RestSettings() if rest else None,
     )
-    lasting = parse_duration(for_) if for_ is not None else None
+    duration = parse_duration(for_) if for_ is not None else None
     stop = threading.Event()
-    timer = threading.Timer(lasting, stop.set) if lasting is not None else None
+    timer = threading.Timer(duration, stop.set) if duration is not None else None
     server = Simulator(source, settings, faults)
     with handle_signals(stop.set) as caught, server:
         print(server.url, flush=True)
@@ -107,31 +150,11 @@ def simulator(
     return caught.status
 
 
-if TYPE_CHECKING:
-    from stocktrace.simulator import Fault
-
-#: As ``stocktrace.simulator.settings`` has it, which takes half a second to load.
-SecondConnection = Literal["kills-old", "kills-both", "refused-429", "both-live"]
-
-FaultFlags = Annotated[
-    list[str] | None,
-    Parameter(
-        name="--fault",
-        negative="",
-        help="KIND[,OPTION...], such as drop or mute,after=1000trades,for=1m,repeat; may be given "
-        "again. The kinds and their options are in docs/faults.md.",
-    ),
-]
-ChaosFlag = Annotated[
-    int | None, Parameter(name="--chaos", help="Faults at random; the same for the same number.")
-]
-
-
-def faults_of(texts: Sequence[str] | None, seed: int | None) -> list[Fault]:
-    """The faults that the flags ask for.
+def _parse_faults(texts: Sequence[str] | None, seed: int | None) -> list[Fault]:
+    """Return the faults of the flags.
 
     Raises:
-        UsageError: one of them is none.
+        UsageError: one of them is wrong.
     """
     if not texts and seed is None:
         return []
@@ -146,18 +169,18 @@ def faults_of(texts: Sequence[str] | None, seed: int | None) -> list[Fault]:
 def find_recording(
     tape: Path | None, session: str | None, data_dir: Path | None
 ) -> Path | Sequence[Path] | None:
-    """The tapes to play; ``None``: none was named.
+    """Return the tapes to replay, or ``None`` for a made-up market.
 
     Raises:
-        UsageError: two were named, or there is no such session.
-        StoreError: the session is alive, or has not all its tapes any more.
+        UsageError: both flags are given, or there is no such session.
+        StoreError: the session is running, or some of its tapes were deleted.
     """
     if session is None:
         if data_dir is not None:
-            raise UsageError("--data-dir is of a --session: name one, see `stocktrace sessions`.")
+            raise UsageError("--data-dir needs a --session. See `stocktrace sessions`.")
         return tape
     if tape is not None:
-        raise UsageError("Name a --tape or a --session, not both.")
+        raise UsageError("Use --tape or --session, not both.")
 
     from stocktrace.sessions.catalog import is_in_use, read_report
     from stocktrace.store.layout import Layout
@@ -165,17 +188,15 @@ def find_recording(
 
     layout = Layout.from_settings(Settings.load(data_dir=data_dir))
     if not is_session(session) or not layout.has(session):
-        raise UsageError(
-            f"There is no session {session} in {layout.root}: see `stocktrace sessions`."
-        )
+        raise UsageError(f"No session {session} in {layout.root}. See `stocktrace sessions`.")
     if is_in_use(layout, session):
-        raise StoreError(f"Session {session} is alive: play it when it has ended.")
+        raise StoreError(f"Session {session} is running. Replay it when it has ended.")
     tapes = {part.window: path for part, path in layout.session_tapes(session).items()}
     report = read_report(layout, session)
-    gone = [] if report is None else sorted(report.windows.keys() - tapes.keys())
-    if gone or not tapes:
+    deleted = [] if report is None else sorted(report.windows.keys() - tapes.keys())
+    if deleted or not tapes:
         raise StoreError(
-            f"Session {session} has not all its tapes any more: give those that are left in "
-            f"{layout.tapes(session)}, if any, with --tape."
+            f"Some tapes of session {session} were deleted. To replay those that are left, if any, "
+            f"use --tape {layout.tapes(session)}."
         )
     return list(tapes.values())

@@ -1,7 +1,7 @@
-"""The standard streams of a process: they may be closed, without a reader, or not read.
+"""The standard streams of a process, which may be closed, lack a reader, or have a slow one.
 
-None of this may end a capture, hold it up or change its exit status. ``protect`` replaces
-``sys.stdout`` and ``sys.stderr``; ``never_wait`` has a thread of its own write for them.
+None of this may end a capture, delay it or change its exit status. ``protect_streams`` replaces
+``sys.stdout`` and ``sys.stderr``; after ``write_in_background``, a thread writes to each.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from stocktrace.text import count_of
 
 log = logging.getLogger(__name__)
 
-# More than this is not kept for a terminal that does not read: log lines are then dropped.
+# Most log lines that are kept for a terminal that does not read; more are dropped.
 MAX_WAITING_BYTES = 65_536
-# The end of the process waits this long for a terminal that takes nothing at all.
+# At its end, the process waits this long for a terminal that reads nothing at all.
 STALLED_S = 2.0
-# A write is no longer than this, so that a slow reader can be told from one that does not read.
+# A write is not longer than this, to distinguish a slow reader from one that does not read.
 _PIECE = 4096
 
 _NO_READER = (errno.EPIPE, errno.ECONNRESET)
@@ -36,7 +36,7 @@ _NO_TERMINAL = (errno.EIO, errno.ENXIO)
 
 
 class ProtectedStream(io.FileIO):
-    """Standard output or error; what nobody can read any more is dropped."""
+    """Standard output or standard error. Output that nobody can read any more is dropped."""
 
     def __init__(self, number: int, *, is_error: bool) -> None:
         super().__init__(number, "wb", closefd=False)
@@ -44,11 +44,11 @@ class ProtectedStream(io.FileIO):
         # A failure of standard error cannot be reported anywhere.
         self._is_error = is_error
         self._outbox: OutputQueue | None = None
-        #: Whether the reader is gone.
+        #: Whether the reader has gone away.
         self.gone = False
 
     def write(self, data: Any, /) -> int:
-        """Write all of ``data``, or drop it; never fails because nobody reads."""
+        """Write all of ``data``, or drop it. A missing reader is not an error."""
         view = memoryview(data).cast("B")
         if self._outbox is not None:
             self._outbox.put(bytes(view))
@@ -60,14 +60,14 @@ class ProtectedStream(io.FileIO):
         """Write ``data`` on the calling thread, which waits for the reader."""
         try:
             while data and not self.gone:
-                # A terminal that another program made non-blocking takes nothing for a while.
+                # None: another program made the terminal non-blocking, and it is full.
                 written = super().write(data[:_PIECE])
                 if written is None:
                     select.select([], [self], [])
                 else:
                     data = data[written:]
         except OSError as error:
-            self.gone = True  # what is buffered must not fail once more when the process ends
+            self.gone = True  # the rest of the buffer must not fail again when the process ends
             if not self._nobody_reads(error):
                 raise
 
@@ -76,27 +76,27 @@ class ProtectedStream(io.FileIO):
             return True
         return error.errno in _NO_READER or (self._is_device and error.errno in _NO_TERMINAL)
 
-    def never_wait(self) -> None:
-        """From now on nobody who writes waits for the reader."""
-        # A file always takes what is written, and the reader of another program's output waits
-        # for all of it: standard output is only printed to when the capture has ended.
+    def write_in_background(self) -> None:
+        """From now on, let a thread wait for the reader."""
+        # Standard output is not a problem if it is a file, which never blocks, or a pipe, whose
+        # reader waits for all of it: a capture prints there only when it has ended.
         if self._outbox is None and (self._is_error or self._is_device):
             self._outbox = OutputQueue(self, MAX_WAITING_BYTES if self._is_error else None)
 
     @property
     def is_behind(self) -> bool:
-        """Whether the reader has not taken everything yet."""
+        """Whether the reader has not read everything yet."""
         return self._outbox is not None and self._outbox.is_behind
 
     def finish(self) -> None:
-        """Wait for a reader who reads; drop the rest if nobody does."""
+        """Wait while the reader reads; drop the rest if it does not."""
         if self._outbox is not None:
-            self.gone = not self._outbox.emptied(STALLED_S) or self.gone
+            self.gone = not self._outbox.drain(STALLED_S) or self.gone
             self._outbox = None
 
 
 class OutputQueue:
-    """What waits for the reader of a stream; ``most`` bytes, unless it is ``None``."""
+    """Output that waits for the reader of a stream, up to ``most`` bytes; ``None`` is unlimited."""
 
     def __init__(self, stream: ProtectedStream, most: int | None) -> None:
         self._stream, self._most = stream, most
@@ -104,16 +104,16 @@ class OutputQueue:
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
-        # A daemon: the process does not wait for it when a terminal takes nothing.
+        # A daemon: the process does not wait for it if a terminal reads nothing.
         threading.Thread(target=self._run, name="stocktrace-output", daemon=True).start()
 
     @property
     def is_behind(self) -> bool:
-        """Whether something waits."""
+        """Whether some output waits."""
         return self._size > 0
 
     def put(self, data: bytes) -> None:
-        """Keep ``data`` for the reader, or count it as dropped; never waits."""
+        """Keep ``data`` for the reader, or count it as dropped, without waiting."""
         with self._changed:
             if self._most is not None and self._size and self._size + len(data) > self._most:
                 self._dropped += data.count(b"\n")
@@ -122,11 +122,11 @@ class OutputQueue:
             self._size += len(data)
             self._changed.notify_all()
 
-    def emptied(self, within: float) -> bool:
-        """Wait until the reader has everything; ``False`` if it took nothing for ``within`` s."""
+    def drain(self, patience: float) -> bool:
+        """Wait until all is read; ``False`` if nothing was read for ``patience`` seconds."""
         with self._changed:
             while left := self._size:
-                if not self._changed.wait_for(lambda: self._size != left, within):
+                if not self._changed.wait_for(lambda: self._size != left, patience):
                     return False
         return True
 
@@ -144,24 +144,24 @@ class OutputQueue:
             if self._dropped and not self._size:
                 count, self._dropped = self._dropped, 0
                 lines = count_of(count, "line")
-                log.warning("%s of output were dropped: nobody read standard error", lines)
+                log.warning("%s of output were dropped because nobody read standard error.", lines)
 
 
 def protect_streams() -> None:
-    """Open what is closed, and have no reader fail this process; call it before all else.
+    """Open closed streams, and make a missing reader harmless; call this first.
 
-    What is opened next would get the number of a closed stream: a log line would then be written
-    to a tape.
+    Otherwise the next file to be opened, such as a tape, would get the number of a closed stream
+    and receive log lines.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
             os.set_inheritable(number, True)
     if sys.stdin is None:
         sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    # Whoever has put another object in their place wants to have what is written.
+    # Another object in their place was put there to receive the output.
     if sys.stdout is sys.__stdout__:
         sys.stdout = _text(1, sys.stdout)
     if sys.stderr is sys.__stderr__:
@@ -182,17 +182,17 @@ def _text(number: int, before: TextIO | None) -> TextIO:
 
 
 def write_in_background() -> None:
-    """From now on a reader that does not read holds up nobody; for what must keep the time."""
+    """From now on, let slow readers delay nobody; for a capture."""
     for text, stream in _ours():
-        # A summary that cannot be spelled must not fail, either.
+        # A summary that the encoding cannot express must not fail, either.
         text.reconfigure(errors="backslashreplace")
-        stream.never_wait()
+        stream.write_in_background()
     atexit.unregister(_finish)
     atexit.register(_finish)
 
 
 def _finish() -> None:
-    # Ctrl-C ends the waiting for a terminal, too.
+    # Ctrl-C also ends the wait for a terminal.
     with contextlib.suppress(KeyboardInterrupt):
         for text, stream in _ours():
             text.flush()
@@ -207,6 +207,6 @@ def _ours() -> Iterator[tuple[io.TextIOWrapper, ProtectedStream]]:
 
 
 def stream_of(text: TextIO) -> ProtectedStream | None:
-    """The stream below ``text``, if it is one of ours."""
+    """Return the stream below ``text`` if it is one of ours."""
     raw = getattr(getattr(text, "buffer", None), "raw", None)
     return raw if isinstance(raw, ProtectedStream) else None

@@ -1,17 +1,17 @@
-"""``stocktrace tickers``: the tickers of a capture that runs, shown and changed."""
+"""``stocktrace tickers``: the tickers of a running capture, listed and changed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import cyclopts
 import msgspec
 from cyclopts import Parameter
 
 from stocktrace.cli import output
 from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.cli.output import Json
+from stocktrace.cli.help import Json, Tickers, add_command, make_app
 from stocktrace.text import count_of
 from stocktrace.trade import parse_tickers
 from stocktrace.units import parse_duration
@@ -20,65 +20,78 @@ if TYPE_CHECKING:
     from stocktrace.live.control import ChangeAction, ChangeRequest
     from stocktrace.live.ticker_requests import ChangeOutcome
 
-app = cyclopts.App(
-    name="tickers",
-    help="Show or change the tickers of a capture that runs.",
-    help_format="plaintext",
-    version_flags=[],
-    result_action="return_value",
-)
-
 SessionName = Annotated[
-    str | None, Parameter(name="--session", help="Which capture; needed if several run.")
+    str | None,
+    Parameter(name="--session", metavar="SESSION", help="Needed if several captures are running."),
 ]
 Wait = Annotated[
-    str, Parameter(help="How long to wait for the capture's answer, at most; else status 1.")
+    str,
+    Parameter(metavar="DURATION", help="Exit 1 if the capture does not answer within this time."),
 ]
 
 
-@app.command
 def add(
-    *tickers: str,
+    *tickers: Tickers,
     session: SessionName = None,
     wait: Wait = "15s",
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
-    """Capture TICKERS, too.
+    """Add TICKERS to a running capture.
 
-    Status 0: they are subscribed, or will be as soon as there is a connection. Status 1: the
-    server refuses one, or the capture did not answer.
+    Exits 0 if they are subscribed, or will be when the connection is back. Exits 1 if the server
+    refuses one, or if the capture does not answer.
+
+    For example:
+
+        stocktrace tickers add NVDA
+        stocktrace tickers add NVDA AMD --session 20261123T142958Z_3f9a1c
     """
     return _change("add", tickers, session, wait, data_dir, as_json=as_json)
 
 
-@app.command
 def remove(
-    *tickers: str,
+    *tickers: Tickers,
     session: SessionName = None,
     wait: Wait = "15s",
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
-    """Capture TICKERS no more; what was recorded of them stays."""
+    """Remove TICKERS from a running capture. Their recorded trades are kept.
+
+    For example:
+
+        stocktrace tickers remove NVDA
+        stocktrace tickers remove NVDA AMD --wait 1m
+    """
     return _change("remove", tickers, session, wait, data_dir, as_json=as_json)
 
 
-@app.command(name="set")
 def set_(
-    *tickers: str,
+    *tickers: Tickers,
     session: SessionName = None,
     wait: Wait = "15s",
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
-    """Capture TICKERS and no others."""
+    """Let a running capture record TICKERS, and no others.
+
+    For example:
+
+        stocktrace tickers set AAPL MSFT
+        stocktrace tickers set AAPL MSFT --json
+    """
     return _change("set", tickers, session, wait, data_dir, as_json=as_json)
 
 
-@app.command(name="list")
 def list_(*, session: SessionName = None, data_dir: DataDir = None, as_json: Json = False) -> int:
-    """List the tickers that are captured, since when, and who asked for them."""
+    """List the tickers of a running capture, when they were added, and by whom.
+
+    For example:
+
+        stocktrace tickers list
+        stocktrace tickers list --json --data-dir /srv/trades
+    """
     layout = open_layout(data_dir)
 
     from stocktrace.sessions.catalog import find_running_capture
@@ -89,14 +102,14 @@ def list_(*, session: SessionName = None, data_dir: DataDir = None, as_json: Jso
         names = ("session", "tickers", "changes", "refused")
         output.print_json({name: getattr(report, name) for name in names})
         return 0
-    asked = {ticker: change for change in report.changes for ticker in change.added}
+    changes = {ticker: change for change in report.changes for ticker in change.added}
     output.print_table(
         ["ticker", "since", "by", "refused"],
         [
             (
                 ticker,
-                f"{asked[ticker].at if ticker in asked else report.started:%Y-%m-%d %H:%M:%S}",
-                asked[ticker].by if ticker in asked else "",
+                f"{changes[ticker].at if ticker in changes else report.started:%Y-%m-%d %H:%M:%S}",
+                changes[ticker].by if ticker in changes else "",
                 report.refused.get(ticker, ""),
             )
             for ticker in report.tickers
@@ -105,30 +118,42 @@ def list_(*, session: SessionName = None, data_dir: DataDir = None, as_json: Jso
     return 0
 
 
+app = make_app(
+    "tickers",
+    "List or change the tickers of a running capture.\n\nFor example:\n\n"
+    "    stocktrace tickers list\n    stocktrace tickers add NVDA",
+    version_flags=[],
+)
+for _rank, (_command, _arguments) in enumerate(
+    ((list_, ""), (add, "TICKERS..."), (remove, "TICKERS..."), (set_, "TICKERS..."))
+):
+    add_command(app, _command, _arguments, sort_key=_rank)
+
+
 def _change(
     action: ChangeAction,
     tickers: Sequence[str],
     session: str | None,
     wait: str,
-    data_dir: DataDir,
+    data_dir: Path | None,
     *,
     as_json: bool,
 ) -> int:
-    names, within = parse_tickers(tickers), parse_duration(wait)
+    names, patience = parse_tickers(tickers), parse_duration(wait)
     layout = open_layout(data_dir)
 
     from stocktrace.live.control import ChangeRequest
     from stocktrace.live.ticker_requests import request_change
     from stocktrace.sessions.catalog import find_running_capture
 
-    name = find_running_capture(layout, session)
-    change = ChangeRequest(action, names, "cli")
-    outcome = request_change(layout, name, change, within)
+    running = find_running_capture(layout, session)
+    request = ChangeRequest(action, names, "cli")
+    outcome = request_change(layout, running, request, patience)
     if as_json:
-        output.print_json({"session": name, **msgspec.to_builtins(outcome)})
+        output.print_json({"session": running, **msgspec.to_builtins(outcome)})
     elif not outcome.error:
-        _print(name, change, outcome)
-    sentences = [f"{ticker} is refused: {text}" for ticker, text in outcome.refused.items()]
+        _print(running, request, outcome)
+    sentences = [f"The server refused {ticker}: {text}" for ticker, text in outcome.refused.items()]
     if outcome.unanswered:
         sentences.append(f"The server says: {outcome.unanswered}. See `stocktrace tickers list`.")
     if outcome.error:
@@ -138,13 +163,15 @@ def _change(
     return 1 if sentences else 0
 
 
-def _print(session: str, change: ChangeRequest, outcome: ChangeOutcome) -> None:
+def _print(session: str, request: ChangeRequest, outcome: ChangeOutcome) -> None:
     changed = [*(f"+{t}" for t in outcome.added), *(f"-{t}" for t in outcome.removed)]
     print(
         f"session {session}: {' '.join(changed) or 'nothing to change'}; "
         f"{count_of(len(outcome.captured), 'ticker')}"
     )
     if outcome.added and not outcome.connected:
-        print("  there is no connection now: they are asked for when there is one")
-    if change.action == "remove" and (others := set(change.tickers) - set(outcome.removed)):
-        print(f"  not captured anyway: {' '.join(sorted(others))}")
+        print("  not connected now: they will be subscribed when the connection is back")
+    if request.action == "remove" and (
+        absent := sorted(set(request.tickers) - set(outcome.removed))
+    ):
+        print(f"  not captured before: {' '.join(absent)}")

@@ -1,4 +1,4 @@
-"""``stocktrace watch``: a capture that another process runs, such as Prefect's."""
+"""``stocktrace watch``: the progress of a capture in another process, such as Prefect's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from stocktrace.cli import output
 from stocktrace.cli.capture import Progress
 from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.cli.output import Json
+from stocktrace.cli.help import Json
 from stocktrace.cli.progress import make_progress
 from stocktrace.errors import SessionCrashed, StocktraceError, UsageError
 
@@ -19,21 +19,29 @@ if TYPE_CHECKING:
     from stocktrace.sessions.status import CaptureStatus
     from stocktrace.store.layout import Layout
 
-# The status is written twice a second.
+# A capture writes its status twice a second.
 _LOOK_S = 0.5
 
 
 def watch(
-    session: Annotated[str | None, Parameter(help="Default: the capture that began last.")] = None,
+    session: Annotated[
+        str | None, Parameter(help="Defaults to the capture that was started last.")
+    ] = None,
     *,
     show: Progress = "auto",
     as_json: Json = False,
     data_dir: DataDir = None,
 ) -> int:
-    """Show a capture that another process runs, until it ends.
+    """Show the progress of a capture in another process until it ends.
 
-    With --json a line for each look. Ctrl-C ends the watching, not the capture. Exits 1 if the
-    capture failed or its process died.
+    With --json, prints each status as a line. Ctrl-C ends `watch`, not the capture. Exits 1 if the
+    capture failed or crashed.
+
+    For example:
+
+        stocktrace watch
+        stocktrace watch 20261123T142958Z_3f9a1c --progress log
+        stocktrace watch --json --data-dir /srv/trades
     """
     layout = open_layout(data_dir)
 
@@ -44,16 +52,16 @@ def watch(
 
     last: CaptureStatus | None = None
     try:
-        with make_progress("none" if as_json else show) as look:
-            for last in _statuses(layout, session):
+        with make_progress("none" if as_json else show) as show_progress:
+            for last in _read_statuses(layout, session):
                 if as_json:
                     output.print_json(last)
                     output.flush()
                     output.check_reader()
-                elif look is not None:
-                    look(last)
+                elif show_progress is not None:
+                    show_progress(last)
     except KeyboardInterrupt:
-        output.print_error(f"session {session} goes on")
+        output.print_error(f"Session {session} is still running.")
         return 130
     if last is None or last.state != "ended":
         raise SessionCrashed(session)
@@ -62,29 +70,29 @@ def watch(
     return 1 if last.final_state == "failed" else 0
 
 
-def _statuses(layout: Layout, session: str) -> Iterator[CaptureStatus]:
-    """Each status of a session as it is written; ends with the session or with its process."""
+def _read_statuses(layout: Layout, session: str) -> Iterator[CaptureStatus]:
+    """Yield each status of a session that is written, until the session or its process ends."""
     from stocktrace.sessions.catalog import is_in_use
     from stocktrace.sessions.status import CaptureStatus
     from stocktrace.store.names import is_session
 
     if not is_session(session):
-        raise UsageError(f"{session!r} is no session: see `stocktrace sessions`.")
+        raise UsageError(f"{session!r} is not a session. See `stocktrace sessions`.")
     path, before, never = layout.status(session), None, threading.Event()
     while True:
-        alive = is_in_use(layout, session)  # asked first: then the status is its last word
+        # Asked first: if nobody holds the lock, the status that is read next is the last one.
+        running = is_in_use(layout, session)
         try:
             status = CaptureStatus.read(path)
         except FileNotFoundError:
             raise UsageError(
-                f"There is no status of a session {session} in {layout.root}: "
-                "see `stocktrace sessions`."
+                f"No status of session {session} in {layout.root}. See `stocktrace sessions`."
             ) from None
         except ValueError as error:
-            raise StocktraceError(f"{path} is no status of this version: {error}.") from error
+            raise StocktraceError(f"{path} is not a status of this version: {error}.") from error
         if status != before:
             yield status
         before = status
-        if status.state == "ended" or not alive:
+        if status.state == "ended" or not running:
             return
         never.wait(_LOOK_S)

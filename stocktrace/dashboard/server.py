@@ -1,5 +1,4 @@
 """Runs the server on a socket that is bound already: its address is known before it answers."""
-# MERGED """Where the page is: bound before the server is loaded, so that it can be told at once."""
 
 from __future__ import annotations
 
@@ -14,7 +13,6 @@ from typing import BinaryIO
 import uvicorn
 
 from stocktrace.dashboard.app import Dashboard, make_app
-from stocktrace.errors import StocktraceError, UsageError, is_usage
 from stocktrace.store.layout import Layout
 
 # Streams end at once; this is for a browser that does not read.
@@ -73,30 +71,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-HOST = "127.0.0.1"
-#: In no list of well-known ports, and easy to type.
-PORT = 8421
-
-
-def bind_port(port: int) -> socket.socket:
-    """A listening socket on this machine's own address; 0: any free port.
-
-    Raises:
-        UsageError: the port cannot be had.
-    """
-    try:
-        return socket.create_server((HOST, port))
-    except (OSError, OverflowError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        reason = os.strerror(number) if number else "there is no such port"
-        kind = UsageError if is_usage(error) else StocktraceError
-        raise kind(
-            f"Port {port} cannot be had ({reason}): give another one with --port, or 0 for any."
-        ) from error
-
-
-def page_address(listening: socket.socket) -> str:
-    """Where the page is."""
-    return f"http://{HOST}:{listening.getsockname()[1]}/"

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry, MetricsHandler, ProcessCollector
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.errors import SettingsError, StocktraceError, is_usage
+from stocktrace.errors import SettingsError, StocktraceError, usage_or
 from stocktrace.live.metrics import Metrics
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
@@ -69,9 +69,8 @@ def _bind(address: str, metrics: Metrics) -> _MetricsServer:
         family, _, _, _, place = found[0]
         return _MetricsServer(family, place, metrics)
     except OSError as error:
-        kind = SettingsError if is_usage(error) else StocktraceError
-        raise kind(
-            f"--metrics: cannot listen on {address} ({error.strerror}): give another port, or off."
+        raise usage_or(StocktraceError, error, SettingsError)(
+            f"--metrics: Cannot listen on {address} ({error.strerror}). Choose another port, or off."
         ) from error
 
 

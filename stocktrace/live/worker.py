@@ -6,7 +6,7 @@ import contextvars
 import threading
 from collections.abc import Callable
 
-from stocktrace.errors import StocktraceError, StoreError
+from stocktrace.errors import StocktraceError, StoreError, describe
 
 
 class WorkerThread(threading.Thread):
@@ -33,6 +33,9 @@ def chain_failure(failure: BaseException) -> StocktraceError:
     """``failure`` of another thread as an error of ours, to be raised on this one."""
     if isinstance(failure, StocktraceError):
         return failure
-    error = StoreError(f"The capture stopped: {type(failure).__name__}: {failure}")
+    words = describe(failure)
+    if not isinstance(failure, OSError):
+        words = f"{type(failure).__name__}: {words}"
+    error = StoreError(f"The capture stopped: {words}")
     error.__cause__ = failure
     return error

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stocktrace.errors import LayoutError, StoreError, UsageError, is_usage
+from stocktrace.errors import LayoutError, StoreError, UsageError, describe, usage_or
 from stocktrace.store import files
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import OPEN, WindowId
@@ -49,8 +49,7 @@ def read_quarantine_lines(path: Path) -> Iterator[QuarantineLine]:
         # end and JSON does not.
         texts = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        kind = UsageError if is_usage(error) else StoreError
-        raise kind(f"Cannot read {path}: {error}.") from error
+        raise usage_or(StoreError, error)(f"Cannot read {describe(error, path)}.") from error
     if path.suffix == OPEN:
         texts.pop()  # the last line may not be complete yet
     seen: Counter[tuple[int, bytes]] = Counter()

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.errors import StocktraceError, StoreError
+from stocktrace.errors import StocktraceError, StoreError, describe
 from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.coverage import CoverageBuilder
@@ -78,14 +78,16 @@ def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[RecoveredSessio
             outcome = recover_session(layout, session, clock)
         except (StocktraceError, OSError) as error:
             failures.append(error)
-            log.error("session %s cannot be recovered: %s", session, error)  # noqa: TRY400
+            reason = describe(error, layout.root)
+            log.error("session %s cannot be recovered: %s", session, reason)  # noqa: TRY400
         else:
             recovered += [outcome] if outcome is not None else []
     if failures:
         if len(failures) == 1 and isinstance(failures[0], StocktraceError):
             raise failures[0]
         raise StoreError(
-            f"{len(failures)} sessions cannot be recovered, the first because: {failures[0]}"
+            f"{count_of(len(failures), 'session')} cannot be recovered. The first failed: "
+            f"{describe(failures[0], layout.root)}"
         ) from failures[0]
     return recovered
 
@@ -190,7 +192,8 @@ def truncate_torn_tape(tape: Path) -> None:
         if end < size:
             torn = os.pread(file.fileno(), size - end, end)
             aside = tape.with_suffix(".torn")
-            aside.write_bytes(torn)
+            with files.disk_errors(aside):
+                aside.write_bytes(torn)
             files.sync_file(aside)
             file.truncate(end)
             os.fsync(file.fileno())

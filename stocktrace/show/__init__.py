@@ -1,1 +1,1 @@
-"""A session for people: its report as one HTML page, its picture."""
+"""The report of a session for people: one HTML page, and a picture."""

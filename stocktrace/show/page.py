@@ -1,6 +1,6 @@
-"""A session as one HTML file that needs nothing else: no server, no network, no other file.
+"""A session as one HTML file that needs no server, no network and no other file.
 
-The template escapes whatever it is given, so that text of the data is text on the page.
+The template escapes all values, so that text from the data is text on the page.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from stocktrace.show.picture import draw_picture
 from stocktrace.show.view import NAMELESS, ReportBar, ReportView
 from stocktrace.text import count_of, format_clock, format_duration
 
-#: Rows of a table; all there is stands in the session's report on disk.
+#: Most rows of a table; the session's report on disk has all of them.
 MOST_ROWS = 500
 
 _CHARTS = "dashboard/static/lightweight-charts.standalone.production.js"
 
 
 def render_page(view: ReportView) -> str:
-    """The page of a session, HTML."""
+    """Return the page of a session as HTML."""
     environment = Environment(
         loader=PackageLoader("stocktrace.show", "templates"),
         autoescape=True,
@@ -55,7 +55,7 @@ def render_page(view: ReportView) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _TickerRow:
-    """One ticker: what it traded at, and its books."""
+    """A ticker with its prices and books."""
 
     name: str
     books: TickerBooks
@@ -69,7 +69,7 @@ class _TickerRow:
 
     @property
     def change(self) -> float | None:
-        """From the first price to the last, per cent."""
+        """Change from the first price to the last, in percent."""
         if self.first is None or self.last is None or self.first == 0:
             return None
         return round(100 * (self.last / self.first - 1), 2)
@@ -98,13 +98,13 @@ def _row(view: ReportView, name: str, bars: list[ReportBar] | None) -> _TickerRo
 
 
 def _data(view: ReportView) -> dict[str, Any]:
-    """What the charts are drawn from; times are epoch seconds, bars as in ``Bar``."""
+    """Return the data of the charts; times are epoch seconds, bars are ``ReportBar``s."""
     return {
         "begin": view.begin.timestamp(),
         "end": view.end.timestamp(),
         "every": view.every_s,
         "tickers": {
-            # A sum of floats has digits that nobody traded.
+            # Without the rounding errors of a sum of floats.
             name: [bar._replace(volume=float(f"{bar.volume:.9g}")) for bar in bars]
             for name, bars in view.bars.items()
             if bars
@@ -122,10 +122,10 @@ def _data(view: ReportView) -> dict[str, Any]:
 
 
 def number(value: float | None, form: str = ",") -> str:
-    """``value`` as text; nothing for ``None``."""
+    """Return ``value`` as text, empty for ``None``."""
     return "" if value is None else format(value, form)
 
 
 def moment(when: datetime | None) -> str:
-    """A time in UTC, to the millisecond."""
+    """Return a time in UTC, to the millisecond; empty for ``None``."""
     return "" if when is None else when.isoformat(" ", "milliseconds").removesuffix("+00:00")

@@ -1,7 +1,7 @@
-"""A session as a picture: price and volume of the busiest tickers, each gap shaded. Plain SVG.
+"""A session as an SVG picture: price and volume of the busiest tickers, each gap shaded.
 
-Built as a tree, so that text of the data is text in it, whatever it is made of. A line goes on
-where a ticker was only quiet, and breaks where nobody listened.
+The SVG is built as a tree, so that text from the data is text in it. The price line breaks at a
+gap, but not where a ticker was only quiet.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from stocktrace.show.view import LENGTHS_S, GapStretch, ReportBar, ReportView
 from stocktrace.text import count_of
 
-#: Panels in one picture.
+#: Most panels in one picture.
 MOST_PANELS = 6
 
 _WIDTH, _LEFT, _RIGHT, _TOP = 960.0, 12.0, 80.0, 40.0
 _TITLE, _PRICE, _VOLUME, _SPACE = 20.0, 92.0, 34.0, 14.0
 _PANEL = _TITLE + _PRICE + _VOLUME
-# A gap of a second in a day is seen, too.
+# So that a gap of one second in a day is visible.
 _NARROWEST = 1.5
 _TICKS = 8
-# What XML 1.0 does not have.
+# Characters that XML 1.0 does not allow.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-# A paper of its own, for pages light and dark.
+# With its own background, for light and dark pages.
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#57606a}"
     ".paper{fill:#fff;stroke:#d0d7de}.head{font-size:14px;font-weight:600;fill:#1f2328}"
@@ -41,9 +41,9 @@ _STYLE = (
 
 
 def draw_picture(view: ReportView) -> str:
-    """The session as one SVG document; a ``rect`` of class ``gap`` for each gap.
+    """Return the session as an SVG document with a ``rect`` of class ``gap`` for each gap.
 
-    A gap that is only of some of the tickers has one in the panel of each of them.
+    A gap of some of the tickers has one in the panel of each of them.
     """
     shown = [(name, bars) for name, bars in view.bars.items() if bars][:MOST_PANELS]
     scale = _TimeScale.of(view)
@@ -63,14 +63,14 @@ def draw_picture(view: ReportView) -> str:
     SubElement(root, "style").text = _STYLE
     _rect(root, "paper", 0.5, 0.5, _WIDTH - 1, height - 1).set("rx", "6")
     _text(root, "text", _headline(view), {"class": "head", "x": _n(_LEFT), "y": "26"})
-    _time_axis(root, scale, _TOP, bottom)
+    _draw_time_axis(root, scale, _TOP, bottom)
     for gap in view.gaps:
-        for top, end in _gap_extent(gap, [name for name, _ in shown], bottom):
+        for top, end in _gap_areas(gap, [name for name, _ in shown], bottom):
             left, right = scale.x(gap.start.timestamp()), scale.x(gap.end.timestamp())
             rect = _rect(root, "gap", left, top, max(right - left, _NARROWEST), end - top)
             _text(rect, "title", f"{_seconds(gap)}: {gap.reason}")
-    for at, (name, bars) in enumerate(shown):
-        _panel(root, scale, _TOP + at * (_PANEL + _SPACE), name, bars, view)
+    for panel, (name, bars) in enumerate(shown):
+        _draw_panel(root, scale, _TOP + panel * (_PANEL + _SPACE), name, bars, view)
     if not shown:
         place = {"x": _n(_LEFT), "y": _n(_TOP + _PANEL / 2)}
         _text(root, "text", "No trades were recorded.", place)
@@ -79,7 +79,7 @@ def draw_picture(view: ReportView) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _TimeScale:
-    """Time (epoch s) to x; never empty."""
+    """Maps time (epoch s) to x; covers at least one second."""
 
     begin: float
     end: float
@@ -95,7 +95,7 @@ class _TimeScale:
 
     def ticks(self) -> Iterator[tuple[float, str]]:
         wanted = (self.end - self.begin) / _TICKS
-        step = next((each for each in LENGTHS_S if each >= wanted), LENGTHS_S[-1])
+        step = next((length for length in LENGTHS_S if length >= wanted), LENGTHS_S[-1])
         form = "%H:%M" if step >= 60 else "%H:%M:%S"
         tick = -(-self.begin // step) * step
         while tick <= self.end:
@@ -103,20 +103,20 @@ class _TimeScale:
             tick += step
 
 
-def _gap_extent(
+def _gap_areas(
     gap: GapStretch, shown: Sequence[str], bottom: float
 ) -> Iterator[tuple[float, float]]:
-    """From top to bottom of what a gap covers: all panels, or those of its tickers."""
-    hit = [at for at, name in enumerate(shown) if gap.concerns(name)]
-    if len(hit) == len(shown):
+    """Yield top and bottom of each area that a gap covers: all panels, or those of its tickers."""
+    panels = [panel for panel, name in enumerate(shown) if gap.concerns(name)]
+    if len(panels) == len(shown):
         yield _TOP, bottom
         return
-    for at in hit:
-        top = _TOP + at * (_PANEL + _SPACE)
+    for panel in panels:
+        top = _TOP + panel * (_PANEL + _SPACE)
         yield top, top + _PANEL
 
 
-def _panel(
+def _draw_panel(
     root: Element,
     scale: _TimeScale,
     top: float,
@@ -139,7 +139,7 @@ def _panel(
     priced = list(_priced(middle))
     if not priced:
         return
-    low, high = min(each.low for each in priced), max(each.high for each in priced)
+    low, high = min(point.low for point in priced), max(point.high for point in priced)
 
     def y(price: float) -> float:
         share = (price - low) / (high - low) if high > low else 0.5
@@ -158,7 +158,7 @@ def _panel(
 
 
 class _PricePoint(NamedTuple):
-    """Where a bar stands, and its prices."""
+    """The place and the prices of a bar."""
 
     x: float
     high: float
@@ -173,7 +173,7 @@ def _priced(middle: Mapping[ReportBar, float]) -> Iterator[_PricePoint]:
 
 
 def _is_connected(places: Sequence[float], gaps: Sequence[float]) -> Iterator[bool]:
-    """For each place whether the line comes from the one before: no gap begins between them."""
+    """Yield for each place whether the line connects it to the one before, without a gap."""
     for at, x in enumerate(places):
         yield at > 0 and bisect(gaps, places[at - 1]) == bisect(gaps, x)
 
@@ -191,7 +191,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _time_axis(root: Element, scale: _TimeScale, top: float, bottom: float) -> None:
+def _draw_time_axis(root: Element, scale: _TimeScale, top: float, bottom: float) -> None:
     for x, text in scale.ticks():
         SubElement(root, "path", {"class": "axis", "d": f"M{_n(x)} {_n(top)}V{_n(bottom)}"})
         place = {"x": _n(x), "y": _n(bottom + 15), "text-anchor": "middle"}
@@ -199,11 +199,13 @@ def _time_axis(root: Element, scale: _TimeScale, top: float, bottom: float) -> N
 
 
 def _headline(view: ReportView) -> str:
-    one = view.summary
-    trades = "trades not counted yet" if one.trades is None else count_of(one.trades, "trade")
+    summary = view.summary
+    trades = "trades not counted yet"
+    if summary.trades is not None:
+        trades = count_of(summary.trades, "trade")
     return (
         f"{view.begin:%Y-%m-%d %H:%M:%S} to {view.end:%H:%M:%S} UTC · {view.state} · "
-        f"{trades} · {count_of(one.gaps, 'gap')}"
+        f"{trades} · {count_of(summary.gaps, 'gap')}"
     )
 
 

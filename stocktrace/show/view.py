@@ -1,7 +1,7 @@
-"""What a report of a session shows: its books, bars, gaps and quarantine, read from the disk.
+"""The data of a session's page: books, bars, gaps and quarantine, read from the disk.
 
-Works for a session in any state. Of one that runs, the books are those of the windows that have
-rolled, the bars those of all that is on disk by now.
+The session can be in any state. For a running one, the books cover the windows that have ended, and
+the bars cover everything that is on disk so far.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_session
 from stocktrace.store.quarantine import parse_quarantine
 
-#: Lengths of a bar (s) to choose from: the shortest with which a session has at most ``MOST_BARS``.
+#: Possible lengths of a bar (s). The shortest is used that needs at most ``MOST_BARS``.
 LENGTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
-#: A session of the US market in minutes, and a few.
+#: The minutes of one US market session, and a few more.
 MOST_BARS = 400
-#: More charts than this nobody looks at, and each costs up to 16 kB of the page.
+#: Each chart adds up to 16 kB to the page.
 MOST_TICKERS = 50
-#: What stands in a table for the ticker of rows that name none.
+#: Shown instead of the ticker of rows that do not name one.
 NAMELESS = "(no ticker)"
 
 
 class ReportBar(NamedTuple):
-    """What the trades of ``every_s`` seconds came to; ``start`` is epoch s, by receipt.
+    """A bar of ``every_s`` seconds by time of receipt; ``start`` is epoch seconds.
 
-    The prices are ``None`` where only trades came that make none.
+    Prices are ``None`` if no trade of the bar sets a price.
     """
 
     start: int
@@ -47,7 +47,7 @@ class ReportBar(NamedTuple):
 
 
 class GapStretch(NamedTuple):
-    """A gap of ``tickers``; ``None``: of which is not known yet, for the session is running."""
+    """A gap of ``tickers``; ``None`` means all of them."""
 
     start: datetime
     end: datetime
@@ -55,7 +55,7 @@ class GapStretch(NamedTuple):
     tickers: frozenset[str] | None
 
     def concerns(self, ticker: str) -> bool:
-        """Whether ``ticker`` was not listened to."""
+        """Return whether the gap is one of ``ticker``."""
         return self.tickers is None or ticker in self.tickers
 
 
@@ -63,7 +63,7 @@ class GapStretch(NamedTuple):
 class ReportView:
     """A session from ``begin`` to ``end``.
 
-    ``bars`` are of the busiest tickers, busiest first; ``quarantine`` counts rows by reason.
+    ``bars`` has the busiest tickers, busiest first; ``quarantine`` counts rows by reason.
     """
 
     report: SessionReport
@@ -76,22 +76,22 @@ class ReportView:
     quarantine: dict[str, int]
 
     @classmethod
-    def of(cls, layout: Layout, session: str, most: int = MOST_TICKERS) -> Self:
-        """The session as it stands on disk, with the bars of ``most`` tickers.
+    def read(cls, layout: Layout, session: str, most: int = MOST_TICKERS) -> Self:
+        """Read a session from the disk, with the bars of the ``most`` busiest tickers.
 
         Raises:
             UsageError: there is no such session.
-            StoreError: its report, or a file of it, is damaged.
+            StoreError: its report, or one of its files, is damaged.
         """
-        report = _report(layout, session)
+        report = _read_report(layout, session)
         summary = SessionSummary.of(layout, report)
         begin, end = report.started, _end(report, summary)
         every_s = length_of_bars((end - begin).total_seconds())
         busiest = sorted(report.tickers, key=lambda name: (-_trades(report, name), name))
-        gone = sorted(set(report.per_ticker) - set(report.tickers))
+        removed = sorted(set(report.per_ticker) - set(report.tickers))
         bars = {
-            name: _bars(layout, session, name, every_s, begin, end)
-            for name in [*busiest, *gone][:most]
+            name: _read_bars(layout, session, name, every_s, begin, end)
+            for name in [*busiest, *removed][:most]
         }
         return cls(
             report,
@@ -100,51 +100,51 @@ class ReportView:
             end,
             every_s,
             dict(sorted(bars.items(), key=lambda item: -sum(bar.trades for bar in item[1]))),
-            _gaps(layout, report),
-            _quarantine(layout, session),
+            _read_gaps(layout, report),
+            _count_quarantine(layout, session),
         )
 
     @property
     def state(self) -> str:
-        """As its summary tells."""
+        """The state of the session, ``crashed`` if its process is gone."""
         return self.summary.state
 
     @property
     def is_closed(self) -> bool:
-        """Whether its books are."""
+        """The books are final."""
         return self.state not in ("running", "crashed")
 
     @property
     def quarantined(self) -> int:
-        """How many rows and frames were refused."""
+        """Number of rows and frames in quarantine."""
         return sum(self.quarantine.values())
 
     @property
-    def gap_seconds(self) -> list[str]:
+    def without_trades(self) -> list[str]:
         """Tickers without any trade."""
-        heard = {name for name, bars in self.bars.items() if bars} | set(self.report.per_ticker)
-        return [name for name in self.report.tickers if name not in heard]
+        traded = {name for name, bars in self.bars.items() if bars} | set(self.report.per_ticker)
+        return [name for name in self.report.tickers if name not in traded]
 
     @property
     def seconds(self) -> float:
-        """How long it took, or has taken."""
+        """The duration of the session so far."""
         return (self.end - self.begin).total_seconds()
 
 
 def length_of_bars(seconds: float) -> int:
-    """How many seconds a bar has when so many are shown."""
+    """Return the length of a bar, in seconds, for a session of ``seconds``."""
     fitting = (length for length in LENGTHS_S if seconds / length <= MOST_BARS)
     return next(fitting, LENGTHS_S[-1])
 
 
-def _report(layout: Layout, session: str) -> SessionReport:
+def _read_report(layout: Layout, session: str) -> SessionReport:
     path = layout.report(session)
     if not (is_session(session) and path.exists()):
-        raise UsageError(f"There is no session {session}: see `stocktrace sessions`.")
+        raise UsageError(f"No session {session} in {layout.root}. See `stocktrace sessions`.")
     try:
         return read_session(layout, session)
     except ValueError as error:
-        raise StoreError(f"{path} is no report: {error}.") from error
+        raise StoreError(f"{path} is not a session report: {error}.") from error
 
 
 def _end(report: SessionReport, summary: SessionSummary) -> datetime:
@@ -152,18 +152,18 @@ def _end(report: SessionReport, summary: SessionSummary) -> datetime:
         return report.ended
     if summary.state == "running":
         return datetime.now(UTC)
-    # It died, and nobody has recovered it yet: its last sign of life.
-    heard = [one.last for one in report.per_ticker.values() if one.last is not None]
+    # It crashed, and nobody has recovered it yet: the last that is known of it.
+    trades = [books.last for books in report.per_ticker.values() if books.last is not None]
     gaps = [gap.end for gap in report.gaps]
-    told = report.started + timedelta(seconds=max(1.0, summary.seconds))
-    return max([told, *heard, *gaps])
+    status = report.started + timedelta(seconds=max(1.0, summary.seconds))
+    return max([status, *trades, *gaps])
 
 
 def _trades(report: SessionReport, ticker: str) -> int:
     return report.per_ticker[ticker].trades if ticker in report.per_ticker else 0
 
 
-def _bars(
+def _read_bars(
     layout: Layout, session: str, ticker: str, every_s: int, begin: datetime, end: datetime
 ) -> list[ReportBar]:
     rows = read_session_bars(layout, session, ticker, every_s, begin, end).to_pylist()
@@ -176,31 +176,32 @@ def _bars(
     ]
 
 
-def _gaps(layout: Layout, report: SessionReport) -> list[GapStretch]:
-    """From the coverage, which is written at the end; till then the report has them."""
-    found = read_gaps(session=report.session, data_dir=layout.root)
-    if not len(found):
-        every = len(report.tickers)
+def _read_gaps(layout: Layout, report: SessionReport) -> list[GapStretch]:
+    """Read the gaps from the coverage, or from the report until the coverage is written."""
+    table = read_gaps(session=report.session, data_dir=layout.root)
+    if not len(table):
+        # The report counts the tickers of a gap, but does not name them.
+        count = len(report.tickers)
         return [
             GapStretch(
-                gap.start, gap.end, gap.reason, None if gap.tickers >= every else frozenset()
+                gap.start, gap.end, gap.reason, None if gap.tickers >= count else frozenset()
             )
             for gap in report.gaps
         ]
     return [
         GapStretch(start, end, reason, frozenset(tickers))
-        for (_, start, end, reason), tickers in sorted(join_midnight_gaps(found).items())
+        for (_, start, end, reason), tickers in sorted(join_midnight_gaps(table).items())
     ]
 
 
-def _quarantine(layout: Layout, session: str) -> dict[str, int]:
+def _count_quarantine(layout: Layout, session: str) -> dict[str, int]:
     reasons: Counter[str] = Counter()
     for path in sorted(layout.root.glob(f"quarantine/{session}-*.jsonl*")):
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:  # sealed just now
             text = path.with_suffix("").read_text(encoding="utf-8", errors="replace")
-        # The last line of an open file may not be whole yet.
-        whole = text[: text.rfind("\n") + 1].splitlines()
-        reasons.update(refused.reason for refused in parse_quarantine(whole))
+        # The last line of an open file may be incomplete.
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        reasons.update(row.reason for row in parse_quarantine(lines))
     return dict(reasons.most_common())

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from websockets.asyncio.server import serve as serve_websockets
 
 from stocktrace.clock import Deadline
-from stocktrace.errors import SettingsError, StocktraceError, is_usage
+from stocktrace.errors import SettingsError, StocktraceError, describe, usage_or
 from stocktrace.simulator.client_link import SimulatedConnection
 from stocktrace.simulator.faults import Fault, FaultPlan
 from stocktrace.simulator.gateway import Gateway
@@ -86,9 +86,8 @@ class Simulator:
         try:
             listener = socket.create_server((HOST, self.settings.port), backlog=128)
         except OSError as error:
-            kind = SettingsError if is_usage(error) else StocktraceError
-            raise kind(
-                f"The simulator cannot listen on port {self.settings.port}: {error.strerror}."
+            raise usage_or(StocktraceError, error, SettingsError)(
+                f"The simulator cannot listen on port {self.settings.port}: {describe(error)}."
             ) from error
         self.port = listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()

@@ -89,8 +89,8 @@ def test_a_key_that_is_refused_exits_1_with_a_sentence(
         )  # fmt: skip
     assert said.status == 1
     assert said.err.splitlines()[-1] == (
-        "stocktrace: The server refused the API key (HTTP 401): "
-        "check FINNHUB_API_KEY at https://finnhub.io/dashboard."
+        "stocktrace: The server refused the API key (HTTP 401). "
+        "Check FINNHUB_API_KEY at https://finnhub.io/dashboard."
     )
     assert "Traceback" not in said.err
 
@@ -105,7 +105,7 @@ def test_a_key_in_use_exits_1_with_a_sentence(quick: Studio, say: Callable[..., 
     assert said.status == 1
     assert said.err == (
         "stocktrace: Another capture on this host already uses this API key "
-        f"(session {SESSION}, process {os.getpid()}): stop it first, or use a second key.\n"
+        f"(session {SESSION}, process {os.getpid()}). Stop it first, or use a second key.\n"
     )
     assert not quick.data_dir.exists()
 

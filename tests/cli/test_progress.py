@@ -49,9 +49,9 @@ class Terminal(io.StringIO):
 
 def test_the_rate_is_that_of_the_last_looks() -> None:
     rates = TickerRates()
-    assert rates(status(0, 0)) == 0
-    assert rates(status(1, 100)) == 100
-    found = [rates(status(2 + n, 100)) for n in range(12)]
+    assert rates.add(status(0, 0)) == 0
+    assert rates.add(status(1, 100)) == 100
+    found = [rates.add(status(2 + n, 100)) for n in range(12)]
     assert found[0] == 50
     assert found[-1] == 0
 
@@ -59,8 +59,8 @@ def test_the_rate_is_that_of_the_last_looks() -> None:
 def test_each_ticker_has_its_rate() -> None:
     rates = TickerRates()
     for second in range(3):
-        rates(status(second, 10 * second))
-    assert [rates.ticker(name) for name in ("AAPL", "MSFT", "NONE")] == [10, 0, 0]
+        rates.add(status(second, 10 * second))
+    assert [rates.of_ticker(name) for name in ("AAPL", "MSFT", "NONE")] == [10, 0, 0]
 
 
 def test_lines_come_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,7 +92,7 @@ def test_who_looks_later_gets_a_line_at_once_and_then_now_and_then(
 def drawn(shown: CaptureStatus, **options: Any) -> str:
     console = Console(file=io.StringIO(), **{"width": 100, **options})
     rates = TickerRates()
-    console.print(render_status(shown, rates(shown), rates))
+    console.print(render_status(shown, rates.add(shown), rates))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -100,13 +100,13 @@ def drawn(shown: CaptureStatus, **options: Any) -> str:
 def test_a_picture_says_why_it_is_not_connected_and_when_it_tries_again() -> None:
     at = datetime(2026, 11, 23, tzinfo=UTC)
     retry = ReconnectAttempt(2, at + timedelta(seconds=4), "refused\x1b[2J")
-    text = drawn(status(10, up=False, at=at, retry=retry))
+    text = drawn(status(10, up=False, written_at=at, retry=retry))
     assert text.startswith("○ reconnecting: try 3 in 4 s (refused?[2J)")
 
 
 def test_a_picture_says_that_what_was_received_is_being_published() -> None:
     ending = msgspec.structs.replace(status(10), state="ending")
-    assert drawn(ending).startswith("● ending: what was received is being published  session s")
+    assert drawn(ending).startswith("● ending: writing Parquet  session s")
 
 
 @pytest.mark.parametrize("width", [60, 100, 200])
@@ -132,7 +132,7 @@ def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_live_progress_without_a_terminal_is_refused_with_a_way_out() -> None:
-    with pytest.raises(UsageError, match="use --progress log"):
+    with pytest.raises(UsageError, match="Use --progress log"):
         make_progress("live")
 
 

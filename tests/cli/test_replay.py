@@ -126,19 +126,19 @@ def test_the_tapes_of_a_session_are_played_once_and_in_their_order(tmp_path: Pat
 
 def test_what_cannot_be_played_is_told_of(tmp_path: Path) -> None:
     layout = record(tmp_path, SESSION, listening(TICKERS, NOON, NOON + 9 * SECOND, stream(NOON)))
-    with pytest.raises(UsageError, match=f"no session {OTHER}"):
+    with pytest.raises(UsageError, match=f"No session {OTHER}"):
         find_recording(None, OTHER, tmp_path)
-    with pytest.raises(UsageError, match=r"no session \.\./x"):
+    with pytest.raises(UsageError, match=r"No session \.\./x"):
         find_recording(None, "../x", tmp_path)
     with pytest.raises(UsageError, match="not both"):
         find_recording(tmp_path, SESSION, tmp_path)
     with pytest.raises(UsageError, match="--session"):
         find_recording(tmp_path, None, tmp_path)
-    with lock.hold_lock(layout.lock(SESSION), {}), pytest.raises(StoreError, match="is alive"):
+    with lock.hold_lock(layout.lock(SESSION), {}), pytest.raises(StoreError, match="is running"):
         find_recording(None, SESSION, tmp_path)
     for path in layout.tapes(SESSION).glob("*.zst"):
         path.unlink()
-    with pytest.raises(StoreError, match="not all its tapes"):
+    with pytest.raises(StoreError, match="Some tapes of session"):
         find_recording(None, SESSION, tmp_path)
 
 
@@ -146,4 +146,4 @@ def test_the_command_ends_with_2_for_a_session_that_is_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["simulator", "--session", OTHER, "--data-dir", str(tmp_path)]) == 2
-    assert f"no session {OTHER}" in capsys.readouterr().err
+    assert f"No session {OTHER}" in capsys.readouterr().err

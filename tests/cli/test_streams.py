@@ -162,7 +162,7 @@ def test_55_lines_that_nobody_reads_are_dropped_and_counted(
     caplog.set_level(logging.WARNING)
     reading, writing = os.pipe()
     stream = ProtectedStream(writing, is_error=True)
-    stream.never_wait()
+    stream.write_in_background()
     written = 2 * MAX_WAITING_BYTES // 10 + 20_000  # the pipe takes some, too
     for _ in range(written):
         stream.write(b"012345678\n")
@@ -186,7 +186,7 @@ def test_55_lines_that_nobody_reads_are_dropped_and_counted(
     assert set(bytes(taken).split(b"\n")) == {b"012345678", b""}
     dropped = written - taken.count(b"\n")
     assert caplog.messages == [
-        f"{dropped:,} lines of output were dropped: nobody read standard error"
+        f"{dropped:,} lines of output were dropped because nobody read standard error."
     ]
     os.close(writing)
     os.close(reading)
@@ -195,7 +195,7 @@ def test_55_lines_that_nobody_reads_are_dropped_and_counted(
 def test_55_a_slow_reader_gets_everything_at_the_end() -> None:
     reading, writing = os.pipe()
     stream = ProtectedStream(writing, is_error=True)
-    stream.never_wait()
+    stream.write_in_background()
     stream.write(b"x" * 3 * MAX_WAITING_BYTES)
     taken = bytearray()
 

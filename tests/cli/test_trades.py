@@ -266,7 +266,7 @@ def test_a_report_that_is_damaged_is_named_and_the_others_are_listed(
     assert SESSION in said.out
     died, damaged = said.err.splitlines()
     assert died == f"stocktrace: {SessionCrashed(SESSION)}"
-    assert damaged.startswith(f"stocktrace: {folder / 'a.json'} is no report")
+    assert damaged.startswith(f"stocktrace: {folder / 'a.json'} is not a session report")
 
 
 def test_an_empty_folder_has_no_sessions(say: Callable[..., Said], tmp_path: Path) -> None:

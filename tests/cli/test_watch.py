@@ -70,7 +70,9 @@ def test_what_another_process_captures_is_shown_until_it_ends(
         if len(seen) == 2:
             studio.handle.stop("enough")
 
-    monkeypatch.setattr("stocktrace.cli.watch.progress", lambda _: contextlib.nullcontext(look))
+    monkeypatch.setattr(
+        "stocktrace.cli.watch.make_progress", lambda _: contextlib.nullcontext(look)
+    )
     with studio.exchange(SyntheticMarket(rate=2000)) as exchange, recorded(studio, exchange):
         status, out, err = watch()
     report = studio.report()
@@ -141,7 +143,7 @@ def test_gaps_of_a_session_that_runs_are_not_said_to_be_none(
         assert cli.run(["gaps", "--data-dir", str(studio.data_dir)]) == 0
         out, err = capsys.readouterr()
     assert "0 gaps" not in out
-    assert "runs: its gaps are listed when it has ended" in err
+    assert "is running. Its gaps are listed when it has ended" in err
 
 
 def test_a_process_that_died_is_told_with_what_to_do(studio: Studio, watch: Watch) -> None:
@@ -149,16 +151,16 @@ def test_a_process_that_died_is_told_with_what_to_do(studio: Studio, watch: Watc
     status, out, err = watch(session, "--progress", "none")
     assert (status, out) == (1, "")
     assert err == (
-        f"stocktrace: The process of session {session} died, so its books are not closed: what it "
-        "received is on its tape, and `stocktrace recover` publishes it.\n"
+        f"stocktrace: Session {session} crashed. Everything it received is on its tape. "
+        "Run `stocktrace recover`.\n"
     )
 
 
 def test_when_nothing_runs_that_is_told(studio: Studio, watch: Watch) -> None:
     a_dead_one(studio)
     told = (
-        f"stocktrace: No capture runs in {studio.data_dir}: start one with `stocktrace capture`, "
-        "or name the folder of one that runs with --data-dir.\n"
+        f"stocktrace: No capture is running in {studio.data_dir}. Start one with `stocktrace "
+        "capture`, or name another data folder with --data-dir.\n"
     )
     assert watch() == (1, "", told)
 
@@ -198,8 +200,8 @@ def test_a_session_that_died_is_listed_with_what_it_received_and_what_to_do(
 @pytest.mark.parametrize(
     ("session", "sentence"),
     [
-        (SESSION, f"There is no status of a session {SESSION}"),
-        ("../../etc/passwd", "'../../etc/passwd' is no session"),
+        (SESSION, f"No status of session {SESSION}"),
+        ("../../etc/passwd", "'../../etc/passwd' is not a session"),
     ],
 )
 def test_a_session_that_is_none_is_told(
@@ -218,7 +220,7 @@ def test_a_status_of_another_version_is_told(studio: Studio, watch: Watch) -> No
     path.write_text('{"session": 7}')
     status, _, err = watch(SESSION)
     assert status == 1
-    assert f"{path} is no status of this version" in err
+    assert f"{path} is not a status of this version" in err
 
 
 def test_of_several_the_capture_that_began_last_is_shown(studio: Studio, watch: Watch) -> None:
@@ -248,7 +250,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_capture(studio: Studio) -> None:
             _, err = process.communicate(timeout=PATIENCE_S)
         assert studio.report().state == "running"
     assert process.returncode == 130
-    assert err == f"stocktrace: session {first['session']} goes on\n"
+    assert err == f"stocktrace: Session {first['session']} is still running.\n"
     assert SessionReport.read(next(studio.data_dir.glob("sessions/*.json"))).state == "interrupted"
 
 

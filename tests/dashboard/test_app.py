@@ -15,9 +15,9 @@ import anyio
 import msgspec
 import pytest
 
+from stocktrace.dashboard.address import bind_port
 from stocktrace.dashboard.app import STATIC, Dashboard, SessionList
 from stocktrace.dashboard.broadcast import Broadcast
-from stocktrace.dashboard.server import bind_port
 from stocktrace.dashboard.session_view import SessionView
 from stocktrace.errors import UsageError
 from stocktrace.sessions.report import SessionReport
@@ -145,7 +145,7 @@ def test_a_session_without_a_ticker_shows_the_busiest(
 def test_a_port_in_use_is_reported_in_one_sentence() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(UsageError, match=r"cannot be had .* give another one with --port"),
+        pytest.raises(UsageError, match=r"Cannot listen on port .* another one with --port"),
     ):
         bind_port(taken.getsockname()[1])
 

@@ -282,8 +282,8 @@ def test_a_refused_key_ends_it_without_the_key_in_the_text(
     assert refused.value.status == status
     assert isinstance(refused.value, FeedError)
     assert str(refused.value) == (
-        f"The server refused the API key (HTTP {status}): "
-        "check FINNHUB_API_KEY at https://finnhub.io/dashboard."
+        f"The server refused the API key (HTTP {status}). "
+        "Check FINNHUB_API_KEY at https://finnhub.io/dashboard."
     )
     assert KEY not in "".join(traceback.format_exception(refused.value))
     assert notes.events == [("gap", "connecting")]

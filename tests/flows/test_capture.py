@@ -511,11 +511,11 @@ def recount(folder: Path, report: SessionReport) -> int:
         (["AAPL", "--for", "5s", "--until", "16:00"], "Set a duration"),
         (["--for", "5s"], "Name at least one ticker"),
         (["AAPL", "--for", "soon"], "'soon' is not a duration"),
-        (["AAPL", "--for", "5s", "--url", "http://x"], "is no WebSocket address"),
+        (["AAPL", "--for", "5s", "--url", "http://x"], "is not a WebSocket address"),
         (["AAPL", "--for", "5s", "--nope"], "--nope"),
         (["AAPL", "--for", "5s", "--market", "uk"], "--market"),
         (["AAPL", "--for", "5s", "--wait-for-key", "soon"], "'soon' is not a duration"),
-        (["AAPL", "--for", "5s", "--lake", "nowhere"], "That is no lake"),
+        (["AAPL", "--for", "5s", "--lake", "nowhere"], "This is not the URL of a lake"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_status_2(

@@ -115,8 +115,8 @@ def test_a_second_machine_is_refused_with_what_to_do(
     assert str(refused.value) == (
         f"Another capture on another machine already uses this API key (in the global concurrency "
         f"limit {first.name}; one that died is out of it within 5 minutes, and if there is none "
-        f"at all, run prefect gcl update {first.name} --active-slots 0): "
-        "stop it first, or use a second key."
+        f"at all, run prefect gcl update {first.name} --active-slots 0). "
+        "Stop it first, or use a second key."
     )
 
 

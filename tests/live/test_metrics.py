@@ -266,7 +266,9 @@ def test_an_address_that_is_taken_is_told_before_anything_is_made(
 ) -> None:
     with (
         studio.exchange() as exchange,
-        pytest.raises(SettingsError, match=r"cannot listen on 127\.0\.0\.1:.*: give another port"),
+        pytest.raises(
+            SettingsError, match=r"Cannot listen on 127\.0\.0\.1:.*\. Choose another port"
+        ),
     ):
         studio.record(exchange, metrics=taken)
     assert not studio.data_dir.exists()
@@ -276,7 +278,7 @@ def test_an_address_that_is_taken_is_told_before_anything_is_made(
 def test_a_host_that_is_none_is_told(settings: Settings) -> None:
     wrong = settings.model_copy(update={"metrics": "no.such.host.invalid:0"})
     with (
-        pytest.raises(SettingsError, match=r"cannot listen on no\.such\.host\.invalid:0"),
+        pytest.raises(SettingsError, match=r"Cannot listen on no\.such\.host\.invalid:0"),
         serve_metrics(wrong),
     ):
         pass

@@ -142,7 +142,7 @@ def test_the_coverage_of_a_ticker_that_is_removed_ends(
         report = studio.record(exchange, ("AAPL", "MSFT"), scenario())
     assert asked[0].result() == 0
     out = capsys.readouterr().out
-    assert out == f"session {report.session}: -MSFT; 1 ticker\n  not captured anyway: IBM\n"
+    assert out == f"session {report.session}: -MSFT; 1 ticker\n  not captured before: IBM\n"
     assert report.tickers == ["AAPL"]
     ends = {
         ticker: read_coverage(ticker, data_dir=studio.data_dir)["end"].max()
@@ -183,7 +183,7 @@ def test_a_refusal_of_the_server_is_told_with_status_1(
     assert statuses == [1]
     out, err = capsys.readouterr()
     assert out == f"session {report.session}: +TSLA +NVDA; 4 tickers\n"
-    assert err == f"stocktrace: TSLA is refused: {text}\n"
+    assert err == f"stocktrace: The server refused TSLA: {text}\n"
     assert report.refused == {"TSLA": text}
     assert intervals(studio, "TSLA")[-1] == ("gap", f"subscription refused: {text}")
     assert intervals(studio, "NVDA") == [("listening", "")]
@@ -196,7 +196,7 @@ def test_the_ticker_over_the_limit_is_the_refused_one_and_served_when_there_is_r
     with studio.exchange(symbol_limit=3) as exchange:
         report, statuses = steer(exchange, *words, tickers=("A", "B", "C"))
     assert statuses == [1, 1, 0, 0]
-    told = "stocktrace: TSLA is refused: Subscribing to too many symbols\n"
+    told = "stocktrace: The server refused TSLA: Subscribing to too many symbols\n"
     assert capsys.readouterr().err == told * 2
     assert (report.tickers, report.refused) == (["A", "B", "TSLA"], {})
     for ticker in ("A", "B", "C"):
@@ -217,7 +217,7 @@ def test_without_a_connection_a_change_is_kept_for_the_next(
 
         report = studio.record(exchange, ("AAPL",), scenario(), backoff_floor=2, backoff_base=0.01)
     assert asked[0].result() == 0
-    assert "  there is no connection now: they are asked for when there is one\n" in (
+    assert "  not connected now: they will be subscribed when the connection is back\n" in (
         capsys.readouterr().out
     )
     assert report.tickers == ["TSLA"]
@@ -345,7 +345,7 @@ def test_changes_are_taken_in_the_order_in_which_they_were_sent(layout: Layout) 
 
 def test_a_change_that_nobody_takes_is_withdrawn(layout: Layout) -> None:
     with alive(layout) as inbox:
-        with pytest.raises(ChangeTimeout, match="it is withdrawn, nothing was changed"):
+        with pytest.raises(ChangeTimeout, match="The change was withdrawn"):
             request_change(layout, SESSION, ADD, 0.2)
         assert list(inbox.take()) == []
 
@@ -356,7 +356,7 @@ def test_a_change_that_was_taken_and_not_answered_is_not_called_withdrawn(
     with alive(layout) as inbox:
         sending = pool.submit(request_change, layout, SESSION, ADD, 1.0)
         waited_for(inbox)
-        with pytest.raises(ChangeTimeout, match="took the change, and did not tell"):
+        with pytest.raises(ChangeTimeout, match="accepted the change, but did not report"):
             sending.result()
 
 
@@ -411,8 +411,8 @@ def test_if_no_capture_runs_that_is_told_with_status_1(
     layout: Layout, studio: Studio, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentence = (
-        f"No capture runs in {layout.root}: start one with `stocktrace capture`, or name the "
-        "folder of one that runs with --data-dir."
+        f"No capture is running in {layout.root}. Start one with `stocktrace capture`, or name "
+        "another data folder with --data-dir."
     )
     for words in (["add", "TSLA"], ["remove", "TSLA"], ["set", "TSLA"], ["list"]):
         assert command(studio, *words) == 1
@@ -442,7 +442,7 @@ def test_if_several_run_one_must_be_named(
         )
         assert capsys.readouterr().err == f"stocktrace: {sentence}\n"
         assert command(studio, "add", "TSLA", "--session", other, "--wait", "100ms") == 1
-    assert f"Session {other} did not take the change within 0.1 s" in capsys.readouterr().err
+    assert f"Session {other} did not accept the change within 0.1 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -502,7 +502,7 @@ def test_a_read_that_the_disk_took_half_of_is_in_no_books_and_in_a_gap(
         exchange.act(lambda gateway: gateway.links[0].send([two, frame((A, 3))]))
         yield trades(3)
 
-    with studio.exchange() as exchange, pytest.raises(StocktraceError, match="make room"):
+    with studio.exchange() as exchange, pytest.raises(StocktraceError, match="Make room"):
         studio.record(exchange, [A], scenario())
     monkeypatch.undo()
     layout = Layout(studio.data_dir)

@@ -733,8 +733,11 @@ def test_several_that_cannot_be_recovered_are_told_in_one_sentence(
 
     other_session(layout)
     monkeypatch.setattr(recovery, "_recover_claimed", boom)
-    with pytest.raises(StoreError, match=r"2 sessions cannot be recovered, .*Input/output error"):
+    with pytest.raises(StoreError) as caught:
         recover(layout, STILL)
+    assert str(caught.value) == (
+        f"2 sessions cannot be recovered. The first failed: {layout.root}: Input/output error"
+    )
 
 
 def test_a_mark_without_its_facts_does_not_keep_a_session_from_being_recovered(

@@ -405,13 +405,13 @@ def test_the_command_repairs_and_tells(
     assert snapshot(layout) == before
     assert cli.run(words) == 0
     rows_told = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows_told[0] == ["date", "gaps", "tickers", "became", "trades", "session", "why"]
+    assert rows_told[0] == ["date", "gaps", "tickers", "state", "trades", "session", "reason"]
     assert rows_told[1][:5] == ["2025-11-21", "1", "2", "repaired", "228"]
     assert cli.run([*words, "--json"]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert told == []
     assert cli.run(words) == 0
-    assert capsys.readouterr().out == "nothing to repair\n"
+    assert capsys.readouterr().out == "no gaps to fill\n"
     assert cli.run(["gaps", "--json", "--data-dir", str(layout.root)]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["repair"] for one in told] == ["repaired", "repaired"]
@@ -434,7 +434,7 @@ def test_gaps_that_are_put_off_are_told_until_when_and_why_each_time(
         assert cli.run(words) == 0
         out = capsys.readouterr().out
         assert out.splitlines()[-1] == sentence
-        assert "nothing to repair" not in out
+        assert "no gaps to fill" not in out
     assert server.rest_requests == 0
     assert cli.run([*words, "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [sentence]

@@ -262,10 +262,10 @@ def test_the_page_tells_what_a_person_must_know() -> None:
         "Gaps 1 2.5 s",
         "Quarantined 1",
         "Books balance",
-        "80 ms 250 ms for 99 %, 900 at most",
+        "Lag, p50 80 ms p99 250 ms, maximum 900 ms",
         "price: > 0 1",
-        "silent for 00:30:00 of open market",
-        "C 0 0 0 0 0 nothing was heard",
+        "no trades for 00:30:00 of market hours",
+        "C 0 0 0 0 0 no trades",
     ):
         assert told in text
 
@@ -273,14 +273,14 @@ def test_the_page_tells_what_a_person_must_know() -> None:
 def test_the_page_of_a_running_session_says_how_old_its_books_are() -> None:
     report = SessionReport(SESSION, ["A"], BEGIN, windows={"w": Books()})
     text = text_of(view(report=report, summary=SessionSummary(SESSION, "running", trades=7)))
-    assert "the books below are of the 1 window rolled so far" in text
+    assert "The books below cover the 1 window that ended so far" in text
     assert "Trades 7" in text
     assert "Books not closed" in text
 
 
 @pytest.mark.parametrize(
     ("trades", "told"),
-    [(1234, "Trades 1,234 received until it last told"), (None, "Trades ? on its tape")],
+    [(1234, "Trades 1,234 at the last status"), (None, "Trades ? on its tape")],
 )
 def test_the_page_of_a_session_that_died_says_so_and_never_that_nothing_came(
     trades: int | None, told: str
@@ -293,10 +293,9 @@ def test_the_page_of_a_session_that_died_says_so_and_never_that_nothing_came(
     )
     assert told in text
     assert "Books not closed" in text
-    assert "Its process crashed, so its books are not closed" in text
-    assert "stocktrace recover publishes it" in text
+    assert "It crashed. Everything it received is on its tape; run stocktrace recover" in text
     assert "Gaps 2 1.5 s, connecting among them" in text
-    assert "2 gaps to be listed when it is recovered" in text
+    assert "2 gaps will be listed when the session is recovered" in text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")

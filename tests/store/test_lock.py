@@ -46,7 +46,7 @@ def test_one_process_captures_with_a_key_and_the_next_is_told_who() -> None:
         pass
     assert str(caught.value) == (
         "Another capture on this host already uses this API key "
-        f"(session the-other, process {process.pid}): stop it first, or use a second key."
+        f"(session the-other, process {process.pid}). Stop it first, or use a second key."
     )
 
 

@@ -183,4 +183,4 @@ def test_the_summary_and_the_page_tell_of_copies(
     report = SessionReport.read(layout.report(SESSION))
     output.print_summary(report, tmp_path)
     assert report.duplicated in capsys.readouterr().out
-    assert report.duplicated in render_page(ReportView.of(layout, SESSION))
+    assert report.duplicated in render_page(ReportView.read(layout, SESSION))

@@ -182,7 +182,7 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     writer = TapeWriter(tmp_path / "a.tape")
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(DiskFull, match=r"has only \d+ MB left: make room") as caught:
+    with pytest.raises(DiskFull, match=r"has only \d+ MB left\. Make room") as caught:
         writer.append(NOON, FRAMES)
     monkeypatch.undo()
     writer.close()

@@ -363,7 +363,7 @@ def test_14_a_second_capture_with_the_key_is_refused_and_harms_nothing(studio: S
     assert told == [
         (
             f"Another capture on this host already uses this API key (session {report.session}, "
-            f"process {report.pid}): stop it first, or use a second key."
+            f"process {report.pid}). Stop it first, or use a second key."
         )
     ]
     assert (exchange.dials, report.reconnects) == (1, 0)

@@ -183,7 +183,7 @@ def test_30_a_full_disk_leaves_no_partial_row_and_a_clean_resume(
         with pytest.raises(DiskFull) as failed:
             record(studio, exchange, lasting=30.0, flush_interval="100ms", tickers=["AAPL", "MSFT"])
         everything = all_sent(exchange)
-    assert "make room, then run `stocktrace recover`" in str(failed.value)
+    assert "Make room, then run `stocktrace recover`" in str(failed.value)
     small.make_room()
     session = next((studio.data_dir / "tape").iterdir()).name
     kept = taped(studio.data_dir, session)
@@ -216,7 +216,7 @@ def test_30_the_capture_stops_cleanly_before_the_disk_is_full(studio: Studio, sm
         everything = all_sent(exchange)
     report = report_of(studio.data_dir)
     assert report.state == "failed"
-    assert "left: make room" in report.reason
+    assert "left. Make room" in report.reason
     kept = taped(studio.data_dir, report.session)
     assert kept == everything[: len(kept)]
     for path in studio.data_dir.glob("csv/*/*"):

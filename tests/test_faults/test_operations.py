@@ -134,7 +134,7 @@ def test_43_a_run_that_overlaps_is_refused_and_the_next_one_is_not(
         assert status == 1
         assert said.splitlines()[-1] == (
             f"stocktrace: Another capture on this host already uses this API key (session {session}"
-            f", process {first.popen.pid}): stop it first, or use a second key."
+            f", process {first.popen.pid}). Stop it first, or use a second key."
         )
         assert (exchange.dials, exchange.open_connections) == (1, 1)
         first.signal(signal.SIGTERM)
@@ -251,8 +251,8 @@ def test_45_a_key_that_is_refused_is_not_shown(studio: Studio, launch: Launch) -
         status, said = process.end()
     assert status == 1
     assert said.splitlines()[-1] == (
-        "stocktrace: The server refused the API key (HTTP 401): "
-        "check FINNHUB_API_KEY at https://finnhub.io/dashboard."
+        "stocktrace: The server refused the API key (HTTP 401). "
+        "Check FINNHUB_API_KEY at https://finnhub.io/dashboard."
     )
     assert "s3cr3t" not in said
     assert b"s3cr3t" not in everything_written(studio.data_dir)

@@ -1,5 +1,5 @@
 "use strict";
-// The chart of one ticker: candles, volume, and what nobody listened to, shaded.
+// The chart of one ticker: candles, volume, and shaded gaps.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const names = Object.keys(data.tickers);
@@ -14,7 +14,7 @@
   document.getElementById("charts").hidden = false;
   for (const name of names) select.add(new Option(name, name));
 
-  // Draws behind the bars; a gap lies where it was, not only on whole bars.
+  // Draws gaps behind the bars, at their exact times.
   class Gaps {
     gaps = [];
     attached({ chart, requestUpdate }) { this.chart = chart; this.update = requestUpdate; }
@@ -51,7 +51,7 @@
 
   const text = (value) => value.toLocaleString("en", { maximumSignificantDigits: 8 });
   let bars = new Map();
-  const tell = (bar) => {
+  const showLegend = (bar) => {
     legend.textContent = bar ? `O ${text(bar[1])}  H ${text(bar[2])}  L ${text(bar[3])}  C ${text(bar[4])}  V ${text(bar[5])}  ${text(bar[6])} trade${bar[6] === 1 ? "" : "s"}` : "";
   };
   const show = (name) => {
@@ -61,7 +61,7 @@
     const size = ranges.length ? Math.max(...ranges) : 1;
     const digits = size < 10 ? 5 : 2;
     candles.applyOptions({ priceFormat: { type: "price", precision: digits, minMove: 10 ** -digits } });
-    // Every slot is there, so that quiet minutes take their time.
+    // Every bar has a slot, so that the time axis is linear.
     const times = Array.from({ length: slots }, (_, at) => first + at * data.every);
     candles.setData(times.map((time) => {
       const bar = bars.get(time);
@@ -69,13 +69,13 @@
     }));
     volume.setData(times.map((time) => (bars.has(time) ? { time, value: bars.get(time)[5] } : { time })));
     const gaps = data.gaps.filter((gap) => gap[3] === null || gap[3].includes(name));
-    for (const each of shades) each.show(gaps);
+    for (const shade of shades) shade.show(gaps);
     chart.timeScale().fitContent();
-    tell(priced[priced.length - 1]);
+    showLegend(priced[priced.length - 1]);
   };
   chart.subscribeCrosshairMove(({ time }) => {
-    const found = time === undefined ? undefined : bars.get(time);
-    if (found && found[4] !== null) tell(found);
+    const bar = time === undefined ? undefined : bars.get(time);
+    if (bar && bar[4] !== null) showLegend(bar);
   });
   select.addEventListener("change", () => show(select.value));
   show(names[0]);

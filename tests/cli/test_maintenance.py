@@ -48,7 +48,7 @@ COMMANDS = [["recover"], ["verify"], ["requeue", "x.jsonl"], ["audit"], ["gaps"]
 def test_without_a_data_folder_it_is_told_and_none_is_made(
     run: Command, tmp_path: Path, command: list[str]
 ) -> None:
-    sentence = f"There is no data folder {tmp_path / 'data'}: give one with --data-dir."
+    sentence = f"No data folder {tmp_path / 'data'}. Name another one with --data-dir."
     assert run(*command) == (2, "", f"stocktrace: {sentence}\n")
     assert not (tmp_path / "data").exists()
 
@@ -78,7 +78,7 @@ def test_recover_tells_programs_in_json(run: Command, dead: Layout) -> None:
                 "rows": 10,
                 "torn_bytes": len(TORN),
                 "balanced": True,
-                "unsent": "",
+                "upload_error": "",
             }
         ],
     )
@@ -176,7 +176,9 @@ def test_verify_fails_as_long_as_something_is_not_mended(run: Command, whole: La
 
 
 def test_verify_of_a_session_that_is_none_is_wrong_usage(run: Command, whole: Layout) -> None:
-    sentence = "There is no ended session 20200101T000000Z_000000: see `stocktrace sessions`."
+    sentence = (
+        f"No ended session 20200101T000000Z_000000 in {whole.root}. See `stocktrace sessions`."
+    )
     assert run("verify", "20200101T000000Z_000000") == (2, "", f"stocktrace: {sentence}\n")
     with lock.hold_lock(whole.lock(SESSION), {}):
         assert run("verify", SESSION)[0] == 2
@@ -188,7 +190,7 @@ def test_verify_says_which_session_is_just_being_recovered(
 ) -> None:
     monkeypatch.setattr("stocktrace.store.lock.is_locked", lambda _: False)
     with lock.hold_lock(whole.lock(SESSION), {}):
-        sentence = f"session {SESSION} is being recovered: it was not verified."
+        sentence = f"Session {SESSION} is being recovered; it was not verified."
         assert run("verify") == (
             0,
             "0 sessions verified, 0 findings\n",
@@ -250,7 +252,7 @@ def test_requeue_of_something_else_is_wrong_usage(
 
 
 def test_audit_says_that_the_chain_is_whole_or_where_it_is_not(run: Command, whole: Layout) -> None:
-    assert run("audit") == (0, f"the chain of {whole.audit} is whole\n", "")
+    assert run("audit") == (0, f"the hash chain of {whole.audit} is intact\n", "")
     text = whole.audit.read_text()
     whole.audit.write_text(text.replace("recover", "remover", 1))
     status, out, err = run("audit")
@@ -280,7 +282,7 @@ def test_gaps_are_listed_with_their_reasons(run: Command, whole: Layout) -> None
             ["closed", "by", "the", "server", "(1001)", "not", "yet"],
         ),
     ]
-    assert total == "2 gaps (6.0 s), 1 of them connecting; a row for each ticker"
+    assert total == "2 gaps (6.0 s), 1 of them connecting; one row per ticker"
 
 
 def test_gaps_are_those_of_all_tickers_of_a_date_and_of_a_session_in_json(

@@ -14,7 +14,7 @@ from tests.cli.conftest import PATIENCE_S, STOCKTRACE, Said, running
 from tests.conftest import NOON, Studio, published, sent
 
 
-def test_exchange_prints_its_address_and_plays_a_tape(studio: Studio, tmp_path: Path) -> None:
+def test_the_simulator_prints_its_address_and_plays_a_tape(studio: Studio, tmp_path: Path) -> None:
     frames = [each for _, each in synthetic_frames(["AAPL"], 200)]
     tape = tmp_path / "a.tape"
     tape.write_bytes(b"".join(b"%d\t%s\n" % (NOON + n, each) for n, each in enumerate(frames)))
@@ -38,7 +38,7 @@ def test_exchange_prints_its_address_and_plays_a_tape(studio: Studio, tmp_path: 
     assert published(studio.data_dir) == sent(frames)
 
 
-def test_exchange_ends_by_itself_when_it_was_told_how_long(say: Callable[..., Said]) -> None:
+def test_the_simulator_ends_after_the_duration_it_was_given(say: Callable[..., Said]) -> None:
     said = say("simulator", "--for", "100ms")
     assert said.status == 0
     assert re.fullmatch(r"ws://127\.0\.0\.1:\d+\n", said.out)
