@@ -1,9 +1,9 @@
-"""stocktrace: a recorder of live market trades that can be trusted with data that comes once.
+"""Record live market trades: data you cannot download again.
 
     report = stocktrace.capture(["AAPL", "MSFT"], duration="30m")
     trades = stocktrace.read_trades("AAPL", date="2026-11-23")
 
-The names below are loaded when they are used: pandas, pyarrow and pandera take a second.
+Each name below is imported when it is used, since pandas, pyarrow and pandera take a second.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name from its module."""
+    """Import a public name from its module."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

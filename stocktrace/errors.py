@@ -11,7 +11,7 @@
     │   │   ├── BadCertificate    the server's certificate cannot be verified
     │   │   └── WrongScheme       ws:// to a TLS server, or wss:// to a plain one
     │   ├── PlanForbidden         HTTP 403 from REST: the key's plan has no historical ticks
-    │   ├── TicksNotFound         HTTP 404 from REST: there are no such ticks, or not yet
+    │   ├── TicksNotFound         HTTP 404 from REST: the ticks do not exist, or not yet
     │   ├── InvalidResponse       a REST response that cannot be used
     │   ├── ServerUnavailable     REST failed on every attempt
     │   └── FeedStopped           the feed's thread ended; the reason is its ``__cause__``
@@ -33,6 +33,7 @@ Attributes hold the facts. ``str()`` is one sentence for a person: what is wrong
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -78,12 +79,11 @@ class CannotConnect(FeedError):
     """The connection failed, and will fail in the same way until somebody changes something."""
 
 
+@dataclass(eq=False)
 class KeyRefused(CannotConnect):
     """The server refused the API key."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
+    status: int
 
     def __str__(self) -> str:
         return (
@@ -92,14 +92,13 @@ class KeyRefused(CannotConnect):
         )
 
 
+@dataclass(eq=False)
 class BadCertificate(CannotConnect):
     """The certificate of ``server`` cannot be verified: ``problem`` says why."""
 
-    def __init__(self, server: str, problem: str, remedy: str) -> None:
-        super().__init__(server, problem, remedy)
-        self.server = server
-        self.problem = problem
-        self.remedy = remedy
+    server: str
+    problem: str
+    remedy: str
 
     def __str__(self) -> str:
         return (
@@ -107,13 +106,12 @@ class BadCertificate(CannotConnect):
         )
 
 
+@dataclass(eq=False)
 class WrongScheme(CannotConnect):
     """The address of ``server`` must start with ``scheme``."""
 
-    def __init__(self, server: str, scheme: str) -> None:
-        super().__init__(server, scheme)
-        self.server = server
-        self.scheme = scheme
+    server: str
+    scheme: str
 
     def __str__(self) -> str:
         speaks = "uses TLS" if self.scheme == "wss" else "does not use TLS"
@@ -149,16 +147,15 @@ class FeedStopped(FeedError):
     """The feed ended before the capture did."""
 
 
+@dataclass(eq=False)
 class KeyInUse(StocktraceError):
     """Another capture uses the key; Finnhub allows one connection per key (FINNHUB.md, #158).
 
     ``place`` says where it runs, ``holder`` which one it is.
     """
 
-    def __init__(self, holder: str, place: str = "on this host") -> None:
-        super().__init__(holder, place)
-        self.holder = holder
-        self.place = place
+    holder: str
+    place: str = "on this host"
 
     def __str__(self) -> str:
         return (
@@ -179,12 +176,11 @@ class SessionNotRunning(StocktraceError):
         )
 
 
+@dataclass(eq=False)
 class SessionCrashed(StocktraceError):
     """The process of a session ended without closing the session."""
 
-    def __init__(self, session: str) -> None:
-        super().__init__(session)
-        self.session = session
+    session: str
 
     def __str__(self) -> str:
         return (
@@ -193,14 +189,13 @@ class SessionCrashed(StocktraceError):
         )
 
 
+@dataclass(eq=False)
 class ChangeTimeout(StocktraceError):
     """A running capture did not answer a request to change its tickers in time."""
 
-    def __init__(self, session: str, within: float, *, withdrawn: bool) -> None:
-        super().__init__(session, within)
-        self.session = session
-        self.within = within
-        self.withdrawn = withdrawn
+    session: str
+    within: float
+    withdrawn: bool = field(kw_only=True)
 
     def __str__(self) -> str:
         if self.withdrawn:
@@ -230,13 +225,12 @@ class TapeError(StoreError):
     """A tape that cannot be read."""
 
 
+@dataclass(eq=False)
 class DiskFull(StoreError):
     """The disk is full, or below the required free space."""
 
-    def __init__(self, path: Path, free_bytes: int) -> None:
-        super().__init__(path, free_bytes)
-        self.path = path
-        self.free_bytes = free_bytes
+    path: Path
+    free_bytes: int
 
     def __str__(self) -> str:
         return (
@@ -254,7 +248,7 @@ class LakeError(StoreError):
 
 
 def is_usage(error: Exception) -> bool:
-    """Return whether the value that the user gave caused ``error``.
+    """Return whether a value from the user caused ``error``.
 
     If not, the machine failed, and the same value may work later.
     """

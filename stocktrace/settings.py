@@ -98,7 +98,7 @@ def is_lake_url(text: str) -> bool:
 
 
 def parse_lake_url(url: str) -> str:
-    """Return ``url`` without a trailing slash; empty means that there is no lake.
+    """Return ``url`` without a trailing slash; empty means without a lake.
 
     Raises:
         SettingsError: it is not the URL of a lake, or contains credentials.
@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     wait_for_key: Patience = Field(
         0.0, description="How long to wait for another capture with the same key to end."
     )
-    # Without a host only this machine can connect, since there is no login.
+    # Without a host only this machine can connect, since nobody has to log in.
     metrics: Listener = Field(
         OFF, description='Serve /metrics (Prometheus) and /healthz on PORT or HOST:PORT, or "off".'
     )
@@ -224,7 +224,7 @@ class Settings(BaseSettings):
     sync_interval: Seconds = Field(1.0, description="Time between two syncs of the tape to disk.")
     # Finnhub once took 65 s; trying again is better than waiting that long (FINNHUB.md).
     handshake_timeout: Seconds = Field(12.0, description="Maximum time for a handshake.")
-    # Together, these two bound how late a dead connection is detected: 16 s and a tick.
+    # Together, these two bound how late a lost connection is detected: 16 s and a tick.
     ping_interval: Seconds = Field(8.0, description="Time between two pings to the server.")
     pong_timeout: Seconds = Field(
         8.0, description="Reconnect if nothing arrives this long after a ping."
@@ -316,7 +316,7 @@ TUNING = "flush_interval"
 
 
 def read_settings_file(names: Collection[str]) -> dict[str, _TomlValue]:
-    """Return the settings in ``stocktrace.toml``, empty if there is no such file.
+    """Return the settings in ``stocktrace.toml``, empty without such a file.
 
     Raises:
         SettingsError: the file cannot be read, or sets something that is not in ``names``.
@@ -358,7 +358,7 @@ def _spelling_hint(name: str, names: Collection[str]) -> str:
 
 
 def _explain(error: ValidationError, given: Collection[str]) -> str:
-    """Return what is wrong with the first wrong setting, named as the user gave it."""
+    """Return what is wrong with the first wrong setting, named as the user wrote it."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else "settings"
     where = f"{_PREFIX}{name.upper()}"

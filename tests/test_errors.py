@@ -119,7 +119,7 @@ def test_a_machine_that_fails_is_not_called_wrong_usage(
         (errno.ENOSPC, DiskFull, "Make room"),
     ],
 )
-def test_a_disk_that_fails_as_a_capture_begins_is_a_failure_of_the_disk(
+def test_a_disk_that_fails_when_a_capture_starts_is_a_failure_of_the_disk(
     number: int,
     kind: type[StoreError],
     said: str,
@@ -134,7 +134,7 @@ def test_a_disk_that_fails_as_a_capture_begins_is_a_failure_of_the_disk(
     assert "--data-dir" not in capsys.readouterr().err
 
 
-def test_an_error_that_is_not_of_the_system_is_about_the_value() -> None:
+def test_an_error_that_is_not_from_the_system_is_wrong_usage() -> None:
     assert is_usage(ValueError("not a port"))
 
 

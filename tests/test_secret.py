@@ -142,7 +142,7 @@ def test_the_key_is_written_nowhere_whatever_happens(
 
 
 @pytest.mark.parametrize("url", ["ws://127.0.0.1:1", "ws://no.such.host.invalid"])
-def test_a_dial_that_reaches_nobody_does_not_tell_it(
+def test_a_connection_attempt_without_an_answer_does_not_show_it(
     secretive: Studio, tmp_path: Path, trace: io.StringIO, url: str
 ) -> None:
     report = secretive.record(url, lasting=0.3)
@@ -150,7 +150,7 @@ def test_a_dial_that_reaches_nobody_does_not_tell_it(
     assert_silent(tmp_path, trace.getvalue(), repr(report))
 
 
-def test_the_command_line_does_not_tell_it(
+def test_the_command_line_does_not_show_it(
     secretive: Studio,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -187,7 +187,7 @@ def test_objects_that_hold_it_do_not_show_it(secretive: Studio) -> None:
     assert not spelled(repr(FeedClient.__new__(FeedClient)))
 
 
-def test_a_compressed_tape_holds_none(secretive: Studio, tmp_path: Path) -> None:
+def test_a_compressed_tape_does_not_contain_it(secretive: Studio, tmp_path: Path) -> None:
     with secretive.exchange() as exchange:
         secretive.record(exchange, scenario=by_trade(secretive, exchange))
     (tape,) = secretive.data_dir.glob("tape/*/*.zst")

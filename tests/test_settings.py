@@ -173,12 +173,12 @@ def told(work: Callable[[], object]) -> str:
 # --- where settings come from ----------------------------------------------------------------
 
 
-def test_every_setting_is_looked_at_here() -> None:
+def test_every_setting_is_tested_here() -> None:
     assert set(MEANT) == set(Settings.model_fields) - {"finnhub_api_key"}
     assert set(REFUSED) == set(MEANT)
 
 
-def test_what_is_not_set_has_its_default() -> None:
+def test_unset_settings_have_their_defaults() -> None:
     assert Settings.load().public() == {
         "url": "wss://ws.finnhub.io",
         "data_dir": "data",
@@ -237,7 +237,7 @@ def test_a_wrong_setting_is_named_as_it_was_given(
     assert told(Settings.load) == f"STOCKTRACE_{name.upper()}: {said}"
 
 
-def test_a_flag_is_above_the_environment_above_the_env_file_above_the_toml_above_the_default(
+def test_a_flag_precedes_the_environment_the_env_file_the_toml_file_and_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = [Settings.load().batch_rows]
@@ -282,7 +282,7 @@ def test_a_flag_is_above_the_environment_above_the_env_file_above_the_toml_above
         ),
     ],
 )
-def test_a_settings_file_that_is_wrong_is_told(text: str, sentence: str) -> None:
+def test_a_wrong_settings_file_is_reported(text: str, sentence: str) -> None:
     Path("stocktrace.toml").write_text(text, encoding="utf-8")
     assert told(Settings.load) == sentence
 
@@ -294,7 +294,7 @@ def test_numbers_in_a_settings_file_are_seconds_bytes_and_rows() -> None:
     assert settings.metrics == "127.0.0.1:9464"
 
 
-def test_a_flag_that_was_not_given_and_an_empty_variable_are_no_settings(
+def test_a_missing_flag_and_an_empty_variable_set_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("STOCKTRACE_ROLL_INTERVAL", "")
@@ -307,7 +307,7 @@ def test_a_variable_without_our_prefix_is_not_ours(monkeypatch: pytest.MonkeyPat
     assert Settings.load() == Settings()
 
 
-def test_a_misspelt_flag_is_told() -> None:
+def test_a_misspelt_flag_is_reported() -> None:
     assert told(lambda: Settings.load(rollevery="1m", btch=1, url="ws://x")) == (
         "Unknown setting btch, rollevery."
     )
@@ -334,26 +334,26 @@ def test_settings_cannot_be_changed() -> None:
         Settings.load().batch_rows = 1  # type: ignore[misc]
 
 
-def test_an_env_file_that_is_no_text_is_told_in_a_sentence() -> None:
+def test_an_env_file_that_is_not_text_is_one_sentence() -> None:
     Path(".env").write_bytes(b"FINNHUB_API_KEY=\xff\xfe\n")
     assert told(Settings.load) == (
         "Cannot read .env: 'utf-8' codec can't decode byte 0xff in position 16: invalid start byte."
     )
 
 
-def test_a_folder_named_env_is_no_env_file() -> None:
+def test_a_folder_named_env_is_ignored() -> None:
     Path(".env").mkdir()
     assert Settings.load() == Settings()
 
 
-def test_a_misspelt_variable_is_refused_with_the_name_that_was_meant(monkeypatch):
+def test_a_misspelt_variable_is_refused_with_a_suggestion(monkeypatch):
     monkeypatch.setenv("STOCKTRACE_ROL_INTERVAL", "5m")
     assert told(Settings.load) == (
         "Unknown setting STOCKTRACE_ROL_INTERVAL. Did you mean STOCKTRACE_ROLL_INTERVAL?"
     )
 
 
-def test_the_folder_of_deployments_is_no_setting_and_not_refused(monkeypatch):
+def test_the_variable_of_the_deployment_folder_is_not_refused(monkeypatch):
     monkeypatch.setenv("STOCKTRACE_HOME", "/srv/stocktrace")
     assert Settings.load().roll_interval == 600.0
 
@@ -371,7 +371,7 @@ def test_the_key_comes_from_the_environment_above_the_env_file(
 
 
 @pytest.mark.parametrize("key", [None, "", "  ", "\t"])
-def test_no_key_is_told_with_where_to_get_one(
+def test_a_missing_key_is_reported_with_where_to_get_one(
     key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if key is not None:
@@ -383,7 +383,7 @@ def test_no_key_is_told_with_where_to_get_one(
 
 
 @pytest.mark.parametrize("key", [f"{KEY} {KEY}", f"{KEY}ä", f"{KEY}\n{KEY}", f"{KEY}\x7f"])
-def test_a_key_that_cannot_be_one_is_told_without_it(
+def test_an_impossible_key_is_reported_without_showing_it(
     key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINNHUB_API_KEY", key)

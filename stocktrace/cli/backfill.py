@@ -10,34 +10,28 @@ from cyclopts.validators import Number
 
 from stocktrace.cli import output
 from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.cli.help import DryRun, Json
+from stocktrace.cli.help import Date, DryRun, Json, Url
 from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
     from stocktrace.feed.rest import RestClient
     from stocktrace.store.gap_fills import GapFill
 
-Url = Annotated[
-    str | None,
-    Parameter(
-        metavar="URL",
-        help="Address of the WebSocket (also STOCKTRACE_URL). REST is on the same host.",
-    ),
+RestUrl = Annotated[
+    Url | None, Parameter(help="The WebSocket (also STOCKTRACE_URL). REST is on the same host.")
 ]
 
 
 def backfill(
-    *, dry_run: DryRun = False, url: Url = None, data_dir: DataDir = None, as_json: Json = False
+    *, dry_run: DryRun = False, url: RestUrl = None, data_dir: DataDir = None, as_json: Json = False
 ) -> int:
     """Fill gaps of ended sessions with ticks from Finnhub's REST API.
 
     Needs an API key whose plan includes historical ticks. A day can be requested when US stocks
     have stopped trading. Exits 1 if a gap is still open after its request.
 
-    For example:
-
-        stocktrace backfill --dry-run
-        stocktrace backfill --data-dir /srv/trades
+    $ stocktrace backfill --dry-run
+    $ stocktrace backfill --data-dir /srv/trades
     """
     layout = open_layout(data_dir)
 
@@ -101,30 +95,12 @@ def _print(fills: Sequence[GapFill]) -> None:
 
 def reconcile(
     *,
-    date: Annotated[
-        str | None,
-        Parameter(
-            metavar="DATE",
-            help="A New York date: 2026-11-23. Defaults to the last day that has ended.",
-        ),
-    ] = None,
+    date: Date | None = None,
     tickers: Annotated[
-        list[str] | None,
-        Parameter(
-            metavar="TICKER",
-            consume_multiple=True,
-            help="Defaults to the US stocks recorded that day.",
-        ),
+        list[str] | None, Parameter(metavar="TICKER...", consume_multiple=True)
     ] = None,
-    min_share: Annotated[
-        float,
-        Parameter(
-            metavar="SHARE",
-            validator=Number(gte=0, lte=1),
-            help="A ticker is complete if this share of its ticks was recorded.",
-        ),
-    ] = 0.99,
-    url: Url = None,
+    min_share: Annotated[float, Parameter(metavar="SHARE", validator=Number(gte=0, lte=1))] = 0.99,
+    url: RestUrl = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
@@ -133,10 +109,13 @@ def reconcile(
     Needs an API key whose plan includes historical ticks. The result is also stored in the data
     folder. Exits 1 if a ticker is not complete or cannot be compared.
 
-    For example:
+    $ stocktrace reconcile
+    $ stocktrace reconcile --date 2026-11-23 --tickers AAPL MSFT
 
-        stocktrace reconcile
-        stocktrace reconcile --date 2026-11-23 --tickers AAPL MSFT
+    Args:
+        date: A date in New York: 2026-11-23. Defaults to the last day that has ended.
+        tickers: Defaults to the US stocks recorded that day.
+        min_share: A ticker is complete if this share of its ticks was recorded.
     """
     layout = open_layout(data_dir)
 

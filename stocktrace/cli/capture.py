@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from stocktrace.cli import output, streams
 from stocktrace.cli.dashboard import DashboardFlag, run_dashboard
 from stocktrace.cli.flags import AllFlags, load_settings
-from stocktrace.cli.help import Json, Tickers
+from stocktrace.cli.help import Duration, Json, Tickers, Time
 from stocktrace.cli.progress import ProgressMode, make_progress, until_it_fails
 from stocktrace.cli.signals import handle_signals
 from stocktrace.end_time import HELP, CaptureSpan
@@ -31,10 +31,8 @@ DEMO_DATA = Path("data/demo")
 DEMO_RATE = 300.0
 
 For = Annotated[
-    str | None,
-    Parameter(name="--for", metavar="DURATION", help="How long to run: 30s, 10m or 1h30m."),
+    Duration | None, Parameter(name="--for", help="How long to run: 30s, 10m or 1h30m.")
 ]
-Until = Annotated[str | None, Parameter(metavar="TIME", help=HELP)]
 Progress = Annotated[
     ProgressMode,
     Parameter(
@@ -46,7 +44,7 @@ Progress = Annotated[
 def capture(
     *tickers: Tickers,
     for_: For = None,
-    until: Until = None,
+    until: Annotated[Time | None, Parameter(help=HELP)] = None,
     show: Progress = "auto",
     dashboard: DashboardFlag = False,
     as_json: Json = False,
@@ -57,11 +55,9 @@ def capture(
     Reads the API key from FINNHUB_API_KEY, in the environment or in a .env file. Ctrl-C stops
     cleanly and publishes. Press it again to exit at once; nothing on the tape is lost.
 
-    For example:
-
-        stocktrace capture AAPL MSFT --for 30m
-        stocktrace capture AAPL MSFT --until close --dashboard
-        stocktrace capture BINANCE:BTCUSDT --for 1d --data-dir /srv/trades
+    $ stocktrace capture AAPL MSFT --for 30m
+    $ stocktrace capture AAPL MSFT --until close --dashboard
+    $ stocktrace capture BINANCE:BTCUSDT --for 1d --data-dir /srv/trades
     """
     job = CaptureJob(
         parse_tickers(tickers), CaptureSpan.of(for_, until), load_settings(flags), dashboard
@@ -79,13 +75,11 @@ def demo(
 ) -> int:
     """Record made-up trades from a simulator, without a key or a network.
 
-    TICKERS can be any; without them, there are six. The data goes to data/demo, unless --data-dir
-    names another folder. Prints the summary of the session and a few trades read back.
+    TICKERS can be any; without them, there are six. The data is written to data/demo, unless
+    --data-dir names another folder. Prints the summary of the session and a few trades read back.
 
-    For example:
-
-        stocktrace demo
-        stocktrace demo AAPL MSFT --for 5m --dashboard
+    $ stocktrace demo
+    $ stocktrace demo AAPL MSFT --for 5m --dashboard
     """
     names = parse_tickers(tickers or DEMO_TICKERS)
     span = CaptureSpan.of(for_, None)

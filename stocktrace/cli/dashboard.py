@@ -19,7 +19,6 @@ from stocktrace.errors import UsageError
 if TYPE_CHECKING:
     from stocktrace.sessions.status import CaptureStatus
 
-Port = Annotated[int, Parameter(metavar="PORT", help="Port on 127.0.0.1; 0 picks any free port.")]
 DashboardFlag = Annotated[
     bool, Parameter(name="--dashboard", help="Show a live page in the browser while it runs.")
 ]
@@ -30,16 +29,19 @@ log = logging.getLogger(__name__)
 _GOODBYE_S = 5.0
 
 
-def dashboard(*, port: Port = PORT, data_dir: DataDir = None) -> int:
+def dashboard(
+    *, port: Annotated[int, Parameter(metavar="PORT")] = PORT, data_dir: DataDir = None
+) -> int:
     """Show running and finished sessions in the browser.
 
     Prints the address of the page, which only this machine can open. It reads the data folder and
     changes nothing. Press Ctrl-C to stop.
 
-    For example:
+    $ stocktrace dashboard
+    $ stocktrace dashboard --port 0 --data-dir /srv/trades
 
-        stocktrace dashboard
-        stocktrace dashboard --port 0 --data-dir /srv/trades
+    Args:
+        port: Port on 127.0.0.1; 0 picks any free port.
     """
     layout = open_layout(data_dir)
     with bind_port(port) as listener:

@@ -29,7 +29,7 @@ def open_layout(data_dir: Path | None, lake: str | None = None) -> Layout:
     """Return the layout of the data folder, which sends to ``lake``.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: the folder does not exist.
     """
     from stocktrace.store.layout import Layout
 
@@ -43,7 +43,7 @@ def find_source(data_dir: str | None) -> str | Path:
     """Return the data folder, or the lake, to read from.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: the folder does not exist.
     """
     if data_dir is not None and is_lake_url(data_dir):
         return data_dir

@@ -1,8 +1,13 @@
-"""How `--help` shows a command, and the parameters that several commands share."""
+"""How `--help` shows a command, and the parameters that several commands share.
+
+It shows the docstring: each paragraph as one line, lines that start with ``$`` as examples, and
+``Args`` beside the parameters.
+"""
 
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +18,14 @@ if TYPE_CHECKING:
     from cyclopts.help import ColumnSpec, HelpEntry
     from rich.console import Console, ConsoleOptions
 
+# The values of parameters, as `--help` calls them.
+Date = Annotated[str, Parameter(metavar="DATE")]
+Duration = Annotated[str, Parameter(metavar="DURATION")]
+Integer = Annotated[int, Parameter(metavar="N")]
+SessionId = Annotated[str, Parameter(metavar="SESSION")]
+Time = Annotated[str, Parameter(metavar="TIME")]
+Url = Annotated[str, Parameter(metavar="URL")]
+
 Tickers = Annotated[str, Parameter(help="Such as AAPL, BRK.B or BINANCE:BTCUSDT.")]
 DryRun = Annotated[bool, Parameter(help="Say what would be done, and change nothing.")]
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON, for programs to read.")]
@@ -21,13 +34,13 @@ Json = Annotated[bool, Parameter(name="--json", help="Print JSON, for programs t
 _NAME_WIDTH = 32
 
 
-def make_app(name: str, help_text: str, **given: Any) -> App:
-    """Return an app without commands, for ``add_command``."""
+def make_app(name: str, help_text: str, parent: str = "", **given: Any) -> App:
+    """Return an app without commands, which is itself a command of ``parent``."""
     return App(
         name=name,
         help=help_text,
         help_format="plaintext",
-        help_formatter=DefaultFormatter(column_specs=_columns),
+        help_formatter=_Formatter(f"{parent} {name}".strip()),
         group_parameters=Group.create_default_parameters("Options"),
         default_parameter=Parameter(negative="", show_default=_default_text),
         result_action="return_value",
@@ -38,15 +51,31 @@ def make_app(name: str, help_text: str, **given: Any) -> App:
 def add_command(app: App, function: Callable[..., int], arguments: str = "", **given: Any) -> None:
     """Add ``function`` as a command of its name, called with ``arguments`` and options."""
     name = function.__name__.rstrip("_")
-    words = ("stocktrace", *(app.name if app.name != ("stocktrace",) else ()), name, arguments)
-    usage = " ".join([*filter(None, words), "[OPTIONS]"])
+    usage = " ".join(filter(None, (name, arguments, "[OPTIONS]")))
     app.command(function, name=name, help=_reflow(function), usage=usage, **given)
 
 
+class _Formatter(DefaultFormatter):
+    """The formatter of cyclopts, with the names of all parents in the usage."""
+
+    def __init__(self, parent: str) -> None:
+        super().__init__(column_specs=_columns)
+        self._parent = parent
+
+    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
+        """Render the usage: a text of ``add_command``, or one that cyclopts made."""
+        if isinstance(usage, str):
+            usage = f"{self._parent} {usage}"
+        super().render_usage(console, options, usage)
+
+
 def _reflow(function: Callable[..., int]) -> str:
-    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    text, _, _ = (inspect.getdoc(function) or "").partition("\n\nArgs:")
     return "\n\n".join(
-        text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs
+        "For example:\n\n" + textwrap.indent(paragraph.replace("$ ", ""), "    ")
+        if paragraph.startswith("$ ")
+        else paragraph.replace("\n", " ")
+        for paragraph in text.split("\n\n")
     )
 
 

@@ -11,85 +11,31 @@ from cyclopts import Group, Parameter
 
 from stocktrace.cli import output
 from stocktrace.cli.data_dir import DataDir
-from stocktrace.cli.help import DryRun, Json
+from stocktrace.cli.help import DryRun, Integer, Json
 from stocktrace.settings import Settings
 from stocktrace.text import count_of
 
 if TYPE_CHECKING:
     from stocktrace.importing.jobs import ImportOutcome
 
-Sources = Annotated[
-    Path, Parameter(help="CSV files (also .csv.gz), folders of them, data folders.")
-]
 _COLUMNS = Group.create_ordered(
     "Third-party files", help="Their columns. By default, those that stocktrace writes."
 )
 
 
 def import_(
-    *sources: Sources,
-    preset: Annotated[
-        str | None,
-        Parameter(group=_COLUMNS, metavar="NAME", help="The columns of massive or binance-spot."),
-    ] = None,
+    *sources: Path,
+    preset: Annotated[str | None, Parameter(group=_COLUMNS, metavar="NAME")] = None,
     column: Annotated[
-        tuple[str, ...],
-        Parameter(
-            group=_COLUMNS,
-            metavar="OURS=THEIRS",
-            show_default=False,
-            help="A column of ours and its name in the files: price=Price. Repeat for each.",
-        ),
+        tuple[str, ...], Parameter(group=_COLUMNS, metavar="OURS=THEIRS", show_default=False)
     ] = (),
-    unit: Annotated[
-        str | None,
-        Parameter(
-            group=_COLUMNS,
-            metavar="UNIT",
-            help="How times are written: s, ms, us or ns since 1970, or iso.",
-        ),
-    ] = None,
-    timezone: Annotated[
-        str | None,
-        Parameter(
-            group=_COLUMNS,
-            metavar="ZONE",
-            help="Zone of iso times without an offset: America/New_York. Defaults to UTC.",
-        ),
-    ] = None,
-    ticker: Annotated[
-        str | None,
-        Parameter(
-            group=_COLUMNS,
-            metavar="TICKER",
-            help="Ticker of all rows. {} stands for the name in the files: BINANCE:{}.",
-        ),
-    ] = None,
-    ticker_from: Annotated[
-        str | None,
-        Parameter(
-            group=_COLUMNS,
-            metavar="REGEX",
-            help="Finds the ticker in the name of a file: '^([A-Z]+)-trades'.",
-        ),
-    ] = None,
-    names: Annotated[
-        str | None,
-        Parameter(
-            group=_COLUMNS,
-            metavar="NAMES",
-            help="Names of the columns, if the files do not start with them: time,price,size.",
-        ),
-    ] = None,
-    delimiter: Annotated[
-        str | None,
-        Parameter(
-            group=_COLUMNS,
-            metavar="CHARACTER",
-            help="Separates the columns. Defaults to a comma.",
-        ),
-    ] = None,
-    jobs: Annotated[int, Parameter(metavar="N", help="Number of processes; 0 uses all cores.")] = 0,
+    unit: Annotated[str | None, Parameter(group=_COLUMNS, metavar="UNIT")] = None,
+    timezone: Annotated[str | None, Parameter(group=_COLUMNS, metavar="ZONE")] = None,
+    ticker: Annotated[str | None, Parameter(group=_COLUMNS, metavar="TICKER")] = None,
+    ticker_from: Annotated[str | None, Parameter(group=_COLUMNS, metavar="REGEX")] = None,
+    names: Annotated[str | None, Parameter(group=_COLUMNS, metavar="NAMES")] = None,
+    delimiter: Annotated[str | None, Parameter(group=_COLUMNS, metavar="CHARACTER")] = None,
+    jobs: Integer = 0,
     dry_run: DryRun = False,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -100,11 +46,21 @@ def import_(
     changed. If the command is interrupted, run it again to do the rest. Exits 1 if a source could
     not be published completely.
 
-    For example:
+    $ stocktrace import /mnt/old-recorder/data
+    $ stocktrace import BTCUSDT-trades.csv --preset binance-spot --dry-run
+    $ stocktrace import ticks/ --column price=Price --unit ms --ticker AAPL
 
-        stocktrace import /mnt/old-recorder/data
-        stocktrace import BTCUSDT-trades.csv --preset binance-spot --dry-run
-        stocktrace import ticks/ --column price=Price --unit ms --ticker AAPL
+    Args:
+        sources: CSV files (also .csv.gz), folders of them, data folders.
+        preset: The columns of massive or binance-spot.
+        column: A column of ours and its name in the files: price=Price. Repeat for each.
+        unit: How times are written: s, ms, us or ns since 1970, or iso.
+        timezone: Zone of iso times without an offset: America/New_York. Defaults to UTC.
+        ticker: Ticker of all rows. In BINANCE:{}, {} is replaced by the name in the files.
+        ticker_from: Finds the ticker in the name of a file: '^([A-Z]+)-trades'.
+        names: Names of the columns, if the files do not start with them: time,price,size.
+        delimiter: Separates the columns. Defaults to a comma.
+        jobs: Number of processes; 0 uses all cores.
     """
     from stocktrace.importing.column_mapping import ColumnMapping
     from stocktrace.importing.jobs import plan_imports, run_imports

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from stocktrace.cli import output
 from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.cli.help import Json
+from stocktrace.cli.help import Date, Duration, Json, Url
 from stocktrace.errors import UsageError
 from stocktrace.settings import Settings
 from stocktrace.text import count_of
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from stocktrace.store.layout import Layout
 
 LakeUrl = Annotated[
-    str | None,
-    Parameter(metavar="URL", help="The lake to send to. Defaults to that of the session."),
+    Url | None, Parameter(help="The lake to send to. Defaults to that of the session.")
 ]
-Sessions = Annotated[str, Parameter(help="Names, as `stocktrace sessions` lists them.")]
 
 
 def convert(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = False) -> int:
@@ -32,10 +30,8 @@ def convert(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
     A capture does this itself, and `stocktrace recover` does it for crashed ones. Segments of
     running captures are left to them. Exits 1 if a segment could not be converted.
 
-    For example:
-
-        stocktrace convert
-        stocktrace convert --lake s3://bucket/prefix
+    $ stocktrace convert
+    $ stocktrace convert --lake s3://bucket/prefix
     """
     layout = open_layout(data_dir, lake)
 
@@ -58,10 +54,8 @@ def recover(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
     The next capture in the data folder does the same while it runs. Exits 1 if the books of a
     session do not balance, or if its files could not be sent to the lake.
 
-    For example:
-
-        stocktrace recover
-        stocktrace recover --data-dir /srv/trades --json
+    $ stocktrace recover
+    $ stocktrace recover --data-dir /srv/trades --json
     """
     layout = open_layout(data_dir, lake)
 
@@ -92,27 +86,10 @@ def recover(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
 
 def compact(
     *,
-    date: Annotated[
-        str | None,
-        Parameter(metavar="DATE", help="A UTC date: 2026-11-23. Defaults to all finished days."),
-    ] = None,
-    older_than: Annotated[
-        str, Parameter(metavar="DURATION", help="Skip days that ended more recently: 7d.")
-    ] = "0s",
-    tape_retention: Annotated[
-        str | None,
-        Parameter(
-            metavar="DURATION",
-            help="How long to keep verified tapes, or forever. Defaults to the setting.",
-        ),
-    ] = None,
-    csv_retention: Annotated[
-        str | None,
-        Parameter(
-            metavar="DURATION",
-            help="How long to keep published CSV, or forever. Defaults to the setting.",
-        ),
-    ] = None,
+    date: Date | None = None,
+    older_than: Duration = "0s",
+    tape_retention: Duration | None = None,
+    csv_retention: Duration | None = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> int:
@@ -121,11 +98,15 @@ def compact(
     Each ticker has one file for each day. Exits 1 if a file is damaged, or if a day waits for
     `stocktrace recover`.
 
-    For example:
+    $ stocktrace compact
+    $ stocktrace compact --older-than 7d --tape-retention 30d
+    $ stocktrace compact --date 2026-11-23
 
-        stocktrace compact
-        stocktrace compact --older-than 7d --tape-retention 30d
-        stocktrace compact --date 2026-11-23
+    Args:
+        date: A UTC date: 2026-11-23. Defaults to all finished days.
+        older_than: Skip days that ended more recently: 7d.
+        tape_retention: How long to keep verified tapes, or "forever". Defaults to the setting.
+        csv_retention: How long to keep published CSV, or "forever". Defaults to the setting.
     """
     layout = open_layout(data_dir)
     settings = Settings.load(
@@ -161,20 +142,19 @@ def compact(
 
 
 def verify(
-    *sessions: Sessions,
-    repair: Annotated[bool, Parameter(help="Rebuild what can be rebuilt from the tape.")] = False,
-    data_dir: DataDir = None,
-    as_json: Json = False,
+    *sessions: str, repair: bool = False, data_dir: DataDir = None, as_json: Json = False
 ) -> int:
     """Check every file against the raw tape and list mismatches.
 
     Checks SESSIONS, or all that are not running. Exits 1 if a mismatch remains.
 
-    For example:
+    $ stocktrace verify
+    $ stocktrace verify --repair
+    $ stocktrace verify 20261123T142958Z_3f9a1c --json
 
-        stocktrace verify
-        stocktrace verify --repair
-        stocktrace verify 20261123T142958Z_3f9a1c --json
+    Args:
+        sessions: Names, as `stocktrace sessions` lists them.
+        repair: Rebuild what can be rebuilt from the tape.
     """
     layout = open_layout(data_dir)
 
@@ -215,22 +195,16 @@ def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: b
     return 1 if any(not finding.repaired for finding in findings) else 0
 
 
-def requeue(
-    file: Annotated[
-        Path, Parameter(help="A quarantine file, or a copy of it with corrected rows.")
-    ],
-    *,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> int:
+def requeue(file: Path, *, data_dir: DataDir = None, as_json: Json = False) -> int:
     """Validate the rows of a quarantine FILE again, and publish those that pass.
 
     They are published as a session of their own. No row is published twice.
 
-    For example:
+    $ stocktrace requeue corrected.jsonl
+    $ stocktrace requeue corrected.jsonl --data-dir /srv/trades
 
-        stocktrace requeue corrected.jsonl
-        stocktrace requeue corrected.jsonl --data-dir /srv/trades
+    Args:
+        file: A quarantine file, or a copy of it with corrected rows.
     """
     layout = open_layout(data_dir)
 
@@ -251,10 +225,8 @@ def audit(*, data_dir: DataDir = None) -> int:
 
     Exits 1 and names the line if the log was changed or is truncated.
 
-    For example:
-
-        stocktrace audit
-        stocktrace audit --data-dir /srv/trades
+    $ stocktrace audit
+    $ stocktrace audit --data-dir /srv/trades
     """
     layout = open_layout(data_dir)
 

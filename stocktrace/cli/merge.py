@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from stocktrace.cli import output
 from stocktrace.cli.help import DryRun, Json
@@ -24,12 +22,7 @@ _STATES = {
 
 
 def merge(
-    first: Annotated[Path, Parameter(help="A data folder. Its clock is used.")],
-    second: Annotated[Path, Parameter(help="The data folder of the other recorder.")],
-    *,
-    into: Annotated[Path, Parameter(metavar="PATH", help="The data folder to create.")],
-    dry_run: DryRun = False,
-    as_json: Json = False,
+    first: Path, second: Path, *, into: Path, dry_run: DryRun = False, as_json: Json = False
 ) -> int:
     """Merge the data of two recorders of the same tickers: every trade once, gaps filled.
 
@@ -37,10 +30,13 @@ def merge(
     finished merge is not repeated. Exits 1 if a capture has not ended, or if the books do not
     balance.
 
-    For example:
+    $ stocktrace merge here/data there/data --into merged --dry-run
+    $ stocktrace merge here/data there/data --into merged
 
-        stocktrace merge here/data there/data --into merged --dry-run
-        stocktrace merge here/data there/data --into merged
+    Args:
+        first: A data folder. Its clock is used.
+        second: The data folder of the other recorder.
+        into: The data folder to create.
     """
     from stocktrace.importing.merge import merge_sessions
     from stocktrace.store.layout import Layout

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs. Text of the data is never markup."""
+"""The output of commands: tables for people, JSON for programs. Text of the data is not markup."""
 
 from __future__ import annotations
 
@@ -94,6 +94,7 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
     tickers = {**{name: TickerBooks() for name in report.tickers}, **report.per_ticker}
     files = sum(ticker.files for ticker in tickers.values())
     size = sum(ticker.size for ticker in tickers.values())
+    published = sum(ticker.parquet for ticker in tickers.values())
     reason = "" if report.reason == report.state else f" ({_plain(report.reason)})"
     print(f"session {report.session}: {report.state}{reason}")
     print(
@@ -102,7 +103,7 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
     )
     print(
         f"  {count_of(books.trades, 'trade')} = {books.recorded:,} recorded "
-        f"+ {books.quarantined:,} quarantined; {sum(ticker.parquet for ticker in tickers.values()):,} in Parquet"
+        f"+ {books.quarantined:,} quarantined; {published:,} in Parquet"
     )
     differences = report.differences()
     print(f"  the books DO NOT balance: {differences}" if differences else "  the books balance")

@@ -12,7 +12,7 @@ from cyclopts.validators import Number
 
 from stocktrace.cli import output
 from stocktrace.cli.data_dir import DataDir, DataDirOrLake, find_source, open_layout
-from stocktrace.cli.help import Tickers
+from stocktrace.cli.help import Date, Duration, Integer, SessionId, Tickers, Time
 from stocktrace.cli.output import FormatFlag
 from stocktrace.errors import SessionCrashed
 from stocktrace.trade import parse_tickers
@@ -20,36 +20,20 @@ from stocktrace.trade import parse_tickers
 if TYPE_CHECKING:
     from stocktrace.store.layout import Layout
 
-# As many trades as fit on a screen.
+# As many trades as fit on a screen; the help of `trades` says the same.
 _TABLE_ROWS = 20
 # Most names in a sentence: of the recorded tickers, and of those that one may be meant for.
 _MOST_NAMES = 10
 _MOST_NEAR = 3
 
-Date = Annotated[str | None, Parameter(metavar="DATE", help="A UTC date: 2026-11-23.")]
-Start = Annotated[
-    str | None,
-    Parameter(metavar="TIME", help="From this trade time on: 2026-11-23T14:30Z."),
-]
-End = Annotated[str | None, Parameter(metavar="TIME", help="Up to, and without, this trade time.")]
-Duplicates = Parameter(help="What to do with trades that the feed sent more than once.")
-
 
 def trades(
     *tickers: Tickers,
-    date: Annotated[Date, Parameter(help="The UTC date of receipt: 2026-11-23.")] = None,
-    start: Start = None,
-    end: End = None,
-    tail: Annotated[
-        int | None,
-        Parameter(
-            metavar="N",
-            validator=Number(gte=0),
-            help=f"Only the last N; 0 means all. Defaults to {_TABLE_ROWS} in a table, and to all "
-            "for programs.",
-        ),
-    ] = None,
-    duplicates: Annotated[Literal["keep", "mark", "drop"], Duplicates] = "keep",
+    date: Date | None = None,
+    start: Time | None = None,
+    end: Time | None = None,
+    tail: Annotated[Integer | None, Parameter(validator=Number(gte=0))] = None,
+    duplicates: Literal["keep", "mark", "drop"] = "keep",
     form: FormatFlag = None,
     data_dir: DataDirOrLake = None,
 ) -> int:
@@ -57,11 +41,16 @@ def trades(
 
     Exits 1 if a ticker was never recorded.
 
-    For example:
+    $ stocktrace trades AAPL --date 2026-11-23
+    $ stocktrace trades AAPL MSFT --start 2026-11-23T14:30Z --tail 100
+    $ stocktrace trades BINANCE:BTCUSDT --parquet btc.parquet
 
-        stocktrace trades AAPL --date 2026-11-23
-        stocktrace trades AAPL MSFT --start 2026-11-23T14:30Z --tail 100
-        stocktrace trades BINANCE:BTCUSDT --parquet btc.parquet
+    Args:
+        date: The UTC date of receipt: 2026-11-23.
+        start: From this trade time on: 2026-11-23T14:30Z.
+        end: Up to this trade time, which is not included.
+        tail: Only the last N; 0 means all. Defaults to 20 in a table, and to all for programs.
+        duplicates: What to do with trades that the feed sent more than once.
     """
     source = find_source(data_dir)
 
@@ -91,22 +80,13 @@ def trades(
 
 def bars(
     *tickers: Tickers,
-    every: Annotated[
-        str, Parameter(metavar="DURATION", help="Length of a bar: 30s, 5m or 1h; at most 1d.")
-    ] = "1m",
-    date: Annotated[
-        Date, Parameter(help="A UTC date, or with --session one of New York: 2026-11-23.")
-    ] = None,
-    start: Start = None,
-    end: End = None,
-    session: Annotated[
-        Literal["regular", "extended"] | None,
-        Parameter(help="Only these hours of US stocks. Defaults to all."),
-    ] = None,
-    empty: Annotated[
-        Literal["drop", "keep"], Parameter(help="What to do with bars without trades.")
-    ] = "drop",
-    duplicates: Annotated[Literal["keep", "drop"], Duplicates] = "keep",
+    every: Duration = "1m",
+    date: Date | None = None,
+    start: Time | None = None,
+    end: Time | None = None,
+    session: Literal["regular", "extended"] | None = None,
+    empty: Literal["drop", "keep"] = "drop",
+    duplicates: Literal["keep", "drop"] = "keep",
     form: FormatFlag = None,
     data_dir: DataDirOrLake = None,
 ) -> int:
@@ -114,11 +94,18 @@ def bars(
 
     Each bar has the seconds of it that fall into a gap. Exits 1 if a ticker was never recorded.
 
-    For example:
+    $ stocktrace bars AAPL --date 2026-11-23
+    $ stocktrace bars AAPL --every 5m --session regular --date 2026-11-23
+    $ stocktrace bars AAPL MSFT --every 1h --csv
 
-        stocktrace bars AAPL --date 2026-11-23
-        stocktrace bars AAPL --every 5m --session regular --date 2026-11-23
-        stocktrace bars AAPL MSFT --every 1h --csv
+    Args:
+        every: Length of a bar: 30s, 5m or 1h; at most 1d.
+        date: A UTC date, or with --session a date in New York: 2026-11-23.
+        start: From this trade time on: 2026-11-23T14:30Z.
+        end: Up to this trade time, which is not included.
+        session: Only these hours of US stocks. Defaults to all.
+        empty: What to do with bars without trades.
+        duplicates: What to do with trades that the feed sent more than once.
     """
     source = find_source(data_dir)
 
@@ -143,8 +130,8 @@ def bars(
 
 def gaps(
     *tickers: Tickers,
-    date: Date = None,
-    session: Annotated[str | None, Parameter(metavar="SESSION", help="Only this session.")] = None,
+    date: Date | None = None,
+    session: SessionId | None = None,
     form: FormatFlag = None,
     data_dir: DataDirOrLake = None,
 ) -> int:
@@ -152,10 +139,12 @@ def gaps(
 
     Exits 1 if a ticker was never recorded.
 
-    For example:
+    $ stocktrace gaps
+    $ stocktrace gaps AAPL --date 2026-11-23
 
-        stocktrace gaps
-        stocktrace gaps AAPL --date 2026-11-23
+    Args:
+        date: A UTC date: 2026-11-23.
+        session: Only this session.
     """
     source = find_source(data_dir)
 
@@ -206,9 +195,9 @@ def _print_known(
 ) -> int:
     """Call ``show``, and report tickers that were never recorded; status 1 if there are any.
 
-    ``seen`` holds the tickers of the rows that were shown; before ``show``, it is empty if there
-    are no rows. If none of the tickers was recorded, ``show`` is not called: an empty result does
-    not replace a file.
+    ``seen`` holds the tickers of the rows that were shown; before ``show``, it is empty only if
+    nothing will be shown. If none of the tickers was recorded, ``show`` is not called: an empty
+    result does not replace a file.
     """
     names = parse_tickers(tickers) if tickers else ()
     unknown, sentence = ([], "") if seen else _unknown_tickers(source, names)
@@ -225,10 +214,8 @@ def sessions(*, form: FormatFlag = None, data_dir: DataDir = None) -> int:
 
     Exits 1 if a report is damaged.
 
-    For example:
-
-        stocktrace sessions
-        stocktrace sessions --json --data-dir /srv/trades
+    $ stocktrace sessions
+    $ stocktrace sessions --json --data-dir /srv/trades
     """
     layout = open_layout(data_dir)
 
@@ -261,24 +248,19 @@ def sessions(*, form: FormatFlag = None, data_dir: DataDir = None) -> int:
 
 
 def report(
-    session: Annotated[str, Parameter(help="Its name, as `stocktrace sessions` lists it.")],
-    *,
-    out: Annotated[
-        Path | None, Parameter(metavar="PATH", help="The HTML file. Defaults to SESSION.html.")
-    ] = None,
-    svg: Annotated[
-        Path | None, Parameter(metavar="PATH", help="Also write the picture to a file of its own.")
-    ] = None,
-    data_dir: DataDir = None,
+    session: str, *, out: Path | None = None, svg: Path | None = None, data_dir: DataDir = None
 ) -> int:
     """Write a session as one HTML file that opens offline: books, charts, gaps, quarantine.
 
     For a running session, it shows the state so far.
 
-    For example:
+    $ stocktrace report 20261123T142958Z_3f9a1c
+    $ stocktrace report 20261123T142958Z_3f9a1c --out monday.html --svg monday.svg
 
-        stocktrace report 20261123T142958Z_3f9a1c
-        stocktrace report 20261123T142958Z_3f9a1c --out monday.html --svg monday.svg
+    Args:
+        session: Its name, as `stocktrace sessions` lists it.
+        out: The HTML file. Defaults to SESSION.html.
+        svg: Also write the picture to a file of its own.
     """
     layout = open_layout(data_dir)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from stocktrace.cli.capture import DEMO_KEY, For
+from stocktrace.cli.help import Duration, Integer, SessionId
 from stocktrace.cli.signals import handle_signals
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.settings import Settings
@@ -27,84 +28,49 @@ _FAULTS = Group.create_ordered("Faults", help="Kinds and options are listed in d
 
 def simulator(
     *,
-    tape: Annotated[
-        Path | None,
-        Parameter(group=_RECORDING, metavar="PATH", help="A .tape, .gz or .zst file, or a folder."),
-    ] = None,
-    session: Annotated[
-        str | None,
-        Parameter(group=_RECORDING, metavar="SESSION", help="An ended session of a data folder."),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        Parameter(
-            group=_RECORDING,
-            metavar="PATH",
-            help="The data folder of --session (also STOCKTRACE_DATA_DIR).",
-        ),
-    ] = None,
-    disconnects: Annotated[
-        Literal["skip", "replay"],
-        Parameter(group=_RECORDING, help="Whether to drop clients where the recording did."),
-    ] = "skip",
-    speed: Annotated[
-        float,
-        Parameter(
-            group=_RECORDING,
-            metavar="FACTOR",
-            help="1 is the recorded pace; 0 is as fast as the client reads.",
-        ),
-    ] = 1.0,
-    timestamps: Annotated[
-        Literal["recorded", "now"],
-        Parameter(group=_RECORDING, help="Keep trade times, or move them to the present."),
-    ] = "recorded",
-    rate: Annotated[
-        float,
-        Parameter(metavar="N", help="Trades per second of the made-up market, over all tickers."),
-    ] = 300.0,
-    seed: Annotated[
-        int, Parameter(metavar="N", help="The same number makes up the same market.")
-    ] = 1,
-    port: Annotated[int, Parameter(metavar="PORT", help="0 picks any free port.")] = 0,
-    key: Annotated[
-        str, Parameter(metavar="KEY", help="The API key that clients must use.")
-    ] = DEMO_KEY,
-    ping_interval: Annotated[
-        str, Parameter(metavar="DURATION", help="Time between two pings to a client; 0 is never.")
-    ] = "60s",
-    symbol_limit: Annotated[
-        int, Parameter(metavar="N", help="Maximum tickers per connection; 0 is unlimited.")
-    ] = 50,
-    second_connection: Annotated[
-        SecondConnection, Parameter(help="What happens when a client connects with a key in use.")
-    ] = "kills-old",
-    rest: Annotated[
-        bool, Parameter(help="Keep what was sent, and serve it as ticks of the REST API.")
-    ] = False,
-    fault: Annotated[
-        list[str] | None,
-        Parameter(
-            group=_FAULTS,
-            metavar="KIND[,OPTION...]",
-            help="Such as drop or mute,after=1000trades,for=1m,repeat. Can be repeated.",
-        ),
-    ] = None,
-    chaos: Annotated[
-        int | None,
-        Parameter(group=_FAULTS, metavar="SEED", help="Random faults, the same for each seed."),
-    ] = None,
+    tape: Annotated[Path | None, Parameter(group=_RECORDING)] = None,
+    session: Annotated[SessionId | None, Parameter(group=_RECORDING)] = None,
+    data_dir: Annotated[Path | None, Parameter(group=_RECORDING)] = None,
+    disconnects: Annotated[Literal["skip", "replay"], Parameter(group=_RECORDING)] = "skip",
+    speed: Annotated[float, Parameter(group=_RECORDING, metavar="FACTOR")] = 1.0,
+    timestamps: Annotated[Literal["recorded", "now"], Parameter(group=_RECORDING)] = "recorded",
+    rate: Annotated[float, Parameter(metavar="N")] = 300.0,
+    seed: Integer = 1,
+    port: Annotated[int, Parameter(metavar="PORT")] = 0,
+    key: Annotated[str, Parameter(metavar="KEY")] = DEMO_KEY,
+    ping_interval: Duration = "60s",
+    symbol_limit: Integer = 50,
+    second_connection: SecondConnection = "kills-old",
+    rest: bool = False,
+    fault: Annotated[list[str] | None, Parameter(group=_FAULTS, metavar="KIND[,OPTION...]")] = None,
+    chaos: Annotated[int | None, Parameter(group=_FAULTS, metavar="SEED")] = None,
     for_: For = None,
 ) -> int:
     """Run a simulated Finnhub server on 127.0.0.1 until Ctrl-C.
 
     Prints its address. Set STOCKTRACE_URL to it to connect a client.
 
-    For example:
+    $ stocktrace simulator --port 8765 --rate 1000
+    $ stocktrace simulator --tape data/tape/20261123T142958Z_3f9a1c --speed 0
+    $ stocktrace simulator --fault drop,after=1000trades,repeat
 
-        stocktrace simulator --port 8765 --rate 1000
-        stocktrace simulator --tape data/tape/20261123T142958Z_3f9a1c --speed 0
-        stocktrace simulator --fault drop,after=1000trades,repeat
+    Args:
+        tape: A .tape, .gz or .zst file, or a folder.
+        session: An ended session of a data folder.
+        data_dir: The data folder of --session (also STOCKTRACE_DATA_DIR).
+        disconnects: Whether to drop clients where the recording did.
+        speed: 1 is the recorded pace; 0 is as fast as the client reads.
+        timestamps: Keep trade times, or move them to the present.
+        rate: Trades per second of the made-up market, over all tickers.
+        seed: The same number makes up the same market.
+        port: 0 picks any free port.
+        key: The API key that clients must use.
+        ping_interval: Time between two pings to a client; 0 is never.
+        symbol_limit: Maximum tickers per connection; 0 is unlimited.
+        second_connection: What happens when a client connects with a key in use.
+        rest: Keep what was sent, and serve it as ticks of the REST API.
+        fault: Such as drop or mute,after=1000trades,for=1m,repeat. Can be repeated.
+        chaos: Random faults, the same for each seed.
     """
     faults = _parse_faults(fault, chaos)
 
@@ -172,7 +138,7 @@ def find_recording(
     """Return the tapes to replay, or ``None`` for a made-up market.
 
     Raises:
-        UsageError: both flags are given, or there is no such session.
+        UsageError: both flags are given, or the session does not exist.
         StoreError: the session is running, or some of its tapes were deleted.
     """
     if session is None:

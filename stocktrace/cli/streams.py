@@ -44,7 +44,7 @@ class ProtectedStream(io.FileIO):
         # A failure of standard error cannot be reported anywhere.
         self._is_error = is_error
         self._outbox: OutputQueue | None = None
-        #: Whether the reader has gone away.
+        #: The reader has closed its end.
         self.gone = False
 
     def write(self, data: Any, /) -> int:
@@ -85,7 +85,7 @@ class ProtectedStream(io.FileIO):
 
     @property
     def is_behind(self) -> bool:
-        """Whether the reader has not read everything yet."""
+        """The reader has not read everything yet."""
         return self._outbox is not None and self._outbox.is_behind
 
     def finish(self) -> None:
@@ -109,7 +109,7 @@ class OutputQueue:
 
     @property
     def is_behind(self) -> bool:
-        """Whether some output waits."""
+        """Some output waits."""
         return self._size > 0
 
     def put(self, data: bytes) -> None:

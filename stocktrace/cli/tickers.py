@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from stocktrace.cli import output
 from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.cli.help import Json, Tickers, add_command, make_app
+from stocktrace.cli.help import Duration, Json, SessionId, Tickers, add_command, make_app
 from stocktrace.text import count_of
 from stocktrace.trade import parse_tickers
 from stocktrace.units import parse_duration
@@ -20,77 +20,62 @@ if TYPE_CHECKING:
     from stocktrace.live.control import ChangeAction, ChangeRequest
     from stocktrace.live.ticker_requests import ChangeOutcome
 
-SessionName = Annotated[
-    str | None,
-    Parameter(name="--session", metavar="SESSION", help="Needed if several captures are running."),
-]
-Wait = Annotated[
-    str,
-    Parameter(metavar="DURATION", help="Exit 1 if the capture does not answer within this time."),
+SessionFlag = Annotated[
+    SessionId | None,
+    Parameter(name="--session", help="Needed if several captures are running."),
 ]
 
 
-def add(
-    *tickers: Tickers,
-    session: SessionName = None,
-    wait: Wait = "15s",
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeFlags:
+    """The options of a command that changes a running capture."""
+
+    session: SessionFlag = None
+    wait: Annotated[
+        Duration, Parameter(help="Exit 1 if the capture does not answer within this time.")
+    ] = "15s"
+    data_dir: DataDir = None
+    as_json: Json = False
+
+
+AllChangeFlags = Annotated[ChangeFlags | None, Parameter(name="*")]
+
+
+def add(*tickers: Tickers, flags: AllChangeFlags = None) -> int:
     """Add TICKERS to a running capture.
 
     Exits 0 if they are subscribed, or will be when the connection is back. Exits 1 if the server
     refuses one, or if the capture does not answer.
 
-    For example:
-
-        stocktrace tickers add NVDA
-        stocktrace tickers add NVDA AMD --session 20261123T142958Z_3f9a1c
+    $ stocktrace tickers add NVDA
+    $ stocktrace tickers add NVDA AMD --session 20261123T142958Z_3f9a1c
     """
-    return _change("add", tickers, session, wait, data_dir, as_json=as_json)
+    return _change("add", tickers, flags or ChangeFlags())
 
 
-def remove(
-    *tickers: Tickers,
-    session: SessionName = None,
-    wait: Wait = "15s",
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> int:
+def remove(*tickers: Tickers, flags: AllChangeFlags = None) -> int:
     """Remove TICKERS from a running capture. Their recorded trades are kept.
 
-    For example:
-
-        stocktrace tickers remove NVDA
-        stocktrace tickers remove NVDA AMD --wait 1m
+    $ stocktrace tickers remove NVDA
+    $ stocktrace tickers remove NVDA AMD --wait 1m
     """
-    return _change("remove", tickers, session, wait, data_dir, as_json=as_json)
+    return _change("remove", tickers, flags or ChangeFlags())
 
 
-def set_(
-    *tickers: Tickers,
-    session: SessionName = None,
-    wait: Wait = "15s",
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> int:
+def set_(*tickers: Tickers, flags: AllChangeFlags = None) -> int:
     """Let a running capture record TICKERS, and no others.
 
-    For example:
-
-        stocktrace tickers set AAPL MSFT
-        stocktrace tickers set AAPL MSFT --json
+    $ stocktrace tickers set AAPL MSFT
+    $ stocktrace tickers set AAPL MSFT --json
     """
-    return _change("set", tickers, session, wait, data_dir, as_json=as_json)
+    return _change("set", tickers, flags or ChangeFlags())
 
 
-def list_(*, session: SessionName = None, data_dir: DataDir = None, as_json: Json = False) -> int:
+def list_(*, session: SessionFlag = None, data_dir: DataDir = None, as_json: Json = False) -> int:
     """List the tickers of a running capture, when they were added, and by whom.
 
-    For example:
-
-        stocktrace tickers list
-        stocktrace tickers list --json --data-dir /srv/trades
+    $ stocktrace tickers list
+    $ stocktrace tickers list --json --data-dir /srv/trades
     """
     layout = open_layout(data_dir)
 
@@ -122,34 +107,27 @@ app = make_app(
     "tickers",
     "List or change the tickers of a running capture.\n\nFor example:\n\n"
     "    stocktrace tickers list\n    stocktrace tickers add NVDA",
+    "stocktrace",
     version_flags=[],
 )
-for _rank, (_command, _arguments) in enumerate(
-    ((list_, ""), (add, "TICKERS..."), (remove, "TICKERS..."), (set_, "TICKERS..."))
-):
-    add_command(app, _command, _arguments, sort_key=_rank)
+add_command(app, list_, sort_key=0)
+add_command(app, add, "TICKERS...", sort_key=1)
+add_command(app, remove, "TICKERS...", sort_key=2)
+add_command(app, set_, "TICKERS...", sort_key=3)
 
 
-def _change(
-    action: ChangeAction,
-    tickers: Sequence[str],
-    session: str | None,
-    wait: str,
-    data_dir: Path | None,
-    *,
-    as_json: bool,
-) -> int:
-    names, patience = parse_tickers(tickers), parse_duration(wait)
-    layout = open_layout(data_dir)
+def _change(action: ChangeAction, tickers: Sequence[str], flags: ChangeFlags) -> int:
+    names, patience = parse_tickers(tickers), parse_duration(flags.wait)
+    layout = open_layout(flags.data_dir)
 
     from stocktrace.live.control import ChangeRequest
     from stocktrace.live.ticker_requests import request_change
     from stocktrace.sessions.catalog import find_running_capture
 
-    running = find_running_capture(layout, session)
+    running = find_running_capture(layout, flags.session)
     request = ChangeRequest(action, names, "cli")
     outcome = request_change(layout, running, request, patience)
-    if as_json:
+    if flags.as_json:
         output.print_json({"session": running, **msgspec.to_builtins(outcome)})
     elif not outcome.error:
         _print(running, request, outcome)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from stocktrace.cli import output
 from stocktrace.cli.capture import Progress
@@ -24,9 +22,7 @@ _LOOK_S = 0.5
 
 
 def watch(
-    session: Annotated[
-        str | None, Parameter(help="Defaults to the capture that was started last.")
-    ] = None,
+    session: str | None = None,
     *,
     show: Progress = "auto",
     as_json: Json = False,
@@ -37,11 +33,12 @@ def watch(
     With --json, prints each status as a line. Ctrl-C ends `watch`, not the capture. Exits 1 if the
     capture failed or crashed.
 
-    For example:
+    $ stocktrace watch
+    $ stocktrace watch 20261123T142958Z_3f9a1c --progress log
+    $ stocktrace watch --json --data-dir /srv/trades
 
-        stocktrace watch
-        stocktrace watch 20261123T142958Z_3f9a1c --progress log
-        stocktrace watch --json --data-dir /srv/trades
+    Args:
+        session: Defaults to the capture that was started last.
     """
     layout = open_layout(data_dir)
 

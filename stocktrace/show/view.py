@@ -80,7 +80,7 @@ class ReportView:
         """Read a session from the disk, with the bars of the ``most`` busiest tickers.
 
         Raises:
-            UsageError: there is no such session.
+            UsageError: the session does not exist.
             StoreError: its report, or one of its files, is damaged.
         """
         report = _read_report(layout, session)
@@ -106,7 +106,7 @@ class ReportView:
 
     @property
     def state(self) -> str:
-        """The state of the session, ``crashed`` if its process is gone."""
+        """The state of the session."""
         return self.summary.state
 
     @property

@@ -124,7 +124,7 @@ def test_a_full_disk_exits_1_with_a_sentence(quick: Studio, say: Callable[..., S
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_in_order_and_publishes_everything(
+def test_a_signal_stops_a_capture_cleanly_and_publishes_everything(
     studio: Studio, number: signal.Signals
 ) -> None:
     market = SyntheticMarket(seed=5, rate=2000)
@@ -148,7 +148,7 @@ def test_a_signal_ends_it_in_order_and_publishes_everything(
     assert "\x1b" not in out + err
 
 
-def test_a_second_signal_leaves_at_once_and_the_tape_has_what_was_received(studio: Studio) -> None:
+def test_a_second_signal_exits_at_once_and_the_tape_has_everything(studio: Studio) -> None:
     tickers = tuple(f"T{n}" for n in range(100))  # a hundred files to publish: an end that lasts
     market = SyntheticMarket(seed=5, rate=20_000)
     with studio.exchange(market, settle=0.5) as exchange:

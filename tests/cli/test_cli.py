@@ -57,7 +57,7 @@ GOOD = ("capture", "AAPL", "--for", "1s")
         (("trades", "AAPL", "--data-dir", "nowhere"), "No data folder nowhere"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_sentence_with_status_2_and_nothing_is_made(
+def test_wrong_usage_is_one_sentence_with_status_2_and_creates_nothing(
     say: Callable[..., Said],
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
@@ -74,7 +74,7 @@ def test_what_is_wrong_is_told_in_one_sentence_with_status_2_and_nothing_is_made
     assert [name for name in tree(Path.cwd()) if not name.startswith(".")] == []
 
 
-def test_a_missing_key_is_told_with_the_way_to_one(say: Callable[..., Said]) -> None:
+def test_a_missing_key_is_reported_with_the_way_to_get_one(say: Callable[..., Said]) -> None:
     said = say(*GOOD)
     assert (said.status, said.out) == (2, "")
     assert said.err == (
@@ -84,7 +84,7 @@ def test_a_missing_key_is_told_with_the_way_to_one(say: Callable[..., Said]) -> 
     assert not Path("data").exists()
 
 
-def test_a_file_in_the_place_of_the_data_folder_is_told(
+def test_a_file_in_place_of_the_data_folder_is_reported(
     say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FINNHUB_API_KEY", "a-key")
@@ -100,7 +100,7 @@ def test_a_file_in_the_place_of_the_data_folder_is_told(
 
 
 @pytest.mark.parametrize("command", ["trades AAPL", "sessions", "convert"])
-def test_a_command_about_a_file_is_told_that_it_is_no_folder(
+def test_a_file_is_not_accepted_as_a_data_folder(
     say: Callable[..., Said], tmp_path: Path, command: str
 ) -> None:
     (tmp_path / "file").write_text("mine")
@@ -109,7 +109,7 @@ def test_a_command_about_a_file_is_told_that_it_is_no_folder(
     assert said.err.startswith("stocktrace: No data folder ")
 
 
-def test_a_setting_in_the_environment_that_is_wrong_is_named(
+def test_a_wrong_setting_in_the_environment_is_named(
     say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINNHUB_API_KEY", "a-key")
@@ -119,7 +119,7 @@ def test_a_setting_in_the_environment_that_is_wrong_is_named(
     assert said.err.startswith("stocktrace: STOCKTRACE_ROLL_INTERVAL: 'often' is not a duration")
 
 
-def test_a_tape_that_is_not_there_is_told(say: Callable[..., Said]) -> None:
+def test_a_missing_tape_is_reported(say: Callable[..., Said]) -> None:
     said = say("simulator", "--tape", "nowhere.tape")
     assert said.status in {1, 2}
     assert said.err.startswith("stocktrace: No tape at")
@@ -147,14 +147,14 @@ sys.exit(status)
         (["capture", "AAPL", "--for", "1s"], 2),
     ],
 )
-def test_help_and_mistakes_load_nothing_that_is_slow(words: list[str], status: int) -> None:
+def test_help_and_mistakes_import_nothing_slow(words: list[str], status: int) -> None:
     done = ran(sys.executable, "-c", LOADED, *words)
     assert done.stdout.splitlines()[-1] == "LOADED []"
     assert done.returncode == status
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_importing_the_package_loads_nothing_that_is_slow() -> None:
+def test_importing_the_package_imports_nothing_slow() -> None:
     code = "import stocktrace, sys; print(sorted({'pandas', 'pyarrow'} & set(sys.modules)))"
     done = ran(sys.executable, "-c", code, check=True)
     assert done.stdout == "[]\n"
@@ -171,7 +171,7 @@ def test_the_version_is_printed(say: Callable[..., Said]) -> None:
     assert say("--version") == Said(0, f"{__version__}\n", "")
 
 
-def test_a_reader_that_goes_away_is_no_failure(data: Path) -> None:
+def test_a_reader_that_goes_away_is_not_a_failure(data: Path) -> None:
     with running(*STOCKTRACE, "trades", "AAPL", "--data-dir", str(data)) as process:
         assert process.stdout is not None
         process.stdout.close()
@@ -185,7 +185,7 @@ def test_python_m_is_the_same_command() -> None:
     assert ran(*STOCKTRACE, "--version", check=True).stdout == f"{__version__}\n"
 
 
-def test_signals_are_given_back_after_a_command(say: Callable[..., Said]) -> None:
+def test_signal_handlers_are_restored_after_a_command(say: Callable[..., Said]) -> None:
     before = signal.getsignal(signal.SIGINT)
     say("simulator", "--for", "50ms")
     assert signal.getsignal(signal.SIGINT) is before

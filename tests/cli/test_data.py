@@ -88,7 +88,7 @@ def test_trades_go_into_a_parquet_file(run: Command, tmp_path: Path) -> None:
     assert pq.read_table(file).num_rows == 50_000
 
 
-def test_a_parquet_file_in_a_folder_that_is_not_there_is_told(run: Command, tmp_path: Path) -> None:
+def test_a_parquet_file_in_a_missing_folder_is_reported(run: Command, tmp_path: Path) -> None:
     status, out, err = run("trades", "AAPL", "--parquet", str(tmp_path / "no" / "out.parquet"))
     assert (status, out) == (1, "")
     assert err.count("\n") == 1
@@ -130,7 +130,7 @@ def test_a_pipe_is_written_and_stays(run: Command, tmp_path: Path) -> None:
         assert found.num_rows == {"trades": 50_000, "bars": 1, "gaps": 0, "sessions": 1}[words[0]]
 
 
-def test_a_pipe_whose_reader_has_gone_is_no_failure(layout: Layout) -> None:
+def test_a_pipe_whose_reader_has_gone_is_not_a_failure(layout: Layout) -> None:
     command = f"{' '.join(STOCKTRACE)} trades AAPL --parquet /dev/fd/1 --data-dir {layout.root}"
     done = ran("bash", "-c", f"set -o pipefail; {command} | head -c 4")
     assert (done.returncode, done.stdout, done.stderr) == (0, "PAR1", "")
@@ -206,7 +206,7 @@ def test_a_device_a_folder_and_a_socket_are_refused_and_stay(run: Command, tmp_p
     assert list(folder.iterdir()) == []
 
 
-def test_a_file_that_grows_too_large_is_told_and_leaves_the_old_one(
+def test_a_file_that_grows_too_large_is_reported_and_the_old_one_stays(
     layout: Layout, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
@@ -264,7 +264,7 @@ def test_sessions_are_rows_for_programs(run: Command, tmp_path: Path) -> None:
     assert pq.read_table(file)["trades"].to_pylist() == [50_000]
 
 
-def test_of_no_session_the_columns_have_their_types(run: Command, layout: Layout) -> None:
+def test_an_empty_list_of_sessions_has_typed_columns(run: Command, layout: Layout) -> None:
     shutil.rmtree(layout.sessions)
     file = layout.root / "sessions.parquet"
     assert run("sessions", "--parquet", str(file)) == (0, "", "")
@@ -273,7 +273,7 @@ def test_of_no_session_the_columns_have_their_types(run: Command, layout: Layout
 
 
 @pytest.mark.parametrize("command", ["gaps", "sessions"])
-def test_two_forms_at_once_are_refused(run: Command, command: str) -> None:
+def test_two_output_formats_at_once_are_refused(run: Command, command: str) -> None:
     status, out, err = run(command, "--json", "--csv")
     assert (status, out) == (2, "")
     assert "--json" in err
@@ -285,7 +285,7 @@ FORMS = ["sessions", "trades AAPL --csv", "trades AAPL --json", "trades AAPL"]
 
 
 @pytest.mark.parametrize("words", FORMS)
-def test_a_reader_that_has_gone_is_no_failure(
+def test_a_reader_that_has_gone_is_not_a_failure(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
 ) -> None:
     read, write = os.pipe()
@@ -296,7 +296,7 @@ def test_a_reader_that_has_gone_is_no_failure(
     assert capsys.readouterr().err == ""
 
 
-def test_head_takes_what_it_wants_and_nobody_complains(layout: Layout) -> None:
+def test_head_can_stop_reading_without_an_error(layout: Layout) -> None:
     command = f"{' '.join(STOCKTRACE)} trades AAPL --csv --data-dir {layout.root} | head -1"
     done = ran("bash", "-c", f"set -o pipefail; {command}")
     assert (done.returncode, done.stderr) == (0, "")
@@ -304,7 +304,7 @@ def test_head_takes_what_it_wants_and_nobody_complains(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("words", ["--help", "trades AAPL", "sessions", "watch", "no-such"])
-def test_what_is_no_terminal_gets_no_escapes(
+def test_a_pipe_gets_no_escapes(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: str
 ) -> None:
     monkeypatch.setenv("STOCKTRACE_DATA_DIR", str(layout.root))

@@ -45,7 +45,7 @@ COMMANDS = [["recover"], ["verify"], ["requeue", "x.jsonl"], ["audit"], ["gaps"]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda words: words[0])
-def test_without_a_data_folder_it_is_told_and_none_is_made(
+def test_a_missing_data_folder_is_reported_and_not_created(
     run: Command, tmp_path: Path, command: list[str]
 ) -> None:
     sentence = f"No data folder {tmp_path / 'data'}. Name another one with --data-dir."
@@ -56,7 +56,7 @@ def test_without_a_data_folder_it_is_told_and_none_is_made(
 # --- recover -----------------------------------------------------------------------------------
 
 
-def test_recover_tells_what_it_published(run: Command, dead: Layout) -> None:
+def test_recover_lists_what_it_published(run: Command, dead: Layout) -> None:
     status, out, _ = run("recover")
     assert status == 0
     assert [line.split() for line in out.splitlines()] == [
@@ -67,7 +67,7 @@ def test_recover_tells_what_it_published(run: Command, dead: Layout) -> None:
     assert run("recover")[:2] == (0, "nothing to recover\n")
 
 
-def test_recover_tells_programs_in_json(run: Command, dead: Layout) -> None:
+def test_recover_prints_json_for_programs(run: Command, dead: Layout) -> None:
     status, out, _ = run("recover", "--json")
     assert (status, json.loads(out)) == (
         0,
@@ -121,7 +121,7 @@ def test_convert_leaves_the_segments_of_a_live_capture_to_it(run: Command, dead:
     assert prices(dead) == PRICES
 
 
-def test_convert_goes_on_after_a_segment_that_cannot_be(run: Command, dead: Layout) -> None:
+def test_convert_continues_after_a_segment_that_fails(run: Command, dead: Layout) -> None:
     bad = dead.csv("MSFT", PARTS[0])
     bad.write_bytes(bad.read_bytes()[:-1])
     status, out, err = run("convert")
@@ -132,7 +132,7 @@ def test_convert_goes_on_after_a_segment_that_cannot_be(run: Command, dead: Layo
 # --- verify ------------------------------------------------------------------------------------
 
 
-def test_verify_says_that_all_is_well(run: Command, whole: Layout) -> None:
+def test_verify_reports_that_nothing_is_wrong(run: Command, whole: Layout) -> None:
     before = snapshot(whole)
     assert run("verify") == (0, "1 session verified, 0 findings\n", "")
     assert run("verify", SESSION) == (0, "1 session verified, 0 findings\n", "")
@@ -140,7 +140,7 @@ def test_verify_says_that_all_is_well(run: Command, whole: Layout) -> None:
     assert snapshot(whole) == before
 
 
-def test_verify_names_the_file_and_mends_it_if_asked(run: Command, whole: Layout) -> None:
+def test_verify_names_the_file_and_repairs_it_on_request(run: Command, whole: Layout) -> None:
     path = whole.parquet("AAPL", PARTS[1])
     path.unlink()
     status, out, _ = run("verify")
@@ -154,7 +154,7 @@ def test_verify_names_the_file_and_mends_it_if_asked(run: Command, whole: Layout
     assert prices(whole) == PRICES
 
 
-def test_verify_tells_programs_in_json(run: Command, whole: Layout) -> None:
+def test_verify_prints_json_for_programs(run: Command, whole: Layout) -> None:
     path = whole.coverage(SESSION, PARTS[0].date)
     path.unlink()
     status, out, _ = run("verify", "--json")
@@ -164,7 +164,7 @@ def test_verify_tells_programs_in_json(run: Command, whole: Layout) -> None:
     )
 
 
-def test_verify_fails_as_long_as_something_is_not_mended(run: Command, whole: Layout) -> None:
+def test_verify_fails_until_everything_is_repaired(run: Command, whole: Layout) -> None:
     whole.parquet("AAPL", PARTS[1]).unlink()
     stray = whole.parquet("AAPL", PARTS[0]).with_name("stray.parquet")
     shutil.copy(whole.parquet("AAPL", PARTS[0]), stray)
@@ -175,7 +175,7 @@ def test_verify_fails_as_long_as_something_is_not_mended(run: Command, whole: La
     assert run("verify")[0] == 0
 
 
-def test_verify_of_a_session_that_is_none_is_wrong_usage(run: Command, whole: Layout) -> None:
+def test_verify_of_an_unknown_session_is_wrong_usage(run: Command, whole: Layout) -> None:
     sentence = (
         f"No ended session 20200101T000000Z_000000 in {whole.root}. See `stocktrace sessions`."
     )
@@ -185,7 +185,7 @@ def test_verify_of_a_session_that_is_none_is_wrong_usage(run: Command, whole: La
         assert run("verify") == (0, "0 sessions verified, 0 findings\n", "")
 
 
-def test_verify_says_which_session_is_just_being_recovered(
+def test_verify_names_a_session_that_is_being_recovered(
     run: Command, whole: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stocktrace.store.lock.is_locked", lambda _: False)
@@ -198,7 +198,9 @@ def test_verify_says_which_session_is_just_being_recovered(
         )
 
 
-def test_a_dead_session_is_found_wanting_until_it_is_recovered(run: Command, dead: Layout) -> None:
+def test_verify_fails_for_a_crashed_session_until_it_is_recovered(
+    run: Command, dead: Layout
+) -> None:
     status, out, _ = run("verify")
     assert status == 1
     assert f"window {PARTS[0].window} waits: run `stocktrace recover`" in out
@@ -216,7 +218,7 @@ def mended(layout: Layout, folder: Path) -> Path:
     return copy
 
 
-def test_requeue_tells_what_became_of_the_rows(run: Command, whole: Layout, tmp_path: Path) -> None:
+def test_requeue_prints_the_books_of_the_rows(run: Command, whole: Layout, tmp_path: Path) -> None:
     status, out, _ = run("requeue", str(mended(whole, tmp_path)))
     assert status == 0
     assert "1 trade = 1 recorded + 0 quarantined; 1 in Parquet" in out
@@ -226,7 +228,7 @@ def test_requeue_tells_what_became_of_the_rows(run: Command, whole: Layout, tmp_
     assert run("verify") == (0, "2 sessions verified, 0 findings\n", "")
 
 
-def test_requeue_tells_programs_in_json(run: Command, whole: Layout, tmp_path: Path) -> None:
+def test_requeue_prints_json_for_programs(run: Command, whole: Layout, tmp_path: Path) -> None:
     status, out, _ = run("requeue", str(mended(whole, tmp_path)), "--json")
     report: dict[str, Any] = json.loads(out)
     assert (status, report["state"], report["books"]["recorded"]) == (0, "complete", 1)
@@ -251,7 +253,7 @@ def test_requeue_of_something_else_is_wrong_usage(
 # --- audit and gaps ----------------------------------------------------------------------------
 
 
-def test_audit_says_that_the_chain_is_whole_or_where_it_is_not(run: Command, whole: Layout) -> None:
+def test_audit_reports_an_intact_chain_or_the_broken_line(run: Command, whole: Layout) -> None:
     assert run("audit") == (0, f"the hash chain of {whole.audit} is intact\n", "")
     text = whole.audit.read_text()
     whole.audit.write_text(text.replace("recover", "remover", 1))
@@ -285,7 +287,7 @@ def test_gaps_are_listed_with_their_reasons(run: Command, whole: Layout) -> None
     assert total == "2 gaps (6.0 s), 1 of them connecting; one row per ticker"
 
 
-def test_gaps_are_those_of_all_tickers_of_a_date_and_of_a_session_in_json(
+def test_gaps_of_all_tickers_can_be_limited_to_a_date_and_a_session(
     run: Command, whole: Layout
 ) -> None:
     status, out, _ = run("gaps", "--json", "--date", PARTS[0].date, "--session", SESSION)
@@ -298,7 +300,7 @@ def test_gaps_are_those_of_all_tickers_of_a_date_and_of_a_session_in_json(
     assert run("gaps", "--json", "--date", "2020-01-01") == (0, "", "")
 
 
-def test_gaps_of_a_damaged_file_are_told_in_a_sentence(run: Command, whole: Layout) -> None:
+def test_a_damaged_coverage_file_is_one_sentence(run: Command, whole: Layout) -> None:
     path = whole.coverage(SESSION, PARTS[0].date)
     path.write_bytes(b"PAR1")
     status, out, err = run("gaps")

@@ -47,7 +47,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_rate_is_that_of_the_last_looks() -> None:
+def test_the_rate_is_measured_over_the_last_statuses() -> None:
     rates = TickerRates()
     assert rates.add(status(0, 0)) == 0
     assert rates.add(status(1, 100)) == 100
@@ -76,7 +76,7 @@ def test_lines_come_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_who_looks_later_gets_a_line_at_once_and_then_now_and_then(
+def test_a_display_that_starts_late_logs_a_line_at_once_and_then_now_and_then(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "stocktrace")
@@ -97,26 +97,26 @@ def drawn(shown: CaptureStatus, **options: Any) -> str:
     return console.file.getvalue()
 
 
-def test_a_picture_says_why_it_is_not_connected_and_when_it_tries_again() -> None:
+def test_the_display_says_why_it_is_not_connected_and_when_it_retries() -> None:
     at = datetime(2026, 11, 23, tzinfo=UTC)
     retry = ReconnectAttempt(2, at + timedelta(seconds=4), "refused\x1b[2J")
     text = drawn(status(10, up=False, written_at=at, retry=retry))
     assert text.startswith("○ reconnecting: try 3 in 4 s (refused?[2J)")
 
 
-def test_a_picture_says_that_what_was_received_is_being_published() -> None:
+def test_the_display_says_that_parquet_is_being_written() -> None:
     ending = msgspec.structs.replace(status(10), state="ending")
     assert drawn(ending).startswith("● ending: writing Parquet  session s")
 
 
 @pytest.mark.parametrize("width", [60, 100, 200])
-def test_a_picture_fits_its_terminal(width: int) -> None:
+def test_the_display_fits_its_terminal(width: int) -> None:
     lines = drawn(status(3000, 1234567), width=width).splitlines()
     assert max(map(len, lines)) <= width
     assert len(lines) <= 8
 
 
-def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_turns_colours_off(monkeypatch: pytest.MonkeyPatch) -> None:
     coloured = drawn(status(1), force_terminal=True, color_system="standard")
     assert "\x1b[32m" in coloured
     monkeypatch.setenv("NO_COLOR", "1")
@@ -136,7 +136,7 @@ def test_live_progress_without_a_terminal_is_refused_with_a_way_out() -> None:
         make_progress("live")
 
 
-def test_a_terminal_shows_a_live_picture_with_messages_above_it(
+def test_a_terminal_shows_the_live_display_below_the_log_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
@@ -165,7 +165,7 @@ def test_a_terminal_shows_a_live_picture_with_messages_above_it(
         assert text in shown
 
 
-def test_elsewhere_there_are_lines_and_no_escapes(
+def test_without_a_terminal_there_are_log_lines_without_escapes(
     studio: Studio, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(make_progress("auto"), ProgressLines)

@@ -51,7 +51,7 @@ def replay(
         return studio.record(exchange, tickers, played(exchange))
 
 
-def test_capturing_a_replay_gives_the_same_trades(
+def test_a_capture_of_a_replay_records_the_same_trades(
     studios: Callable[[str], Studio],
 ) -> None:
     live, again = studios("live"), studios("again")
@@ -70,7 +70,7 @@ def test_capturing_a_replay_gives_the_same_trades(
     assert (report.errors, report.refused) == ({}, {})
 
 
-def test_a_gap_of_the_session_is_passed_over_or_played(studios: Callable[[str], Studio]) -> None:
+def test_a_gap_of_the_session_is_skipped_or_replayed(studios: Callable[[str], Studio]) -> None:
     live, over, with_it = (studios(name) for name in ("live", "over", "with"))
     steps: list[tuple[int, bytes] | Mark] = [
         (NOON, frame(("AAPL", 1.0))),
@@ -86,7 +86,7 @@ def test_a_gap_of_the_session_is_passed_over_or_played(studios: Callable[[str], 
         assert [price for _, price, *_ in published(studio.data_dir)["AAPL"]] == [1.0, 2.0]
 
 
-def test_a_merge_can_be_played_as_well(tmp_path: Path, studios: Callable[[str], Studio]) -> None:
+def test_a_merged_session_can_be_replayed(tmp_path: Path, studios: Callable[[str], Studio]) -> None:
     into = Layout(tmp_path / "both")
     merge_sessions(into, *two(tmp_path))
     again = studios("again")
@@ -95,7 +95,7 @@ def test_a_merge_can_be_played_as_well(tmp_path: Path, studios: Callable[[str], 
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_session_of_a_market_comes_again_in_order(
+def test_a_session_of_a_made_up_market_is_replayed_in_order(
     studios: Callable[[str], Studio], seed: int
 ) -> None:
     live, again = studios("live"), studios("again")
@@ -112,7 +112,7 @@ def test_a_session_of_a_market_comes_again_in_order(
 # --- what is to be played --------------------------------------------------------------------
 
 
-def test_the_tapes_of_a_session_are_played_once_and_in_their_order(tmp_path: Path) -> None:
+def test_the_tapes_of_a_session_are_replayed_once_and_in_order(tmp_path: Path) -> None:
     """A clock that was set back names a later window earlier; a kill leaves a tape twice."""
     layout = Layout(tmp_path)
     windows = ["20261123T143000Z_00001", "20261123T142900Z_00002"]
@@ -124,7 +124,7 @@ def test_the_tapes_of_a_session_are_played_once_and_in_their_order(tmp_path: Pat
     assert found == [layout.tapes(SESSION) / f"{window}.tape" for window in windows]
 
 
-def test_what_cannot_be_played_is_told_of(tmp_path: Path) -> None:
+def test_a_session_that_cannot_be_replayed_is_reported(tmp_path: Path) -> None:
     layout = record(tmp_path, SESSION, listening(TICKERS, NOON, NOON + 9 * SECOND, stream(NOON)))
     with pytest.raises(UsageError, match=f"No session {OTHER}"):
         find_recording(None, OTHER, tmp_path)
@@ -142,7 +142,7 @@ def test_what_cannot_be_played_is_told_of(tmp_path: Path) -> None:
         find_recording(None, SESSION, tmp_path)
 
 
-def test_the_command_ends_with_2_for_a_session_that_is_not_there(
+def test_the_simulator_exits_with_2_for_a_missing_session(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["simulator", "--session", OTHER, "--data-dir", str(tmp_path)]) == 2

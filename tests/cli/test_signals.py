@@ -26,7 +26,7 @@ MARKET = SyntheticMarket(rate=2000)
 # --- 58 ------------------------------------------------------------------------------------------
 
 
-def test_58_a_capture_whose_terminal_is_closed_ends_in_order(studio: Studio) -> None:
+def test_58_a_capture_whose_terminal_is_closed_stops_cleanly(studio: Studio) -> None:
     reading, writing = pty.openpty()
     with studio.exchange(MARKET, settle=0.1) as exchange:
         with started(studio, exchange, preexec_fn=lambda: os.login_tty(writing)) as process:
@@ -42,7 +42,7 @@ def test_58_a_capture_whose_terminal_is_closed_ends_in_order(studio: Studio) -> 
     assert (report.state, report.reason, report.unpublished) == ("interrupted", "interrupted", [])
 
 
-def test_58_a_hang_up_that_is_ignored_ends_nothing(studio: Studio) -> None:
+def test_58_an_ignored_hang_up_stops_nothing(studio: Studio) -> None:
     nohup = ("bash", "-c", 'trap "" HUP; exec "$@"', "_")
     with studio.exchange(MARKET, settle=0.1) as exchange:
         none: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -56,7 +56,7 @@ def test_58_a_hang_up_that_is_ignored_ends_nothing(studio: Studio) -> None:
         everything_is_recorded(studio, exchange)
 
 
-def test_58_a_hang_up_that_comes_twice_does_not_leave_at_once() -> None:
+def test_58_a_second_hang_up_does_not_end_the_process_at_once() -> None:
     asked: list[None] = []
     before = signal.getsignal(signal.SIGHUP)
     with handle_signals(lambda: asked.append(None)) as caught:
@@ -86,7 +86,7 @@ main(sys.argv[2:])
 @pytest.mark.parametrize(
     "module", ["logging", "cyclopts", "pydantic", "stocktrace.live.api", "pyarrow.lib"]
 )
-def test_59_ctrl_c_while_modules_are_loaded_is_one_sentence(studio: Studio, module: str) -> None:
+def test_59_ctrl_c_during_imports_is_one_sentence(studio: Studio, module: str) -> None:
     words = ("capture", "AAPL", "--for", "60s", "--url", "ws://127.0.0.1:1")
     env = {**os.environ, "FINNHUB_API_KEY": studio.key}
     done = ran(sys.executable, "-c", INTERRUPTED, module, *words, env=env)

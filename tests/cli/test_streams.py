@@ -71,7 +71,7 @@ def nobody() -> Iterator[int]:
     os.close(writing)
 
 
-def test_57_verify_without_a_reader_has_the_status_of_what_it_found(
+def test_57_verify_without_a_reader_exits_with_the_status_of_its_findings(
     a_whole_session: Layout, tmp_path: Path, nobody: int
 ) -> None:
     layout = remains.copy(a_whole_session, tmp_path / "data")
@@ -132,7 +132,7 @@ def hung() -> Iterator[int]:
     os.close(reading)
 
 
-def test_55_a_capture_ends_on_time_though_nobody_reads_its_terminal(
+def test_55_a_capture_ends_on_time_even_if_nobody_reads_its_terminal(
     studio: Studio, hung: int
 ) -> None:
     with studio.exchange(SyntheticMarket(rate=2000), settle=0.1) as exchange:
@@ -143,7 +143,7 @@ def test_55_a_capture_ends_on_time_though_nobody_reads_its_terminal(
     assert studio.report().state == "complete"
 
 
-def test_55_a_capture_hears_sigterm_though_nobody_reads_its_terminal(
+def test_55_a_capture_obeys_sigterm_even_if_nobody_reads_its_terminal(
     studio: Studio, hung: int
 ) -> None:
     with studio.exchange(SyntheticMarket(rate=2000), settle=0.1) as exchange:

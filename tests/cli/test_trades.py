@@ -45,7 +45,7 @@ def test_trades_are_printed_as_csv(say: Callable[..., Said], data: Path) -> None
     ]
 
 
-def test_trades_are_printed_as_json_one_a_line(say: Callable[..., Said], data: Path) -> None:
+def test_trades_are_printed_as_json_one_per_line(say: Callable[..., Said], data: Path) -> None:
     said = say("trades", "AAPL", "--json", "--tail", 1, "--data-dir", data)
     assert json.loads(said.out) == {
         "symbol": "AAPL",
@@ -60,7 +60,7 @@ def test_trades_are_printed_as_json_one_a_line(say: Callable[..., Said], data: P
 HEADER = ["symbol", "ts_event", "ts_recv", "price", "volume", "conditions"]
 
 
-def test_trades_of_nothing_are_a_header(say: Callable[..., Said], data: Path) -> None:
+def test_no_trades_are_printed_as_a_header(say: Callable[..., Said], data: Path) -> None:
     said = say("trades", "AAPL", "--date", "2026-11-24", "--data-dir", data)
     assert (said.status, said.err) == (0, "")
     assert said.out.split() == HEADER
@@ -90,7 +90,7 @@ RECORDED = "Recorded tickers: 7203, AAPL, BINANCE:BTCUSDT, MSFT."
         (["ZZZ", "--csv"], f"Unknown ticker 'ZZZ'. {RECORDED}"),
     ],
 )
-def test_a_ticker_that_was_never_recorded_is_told_with_those_that_were(
+def test_a_ticker_that_was_never_recorded_is_reported_with_those_that_were(
     say: Callable[..., Said], data: Path, command: str, words: list[str], sentence: str
 ) -> None:
     recorded(data, "AAPL", "MSFT", "BINANCE:BTCUSDT")
@@ -99,7 +99,7 @@ def test_a_ticker_that_was_never_recorded_is_told_with_those_that_were(
 
 
 @pytest.mark.parametrize("command", ["trades", "bars", "gaps"])
-def test_a_ticker_that_was_recorded_and_came_to_nothing_is_not_unknown(
+def test_a_ticker_that_was_recorded_without_trades_is_not_unknown(
     say: Callable[..., Said], data: Path, command: str
 ) -> None:
     recorded(data, "MSFT")
@@ -108,7 +108,7 @@ def test_a_ticker_that_was_recorded_and_came_to_nothing_is_not_unknown(
     assert said.out.startswith("s")
 
 
-def test_what_was_recorded_is_shown_and_the_other_ticker_told(
+def test_recorded_tickers_are_shown_and_unknown_ones_reported(
     say: Callable[..., Said], data: Path
 ) -> None:
     sentence = "stocktrace: Unknown ticker 'APPL'. Recorded tickers: 7203, AAPL. Did you mean AAPL?"
@@ -122,7 +122,7 @@ def test_what_was_recorded_is_shown_and_the_other_ticker_told(
         assert json.loads(said.out.splitlines()[-1])["symbol"] == "AAPL"
 
 
-def test_no_file_is_replaced_by_what_an_unknown_ticker_has(
+def test_an_unknown_ticker_does_not_replace_a_file(
     say: Callable[..., Said], data: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "out.parquet"
@@ -141,7 +141,7 @@ def test_of_many_recorded_tickers_some_are_listed(say: Callable[..., Said], tmp_
     )
 
 
-def test_where_nothing_was_recorded_that_is_told(say: Callable[..., Said], tmp_path: Path) -> None:
+def test_an_empty_data_folder_is_reported(say: Callable[..., Said], tmp_path: Path) -> None:
     said = say("trades", "AAPL", "--data-dir", tmp_path)
     assert (said.status, said.err) == (
         1,
@@ -159,7 +159,7 @@ def test_a_lake_knows_its_tickers_too(say: Callable[..., Said], data: Path) -> N
     assert say("trades", "APPL", "--data-dir", lake).status == 0
 
 
-def test_where_something_is_found_nothing_else_is_looked_at(
+def test_reports_are_only_read_for_tickers_without_rows(
     say: Callable[..., Said], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And of a ticker that has no rows, only the sessions back to the last that asked for it."""
@@ -220,7 +220,7 @@ def test_trades_are_chosen_by_time_and_number(
         (("trades", "AAPL", "--tail", "x"), "--tail"),
     ],
 )
-def test_a_question_about_trades_that_makes_no_sense_is_told(
+def test_wrong_options_of_trades_are_reported(
     say: Callable[..., Said], data: Path, words: tuple[str, ...], sentence: str
 ) -> None:
     said = say(*words, "--data-dir", data)
@@ -229,7 +229,7 @@ def test_a_question_about_trades_that_makes_no_sense_is_told(
     assert said.err.count("\n") == 1
 
 
-def test_a_damaged_file_is_told_and_not_shown(say: Callable[..., Said], data: Path) -> None:
+def test_a_damaged_file_is_reported_and_not_shown(say: Callable[..., Said], data: Path) -> None:
     path = Layout(data).parquet("AAPL", PART)
     path.write_bytes(path.read_bytes()[:-9])
     said = say("trades", "AAPL", "--data-dir", data)
@@ -274,9 +274,7 @@ def test_an_empty_folder_has_no_sessions(say: Callable[..., Said], tmp_path: Pat
     assert say("sessions", "--data-dir", tmp_path) == Said(0, told, "")
 
 
-def test_convert_publishes_what_is_sealed_and_again_nothing(
-    say: Callable[..., Said], tmp_path: Path
-) -> None:
+def test_convert_publishes_sealed_segments_once(say: Callable[..., Said], tmp_path: Path) -> None:
     sealed(tmp_path, *(Trade(name, 1.0, NOON // 10**6, 1.0) for name in ("A:B", "C")))
     assert say("convert", "--data-dir", tmp_path).out == "2 segments converted, 2 trades\n"
     before = {name: (tmp_path / name).stat().st_mtime_ns for name in tree(tmp_path)}

@@ -60,7 +60,7 @@ def recorded(studio: Studio, exchange: Simulator) -> Iterator[None]:
         thread.join(PATIENCE_S)
 
 
-def test_what_another_process_captures_is_shown_until_it_ends(
+def test_a_capture_in_another_process_is_shown_until_it_ends(
     studio: Studio, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[CaptureStatus] = []
@@ -84,7 +84,7 @@ def test_what_another_process_captures_is_shown_until_it_ends(
     assert "\x1b" not in out + err
 
 
-def test_as_json_each_look_is_a_line_and_the_last_has_the_outcome(
+def test_as_json_each_status_is_a_line_and_the_last_has_the_outcome(
     studio: Studio, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed: list[None] = []
@@ -132,7 +132,7 @@ def a_dead_one(studio: Studio) -> str:
     return report.session
 
 
-def test_gaps_of_a_session_that_runs_are_not_said_to_be_none(
+def test_gaps_of_a_running_session_are_not_reported_as_zero(
     studio: Studio, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with (
@@ -146,7 +146,7 @@ def test_gaps_of_a_session_that_runs_are_not_said_to_be_none(
     assert "is running. Its gaps are listed when it has ended" in err
 
 
-def test_a_process_that_died_is_told_with_what_to_do(studio: Studio, watch: Watch) -> None:
+def test_a_crashed_process_is_reported_with_what_to_do(studio: Studio, watch: Watch) -> None:
     session = a_dead_one(studio)
     status, out, err = watch(session, "--progress", "none")
     assert (status, out) == (1, "")
@@ -156,7 +156,7 @@ def test_a_process_that_died_is_told_with_what_to_do(studio: Studio, watch: Watc
     )
 
 
-def test_when_nothing_runs_that_is_told(studio: Studio, watch: Watch) -> None:
+def test_watch_without_a_running_capture_says_so(studio: Studio, watch: Watch) -> None:
     a_dead_one(studio)
     told = (
         f"stocktrace: No capture is running in {studio.data_dir}. Start one with `stocktrace "
@@ -165,7 +165,7 @@ def test_when_nothing_runs_that_is_told(studio: Studio, watch: Watch) -> None:
     assert watch() == (1, "", told)
 
 
-def test_a_session_that_died_is_listed_with_what_it_received_and_what_to_do(
+def test_a_crashed_session_is_listed_with_what_it_received_and_what_to_do(
     studio: Studio, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = a_dead_one(studio)
@@ -204,7 +204,7 @@ def test_a_session_that_died_is_listed_with_what_it_received_and_what_to_do(
         ("../../etc/passwd", "'../../etc/passwd' is not a session"),
     ],
 )
-def test_a_session_that_is_none_is_told(
+def test_an_invalid_session_is_reported(
     studio: Studio, watch: Watch, session: str, sentence: str
 ) -> None:
     studio.data_dir.mkdir()
@@ -214,7 +214,7 @@ def test_a_session_that_is_none_is_told(
     assert err.count("\n") == 1
 
 
-def test_a_status_of_another_version_is_told(studio: Studio, watch: Watch) -> None:
+def test_a_status_of_another_version_is_reported(studio: Studio, watch: Watch) -> None:
     path = Layout(studio.data_dir).status(SESSION)
     path.parent.mkdir(parents=True)
     path.write_text('{"session": 7}')
@@ -223,7 +223,7 @@ def test_a_status_of_another_version_is_told(studio: Studio, watch: Watch) -> No
     assert f"{path} is not a status of this version" in err
 
 
-def test_of_several_the_capture_that_began_last_is_shown(studio: Studio, watch: Watch) -> None:
+def test_of_several_captures_the_latest_is_shown(studio: Studio, watch: Watch) -> None:
     layout = Layout(studio.data_dir)
     with studio.exchange() as exchange:
         report = studio.record(exchange, scenario=brief())
@@ -240,7 +240,7 @@ def test_of_several_the_capture_that_began_last_is_shown(studio: Studio, watch: 
     assert out.startswith(f"session {report.session}")
 
 
-def test_ctrl_c_ends_the_watching_and_not_the_capture(studio: Studio) -> None:
+def test_ctrl_c_ends_watch_and_not_the_capture(studio: Studio) -> None:
     command = (*STOCKTRACE, "watch", "--json", "--data-dir", str(studio.data_dir))
     with studio.exchange() as exchange, recorded(studio, exchange):
         with running(*command) as process:
@@ -254,7 +254,9 @@ def test_ctrl_c_ends_the_watching_and_not_the_capture(studio: Studio) -> None:
     assert SessionReport.read(next(studio.data_dir.glob("sessions/*.json"))).state == "interrupted"
 
 
-def test_a_reader_of_the_looks_that_goes_away_is_no_failure(studio: Studio, tmp_path: Path) -> None:
+def test_a_reader_of_statuses_that_goes_away_is_not_a_failure(
+    studio: Studio, tmp_path: Path
+) -> None:
     command = f"{' '.join(STOCKTRACE)} watch --json --data-dir {studio.data_dir} | head -1"
     with studio.exchange() as exchange, recorded(studio, exchange):
         done = ran("bash", "-c", f"set -o pipefail; {command}", cwd=tmp_path)

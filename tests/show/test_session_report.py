@@ -88,7 +88,7 @@ def shaded(seen: ReportView) -> list[ET.Element]:
 # ------------------------------------------------------------------------------------ the picture
 
 
-def test_each_gap_is_one_shaded_rectangle_where_it_was() -> None:
+def test_each_gap_is_one_shaded_rectangle_at_its_time() -> None:
     rects = shaded(view(gaps=[gap(0, 0.01), gap(15, 30), gap(45, 60, "A", "B")]))
     edges = [(float(r.get("x", "")), float(r.get("width", ""))) for r in rects]
     left, whole = 12.0, 960.0 - 12.0 - 80.0
@@ -108,7 +108,7 @@ def test_a_gap_of_one_ticker_is_shaded_in_its_panel_only() -> None:
     assert shaded(view(gaps=[gap(10, 20, "C")])) == []
 
 
-def test_the_line_breaks_at_a_gap_and_goes_on_over_a_quiet_stretch() -> None:
+def test_the_line_breaks_at_a_gap_and_not_at_a_quiet_stretch() -> None:
     quiet = [bar for at, bar in enumerate(bars()) if not 20 <= at < 30]
 
     def lines(*gaps: GapStretch) -> int:
@@ -127,7 +127,7 @@ def test_only_the_busiest_tickers_have_a_panel() -> None:
     assert names == [f"T{number}" for number in range(MOST_PANELS)]
 
 
-def test_text_in_the_picture_is_text_whatever_it_is_made_of() -> None:
+def test_text_in_the_picture_is_escaped() -> None:
     nasty = f"{NASTY}\x00\x1b\ud800"
     root = drawn(view(bars={nasty: bars()}, gaps=[gap(1, 2, reason=nasty)]))
     assert {each.tag for each in root.iter()} == {
@@ -142,7 +142,7 @@ def test_a_session_without_trades_has_a_picture_that_says_so() -> None:
     assert len(shaded(seen)) == 1
 
 
-def test_bars_without_a_price_or_a_volume_are_drawn_as_far_as_they_go() -> None:
+def test_bars_without_a_price_or_a_volume_are_drawn_as_far_as_possible() -> None:
     first = int(BEGIN.timestamp())
     odd = [
         ReportBar(first, None, None, None, None, 5.0, 1),
@@ -204,7 +204,7 @@ def test_the_page_loads_nothing() -> None:
     assert "url(" not in render_page(view()).partition("<script")[0]
 
 
-def test_text_of_the_data_is_text_on_the_page() -> None:
+def test_text_on_the_page_is_escaped() -> None:
     report = SessionReport(
         SESSION,
         [NASTY, "B"],
@@ -239,7 +239,7 @@ def text_of(seen: ReportView) -> str:
     return re.sub(r"\s+", " ", " ".join(Page(render_page(seen)).text))
 
 
-def test_the_page_tells_what_a_person_must_know() -> None:
+def test_the_page_shows_what_a_person_must_know() -> None:
     report = SessionReport(
         SESSION,
         ["A", "B", "C", "D"],
@@ -282,7 +282,7 @@ def test_the_page_of_a_running_session_says_how_old_its_books_are() -> None:
     ("trades", "told"),
     [(1234, "Trades 1,234 at the last status"), (None, "Trades ? on its tape")],
 )
-def test_the_page_of_a_session_that_died_says_so_and_never_that_nothing_came(
+def test_the_page_of_a_crashed_session_says_so_and_not_that_nothing_was_received(
     trades: int | None, told: str
 ) -> None:
     text = text_of(

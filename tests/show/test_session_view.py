@@ -31,7 +31,7 @@ def volumes(view: ReportView) -> dict[str, float]:
     return {name: sum(bar.volume for bar in bars) for name, bars in view.bars.items()}
 
 
-def test_a_finished_session_has_all_that_was_recorded_busiest_first(studio: Studio) -> None:
+def test_a_finished_session_shows_everything_recorded_busiest_first(studio: Studio) -> None:
     frames = [(0, frame(("B", 1.0), ("A", 2.0))), (0, frame(("B", 3.0), ("B", -1.0)))]
     with studio.exchange(ScriptedSource(frames)) as exchange:
 
@@ -78,7 +78,9 @@ def test_a_running_session_shows_what_is_in_the_open_segments(studio: Studio) ->
     assert draw_picture(view)
 
 
-def test_a_dead_session_shows_what_it_left_and_a_recovered_one_all(tmp_path: Path) -> None:
+def test_a_crashed_session_shows_what_it_left_and_a_recovered_one_everything(
+    tmp_path: Path,
+) -> None:
     layout = remains.dead(tmp_path / "data")
     dead = ReportView.read(layout, SESSION)
     assert (dead.state, dead.summary.trades) == ("crashed", None)  # nobody counted them
@@ -94,7 +96,7 @@ def test_a_dead_session_shows_what_it_left_and_a_recovered_one_all(tmp_path: Pat
     assert draw_picture(view).count('class="gap"') == len(view.gaps)
 
 
-def test_gaps_of_a_session_whose_coverage_is_still_to_come_are_those_of_its_report(
+def test_until_the_coverage_is_written_gaps_come_from_the_report(
     tmp_path: Path,
 ) -> None:
     layout = remains.dead(tmp_path / "data")
@@ -122,7 +124,7 @@ def test_a_failed_session_can_be_shown(studio: Studio) -> None:
     assert "no trades" in render_page(view)
 
 
-def test_bars_are_of_the_session_alone_also_when_its_day_is_compacted(tmp_path: Path) -> None:
+def test_bars_cover_only_the_session_even_in_a_compacted_day(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "data")
     begin, end = datetime(2020, 11, 20, 10, tzinfo=UTC), datetime(2020, 11, 20, 11, tzinfo=UTC)
     first = int(begin.timestamp() * 1000)
@@ -153,7 +155,7 @@ def whole(tmp_path: Path) -> Layout:
     return remains.whole(tmp_path / "data")
 
 
-def test_the_command_writes_both_files_and_says_where(
+def test_the_command_writes_both_files_and_prints_their_names(
     whole: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page, drawing = tmp_path / "a.html", tmp_path / "a.svg"
@@ -168,7 +170,7 @@ def test_the_command_writes_both_files_and_says_where(
 
 
 @pytest.mark.parametrize("session", ["20261123T142958Z_000000", "../sessions", "*", ""])
-def test_a_session_that_is_not_there_is_wrong_usage(
+def test_a_missing_session_is_wrong_usage(
     whole: Layout, session: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(Path().iterdir())
