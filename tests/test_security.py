@@ -183,7 +183,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "stocktrace.lock"
     victim.write_text("precious")
     path.symlink_to(victim)
-    with pytest.raises(StoreError, match="is a link: remove it"), lock.hold_lock(path, {}):
+    with pytest.raises(StoreError, match="is a link: delete it"), lock.hold_lock(path, {}):
         pass
     assert victim.read_text() == "precious"
 

@@ -220,7 +220,7 @@ def _find_runs(fits: BoolArray) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedTrades:
-    """Trades (``TRADE_SCHEMA``) in reading order; row i is of ``sessions[session[i]]``."""
+    """Trades (``TRADE_SCHEMA``) in reading order; row i comes from ``sessions[session[i]]``."""
 
     trades: pa.Table
     session: Int64Array

@@ -49,7 +49,7 @@ def rows_of_frame(frame: pd.DataFrame) -> RowBatches:
 def collect_tickers(rows: RowBatches, tickers: set[str]) -> RowBatches:
     """Return ``rows``; while they are read, their tickers are added to ``tickers``.
 
-    The first batch is read at once: ``tickers`` stays empty only if there are no rows.
+    The first batch is read at once: ``tickers`` stays empty only without rows.
 
     Raises:
         StoreError: As for ``last_rows``.

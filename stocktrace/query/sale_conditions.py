@@ -1,4 +1,4 @@
-"""What the condition codes of a US trade mean for bars (FINNHUB.md, "Condition codes").
+"""Which US trades count for bars, by their condition codes (FINNHUB.md, "Condition codes").
 
 The codes of other markets are unknown, and crypto has none: there every trade counts.
 """

@@ -1,1 +1,1 @@
-"""The disk: names, tapes, segments, schema, Parquet; nothing of the socket."""
+"""Files and their formats: tapes, segments, Parquet, coverage, the audit log, the lake."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-#: ``symbol`` (and ``date``) are Hive partitions in its path.
+#: ``symbol`` and ``date`` are Hive partitions in its path.
 TRADE_SCHEMA = pa.schema(
     [
         pa.field("ts_event", pa.timestamp("ms", "UTC"), nullable=False),

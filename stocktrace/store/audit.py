@@ -1,12 +1,13 @@
 """The audit log: one JSON line an event, each with its hash and that of the line before it.
 
-`{"at": <UTC>, "event": …, "session": …, …, "previous": <hash>, "hash": <hash>}`. ``hash`` is of the
-line's own text up to it, ``previous`` included: a byte that is changed, a line that is missing or
-moved breaks the chain, and ``check`` names the line. (Lines cut off at the very end leave a chain
-that is whole; the report of the last session tells how it ended.)
+`{"at": <UTC>, "event": …, "session": …, …, "previous": <hash>, "hash": <hash>}`
 
-Several processes append: a lock on a file beside the log orders them. A log of ``ROTATE_BYTES`` is
-renamed to ``audit-<time of its last line>.jsonl`` and the chain goes on in a new one.
+``hash`` covers the text of the line before it, including ``previous``: a changed byte, a missing or
+a moved line breaks the chain, and ``check_audit_log`` names the line. Only cutting lines off at the
+end leaves a valid chain; the report of the last session shows how it ended.
+
+Several processes append; a lock file beside the log orders them. A log of ``ROTATE_BYTES`` is
+renamed to ``audit-<time of its last line>.jsonl``, and a new one continues the chain.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.store.files import disk_errors, write_all
 from stocktrace.units import utc_datetime
 
-#: What the first line says of the line before it.
+#: ``previous`` of the first line.
 FIRST_HASH = "0" * 32
-# A busy day of one capture is well under a megabyte; this is years of them in one editor's reach.
+# A busy day of one capture has well under a megabyte; an editor can still open so many bytes.
 ROTATE_BYTES = 16_000_000
 _TAIL = 1 << 20
 
@@ -41,31 +42,31 @@ class AuditLog:
         self._clock = clock
 
     def __call__(self, event: str, **facts: object) -> None:
-        """Write that ``event`` happened now."""
+        """Append an event with the current time."""
         at = utc_datetime(self._clock.wall())
         record = {"at": at.isoformat(), "event": event, "session": self._session, **facts}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lock = self._path.with_suffix(".lock")
         with disk_errors(self._path):
-            guard = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+            lock_descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                fcntl.flock(guard, fcntl.LOCK_EX)
+                fcntl.flock(lock_descriptor, fcntl.LOCK_EX)
                 self._append(record, at)
             finally:
-                os.close(guard)
+                os.close(lock_descriptor)
 
     def _append(self, record: dict[str, object], at: datetime) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             previous = _last_hash(descriptor) or _hash_before(self._path)
-            before = os.fstat(descriptor).st_size
+            size = os.fstat(descriptor).st_size
             try:
                 write_all(descriptor, _line({**record, "previous": previous}))
                 if record["event"] == "delete":
-                    os.fsync(descriptor)  # the file is deleted next: its line must outlast it
+                    os.fsync(descriptor)  # the file is deleted next, its line must be on disk
             except OSError:
-                with contextlib.suppress(OSError):  # half a line would break the chain
-                    os.ftruncate(descriptor, before)
+                with contextlib.suppress(OSError):  # an incomplete line would break the chain
+                    os.ftruncate(descriptor, size)
                 raise
             size = os.fstat(descriptor).st_size
         finally:
@@ -84,10 +85,10 @@ def _hash(text: str) -> str:
 
 
 def _hash_of(line: bytes) -> str | None:
-    """The hash that a line tells of itself, or ``None`` if it tells none or another than it has."""
+    """Return the hash in a line; ``None`` if it is missing or wrong."""
     text, mark, rest = line.decode(errors="replace").rpartition(', "hash": "')
-    told = rest.removesuffix('"}')
-    return told if mark and _hash(text) == told else None
+    stated = rest.removesuffix('"}')
+    return stated if mark and _hash(text) == stated else None
 
 
 def _last_hash(descriptor: int) -> str | None:
@@ -95,46 +96,46 @@ def _last_hash(descriptor: int) -> str | None:
     if not size:
         return None
     tail = os.pread(descriptor, _TAIL, max(0, size - _TAIL))
-    if not tail.endswith(b"\n"):  # a line that a power cut tore: end it, so that it stands alone
+    if not tail.endswith(b"\n"):  # truncated by a power cut: end the line
         write_all(descriptor, b"\n")
         tail += b"\n"
     return _hash_of(tail[:-1].rpartition(b"\n")[2]) or FIRST_HASH
 
 
 def _hash_before(path: Path) -> str:
-    """The last hash of the log that was rotated last."""
-    older = _rotated(path)
-    if not older:
+    """Return the last hash of the log that was rotated last."""
+    rotated = _rotated(path)
+    if not rotated:
         return FIRST_HASH
-    return _hash_of(older[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]) or FIRST_HASH
+    return _hash_of(rotated[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]) or FIRST_HASH
 
 
-def deleted(path: Path, session: str) -> set[str]:
-    """The names of a session's files of which the log at ``path`` says that they were deleted.
+def deleted_files(path: Path, session: str) -> set[str]:
+    """Return the names of a session's files that were deleted according to the log at ``path``.
 
     Lines that were changed do not count.
     """
-    found: set[str] = set()
+    names: set[str] = set()
     with contextlib.suppress(FileNotFoundError):  # first: it may be rotated while we read
-        found |= _deleted(path, path.stat().st_size).get(session, set())
-    for part in _rotated(path):
-        found |= _deleted(part, part.stat().st_size).get(session, set())
-    return found
+        names |= _deleted_files(path, path.stat().st_size).get(session, set())
+    for log in _rotated(path):
+        names |= _deleted_files(log, log.stat().st_size).get(session, set())
+    return names
 
 
-# A log that was rotated does not change; a check of many sessions reads it once.
+# A rotated log does not change: verifying many sessions reads it once.
 @functools.lru_cache(maxsize=256)
-def _deleted(part: Path, size: int) -> dict[str, set[str]]:
-    """The names of deleted files by session, in the first ``size`` bytes of one log file."""
-    found: dict[str, set[str]] = {}
-    with part.open("rb") as file:
+def _deleted_files(log: Path, size: int) -> dict[str, set[str]]:
+    """Return the names of deleted files by session, from the first ``size`` bytes of a log."""
+    names: dict[str, set[str]] = {}
+    with log.open("rb") as file:
         lines = file.read(size).split(b"\n")
     for line in lines:
         if b'"event": "delete"' in line and _hash_of(line) is not None:
             record = json.loads(line)
             name = Path(record.get("file", "")).name
-            found.setdefault(record["session"], set()).add(name)
-    return found
+            names.setdefault(record["session"], set()).add(name)
+    return names
 
 
 def _rotated(path: Path) -> list[Path]:
@@ -142,19 +143,19 @@ def _rotated(path: Path) -> list[Path]:
 
 
 def check_audit_log(path: Path) -> Iterator[str]:
-    """Where the chain of the log at ``path`` and its rotated parts is broken, in words."""
+    """Yield a sentence for each break in the chain of the log and its rotated files."""
     previous: str | None = None
-    for part in [*_rotated(path), path]:
-        if not part.exists():
+    for log in [*_rotated(path), path]:
+        if not log.exists():
             continue
-        for number, line in enumerate(part.read_bytes().split(b"\n")[:-1], 1):
-            found = _hash_of(line)
-            if found is None:
-                yield f"{part}, line {number}: it was changed, or is torn"
+        for number, line in enumerate(log.read_bytes().split(b"\n")[:-1], 1):
+            line_hash = _hash_of(line)
+            if line_hash is None:
+                yield f"{log}, line {number}: the line was changed or is truncated"
             elif previous is not None and f'"previous": "{previous}"'.encode() not in line:
-                yield f"{part}, line {number}: what stood before it was changed or is missing"
+                yield f"{log}, line {number}: the line before it was changed or is missing"
             elif previous is None and f'"previous": "{FIRST_HASH}"'.encode() not in line:
-                yield f"{part}, line {number}: the beginning is missing"
-            previous = found or FIRST_HASH
-        if not part.read_bytes().endswith(b"\n"):
-            yield f"{part}: the last line is torn"
+                yield f"{log}, line {number}: the beginning is missing"
+            previous = line_hash or FIRST_HASH
+        if not log.read_bytes().endswith(b"\n"):
+            yield f"{log}: the last line is truncated"

@@ -91,10 +91,10 @@ def _add_to_outbox(layout: Layout, ticker: str, part: WindowId) -> None:
 def _delete_segment(layout: Layout, ticker: str, segment: Path, part: WindowId) -> None:
     """Delete a published segment, or move it away if CSV is kept."""
     if layout.keeps_csv:
-        kept = layout.kept_csv(ticker, part)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with files.disk_errors(kept):
-            segment.replace(kept)
+        target = layout.kept_csv(ticker, part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with files.disk_errors(target):
+            segment.replace(target)
     else:
         segment.unlink()
 

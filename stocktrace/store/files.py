@@ -1,9 +1,4 @@
-"""The few moves on files that everything here is made of: append whole, publish by rename."""
-# MERGED """Two folders change places in one step, so that each path names one of them at any time.
-#
-# ``renameat2(RENAME_EXCHANGE)`` on Linux (ext4, xfs, btrfs, tmpfs, overlay),
-# ``renamex_np(RENAME_SWAP)`` on macOS (APFS). Python has neither.
-# """
+"""The file operations that the store is built on: append, publish by rename, swap folders."""
 
 from __future__ import annotations
 
@@ -24,8 +19,8 @@ from typing import BinaryIO
 
 from stocktrace.errors import DiskFull, StoreError, UsageError
 
-# Syncs that wait beside each other: a journal takes them in together.
-_AT_ONCE = 16
+# Concurrent syncs: the journal of the file system writes them together.
+_MAX_SYNCS = 16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _STDOUT = 1
 _KINDS = {
@@ -39,7 +34,7 @@ _KINDS = {
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors on ``path`` into ours, with the sentence and the cause."""
+    """Translate an ``OSError`` on ``path`` into a ``StoreError`` that names it."""
     try:
         yield
     except OSError as error:
@@ -51,16 +46,16 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def other_kind(path: Path) -> str:
-    """What ``path`` leads to if that is not a regular file: ``a folder``, ``a device``; else empty.
+    """Return what ``path`` is if it is not a regular file, such as ``a folder``; otherwise "".
 
     Raises:
-        OSError: nothing is there, or it cannot be looked at.
+        OSError: ``path`` does not exist, or it cannot be examined.
     """
     return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
 
 
 def free_bytes(path: Path) -> int:
-    """What an unprivileged writer has left on the file system of ``path`` or its nearest parent."""
+    """Return the free bytes for unprivileged users on the file system of ``path`` or a parent."""
     while not path.exists():
         path = path.parent
     status = os.statvfs(path)
@@ -68,14 +63,14 @@ def free_bytes(path: Path) -> int:
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write all of ``data``; one call can take less of it: a signal, a disk that is nearly full."""
+    """Write all of ``data``: one call may write less, after a signal or on a nearly full disk."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 def append(path: Path, data: bytes | memoryview) -> None:
-    """Append ``data`` to ``path``, which is made if need be; no handle stays open."""
+    """Append ``data`` to ``path``, which is created if it is missing; no handle stays open."""
     with disk_errors(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -85,7 +80,7 @@ def append(path: Path, data: bytes | memoryview) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until ``path``, a file or a folder, is on the disk."""
+    """Wait until ``path``, a file or a folder, is on disk."""
     with disk_errors(path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -95,16 +90,16 @@ def sync_file(path: Path) -> None:
 
 
 def sync_files(paths: Sequence[Path]) -> None:
-    """Wait until all ``paths`` are on the disk, several at a time.
+    """Wait until all ``paths`` are on disk, several at a time.
 
-    The wait is the disk's: thousands of files one after another would outlast the end of a capture.
+    At the end of a capture, syncing thousands of files one after another would take too long.
     """
-    with ThreadPoolExecutor(_AT_ONCE, "stocktrace-sync") as pool:
-        list(pool.map(sync_file, paths))  # to raise what one of them raised
+    with ThreadPoolExecutor(_MAX_SYNCS, "stocktrace-sync") as pool:
+        list(pool.map(sync_file, paths))  # raises the error of any of them
 
 
 def publish_file(temporary: Path, final: Path) -> None:
-    """Put a complete, checked file under its final name, and see that the name lasts."""
+    """Sync a complete, checked file, give it its final name and sync the name."""
     sync_file(temporary)
     with disk_errors(final):
         temporary.replace(final)
@@ -122,14 +117,14 @@ def replace_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def output(path: Path) -> Iterator[BinaryIO]:
-    """Open what the user named for output; a file takes its name when it is whole.
+    """Open the user's output file; it appears under its name when it is complete.
 
-    A link stays, and the file that it leads to is replaced. A pipe and the standard output
-    (``/dev/stdout``) are written as they are.
+    If ``path`` is a link, the file that it leads to is replaced. A pipe and the standard output
+    (``/dev/stdout``) are written directly.
 
     Raises:
-        UsageError: a folder, a device or a socket is there; nothing was changed.
-        StoreError: the file cannot be written.
+        UsageError: ``path`` is a folder, a device or a socket; nothing was changed.
+        StoreError: The file cannot be written.
     """
     if stream := _stream(path):
         with stream:
@@ -137,7 +132,7 @@ def output(path: Path) -> Iterator[BinaryIO]:
         return
     final = Path(os.path.realpath(path))
     if not final.parent.is_dir():
-        raise StoreError(f"Cannot write {path}: there is no folder {final.parent}.")
+        raise StoreError(f"Cannot write {path}: the folder {final.parent} does not exist.")
     with locked_temporary(final) as temporary:
         with disk_errors(path), temporary.open("wb") as file:
             yield file
@@ -145,7 +140,7 @@ def output(path: Path) -> Iterator[BinaryIO]:
 
 
 def _stream(path: Path) -> BinaryIO | None:
-    """What is written without a rename; ``None`` for a file, which may not be there yet."""
+    """Open a pipe or the standard output; return ``None`` for a regular or missing file."""
     try:
         with disk_errors(path):
             kind = other_kind(path)
@@ -156,12 +151,12 @@ def _stream(path: Path) -> BinaryIO | None:
     if kind == "a pipe":
         return path.open("wb")
     if kind:
-        raise UsageError(f"Cannot write {path}: it is {kind}. Give the name of a file or a pipe.")
+        raise UsageError(f"Cannot write {path}: it is {kind}. Name a file or a pipe.")
     return None
 
 
 def is_stdout(path: Path) -> bool:
-    """Whether ``path`` leads to where our standard output goes."""
+    """Return whether ``path`` is our standard output."""
     try:
         return os.path.samestat(path.stat(), os.fstat(_STDOUT))
     except OSError:
@@ -169,19 +164,19 @@ def is_stdout(path: Path) -> bool:
 
 
 def temporary_for(final: Path) -> Path:
-    """Return a name beside ``final`` that no reader takes for data and nobody else uses.
+    """Return an unused name beside ``final`` that no reader takes for data.
 
     It has no process id: processes in different containers can have the same one. A sweep may
-    remove the file, unless the session's lock is held or it is a ``locked_temporary``.
+    delete the file, unless the session's lock is held or it is a ``locked_temporary``.
     """
     return final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
 
 
 @contextlib.contextmanager
 def locked_temporary(final: Path) -> Iterator[Path]:
-    """Make an empty file beside ``final``, to be written and renamed; remove it otherwise.
+    """Create an empty file beside ``final``, to be written and renamed; delete it if it is not.
 
-    It is locked until then, and ``remove_abandoned`` keeps away from it.
+    It is locked until the end of the context, so that ``remove_abandoned`` leaves it alone.
     """
     with disk_errors(final):
         temporary, descriptor = _make_locked(final, partial(Path.touch, exist_ok=False))
@@ -196,9 +191,9 @@ def locked_temporary(final: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_folder(final: Path) -> Iterator[Path]:
-    """Make a folder beside ``final``, with the lock and the end of ``locked_temporary``.
+    """Create a folder beside ``final``, with the lock and the end of ``locked_temporary``.
 
-    The lock goes with the folder when it is renamed: end the context before others lock it.
+    A renamed folder keeps the lock: end the context before others lock it.
     """
     with disk_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +211,7 @@ def _make_locked(final: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
     while True:
         path = temporary_for(final)
         make(path)
-        with contextlib.suppress(FileNotFoundError):  # it was swept before it was locked
+        with contextlib.suppress(FileNotFoundError):  # deleted by a sweep before it was locked
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -228,15 +223,15 @@ def _make_locked(final: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
 
 
 def remove_abandoned(temporary: Path) -> None:
-    """Remove a temporary file or folder, unless a living process has it locked.
+    """Delete a temporary file or folder, unless a running process has locked it.
 
-    The lock is the only sign of life: process ids mean nothing in another container.
+    Only the lock is reliable: process ids mean nothing in another container.
     """
     try:
-        # A link is never followed, and a named pipe does not make us wait.
+        # Never follow a link, never wait for a named pipe.
         descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return  # removed in the meantime, or not ours to remove
+        return  # deleted in the meantime, or not ours to delete
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
@@ -250,7 +245,7 @@ def remove_abandoned(temporary: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, and see that their names last."""
+    """Create a folder and its parents, and sync their names."""
     missing = [path]
     while not missing[-1].exists():
         missing.append(missing[-1].parent)
@@ -262,29 +257,31 @@ def make_folder(path: Path) -> None:
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _RENAME_SWAP = 2
-# What file systems say that cannot.
-_UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV)
+# The errors of file systems that cannot swap folders.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV)
 
 
-def swap_folders(one: Path, other: Path) -> None:
-    """Let the folders ``one`` and ``other``, of one file system, change places.
+def swap_folders(staged: Path, live: Path) -> None:
+    """Swap two folders of one file system atomically: each path always names one of them.
+
+    ``renameat2(RENAME_EXCHANGE)`` on Linux (ext4, xfs, btrfs, tmpfs, overlay),
+    ``renamex_np(RENAME_SWAP)`` on macOS (APFS). Python has neither.
 
     Raises:
-        StoreError: the system cannot; nothing was changed.
+        StoreError: The system cannot; nothing was changed.
     """
-    number = _renameat2()(os.fsencode(one), os.fsencode(other))
-    if number in _UNABLE:
+    number = _swap_function()(os.fsencode(staged), os.fsencode(live))
+    if number in _UNSUPPORTED:
         raise StoreError(
-            f"The file system of {other} cannot let two folders change places "
-            f"({os.strerror(number)}): leave {other} as it is, or use ext4, xfs, btrfs or APFS, "
-            "with the whole data folder on one of them."
+            f"The file system of {live} cannot swap two folders ({os.strerror(number)}): leave "
+            f"{live} as it is, or move the whole data folder to ext4, xfs, btrfs or APFS."
         )
     if number:
-        raise StoreError(f"Cannot put {one} in the place of {other}: {os.strerror(number)}.")
+        raise StoreError(f"Cannot replace {live} by {staged}: {os.strerror(number)}.")
 
 
-def _renameat2() -> Callable[[bytes, bytes], int]:
-    """The system's call, which gives the number of its error, or 0."""
+def _swap_function() -> Callable[[bytes, bytes], int]:
+    """Return the system call; it returns an error number or 0."""
     library = ctypes.CDLL(None, use_errno=True)
     try:
         if sys.platform == "darwin":

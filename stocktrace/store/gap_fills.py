@@ -1,4 +1,4 @@
-"""What backfills did about each gap, on disk: one row a gap and New York date that it covers.
+"""The results of backfills on disk: one row for each gap and New York date that it covers.
 
 - ``repairs/<session>.parquet`` has the gaps that the trades of an import fill. It is written before
   that session and counts once the session exists, so that nothing is published twice, and nothing

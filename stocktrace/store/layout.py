@@ -1,31 +1,31 @@
-"""Where everything stands on disk.
+"""The paths of everything on disk.
 
     <data-dir>/
       tape/<session>/<window>.tape                    raw frames and marks; .tape.zst once recorded
       tape/<session>/<window>.tape[.zst].aside-<n>    differs from the tape that was kept (``tape``)
       csv/<ticker>/<session>-<window>.csv.open        being appended to
       csv/<ticker>/<session>-<window>.csv             sealed: complete
-      quarantine/<session>-<window>.jsonl[.open]      what was refused, and why
-      quarantine/<session>-<window>.requeued          which of it was put back since
-      quarantine/elsewhere.requeued                   the same of lines that no file here has
+      quarantine/<session>-<window>.jsonl[.open]      invalid rows, with the reasons
+      quarantine/<session>-<window>.requeued          which of them were requeued
+      quarantine/elsewhere.requeued                   requeued lines that no file here has
       sessions/<session>.json · .lock · .status       the report; the lock and status while live
-      sessions/<session>.changes/                     changes of tickers on their way to it
+      sessions/<session>.changes/                     requests to change its tickers
       log/audit.jsonl                                 one line an event
-      coverage/date=<UTC date>/<session>.parquet      when which ticker was listened to
+      coverage/date=<UTC date>/<session>.parquet      when each ticker was listened to
       parquet/date=<UTC date>/symbol=<ticker>/<session>-<window>.parquet
       parquet/date=<UTC date>/symbol=<ticker>/day-<n>.parquet   once compacted; n counts how often
       parquet/date=<UTC date>/symbol=~/anchor.parquet   no rows; keeps numeric tickers text
-      compacting/date=<UTC date>/symbol=<ticker>/       what is to take that folder's place
-      converting/.<session>-*.tmp                       what is to become a published file
-      .scratch.*.tmp/                                   windows that are recorded again, to compare
-      csv-kept/<ticker>/<session>-<window>.csv          published; kept if ``csv_retention`` is set
-      outbox/<session>/<name>                           what is still to be sent to the lake
-      repairs/<session>.parquet                         gaps that the trades of an import repair
-      repairs/asked.parquet                             what became of the gaps that none does
-      repairs/staged/<digest>.parquet                   ticks on their way into a repair
-      reconciled/date=<New York date>/completeness.parquet   what was recorded, beside the ticks
+      compacting/date=<UTC date>/symbol=<ticker>/       will replace that folder
+      converting/.<session>-*.tmp                       will become a published file
+      .scratch.*.tmp/                                   windows rebuilt for comparison
+      csv-kept/<ticker>/<session>-<window>.csv          published, kept because of ``csv_retention``
+      outbox/<session>/<name>                           to be sent to the lake
+      repairs/<session>.parquet                         gaps that the trades of an import fill
+      repairs/asked.parquet                             the last result for all other gaps
+      repairs/staged/<digest>.parquet                   fetched ticks, not yet imported
+      reconciled/date=<New York date>/completeness.parquet   the published trades against the ticks
 
-What ``<session>``, ``<window>`` and ``<ticker>`` look like is said in ``names``.
+``names`` defines ``<session>``, ``<window>`` and ``<ticker>``.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ from stocktrace.store.tape import better_tape
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The data folder; ``keeps_csv`` says whether segments stay when they are published.
+    """The paths in a data folder.
 
-    ``lake`` is the URL of where published files are sent to, or empty.
+    ``keeps_csv``: segments are kept after they are published. ``lake`` is the URL to which
+    published files are sent, or empty.
     """
 
     root: Path
@@ -52,7 +53,7 @@ class Layout:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Layout:
-        """The data folder of ``settings``."""
+        """Return the layout of the data folder in ``settings``."""
         return cls(settings.data_dir, settings.csv_retention != 0, settings.lake)
 
     @property
@@ -75,15 +76,15 @@ class Layout:
         return self.sessions / f"{session}.json"
 
     def lock(self, session: str) -> Path:
-        """The lock that the process of a live session holds."""
+        """The lock that the process of a running session holds."""
         return self.sessions / f"{session}.lock"
 
     def status(self, session: str) -> Path:
-        """How a live session stands, replaced twice a second; no ``.json``: those are reports."""
+        """The status of a running session, replaced twice a second."""
         return self.sessions / f"{session}.status"
 
     def ticker_requests(self, session: str) -> Path:
-        """The folder through which a live session is asked for other tickers (``live.ticker_requests``)."""
+        """The folder of requests to change a running session's tickers."""
         return self.sessions / f"{session}.changes"
 
     def tapes(self, session: str) -> Path:
@@ -91,11 +92,11 @@ class Layout:
         return self.root / "tape" / session
 
     def tape(self, part: WindowId) -> Path:
-        """The tape of a window that is not yet recorded whole."""
+        """The tape of a window until it is recorded completely."""
         return self.tapes(part.session) / f"{part.window}.tape"
 
     def archived_tape(self, part: WindowId) -> Path:
-        """The compressed tape of a window that is recorded whole."""
+        """The compressed tape of a window that is recorded completely."""
         return self.tapes(part.session) / f"{part.window}.tape.zst"
 
     def csv(self, ticker: str, part: WindowId) -> Path:
@@ -107,11 +108,11 @@ class Layout:
         return self.root / "csv" / encode_ticker(ticker) / f"{part.stem}.csv{OPEN}"
 
     def ticker_of_csv(self, path: Path) -> str:
-        """The ticker whose segment ``path`` is."""
+        """The ticker of a segment."""
         return decode_ticker(path.parent.name)
 
     def kept_csv(self, ticker: str, part: WindowId) -> Path:
-        """The segment of a ticker that is published and kept all the same."""
+        """The segment of a ticker that is kept after it was published."""
         return self.root / "csv-kept" / encode_ticker(ticker) / f"{part.stem}.csv"
 
     def partition(self, ticker: str, date: str) -> Path:
@@ -123,150 +124,150 @@ class Layout:
         return self.partition(ticker, part.date) / f"{part.stem}.parquet"
 
     def compaction_staging(self, ticker: str, date: str) -> Path:
-        """The folder that is to take the place of ``partition``.
+        """The folder that will replace ``partition``.
 
-        Outside the dataset, for DuckDB and polars read hidden folders, too.
+        It is outside the dataset because DuckDB and polars also read hidden folders.
         """
         return self.root / "compacting" / f"date={date}" / f"symbol={encode_ticker(ticker)}"
 
     def has(self, session: str) -> bool:
-        """Whether a session is here, published or still to be recovered."""
+        """Return whether a session exists here, published or still to be recovered."""
         return self.tapes(session).is_dir() or self.report(session).exists()
 
     def all_sessions(self) -> list[str]:
-        """The sessions that ``has`` tells of, the oldest first."""
+        """List the sessions that exist here, the oldest first."""
         names = {path.name for path in self.root.glob("tape/*")}
         names |= {path.stem for path in self.sessions.glob("*.json")}
         return sorted(filter(is_session, names))
 
     def imported_sessions(self, digest: str) -> list[str]:
-        """The sessions of what was imported or merged from a source: one, or none."""
+        """List the sessions that were imported or merged from a source: one, or none."""
         pattern = f"[0-9]*_{digest[:16]}_*"
-        found = {path.name for path in self.root.glob(f"tape/{pattern}")}
-        found |= {path.stem for path in self.sessions.glob(f"{pattern}.json")}
-        return sorted(filter(is_session, found))
+        names = {path.name for path in self.root.glob(f"tape/{pattern}")}
+        names |= {path.stem for path in self.sessions.glob(f"{pattern}.json")}
+        return sorted(filter(is_session, names))
 
     def gap_fills(self, session: str) -> Path:
-        """The gaps that an import repairs."""
+        """The gaps that an import fills."""
         return self.root / "repairs" / f"{session}.parquet"
 
     @property
     def fill_requests(self) -> Path:
-        """What became of the gaps that no import repairs."""
+        """The last result for the gaps that no import fills."""
         return self.root / "repairs" / "asked.parquet"
 
     def staged_ticks(self, digest: str) -> Path:
-        """Ticks that were fetched for a repair."""
+        """Ticks that were fetched for a gap."""
         return self.root / "repairs" / "staged" / f"{digest}.parquet"
 
     def completeness(self, date: str) -> Path:
-        """What was recorded of a New York date, beside the ticks."""
+        """The published trades of a New York date against the ticks."""
         return self.root / "reconciled" / f"date={date}" / "completeness.parquet"
 
     @property
     def converting(self) -> Path:
-        """Where a file is written before it is published: outside the dataset, for the same reason.
+        """The folder in which files are written before they are published, outside the dataset.
 
-        It must be of the dataset's file system: a rename is only there one step.
+        It must be on the dataset's file system, where a rename is atomic.
         """
         return self.root / "converting"
 
     @property
     def scratch(self) -> Path:
-        """What the folders are called after that are thrown away (``files.temporary_folder``)."""
+        """The name from which temporary folders get theirs (``files.temporary_folder``)."""
         return self.root / "scratch"
 
     @property
     def compaction_lock(self) -> Path:
-        """The lock of whoever compacts, and of those who must not be disturbed by it."""
+        """The lock of compactions, and of readers that must not be disturbed by one."""
         return self.root / "compacting" / "compaction.lock"
 
     def coverage(self, session: str, date: str) -> Path:
-        """When which tickers of a session were listened to, on a UTC date."""
+        """When the tickers of a session were listened to, on a UTC date."""
         return self.root / "coverage" / f"date={date}" / f"{session}.parquet"
 
     def anchor(self, date: str) -> Path:
-        """The file without rows that keeps numeric tickers text (``parquet.convert``)."""
+        """The file without rows that keeps numeric tickers text (``conversion``)."""
         return self.dataset / f"date={date}" / "symbol=~" / "anchor.parquet"
 
     def outbox(self, session: str) -> Path:
-        """What of a session is still to be sent to the lake (``outbox``)."""
+        """The files of a session that are to be sent to the lake (``outbox``)."""
         return self.root / "outbox" / session
 
     def quarantine(self, part: WindowId) -> Path:
-        """What of a window was refused."""
+        """The invalid rows of a window."""
         return self.root / "quarantine" / f"{part.stem}.jsonl"
 
     def requeue_record(self, quarantine: str) -> Path:
-        """Which lines of the file called ``quarantine`` were put back, from it or from a copy."""
+        """Which lines of the file called ``quarantine``, or of a copy, were requeued."""
         return (self.root / "quarantine" / quarantine).with_suffix(".requeued")
 
     def dates(self) -> list[str]:
-        """The UTC dates that something is published of."""
+        """List the UTC dates that have published trades."""
         return sorted(path.name.removeprefix("date=") for path in self.dataset.glob("date=*"))
 
     def plain_tapes(self, session: str = "*") -> list[Path]:
-        """The tapes that are not archived, of one session or of all."""
+        """List the tapes that are not archived, of one session or of all."""
         return sorted(self.root.glob(f"tape/{session}/[0-9]*.tape"))
 
     def archived_tapes(self) -> list[Path]:
-        """The tapes of all sessions whose windows are recorded."""
+        """List the archived tapes of all sessions."""
         return sorted(self.root.glob("tape/*/[0-9]*.tape.zst"))
 
     def all_segments(self) -> list[Path]:
-        """All segments, sealed or not; whatever they are called."""
+        """List all segments, sealed or not."""
         return sorted(self.root.glob("csv/*/*.csv*"))
 
     def all_sealed_segments(self) -> list[Path]:
-        """Those that are sealed."""
+        """List all sealed segments."""
         return sorted(self.root.glob("csv/*/*.csv"))
 
     def kept_segments(self) -> list[Path]:
-        """Segments that are published and kept all the same."""
+        """List the segments that are kept after they were published."""
         return sorted(self.root.glob("csv-kept/*/*.csv"))
 
     def compaction_leftovers(self) -> list[Path]:
-        """The folders that ``staged`` names, of compactions that were killed."""
+        """List the staging folders of killed compactions."""
         return sorted(self.root.glob("compacting/date=*/symbol=*"))
 
     def open_segments(self, part: WindowId) -> list[Path]:
-        """The segments of a window that are not sealed."""
+        """List the segments of a window that are not sealed."""
         return sorted(self.root.glob(f"csv/*/{part.stem}.csv{OPEN}"))
 
     def sealed_segments(self, part: WindowId) -> list[Path]:
-        """The segments of a window that are sealed and not yet published."""
+        """List the segments of a window that are sealed but not published."""
         return sorted(self.root.glob(f"csv/*/{part.stem}.csv"))
 
     def published_files(self, session: str, dates: Iterable[str]) -> Iterator[tuple[str, Path]]:
-        """The published files of a session that lie under ``dates``, each with its ticker."""
+        """Yield ``(ticker, path)`` of a session's own files under ``dates``."""
         for date in sorted(dates):
             for path in sorted(self.dataset.glob(f"date={date}/symbol=*/{session}-*.parquet")):
                 yield decode_ticker(path.parent.name.removeprefix("symbol=")), path
 
     def published_window(self, part: WindowId) -> list[Path]:
-        """The published files of a window that lie under its date."""
+        """List the published files of a window under its date."""
         return sorted(self.dataset.glob(f"date={part.date}/symbol=*/{part.stem}.parquet"))
 
     def session_tapes(self, session: str) -> dict[WindowId, Path]:
-        """The tapes of a session, one a window, in order; the better one where there are two."""
+        """Return the tapes of a session by window, in order; the better one where there are two."""
         folder = self.tapes(session)
         parts = {WindowId.of_tape(path) for path in folder.glob("[0-9]*.tape.zst")}
         parts |= {WindowId.of_tape(path) for path in folder.glob("[0-9]*.tape")}
         return {part: self.tape_of(part) for part in sorted(parts, key=lambda part: part.number)}
 
     def tape_of(self, part: WindowId) -> Path:
-        """The tape of a window, archived or not; the better one where there are two."""
+        """Return the tape of a window, archived or not; the better one where there are two."""
         tape, archived = self.tape(part), self.archived_tape(part)
         if not tape.exists():
             return archived
         return better_tape(tape, archived) if archived.exists() else tape
 
     def tapes_aside(self, session: str) -> list[Path]:
-        """The tapes of a session that were set aside, because they differ from the one kept."""
+        """List the tapes of a session that were set aside because they differ from the one kept."""
         return sorted(self.tapes(session).glob("[0-9]*.aside-*"))
 
     def temporaries(self, session: str) -> list[Path]:
-        """Files of a session that are being written, or were when their process ended."""
+        """List the temporary files of a session, in use or abandoned."""
         return [
             *self.tapes(session).glob(".*.tmp"),
             *self.converting.glob(f".{session}-*.tmp"),
@@ -275,7 +276,7 @@ class Layout:
         ]
 
     def orphaned_temporaries(self) -> list[Path]:
-        """The like of no one session; the folders are scratch, or tapes that were never begun."""
+        """List temporary files and folders that belong to no single session."""
         return [
             *self.root.glob(".scratch.*"),
             *self.root.glob("tape/.*.tmp"),

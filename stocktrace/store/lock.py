@@ -1,8 +1,10 @@
-"""Who is alive: locks that the system takes back when their process dies, however it dies."""
-# MERGED """Who may be at a data folder at the same time: one that compacts, or many that compare.
-#
-# And who may be at a session's windows: one that publishes, or many that read its tapes.
-# """
+"""File locks, which the system releases when their process ends, however it ends.
+
+- A lock file of a session, a key or a data folder is held exclusively (``hold_lock``) or shared
+  (``share_lock``). One process compacts a data folder, or several verify it.
+- A folder is locked without leaving a file behind (``lock_folder``). One process publishes the
+  windows of a session, or several read its tapes.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,16 @@ from stocktrace.clock import Deadline
 from stocktrace.errors import StoreError
 from stocktrace.store.layout import Layout
 
-# ``is_locked`` takes the lock for a moment; a process that meets it tries again for this long.
+# ``is_locked`` takes the lock for a moment; ``lock_exclusively`` tries again for this long.
 _PROBE_S = 0.05
 
 
 @contextlib.contextmanager
 def hold_lock(path: Path, facts: dict[str, str]) -> Iterator[None]:
-    """Hold the lock ``path``; its file tells who does (``facts``, process, host).
+    """Hold the lock file ``path`` and write the holder into it: ``facts``, process, host.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: Another process holds it.
     """
     descriptor = open_lock_file(path)
     try:
@@ -41,19 +43,25 @@ def hold_lock(path: Path, facts: dict[str, str]) -> Iterator[None]:
 
 
 def write_holder(descriptor: int, facts: dict[str, str]) -> None:
+    """Write the holder of a lock into its file."""
     text = json.dumps({**facts, "pid": os.getpid(), "host": socket.gethostname()})
-    with contextlib.suppress(OSError):  # another user's file: the lock holds all the same
+    with contextlib.suppress(OSError):  # another user's file: the lock is held anyway
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
 
 
 def lock_exclusively(descriptor: int) -> None:
-    patience = Deadline.after(_PROBE_S)
+    """Lock an open file.
+
+    Raises:
+        BlockingIOError: Another process holds the lock.
+    """
+    deadline = Deadline.after(_PROBE_S)
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if patience.passed():
+            if deadline.passed():
                 raise
             time.sleep(_PROBE_S / 50)
         else:
@@ -62,10 +70,10 @@ def lock_exclusively(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def share_lock(path: Path) -> Iterator[None]:
-    """Keep away, together with others who do, whoever would hold the lock ``path``.
+    """Share the lock file ``path`` with others; nobody can hold it in the meantime.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: Another process holds it.
     """
     descriptor = open_lock_file(path)
     try:
@@ -77,9 +85,9 @@ def share_lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_folder(path: Path, *, exclusive: bool) -> Iterator[None]:
-    """Have a folder to oneself, or share it with others who do; waits until that can be.
+    """Lock a folder exclusively or shared; waits until that is possible.
 
-    Nobody has one for longer than it takes to publish a window or to rename a folder.
+    Locks are held only for as long as it takes to publish a window or to rename a folder.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -90,7 +98,7 @@ def lock_folder(path: Path, *, exclusive: bool) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock ``path``."""
+    """Return whether a running process holds the lock file ``path``."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -105,7 +113,7 @@ def is_locked(path: Path) -> bool:
 
 
 def open_lock_file(path: Path) -> int:
-    """Open a lock file; a link in its place would have another file written to."""
+    """Open a lock file; refuse a link, through which another file would be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -118,38 +126,37 @@ def open_lock_file(path: Path) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise StoreError(f"The lock {path} is a link: remove it, if it is not yours.") from error
+        raise StoreError(f"The lock {path} is a link: delete it if you did not make it.") from error
 
 
 @contextlib.contextmanager
 def compaction_lock(layout: Layout) -> Iterator[None]:
-    """Nobody else compacts, and nobody verifies, meanwhile.
+    """Keep other processes from compacting and verifying.
 
     Raises:
-        StoreError: somebody does.
+        StoreError: Another process does.
     """
-    with _locked(layout, hold_lock(layout.compaction_lock, {"what": "compaction"})):
+    with _holding(layout, hold_lock(layout.compaction_lock, {"what": "compaction"})):
         yield
 
 
 @contextlib.contextmanager
 def no_compaction(layout: Layout) -> Iterator[None]:
-    """Nobody compacts meanwhile.
+    """Keep other processes from compacting.
 
     Raises:
-        StoreError: somebody does.
+        StoreError: Another process does.
     """
-    with _locked(layout, share_lock(layout.compaction_lock)):
+    with _holding(layout, share_lock(layout.compaction_lock)):
         yield
 
 
 @contextlib.contextmanager
 def publish_lock(layout: Layout, session: str) -> Iterator[None]:
-    """Nobody else publishes or rebuilds windows of a session, or reads its tapes; waits for them.
+    """Keep other processes from publishing windows of a session and reading its tapes; waits.
 
-    A capture that was cancelled may still publish a window when its session is recovered. The lock
-    is that of the folder of tapes, which leaves no file behind, and not that of the session: the
-    capture holds that one while others publish for it.
+    A cancelled capture may still publish a window while its session is recovered. The lock is on
+    the folder of tapes, not the session's: the capture holds that one while others publish for it.
     """
     with _lock_tapes(layout, session, exclusive=True):
         yield
@@ -157,7 +164,7 @@ def publish_lock(layout: Layout, session: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_lock(layout: Layout, session: str) -> Iterator[None]:
-    """Nobody replaces the tapes of a session meanwhile; waits until that is so."""
+    """Keep other processes from replacing the tapes of a session; waits."""
     with _lock_tapes(layout, session, exclusive=False):
         yield
 
@@ -171,12 +178,12 @@ def _lock_tapes(layout: Layout, session: str, *, exclusive: bool) -> Iterator[No
 
 
 @contextlib.contextmanager
-def _locked(layout: Layout, guard: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+def _holding(layout: Layout, lock: contextlib.AbstractContextManager[None]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(guard)
+            stack.enter_context(lock)
         except BlockingIOError:
             raise StoreError(
-                f"Another process compacts or verifies {layout.root}: try again when it has ended."
+                f"Another process is compacting or verifying {layout.root}. Try again later."
             ) from None
         yield

@@ -1,9 +1,9 @@
-"""What is still to be sent to the lake: ``outbox/<session>/<name in the lake>``, as hard links.
+"""Files to be sent to the lake: ``outbox/<session>/<name in the lake>``, as hard links.
 
-A file is put here when it is published on this machine, and goes when the lake has given it back
-equal. So what waits is what stands here, after a ``kill -9`` too; compacting the day meanwhile
-takes nothing away from it. One process at a time puts and sends for a session: the one that
-captures it, or the one that holds its lock.
+A file is linked here when it is published on this machine, and deleted when its content was read
+back from the lake and is equal. So the folder lists what is left to send, also after ``kill -9``,
+and compacting the day does not affect it. One process at a time adds and sends files of a session:
+the one that captures it, or the one that holds its lock.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
 from stocktrace.text import count_of
 
-# A small file costs the store's answer times; these wait beside each other.
-_AT_ONCE = 8
+# A small file costs a few round trips to the store; so many files are sent concurrently.
+_MAX_UPLOADS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class SentFiles:
-    """So many files, of so many bytes, are in the lake now."""
+    """How many files were sent to the lake, and their size in bytes."""
 
     files: int = 0
     size: int = 0
 
 
 def add_to_outbox(layout: Layout, session: str, published: Path) -> None:
-    """Have a file of the data folder sent; it keeps its name."""
+    """Add a published file, under its name in the data folder."""
     final = layout.outbox(session) / published.relative_to(layout.root)
     final.parent.mkdir(parents=True, exist_ok=True)
-    # Without a lock: that would be one on the published file, which it is a link to.
+    # Without a lock, which would be on the published file.
     temporary = files.temporary_for(final)
     try:
         with files.disk_errors(final):
@@ -50,49 +50,49 @@ def add_to_outbox(layout: Layout, session: str, published: Path) -> None:
                 shutil.copyfile(published, temporary)
         files.publish_file(temporary, final)
     finally:
-        temporary.unlink(missing_ok=True)  # renamed onto another name of itself, it would stay
+        # Renaming a hard link onto another link to the same file leaves both.
+        temporary.unlink(missing_ok=True)
 
 
 def pending_uploads(layout: Layout, session: str) -> list[Path]:
-    """What of a session is still to be sent."""
-    found = layout.outbox(session).rglob("*")
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    """List the files of a session that are to be sent."""
+    paths = layout.outbox(session).rglob("*")
+    return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
 
 
 def send_outbox(layout: Layout, session: str) -> SentFiles:
-    """Send what waits; the session's report last, when all that it tells of is there.
+    """Send the files of a session; the report last, after all files that it names.
 
     Raises:
-        LakeError: no lake is set, or it cannot be used; what was not sent waits.
+        LakeError: No lake is set, or it cannot be used; files that were not sent stay.
     """
     paths = pending_uploads(layout, session)
     if not paths:
         return SentFiles()
     if not layout.lake:
         raise LakeError(
-            f"No lake is set, and session {session} has {count_of(len(paths), 'file')} for one: "
-            "give it with --lake, or in STOCKTRACE_LAKE."
+            f"Session {session} has {count_of(len(paths), 'file')} to send, but no lake is set. "
+            "Use --lake or STOCKTRACE_LAKE."
         )
     lake, root = Lake.open(layout.lake), layout.outbox(session)
-    one = partial(_send_one, lake, root)
+    send = partial(_send_file, lake, root)
     data = [path for path in paths if path.suffix != ".json"]
-    with ThreadPoolExecutor(_AT_ONCE, "stocktrace-lake") as pool:
-        sizes = list(pool.map(one, data))
-    sizes += [one(path) for path in paths if path.suffix == ".json"]
-    _remove_empty(root)
+    with ThreadPoolExecutor(_MAX_UPLOADS, "stocktrace-lake") as pool:
+        sizes = list(pool.map(send, data))
+    sizes += [send(path) for path in paths if path.suffix == ".json"]
+    _delete_empty_folders(root)
     return SentFiles(len(sizes), sum(sizes))
 
 
-def _send_one(lake: Lake, root: Path, path: Path) -> int:
+def _send_file(lake: Lake, root: Path, path: Path) -> int:
     size = lake.put(path, path.relative_to(root).as_posix())
     path.unlink()
     return size
 
 
-def _remove_empty(root: Path) -> None:
-    """Take away the folders that are empty now."""
+def _delete_empty_folders(root: Path) -> None:
     for folder in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
-        with contextlib.suppress(OSError):  # something was put there meanwhile
+        with contextlib.suppress(OSError):  # a file was added in the meantime
             folder.rmdir()
     with contextlib.suppress(OSError):
         root.rmdir()

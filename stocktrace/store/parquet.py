@@ -98,7 +98,7 @@ def publish_table(
 
 
 def trade_writer(path: Path, level: int = ZSTD_LEVEL) -> pq.ParquetWriter:
-    """Return a writer of trades, with the settings that gave the smallest files."""
+    """Return a writer of trades, with the settings of the smallest files."""
     return pq.ParquetWriter(
         path,
         TRADE_SCHEMA,

@@ -62,12 +62,14 @@ def list_window_rows(folder: Path, session: str | None = None) -> list[WindowRow
 
 
 def _list_window_rows(folder: Path, session: str | None) -> list[WindowRows]:
-    found = []
+    windows: list[WindowRows] = []
     for path in files_in_order(folder):
         # A window's file has the session in its name: most need not be opened.
         if session is None or is_day_file(path) or WindowId.parse(path).session == session:
-            found += [rows for rows in window_rows_in(path) if session in (None, rows.part.session)]
-    return sorted(found, key=lambda rows: (rows.part.session, rows.part.window))
+            windows += [
+                rows for rows in window_rows_in(path) if session in (None, rows.part.session)
+            ]
+    return sorted(windows, key=lambda rows: (rows.part.session, rows.part.window))
 
 
 def window_rows_in(path: Path) -> list[WindowRows]:

@@ -1,4 +1,4 @@
-"""Where published files are read from: a data folder of this machine, or a lake."""
+"""The source of published files: a data folder on this machine, or a lake."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ _LOCAL = pafs.LocalFileSystem()
 
 
 class DataSource(Protocol):
-    """What readers ask of the place that they read from; all paths are of ``files``."""
+    """A data folder or a lake, for readers. All paths are in the file system ``files``."""
 
     @property
     def files(self) -> pafs.FileSystem:
         """The file system."""
 
     def dates(self) -> list[str]:
-        """The UTC dates that something is published of, sorted."""
+        """Return the UTC dates that have published trades, sorted."""
 
     def tickers(self, date: str) -> set[str]:
-        """The tickers that something is published of on a date."""
+        """Return the tickers that have published trades of a date."""
 
     def reports(self, last: int | None = None) -> Iterator[bytes]:
-        """The reports of the last so many sessions, or of all, the latest first."""
+        """Yield the reports of all or the ``last`` so many sessions, the latest first."""
 
     def trade_files(self, ticker: str, date: str) -> list[str]:
-        """The files of a ticker's date, in the order in which to read them."""
+        """Return the files of a ticker's date in reading order."""
 
     def coverage_files(self, date: str | None = None, session: str | None = None) -> list[str]:
-        """The files of coverage, of one date and one session or of all, sorted."""
+        """Return the files of coverage, of one date and one session or of all, sorted."""
 
     def gap_fills(self) -> list[str]:
-        """The files that tell of repairs of gaps, sorted."""
+        """Return the files of ``gap_fills``, sorted."""
 
     def running_sessions(self) -> list[str]:
-        """The sessions that go on, whose coverage is still to come."""
+        """Return the running sessions, whose coverage is not written yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,57 +57,55 @@ class FolderSource:
 
     @property
     def files(self) -> pafs.FileSystem:
-        """See ``Shelf``."""
+        """See ``DataSource``."""
         return _LOCAL
 
     def dates(self) -> list[str]:
-        """See ``Shelf``."""
+        """See ``DataSource``."""
         return self.layout.dates()
 
     def tickers(self, date: str) -> set[str]:
-        """See ``Shelf``."""
+        """See ``DataSource``."""
         names = (path.name.removeprefix("symbol=") for path in partition_folders(self.layout, date))
         return set(tickers_in(names))
 
     def reports(self, last: int | None = None) -> Iterator[bytes]:
-        """See ``Shelf``."""
+        """See ``DataSource``."""
         for path in sorted(self.layout.sessions.glob("*.json"), reverse=True)[:last]:
-            with contextlib.suppress(FileNotFoundError):  # taken back in the meantime
+            with contextlib.suppress(FileNotFoundError):  # deleted in the meantime
                 yield path.read_bytes()
 
     def trade_files(self, ticker: str, date: str) -> list[str]:
-        """See ``Shelf``."""
+        """See ``DataSource``."""
         return [str(path) for path in files_in_order(self.layout.partition(ticker, date))]
 
     def coverage_files(self, date: str | None = None, session: str | None = None) -> list[str]:
-        """See ``Shelf``."""
-        found = self.layout.root.glob(f"coverage/date={date or '*'}/{session or '*'}.parquet")
-        return sorted(map(str, found))
+        """See ``DataSource``."""
+        paths = self.layout.root.glob(f"coverage/date={date or '*'}/{session or '*'}.parquet")
+        return sorted(map(str, paths))
 
     def gap_fills(self) -> list[str]:
-        """See ``Shelf``; a file whose import is not here, or was taken back, tells nothing."""
-        layout = self.layout
-        found = [
-            path for path in layout.fill_requests.parent.glob("*.parquet") if is_session(path.stem)
-        ]
-        told = [str(path) for path in found if layout.has(path.stem)]
+        """See ``DataSource``; files of imports that do not exist are left out."""
+        requests = self.layout.fill_requests
         return sorted(
-            [*told, *([str(layout.fill_requests)] if layout.fill_requests.exists() else [])]
+            str(path)
+            for path in requests.parent.glob("*.parquet")
+            if path == requests or (is_session(path.stem) and self.layout.has(path.stem))
         )
 
     def running_sessions(self) -> list[str]:
-        """See ``Shelf``; their locks tell."""
+        """See ``DataSource``: the captures whose lock is held."""
         names = [path.stem for path in self.layout.sessions.glob("*.lock") if is_session(path.stem)]
         captures = [name for name in names if not (is_import(name) or is_merge(name))]
         return [name for name in captures if is_locked(self.layout.lock(name))]
 
 
 def open_source(data_dir: str | Path | None) -> DataSource:
-    """The data folder or lake to read from; default is the data folder of the settings.
+    """Open a data folder or a lake; the default is the data folder of the settings.
 
     Raises:
-        SettingsError: that is no URL of a lake.
-        LakeError: it cannot be opened.
+        SettingsError: The URL of the lake is not valid.
+        LakeError: The lake cannot be opened.
     """
     if isinstance(data_dir, str) and is_lake_url(data_dir):
         return Lake.open(parse_lake_url(data_dir))

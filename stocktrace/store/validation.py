@@ -1,9 +1,9 @@
-"""What a recorded trade is, checked by pandera in batches that span tickers.
+"""Which trades are valid, checked by pandera in batches of many tickers.
 
-A call costs milliseconds whatever it is given: so it is given many rows, all tickers at once, and
-asked in two steps. ``SOUND`` says with one check whether all of them are good, in a quarter of the
-time (docs/performance.md); ``TRADES`` says of each row that is not, why. A property test holds them
-equal.
+A call costs milliseconds however few rows it has, so it gets many rows of all tickers at once, in
+two steps: ``FAST_CHECK`` checks whether all rows are valid, in a quarter of the time
+(docs/performance.md); ``TRADES`` finds the rows that are not, and why. A property test proves that
+both agree.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pandera.errors import SchemaError, SchemaErrors
 from stocktrace.errors import StoreError
 from stocktrace.units import US_PER_MS
 
-# Finnhub is younger, but recordings of older days are replayed; a time in seconds instead of
-# milliseconds falls before this.
+# Finnhub is younger, but recordings of older days can be replayed. A time in seconds instead of
+# milliseconds is before this date.
 EARLIEST = np.datetime64("1990-01-01", "ms")
-# Exchange clocks and ours agree within seconds; a day covers any mix-up of time zones.
+# Exchange clocks and ours agree within seconds; a day allows for any confusion of time zones.
 MAX_AHEAD = np.timedelta64(1, "D")
-# The dearest share costs under 10^6; an infinity passes a lower bound alone.
+# The most expensive share costs under 10^6. A lower bound alone would accept infinity.
 PRICE_LIMIT = 1e12
 VOLUME_LIMIT = 1e15
 
@@ -54,7 +54,7 @@ TRADES = pandera.DataFrameSchema(
     },
     checks=pandera.Check(
         lambda frame: frame["ts_event"] <= frame["ts_recv"] + MAX_AHEAD,
-        name="ts_event is over a day ahead of ts_recv",
+        name="ts_event is more than a day after ts_recv",
     ),
     strict=True,
     ordered=True,
@@ -62,14 +62,14 @@ TRADES = pandera.DataFrameSchema(
 
 
 def _is_valid(trades: pd.DataFrame) -> bool:
-    """Whether ``TRADES`` refuses nothing; a value that is missing is sound to no comparison."""
+    """Return whether ``TRADES`` would accept all rows; a missing value fails every comparison."""
     if list(trades) != list(TRADES.columns):
         return False
-    columns = [each.to_numpy() for _, each in trades.items()]
-    if [each.dtype for each in columns] != _DTYPES:
+    columns = [column.to_numpy() for _, column in trades.items()]
+    if [column.dtype for column in columns] != _DTYPES:
         return False
     symbols, events, received, prices, volumes, conditions = columns
-    # As numbers: there are times in ms that are none in µs.
+    # As integers: some times in ms do not fit into µs.
     event_ms, recv_us = events.view(np.int64), received.view(np.int64)
     return bool(
         (symbols >= 0).all()
@@ -89,17 +89,17 @@ FAST_CHECK = pandera.DataFrameSchema(checks=pandera.Check(_is_valid))
 
 
 def find_failures(trades: pd.DataFrame) -> dict[int, str]:
-    """The rows of ``trades`` that are refused, by position, each with its reasons.
+    """Return the positions of invalid rows, each with its reasons.
 
     ``trades`` has a ``RangeIndex`` and the columns of ``COLUMNS``: ``symbol`` and ``conditions``
-    int32 (the number of a text, below 0 for one that cannot be stored), ``ts_event``
-    datetime64[ms] and ``ts_recv`` datetime64[us] (both UTC), ``price`` and ``volume`` float64.
+    int32 (the index of a text, negative if it cannot be stored), ``ts_event`` datetime64[ms] and
+    ``ts_recv`` datetime64[us] (both UTC), ``price`` and ``volume`` float64.
 
     Raises:
-        StoreError: the frame as a whole is not of that shape.
+        StoreError: The frame has other columns.
     """
     with contextlib.suppress(SchemaError):
-        FAST_CHECK.validate(trades, inplace=True)  # else it is copied
+        FAST_CHECK.validate(trades, inplace=True)  # otherwise it is copied
         return {}
     try:
         TRADES.validate(trades, lazy=True)
@@ -107,7 +107,7 @@ def find_failures(trades: pd.DataFrame) -> dict[int, str]:
         cases = errors.failure_cases
         if cases["index"].isna().any():
             raise StoreError(
-                f"A batch is not of the schema: {cases.to_dict('records')}"
+                f"A batch does not match the schema: {cases.to_dict('records')}"
             ) from errors
         reasons: dict[int, dict[str, None]] = {}
         for context, column, check, index in zip(

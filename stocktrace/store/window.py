@@ -1,7 +1,4 @@
-"""Windows: the stretches of a session that share a tape and its segments.
-
-A roll is a question with the clock as an argument: ``RollPolicy.due(window, stamp, size)``.
-"""
+"""Windows: the parts of a session that have a tape and segments of their own."""
 
 from __future__ import annotations
 
@@ -12,22 +9,21 @@ from stocktrace.units import NS_PER_DAY, NS_PER_SECOND
 
 
 def compact_utc(stamp: int) -> str:
-    """``stamp`` (epoch ns) as ``20261123T143000Z``, cut to the second."""
+    """Return ``stamp`` (epoch ns) as ``20261123T143000Z``, truncated to the second."""
     return datetime.fromtimestamp(stamp // NS_PER_SECOND, UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def utc_date(stamp: int) -> str:
-    """The UTC date of ``stamp`` (epoch ns), ``2026-11-23``."""
+    """Return the UTC date of ``stamp`` (epoch ns): ``2026-11-23``."""
     return datetime.fromtimestamp(stamp // NS_PER_SECOND, UTC).date().isoformat()
 
 
 @dataclass(frozen=True, slots=True)
 class WindowSpec:
-    """One window: frames received at ``start`` <= t < ``end`` (epoch ns), never over UTC midnight.
+    """One window: frames received at ``start`` <= t < ``end`` (epoch ns), within one UTC day.
 
-    ``number`` counts the session's windows from 1, so that a window that was rolled by size, or
-    begun anew after the clock stepped back, has a name of its own. ``opened`` is when the first of
-    it was received.
+    ``number`` counts the session's windows from 1, so that names are unique if a window was rolled
+    by size or the clock stepped back. ``opened`` is when its first frame was received.
     """
 
     session: str
@@ -38,7 +34,7 @@ class WindowSpec:
 
     @property
     def name(self) -> str:
-        """``<opened, UTC>_<number>``; sorts by time, and the number as it was recorded."""
+        """``<opened, UTC>_<number>``: sorts by time."""
         return f"{compact_utc(self.opened)}_{self.number:05}"
 
 
@@ -50,16 +46,16 @@ class RollPolicy:
     max_bytes: int
 
     def open(self, session: str, number: int, stamp: int) -> WindowSpec:
-        """The window of the frames received at ``stamp``."""
+        """Return a new window for frames received at ``stamp``."""
         midnight = stamp - stamp % NS_PER_DAY
         every = int(self.every_s * NS_PER_SECOND)
         start = stamp - (stamp - midnight) % every
         return WindowSpec(session, number, start, min(start + every, midnight + NS_PER_DAY), stamp)
 
     def due(self, window: WindowSpec, stamp: int, size: int) -> bool:
-        """Whether what is received at ``stamp`` belongs to a new window; ``size`` is the tape's.
+        """Return whether a frame received at ``stamp`` begins a new window.
 
-        A clock that stepped back before the window's start ends it too: a window holds no time but
-        its own, and nothing that was closed is opened again.
+        ``size`` is that of the window's tape. A clock that stepped back before the window's start
+        ends the window, too: a closed window is never opened again.
         """
         return not window.start <= stamp < window.end or size >= self.max_bytes

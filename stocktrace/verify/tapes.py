@@ -11,7 +11,7 @@ from stocktrace.marks import Mark
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import Books, SessionReport
-from stocktrace.store.audit import deleted
+from stocktrace.store.audit import deleted_files
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.partition import list_window_rows, partition_folders
@@ -46,7 +46,7 @@ def find_missing_tapes(
     """The tapes that the report knows, that are not there, and that nobody deleted on purpose."""
     parts = [WindowId(report.session, window) for window in report.windows]
     if missing := [part for part in parts if part not in tapes]:
-        accounted = deleted(layout.audit, report.session)
+        accounted = deleted_files(layout.audit, report.session)
         for part in missing:
             archived = layout.archived_tape(part)
             if accounted.isdisjoint({archived.name, layout.tape(part).name}):

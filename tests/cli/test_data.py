@@ -28,7 +28,7 @@ from tests.conftest import NOON, SESSION, WINDOW
 from tests.tables import put, table_of
 
 Command = Callable[..., tuple[int, str, str]]
-ADVICE = "Give the name of a file or a pipe."
+ADVICE = "Name a file or a pipe."
 
 
 @pytest.fixture

@@ -259,7 +259,7 @@ def test_audit_reports_an_intact_chain_or_the_broken_line(run: Command, whole: L
     whole.audit.write_text(text.replace("recover", "remover", 1))
     status, out, err = run("audit")
     assert (status, out) == (1, "")
-    assert err == f"stocktrace: {whole.audit}, line 1: it was changed, or is torn\n"
+    assert err == f"stocktrace: {whole.audit}, line 1: the line was changed or is truncated\n"
 
 
 def test_gaps_are_listed_with_their_reasons(run: Command, whole: Layout) -> None:

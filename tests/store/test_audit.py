@@ -104,12 +104,12 @@ def test_a_torn_last_line_stands_alone_and_the_log_goes_on(path: Path) -> None:
     audit("two")
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
-    assert list(check_audit_log(path)) == [f"{path}: the last line is torn"]
+    assert list(check_audit_log(path)) == [f"{path}: the last line is truncated"]
     audit("three")
     lines = path.read_bytes().splitlines()
     assert lines[:2] == [whole.splitlines()[0], whole.splitlines()[1][:-19]]
     assert json.loads(lines[2])["event"] == "three"
-    assert list(check_audit_log(path)) == [f"{path}, line 2: it was changed, or is torn"]
+    assert list(check_audit_log(path)) == [f"{path}, line 2: the line was changed or is truncated"]
 
 
 @pytest.mark.parametrize("length", [65_000, 65_536, 70_000, 200_000])
