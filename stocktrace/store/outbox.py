@@ -42,16 +42,22 @@ def add_to_outbox(layout: Layout, session: str, published: Path) -> None:
     temporary = files.temporary_for(final)
     try:
         with files.disk_errors(final):
-            try:
-                os.link(published, temporary)
-            except (FileNotFoundError, FileExistsError):
-                raise
-            except OSError:  # a file system without hard links
-                shutil.copyfile(published, temporary)
+            _link(published, temporary)
         files.publish_file(temporary, final)
     finally:
         # Renaming a hard link onto another link to the same file leaves both.
         temporary.unlink(missing_ok=True)
+
+
+def _link(published: Path, target: Path) -> None:
+    try:
+        os.link(published, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # The file system has no hard links, or the file (a report) was replaced at this moment:
+        # then Linux says that it does not exist.
+        shutil.copyfile(published, target)
 
 
 def pending_uploads(layout: Layout, session: str) -> list[Path]:

@@ -165,6 +165,26 @@ def test_a_capture_that_dies_between_publishing_and_sending_is_in_the_lake_after
     assert sum(map(len, published(lake).values())) == 300
 
 
+def test_a_report_that_is_replaced_while_it_is_linked_is_sent(
+    studio: Studio, lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(studio.data_dir, lake=f"file://{lake}")
+    capture(studio, "")
+    session = studio.report().session
+    link, failures = os.link, iter([FileNotFoundError(2, "No such file or directory")])
+
+    def link_replaced_file(source: Path, target: Path) -> None:
+        if error := next(failures, None):
+            raise error
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_replaced_file)
+    outbox.add_to_outbox(layout, session, layout.report(session))
+    assert outbox.send_outbox(layout, session).files == 1
+    with pytest.raises(FileNotFoundError):
+        outbox.add_to_outbox(layout, session, layout.report("of no session"))
+
+
 def test_compacting_the_day_takes_nothing_away_from_what_waits(studio: Studio, lake: Path) -> None:
     layout = Layout(studio.data_dir, lake=f"file://{lake}")
     capture(studio, "")
