@@ -98,7 +98,7 @@ def test_lines_in_another_order_are_found(path: Path) -> None:
     assert list(check_audit_log(path))
 
 
-def test_a_torn_last_line_stands_alone_and_the_log_goes_on(path: Path) -> None:
+def test_a_truncated_last_line_is_ended_and_the_log_continues(path: Path) -> None:
     audit = AuditLog(path, "mine")
     audit("one")
     audit("two")
@@ -142,17 +142,17 @@ def test_a_log_that_is_long_is_rotated_and_the_chain_goes_on(
     assert list(check_audit_log(path)) == [f"{parts[1]}, line 1: the beginning is missing"]
 
 
-def test_a_log_that_is_not_there_is_whole(path: Path) -> None:
+def test_a_missing_log_is_valid(path: Path) -> None:
     assert list(check_audit_log(path)) == []
 
 
-def test_facts_that_are_no_json_are_written_as_text(path: Path) -> None:
+def test_facts_that_json_cannot_hold_are_written_as_text(path: Path) -> None:
     AuditLog(path, "mine")("event", where=Path("a/b"), error=ValueError("no"))
     (event,) = events(path)
     assert (event["where"], event["error"]) == ("a/b", "no")
 
 
-def test_a_log_that_cannot_be_written_is_told(path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_an_error(path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(StoreError, match="Cannot write"):
         AuditLog(path, "mine")("event")

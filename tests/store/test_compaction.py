@@ -81,7 +81,7 @@ def test_the_files_of_a_day_become_one_with_the_rows_in_order(
     assert done.size < done.size_before / 2
 
 
-def test_its_footer_tells_the_windows_it_is_made_of(layout: Layout, publish: Publish) -> None:
+def test_the_footer_of_a_compacted_file_lists_its_windows(layout: Layout, publish: Publish) -> None:
     parts = [part_of(n) for n in range(3)]
     told = [footer.read_footer(publish(part, n + 1.0))["content"] for n, part in enumerate(parts)]
     compact_day(layout, "AAPL", DATE)
@@ -106,9 +106,7 @@ def test_compacting_what_is_compacted_changes_nothing(layout: Layout, publish: P
     assert path.read_bytes() == before
 
 
-def test_windows_of_a_later_recovery_stand_beside_and_are_merged_in_order(
-    layout: Layout, publish: Publish
-) -> None:
+def test_windows_of_a_later_recovery_are_merged_in_order(layout: Layout, publish: Publish) -> None:
     publish(part_of(0), 1.0)
     publish(part_of(2), 3.0)
     compact_day(layout, "AAPL", DATE)
@@ -133,9 +131,7 @@ def test_two_sessions_of_a_day_follow_one_another_by_when_they_began(
     assert prices(layout) == before == [1.0, 2.0, 2.5, 3.0]
 
 
-def test_a_reader_that_knows_nothing_of_us_gets_the_same_trades(
-    layout: Layout, publish: Publish
-) -> None:
+def test_other_readers_get_the_same_trades(layout: Layout, publish: Publish) -> None:
     for ticker in ("AAPL", "BRK.B", "7203", "FXCM:EUR/USD"):
         for number in range(3):
             publish(part_of(number), number + 1.0, ticker=ticker)
@@ -180,7 +176,7 @@ def test_the_name_of_a_days_file_has_one_grammar(number: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["day-1.parquet", "day-00001.csv", "Day-00001.parquet", "day-"])
-def test_what_is_called_otherwise_is_no_days_file(name: str) -> None:
+def test_a_file_with_another_name_is_not_the_file_of_a_day(name: str) -> None:
     assert not is_day_file(Path(name))
     with pytest.raises(LayoutError):
         day_number(Path(name))
@@ -204,7 +200,9 @@ def test_a_window_that_is_compacted_is_not_published_again(
     assert prices(layout) == [1.0, 2.0]
 
 
-def test_a_damaged_source_stops_it_and_nothing_changes(layout: Layout, publish: Publish) -> None:
+def test_a_damaged_file_stops_compaction_and_nothing_changes(
+    layout: Layout, publish: Publish
+) -> None:
     publish(part_of(0), 1.0)
     path = publish(part_of(1), *(float(n) for n in range(1, 300)))
     damaged = bytearray(path.read_bytes())
@@ -216,7 +214,7 @@ def test_a_damaged_source_stops_it_and_nothing_changes(layout: Layout, publish: 
     assert tree(layout.root) == before
 
 
-def test_a_file_that_is_whole_but_not_what_it_tells_stops_it(
+def test_a_file_whose_rows_differ_from_its_footer_stops_compaction(
     layout: Layout, publish: Publish
 ) -> None:
     first, second = publish(part_of(0), 1.0), publish(part_of(1), 2.0)
@@ -230,7 +228,7 @@ def test_a_file_that_is_whole_but_not_what_it_tells_stops_it(
     assert second.exists()
 
 
-def test_what_is_written_wrong_does_not_take_the_place_of_anything(
+def test_a_file_that_is_written_wrongly_replaces_nothing(
     layout: Layout, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(part_of(0), 1.0)
@@ -244,7 +242,7 @@ def test_what_is_written_wrong_does_not_take_the_place_of_anything(
     assert tree(layout.root) == before
 
 
-def test_a_window_that_is_there_twice_is_left_to_a_person(layout: Layout, publish: Publish) -> None:
+def test_a_window_that_exists_twice_is_an_error(layout: Layout, publish: Publish) -> None:
     first = publish(part_of(0), 1.0)
     copy = first.read_bytes()
     compact_day(layout, "AAPL", DATE)
@@ -253,7 +251,9 @@ def test_a_window_that_is_there_twice_is_left_to_a_person(layout: Layout, publis
         compact_day(layout, "AAPL", DATE)
 
 
-def test_a_strangers_file_stays_and_stops_it(layout: Layout, publish: Publish) -> None:
+def test_a_file_that_is_not_ours_stops_compaction_and_stays(
+    layout: Layout, publish: Publish
+) -> None:
     path = publish(part_of(0), 1.0)
     stranger = path.with_name("notes.txt")
     stranger.write_text("mine")
@@ -263,7 +263,7 @@ def test_a_strangers_file_stays_and_stops_it(layout: Layout, publish: Publish) -
     assert path.exists()
 
 
-def test_a_window_that_is_published_meanwhile_is_not_lost(
+def test_a_window_that_is_published_during_compaction_is_not_lost(
     layout: Layout, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(part_of(0), 1.0)
@@ -283,9 +283,7 @@ def test_a_window_that_is_published_meanwhile_is_not_lost(
     assert done.files == 3
 
 
-def test_a_conversion_waits_until_the_folders_have_changed_places(
-    layout: Layout, publish: Publish
-) -> None:
+def test_a_conversion_waits_until_the_folders_are_swapped(layout: Layout, publish: Publish) -> None:
     publish(part_of(0), 1.0)
     date = layout.root / "parquet" / f"date={DATE}"
     with lock.lock_folder(date, exclusive=True):
@@ -297,7 +295,7 @@ def test_a_conversion_waits_until_the_folders_have_changed_places(
     assert prices(layout) == [1.0, 2.0]
 
 
-def test_a_file_system_that_cannot_is_told_and_nothing_changes(
+def test_a_file_system_that_cannot_swap_is_an_error_and_nothing_changes(
     layout: Layout, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(part_of(0), 1.0)
@@ -309,7 +307,7 @@ def test_a_file_system_that_cannot_is_told_and_nothing_changes(
     assert tree(layout.root) == before
 
 
-def test_folders_that_are_not_there_cannot_change_places(tmp_path: Path) -> None:
+def test_missing_folders_cannot_be_swapped(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="No such file"):
         files.swap_folders(tmp_path / "one", tmp_path / "other")
 
@@ -370,7 +368,7 @@ def three(layout: Layout, publish: Publish) -> Layout:
     return layout
 
 
-def test_killed_at_any_call_readers_see_each_trade_once_and_the_next_run_ends_it(
+def test_killed_at_any_call_readers_see_each_trade_once_and_the_next_run_finishes(
     three: Layout, tmp_path: Path
 ) -> None:
     for last in range(200):
@@ -391,7 +389,7 @@ def test_killed_at_any_call_readers_see_each_trade_once_and_the_next_run_ends_it
     assert 15 < last < 200
 
 
-def test_half_a_file_of_a_run_that_was_killed_is_thrown_away(three: Layout) -> None:
+def test_an_incomplete_file_of_a_killed_run_is_deleted(three: Layout) -> None:
     staged = three.compaction_staging("AAPL", DATE)
     staged.mkdir(parents=True)
     (staged / "day-00002.parquet").write_bytes(b"PAR1 and no more")
@@ -445,7 +443,7 @@ def meanwhile(read: Callable[[], int]) -> Iterator[list[int]]:
     assert not thread.is_alive()
 
 
-def test_our_reader_never_sees_another_count(layout: Layout, many: list[str]) -> None:
+def test_our_reader_always_sees_the_same_count(layout: Layout, many: list[str]) -> None:
     def count() -> int:
         return len(read_trades(many, data_dir=layout.root, columns=["price"], backend="pyarrow"))
 
@@ -456,7 +454,7 @@ def test_our_reader_never_sees_another_count(layout: Layout, many: list[str]) ->
     assert set(counts) == {12 * len(many)}
 
 
-def test_a_hive_reader_sees_all_trades_once_or_is_told_that_a_file_has_gone(
+def test_a_hive_reader_sees_all_trades_once_or_gets_file_not_found(
     layout: Layout, many: list[str]
 ) -> None:
     gone = 0

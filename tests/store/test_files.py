@@ -33,7 +33,7 @@ def test_no_handle_stays_open_after_an_append_that_failed(
 
 
 @pytest.mark.parametrize("number", [28, 122])
-def test_a_full_disk_or_quota_is_told_as_such(
+def test_a_full_disk_or_quota_is_reported_as_such(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "free_bytes", {tmp_path / "not" / "there": 4711}.__getitem__)
@@ -128,7 +128,7 @@ def test_no_handle_of_a_temporary_stays_open(tmp_path: Path, make: Any) -> None:
 
 
 @pytest.mark.parametrize("step", ["write_text", "replace"])
-def test_a_text_that_cannot_be_replaced_stays_the_old_one(
+def test_a_text_that_cannot_be_replaced_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:
@@ -152,7 +152,7 @@ def test_free_space_is_that_of_the_nearest_folder_there_is(tmp_path: Path) -> No
     assert abs(free - status.f_bavail * status.f_frsize) < 1 << 30
 
 
-def test_writing_goes_on_where_the_system_took_less(
+def test_writing_continues_after_a_short_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = os.write

@@ -87,7 +87,7 @@ def test_a_capture_without_a_lake_makes_no_outbox(studio: Studio) -> None:
     assert not (studio.data_dir / "outbox").exists()
 
 
-def test_a_lake_that_cannot_be_used_costs_the_capture_nothing_and_is_told(
+def test_a_lake_that_cannot_be_used_does_not_harm_the_capture_and_is_reported(
     studio: Studio, lake: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lake.write_text("a file where the folder should be")
@@ -146,7 +146,7 @@ def test_what_waits_is_sent_with_the_next_window(studio: Studio, lake: Path) -> 
         "stocktrace.record.publish.send_pending",
     ],
 )
-def test_a_capture_that_dies_between_publishing_and_sending_is_in_the_lake_after_recovery(
+def test_a_capture_killed_between_publishing_and_sending_is_in_the_lake_after_recovery(
     studio: Studio, lake: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     def die(*_: object) -> None:
@@ -185,7 +185,7 @@ def test_a_report_that_is_replaced_while_it_is_linked_is_sent(
         outbox.add_to_outbox(layout, session, layout.report("of no session"))
 
 
-def test_compacting_the_day_takes_nothing_away_from_what_waits(studio: Studio, lake: Path) -> None:
+def test_compacting_a_day_keeps_the_files_to_be_sent(studio: Studio, lake: Path) -> None:
     layout = Layout(studio.data_dir, lake=f"file://{lake}")
     capture(studio, "")
     session = studio.report().session
@@ -243,7 +243,7 @@ def test_a_lake_is_not_changed_and_not_compacted(
     assert "A lake is read by" in capsys.readouterr().err
 
 
-def test_a_session_of_another_machine_is_alive_as_long_as_its_report_says_so(
+def test_a_session_of_another_machine_runs_as_long_as_its_report_says_so(
     tmp_path: Path, lake: Path
 ) -> None:
     layout = Layout(tmp_path / "data", lake=f"file://{lake}")
@@ -268,7 +268,7 @@ def layout(tmp_path: Path, lake: Path) -> Layout:
     return found
 
 
-def test_what_is_put_again_replaces_what_waited(layout: Layout, lake: Path) -> None:
+def test_adding_a_file_again_replaces_the_older_one(layout: Layout, lake: Path) -> None:
     path = layout.report(SESSION)
     outbox.add_to_outbox(layout, SESSION, path)
     path.unlink()
@@ -294,7 +294,7 @@ def test_a_file_system_without_hard_links_keeps_copies(
     assert kept.stat().st_ino != layout.report(SESSION).stat().st_ino
 
 
-def test_the_report_is_sent_when_all_that_it_tells_of_is_there(
+def test_the_report_is_sent_after_all_files_that_it_names(
     layout: Layout, lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path in (layout.report(SESSION), *layout.root.rglob("one.parquet")):
@@ -313,7 +313,7 @@ def test_the_report_is_sent_when_all_that_it_tells_of_is_there(
     assert len(outbox.pending_uploads(layout, SESSION)) == 2
 
 
-def test_files_that_wait_for_a_lake_when_none_is_set_are_told(layout: Layout) -> None:
+def test_files_to_send_without_a_lake_are_an_error(layout: Layout) -> None:
     outbox.add_to_outbox(layout, SESSION, layout.report(SESSION))
     with pytest.raises(LakeError, match=r"has 1 file to send, but no lake is set"):
         outbox.send_outbox(Layout(layout.root), SESSION)
@@ -405,7 +405,7 @@ def test_an_s3_store_takes_a_capture_and_gives_it_back(studio: Studio, store: St
     )
 
 
-def test_no_credential_is_told_when_the_store_refuses_them(
+def test_an_error_about_credentials_does_not_contain_them(
     studio: Studio, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anothersecretthatmustnotleak")
@@ -416,7 +416,7 @@ def test_no_credential_is_told_when_the_store_refuses_them(
             assert b"mustnotleak" not in path.read_bytes(), path
 
 
-def test_what_a_store_says_is_told_without_credentials() -> None:
+def test_the_error_of_a_store_is_reported_without_credentials() -> None:
     environment = {
         "AWS_SECRET_ACCESS_KEY": "s3cret",
         "AWS_ACCESS_KEY_ID": "whose",
@@ -429,7 +429,7 @@ def test_what_a_store_says_is_told_without_credentials() -> None:
     assert without_secrets(text, environment) == "no *** of *** in ***, us-east-1"
 
 
-def test_a_converted_file_waits_before_its_csv_goes(
+def test_a_converted_file_is_in_the_outbox_before_its_csv_is_deleted(
     studio: Studio, lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool]] = []

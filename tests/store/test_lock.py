@@ -37,7 +37,7 @@ def hold() -> subprocess.Popen[str]:
     return process
 
 
-def test_one_process_captures_with_a_key_and_the_next_is_told_who() -> None:
+def test_one_process_captures_with_a_key_and_the_next_learns_who() -> None:
     with (
         hold() as process,
         pytest.raises(KeyInUse) as caught,
@@ -84,14 +84,14 @@ def test_another_key_and_another_address_are_other_places() -> None:
         assert len(list(Path(tempfile.gettempdir()).glob("stocktrace-*.lock"))) == 3
 
 
-def test_what_raises_inside_lets_go_and_is_raised() -> None:
+def test_an_error_inside_releases_the_lock_and_is_raised() -> None:
     with pytest.raises(ZeroDivisionError), key_lock.acquire_key_lock("secret", URL, "one"):
         raise ZeroDivisionError
     with key_lock.acquire_key_lock("secret", URL, "two"):
         pass
 
 
-def test_the_lock_does_not_tell_the_key() -> None:
+def test_the_lock_does_not_contain_the_key() -> None:
     with key_lock.acquire_key_lock("secret", URL, "mine"):
         (path,) = Path(tempfile.gettempdir()).glob("stocktrace-*.lock")
         assert json.loads(path.read_text()) == {
@@ -103,7 +103,7 @@ def test_the_lock_does_not_tell_the_key() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "nonsense", "[]"])
-def test_a_lock_that_does_not_say_who_is_a_lock_all_the_same(text: str) -> None:
+def test_a_lock_without_a_holder_in_its_file_is_still_a_lock(text: str) -> None:
     with key_lock.acquire_key_lock("secret", URL, "mine"):
         (path,) = Path(tempfile.gettempdir()).glob("stocktrace-*.lock")
         path.write_text(text)

@@ -69,13 +69,13 @@ def test_names_on_disk_are_what_readers_of_hive_paths_decode(ticker: str, name: 
 @pytest.mark.parametrize(
     "name", ["A:B", "a%3ab", "CON", ".", "..", "A.", "%41", "A%3aB", "A%", "%ZZ", "A B", "", "é"]
 )
-def test_a_folder_that_is_no_ticker_of_ours_is_an_error(name: str) -> None:
+def test_a_folder_that_is_not_a_ticker_is_an_error(name: str) -> None:
     with pytest.raises(LayoutError, match="is not the folder of a ticker"):
         decode_ticker(name)
 
 
 @pytest.mark.parametrize("ticker", ["A" * 241, "é", "日本", "A\nB", " A", "A ", "", "A,B"])
-def test_what_is_no_ticker_is_told(ticker: str) -> None:
+def test_a_name_that_is_not_a_ticker_is_refused(ticker: str) -> None:
     assert not is_ticker(ticker)
 
 
@@ -96,7 +96,7 @@ def test_a_session_has_a_name_of_its_own() -> None:
 @pytest.mark.parametrize(
     "name", ["", "x", "20261123T143000Z", "20261123T143000Z_XYZ123", SESSION[1:]]
 )
-def test_what_is_no_session_is_told(name: str) -> None:
+def test_a_name_that_is_not_a_session_is_refused(name: str) -> None:
     assert not is_session(name)
 
 
@@ -133,7 +133,7 @@ def test_names_of_sessions_sort_as_they_began_within_a_second_too():
     assert all(map(is_session, names))
 
 
-def test_a_part_tells_when_it_was_opened() -> None:
+def test_a_window_id_has_the_time_at_which_it_was_opened() -> None:
     assert WindowId(SESSION, "20261123T144001Z_00002").opened_at == datetime(
         2026, 11, 23, 14, 40, 1, tzinfo=UTC
     )

@@ -23,7 +23,7 @@ ONE = QuarantinedRow(NOON, b'{"type":1}', None, "no trades and no known type")
 
 
 @given(REFUSED)
-def test_what_was_refused_is_one_line_that_can_be_read_back(refused: QuarantinedRow) -> None:
+def test_a_quarantined_row_is_one_line_that_can_be_read_back(refused: QuarantinedRow) -> None:
     line = refused.line()
     assert line.count("\n") == 1
     assert list(parse_quarantine([line])) == [refused]
@@ -54,7 +54,7 @@ def test_a_line_says_reason_row_frame_and_time() -> None:
     }
 
 
-def test_a_frame_stands_with_the_first_of_its_rows_and_the_others_have_its_id() -> None:
+def test_the_first_row_of_a_frame_has_the_frame_and_the_others_its_id() -> None:
     one, other = (QuarantinedRow(NOON, frame, {"s": "A"}, "price") for frame in (b"one", b"other"))
     lines = [json.loads(line) for line in QuarantineEncoder().encode([one, other, one, other])]
     assert [line.get("frame") for line in lines] == ["one", "other", None, None]
@@ -65,11 +65,11 @@ def test_a_frame_stands_with_the_first_of_its_rows_and_the_others_have_its_id() 
     }  # fmt: skip
 
 
-def test_a_frame_that_could_not_be_read_stands_in_its_own_line() -> None:
+def test_a_frame_that_could_not_be_read_has_its_own_line() -> None:
     assert list(QuarantineEncoder().encode([ONE, ONE])) == [ONE.line()] * 2
 
 
-def test_after_many_frames_one_stands_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_many_frames_a_frame_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_IDS", 2)
     some = [QuarantinedRow(NOON, b"%d" % n, {}, "price") for n in (1, 2, 1, 3, 1)]
     lines = list(QuarantineEncoder().encode(some))
@@ -77,21 +77,21 @@ def test_after_many_frames_one_stands_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert list(parse_quarantine(lines)) == some
 
 
-def test_a_file_of_an_earlier_version_is_read() -> None:
+def test_lines_that_repeat_the_frame_are_read() -> None:
     some = [QuarantinedRow(NOON, b"one", {"s": "A"}, "price"), ONE] * 2
     lines = [each.line() for each in some]
     assert not any("frame_id" in line for line in lines)
     assert list(parse_quarantine(lines)) == some
 
 
-def test_a_line_whose_frame_stands_nowhere_above_is_told() -> None:
+def test_a_line_whose_frame_is_not_above_is_an_error() -> None:
     some = [QuarantinedRow(NOON, frame, {}, "price") for frame in (b"one", b"other", b"one")]
     lines = list(QuarantineEncoder().encode(some))
     with pytest.raises(ValueError, match=r"^line 2: its frame is not in a line above"):
         list(parse_quarantine(lines[1:]))
 
 
-def test_a_frame_of_which_all_rows_are_refused_costs_its_size_but_once(tmp_path: Path) -> None:
+def test_a_frame_with_many_invalid_rows_is_stored_once(tmp_path: Path) -> None:
     row = {"p": "1.5", "s": "AAPL", "t": "1609459200000", "v": "2", "c": ["1"]}
     frame = json.dumps({"data": [row] * 2000, "type": "trade"}).encode()
     quarantine = QuarantineWriter(tmp_path / "w.jsonl")
@@ -106,7 +106,7 @@ def test_a_frame_of_which_all_rows_are_refused_costs_its_size_but_once(tmp_path:
     assert len(written) <= 2 * len(frame) + 2001 * 250
 
 
-def test_what_was_refused_is_written_in_pieces(
+def test_quarantined_rows_are_written_in_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -127,7 +127,7 @@ def test_what_was_refused_is_written_in_pieces(
     assert list(parse_quarantine((tmp_path / "w.jsonl").read_text().splitlines())) == some
 
 
-def test_a_frame_that_is_no_text_is_kept_all_the_same() -> None:
+def test_a_frame_that_is_not_utf_8_is_kept() -> None:
     line = QuarantinedRow(NOON, b"\xff\x00", None, "not JSON").line()
     assert json.loads(line) == {
         "reason": "not JSON",
@@ -149,14 +149,14 @@ def test_the_file_is_published_when_it_is_sealed(tmp_path: Path) -> None:
     assert (tmp_path / "quarantine" / "w.jsonl").read_text() == 3 * ONE.line()
 
 
-def test_without_a_row_there_is_no_file_not_even_one_of_an_earlier_attempt(tmp_path: Path) -> None:
+def test_without_rows_the_file_of_an_earlier_attempt_is_deleted(tmp_path: Path) -> None:
     (tmp_path / "w.jsonl").write_text("old")
     (tmp_path / "w.jsonl.open").write_text("older")
     QuarantineWriter(tmp_path / "w.jsonl").seal()
     assert tree(tmp_path) == []
 
 
-def test_what_an_attempt_that_died_left_is_not_kept_twice(tmp_path: Path) -> None:
+def test_rows_of_a_crashed_attempt_are_not_kept_twice(tmp_path: Path) -> None:
     (tmp_path / "w.jsonl").write_text("old")
     (tmp_path / "w.jsonl.open").write_text("older")
     quarantine = QuarantineWriter(tmp_path / "w.jsonl")

@@ -60,7 +60,7 @@ def test_midnight_utc_ends_a_window_of_any_length() -> None:
     assert (day.start, day.end) == (ns("2026-11-23T00:00:00"), ns("2026-11-24T00:00:00"))
 
 
-def test_the_burst_at_midnight_is_parted_by_its_receive_time() -> None:
+def test_the_burst_at_midnight_is_divided_by_receive_time() -> None:
     before, after = ns("2026-11-24T00:00:00") - 1, ns("2026-11-24T00:00:00")
     window = POLICY.open(SESSION, 1, before)
     assert WindowId.of_window(window).date == "2026-11-23"
@@ -111,11 +111,11 @@ def test_a_window_holds_its_first_stamp_and_no_midnight(stamp: int, length: floa
 
 
 @given(STAMPS, LENGTHS)
-def test_windows_follow_one_another_without_a_hole(stamp: int, length: float) -> None:
+def test_windows_follow_one_another_without_a_gap(stamp: int, length: float) -> None:
     policy = RollPolicy(length, 1000)
     first = policy.open(SESSION, 1, stamp)
     assert policy.open(SESSION, 2, first.end).start == first.end
 
 
-def test_stamps_are_cut_to_the_second_not_rounded() -> None:
+def test_times_in_names_are_truncated_and_not_rounded() -> None:
     assert compact_utc(ns("2026-11-23T14:30:00.999999")) == "20261123T143000Z"

@@ -18,7 +18,7 @@ MESSAGES = st.lists(st.lists(TRADES, max_size=5), max_size=8)
 
 
 @given(MESSAGES, MESSAGES)
-def test_each_row_gives_back_its_trade_and_its_frame(
+def test_each_row_returns_its_trade_and_its_frame(
     first: list[list[Trade]], second: list[list[Trade]]
 ) -> None:
     numbering = TickerCodes()  # of one window: the second read knows the numbers of the first
@@ -57,7 +57,7 @@ def test_each_row_knows_when_its_frame_arrived(pieces: list[list[list[Trade]]]) 
     ]
 
 
-def test_more_tickers_than_16_bits_number_are_parted_as_well() -> None:
+def test_more_tickers_than_16_bits_can_number_are_sorted() -> None:
     names = [f"T{at}" for at in range(40_000)]
     trades = [Trade(name, float(at), at, 1.0) for at, name in enumerate(names)]
     read = DecodedRead([TapeFrames(NOON, [b"", b""])], TradeColumns.of([trades, trades]))

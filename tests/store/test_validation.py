@@ -32,7 +32,7 @@ def frame_of(*rows: dict[str, object]) -> pd.DataFrame:
     )
 
 
-def test_good_trades_pass() -> None:
+def test_valid_trades_pass() -> None:
     assert validation.find_failures(frame_of({}, {"symbol": 0}, {"conditions": 7})) == {}
 
 
@@ -74,11 +74,11 @@ def test_the_edges_of_what_is_possible_pass(row: dict[str, object]) -> None:
         ({"ts_event": T * 1000}, "ts_event is more than a day after ts_recv"),
     ],
 )
-def test_each_fault_is_refused_with_its_reason(row: dict[str, object], reason: str) -> None:
+def test_each_invalid_value_is_refused_with_its_reason(row: dict[str, object], reason: str) -> None:
     assert validation.find_failures(frame_of({}, row, {})) == {1: reason}
 
 
-def test_a_time_that_is_no_time_is_refused() -> None:
+def test_a_missing_time_is_refused() -> None:
     assert (
         "ts_event: not_nullable"
         in validation.find_failures(frame_of({}, {"ts_event": -(2**63)}))[1]
@@ -96,7 +96,7 @@ def test_all_rows_of_a_batch_can_be_refused() -> None:
     assert found == dict.fromkeys(range(5), "price: not above 0")
 
 
-def test_one_bad_row_of_many_is_the_only_one_refused() -> None:
+def test_one_invalid_row_of_many_is_the_only_one_refused() -> None:
     rows: list[dict[str, object]] = [{} for _ in range(1000)]
     rows[777] = {"volume": -1.0}
     assert validation.find_failures(frame_of(*rows)) == {777: "volume: below 0"}
@@ -112,7 +112,7 @@ def test_one_bad_row_of_many_is_the_only_one_refused() -> None:
         lambda frame: frame.astype({"ts_recv": "int64"}),
     ],
 )
-def test_a_frame_that_is_no_batch_is_our_fault_and_loud(spoil) -> None:
+def test_a_frame_with_other_columns_is_an_error(spoil) -> None:
     with pytest.raises(StoreError, match="A batch does not match the schema"):
         validation.find_failures(spoil(frame_of({}, {})))
 
@@ -131,7 +131,7 @@ VALUES = st.fixed_dictionaries(
 
 
 @given(st.lists(VALUES, min_size=1, max_size=3))
-def test_what_is_sound_at_a_glance_is_what_the_whole_schema_refuses_nothing_of(
+def test_the_fast_check_accepts_what_the_whole_schema_accepts(
     rows: list[dict[str, object]],
 ) -> None:
     trades = frame_of(*rows)

@@ -94,7 +94,7 @@ def by_polars(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("read", [by_pyarrow, by_duckdb, by_polars])
 @pytest.mark.parametrize("ticker", STRANGE)
-def test_a_reader_that_knows_nothing_of_us_gets_each_ticker_back_as_text(
+def test_other_readers_get_each_ticker_as_text(
     layout: Layout,
     publish: Callable[..., None],
     read: Callable[[Path], list[dict[str, Any]]],
@@ -115,7 +115,7 @@ def test_a_reader_that_knows_nothing_of_us_gets_each_ticker_back_as_text(
 
 
 @pytest.mark.parametrize("read", [by_pyarrow, by_duckdb, by_polars])
-def test_a_reader_that_knows_nothing_of_us_gets_all_tickers_side_by_side(
+def test_other_readers_get_all_tickers_together(
     layout: Layout, publish: Callable[..., None], read: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
     publish([Trade(ticker, 1.5, T, 1.0) for ticker in STRANGE])
@@ -150,7 +150,7 @@ def test_pandas_gets_columns_of_the_documented_types(
     assert frame["conditions"].tolist() == ["1 12", ""]
 
 
-def test_each_backend_gives_the_same(layout: Layout, publish: Callable[..., None]) -> None:
+def test_each_backend_returns_the_same(layout: Layout, publish: Callable[..., None]) -> None:
     import polars as pl
 
     publish([Trade("AAPL", float(n), T + n, 1.0) for n in range(1, 4)])
@@ -187,9 +187,7 @@ def test_windows_and_days_come_in_the_order_of_arrival(
     assert prices(layout) == [10.0, 11.0, 12.0]
 
 
-def test_tickers_come_in_the_order_in_which_they_were_asked_for(
-    layout: Layout, publish: Callable[..., None]
-) -> None:
+def test_tickers_are_in_the_requested_order(layout: Layout, publish: Callable[..., None]) -> None:
     publish(
         [Trade(ticker, price, T, 1.0) for ticker, price in (("A", 1.0), ("B", 2.0), ("C", 3.0))]
     )
@@ -255,7 +253,7 @@ def test_only_the_files_that_are_needed_are_opened(
     assert prices(layout, end="2026-11-24T00:00:00Z") == [1.0]
 
 
-def test_columns_come_as_they_were_asked_for(layout: Layout, publish: Callable[..., None]) -> None:
+def test_columns_are_returned_as_requested(layout: Layout, publish: Callable[..., None]) -> None:
     publish([Trade("AAPL", 1.5, T, 2.0)] * 2)
     read = stocktrace.read_trades
     assert list(read("AAPL", data_dir=layout.root).columns) == COLUMNS
@@ -268,7 +266,7 @@ def test_columns_come_as_they_were_asked_for(layout: Layout, publish: Callable[.
 
 
 @pytest.mark.parametrize("backend", ["pandas", "pyarrow", "polars"])
-def test_what_is_not_there_is_an_empty_table_of_the_same_columns(
+def test_a_ticker_without_trades_is_an_empty_table_of_the_same_columns(
     layout: Layout, publish: Callable[..., None], backend: Any
 ) -> None:
     before = stocktrace.read_trades("MSFT", data_dir=layout.root, backend=backend)
@@ -292,14 +290,14 @@ def test_what_is_not_there_is_an_empty_table_of_the_same_columns(
         ({"backend": "excel"}, "not 'excel'"),
     ],
 )
-def test_a_question_that_makes_no_sense_is_told(
+def test_wrong_arguments_are_refused(
     layout: Layout, question: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         stocktrace.read_trades("AAPL", data_dir=layout.root, **question)
 
 
-def test_a_ticker_that_is_none_is_told(layout: Layout) -> None:
+def test_an_invalid_ticker_is_refused(layout: Layout) -> None:
     with pytest.raises(TickerError):
         stocktrace.read_trades("é", data_dir=layout.root)
     with pytest.raises(TickerError):

@@ -83,14 +83,14 @@ def test_a_doubled_session_reads_as_the_stream_it_doubles(
     )
 
 
-def test_an_honest_session_reads_as_it_is(tmp_path: Path) -> None:
+def test_a_session_without_duplicates_is_read_unchanged(tmp_path: Path) -> None:
     layout = heard(tmp_path, stream(NOON))
     every = read_trades(TICKERS, data_dir=tmp_path)
     pd.testing.assert_frame_equal(read_trades(TICKERS, duplicates="drop", data_dir=tmp_path), every)
     assert SessionReport.read(layout.report(SESSION)).duplicates == {}
 
 
-def test_what_is_asked_for_changes_no_judgement(tmp_path: Path) -> None:
+def test_the_requested_rows_do_not_change_what_is_a_duplicate(tmp_path: Path) -> None:
     heard(tmp_path, again(stream(LATE)))
     found = read_trades("AAPL", duplicates="drop", data_dir=tmp_path)
     received, event = found["ts_recv"], found["ts_event"]
@@ -113,7 +113,7 @@ def test_what_is_asked_for_changes_no_judgement(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.concat(by_day, ignore_index=True), found)
 
 
-def test_two_sessions_that_heard_the_same_are_no_copies_of_each_other(tmp_path: Path) -> None:
+def test_equal_trades_of_two_sessions_are_not_duplicates(tmp_path: Path) -> None:
     heard(tmp_path, stream(NOON))
     heard(tmp_path, stream(NOON), OTHER)
     every = read_trades("AAPL", data_dir=tmp_path)
@@ -122,7 +122,7 @@ def test_two_sessions_that_heard_the_same_are_no_copies_of_each_other(tmp_path: 
     assert len(read_trades("AAPL", duplicates="drop", data_dir=tmp_path)) == len(every)
 
 
-def test_bars_can_be_made_of_originals_alone(tmp_path: Path) -> None:
+def test_bars_can_leave_duplicates_out(tmp_path: Path) -> None:
     heard(tmp_path / "plain", stream(NOON))
     heard(tmp_path / "doubled", again(stream(NOON)))
     wanted = read_bars("AAPL", "1s", data_dir=tmp_path / "plain").drop(columns="gap_seconds")
@@ -140,7 +140,7 @@ def test_the_report_of_a_doubled_session_says_so(tmp_path: Path) -> None:
     assert f"of 2 tickers more than once: {2 * count:,} trades too many" in report.duplicated
 
 
-def test_the_command_line_marks_and_drops_copies(tmp_path: Path) -> None:
+def test_the_command_line_marks_and_drops_duplicates(tmp_path: Path) -> None:
     heard(tmp_path, again(stream(NOON)))
 
     def printed(*words: str) -> list[str]:
@@ -157,7 +157,7 @@ def test_the_command_line_marks_and_drops_copies(tmp_path: Path) -> None:
     assert printed("bars", "--json", "--duplicates", "drop") != twice
 
 
-def test_another_way_with_copies_is_a_usage_error(tmp_path: Path) -> None:
+def test_an_unknown_value_of_duplicates_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'keep', 'mark' or 'drop'"):
         read_trades("AAPL", duplicates="hide", data_dir=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="drop"):
@@ -176,7 +176,7 @@ def test_a_capture_of_a_doubling_feed_keeps_all_and_its_report_says_so(studio: S
     assert list(found["price"]) == [price for _, _, price, *_ in wanted]
 
 
-def test_the_summary_and_the_page_tell_of_copies(
+def test_the_summary_and_the_page_report_duplicates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = heard(tmp_path, again(stream(NOON)))

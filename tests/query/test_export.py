@@ -40,7 +40,7 @@ def text(write: Callable[[RowBatches, Callable[[str], object]], None], rows: Row
     return out.getvalue()
 
 
-def test_csv_has_what_reading_gives(layout: Layout, trades: Callable[[], RowBatches]) -> None:
+def test_csv_has_what_reading_returns(layout: Layout, trades: Callable[[], RowBatches]) -> None:
     found = list(csv.DictReader(io.StringIO(text(export.write_csv, trades()))))
     assert [(row["symbol"], float(row["price"]), row["conditions"]) for row in found] == [
         ("AAPL", 1.5, "1 12"),
@@ -73,7 +73,7 @@ def test_json_has_all_digits_of_a_number_and_null_for_none() -> None:
     assert found == [*numbers[:3], None, None]
 
 
-def test_parquet_equals_what_reading_gives(
+def test_parquet_equals_what_reading_returns(
     layout: Layout, trades: Callable[[], RowBatches], tmp_path: Path
 ) -> None:
     file = tmp_path / "out.parquet"
@@ -83,7 +83,7 @@ def test_parquet_equals_what_reading_gives(
     assert pq.read_table(file).equals(asked)
 
 
-def test_a_parquet_file_that_cannot_be_finished_is_not_begun(
+def test_a_parquet_file_that_cannot_be_finished_does_not_appear(
     layout: Layout, trades: Callable[[], RowBatches], tmp_path: Path
 ) -> None:
     file = tmp_path / "out" / "out.parquet"
@@ -97,7 +97,7 @@ def test_a_parquet_file_that_cannot_be_finished_is_not_begun(
     assert file.read_text() == "of an earlier time"
 
 
-def test_a_day_that_is_compacted_meanwhile_is_told(
+def test_a_day_that_is_compacted_while_it_is_read_is_an_error(
     layout: Layout, trades: Callable[[], RowBatches]
 ) -> None:
     del trades
@@ -117,7 +117,7 @@ def test_the_last_rows_are_the_last(
     assert export.to_frame(export.last_rows(trades(), count))["price"].tolist() == prices
 
 
-def test_nothing_is_a_header_in_csv_and_no_line_of_json(layout: Layout, tmp_path: Path) -> None:
+def test_no_rows_are_a_header_in_csv_and_no_line_of_json(layout: Layout, tmp_path: Path) -> None:
     def nothing() -> RowBatches:
         return export.rows_of_trades(scan("MSFT", data_dir=layout.root))
 

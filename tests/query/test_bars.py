@@ -125,7 +125,7 @@ ROWS = st.lists(
     every=st.sampled_from([1, 999, 1000, 7000, 60_000, 86_400_000]),
     of_us=st.booleans(),
 )
-def test_bars_are_those_of_one_trade_after_the_other(
+def test_bars_equal_those_of_a_simple_loop(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], every: int, *, of_us: bool
 ) -> None:
     layout = Layout(tmp_path_factory.mktemp("bars"))
@@ -174,7 +174,7 @@ def test_volume_alone_makes_a_bar_without_prices(
     assert bars() == [(NOON, None, None, None, None, 5.0, 1, 10.0)]
 
 
-def test_a_price_update_makes_prices_and_is_no_trade(
+def test_a_price_update_makes_prices_and_is_not_a_trade(
     publish: Callable[..., None], bars: Callable[..., list[Bar]]
 ) -> None:
     publish([(NOON, 1.1, 0.0, ""), (NOON + 1, 1.2, 0.0, "")], "OANDA:EUR_USD")
@@ -188,7 +188,7 @@ def test_codes_of_another_market_are_not_taken_for_those_of_the_us(
     assert len(bars(ticker="AC.TO")) == 1
 
 
-def test_trades_of_one_millisecond_stand_in_the_order_of_arrival(
+def test_trades_of_one_millisecond_are_in_the_order_of_arrival(
     publish: Callable[..., None], bars: Callable[..., list[Bar]]
 ) -> None:
     publish([(NOON + 5, 3.0, 1.0, "1"), (NOON, 1.0, 1.0, "1"), (NOON, 2.0, 1.0, "1"),
@@ -244,7 +244,7 @@ def test_a_half_day_ends_at_one_and_its_last_bar_is_cut(
     assert extended["gap_seconds"].tolist() == [14400.0, 14400.0, 14400.0, 3600.0]
 
 
-def test_the_extended_session_of_a_date_goes_on_after_midnight_utc(
+def test_the_extended_session_of_a_date_continues_after_midnight_utc(
     publish: Callable[..., None], bars: Callable[..., list[Bar]]
 ) -> None:
     publish(trades_at(("2026-11-23T08:59Z", 1), ("2026-11-23T09:00Z", 2), ("2026-11-23T23:59Z", 3),
@@ -300,7 +300,7 @@ def listened(layout: Layout, session: str, *stretches: tuple[str, str, str]) -> 
     )
 
 
-def test_an_empty_bar_tells_whether_nobody_traded_or_nobody_listened(
+def test_an_empty_bar_shows_whether_nobody_traded_or_nobody_listened(
     layout: Layout, publish: Callable[..., None]
 ) -> None:
     publish([(NOON, 1.0, 1.0, "1")])
@@ -323,7 +323,7 @@ def test_one_session_that_listens_is_enough(layout: Layout, publish: Callable[..
     assert stocktrace.read_bars("AAPL", data_dir=layout.root)["gap_seconds"].tolist() == [10.0]
 
 
-def test_what_a_live_session_heard_is_not_known_before_it_ends(
+def test_the_gaps_of_a_running_session_are_unknown_until_it_ends(
     layout: Layout, publish: Callable[..., None]
 ) -> None:
     publish(
@@ -348,7 +348,7 @@ def test_empty_bars_are_kept_between_the_first_trade_and_the_last_of_any_ticker(
 # --- the face --------------------------------------------------------------------------------
 
 
-def test_each_backend_gives_the_documented_columns(
+def test_each_backend_returns_the_documented_columns(
     layout: Layout, publish: Callable[..., None]
 ) -> None:
     import polars as pl
@@ -375,7 +375,7 @@ def test_each_backend_gives_the_documented_columns(
 
 @pytest.mark.parametrize("empty", ["drop", "keep"])
 @pytest.mark.parametrize("session", [None, "regular"])
-def test_what_is_not_there_gives_no_bars(layout: Layout, empty: Any, session: Any) -> None:
+def test_a_ticker_without_trades_has_no_bars(layout: Layout, empty: Any, session: Any) -> None:
     table = stocktrace.read_bars(
         "MSFT", empty=empty, session=session, data_dir=layout.root, backend="pyarrow"
     )
@@ -394,7 +394,7 @@ def test_what_is_not_there_gives_no_bars(layout: Layout, empty: Any, session: An
         ({"date": DATE, "start": DATE}, "not both"),
     ],
 )
-def test_a_question_that_makes_no_sense_is_told(
+def test_wrong_arguments_are_refused(
     layout: Layout, question: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises((UsageError, SettingsError), match=sentence):

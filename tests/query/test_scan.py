@@ -155,7 +155,7 @@ def test_a_query_over_a_scan_reads_no_more(day: Layout, counting: Counting) -> N
 
 
 @pytest.mark.parametrize("by", ["ts_event", "ts_recv"])
-def test_passing_over_row_groups_leaves_out_no_trade(day: Layout, by: Any) -> None:
+def test_skipping_row_groups_leaves_out_no_trade(day: Layout, by: Any) -> None:
     whole = stocktrace.read_trades("C", data_dir=day.root)
     assert len(whole) == ALL
     for start, end in (("13:59:59.950", "14:00:00.050"), ("02:00", "02:00:07"), ("00:00", "23:59")):
@@ -189,7 +189,7 @@ def test_a_scan_has_the_columns_of_a_trade_and_the_date_of_its_receipt(day: Layo
     assert stocktrace.scan("MISSING", data_dir=day.root).count_rows() == 0
 
 
-def test_a_question_that_makes_no_sense_is_told(day: Layout) -> None:
+def test_wrong_arguments_are_refused(day: Layout) -> None:
     with pytest.raises(UsageError, match="by must be 'ts_event' or 'ts_recv'"):
         stocktrace.scan("A", by="ts_sent", data_dir=day.root)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="Set date, or start and end, not both"):
@@ -222,7 +222,7 @@ def test_a_time_of_receipt_opens_no_file_of_another_date(
     assert [Path(path).parent.parent.name for path in counting.read] == [f"date={DATE}"]
 
 
-def test_a_file_that_goes_between_the_listing_and_the_reading_is_looked_for_again(
+def test_a_file_deleted_between_listing_and_reading_is_looked_for_again(
     day: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0

@@ -91,7 +91,7 @@ def like_a_market(counts: Sequence[int]) -> bool:
 
 
 @given(sizes.filter(like_a_market), st.sampled_from([2, 3]))
-def test_copies_dropped_from_a_doubled_stream_give_the_stream_back_twins_included(
+def test_without_duplicates_a_doubled_stream_is_the_stream_true_pairs_included(
     counts: list[int], times: int
 ) -> None:
     stream = honest(counts)
@@ -103,7 +103,7 @@ def test_copies_dropped_from_a_doubled_stream_give_the_stream_back_twins_include
     st.sampled_from([2, 3]),
     st.sampled_from([1, 18 * MS, 96 * MS, 2_000 * MS]),
 )
-def test_frames_that_come_again_later_are_dropped_and_twins_are_not(
+def test_frames_that_come_again_later_are_dropped_and_true_pairs_are_not(
     counts: list[int], times: int, later_us: int
 ) -> None:
     stream = honest(counts)
@@ -117,21 +117,21 @@ def test_an_honest_stream_loses_nothing(counts: list[int]) -> None:
 
 
 @given(st.lists(st.integers(1, 6), max_size=120))
-def test_whatever_comes_a_trade_of_each_key_stays(counts: list[int]) -> None:
+def test_a_trade_of_each_key_always_stays(counts: list[int]) -> None:
     stream = Stream.of(honest(counts))
     came, stayed = Counter(stream.trades), Counter(stream.originals())
     assert came.keys() == stayed.keys()
     assert stayed <= came
 
 
-def test_a_feed_that_begins_to_double_and_ends_it_is_judged_for_that_stretch() -> None:
+def test_a_feed_that_doubles_for_a_while_is_judged_for_that_time() -> None:
     plain = honest([1, 2] * 10 + [2, 1] * 10 + [1, 2] * 10, per_arrival=1)
     before, doubled, after = plain[:20], plain[20:40], plain[40:]
     found = Stream.of([*before[:-1], *in_the_frame(doubled, 2), *after])
     assert found.originals() == Stream.of([*before[:-1], *doubled, *after]).trades
 
 
-def test_copies_that_were_lost_with_a_connection_do_not_hide_the_others() -> None:
+def test_duplicates_lost_with_a_connection_do_not_hide_the_others() -> None:
     plain = honest([1, 1, 2, 1] * 20, per_arrival=1)
     arrivals = in_the_frame(plain, 2)
     for at in (5, 30, 79):  # of two of them the copy is lost, of a true pair one of two
@@ -151,15 +151,15 @@ def test_codes_in_another_order_make_no_other_trade() -> None:
     [(MAX_DELAY_US, MIN_RUN), (MAX_DELAY_US + 1, 0)],
     ids=["within", "beyond"],
 )
-def test_what_comes_again_much_later_is_no_copy(late_us: int, copied: int) -> None:
+def test_an_equal_trade_much_later_is_not_a_duplicate(late_us: int, copied: int) -> None:
     trades = [(at, 1.0, 1.0, "") for at in range(MIN_RUN)]
     assert sum(Stream.of([(0, trades), (late_us, trades)]).judged()) == copied
 
 
-def test_of_few_trades_nothing_is_said() -> None:
+def test_few_trades_are_never_judged() -> None:
     trades = [(at, 1.0, 1.0, "") for at in range(MIN_RUN - 1)]
     assert not any(Stream.of([(0, trades * 2)]).judged())
 
 
-def test_of_no_trades_none_is_a_copy() -> None:
+def test_no_trades_have_no_duplicates() -> None:
     assert Stream([]).judged() == []

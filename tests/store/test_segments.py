@@ -97,7 +97,7 @@ def bits(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(struct.pack("d", x) if isinstance(x, float) else x for x in row)
 
 
-def test_rows_stand_in_the_order_of_arrival_and_equal_prints_are_kept(layout: Layout) -> None:
+def test_rows_are_in_the_order_of_arrival_and_equal_trades_are_kept(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
     twin = trade(p=2.0)
     writer.write(batch_of([trade(p=3.0, t=T + 9), twin, trade("MSFT"), twin]))
@@ -136,7 +136,7 @@ def test_a_refused_row_goes_to_quarantine_with_its_reason_and_its_own_raw_frame(
     assert tree(layout.root) == [f"csv/AAPL/{STEM}.csv", f"quarantine/{STEM}.jsonl"]
 
 
-def test_a_batch_of_nothing_but_faults_writes_no_segment(layout: Layout) -> None:
+def test_a_batch_without_valid_rows_writes_no_segment(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
     writer.write(batch_of([trade(p=0.0), trade("MSFT", p=0.0)]))
     writer.seal()
@@ -183,7 +183,7 @@ def test_lags_are_those_of_recorded_trades_only(layout: Layout) -> None:
     assert writer.lags.max_ms == 120.0
 
 
-def test_what_could_not_be_decoded_is_kept_beside(layout: Layout) -> None:
+def test_rows_that_could_not_be_decoded_are_quarantined(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
     writer.quarantine([QuarantinedRow(NOON, b"nonsense", None, "not JSON")])
     writer.write(batch_of([trade(p=0.0)], frame=b"frame"))
@@ -193,7 +193,7 @@ def test_what_could_not_be_decoded_is_kept_beside(layout: Layout) -> None:
             layout.quarantine(PART).read_text().splitlines()] == [True, False]  # fmt: skip
 
 
-def test_what_an_attempt_that_died_left_is_written_anew(layout: Layout) -> None:
+def test_the_file_of_a_crashed_attempt_is_written_again(layout: Layout) -> None:
     path = layout.open_csv("AAPL", PART)
     path.parent.mkdir(parents=True)
     path.write_text(f"{HEADER}AAPL,2026-11-2")
@@ -203,7 +203,7 @@ def test_what_an_attempt_that_died_left_is_written_anew(layout: Layout) -> None:
     assert len(layout.csv("AAPL", PART).read_text().splitlines()) == 2
 
 
-def test_a_ticker_that_is_published_is_counted_again_but_not_written(layout: Layout) -> None:
+def test_a_published_ticker_is_counted_again_but_not_written(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART, is_published={"AAPL"}.__contains__)
     writer.write(batch_of([trade(), trade("MSFT"), trade()]))
     writer.seal()
@@ -234,14 +234,14 @@ def test_a_batch_spans_tickers_with_one_call_of_the_schema(
     assert lines == [11] * 50
 
 
-def test_a_folder_that_cannot_be_written_is_told(layout: Layout) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(layout: Layout) -> None:
     (layout.root / "csv").mkdir()
     (layout.root / "csv" / "AAPL").write_text("a file in the way")
     with pytest.raises((StoreError, OSError)):
         SegmentWriter(layout, PART).write(batch_of([trade()]))
 
 
-def test_receive_times_are_cut_to_the_microsecond(layout: Layout) -> None:
+def test_receive_times_are_truncated_to_the_microsecond(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
     writer.write(batch_of([trade()], NOON + 1999))
     writer.seal()
