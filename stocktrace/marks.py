@@ -103,23 +103,13 @@ class EndedMark(Mark, frozen=True, tag="ended"):
 class UnknownMark(Mark, frozen=True):
     """A mark of a newer version, or a damaged one: its facts are not the ones its name requires."""
 
-    label: str
-    content: dict[str, Any] = {}
-
-    @property
-    def name(self) -> str:
-        """The mark's name on the tape."""
-        return self.label
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The facts on the tape, unchanged."""
-        return self.content
+    name: str
+    facts: dict[str, Any] = {}
 
     @property
     def is_damaged(self) -> bool:
-        """Whether the name is a known one."""
-        return self.label in _NAMES
+        """True if the name is a known one."""
+        return self.name in _NAMES
 
 
 _KnownMark = (

@@ -20,8 +20,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol
 
 from websocket import WebSocketException
 
@@ -80,57 +79,26 @@ class FeedListener(Protocol):
         """Something happened that a person should know."""
 
 
-@dataclass(frozen=True, slots=True)
-class FeedPolicy:
-    """Timeouts and intervals of a feed, in seconds; the settings explain them."""
-
-    handshake_timeout_s: float
-    ping_interval_s: float
-    pong_timeout_s: float
-    frame_timeout_s: float
-    idle_timeout_s: float
-    backoff_base_s: float
-    backoff_cap_s: float
-    backoff_floor_s: float
-    stable_after_s: float
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """Return the policy that is set."""
-        return cls(
-            handshake_timeout_s=settings.handshake_timeout,
-            ping_interval_s=settings.ping_interval,
-            pong_timeout_s=settings.pong_timeout,
-            frame_timeout_s=settings.frame_timeout,
-            idle_timeout_s=settings.idle_timeout,
-            backoff_base_s=settings.backoff_base,
-            backoff_cap_s=settings.backoff_cap,
-            backoff_floor_s=settings.backoff_floor,
-            stable_after_s=settings.stable_after,
-        )
-
-
 class FeedClient:
-    """One connection to ``url`` for ``tickers``; ``listener`` receives its events."""
+    """One connection for ``tickers``; ``listener`` receives its events."""
 
     def __init__(
         self,
-        url: str,
+        settings: Settings,
         key: str,
         tickers: Iterable[str],
         listener: FeedListener,
-        policy: FeedPolicy,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._wanted = tuple(dict.fromkeys(tickers))
         self._listener = listener
-        self._policy = policy
+        self._settings = settings
         self._clock = clock
         self._backoff = Backoff(
-            policy.backoff_base_s,
-            policy.backoff_cap_s,
-            policy.backoff_floor_s,
-            policy.stable_after_s,
+            settings.backoff_base,
+            settings.backoff_cap,
+            settings.backoff_floor,
+            settings.stable_after,
         )
         self._answers_pings: bool | None = None
         self._pacer = ReadPacer(clock.monotonic())
@@ -141,7 +109,7 @@ class FeedClient:
         self.ended_at = 0
         self._failure: BaseException | None = None
         self._stop = threading.Event()
-        self._dialer = Dialer(url, key, policy.handshake_timeout_s, self._stop, clock)
+        self._dialer = Dialer(settings.url, key, settings.handshake_timeout, self._stop, clock)
         self.state = FeedState.IDLE
         self.ended = threading.Event()
         # A daemon, because a thread that hangs in a system call must not delay the process's exit.
@@ -241,12 +209,12 @@ class FeedClient:
     def _listen(self, socket: BatchSocket) -> str | None:
         """Subscribe and read; return why the connection ended, or ``None`` after ``stop()``."""
         opened = self._clock.monotonic()
-        policy = self._policy
+        settings = self._settings
         keepalive = KeepaliveMonitor(
-            policy.ping_interval_s,
-            policy.pong_timeout_s,
-            policy.frame_timeout_s,
-            policy.idle_timeout_s,
+            settings.ping_interval,
+            settings.pong_timeout,
+            settings.frame_timeout,
+            settings.idle_timeout,
             opened,
             self._answers_pings,
         )
@@ -254,7 +222,7 @@ class FeedClient:
         subscription = Subscription(socket, self._clock)
         reason: str | None = None
         try:
-            with self._sending(socket, policy.handshake_timeout_s):
+            with self._sending(socket, settings.handshake_timeout):
                 subscription.begin(self._wanted)
             self.state = FeedState.LISTENING
             self._read_at = stamp = self._clock.wall()
@@ -320,11 +288,11 @@ class FeedClient:
         now: float,
     ) -> None:
         """Send a ping, or subscribe a suspect again, if it is time."""
-        suspect = subscription.next_suspect(now)
+        suspect = subscription.probe.next_suspect(now)
         ping = keepalive.ping_due(now)
         if not (ping or suspect):
             return
-        with self._sending(socket, self._policy.pong_timeout_s):
+        with self._sending(socket, self._settings.pong_timeout):
             if ping:
                 socket.ping()
             if suspect:
@@ -344,15 +312,16 @@ class FeedClient:
         self, frames: Sequence[bytes], subscription: Subscription, stamp: int, now: float
     ) -> None:
         """Report the errors in ``frames``, and the tickers that they refuse."""
-        if subscription.is_probing:
-            subscription.traded(protocol.decode(frames).rows.tickers)
+        probe = subscription.probe
+        if probe.is_active:
+            probe.traded(protocol.decode(frames).rows.tickers)
         for text in protocol.error_texts(frames):
             self._listener.on_error(text)
-            if (ticker := subscription.find_refused(text, now)) is not None:
-                self._listener.on_mark(RefusedMark(stamp, (ticker,), text))
+            if refused := probe.add_error(text, subscription.tickers, now):
+                self._listener.on_mark(RefusedMark(stamp, (refused,), text))
 
     def _change_subscription(self, socket: BatchSocket, subscription: Subscription) -> None:
-        with self._sending(socket, self._policy.handshake_timeout_s):
+        with self._sending(socket, self._settings.handshake_timeout):
             added, removed = subscription.change(self._wanted)
         if added or removed:
             stamp = self._clock.wall()

@@ -21,34 +21,6 @@ from stocktrace.feed.socket import BatchSocket, hide_secret
 _POLL_INTERVAL_S = 0.25
 
 
-class _Connecting(threading.Thread):
-    """Connects a socket, on its own thread because nothing can interrupt a name lookup.
-
-    After an abort it ends at once, or when the lookup returns; it then opens no socket.
-    """
-
-    def __init__(self, socket: BatchSocket, url: str, key: str, timeout_s: float) -> None:
-        super().__init__(name="stocktrace-dial", daemon=True)
-        self._socket, self._timeout_s = socket, timeout_s
-        self._url = f"{url}{'&' if urlsplit(url).query else '?'}token={quote(key)}"
-        self.done = threading.Event()
-        self.failure: Exception | None = None
-
-    def run(self) -> None:
-        """Connect, and keep the exception."""
-        try:
-            self._socket.connect(
-                self._url,
-                timeout=self._timeout_s,
-                redirect_limit=0,  # the key is for this host only
-                suppress_origin=True,
-            )
-        except Exception as error:  # noqa: BLE001 - dial() raises it again
-            self.failure = error
-        finally:
-            self.done.set()
-
-
 class ConnectionLost(Exception):
     """A connection ended; ``str()`` is the reason. The listener's exceptions are never wrapped."""
 
@@ -60,7 +32,8 @@ class Dialer:
         self, url: str, key: str, timeout_s: float, stopping: threading.Event, clock: Clock
     ) -> None:
         hide_secret(key, quote(key))
-        self._url, self._key = url, key
+        self._key = key
+        self._url = f"{url}{'&' if urlsplit(url).query else '?'}token={quote(key)}"
         self._timeout_s = timeout_s
         self._stopping = stopping
         self._clock = clock
@@ -71,17 +44,35 @@ class Dialer:
         """Connect; ``describe_failure`` explains the exceptions."""
         socket = self._socket = BatchSocket()
         limit = Deadline.after(self._timeout_s, self._clock)
-        connecting = _Connecting(socket, self._url, self._key, self._timeout_s)
-        connecting.start()
-        while not connecting.done.wait(_POLL_INTERVAL_S):
+        done = threading.Event()
+        failures: list[Exception] = []
+
+        def connect() -> None:
+            try:
+                socket.connect(
+                    self._url,
+                    timeout=self._timeout_s,
+                    redirect_limit=0,  # the key is for this host only
+                    suppress_origin=True,
+                )
+            except Exception as error:  # noqa: BLE001 - raised below
+                failures.append(error)
+            finally:
+                done.set()
+
+        # Nothing can interrupt a name lookup, hence the thread. After an abort it ends at once, or
+        # when the lookup returns; it then opens no socket.
+        thread = threading.Thread(target=connect, name="stocktrace-dial", daemon=True)
+        thread.start()
+        while not done.wait(_POLL_INTERVAL_S):
             if limit.passed() or self._stopping.is_set():
                 socket.abort()
-                if connecting.done.wait(_POLL_INTERVAL_S):
+                if done.wait(_POLL_INTERVAL_S):
                     socket.shutdown()  # it may have connected just before
                 raise TimeoutError
-        connecting.join()
-        if connecting.failure is not None:
-            raise connecting.failure
+        thread.join()
+        if failures:
+            raise failures[0]
         return socket
 
     def describe_failure(self, error: Exception) -> tuple[str, bool]:

@@ -25,7 +25,7 @@ class Subscription:
     def __init__(self, socket: BatchSocket, clock: Clock) -> None:
         self._socket = socket
         self._clock = clock
-        self._probe = RefusalProbe()
+        self.probe = RefusalProbe()
         #: The tickers that the server was asked for.
         self.tickers: tuple[str, ...] = ()
 
@@ -45,31 +45,14 @@ class Subscription:
         for ticker in added:
             self._socket.send(protocol.subscribe(ticker))
         self.tickers = wanted
-        self._probe.unsubscribed(removed)
+        self.probe.unsubscribed(removed)
         if added:
-            self._probe.subscribed(added, self._clock.monotonic())
+            self.probe.subscribed(added, self._clock.monotonic())
         return added, removed
-
-    @property
-    def is_probing(self) -> bool:
-        """True while the ticker that an error means is being searched."""
-        return self._probe.is_active
-
-    def traded(self, tickers: Collection[str]) -> None:
-        """Take in that these tickers traded, so the server does not refuse them."""
-        self._probe.traded(tickers)
-
-    def next_suspect(self, now: float) -> str | None:
-        """Return the ticker to subscribe again now, if it is time."""
-        return self._probe.next_suspect(now)
 
     def resubscribe(self, ticker: str) -> None:
         """Subscribe a suspect again."""
         self._socket.send(protocol.subscribe(ticker))
-
-    def find_refused(self, text: str, now: float) -> str | None:
-        """Return the ticker that an error of the server means, if it is known by now."""
-        return self._probe.add_error(text, self.tickers, now)
 
 
 # Errors were measured to arrive within 0.2 s; the rest is for slow lines.

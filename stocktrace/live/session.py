@@ -18,7 +18,7 @@ from functools import partial
 
 from stocktrace.clock import Clock, Deadline
 from stocktrace.errors import DiskFull, StoreError
-from stocktrace.feed.client import FeedClient, FeedPolicy, FeedState
+from stocktrace.feed.client import FeedClient, FeedState
 from stocktrace.live import tuning
 from stocktrace.live.control import CaptureControl
 from stocktrace.live.key_lock import KeyHolder
@@ -33,7 +33,7 @@ from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.feed_events import FeedEventRecorder, Mailbox
 from stocktrace.record.file_hashes import hash_files
-from stocktrace.record.intake import Intake, QueueLimits
+from stocktrace.record.intake import Intake
 from stocktrace.record.journal import SessionJournal, new_report, report_gaps
 from stocktrace.record.recorder import Recorder, SealedWindow
 from stocktrace.record.recovery import recover
@@ -44,7 +44,6 @@ from stocktrace.store import files
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.window import RollPolicy
 from stocktrace.units import utc_datetime
 
 # How often the control thread looks up: progress twice a second, a stop within that time.
@@ -76,24 +75,13 @@ class CaptureSession:
         self._turn, session, stamp = turn, turn.session, turn.acquired_at
         self.report = new_report(session, tickers, stamp, settings.public())
         self._journal = SessionJournal(layout, self.report, AuditLog(layout.audit, session, clock))
-        self._intake = Intake(
-            layout,
-            session,
-            RollPolicy(settings.roll_interval, settings.roll_size),
-            QueueLimits.from_settings(settings),
-            stamp,
-            tickers,
-        )
+        self._intake = Intake(layout, session, settings, stamp, tickers)
         self._journal.coverage.add(OpeningMark(stamp, connected=False, tickers=tickers))
         self._observer = FeedEventRecorder(self._intake, self._journal, self._mailbox, clock)
-        self._feed = FeedClient(
-            settings.url, key, tickers, self._observer, FeedPolicy.from_settings(settings), clock
-        )
+        self._feed = FeedClient(settings, key, tickers, self._observer, clock)
         if turn.waited_for:
             self._feed.set_gap_start(stamp, turn.waited_for)
-        self._recorder = Recorder(
-            layout, self._intake, settings.batch_rows, settings.flush_interval, self._post_sealed
-        )
+        self._recorder = Recorder(layout, self._intake, settings, self._post_sealed)
         self._gauge = StatusSnapshot(self._journal, self._intake, self._recorder, deadline, clock)
         self._status = StatusFile(layout.status(session))
         self._recording = WorkerThread("recorder", self._recorder.run, self._wake)

@@ -11,20 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from stocktrace import marks
 from stocktrace.intervals import CONNECTING, CoverageInterval
-from stocktrace.marks import (
-    ConnectedMark,
-    CoveredMark,
-    DisconnectedMark,
-    EndedMark,
-    GapMark,
-    Mark,
-    OpeningMark,
-    PausedMark,
-    RefusedMark,
-    SubscriptionMark,
-    UnknownMark,
-)
 
 
 @dataclass(slots=True)
@@ -47,41 +35,41 @@ class CoverageBuilder:
         """Take in that frames came; only needed when a tape is read."""
         self._last_data = stamp
 
-    def add(self, mark: Mark) -> None:  # noqa: C901, PLR0912 - one case for each mark
+    def add(self, mark: marks.Mark) -> None:  # noqa: C901, PLR0912 - one case for each mark
         """Take in a mark."""
         stamp = mark.stamp
         match mark:
-            case OpeningMark():
+            case marks.OpeningMark():
                 self._on_opening(mark)
-            case ConnectedMark():
+            case marks.ConnectedMark():
                 self._on_connected(mark)
-            case DisconnectedMark():
+            case marks.DisconnectedMark():
                 self._connected = False
                 self.disconnects += 1
                 self._detected = stamp
                 self._disconnect = (self._last_data or stamp, mark.reason)
-            case GapMark():
+            case marks.GapMark():
                 self._on_gap(mark)
-            case PausedMark():
+            case marks.PausedMark():
                 self._on_paused(mark)
-            case SubscriptionMark():
+            case marks.SubscriptionMark():
                 for ticker in mark.removed:
                     if ticker in self._open:
                         self._end(ticker, stamp)
                 for ticker in mark.added:
                     self._open.setdefault(ticker, (stamp, "" if self._connected else CONNECTING))
-            case RefusedMark():
+            case marks.RefusedMark():
                 self._switch(mark.tickers, stamp, f"subscription refused: {mark.text}")
-            case CoveredMark():
+            case marks.CoveredMark():
                 self.intervals.append(
                     CoverageInterval(mark.ticker, mark.start, mark.end, mark.reason, mark.sources)
                 )
-            case EndedMark():
+            case marks.EndedMark():
                 self.close(stamp)
-            case UnknownMark():
+            case marks.UnknownMark():
                 self.unreadable += mark.is_damaged
 
-    def _on_opening(self, mark: OpeningMark) -> None:
+    def _on_opening(self, mark: marks.OpeningMark) -> None:
         # Each window begins with it; it is news only if the tapes before are missing.
         if not self._open and not self.intervals:
             self._set_tickers(mark.stamp, mark.tickers)
@@ -89,14 +77,14 @@ class CoverageBuilder:
                 self._connected = True
                 self._switch(self._open, mark.stamp, "")
 
-    def _on_connected(self, mark: ConnectedMark) -> None:
+    def _on_connected(self, mark: marks.ConnectedMark) -> None:
         if self._disconnect is not None:
             self._switch(self._open, *self._disconnect)
         self._set_tickers(mark.stamp, mark.tickers)
         self._connected, self._disconnect, self._last_data = True, None, mark.stamp
         self._switch(self._open, mark.stamp, "")
 
-    def _on_gap(self, mark: GapMark) -> None:
+    def _on_gap(self, mark: marks.GapMark) -> None:
         self._disconnect = None
         for ticker, (begin, _) in list(self._open.items()):
             if begin > mark.stamp:  # the clock was set back after the interval began
@@ -104,7 +92,7 @@ class CoverageBuilder:
                 self._open[ticker] = (mark.start, mark.reason)
         self._switch(self._open, mark.start, mark.reason)
 
-    def _on_paused(self, mark: PausedMark) -> None:
+    def _on_paused(self, mark: marks.PausedMark) -> None:
         # Nobody read the socket, and the system buffers only a part.
         listening = [ticker for ticker, (_, reason) in self._open.items() if not reason]
         self._switch(listening, mark.start, mark.reason)

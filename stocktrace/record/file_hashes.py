@@ -21,13 +21,6 @@ def hash_files(layout: Layout, report: SessionReport, coverage: Collection[Path]
     update_hashes(layout, report, [*coverage, *_quarantine(layout, report, _windows(report))])
 
 
-def update_quarantine_hashes(
-    layout: Layout, report: SessionReport, windows: Collection[str]
-) -> None:
-    """Update the hashes of the quarantine of some windows, if the report has hashes."""
-    update_hashes(layout, report, _quarantine(layout, report, windows))
-
-
 def update_hashes(layout: Layout, report: SessionReport, paths: Collection[Path]) -> None:
     """Update the hashes of ``paths``, of which some may not exist, if the report has hashes."""
     if report.hashes is None:

@@ -14,7 +14,6 @@ import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 from stocktrace.marks import ConnectedMark, DisconnectedMark, Mark, OpeningMark, SubscriptionMark
 from stocktrace.record.window_counts import WindowCounts
@@ -93,29 +92,6 @@ class TickerQueue:
         return chunks
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """Bounds of waiting trades: per ticker, in total, and until the recorder is woken.
-
-    Fewer trades wake it before one of them has waited for ``flush_interval_s``.
-    """
-
-    max_pending_rows_per_ticker: int
-    max_pending_rows: int
-    batch_rows: int
-    flush_interval_s: float = 1.0
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """Return the limits that are set."""
-        return cls(
-            settings.max_pending_rows_per_ticker,
-            settings.max_pending_rows,
-            settings.batch_rows,
-            settings.flush_interval,
-        )
-
-
 class Intake:
     """Appends to the tape, begins new windows, decodes, and fills the queues."""
 
@@ -123,16 +99,17 @@ class Intake:
         self,
         layout: Layout,
         session: str,
-        policy: RollPolicy,
-        limits: QueueLimits,
+        settings: Settings,
         stamp: int,
         tickers: Sequence[str] = (),
     ) -> None:
         """Begin the first window at ``stamp`` (epoch ns), before ``tickers`` are subscribed."""
         self._layout = layout
         self._session = session
-        self._policy = policy
-        self._limits = limits
+        self._policy = RollPolicy(settings.roll_interval, settings.roll_size)
+        self._max_rows = settings.max_pending_rows
+        self._max_rows_per_ticker = settings.max_pending_rows_per_ticker
+        self._batch_rows = settings.batch_rows
         # The connection, for the first line of the next tape.
         self._connected = False
         self._tickers = tuple(tickers)
@@ -142,7 +119,7 @@ class Intake:
         self.last_data_at = stamp
         #: When the last trade of each ticker was received, epoch ns.
         self.last_trade_at: dict[str, int] = {}
-        self._flush_ns = int(limits.flush_interval_s * _DUE_SHARE * NS_PER_SECOND)
+        self._flush_ns = int(settings.flush_interval * _DUE_SHARE * NS_PER_SECOND)
         # When the first read after the last flush came, epoch ns; 0 if none came.
         self._waits_since = 0
         self._held: list[TapeFrames] = []
@@ -226,10 +203,7 @@ class Intake:
             self.spill()
             raise
         # At half of the maximum at the latest, to leave room for rows that come in the meantime.
-        limits = self._limits
-        if self.pending_rows >= min(
-            limits.batch_rows * self.batch_scale, limits.max_pending_rows // 2
-        ):
+        if self.pending_rows >= min(self._batch_rows * self.batch_scale, self._max_rows // 2):
             self.wake.set()
 
     def spill(self) -> None:
@@ -277,12 +251,9 @@ class Intake:
     ) -> None:
         queue = self.queues.get(ticker)
         if queue is None:
-            queue = self.queues[ticker] = TickerQueue(
-                ticker, self._limits.max_pending_rows_per_ticker
-            )
-        if self.pending_rows + len(rows) > self._limits.max_pending_rows or not queue.put(
-            window, read, rows
-        ):
+            queue = self.queues[ticker] = TickerQueue(ticker, self._max_rows_per_ticker)
+        has_room = self.pending_rows + len(rows) <= self._max_rows
+        if not (has_room and queue.put(window, read, rows)):
             window.spilled.add(ticker)
             return
         self._put += len(rows)

@@ -11,17 +11,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+from stocktrace import marks
 from stocktrace._version import __version__
 from stocktrace.feed.subscriptions import is_symbol_error
-from stocktrace.marks import (
-    ConnectedMark,
-    DisconnectedMark,
-    GapMark,
-    Mark,
-    PausedMark,
-    RefusedMark,
-    SubscriptionMark,
-)
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
@@ -146,26 +138,26 @@ class SessionJournal:
 
     # --- the feed's events -------------------------------------------------------------------
 
-    def on_mark(self, mark: Mark) -> None:
+    def on_mark(self, mark: marks.Mark) -> None:
         """Take in what happened to the connection."""
         self.coverage.add(mark)
         report = self.report
         match mark:
-            case ConnectedMark():
+            case marks.ConnectedMark():
                 report.gaps = report_gaps(self.coverage)
                 report.tickers = list(mark.tickers)  # they may have changed since the disconnect
                 self.connected = True
                 self.retry = None
                 text = f"connected, {count_of(len(mark.tickers), 'ticker')} subscribed"
                 self.record("connect", text, **mark.facts)
-            case DisconnectedMark():
+            case marks.DisconnectedMark():
                 self.connected = False
                 report.reconnects += 1
                 text = f"disconnected: {mark.reason}"
                 self.record("disconnect", text, logging.WARNING, **mark.facts)
-            case GapMark() | PausedMark():
+            case marks.GapMark() | marks.PausedMark():
                 self._on_gap(mark)
-            case SubscriptionMark():
+            case marks.SubscriptionMark():
                 stay = [ticker for ticker in report.tickers if ticker not in set(mark.removed)]
                 report.tickers = [*stay, *mark.added]
                 for ticker in mark.added:
@@ -174,12 +166,12 @@ class SessionJournal:
                 changes += [f"-{ticker}" for ticker in mark.removed]
                 self.record("subscribe", f"tickers: {' '.join(changes)}", **mark.facts)
                 self.save()
-            case RefusedMark():
+            case marks.RefusedMark():
                 report.refused.update(dict.fromkeys(mark.tickers, mark.text))
                 text = f"{' '.join(mark.tickers)} is refused: {mark.text}"
                 self.record("refused", text, logging.WARNING, **mark.facts)
 
-    def _on_gap(self, mark: GapMark | PausedMark) -> None:
+    def _on_gap(self, mark: marks.GapMark | marks.PausedMark) -> None:
         start = min(mark.start, mark.stamp)  # the clock may have been set back
         seconds = (mark.stamp - start) / NS_PER_SECOND
         self.report.gaps = report_gaps(self.coverage)

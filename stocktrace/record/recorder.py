@@ -9,6 +9,7 @@ from stocktrace.latency import LatencyHistogram
 from stocktrace.record.intake import Intake, OpenWindow, TickerQueue
 from stocktrace.record.window_counts import WindowCounts
 from stocktrace.sessions.report import Books, TickerBooks
+from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -58,14 +59,13 @@ class Recorder:
     """Drains the queues of ``intake``; ``run`` is the function of its own thread.
 
     The intake wakes it for each batch. While the feed is busy with something else, a batch is
-    written after twice ``flush_interval_s``, or a few times that with thousands of tickers.
+    written after twice ``flush_interval``, or a few times that with thousands of tickers.
     ``on_sealed`` is called on the recorder's thread.
     """
 
     layout: Layout
     intake: Intake
-    batch_rows: int
-    flush_interval_s: float
+    settings: Settings
     on_sealed: Callable[[SealedWindow], None]
     lags: LatencyHistogram = field(default_factory=LatencyHistogram)
     #: Median latency of the last batch, in ms after the trades' own times.
@@ -83,7 +83,7 @@ class Recorder:
         """Record until ``finish`` is called."""
         windows = self.intake.windows
         while windows:
-            self.intake.wake.wait(2 * self.flush_interval_s * self.intake.batch_scale)
+            self.intake.wake.wait(2 * self.settings.flush_interval * self.intake.batch_scale)
             self.intake.wake.clear()
             # Check before draining the queues: rows that come after it are for the next round.
             ended = self._ended or len(windows) > 1
@@ -116,7 +116,7 @@ class Recorder:
                 batch.append((queue.ticker, chunks))
                 rows += sum([len(chunk) for _, chunk in chunks])
             # A small rest would cost as much as a full batch.
-            if rows >= self.batch_rows <= self.intake.pending_rows - rows:
+            if rows >= self.settings.batch_rows <= self.intake.pending_rows - rows:
                 self._write(writer, batch, rows)
                 batch, rows = [], 0
         if batch:

@@ -30,7 +30,7 @@ from stocktrace.errors import StocktraceError, StoreError, describe
 from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.coverage import CoverageBuilder
-from stocktrace.record.file_hashes import hash_files, update_quarantine_hashes
+from stocktrace.record.file_hashes import hash_files, update_hashes
 from stocktrace.record.journal import SessionJournal, new_report, report_gaps
 from stocktrace.record.publish import publish_window, rebuilt_copy
 from stocktrace.record.upload import upload_session, with_lake_of_report
@@ -154,7 +154,8 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
     if crashed:
         _close_report(layout, session, report, torn)
     else:
-        update_quarantine_hashes(layout, report, changed_windows)
+        quarantine = [layout.quarantine(WindowId(session, window)) for window in changed_windows]
+        update_hashes(layout, report, quarantine)
     journal.record(
         "recover",
         f"session {session} recovered: {count_of(len(parts), 'window')}, "

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Self
 
 import zstandard
 
@@ -144,21 +144,9 @@ def parse_line(line: bytes) -> Mark | TapeFrames:
     raise TapeError(f"The facts of the mark {line[:60]!r} are not a JSON object.")
 
 
-class _Decompressor(Protocol):
-    """A decompressor of zlib or zstandard, for one member or frame."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
 # Bounds the memory: zlib expands this to at most a thousand times its size.
 _COMPRESSED_BYTES = 1 << 16
-_DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),  # 31: the largest window, in gzip's envelope
     ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
 }

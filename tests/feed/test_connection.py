@@ -24,7 +24,7 @@ from websocket import WebSocketException
 from stocktrace.clock import SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import FeedError, FeedStopped, KeyRefused
 from stocktrace.feed import client, protocol
-from stocktrace.feed.client import FeedClient, FeedPolicy, FeedState
+from stocktrace.feed.client import FeedClient, FeedState
 from stocktrace.feed.socket import BatchSocket, SocketRead
 from stocktrace.feed.subscriptions import ANSWER_TIMEOUT_S
 from stocktrace.marks import (
@@ -35,6 +35,7 @@ from stocktrace.marks import (
     RefusedMark,
     SubscriptionMark,
 )
+from stocktrace.settings import Settings
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SimulatorSettings
 from stocktrace.trade import Trade
 from stocktrace.units import NS_PER_SECOND
@@ -59,30 +60,28 @@ TICKERS = ("AAPL", "BINANCE:BTCUSDT")
 SUBSCRIBED = [("subscribe", ticker) for ticker in TICKERS]
 TRADE = protocol.encode([Trade("AAPL", 1.5, 2, 3.0)])
 
-# The defaults, for clocks that are moved by hand.
-DEFAULTS = FeedPolicy(
-    handshake_timeout_s=12.0,
-    ping_interval_s=8.0,
-    pong_timeout_s=8.0,
-    frame_timeout_s=10.0,
-    idle_timeout_s=150.0,
-    backoff_base_s=1.0,
-    backoff_cap_s=60.0,
-    backoff_floor_s=1.0,
-    stable_after_s=60.0,
-)
+# For clocks that are moved by hand.
+DEFAULTS = Settings.model_construct()
 # Patient with the server and quick to redial, for the machine's own clock.
-QUICK = FeedPolicy(
-    handshake_timeout_s=PATIENCE,
-    ping_interval_s=PATIENCE,
-    pong_timeout_s=PATIENCE,
-    frame_timeout_s=PATIENCE,
-    idle_timeout_s=PATIENCE,
-    backoff_base_s=0.001,
-    backoff_cap_s=0.002,
-    backoff_floor_s=0.001,
-    stable_after_s=3600.0,
+QUICK = DEFAULTS.model_copy(
+    update={
+        "handshake_timeout": PATIENCE,
+        "ping_interval": PATIENCE,
+        "pong_timeout": PATIENCE,
+        "frame_timeout": PATIENCE,
+        "idle_timeout": PATIENCE,
+        "backoff_base": 0.001,
+        "backoff_cap": 0.002,
+        "backoff_floor": 0.001,
+        "stable_after": 3600.0,
+    }
 )
+
+
+def changed(settings: Settings, **changes: float | str) -> Settings:
+    return settings.model_copy(update=changes)
+
+
 SETTINGS = SimulatorSettings(key=KEY, settle=0.0, second_connection="both-live")
 NO_CLOSE_FRAME = "connection lost: TCP ended without a close frame"
 
@@ -188,13 +187,13 @@ def start(monkeypatch: pytest.MonkeyPatch, notes: Notes, listener: Listener) -> 
     with ExitStack() as feeds:
 
         def start(
-            policy: FeedPolicy = QUICK,
+            settings: Settings = QUICK,
             tickers: Sequence[str] = TICKERS,
             clock: Clock = SYSTEM_CLOCK,
             observer: Notes = notes,
             url: str = listener.url,
         ) -> FeedClient:
-            feed = FeedClient(url, KEY, tickers, observer, policy, clock)
+            feed = FeedClient(changed(settings, url=url), KEY, tickers, observer, clock)
             feeds.callback(lambda: stopped(feed))
             feed.start()
             return feed
@@ -294,7 +293,7 @@ def test_a_refused_key_ends_it_without_the_key_in_the_text(
 def test_a_key_that_is_refused_later_ends_it_and_the_gap_is_reported(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
-    feed = start(clock=hands.clock(), policy=replace(QUICK, handshake_timeout_s=1e6))
+    feed = start(clock=hands.clock(), settings=changed(QUICK, handshake_timeout=1e6))
     peer = listener.upgrade()
     peer.commands(2)
     notes.wait_for("connected")
@@ -403,7 +402,7 @@ def test_a_handshake_without_an_answer_is_bounded_and_tried_again(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     """FAULTS 3."""
-    start(replace(QUICK, handshake_timeout_s=0.2))
+    start(changed(QUICK, handshake_timeout=0.2))
     silent = listener.accept()
     notes.wait_for("retry")
     assert notes.events == [("retry", "no answer to the handshake in 0.2 s")]
@@ -619,7 +618,7 @@ def test_no_dial_is_made_before_its_time_and_the_waits_follow_the_policy(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
     """FAULTS 8: a server that closes every connection at once, as politely as can be."""
-    start(replace(DEFAULTS, backoff_floor_s=0.5), clock=hands.clock())
+    start(changed(DEFAULTS, backoff_floor=0.5), clock=hands.clock())
     for number in range(1, 10):
         peer = listener.upgrade()
         peer.commands(2)
@@ -658,7 +657,7 @@ def test_three_short_lives_in_a_row_ask_whether_the_key_is_in_use_elsewhere(
 def test_a_stable_life_resets_the_backoff(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
-    start(replace(DEFAULTS, ping_interval_s=1e6), clock=hands.clock())
+    start(changed(DEFAULTS, ping_interval=1e6), clock=hands.clock())
     for number, lived in enumerate((0, 59, 0, 0, 60), 1):
         peer = listener.upgrade()
         peer.commands(2)
@@ -814,7 +813,7 @@ def test_a_server_that_takes_no_more_commands_is_given_up(
 ) -> None:
     """Half-open while the tickers are told: what is sent goes nowhere, and is not waited for."""
     many = [f"T{number}" * 20 for number in range(100_000)]
-    start(replace(QUICK, handshake_timeout_s=0.2), tickers=many)
+    start(changed(QUICK, handshake_timeout=0.2), tickers=many)
     listener.upgrade()
     notes.wait_for("retry")
     assert notes.events == [("retry", "connection lost: timed out")]
@@ -857,7 +856,7 @@ def test_stopping_does_not_wait_for_a_mute_server(
 def test_stopping_does_not_wait_for_the_next_dial(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
-    feed = start(replace(QUICK, backoff_floor_s=3600.0))
+    feed = start(changed(QUICK, backoff_floor=3600.0))
     listener.accept().refuse(503)
     notes.wait_for("retry")
     ended_in_time(feed)
@@ -882,14 +881,14 @@ def test_time_passes_while_it_waits_for_the_next_dial(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     """Windows end without a connection, too."""
-    start(replace(QUICK, backoff_floor_s=3600.0))
+    start(changed(QUICK, backoff_floor=3600.0))
     listener.accept().refuse(503)
     notes.wait_for("retry")
     notes.look_up()
 
 
 def test_stopping_twice_or_before_the_start_is_harmless(listener: Listener, notes: Notes) -> None:
-    feed = FeedClient(listener.url, KEY, TICKERS, notes, QUICK)
+    feed = FeedClient(changed(QUICK, url=listener.url), KEY, TICKERS, notes)
     assert feed.state is FeedState.IDLE
     assert feed.stop(Deadline.after(3600))
     feed.start()
@@ -1078,7 +1077,7 @@ def test_a_ticker_that_trades_while_the_refused_one_is_searched_is_not_asked_for
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
     """FAULTS 38."""
-    start(replace(QUICK, ping_interval_s=1e6), ["GOOD", "BAD"], hands.clock())
+    start(changed(QUICK, ping_interval=1e6), ["GOOD", "BAD"], hands.clock())
     peer = listener.upgrade()
     peer.commands(2)
     notes.wait_for("connected")
@@ -1135,9 +1134,9 @@ def test_nothing_is_left_after_many_forced_drops(
 
 
 def test_a_stall_is_noticed_on_the_clock_of_this_machine(start: Start, notes: Notes) -> None:
-    policy = replace(QUICK, ping_interval_s=0.1, pong_timeout_s=0.3)
+    settings = changed(QUICK, ping_interval=0.1, pong_timeout=0.3)
     with Simulator(ScriptedSource([]), SETTINGS, [Fault("stall")]) as exchange:
-        feed = start(policy, url=exchange.url)
+        feed = start(settings, url=exchange.url)
         notes.wait_for("disconnected", "ping unanswered for 0.3 s")
         exchange.wait_for(lambda exchange: exchange.connections_made >= 2, PATIENCE)
         stopped(feed)

@@ -42,9 +42,9 @@ def test_a_suspect_that_was_removed_is_not_subscribed_again(
     subscription: Subscription,
 ) -> None:
     subscription.begin(("A", "B"))
-    assert subscription.find_refused("Invalid symbol", 0.0) is None
-    assert subscription.is_probing
+    assert subscription.probe.add_error("Invalid symbol", subscription.tickers, 0.0) is None
+    assert subscription.probe.is_active
     subscription.change(("B",))
-    asked = [subscription.next_suspect(ANSWER_TIMEOUT_S * (step + 1)) for step in range(2)]
+    asked = [subscription.probe.next_suspect(ANSWER_TIMEOUT_S * (step + 1)) for step in range(2)]
     assert asked == ["B", None]
-    assert subscription.find_refused("Invalid symbol B", 9.0) == "B"
+    assert subscription.probe.add_error("Invalid symbol B", subscription.tickers, 9.0) == "B"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,11 @@ from stocktrace.marks import (
     OpeningMark,
     SubscriptionMark,
 )
-from stocktrace.record.intake import Intake, OpenWindow, QueueLimits, TickerQueue
+from stocktrace.record.intake import Intake, OpenWindow, TickerQueue
+from stocktrace.settings import Settings
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeFrames, TapeReader
-from stocktrace.store.window import RollPolicy
 from stocktrace.trade import Trade
 from stocktrace.trade_columns import TradeColumns
 from tests.conftest import NOON, SESSION, frame, tree
@@ -34,26 +35,10 @@ def intake(tmp_path: Path) -> Iterator[MakeIntake]:
     """Makes intakes, and closes their tapes."""
     made: list[Intake] = []
 
-    def make(
-        *,
-        max_pending_rows_per_ticker: int = 100,
-        max_pending_rows: int = 1000,
-        batch_rows: int = 1000,
-        flush_interval_s: float = 1.0,
-        roll_size: int = 1 << 30,
-    ) -> Intake:
-        made.append(
-            Intake(
-                Layout(tmp_path),
-                SESSION,
-                RollPolicy(600.0, roll_size),
-                QueueLimits(
-                    max_pending_rows_per_ticker, max_pending_rows, batch_rows, flush_interval_s
-                ),
-                NOON,
-                ["AAPL"],
-            )
-        )
+    def make(**changes: Any) -> Intake:
+        limits = {"max_pending_rows_per_ticker": 100, "max_pending_rows": 1000, "batch_rows": 1000}
+        settings = Settings.model_construct(**{**limits, **changes})
+        made.append(Intake(Layout(tmp_path), SESSION, settings, NOON, ["AAPL"]))
         return made[-1]
 
     yield make
@@ -131,7 +116,7 @@ def test_a_read_is_on_the_tape_at_once_and_in_the_queues_when_it_is_time_to_flus
 def test_a_flush_is_not_waited_for_with_more_than_a_second_of_undecoded_reads(
     intake: MakeIntake,
 ) -> None:
-    at = intake(flush_interval_s=60.0)
+    at = intake(flush_interval=60.0)
     at.add_frames(NOON, [frame(("A", 1))])
     at.add_frames(NOON + SECOND, [frame(("A", 2))])
     assert (at.pending_rows, at.wake.is_set()) == (2, False)

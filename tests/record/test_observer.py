@@ -19,11 +19,11 @@ from stocktrace.marks import (
     SubscriptionMark,
 )
 from stocktrace.record.feed_events import FeedEventRecorder, Mailbox
-from stocktrace.record.intake import Intake, QueueLimits
+from stocktrace.record.intake import Intake
 from stocktrace.record.journal import SessionJournal
+from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeFrames, TapeReader
-from stocktrace.store.window import RollPolicy
 from tests.conftest import NOON, SESSION, frame
 
 TRADES = [("A", n + 1) for n in range(50)]
@@ -32,14 +32,8 @@ BURST = frame(*TRADES)
 
 @pytest.fixture
 def intake(tmp_path: Path) -> Iterator[Intake]:
-    intake = Intake(
-        Layout(tmp_path),
-        SESSION,
-        RollPolicy(600.0, 1 << 30),
-        QueueLimits(100, 100, 100),
-        NOON,
-        ["A"],
-    )
+    settings = Settings.model_construct(max_pending_rows=100, batch_rows=100)
+    intake = Intake(Layout(tmp_path), SESSION, settings, NOON, ["A"])
     yield intake
     for recording in intake.windows:
         recording.tape.close()

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from stocktrace.errors import StoreError
-from stocktrace.record.intake import Intake, QueueLimits
+from stocktrace.record.intake import Intake
 from stocktrace.record.recorder import Recorder, SealedWindow
 from stocktrace.sessions.report import Books
+from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
 from stocktrace.store.quarantine import parse_quarantine
 from stocktrace.store.segments import SegmentWriter
-from stocktrace.store.window import RollPolicy
 from tests.conftest import NOON, SESSION, Studio, connected, frame, trades, tree
 
 SECOND = 10**9
@@ -25,19 +25,17 @@ class Desk:
 
     def __init__(self, folder: Path, flush_interval_s: float = 60.0, **limits: int) -> None:
         self.layout = Layout(folder)
-        options = {
+        options: dict[str, Any] = {
             "max_pending_rows_per_ticker": 1000,
             "max_pending_rows": 1000,
             "batch_rows": 1000,
             **limits,
         }
-        policy = RollPolicy(600.0, 1 << 30)
-        self.intake = Intake(self.layout, SESSION, policy, QueueLimits(**options), NOON)
+        settings = Settings.model_construct(flush_interval=flush_interval_s, **options)
+        self.intake = Intake(self.layout, SESSION, settings, NOON)
         self.sealed: list[SealedWindow] = []
         self.news = threading.Condition()
-        self.recorder = Recorder(
-            self.layout, self.intake, options["batch_rows"], flush_interval_s, self._on_sealed
-        )
+        self.recorder = Recorder(self.layout, self.intake, settings, self._on_sealed)
         self.thread = threading.Thread(target=self.recorder.run)
 
     def take_in(self, stamp: int, *frames: bytes) -> None:
