@@ -266,7 +266,7 @@ def test_it_ends_at_the_moment_that_was_asked_for(studio: Studio) -> None:
         report = stocktrace.capture(["AAPL"], until=until, settings=studio.settings(exchange))
     assert report.ended is not None
     assert until <= report.ended < until + timedelta(seconds=GRACE_S)
-    assert (report.state, report.reason) == ("complete", "its time was up")
+    assert (report.state, report.reason) == ("complete", "its end time was reached")
 
 
 def test_it_ends_when_the_wall_clock_jumps_past_the_moment(
@@ -310,8 +310,8 @@ def test_stopping_by_hand_publishes_all_and_says_so(studio: Studio) -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({}, "Say how long"),
-        ({"duration": 1, "until": datetime(2027, 1, 1, tzinfo=UTC)}, "Say how long"),
+        ({}, "Set a duration"),
+        ({"duration": 1, "until": datetime(2027, 1, 1, tzinfo=UTC)}, "Set a duration"),
         ({"duration": "soon"}, "'soon' is no duration"),
         ({"duration": 0}, "0 is no duration"),
         ({"duration": -1}, "-1 is no duration"),
@@ -338,7 +338,7 @@ def test_invalid_tickers_are_refused_and_nothing_is_made(
 
 def test_a_data_folder_that_cannot_be_written_is_reported(studio: Studio) -> None:
     studio.data_dir.write_text("a file in the way")
-    with pytest.raises(UsageError, match=r"Cannot write to the data folder .*: give another one"):
+    with pytest.raises(UsageError, match=r"Cannot write to the data folder .*: name another one"):
         studio.record("ws://127.0.0.1:1")
     assert studio.data_dir.read_text() == "a file in the way"
 

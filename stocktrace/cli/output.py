@@ -107,11 +107,11 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
     )
     differences = report.differences()
     print(f"  the books DO NOT balance: {differences}" if differences else "  the books balance")
-    print(f"  {report.missed_s}; {count_of(report.reconnects, 'reconnect')}")
+    print(f"  {report.gap_summary}; {count_of(report.reconnects, 'reconnect')}")
     for text, count in report.errors.items():
         print(f"  the server said {count_of(count, 'time')}: {_plain(text)}")
-    if report.duplicated:
-        print(f"  {report.duplicated}")
+    if report.duplicates_warning:
+        print(f"  {report.duplicates_warning}")
     for change in report.changes[:_MOST_LINES]:
         print(f"  tickers changed {_plain(change)}")
     for name, text in report.refused.items():

@@ -296,10 +296,10 @@ def _unknown_tickers(source: str | Path, tickers: Sequence[str]) -> tuple[list[s
     if not tickers:
         return [], ""
 
-    from stocktrace.sessions.summary import never_recorded
+    from stocktrace.sessions.summary import find_unrecorded
     from stocktrace.store.source import open_source
 
-    unknown, recorded = never_recorded(open_source(source), tickers)
+    unknown, recorded = find_unrecorded(open_source(source), tickers)
     if not unknown:
         return [], ""
     sentences = [f"Unknown ticker{'s' if len(unknown) > 1 else ''} {_join(map(repr, unknown))}."]

@@ -1,4 +1,4 @@
-"""The capture: one feed, its recorder, a deadline; gives back the report."""
+"""``capture``: records tickers for a bounded time and returns the report."""
 
 from __future__ import annotations
 
@@ -43,48 +43,49 @@ def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
 
     Args:
         tickers: Finnhub symbols, such as ``AAPL`` or ``BINANCE:BTCUSDT``.
-        duration: How long; seconds, a ``timedelta`` or ``"30m"``.
+        duration: How long to record: seconds, a ``timedelta`` or ``"30m"``.
         until: When to end instead (aware).
-        settings: All else; by default from the environment and ``.env``.
-        publisher: Publishes each rolled window in the background; by default a thread of ours.
+        settings: All other settings. Defaults to the environment and ``.env``.
+        publisher: Publishes each rolled window in the background. Defaults to a thread.
         on_status: Called about twice a second, on the calling thread.
-        control: Stops or retargets the capture from another thread.
-        guard: Held while there is a connection, after the host's own lock: for who must see to it
-            that no other machine uses the key, either.
-        clock: The clocks; tests bring their own.
+        control: Stops the capture or changes its tickers from another thread.
+        guard: Held while there is a connection, after the key lock of this host: to keep other
+            machines from using the key.
+        clock: The clocks. Tests pass their own.
 
     Returns:
-        The report; ``state`` is ``complete``, or ``interrupted`` if ``handle`` stopped it.
+        The report; ``state`` is ``complete``, or ``interrupted`` if ``control`` stopped it.
 
     Raises:
-        UsageError: a ticker, a time or a setting is wrong; nothing was made or changed.
+        UsageError: a ticker, a time or a setting is wrong; nothing was created or changed.
         KeyInUse: another capture uses the key, and did not end within ``wait_for_key``.
-        KeyRefused: the server does not know the key.
-        StocktraceError: the capture failed; what was received is on disk, the report says why.
+        KeyRefused: the server does not accept the key.
+        StocktraceError: the capture failed. Everything received is on disk; the report says why.
     """
     settings = settings or Settings.load()
-    wanted = parse_tickers(tickers)
+    names = parse_tickers(tickers)
     key = settings.key()
     _deadline(duration, until, clock)
     layout = Layout.from_settings(settings)
     control = control or CaptureControl()
-    # Until the feed has ended the key is ours; what is published then needs no connection.
+    # The key is held until the feed has ended: publishing the rest needs no connection.
     with contextlib.ExitStack() as connection:
-        turn = connection.enter_context(wait_for_key(key, settings, control.stopping, clock))
+        holder = connection.enter_context(wait_for_key(key, settings, control.stopping, clock))
         connection.enter_context(guard or contextlib.nullcontext())
-        # Given back before the key is: whoever takes over answers at the same address.
-        tell = connection.enter_context(_serve_metrics(settings, clock))
-        deadline = _deadline(duration, until, clock)  # time may have passed while it waited
+        # Closed before the key is released: the next capture answers at the same address.
+        on_metrics = connection.enter_context(_serve_metrics(settings, clock))
+        deadline = _deadline(duration, until, clock)  # it may have passed during the wait
         _check_data_dir(layout)
-        with lock.hold_lock(layout.lock(turn.session), {"session": turn.session}):
-            run = CaptureSession(layout, turn, wanted, key, settings, deadline, clock)
-            with (
-                contextlib.nullcontext(publisher)
-                if publisher
-                else _publisher_thread() as publishing
-            ):
-                watches = [tell, *([on_status] if on_status else [])]
-                report = run(publishing, _call_each(watches), control, connection)
+        with lock.hold_lock(layout.lock(holder.session), {"session": holder.session}):
+            run = CaptureSession(layout, holder, names, key, settings, deadline, clock)
+
+            def listener(status: CaptureStatus) -> None:
+                on_metrics(status)
+                if on_status is not None:
+                    on_status(status)
+
+            with contextlib.nullcontext(publisher) if publisher else _publisher_thread() as publish:
+                report = run(publish, listener, control, connection)
             upload_session(layout, report, clock)
             return report
 
@@ -93,39 +94,27 @@ def _deadline(
     duration: timedelta | float | str | None, until: datetime | None, clock: Clock
 ) -> Deadline:
     if (duration is None) == (until is None):
-        raise UsageError(
-            "Say how long: duration (--for 30m) or until (--until 16:00), one of them."
-        )
+        raise UsageError("Set a duration (--for 30m) or an end time (--until 16:00), not both.")
     if until is None:
         return Deadline.after(parse_duration(duration), clock)
     if until.tzinfo is None:
         raise UsageError("until needs a time zone.")
     deadline = Deadline.at(epoch_ns(until), clock)
     if deadline.passed():
-        raise UsageError(f"until {until:%Y-%m-%d %H:%M:%S %Z} has passed: give a later time.")
+        raise UsageError(f"until {until:%Y-%m-%d %H:%M:%S %Z} has passed: set a later time.")
     return deadline
 
 
 def _serve_metrics(
     settings: Settings, clock: Clock
 ) -> AbstractContextManager[Callable[[CaptureStatus], None]]:
-    """Whom to tell each status; answers at the address that is set, if one is."""
+    """Serve metrics at the address in the settings, if there is one."""
     if settings.metrics == OFF:
         return contextlib.nullcontext(lambda _: None)
 
     from stocktrace.live.metrics_server import serve_metrics
 
     return serve_metrics(settings, clock)
-
-
-def _call_each(
-    watches: Sequence[Callable[[CaptureStatus], None]],
-) -> Callable[[CaptureStatus], None]:
-    def watch(status: CaptureStatus) -> None:
-        for one in watches:
-            one(status)
-
-    return watch
 
 
 def _check_data_dir(layout: Layout) -> None:
@@ -138,13 +127,13 @@ def _check_data_dir(layout: Layout) -> None:
                 raise
             raise UsageError(
                 f"Cannot write to the data folder {layout.root} ({error.strerror}): "
-                "give another one with --data-dir."
+                "name another one with --data-dir."
             ) from error
 
 
 @contextlib.contextmanager
 def _publisher_thread() -> Iterator[Publisher]:
-    """A publisher on one thread: conversion must not compete with the feed for two cores."""
+    """Publish on one thread: conversion must not compete with the feed for two cores."""
     executor = ThreadPoolExecutor(1, "stocktrace-publish")
 
     def submit(layout: Layout, part: WindowId, *, whole: bool) -> PublishFuture:
@@ -153,6 +142,6 @@ def _publisher_thread() -> Iterator[Publisher]:
     try:
         yield submit
     finally:
-        # After an orderly end nothing is pending; after an interruption the rest can wait: sealed
-        # segments are found by the next capture, or by `stocktrace convert`.
+        # After a clean end nothing is pending. After an interruption the rest can wait: the next
+        # capture, or `stocktrace convert`, finds the sealed segments.
         executor.shutdown(cancel_futures=True)

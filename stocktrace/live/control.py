@@ -1,4 +1,4 @@
-"""What steers a running capture from another thread: an end before its time, other tickers."""
+"""Controls a running capture from another thread: stop it, or change its tickers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ChangeAction = Literal["add", "remove", "set"]
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """Other tickers that ``by`` asks for; relative to what is captured when its turn comes."""
+    """A change of the tickers that are captured when it is applied."""
 
     action: ChangeAction
     tickers: tuple[str, ...]
     requested_by: str
 
     def apply_to(self, captured: Sequence[str]) -> tuple[str, ...]:
-        """The tickers to capture instead of ``captured``; none if all are removed."""
+        """Return the tickers to capture instead of ``captured``; empty if all are removed."""
         if self.action == "set":
             return self.tickers
         if self.action == "add":
@@ -32,7 +32,7 @@ class ChangeRequest:
 
 
 class CaptureControl:
-    """Steers a running capture from another thread."""
+    """Controls a running capture from another thread."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
@@ -40,7 +40,7 @@ class CaptureControl:
         self._changes: queue.SimpleQueue[ChangeRequest] = queue.SimpleQueue()
 
     def stop(self, reason: str = "stopped") -> None:
-        """End the capture in order, as if its time were up."""
+        """End the capture cleanly, before its end time."""
         self.reason = reason
         self.stopping.set()
 
@@ -49,16 +49,16 @@ class CaptureControl:
     ) -> None:
         """Capture ``tickers`` instead, or add them to the others, or remove them.
 
-        Several threads may ask at once: one change follows the other. ``by`` says who asks, for
+        Several threads may call it at once; changes are applied in order. ``by`` says who asks, for
         the audit log and the report.
 
         Raises:
-            TickerError: one is none.
+            TickerError: a ticker is not valid.
         """
         self._changes.put(ChangeRequest(action, parse_tickers(tickers), by))
 
     def take_changes(self) -> Iterator[ChangeRequest]:
-        """What was asked for since the last call, in order."""
+        """Yield the changes since the last call, in order."""
         with contextlib.suppress(queue.Empty):
             while True:
                 yield self._changes.get_nowait()

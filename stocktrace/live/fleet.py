@@ -63,8 +63,8 @@ def measured_rates(reports: Iterable[SessionReport]) -> dict[str, float]:
     for report in reports:
         if report.ended is None:
             continue
-        for ticker in set(report.tickers) - report.added.keys():
-            trades[ticker] += report.ticker(ticker).trades
+        for ticker in set(report.tickers) - report.added_at.keys():
+            trades[ticker] += report.ticker_books(ticker).trades
             seconds[ticker] += (report.ended - report.started).total_seconds()
     return {ticker: trades[ticker] / seconds[ticker] for ticker in trades if seconds[ticker] > 0}
 

@@ -1,4 +1,4 @@
-"""Whether a capture is well: what a person should be woken for, as sentences."""
+"""The problems of a capture that a person should be woken for, as sentences."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from stocktrace.live.staleness import LATE_MS, find_silent, lag_warning, silence
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.units import utc_datetime
 
-#: ``stalled``: the capture's own thread does not look up; ``late``: an expected ticker.
+#: ``stalled``: the capture's main thread hangs; ``late``: a silent ticker.
 ProblemKind = Literal["stalled", "disconnected", "late", "lag", "queue", "disk"]
 PROBLEM_KINDS: tuple[ProblemKind, ...] = get_args(ProblemKind)
 
-# The capture looks up twice a second; one that publishes a large window may miss a few looks.
+# There is a status twice a second. A capture that publishes a large window may miss a few.
 STALLED_S = 10.0
-# The longest wait before a redial: longer is no short outage any more.
+# The longest delay before a reconnect: a longer disconnect is not a short one any more.
 DISCONNECTED_S = 60.0
-# Trades are on disk within ``flush_interval``; twenty times the default is no batch, but a backlog.
+# Trades are on disk within ``flush_interval``. Twenty times the default is a backlog.
 BEHIND_S = 20.0
-# The capture ends at ``min_free_space``: twice that leaves time to make room.
+# The capture ends at ``min_free_space``. Twice that leaves time to make room.
 DISK_FACTOR = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong, for a program and for a person."""
+    """A problem, for a program and for a person."""
 
     kind: ProblemKind
     sentence: str
@@ -35,11 +35,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class HealthInput:
-    """What is known of a capture at a moment (``now``, UTC).
+    """Everything known of a capture at ``now`` (UTC).
 
-    ``age_s`` is how old the status is, ``away_s`` for how long there has been no connection;
-    ``free`` are bytes of the disk, of which the capture leaves ``min_free_space``, and ``flush_interval_s``
-    is how long a trade may wait.
+    The capture ends when the disk has less than ``min_free_space`` bytes. ``flush_interval_s`` is
+    how long a trade may wait.
     """
 
     status: CaptureStatus
@@ -51,35 +50,34 @@ class HealthInput:
     flush_interval_s: float
 
 
-def find_problems(look: HealthInput) -> Iterator[Problem]:
-    """What is wrong; nothing is good. A capture that publishes its end is not asked for trades."""
-    if look.free_bytes < DISK_FACTOR * look.min_free_space:
+def find_problems(capture: HealthInput) -> Iterator[Problem]:
+    """Yield the problems. Only the disk counts after the feed has ended."""
+    if capture.free_bytes < DISK_FACTOR * capture.min_free_space:
         yield Problem(
             "disk",
-            f"the disk has {look.free_bytes / 1e6:,.0f} MB left, and the capture ends at "
-            f"{look.min_free_space / 1e6:,.0f} MB",
+            f"the disk has {capture.free_bytes / 1e6:,.0f} MB left, and the capture ends at "
+            f"{capture.min_free_space / 1e6:,.0f} MB",
         )
-    if look.status.state not in ("ending", "ended"):
-        yield from _running_problems(look)
+    if capture.status.state not in ("ending", "ended"):
+        yield from _running_problems(capture)
 
 
-def _running_problems(look: HealthInput) -> Iterator[Problem]:
-    status = look.status
-    if look.status_age_s > STALLED_S:
-        yield Problem(
-            "stalled", f"the capture has not been heard of for {look.status_age_s:,.0f} s"
-        )
-    if look.disconnected_s > DISCONNECTED_S:
-        why = f": {status.retry.reason}" if status.retry else ""
-        yield Problem("disconnected", f"not connected for {look.disconnected_s:,.0f} s{why}")
-    if status.behind_s > max(BEHIND_S, BEHIND_S * look.flush_interval_s):
+def _running_problems(capture: HealthInput) -> Iterator[Problem]:
+    status = capture.status
+    if capture.status_age_s > STALLED_S:
+        yield Problem("stalled", f"no status of the capture for {capture.status_age_s:,.0f} s")
+    if capture.disconnected_s > DISCONNECTED_S:
+        reason = f": {status.retry.reason}" if status.retry else ""
+        yield Problem("disconnected", f"not connected for {capture.disconnected_s:,.0f} s{reason}")
+    if status.behind_s > max(BEHIND_S, BEHIND_S * capture.flush_interval_s):
         yield Problem(
             "queue",
             f"{status.backlog:,} trades wait for the disk, the oldest for {status.behind_s:,.0f} s",
         )
     if status.lag_ms > LATE_MS:
         yield Problem("lag", lag_warning(status.lag_ms))
-    last = {name: utc_datetime(stamp) for name, stamp in status.last.items()}
-    began = look.now - timedelta(seconds=status.elapsed_s)
-    for ticker, seconds in find_silent(status.tickers, last, began, look.now).items():
+    last_trades = {name: utc_datetime(stamp) for name, stamp in status.last.items()}
+    began = capture.now - timedelta(seconds=status.elapsed_s)
+    silent = find_silent(status.tickers, last_trades, began, capture.now)
+    for ticker, seconds in silent.items():
         yield Problem("late", silence_warning(ticker, seconds))

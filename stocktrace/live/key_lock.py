@@ -1,4 +1,4 @@
-"""Whose turn it is to use a key: one connection for each is all that Finnhub allows."""
+"""The key lock: one capture per API key on this host, because Finnhub allows one connection."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from stocktrace.settings import Settings
 from stocktrace.store import lock
 from stocktrace.store.names import new_session
 
-# What a hand-over costs at most, beside the new connection.
+# The maximum delay of a hand-over, besides the new connection.
 POLL_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class KeyHolder:
-    """The beginning of a session that has the key.
+    """The start of a session that holds the key lock.
 
-    ``began`` (epoch ns) is when the connection of whoever was waited for ended, so that this
-    coverage begins where the other's ends; ``after`` names the other, and is empty if the key was
-    free.
+    ``waited_for`` names the capture that it waited for, and is empty if the key was free. Its
+    disconnect is then ``acquired_at`` (epoch ns), so that this coverage begins where that ends.
     """
 
     session: str
@@ -41,45 +40,44 @@ class KeyHolder:
 def wait_for_key(
     key: str, settings: Settings, stopping: threading.Event, clock: Clock
 ) -> Iterator[KeyHolder]:
-    """Hold this host's place for the key; waits for it, but no longer than ``wait_for_key``.
+    """Hold the key lock; wait for it at most for the setting ``wait_for_key``.
 
     Raises:
-        KeyInUse: another capture holds it, still, or ``stopping`` was set meanwhile.
+        KeyInUse: another capture still holds it, or ``stopping`` was set.
     """
     patience = Deadline.after(settings.wait_for_key, clock)
-    after = ""
+    waited_for = ""
     with contextlib.ExitStack() as stack:
         while True:
-            began = clock.wall()
-            session = new_session(began)
-            holding = acquire_key_lock(key, settings.url, session)
+            acquired_at = clock.wall()
+            session = new_session(acquired_at)
             try:
-                place = stack.enter_context(holding)
+                key_lock = stack.enter_context(acquire_key_lock(key, settings.url, session))
                 break
             except KeyInUse as error:
-                after = f"hand-over from {error.holder}"
+                waited_for = f"hand-over from {error.holder}"
                 if patience.passed() or stopping.wait(POLL_INTERVAL_S):
                     raise
-        if after and place.last_disconnect is not None:  # it was not killed
-            began = place.last_disconnect
-        yield KeyHolder(session, began, after, place)
+        if waited_for and key_lock.last_disconnect is not None:  # it was not killed
+            acquired_at = key_lock.last_disconnect
+        yield KeyHolder(session, acquired_at, waited_for, key_lock)
 
 
 def key_id(key: str, url: str) -> str:
-    """A name for ``key`` at ``url``: a hash that does not lead back to the key."""
+    """Return a name for ``key`` at ``url``: a hash that does not reveal the key."""
     digest = hashlib.blake2b(f"{key}@{url}".encode(), digest_size=8, person=b"stocktrace-key")
     return digest.hexdigest()
 
 
 def key_lock_path(key: str, url: str) -> Path:
-    """The lock of this host's place for ``key``."""
+    """Return the file of this host's lock for ``key``."""
     return Path(tempfile.gettempdir()) / f"stocktrace-{key_id(key, url)}.lock"
 
 
 class KeyLock:
-    """This host's place for a key, while it is held.
+    """This host's lock for a key, while it is held.
 
-    ``ended`` is when its last holder ended its connection (epoch ns), if it could say so.
+    ``last_disconnect`` is when the last holder ended its connection (epoch ns), if it said so.
     """
 
     def __init__(self, path: Path, session: str) -> None:
@@ -90,37 +88,37 @@ class KeyLock:
         except BaseException:
             os.close(self._descriptor)
             raise
-        self.last_disconnect = _last_disconnect(path)
+        self.last_disconnect = _read_last_disconnect(path)
         lock.write_holder(self._descriptor, self._facts)
 
-    def record_disconnect(self, ended: int) -> None:
-        """Tell the next holder when the connection ended."""
-        lock.write_holder(self._descriptor, {**self._facts, "ended": str(ended)})
+    def record_disconnect(self, stamp: int) -> None:
+        """Record for the next holder when the connection ended (epoch ns)."""
+        lock.write_holder(self._descriptor, {**self._facts, "ended": str(stamp)})
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         os.close(self._descriptor)
 
 
 @contextlib.contextmanager
 def acquire_key_lock(key: str, url: str, session: str) -> Iterator[KeyLock]:
-    """Hold this host's place for ``key`` at ``url`` (FINNHUB.md: one connection per key).
+    """Hold this host's lock for ``key`` at ``url`` (FINNHUB.md: one connection per key).
 
     Raises:
-        KeyInUse: a living capture holds it.
+        KeyInUse: a running capture holds it.
     """
     path = key_lock_path(key, url)
     try:
-        place = KeyLock(path, session)
+        key_lock = KeyLock(path, session)
     except BlockingIOError:
         raise KeyInUse(_describe_holder(path)) from None
     try:
-        yield place
+        yield key_lock
     finally:
-        place.release()
+        key_lock.release()
 
 
-def _last_disconnect(path: Path) -> int | None:
+def _read_last_disconnect(path: Path) -> int | None:
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["ended"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -132,4 +130,4 @@ def _describe_holder(path: Path) -> str:
         facts = json.loads(path.read_text(encoding="utf-8"))
         return f"session {facts['session']}, process {facts['pid']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "its process cannot be told"
+        return "its process is not known"

@@ -1,7 +1,7 @@
-"""A capture's status as Prometheus metrics, made when somebody asks for them.
+"""A capture's status as Prometheus metrics, computed at each scrape.
 
-The capture only leaves its newest status here, twice a second. Counters begin at 0 with each
-session, as they do for Prometheus when a process is started again.
+The capture only stores its newest status here, twice a second. Counters begin at 0 with each
+session, which Prometheus treats like a restart of the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stocktrace.settings import Settings
 from stocktrace.store import files
 from stocktrace.units import MS_PER_SECOND, NS_PER_SECOND, utc_datetime
 
-#: Above so many tickers only the totals are given: each ticker is four time series of the server.
+#: With more tickers only the totals are exported: each ticker is four time series of the server.
 MAX_TICKERS = 500
 
 _Value = Callable[[CaptureStatus], float]
@@ -36,23 +36,23 @@ _COUNTERS: dict[str, tuple[str, _Value]] = {
     "windows_published": ("Windows whose trades are in Parquet.", attrgetter("published")),
     "parquet_files": ("Parquet files published.", attrgetter("files")),
     "spilled_tickers": (
-        "Tickers that are had from the tape for want of room in a queue, once for each window.",
+        "Tickers that are rebuilt from the tape because a queue was full, once for each window.",
         attrgetter("spilled"),
     ),
     "reconnects": ("Connections lost.", attrgetter("reconnects")),
-    "gaps": ("Gaps that are over; all tickers together count once.", attrgetter("gaps")),
+    "gaps": ("Gaps that have ended; all tickers together count once.", attrgetter("gaps")),
     "gap_seconds": ("Seconds of these gaps.", attrgetter("gap_s")),
     "notices": ("Warnings in the session's report.", attrgetter("notices")),
 }
 _GAUGES: dict[str, tuple[str, _Value]] = {
-    "connected": ("1 while the feed listens.", attrgetter("connected")),
-    "tickers": ("Tickers that are captured.", lambda status: len(status.tickers)),
+    "connected": ("1 while the feed is connected.", attrgetter("connected")),
+    "tickers": ("Captured tickers.", lambda status: len(status.tickers)),
     "session_elapsed_seconds": ("Age of the session.", attrgetter("elapsed_s")),
     "session_remaining_seconds": ("Time until the session ends.", attrgetter("remaining_s")),
     "queue_trades": ("Trades that wait for the recorder.", attrgetter("backlog")),
-    "queue_oldest_seconds": ("For how long the oldest of them waits.", attrgetter("behind_s")),
+    "queue_oldest_seconds": ("How long the oldest of them has waited.", attrgetter("behind_s")),
     "lag_seconds": (
-        "How long after the exchange's time the last batch came: its median.",
+        "Median lag of the last batch after the exchange's time.",
         lambda status: status.lag_ms / MS_PER_SECOND,
     ),
 }
@@ -62,58 +62,58 @@ _QUANTILES = {"0.5": "p50", "0.99": "p99", "1": "max"}
 
 @dataclass(frozen=True, slots=True)
 class _LatestStatus:
-    """A status, and when it was left here (monotonic seconds)."""
+    """A status, and when it was stored (monotonic seconds)."""
 
     status: CaptureStatus
-    at: float
-    away_s: float
+    stored_at: float
+    disconnected_s: float
 
 
 class Metrics(Collector):
-    """Call it with each status of a capture; ask it from any thread."""
+    """Called with each status of a capture; collected from any thread."""
 
     def __init__(self, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
         self._settings = settings
         self._clock = clock
-        self._heard_s = 0.0
-        self._seen: _LatestStatus | None = None
+        self._connected_s = 0.0
+        self._latest: _LatestStatus | None = None
 
     def __call__(self, status: CaptureStatus) -> None:
-        """Take note of how the capture stands."""
+        """Store the newest status."""
         if status.connected:
-            self._heard_s = status.elapsed_s
-        # One assignment: who asks meanwhile has the whole of the old one, or of the new one.
-        self._seen = _LatestStatus(
-            status, self._clock.monotonic(), status.elapsed_s - self._heard_s
+            self._connected_s = status.elapsed_s
+        # One assignment: other threads see all of the old status or all of the new one.
+        self._latest = _LatestStatus(
+            status, self._clock.monotonic(), status.elapsed_s - self._connected_s
         )
 
     @property
     def session(self) -> str:
         """The session's name; empty before it begins."""
-        return self._seen.status.session if self._seen else ""
+        return self._latest.status.session if self._latest else ""
 
     def problems(self) -> list[Problem] | None:
-        """What is wrong with the capture; ``None`` if it has not begun."""
-        seen = self._seen
-        if seen is None:
+        """Return the problems of the capture; ``None`` if it has not begun."""
+        latest = self._latest
+        if latest is None:
             return None
-        look = HealthInput(
-            seen.status,
+        capture = HealthInput(
+            latest.status,
             utc_datetime(self._clock.wall()),
-            self._clock.monotonic() - seen.at,
-            seen.away_s,
-            self._free(),
+            self._clock.monotonic() - latest.stored_at,
+            latest.disconnected_s,
+            self._free_bytes(),
             self._settings.min_free_space,
             self._settings.flush_interval,
         )
-        return list(find_problems(look))
+        return list(find_problems(capture))
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics; none before the capture begins."""
-        seen = self._seen
-        if seen is None:
+        """Yield all metrics; none before the capture begins."""
+        latest = self._latest
+        if latest is None:
             return
-        status = seen.status
+        status = latest.status
         info = InfoMetricFamily("stocktrace_session", "The session and who records it.")
         info.add_metric([], {"session": status.session, "version": __version__})
         yield info
@@ -121,13 +121,17 @@ class Metrics(Collector):
             yield CounterMetricFamily(f"stocktrace_{name}", text, value(status))
         for name, (text, value) in _GAUGES.items():
             yield GaugeMetricFamily(f"stocktrace_{name}", text, value(status))
-        for name, text, now in (
-            ("status_age_seconds", "Age of these figures.", self._clock.monotonic() - seen.at),
-            ("disconnected_seconds", "Since the connection was lost.", seen.away_s),
-            ("disk_free_bytes", "Free space for the data folder.", self._free()),
+        for name, text, figure in (
+            (
+                "status_age_seconds",
+                "Age of these figures.",
+                self._clock.monotonic() - latest.stored_at,
+            ),
+            ("disconnected_seconds", "Seconds since the disconnect.", latest.disconnected_s),
+            ("disk_free_bytes", "Free space for the data folder.", self._free_bytes()),
             ("disk_min_free_bytes", "The capture ends below it.", self._settings.min_free_space),
         ):
-            yield GaugeMetricFamily(f"stocktrace_{name}", text, now)
+            yield GaugeMetricFamily(f"stocktrace_{name}", text, figure)
         yield self._problems()
         yield _frames(status)
         yield _quantiles(status)
@@ -136,14 +140,14 @@ class Metrics(Collector):
 
     def _problems(self) -> Metric:
         family = GaugeMetricFamily(
-            "stocktrace_problems", "What /healthz complains of, by kind.", labels=["kind"]
+            "stocktrace_problems", "Problems that /healthz reports, by kind.", labels=["kind"]
         )
-        found = [problem.kind for problem in self.problems() or ()]
+        kinds = [problem.kind for problem in self.problems() or ()]
         for kind in PROBLEM_KINDS:
-            family.add_metric([kind], found.count(kind))
+            family.add_metric([kind], kinds.count(kind))
         return family
 
-    def _free(self) -> int:
+    def _free_bytes(self) -> int:
         return files.free_bytes(self._settings.data_dir)
 
 
@@ -157,7 +161,7 @@ def _frames(status: CaptureStatus) -> Metric:
 def _quantiles(status: CaptureStatus) -> Metric:
     family = GaugeMetricFamily(
         "stocktrace_session_lag_seconds",
-        "Receipt after the exchange's time, of all trades of the session.",
+        "Lag of all trades of the session after the exchange's time.",
         labels=["quantile"],
     )
     for share, name in _QUANTILES.items():
@@ -172,7 +176,9 @@ def _per_ticker(status: CaptureStatus) -> Iterator[Metric]:
     refused = CounterMetricFamily(
         "stocktrace_ticker_quarantined", "Trades that the schema refused.", labels=labels
     )
-    queued = GaugeMetricFamily("stocktrace_ticker_queue_trades", "Trades that wait.", labels=labels)
+    queued = GaugeMetricFamily(
+        "stocktrace_ticker_queue_trades", "Trades that wait for the recorder.", labels=labels
+    )
     last = GaugeMetricFamily(
         "stocktrace_ticker_last_trade_timestamp_seconds",
         "When the last trade was received; missing before the first.",

@@ -1,4 +1,4 @@
-"""Rolled windows on their way to Parquet, while the capture goes on."""
+"""Rolled windows that are published as Parquet while the capture runs."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from stocktrace.store.names import WindowId
 
 
 class PublishFuture(Protocol):
-    """What is to come of a window's publishing: a future of this process, or Prefect's."""
+    """A window that is being published: a future of this process, or Prefect's."""
 
     def done(self) -> bool:
-        """Whether ``result`` would return, or raise, at once."""
+        """Return whether ``result`` would return, or raise, at once."""
 
     def result(self) -> PublishedWindow:
-        """Wait for it, or raise why it failed."""
+        """Wait for the window, or raise why publishing failed."""
 
 
 class Publisher(Protocol):
     """Publishes a rolled window in the background; called on the thread that called ``capture``."""
 
     def __call__(self, layout: Layout, part: WindowId, *, whole: bool) -> PublishFuture:
-        """Begin; see ``publish``."""
+        """Begin to publish; see ``record.publish.publish_window``."""
 
 
 class WindowPublishing:
-    """Hands rolled windows to ``publisher`` and takes in what became of them; one thread."""
+    """Passes rolled windows to ``publisher`` and records the results; one thread."""
 
     def __init__(self, layout: Layout, publisher: Publisher, journal: SessionJournal) -> None:
         self._layout, self._publisher, self._journal = layout, publisher, journal
@@ -39,19 +39,19 @@ class WindowPublishing:
         self.failures: list[Exception] = []
 
     def publish(self, sealed: SealedWindow) -> None:
-        """Have a window published."""
+        """Begin to publish a window."""
         whole = not sealed.spilled
         self._results[sealed.part.window] = self._publisher(self._layout, sealed.part, whole=whole)
 
     def collect_finished(self, *, wait: bool) -> None:
-        """Take in what was published meanwhile."""
-        for window, result in list(self._results.items()):
-            if not wait and not result.done():
+        """Record the windows that have been published, or ``wait`` for all."""
+        for window, future in list(self._results.items()):
+            if not wait and not future.done():
                 continue
             del self._results[window]
             try:
-                published = result.result()
-            except Exception as error:  # noqa: BLE001 - kept: the capture goes on, and then fails
+                published = future.result()
+            except Exception as error:  # noqa: BLE001 - the capture continues, and then fails
                 self.failures.append(error)
                 self._journal.record(
                     "failure",

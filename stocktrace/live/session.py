@@ -1,11 +1,16 @@
 """A capture while it runs: its threads, and the order in which they start and end.
 
-Five threads, all started here or in ``feed/client.py``: the *feed* reads the socket, appends
-to the tape and fills the queues; the *recorder* empties them to disk; the *sync* thread has the
-tape written through once a second; and the thread that called ``capture`` keeps the time, the
-report and the audit log, and hands rolled windows to whoever publishes them. The fifth recovers
-what dead sessions left, and is gone then. None dies alone: what kills one ends the capture and is
-raised here, chained (a recovery that fails does so when the capture ends).
+Five threads, all started here or in ``feed/client.py``:
+
+- the *feed* reads the socket, appends to the tape and fills the queues;
+- the *recorder* writes the queues to disk;
+- the *sync* thread syncs the tape to disk once a second;
+- the *recover* thread recovers crashed sessions, and then ends;
+- the thread that called ``capture`` keeps the time, the report and the audit log, and passes rolled
+  windows to the publisher.
+
+An exception in any thread stops the capture and is re-raised here, chained; that of a recovery only
+when the capture ends.
 """
 
 from __future__ import annotations
@@ -19,7 +24,6 @@ from functools import partial
 from stocktrace.clock import Clock, Deadline
 from stocktrace.errors import DiskFull, StoreError
 from stocktrace.feed.client import FeedClient, FeedState
-from stocktrace.live import tuning
 from stocktrace.live.control import CaptureControl
 from stocktrace.live.key_lock import KeyHolder
 from stocktrace.live.publishing import Publisher, WindowPublishing
@@ -27,7 +31,7 @@ from stocktrace.live.snapshot import StatusSnapshot
 from stocktrace.live.staleness import StalenessMonitor
 from stocktrace.live.ticker_changes import TickerChanger
 from stocktrace.live.ticker_requests import open_inbox
-from stocktrace.live.tuning import reduce_garbage_collection
+from stocktrace.live.tuning import keep_freed_memory, reduce_garbage_collection
 from stocktrace.live.worker import WorkerThread, chain_failure
 from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates
@@ -46,23 +50,23 @@ from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.units import utc_datetime
 
-# How often the control thread looks up: progress twice a second, a stop within that time.
+# How often the main thread publishes the status; a stop is noticed within that time.
 STATUS_INTERVAL_S = 0.5
-# How often lag and silent tickers are looked for.
+# How often lag and silent tickers are checked.
 STALENESS_INTERVAL_S = 60.0
 # The feed's share of the two seconds in which a capture ends, whatever the socket does.
 STOP_FEED_TIMEOUT_S = 1.5
-# What the recorder may take to write what waits; Prefect kills a cancelled flow after 30 s.
+# How long the recorder may take to write its queues; Prefect kills a cancelled flow after 30 s.
 STOP_RECORDER_TIMEOUT_S = 15.0
 
 
 class CaptureSession:
-    """One capture; call it once."""
+    """One capture; called once."""
 
     def __init__(
         self,
         layout: Layout,
-        turn: KeyHolder,
+        holder: KeyHolder,
         tickers: tuple[str, ...],
         key: str,
         settings: Settings,
@@ -72,56 +76,60 @@ class CaptureSession:
         self._layout, self._settings, self._clock = layout, settings, clock
         self._deadline = deadline
         self._mailbox: Mailbox = queue.SimpleQueue()
-        self._turn, session, stamp = turn, turn.session, turn.acquired_at
+        self._key_lock, session, stamp = holder.key_lock, holder.session, holder.acquired_at
         self.report = new_report(session, tickers, stamp, settings.public())
         self._journal = SessionJournal(layout, self.report, AuditLog(layout.audit, session, clock))
         self._intake = Intake(layout, session, settings, stamp, tickers)
         self._journal.coverage.add(OpeningMark(stamp, connected=False, tickers=tickers))
-        self._observer = FeedEventRecorder(self._intake, self._journal, self._mailbox, clock)
-        self._feed = FeedClient(settings, key, tickers, self._observer, clock)
-        if turn.waited_for:
-            self._feed.set_gap_start(stamp, turn.waited_for)
+        self._events = FeedEventRecorder(self._intake, self._journal, self._mailbox, clock)
+        self._feed = FeedClient(settings, key, tickers, self._events, clock)
+        if holder.waited_for:
+            self._feed.set_gap_start(stamp, holder.waited_for)
         self._recorder = Recorder(layout, self._intake, settings, self._post_sealed)
-        self._gauge = StatusSnapshot(self._journal, self._intake, self._recorder, deadline, clock)
-        self._status = StatusFile(layout.status(session))
+        self._snapshot = StatusSnapshot(
+            self._journal, self._intake, self._recorder, deadline, clock
+        )
+        self._status_file = StatusFile(layout.status(session))
         self._recording = WorkerThread("recorder", self._recorder.run, self._wake)
         self._syncing = WorkerThread("sync", self._sync, self._wake)
-        # Beside the capture, not before it: what is live comes only once.
-        self._recovering = WorkerThread("recover", self._recover, self._wake)
+        # During the capture, not before it: live data comes only once.
+        self._recovering = WorkerThread("recover", lambda: recover(layout, clock), self._wake)
         self._ended = threading.Event()
         self._end_is_marked = False
         self._interrupted = False
-        self._lookout = StalenessMonitor(self._journal, self._intake, self._recorder)
+        self._staleness = StalenessMonitor(self._journal, self._intake, self._recorder)
         self._failures: list[BaseException] = []
 
     def __call__(
         self,
         publisher: Publisher,
-        watch: Callable[[CaptureStatus], None],
-        handle: CaptureControl,
+        on_status: Callable[[CaptureStatus], None],
+        control: CaptureControl,
         connection: contextlib.ExitStack,
     ) -> SessionReport:
-        """Capture until the deadline or until ``handle`` stops it; publish; give the report.
+        """Capture until the deadline or until ``control`` stops it; publish; return the report.
 
-        ``connection`` is closed as soon as there is none any more, and never will be.
+        ``connection`` is closed as soon as the feed has ended.
         """
         self._connection = connection
-        session = self.report.session
         with (
             reduce_garbage_collection(),
-            tuning.keep_freed_memory(),
-            open_inbox(self._layout, session) as changes,
+            keep_freed_memory(),
+            open_inbox(self._layout, self.report.session) as inbox,
         ):
-            self._steering = TickerChanger(
-                changes, handle, self._feed, self._journal, self._intake, self._clock
+            self._ticker_changer = TickerChanger(
+                inbox, control, self._feed, self._journal, self._intake, self._clock
             )
             try:
-                return self._capture(publisher, watch, handle)
+                return self._capture(publisher, on_status, control)
             finally:
-                self._status.write(self._gauge())  # the last one stays
+                self._status_file.write(self._snapshot())  # the last one stays
 
     def _capture(
-        self, publisher: Publisher, watch: Callable[[CaptureStatus], None], handle: CaptureControl
+        self,
+        publisher: Publisher,
+        on_status: Callable[[CaptureStatus], None],
+        control: CaptureControl,
     ) -> SessionReport:
         self._publishing = WindowPublishing(self._layout, publisher, self._journal)
         report, journal = self.report, self._journal
@@ -132,12 +140,12 @@ class CaptureSession:
         self._feed.start()
         self._recovering.start()
         try:
-            self._run_until_end(watch, handle)
-            self._gauge.is_stopping = True
-            self._publish_status(watch)
-            # The report on disk runs until all is published: killed before, it is recovered.
-            state: SessionState = "interrupted" if handle.stopping.is_set() else "complete"
-            reason = handle.reason or "its time was up"
+            self._run_until_end(on_status, control)
+            self._snapshot.is_stopping = True
+            self._publish_status(on_status)
+            # The report on disk says running until all is published: a kill leads to a recovery.
+            state: SessionState = "interrupted" if control.stopping.is_set() else "complete"
+            reason = control.reason or "its end time was reached"
             self._stop()
             if state == "complete" and not journal.connected:
                 state, reason = "failed", f"not connected at the end: {journal.disconnect_reason}"
@@ -148,7 +156,7 @@ class CaptureSession:
         except BaseException as error:
             state = "failed" if isinstance(error, Exception) else "interrupted"
             reason = str(error) if isinstance(error, Exception) else "interrupted"
-            # Whoever interrupts does not wait for long: what is sealed now is published later.
+            # An interruption must be quick: sealed windows are published later.
             self._interrupted = not isinstance(error, Exception)
             self._stop()
             self._publishing.collect_finished(wait=False)
@@ -163,26 +171,27 @@ class CaptureSession:
     # --- while it runs -----------------------------------------------------------------------
 
     def _run_until_end(
-        self, watch: Callable[[CaptureStatus], None], handle: CaptureControl
+        self, on_status: Callable[[CaptureStatus], None], control: CaptureControl
     ) -> None:
-        beat = Deadline.after(0, self._clock)
-        look = Deadline.after(STALENESS_INTERVAL_S, self._clock)
-        while not self._deadline.passed() and not handle.stopping.is_set():
-            if beat.passed():
-                beat = Deadline.after(STATUS_INTERVAL_S, self._clock)
+        status_due = Deadline.after(0, self._clock)
+        staleness_due = Deadline.after(STALENESS_INTERVAL_S, self._clock)
+        while not self._deadline.passed() and not control.stopping.is_set():
+            if status_due.passed():
+                status_due = Deadline.after(STATUS_INTERVAL_S, self._clock)
                 self._raise_problems()
-                self._steering.apply_changes()
-                self._publish_status(watch)
-            if look.passed():
-                look = Deadline.after(STALENESS_INTERVAL_S, self._clock)
-                self._lookout.check(self._clock.wall())
+                self._ticker_changer.apply_changes()
+                self._publish_status(on_status)
+            if staleness_due.passed():
+                staleness_due = Deadline.after(STALENESS_INTERVAL_S, self._clock)
+                self._staleness.check(self._clock.wall())
             try:
-                self._mailbox.get(timeout=min(beat.remaining(), self._deadline.remaining()))()
+                timeout = min(status_due.remaining(), self._deadline.remaining())
+                self._mailbox.get(timeout=timeout)()
             except queue.Empty:
                 continue
 
     def _raise_problems(self) -> None:
-        """Raise what went wrong since the last beat."""
+        """Raise the failure of another thread, or that the disk is full."""
         self._feed.raise_failure()
         for thread in (self._recording, self._syncing):
             if thread.failure is not None:
@@ -192,12 +201,12 @@ class CaptureSession:
         if free < self._settings.min_free_space:
             raise DiskFull(self._layout.root, free)
 
-    def _publish_status(self, watch: Callable[[CaptureStatus], None]) -> None:
-        """How it stands now, to whoever watches: in this process, and through the file."""
-        status = self._gauge()
-        if sentence := self._status.write(status):
+    def _publish_status(self, on_status: Callable[[CaptureStatus], None]) -> None:
+        """Write the status file, and call the listener of this process."""
+        status = self._snapshot()
+        if sentence := self._status_file.write(status):
             self._journal.on_notice(sentence)
-        watch(status)
+        on_status(status)
 
     def _wake(self) -> None:
         self._mailbox.put(lambda: None)
@@ -210,9 +219,6 @@ class CaptureSession:
                 return  # the recorder has sealed the last one
             tape.sync()
 
-    def _recover(self) -> None:
-        recover(self._layout, self._clock)
-
     def _post_sealed(self, sealed: SealedWindow) -> None:
         self._mailbox.put(partial(self._on_sealed, sealed))
 
@@ -224,14 +230,14 @@ class CaptureSession:
     # --- the end -----------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        """Feed, recorder, sync, mail: in this order, each under its deadline; again: nothing."""
+        """End feed, recorder, sync and mailbox, in this order, each under a deadline; only once."""
         if self._ended.is_set():
             return
-        self._steering.close()
+        self._ticker_changer.close()
         if not self._feed.stop(Deadline.after(STOP_FEED_TIMEOUT_S, self._clock)):
-            self._leave_the_feed()
+            self._abandon_feed()
         if self._feed.ended_at:
-            self._turn.key_lock.record_disconnect(self._feed.ended_at)
+            self._key_lock.record_disconnect(self._feed.ended_at)
             self._connection.close()
         self._mark_end()
         self._recorder.finish()
@@ -246,27 +252,27 @@ class CaptureSession:
         if self._recording.is_alive():
             self._failures.append(
                 StoreError(
-                    "The recorder did not finish in time: run `stocktrace recover`; "
-                    "all that was received is on the tape."
+                    "The recorder did not finish in time. Everything received is on the tape: run "
+                    "`stocktrace recover`."
                 )
             )
 
-    def _leave_the_feed(self) -> None:
+    def _abandon_feed(self) -> None:
         if self._feed.state is FeedState.CONNECTING:
             sentence = (
-                f"The feed did not end within {STOP_FEED_TIMEOUT_S:g} s while it was connecting; "
-                "everything that was received is recorded."
+                f"The feed did not end within {STOP_FEED_TIMEOUT_S:g} s while it was connecting. "
+                "Everything received is recorded."
             )
         else:
             self._intake.spill()
             sentence = (
-                "The feed did not end in time; what it still held was had from the tape: "
-                "run `stocktrace verify`."
+                "The feed did not end in time. The trades that it still held were rebuilt from the "
+                "tape: run `stocktrace verify`."
             )
         self._failures.append(StoreError(sentence))
 
     def _write_report(self, state: SessionState, reason: str) -> None:
-        """However it ended, the report and the coverage on disk tell it."""
+        """Write the final report and coverage, whatever the outcome."""
         report, journal = self.report, self._journal
         report.state, report.reason = state, reason
         ended = self._clock.wall()
@@ -278,24 +284,24 @@ class CaptureSession:
         written = write_coverage(self._layout, report.session, journal.coverage.intervals)
         hash_files(self._layout, report, written)
         report.latency = LagReport.of(self._recorder.lags)
-        report.silent = self._lookout.silent(ended)
+        report.silent = self._staleness.silent_tickers(ended)
         journal.audit("end", state=report.state, reason=report.reason, books=report.books)
         journal.save()
 
     def _mark_end(self) -> None:
-        """What comes while the rest is published is not listened to any more."""
-        # Once, and only if its thread has ended: nobody else writes on the tape then.
+        """Mark the end of the feed on the tape: coverage does not include the publishing."""
+        # Once, and only if the feed's thread has ended: nobody else writes to the tape then.
         if self._feed.ended.is_set() and self._intake.windows and not self._end_is_marked:
             try:
-                self._observer.on_ended(self._feed.ended_at)
+                self._events.on_ended(self._feed.ended_at)
                 self._end_is_marked = self._feed.ended_at > 0
-            except Exception as error:  # noqa: BLE001 - raised when all has ended
+            except Exception as error:  # noqa: BLE001 - raised when all threads have ended
                 self._failures.append(error)
 
     def _raise_failures(self) -> None:
         self._feed.raise_failure()
         threads = (self._recording, self._syncing, self._recovering)
-        kept = (*self._failures, *self._publishing.failures)
-        for failure in (*(thread.failure for thread in threads), *kept):
+        failures = (*(thread.failure for thread in threads), *self._failures)
+        for failure in (*failures, *self._publishing.failures):
             if failure is not None:
                 raise chain_failure(failure)

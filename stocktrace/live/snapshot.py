@@ -1,7 +1,7 @@
-"""Looks at the parts of a running capture from outside: no lock, no queue, nothing they wait for.
+"""Reads the status of a running capture from outside: without locks or queues that others wait for.
 
-Twice a second on the thread that called ``capture``. Other threads go on counting meanwhile, so
-every mapping is copied in one step, and figures of one look may be a batch apart.
+It runs twice a second on the thread that called ``capture``. Other threads count on in the
+meantime, so every mapping is copied in one step, and figures of one status may be a batch apart.
 """
 
 from __future__ import annotations
@@ -18,52 +18,50 @@ from stocktrace.sessions.report import Books, GapReport, LagReport, SessionRepor
 from stocktrace.sessions.status import CaptureStatus, ConnectionState
 from stocktrace.units import utc_datetime
 
-# Looks that are kept to tell how long a trade waits; at two a second, ten minutes.
-_RATE_SAMPLES = 1200
+# Samples that are kept to measure how long a trade waits: ten minutes at two a second.
+_MAX_SAMPLES = 1200
 
 
 @dataclass(slots=True)
 class StatusSnapshot:
-    """Gives the status of one capture; one thread."""
+    """Returns the status of one capture; one thread."""
 
     journal: SessionJournal
     intake: Intake
     recorder: Recorder
     deadline: Deadline
     clock: Clock
-    #: Whether it has stopped listening.
+    #: Whether the feed has ended or is ending.
     is_stopping: bool = False
     _began: float = field(init=False)
-    _counted: list[GapReport] = field(default_factory=list)
+    _gaps: list[GapReport] = field(default_factory=list)
     _gap_s: float = 0.0
     _outages: list[GapReport] = field(default_factory=list)
     _recorded: int = 0
-    #: Of which only the frames are read.
+    #: Only its frames are read.
     _frames: Books = field(default_factory=Books)
     _refused: Counter[str] = field(default_factory=Counter)
     _spilled: int = 0
-    _writes: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_RATE_SAMPLES))
+    _received: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_MAX_SAMPLES))
 
     def __post_init__(self) -> None:
         self._began = self.clock.monotonic()
 
     def __call__(self) -> CaptureStatus:
-        """How it stands now."""
+        """Return the present status."""
         journal, intake, report = self.journal, self.intake, self.journal.report
         now = self.clock.monotonic()
         received = dict(intake.received)
         backlog = intake.pending_rows
-        trades = sum(received.values())
         self._count()
         self._count_gaps()
-        waiting = len(report.unpublished)
         rolled = len(report.windows.keys() | set(report.unpublished))
         return CaptureStatus(
             session=report.session,
             connected=journal.connected,
             elapsed_s=now - self._began,
             remaining_s=self.deadline.remaining(),
-            trades=trades,
+            trades=sum(received.values()),
             backlog=backlog,
             reconnects=report.reconnects,
             lag_ms=self.recorder.latest_lag_ms,
@@ -76,20 +74,20 @@ class StatusSnapshot:
             quarantined=self._refused.total(),
             quarantined_by_ticker=dict(self._refused),
             queued={name: queue.rows for name, queue in intake.queues.copy().items() if queue.rows},
-            gaps=len(self._counted),
+            gaps=len(self._gaps),
             gap_s=self._gap_s,
             outages=len(self._outages),
             last_outage=self._outages[-1] if self._outages else None,
-            latency=LagReport.of(self._lags()),
+            latency=LagReport.of(self._latency()),
             trade_frames=self._frames.trade_frames,
             control=self._frames.control,
             undecodable=self._frames.undecodable,
             last=intake.last_trade_at.copy(),
-            behind_s=self._behind(now, intake.taken, intake.taken + backlog),
+            behind_s=self._behind_s(now, intake.taken, intake.taken + backlog),
             rolled=rolled,
-            published=rolled - waiting,
-            files=sum(one.files for one in report.per_ticker.values()),
-            parquet=sum(one.parquet for one in report.per_ticker.values()),
+            published=rolled - len(report.unpublished),
+            files=sum(books.files for books in report.per_ticker.values()),
+            parquet=sum(books.parquet for books in report.per_ticker.values()),
             spilled=self._spilled,
             notices=len(report.notices),
             last_error=journal.last_error,
@@ -107,28 +105,27 @@ class StatusSnapshot:
         return "reconnecting" if report.reconnects else "connecting"
 
     def _count_gaps(self) -> None:
-        """Count those that are over; only when one was added."""
         report = self.journal.report
-        if report.gaps is not self._counted:  # each gap makes a new list
-            self._counted = report.gaps
+        if report.gaps is not self._gaps:  # each gap makes a new list
+            self._gaps = report.gaps
             self._gap_s, self._outages = report.gap_s, report.outages
 
     def _count(self) -> None:
-        """Bring the counts up to date: of windows in the books, and of the open ones.
+        """Update the counts, of windows in the books and of open ones.
 
-        Between a window's end and its entry in the books it is in neither. No count ever falls,
-        so the last one stands meanwhile.
+        Between its end and its entry in the books, a window is in neither. Counts never decrease,
+        so the last one is kept until then.
         """
         report = self.journal.report
         recorded = report.books.recorded
         books = Books()
-        recordings = list(self.intake.windows)
-        for each in (report.books, *(one.counts.books for one in recordings)):
-            books.add(each)
-        self._frames = max(self._frames, books, key=lambda one: one.frames)
-        refused = Counter({t: one.quarantined for t, one in report.per_ticker.items()})
-        for recording in recordings:
-            refused.update(dict(recording.counts.undecoded))
+        windows = list(self.intake.windows)
+        for part in (report.books, *(window.counts.books for window in windows)):
+            books.add(part)
+        self._frames = max(self._frames, books, key=lambda each: each.frames)
+        refused = Counter({name: row.quarantined for name, row in report.per_ticker.items()})
+        for window in windows:
+            refused.update(dict(window.counts.undecoded))
         if writer := self.recorder.writer:
             for ticker, tally in writer.counts.copy().items():
                 recorded += tally.recorded
@@ -137,22 +134,23 @@ class StatusSnapshot:
         self._recorded = max(self._recorded, recorded)
         if refused.total() >= self._refused.total():
             self._refused = +refused
-        # For a moment a window is both: sealed in the report, and still a recording.
-        open_ones = {one.part.window: one.spilled for one in recordings}
-        self._spilled = max(self._spilled, sum(map(len, (report.spilled | open_ones).values())))
+        # For a moment a window is both sealed in the report and still open.
+        spilled = report.spilled | {window.part.window: window.spilled for window in windows}
+        self._spilled = max(self._spilled, sum(map(len, spilled.values())))
 
-    def _lags(self) -> LatencyHistogram:
-        """The delays of the session so far."""
-        lags = LatencyHistogram()
-        lags.merge(self.recorder.lags)
+    def _latency(self) -> LatencyHistogram:
+        """Return the latency of the session so far."""
+        latency = LatencyHistogram()
+        latency.merge(self.recorder.lags)
         if writer := self.recorder.writer:
-            lags.merge(writer.lags)
-        return lags
+            latency.merge(writer.lags)
+        return latency
 
-    def _behind(self, now: float, taken: int, put: int) -> float:
-        """For how long the oldest trade in a queue has waited, to half a second."""
-        self._writes.append((now, put))
-        while len(self._writes) > 1 and self._writes[0][1] <= taken:
-            self._writes.popleft()
-        since, count = self._writes[0]
-        return now - since if count > taken else 0.0
+    def _behind_s(self, now: float, written: int, received: int) -> float:
+        """Return how long the oldest queued trade has waited, to half a second."""
+        samples = self._received
+        samples.append((now, received))
+        while len(samples) > 1 and samples[0][1] <= written:
+            samples.popleft()
+        since, count = samples[0]
+        return now - since if count > written else 0.0

@@ -1,10 +1,11 @@
-"""Carries out changes of tickers in a running capture, and finds out what became of them.
+"""Applies changes of tickers to a running capture, and finds out their outcome.
 
-All of it on the thread that called ``capture``: whoever asks, by ``Handle`` or through the data
-folder, is served in turn, so what is relative is relative to what is captured at that moment.
+It runs on the thread that called ``capture``. Requests through ``CaptureControl`` and through the
+data folder are applied in turn, so a relative change is relative to the tickers at that moment.
 
-Finnhub acknowledges no subscription. A ticker is taken for subscribed when it trades, or when no
-error came for a while; an error that names no ticker is explained by the feed's ``Probe``.
+Finnhub does not acknowledge subscriptions. A ticker counts as subscribed when it trades, or when no
+error arrived for a while. For an error without a ticker, the feed finds out which one it means
+(``feed.subscriptions``).
 """
 
 from __future__ import annotations
@@ -21,47 +22,48 @@ from stocktrace.live.ticker_requests import ChangeInbox, ChangeOutcome
 from stocktrace.record.intake import Intake
 from stocktrace.record.journal import SessionJournal
 
-# After an error the probe waits for others, then asks, then waits for the answer.
-ANSWER_TIMEOUT_S = 3 * ANSWER_TIMEOUT_S
+# After an error the feed waits for others, then asks, then waits for the answer.
+OUTCOME_TIMEOUT_S = 3 * ANSWER_TIMEOUT_S
 
 NO_TICKERS = "A capture needs at least one ticker: end it instead."
 
 
 @dataclass(slots=True)
 class _PendingChange:
-    """A change that was carried out, and whose sender waits to hear what became of it."""
+    """A change that was applied, and whose sender waits for the outcome."""
 
     name: str
     change: ChangeRequest
     added: tuple[str, ...]
     removed: tuple[str, ...]
-    #: What was known when it was carried out: trades of each ticker, errors about subscriptions.
+    #: When it was applied: the trades of each ticker, and the refusals.
     received: dict[str, int]
-    errors: int
-    heard: int
-    quiet: Deadline | None = None
+    refusals: int
+    #: The refusals at the last look, and when to stop waiting for another.
+    seen_refusals: int
+    deadline: Deadline | None = None
 
 
 class TickerChanger:
-    """Looks for changes, carries them out, answers; one thread."""
+    """Takes changes, applies them and answers; one thread."""
 
     def __init__(
         self,
         inbox: ChangeInbox,
-        handle: CaptureControl,
+        control: CaptureControl,
         feed: FeedClient,
         journal: SessionJournal,
         intake: Intake,
         clock: Clock,
     ) -> None:
-        self._inbox, self._handle, self._feed = inbox, handle, feed
+        self._inbox, self._control, self._feed = inbox, control, feed
         self._journal, self._intake, self._clock = journal, intake, clock
         self._pending: list[_PendingChange] = []
-        self._failed = False
+        self._has_failed = False
 
     def apply_changes(self) -> None:
-        """Carry out what was asked for since, and answer what has become clear."""
-        for change in self._handle.take_changes():
+        """Apply new changes, and answer those whose outcome is known."""
+        for change in self._control.take_changes():
             self._apply(change)
         try:
             for name, change in self._inbox.take():
@@ -69,13 +71,13 @@ class TickerChanger:
             for pending in [each for each in self._pending if self._is_answered(each)]:
                 self._pending.remove(pending)
                 self._answer(pending)
-        except (StoreError, OSError) as error:  # whoever asked waits in vain; the capture goes on
-            if not self._failed:
-                self._journal.on_notice(f"changes of tickers cannot be taken or answered: {error}")
-            self._failed = True
+        except (StoreError, OSError) as error:  # the sender times out; the capture continues
+            if not self._has_failed:
+                self._journal.on_notice(f"changes of tickers cannot be read or answered: {error}")
+            self._has_failed = True
 
     def close(self) -> None:
-        """Answer all who wait: the capture ends."""
+        """Answer all senders, because the capture ends."""
         try:
             for pending in self._pending:
                 self._answer(pending)
@@ -89,7 +91,7 @@ class TickerChanger:
         captured = self._feed.tickers
         wanted = change.apply_to(captured)
         if not wanted:
-            text = f"tickers are not changed ({change.requested_by}): all would be removed"
+            text = f"tickers are not changed ({change.requested_by}): it would remove all of them"
             self._journal.record("retarget-refused", text, logging.WARNING, by=change.requested_by)
             if name is not None:
                 self._inbox.answer(name, ChangeOutcome(captured, error=NO_TICKERS))
@@ -101,32 +103,30 @@ class TickerChanger:
             self._feed.set_tickers(wanted)
         if name is not None:
             received = {ticker: self._intake.received[ticker] for ticker in added}
-            errors = self._journal.refusals
+            refusals = self._journal.refusals
             self._pending.append(
-                _PendingChange(name, change, added, removed, received, errors, errors)
+                _PendingChange(name, change, added, removed, received, refusals, refusals)
             )
 
     def _is_answered(self, pending: _PendingChange) -> bool:
-        """Whether it is known what became of a change, as far as it can be."""
+        """Return whether the outcome of a change is known as far as possible."""
         journal, report = self._journal, self._journal.report
         if not journal.connected:
             return True
-        # A later change may have undone it: then there is nothing to wait for.
-        wanted, had = set(self._feed.tickers), set(report.tickers)
+        # A later change may have undone it: then nothing remains to be seen.
+        wanted, subscribed = set(self._feed.tickers), set(report.tickers)
         added = wanted.intersection(pending.added)
-        if not added <= had or had.intersection(pending.removed) - wanted:
+        if not added <= subscribed or subscribed.intersection(pending.removed) - wanted:
             return False
-        if not {ticker for ticker in added if self._is_waiting(ticker, pending)}:
+        if not any(self._is_undecided(ticker, pending) for ticker in added):
             return True
-        if journal.refusals != pending.heard:
-            pending.heard = journal.refusals
-            pending.quiet = Deadline.after(ANSWER_TIMEOUT_S, self._clock)
-        elif pending.quiet is None:
-            pending.quiet = Deadline.after(ANSWER_TIMEOUT_S, self._clock)
-        return pending.quiet.passed()
+        if pending.deadline is None or journal.refusals != pending.seen_refusals:
+            pending.seen_refusals = journal.refusals
+            pending.deadline = Deadline.after(OUTCOME_TIMEOUT_S, self._clock)
+        return pending.deadline.passed()
 
-    def _is_waiting(self, ticker: str, pending: _PendingChange) -> bool:
-        """Whether ``ticker`` may be served as well as refused, for all that is known."""
+    def _is_undecided(self, ticker: str, pending: _PendingChange) -> bool:
+        """Return whether ``ticker`` was neither refused nor traded since the change."""
         return (
             ticker not in self._journal.report.refused
             and self._intake.received[ticker] == pending.received[ticker]
@@ -134,10 +134,10 @@ class TickerChanger:
 
     def _answer(self, pending: _PendingChange) -> None:
         journal, captured = self._journal, self._feed.tickers
+        refusals = journal.report.refused
         named = [ticker for ticker in pending.change.tickers if ticker in captured]
-        told = journal.report.refused
-        refused = {ticker: told[ticker] for ticker in named if ticker in told}
-        unclear = bool(pending.added) and not refused and journal.refusals != pending.errors
+        refused = {ticker: refusals[ticker] for ticker in named if ticker in refusals}
+        is_unclear = bool(pending.added) and not refused and journal.refusals != pending.refusals
         self._inbox.answer(
             pending.name,
             ChangeOutcome(
@@ -145,7 +145,7 @@ class TickerChanger:
                 pending.added,
                 pending.removed,
                 refused,
-                journal.last_refusal if unclear else "",
+                journal.last_refusal if is_unclear else "",
                 journal.connected,
             ),
         )

@@ -1,13 +1,13 @@
-"""Changes of tickers on their way to a running capture, through its data folder.
+"""Changes of tickers that other processes request through the data folder of a running capture.
 
-    sessions/<session>.changes/<time>_<random>.json     what is asked for
-    sessions/<session>.changes/<time>_<random>.answer   what became of it
+    sessions/<session>.changes/<time>_<random>.json     the request
+    sessions/<session>.changes/<time>_<random>.answer   its outcome
 
-The capture makes the folder when it has its session's lock: who may write in it may steer. A
-change appears by rename, whole; it is taken by deleting it and withdrawn by deleting it, so exactly
-one side succeeds and nothing is applied twice. Changes of several senders are taken in the order of
-their names, that is of time. All of it ends with the capture: nothing here is synced to the disk,
-and no other session takes a change over.
+The capture makes the folder when it has its session's lock: whoever may write there may change its
+tickers. A request appears whole, by rename. The capture takes it by deleting it, and the sender
+withdraws it by deleting it, so exactly one side succeeds and nothing is applied twice. Requests of
+several senders are taken in the order of their names, which is by time. The folder ends with the
+capture: nothing here is synced to disk, and no other session applies a request.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from stocktrace.store import files
 from stocktrace.store.layout import Layout
 from stocktrace.trade import parse_tickers
 
-# A person waits; ten looks a second at a small folder cost nothing.
+# A person waits for the answer, and ten looks a second at a small folder cost nothing.
 _POLL_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeOutcome:
-    """What became of a change.
+    """The outcome of a change.
 
-    ``error`` says why nothing was changed, if so. ``refused`` are those asked for that
-    the server does not serve, with its words; ``unclear`` is a refusal of it that could not be
-    attributed. Without a connection, what was added is asked for when there is one.
+    ``error`` says why nothing was changed. ``refused`` are requested tickers that the server does
+    not serve, with its words; ``unanswered`` is a refusal that names no ticker. Without a
+    connection, tickers are added when there is one.
     """
 
     captured: tuple[str, ...] = ()
@@ -57,36 +57,36 @@ class ChangeOutcome:
 
 @contextlib.contextmanager
 def open_inbox(layout: Layout, session: str) -> Iterator[ChangeInbox]:
-    """The folder of a session's changes, while its lock is held; those of the dead are swept."""
+    """Make the folder of a session's requests, and remove the folders of crashed sessions."""
     for folder in layout.sessions.glob("*.changes"):
         if not is_in_use(layout, folder.stem):
-            shutil.rmtree(folder, ignore_errors=True)  # another capture may be at it, too
-    taken = ChangeInbox(layout.ticker_requests(session))
-    taken.folder.mkdir()
+            shutil.rmtree(folder, ignore_errors=True)  # another capture may remove it just now
+    inbox = ChangeInbox(layout.ticker_requests(session))
+    inbox.folder.mkdir()
     try:
-        yield taken
+        yield inbox
     finally:
-        with contextlib.suppress(OSError):  # an answer may be there that is still to be read
-            taken.folder.rmdir()
+        with contextlib.suppress(OSError):  # an answer may still have to be read
+            inbox.folder.rmdir()
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeInbox:
-    """Takes changes out of the folder and puts answers into it; one thread."""
+    """Takes requests out of the folder and writes answers into it; one thread."""
 
     folder: Path
 
     def take(self) -> Iterator[tuple[str, ChangeRequest]]:
-        """The changes that were sent since, each with its name; what is none is answered.
+        """Yield the new requests, each with its name. An invalid one is answered at once.
 
         Raises:
-            OSError: the folder is not ours to change.
+            OSError: the folder cannot be changed.
         """
         try:
-            sent = sorted(path for path in self.folder.iterdir() if path.match("[0-9]*.json"))
+            paths = sorted(path for path in self.folder.iterdir() if path.match("[0-9]*.json"))
         except FileNotFoundError:  # somebody removed the folder
             return
-        for path in sent:
+        for path in paths:
             try:
                 text = path.read_bytes()
                 path.unlink()
@@ -95,27 +95,28 @@ class ChangeInbox:
             try:
                 change = _parse_change(text)
             except (msgspec.MsgspecError, TickerError) as error:
-                self.answer(path.stem, ChangeOutcome(error=f"It is no change of tickers: {error}"))
+                sentence = f"It is not a valid change of tickers: {error}"
+                self.answer(path.stem, ChangeOutcome(error=sentence))
                 continue
             yield path.stem, change
 
     def answer(self, name: str, outcome: ChangeOutcome) -> None:
-        """Tell the sender of the change ``name`` what became of it.
+        """Write the outcome of the request ``name`` for its sender.
 
         Raises:
             StoreError: it cannot be written.
         """
         with contextlib.suppress(FileNotFoundError):  # somebody removed the folder
-            _write_request(self.folder / f"{name}.answer", msgspec.json.encode(outcome))
+            _write(self.folder / f"{name}.answer", msgspec.json.encode(outcome))
 
 
 def _parse_change(text: bytes) -> ChangeRequest:
-    """Read again what anybody may have written."""
+    """Check the tickers again, because any process may have written the file."""
     change = msgspec.json.decode(text, type=ChangeRequest)
     return ChangeRequest(change.action, parse_tickers(change.tickers), change.requested_by)
 
 
-def _write_request(path: Path, text: bytes) -> None:
+def _write(path: Path, text: bytes) -> None:
     temporary = files.temporary_for(path)
     with files.disk_errors(path):
         temporary.write_bytes(text)
@@ -129,31 +130,31 @@ def _write_request(path: Path, text: bytes) -> None:
 def request_change(
     layout: Layout, session: str, change: ChangeRequest, within: float, clock: Clock = SYSTEM_CLOCK
 ) -> ChangeOutcome:
-    """Have a running capture change its tickers; waits ``within`` seconds for what became of it.
+    """Change the tickers of a running capture; wait ``within`` seconds for the outcome.
 
     Raises:
-        NotRunning: the session ended before it answered.
-        NotTaken: it did not answer in time; the sentence tells whether it may do so yet.
-        StoreError: nothing can be written in its folder.
+        SessionNotRunning: the session ended before it answered.
+        ChangeTimeout: it did not answer in time; the message says whether it may still do so.
+        StoreError: its folder cannot be written.
     """
     folder = layout.ticker_requests(session)
     name = f"{clock.wall():020}_{secrets.token_hex(4)}"
     path, answer = folder / f"{name}.json", folder / f"{name}.answer"
-    deadline, tick = Deadline.after(within, clock), threading.Event()
-    ended = SessionNotRunning(f"Session {session} ended before it told what became of the change.")
+    deadline, never = Deadline.after(within, clock), threading.Event()
+    ended = SessionNotRunning(f"Session {session} ended before it answered the change.")
     try:
-        _write_request(path, msgspec.json.encode(change))
+        _write(path, msgspec.json.encode(change))
         while True:
-            # Whether it lives is asked first: what ends just now has answered before.
-            alive = is_in_use(layout, session)
+            # The lock is asked first: a capture that has just ended has answered before.
+            is_running = is_in_use(layout, session)
             with contextlib.suppress(FileNotFoundError):
                 return msgspec.json.decode(answer.read_bytes(), type=ChangeOutcome)
-            if not alive:
+            if not is_running:
                 raise ended
             if deadline.passed():
                 raise ChangeTimeout(session, within, withdrawn=_withdraw(path))
-            tick.wait(min(_POLL_INTERVAL_S, deadline.remaining()))
-    except FileNotFoundError:  # the folder is gone
+            never.wait(min(_POLL_INTERVAL_S, deadline.remaining()))
+    except FileNotFoundError:  # the folder was removed
         raise ended from None
     finally:
         path.unlink(missing_ok=True)

@@ -1,5 +1,4 @@
-"""How often Python looks for cycles while a capture runs."""
-# MERGED """What a busy process does with memory that it has no more use for."""
+"""Memory tuning of the process while a capture runs; measured in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -13,9 +12,9 @@ import pyarrow as pa
 
 @contextlib.contextmanager
 def reduce_garbage_collection() -> Iterator[None]:
-    """Look for cycles less often: trades are made by the hundred thousand and are in none.
+    """Look for reference cycles less often: trades come by the hundred thousand and have none.
 
-    With the default thresholds half of the decoding time went into looking (docs/performance.md).
+    With the default thresholds, looking for cycles takes half of the decoding time.
     """
     before = gc.get_threshold()
     gc.set_threshold(50_000, 20, 100)
@@ -25,20 +24,20 @@ def reduce_garbage_collection() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-# malloc.h; glibc alone has them.
+# From malloc.h of glibc; other libraries do not have them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _DEFAULT_BYTES = 1 << 17
-# More than a batch and a row group take; the most that mallopt(3) lets a block of a heap have.
+# More than a batch and a row group need; the maximum that mallopt(3) allows for a heap's block.
 _KEPT_BYTES, _BLOCK_BYTES = 1 << 28, 1 << 25
 
 
 @contextlib.contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Keep what is freed: the next batch takes as much.
+    """Keep freed memory, because the next batch needs as much.
 
-    A batch takes some megabytes and gives them back, many times a second. By default they go to the
-    system each time and are had again page by page, each zeroed anew: 0.3 µs a trade, a tenth of
-    all (docs/performance.md). Where there is no glibc, only pyarrow's part of it is kept.
+    A batch allocates some megabytes and frees them, many times a second. By default the system gets
+    them back each time and hands them out page by page, each zeroed: 0.3 µs a trade, a tenth of
+    the total. Without glibc, only pyarrow's part is kept.
     """
     libc = ctypes.CDLL(None)
     mallopt = getattr(libc, "mallopt", None)

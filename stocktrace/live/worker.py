@@ -1,4 +1,4 @@
-"""A thread of a capture: what kills it is kept, and raised on the thread that waits for it."""
+"""A thread of a capture, whose failure is raised on the thread that waits for it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from stocktrace.errors import StocktraceError, StoreError, describe
 
 
 class WorkerThread(threading.Thread):
-    """A thread that keeps what killed it, and then calls ``wake`` (the control thread)."""
+    """Stores the exception that ends it, and calls ``wake`` then."""
 
-    def __init__(self, name: str, work: Callable[[], None], wake: Callable[[], None]) -> None:
-        # A daemon: one that hangs in the system must not hold up the process's end.
+    def __init__(self, name: str, work: Callable[[], object], wake: Callable[[], None]) -> None:
+        # A daemon: a thread that hangs in a system call must not keep the process from ending.
         super().__init__(name=f"stocktrace-{name}", daemon=True)
-        # What it logs belongs where the capture's does: to the flow run, under Prefect.
+        # Its messages belong to the capture's context: to the flow run, under Prefect.
         self._context, self._work = contextvars.copy_context(), work
         self._wake = wake
         self.failure: BaseException | None = None
 
     def run(self) -> None:
-        """Work."""
+        """Run ``work``."""
         try:
             self._context.run(self._work)
-        except BaseException as error:  # noqa: BLE001 - kept, and raised by the control thread
+        except BaseException as error:  # noqa: BLE001 - raised by the main thread
             self.failure = error
             self._wake()
 
 
 def chain_failure(failure: BaseException) -> StocktraceError:
-    """``failure`` of another thread as an error of ours, to be raised on this one."""
+    """Return ``failure`` of another thread as an error to be raised on this one."""
     if isinstance(failure, StocktraceError):
         return failure
     words = describe(failure)

@@ -109,7 +109,7 @@ class SessionJournal:
         if published.rebuilt_window is not None:
             self.add_counts(published.rebuilt_window)
         for file in published.files:
-            ticker = self.report.ticker(file.ticker)
+            ticker = self.report.ticker_books(file.ticker)
             ticker.parquet += file.rows
             ticker.files += 1
             ticker.size += file.size
@@ -128,7 +128,7 @@ class SessionJournal:
         report.windows[sealed.part.window] = sealed.books
         report.books.add(sealed.books)
         for name, counts in sealed.tickers.items():
-            report.ticker(name).add(counts)
+            report.ticker_books(name).add(counts)
         for text, count in sealed.errors.items():
             report.errors[text] = report.errors.get(text, 0) + count
 

@@ -231,7 +231,7 @@ def recount_report(
         books.parquet = books.files = books.size = 0
     counted: set[Path] = set()
     for ticker, piece in session_rows(layout, session, report.dates):
-        books = report.ticker(ticker)
+        books = report.ticker_books(ticker)
         books.parquet += piece.rows
         books.files += piece.path not in counted
         books.size += piece.size

@@ -1,4 +1,4 @@
-"""The sessions of a data folder and the state of each.
+"""The sessions of a data folder, and the state of each.
 
 A report says how its session ended. While a session runs, its report says ``running`` and a
 process holds its lock. If the report says ``running`` and nobody holds the lock, the session

@@ -1,4 +1,4 @@
-"""What a session came to: books, gaps, lags; values that are computed, compared, written, shown."""
+"""The report of a session: its books, gaps and latency; computed, compared, written and shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SessionState = Literal[
 
 
 class Books(msgspec.Struct):
-    """Counts that must balance, of a window or a session.
+    """Counts of a window or a session, which must balance.
 
     frames = trade_frames + control + undecodable; trades = recorded + quarantined.
     """
@@ -42,21 +42,21 @@ class Books(msgspec.Struct):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def differences(self) -> list[str]:
-        """Where they do not balance, in words."""
-        found = []
+        """Return a sentence for each equation that does not hold."""
+        sentences = []
         frames = self.trade_frames + self.control + self.undecodable
         if self.frames != frames:
-            found.append(f"{count_of(self.frames, 'frame')}, but {frames:,} of the three kinds")
+            sentences.append(f"{count_of(self.frames, 'frame')}, but {frames:,} of the three kinds")
         if self.trades != self.recorded + self.quarantined:
-            found.append(
+            sentences.append(
                 f"{count_of(self.trades, 'trade')} received, but {self.recorded:,} recorded "
                 f"and {self.quarantined:,} quarantined"
             )
-        return found
+        return sentences
 
 
 class TickerBooks(msgspec.Struct):
-    """One ticker's share; ``parquet`` are rows published, ``last`` the last receive time."""
+    """One ticker's share; ``parquet`` are published rows, ``last`` the last receive time."""
 
     trades: int = 0
     recorded: int = 0
@@ -67,7 +67,7 @@ class TickerBooks(msgspec.Struct):
     last: datetime | None = None
 
     def add(self, other: TickerBooks) -> None:
-        """Add what ``other`` received; what is published counts on its own."""
+        """Add what ``other`` received, but not what it published."""
         self.trades += other.trades
         self.recorded += other.recorded
         self.quarantined += other.quarantined
@@ -84,7 +84,7 @@ class GapReport(msgspec.Struct, frozen=True):
 
 
 class TickerChange(msgspec.Struct, frozen=True):
-    """Other tickers while it ran; ``by`` is who asked: ``cli``, ``prefect``, ``library``."""
+    """A change of tickers; ``by`` says who asked for it: ``cli``, ``prefect``, ``library``."""
 
     at: datetime
     by: str
@@ -92,12 +92,12 @@ class TickerChange(msgspec.Struct, frozen=True):
     removed: list[str]
 
     def __str__(self) -> str:
-        changed = [*(f"+{ticker}" for ticker in self.added), *(f"-{t}" for t in self.removed)]
-        return f"{self.at:%Y-%m-%d %H:%M:%S} UTC, by {self.by}: {' '.join(changed)}"
+        names = [*(f"+{ticker}" for ticker in self.added), *(f"-{t}" for t in self.removed)]
+        return f"{self.at:%Y-%m-%d %H:%M:%S} UTC, by {self.by}: {' '.join(names)}"
 
 
 class LagReport(msgspec.Struct, frozen=True):
-    """Milliseconds from the trade's own time to its receipt."""
+    """Milliseconds from the trade's own time to its receipt; ``None`` without trades."""
 
     p50: float | None = None
     p99: float | None = None
@@ -105,23 +105,21 @@ class LagReport(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, lags: LatencyHistogram) -> LagReport:
-        """The quantiles of ``lags``; of nothing they are unknown, not zero."""
+        """Return the quantiles of ``lags``."""
         if not lags.counts.any():
             return cls()
         return cls(lags.quantile(0.5), lags.quantile(0.99), lags.max_ms)
 
 
 class SessionReport(msgspec.Struct):
-    """A session, as ``sessions/<session>.json`` has it and ``capture`` gives it back.
+    """A session as in ``sessions/<session>.json``, and as ``capture`` returns it.
 
-    ``state``: ``running``, ``complete`` (its time was up), ``interrupted``, ``failed``,
-    ``recovered`` after its process had died, ``imported`` from elsewhere, ``merged`` from others.
-    ``silent`` has tickers that came to nothing though their market was open, with the seconds;
-    ``refused`` those the server does not serve, with its words; ``unsent`` why files of it are not
-    in the lake; ``spilled`` the tickers of a window that were had from the tape; ``changes`` how
-    ``tickers``, those at the end, came to differ from those it began with; ``copies`` how many
-    trades of a ticker the feed had sent before (``query.duplicates``); ``hashes`` the SHA-256 of each
-    file of coverage and quarantine, ``None`` until it has ended (``record.file_hashes``).
+    ``tickers`` are those at the end, and ``changes`` how they came about. ``silent`` are tickers
+    without trades though their market was open, with the seconds; ``refused`` those that the
+    server does not serve, with its words. ``spilled`` are the tickers of a window that were rebuilt
+    from the tape. ``upload_error`` says why files are not in the lake. ``duplicates`` counts by
+    ticker the trades that the feed had sent before (``query.duplicates``). ``hashes`` are the
+    SHA-256 of the files of coverage and quarantine, ``None`` before the end (``record.file_hashes``).
     """
 
     session: str
@@ -151,9 +149,9 @@ class SessionReport(msgspec.Struct):
     host: str = ""
     pid: int = 0
 
-    def ticker(self, name: str) -> TickerBooks:
-        """The books of one ticker."""
-        return self.per_ticker.setdefault(name, TickerBooks())
+    def ticker_books(self, ticker: str) -> TickerBooks:
+        """Return the books of a ticker, which are made if it has none yet."""
+        return self.per_ticker.setdefault(ticker, TickerBooks())
 
     @property
     def dates(self) -> set[str]:
@@ -161,47 +159,49 @@ class SessionReport(msgspec.Struct):
         return {WindowId(self.session, name).date for name in (*self.windows, *self.unpublished)}
 
     @property
-    def added(self) -> dict[str, datetime]:
-        """When tickers were asked for that were not there from the start."""
+    def added_at(self) -> dict[str, datetime]:
+        """When tickers were added that were not captured from the start."""
         return {ticker: change.at for change in self.changes for ticker in change.added}
 
     @property
     def gap_s(self) -> float:
-        """Seconds of the gaps."""
+        """The seconds of all gaps."""
         return sum((gap.end - gap.start).total_seconds() for gap in self.gaps)
 
     @property
     def outages(self) -> list[GapReport]:
-        """The gaps, but not the moment before the first connection stood."""
+        """The gaps without that before the first connection."""
         return [gap for gap in self.gaps if gap.reason != CONNECTING]
 
     @property
-    def missed_s(self) -> str:
-        """How many gaps, how long in all, and how many of them are connecting."""
+    def gap_summary(self) -> str:
+        """The number of gaps, their length, and how many of them are connecting."""
         return describe_gaps(len(self.gaps), self.gap_s, len(self.gaps) - len(self.outages))
 
     @property
-    def duplicated(self) -> str:
-        """What to know of copies; empty if there are none."""
+    def duplicates_warning(self) -> str:
+        """A sentence about duplicates; empty without any."""
         if not self.duplicates:
             return ""
+        tickers = count_of(len(self.duplicates), "ticker")
+        trades = count_of(sum(self.duplicates.values()), "trade")
         return (
-            f"the feed sent trades of {count_of(len(self.duplicates), 'ticker')} more than once: "
-            f"{count_of(sum(self.duplicates.values()), 'trade')} too many, which readers leave out with "
-            "copies=drop"
+            f"the feed sent trades of {tickers} more than once: {trades} too many; read with "
+            "duplicates=drop to leave them out"
         )
 
     def differences(self) -> list[str]:
-        """Where the books do not balance, in words; empty is good."""
-        found = self.books.differences()
-        found += _sums(self.books, self.per_ticker.values())
+        """Return a sentence for each equation of the books that does not hold."""
+        sentences = self.books.differences()
+        sentences += _compare_sums(self.books, self.per_ticker.values())
         if not self.unpublished:
-            found += [
-                f"{name}: {count_of(one.recorded, 'trade')} recorded, but {one.parquet:,} in Parquet"
-                for name, one in self.per_ticker.items()
-                if one.recorded != one.parquet
+            sentences += [
+                f"{name}: {count_of(books.recorded, 'trade')} recorded, "
+                f"but {books.parquet:,} in Parquet"
+                for name, books in self.per_ticker.items()
+                if books.recorded != books.parquet
             ]
-        return found
+        return sentences
 
     @property
     def balanced(self) -> bool:
@@ -209,33 +209,32 @@ class SessionReport(msgspec.Struct):
         return not self.differences()
 
     def write(self, path: Path) -> None:
-        """Replace the report's file as a whole."""
+        """Replace the report's file in one step."""
         text = msgspec.json.format(msgspec.json.encode(self), indent=1).decode()
         files.replace_text(path, text + "\n")
 
     @classmethod
     def read(cls, path: Path) -> SessionReport:
-        """The report in ``path``.
+        """Return the report in ``path``.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the file is not a report.
         """
         return cls.decode(path.read_bytes())
 
     @classmethod
     def decode(cls, text: bytes) -> SessionReport:
-        """The report that ``text`` is; ``ValueError`` if it is none."""
+        """Return the report in ``text``; ``ValueError`` if it is not a report."""
         return msgspec.json.decode(text, type=cls)
 
 
-def _sums(books: Books, tickers: Iterable[TickerBooks]) -> list[str]:
-    found = []
-    each = list(tickers)
+def _compare_sums(books: Books, tickers: Iterable[TickerBooks]) -> list[str]:
+    rows, sentences = list(tickers), []
     for name in ("trades", "recorded", "quarantined"):
-        total, parts = getattr(books, name), sum(getattr(one, name) for one in each)
+        total, parts = getattr(books, name), sum(getattr(row, name) for row in rows)
         if total != parts:
-            done = "received" if name == "trades" else name
-            found.append(
-                f"{count_of(total, 'trade')} {done} in all, but {parts:,} over the tickers"
+            verb = "received" if name == "trades" else name
+            sentences.append(
+                f"{count_of(total, 'trade')} {verb} in all, but {parts:,} over the tickers"
             )
-    return found
+    return sentences

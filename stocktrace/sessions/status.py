@@ -1,8 +1,8 @@
-"""How a capture stands: what ``watch`` is given, and what others read from ``<session>.status``.
+"""The live status of a capture: given to ``on_status``, and written to ``<session>.status``.
 
-The file is one JSON object, replaced as a whole twice a second: a reader sees the old status or
-the new one. The last one stays, with ``state`` ``ended``. It is not synced to disk: after a power
-cut there is no live capture to tell of.
+The file is one JSON object, replaced in one step twice a second: a reader sees the old status or
+the new one. The last one stays, with ``state`` ``ended``. It is not synced to disk, because after a
+power cut there is no live capture.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Literal, Self
 
 import msgspec
 
-from stocktrace.sessions.report import GapReport, LagReport
+from stocktrace.sessions.report import GapReport, LagReport, SessionState
 from stocktrace.store import files
 from stocktrace.store.layout import Layout
 
-#: ``connecting`` for the first time; ``ending``: it listens no more and publishes the rest.
+#: ``connecting`` for the first time; ``ending``: it is disconnected and publishes the rest.
 ConnectionState = Literal["connecting", "connected", "reconnecting", "ending", "ended"]
 
 
 class ReconnectAttempt(msgspec.Struct, frozen=True):
-    """The wait for another dial: the how many-th since it last listened, when (UTC), and why."""
+    """The next attempt to connect: its number since the disconnect, its time (UTC), the reason."""
 
     attempt: int
     at: datetime
@@ -30,19 +30,19 @@ class ReconnectAttempt(msgspec.Struct, frozen=True):
 
 
 class CaptureStatus(msgspec.Struct, frozen=True):
-    """How a capture stands, for who watches it.
+    """The state of a capture at ``written_at`` (UTC).
 
-    ``at`` is when it was looked (UTC). ``trades`` and ``per_ticker`` count what was received,
-    ``recorded`` what is in CSV or Parquet, ``quarantined`` what was refused; ``backlog`` and
-    ``queued`` the trades that wait for the recorder. ``lag_ms`` is how late the last batch was (its
-    median), ``lag`` the session's quantiles, ``behind_s`` how long the oldest trade that waits has
-    waited. ``gaps`` are those of the session that are over, ``gap_s`` their seconds; ``outages`` of
-    them are no moment before a connection stood, ``last_outage`` is the one that began last.
-    ``trade_frames``, ``control`` and ``undecodable`` are the frames by kind; ``last`` is when the
-    last trade of each ticker was received (epoch ns). ``rolled`` windows have ended, ``published``
-    of them are in ``files`` Parquet files, with ``parquet`` trades. ``spilled`` are tickers that
-    are had from the tape for want of room in a queue, once for each window.
-    ``outcome`` is the report's state. Mappings leave out tickers with nothing to tell.
+    ``trades`` and ``per_ticker`` count received trades, ``recorded`` those in CSV or Parquet, and
+    ``quarantined`` the refused ones. ``backlog`` and ``queued`` are trades that wait for the
+    recorder, the oldest of them for ``behind_s``. ``lag_ms`` is the median lag of the last batch,
+    ``latency`` has the session's quantiles. ``gaps`` counts the gaps that have ended, ``gap_s``
+    their seconds; ``outages`` leaves out the time before the first connection, and
+    ``last_outage`` is the one that began last. ``trade_frames``, ``control`` and ``undecodable``
+    count frames by kind. ``last`` is when the last trade of each ticker was received (epoch ns).
+    ``rolled`` windows have ended, ``published`` of them are in ``files`` Parquet files with
+    ``parquet`` trades. ``spilled`` counts tickers that are rebuilt from the tape because a queue
+    was full, once for each window. ``final_state`` is the report's state. Mappings leave out
+    tickers without a value.
     """
 
     session: str
@@ -79,16 +79,16 @@ class CaptureStatus(msgspec.Struct, frozen=True):
     spilled: int = 0
     notices: int = 0
     last_error: str = ""
-    final_state: str = "running"
+    final_state: SessionState = "running"
     reason: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The status in ``path``.
+        """Return the status in ``path``.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is none.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is not a status.
         """
         return msgspec.json.decode(path.read_bytes(), type=cls)
 
@@ -102,20 +102,20 @@ def read_last_status(layout: Layout, session: str) -> CaptureStatus | None:
 
 
 class StatusFile:
-    """Keeps the newest status on disk, for whoever cannot be called."""
+    """Keeps the newest status on disk for other processes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._temporary = files.temporary_for(path)
-        self._failing = False
+        self._is_failing = False
 
     def write(self, status: CaptureStatus) -> str | None:
-        """Replace it; gives a sentence when that begins to fail: the capture goes on without."""
+        """Replace the file; return a sentence when that begins to fail. The capture continues."""
         try:
             self._temporary.write_bytes(msgspec.json.encode(status))
             self._temporary.replace(self._path)
         except OSError as error:
-            was, self._failing = self._failing, True
-            return None if was else f"the live status cannot be written: {error}"
-        self._failing = False
+            was_failing, self._is_failing = self._is_failing, True
+            return None if was_failing else f"the live status cannot be written: {error}"
+        self._is_failing = False
         return None

@@ -1,4 +1,4 @@
-"""A session in a line: by its report if it ended, else by the last status that it left."""
+"""A session in a line, from its report if it has ended, and otherwise from its last status."""
 
 from __future__ import annotations
 
@@ -13,39 +13,12 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.source import DataSource
 
 
-def never_recorded(shelf: DataSource, tickers: Iterable[str]) -> tuple[list[str], set[str]]:
-    """Those of ``tickers`` that were never recorded, and what was, if there are any.
-
-    The latest sessions are looked at first, and no more than is needed to find all of them. A
-    ticker counts as recorded if a session asked for it, though nothing came of it.
-    """
-    unknown, known = dict.fromkeys(tickers), set[str]()
-    for some in _recorded(shelf) if unknown else ():
-        known |= some
-        unknown = dict.fromkeys(ticker for ticker in unknown if ticker not in some)
-        if not unknown:
-            break
-    return list(unknown), known
-
-
-def _recorded(shelf: DataSource) -> Iterator[set[str]]:
-    for text in shelf.reports():
-        try:
-            report = SessionReport.decode(text)
-        except ValueError:  # `stocktrace sessions` names it
-            continue
-        changed = (ticker for change in report.changes for ticker in change.removed)
-        yield {*report.tickers, *report.per_ticker, *report.added, *changed}
-    for date in reversed(shelf.dates()):
-        yield shelf.tickers(date)
-
-
 @dataclass(frozen=True, slots=True)
 class SessionSummary:
-    """One session; ``state`` as of ``state_of``, or ``damaged`` if its report cannot be read.
+    """One session; ``state`` is that of its report, or ``damaged`` if that cannot be read.
 
-    ``trades`` is how many were received, of one that died until it last told (twice a second), and
-    ``None`` if it never did. ``outages`` of its ``gaps`` are not the moment of connecting.
+    ``trades`` counts received trades: of a crashed session up to its last status, or ``None``
+    without one. ``outages`` are the ``gaps`` without that before the first connection.
     """
 
     session: str
@@ -63,31 +36,27 @@ class SessionSummary:
 
     @classmethod
     def of(cls, layout: Layout, report: SessionReport) -> Self:
-        """The session of ``report``, as it stands now."""
-        state, books = report.state, report.books
-        ended = report.ended or datetime.now(UTC)
-        if state not in ("running", "crashed"):
+        """Return the summary of a report that ``catalog.read_session`` returned."""
+        head = report.session, report.state, report.started
+        if report.state not in ("running", "crashed"):
+            ended = report.ended or datetime.now(UTC)
             return cls(
-                report.session,
-                state,
-                report.started,
+                *head,
                 (ended - report.started).total_seconds(),
                 len(report.tickers),
-                books.trades,
+                report.books.trades,
                 len(report.gaps),
                 report.gap_s,
                 len(report.outages),
                 report.reconnects,
-                books.quarantined,
+                report.books.quarantined,
                 len(report.unpublished),
             )
         status = read_last_status(layout, report.session)
         if status is None:
-            return cls(report.session, state, report.started, 0.0, len(report.tickers), None)
+            return cls(*head, 0.0, len(report.tickers), None)
         return cls(
-            report.session,
-            state,
-            report.started,
+            *head,
             status.elapsed_s,
             len(status.tickers),
             status.trades,
@@ -98,3 +67,30 @@ class SessionSummary:
             status.quarantined,
             status.rolled - status.published,
         )
+
+
+def find_unrecorded(source: DataSource, tickers: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Return the ``tickers`` that no session recorded, and the recorded ones if there are any.
+
+    Reads the latest sessions first, and no more than needed. A ticker counts as recorded if a
+    session captured it, even without a trade.
+    """
+    unknown, recorded = dict.fromkeys(tickers), set[str]()
+    for some in _recorded_tickers(source) if unknown else ():
+        recorded |= some
+        unknown = dict.fromkeys(ticker for ticker in unknown if ticker not in some)
+        if not unknown:
+            break
+    return list(unknown), recorded
+
+
+def _recorded_tickers(source: DataSource) -> Iterator[set[str]]:
+    for text in source.reports():
+        try:
+            report = SessionReport.decode(text)
+        except ValueError:  # `stocktrace sessions` reports it
+            continue
+        removed = (ticker for change in report.changes for ticker in change.removed)
+        yield {*report.tickers, *report.per_ticker, *report.added_at, *removed}
+    for date in reversed(source.dates()):
+        yield source.tickers(date)

@@ -94,7 +94,7 @@ def test_a_file_in_place_of_the_data_folder_is_reported(
         said = say(*GOOD, "--data-dir", folder, "--url", "ws://127.0.0.1:1")
         assert said.status == 2
         assert said.err.startswith(f"stocktrace: Cannot write to the data folder {folder} (")
-        assert said.err.endswith("): give another one with --data-dir.\n")
+        assert said.err.endswith("): name another one with --data-dir.\n")
     assert tree(tmp_path) == ["file"]
     assert file.read_text() == "mine"
 

@@ -142,7 +142,7 @@ def test_the_result_is_small_and_says_where_the_data_is(finished: Finished) -> N
     assert finished.result == {
         "session": report.session,
         "state": "complete",
-        "reason": "its time was up",
+        "reason": "its end time was reached",
         "books": {name: getattr(report.books, name) for name in Books.__struct_fields__},
         "data_dir": str(finished.folder),
     }

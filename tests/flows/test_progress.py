@@ -79,7 +79,7 @@ def test_one_page_is_replaced_where_it_stands_and_becomes_the_report(
     assert len({artifact for artifact, _ in shown.pages}) == 1
     heads = [text.partition("\n")[0] for _, text in shown.pages]
     assert "# Connected" in heads[:-2]
-    assert heads[-2:] == ["# Complete: its time was up"] * 2
+    assert heads[-2:] == ["# Complete: its end time was reached"] * 2
     page = api.artifact(shown.run, "stocktrace-report")
     assert page["id"] == str(shown.pages[0][0])
     assert page["data"] == shown.pages[-1][1]

@@ -52,7 +52,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = [
     (
         {"status_age_s": 11.0},
         {"status_age_s": 9.0},
-        ("stalled", "the capture has not been heard of for 11 s"),
+        ("stalled", "no status of the capture for 11 s"),
     ),
     (
         {"disconnected_s": 61.0, "retry": ReconnectAttempt(3, OPEN, "cannot connect: refused")},
@@ -67,12 +67,12 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = [
     (
         {"lag_ms": 60_001.0},
         {"lag_ms": 59_999.0},
-        ("lag", "trades come 60 s after the exchange's time"),
+        ("lag", "trades arrive 60 s after the exchange's time"),
     ),
     (
         {"last": {}},
         {"last": {}, "elapsed_s": 600.0},
-        ("late", "no trade of AAPL for 60 minutes of its market"),
+        ("late", "no AAPL trades for 60 minutes of market hours"),
     ),
 ]
 

@@ -13,9 +13,9 @@ LONG = timedelta(seconds=SILENT_S)
 def test_late_trades_are_told_once_and_again_after_they_were_in_time():
     vigil = StalenessRules()
     told = [vigil.check_lag(ms) for ms in (100, LATE_MS + 1, LATE_MS * 2, LATE_MS * 0.6)]
-    assert told == [None, "trades come 60 s after the exchange's time", None, None]
+    assert told == [None, "trades arrive 60 s after the exchange's time", None, None]
     assert vigil.check_lag(LATE_MS * 0.4) is None
-    assert vigil.check_lag(LATE_MS * 60) == "trades come 3,600 s after the exchange's time"
+    assert vigil.check_lag(LATE_MS * 60) == "trades arrive 3,600 s after the exchange's time"
 
 
 def test_a_stock_without_a_trade_in_open_market_is_silent():
@@ -40,7 +40,7 @@ def test_only_open_hours_count():
 
 def test_a_silent_ticker_is_told_once_until_it_trades():
     vigil, first = StalenessRules(), OPEN + LONG
-    told = ["no trade of AAPL for 15 minutes of its market"]
+    told = ["no AAPL trades for 15 minutes of market hours"]
     assert vigil.check_silence(["AAPL"], {}, OPEN, first) == told
     assert vigil.check_silence(["AAPL", "IBM"], {"IBM": first}, OPEN, first + LONG / 2) == []
     traded = dict.fromkeys(("AAPL", "IBM"), first + LONG / 2)

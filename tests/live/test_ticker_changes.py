@@ -302,7 +302,7 @@ def test_a_capture_that_is_killed_takes_no_change_and_its_successor_does_not_eit
         first.kill()
         first.communicate()
         out, err = late.communicate(timeout=60)
-        sentence = f"Session {session} ended before it told what became of the change."
+        sentence = f"Session {session} ended before it answered the change."
         assert (late.returncode, out, err) == (1, "", f"stocktrace: {sentence}\n")
         exchange.wait_for(lambda each: each.open_connections == 0, timeout=60)
         second = stocktrace("capture", "AAPL", "--for", "2s", "--url", exchange.url)
@@ -366,7 +366,7 @@ def test_a_capture_that_dies_meanwhile_is_told_of(layout: Layout, pool: ThreadPo
         sending = pool.submit(request_change, layout, SESSION, ADD, 60)
         eventually(lambda: list(inbox.folder.glob("*.json")))
         process.close()
-    with pytest.raises(SessionNotRunning, match="ended before it told what became of the change"):
+    with pytest.raises(SessionNotRunning, match="ended before it answered the change"):
         sending.result()
     assert not inbox.folder.exists()
 
@@ -390,7 +390,7 @@ def test_a_file_that_is_no_change_is_answered_and_harms_nobody(layout: Layout, t
         )
         assert [change.tickers for _, change in inbox.take()] == [("A",)]
         answer = json.loads((inbox.folder / "1_x.answer").read_text())
-        assert answer["error"].startswith("It is no change of tickers: ")
+        assert answer["error"].startswith("It is not a valid change of tickers: ")
 
 
 def test_what_a_dead_capture_left_is_never_applied_and_is_swept(layout: Layout) -> None:
@@ -502,5 +502,5 @@ def test_a_ticker_is_not_called_silent_for_the_time_before_it_was_asked_for(
     intake: Any = type("Intake", (), {"last_trade_at": {}})
     lookout = StalenessMonitor(journal, intake, recorder=None)  # type: ignore[arg-type]
     now = int(report.changes[0].at.timestamp() * 1e9)
-    assert set(lookout.silent(now)) == {"BINANCE:ETHUSDT"}
-    assert set(lookout.silent(now + int(SILENT_S * 1e9))) == set(report.tickers)
+    assert set(lookout.silent_tickers(now)) == {"BINANCE:ETHUSDT"}
+    assert set(lookout.silent_tickers(now + int(SILENT_S * 1e9))) == set(report.tickers)

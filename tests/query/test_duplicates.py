@@ -137,7 +137,9 @@ def test_the_report_of_a_doubled_session_says_so(tmp_path: Path) -> None:
     count = len(read_trades("AAPL", data_dir=tmp_path)) // 2
     report = SessionReport.read(layout.report(SESSION))
     assert report.duplicates == {"AAPL": count, "MSFT": count}
-    assert f"of 2 tickers more than once: {2 * count:,} trades too many" in report.duplicated
+    assert (
+        f"of 2 tickers more than once: {2 * count:,} trades too many" in report.duplicates_warning
+    )
 
 
 def test_the_command_line_marks_and_drops_duplicates(tmp_path: Path) -> None:
@@ -182,5 +184,5 @@ def test_the_summary_and_the_page_report_duplicates(
     layout = heard(tmp_path, again(stream(NOON)))
     report = SessionReport.read(layout.report(SESSION))
     output.print_summary(report, tmp_path)
-    assert report.duplicated in capsys.readouterr().out
-    assert report.duplicated in render_page(ReportView.read(layout, SESSION))
+    assert report.duplicates_warning in capsys.readouterr().out
+    assert report.duplicates_warning in render_page(ReportView.read(layout, SESSION))

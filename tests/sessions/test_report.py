@@ -91,7 +91,7 @@ def test_a_report_comes_back_from_its_file(tmp_path: Path) -> None:
     found.gaps = [GapReport(NOW, NOW + timedelta(seconds=1), "é", 2)]
     found.latency = LagReport(1.0, 2.5, 3.0)
     found.settings = {"url": "wss://ws.finnhub.io", "roll_interval": 600.0}
-    found.ticker("A:B").trades = 1
+    found.ticker_books("A:B").trades = 1
     found.write(path)
     found.write(path)
     assert tree(tmp_path) == [f"sessions/{SESSION}.json"]

@@ -245,7 +245,7 @@ def test_the_page_shows_what_a_person_must_know() -> None:
         ["A", "B", "C", "D"],
         BEGIN,
         state="complete",
-        reason="its time was up",
+        reason="its end time was reached",
         ended=after(60),
         books=Books(10, 9, 1, 0, 9, 8, 1),
         per_ticker={"A": TickerBooks(5, 5, 0, 5, 2, 2000), "B": TickerBooks(4, 3, 1, 3, 2, 900)},
@@ -258,7 +258,7 @@ def test_the_page_shows_what_a_person_must_know() -> None:
     text = text_of(seen)
     for told in (
         "complete",
-        "It ended: its time was up.",
+        "It ended: its end time was reached.",
         "Gaps 1 2.5 s",
         "Quarantined 1",
         "Books balance",

@@ -108,7 +108,7 @@ def test_a_lock_without_a_holder_in_its_file_is_still_a_lock(text: str) -> None:
         (path,) = Path(tempfile.gettempdir()).glob("stocktrace-*.lock")
         path.write_text(text)
         with (
-            pytest.raises(KeyInUse, match="its process cannot be told"),
+            pytest.raises(KeyInUse, match="its process is not known"),
             key_lock.acquire_key_lock("secret", URL, "again"),
         ):
             pass

@@ -259,8 +259,8 @@ def test_35_a_machine_that_slept_for_a_day_ends_a_capture_past_its_end(studio: S
     with studio.exchange(ScriptedSource(numbered(5)), settle=0.05) as exchange:
         report = record(studio, exchange, scenario(exchange), clock=hands.clock(), until=end)
     assert time.monotonic() - began < 6 + SLACK
-    assert (report.state, report.reason) == ("complete", "its time was up")
-    (gap,) = [gap for gap in report.gaps if "suspended" in gap.reason]
+    assert (report.state, report.reason) == ("complete", "its end time was reached")
+    (gap,) = [gap for gap in report.outages if "suspended" in gap.reason]
     assert (gap.end - gap.start).total_seconds() == pytest.approx(86_400, abs=5)
     dates = {path.name for path in studio.data_dir.glob("parquet/*")}
     assert dates == {"date=2026-11-24", "date=2026-11-25"}

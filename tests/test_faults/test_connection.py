@@ -118,7 +118,7 @@ def test_04_connected_but_mute_is_flagged_per_ticker_without_a_storm(
         report = record(studio, exchange, scenario(), tickers)
     assert sorted(report.silent) == tickers
     assert sorted(report.notices) == [
-        f"no trade of {each} for 0 minutes of its market" for each in tickers
+        f"no {each} trades for 0 minutes of market hours" for each in tickers
     ]
     assert (exchange.dials, report.reconnects, report.outages) == (1, 0, [])
     assert report.books.control == report.books.frames > 0
@@ -160,7 +160,7 @@ def test_06_growing_lag_is_reported(studio: Studio, monkeypatch: pytest.MonkeyPa
     with studio.exchange(SyntheticMarket(rate=500), faults) as exchange:
         report = record(studio, exchange, scenario(), flush_interval="50ms")
     (notice,) = report.notices
-    assert notice.startswith("trades come ")
+    assert notice.startswith("trades arrive ")
     lags = [stamp // 10**6 - row[0] for stamp, row in stamped(studio, report)]
     assert report.latency.max == pytest.approx(max(lags), abs=2)
     assert max(lags) > 60_000
@@ -267,7 +267,7 @@ def test_09_a_clean_close_is_not_the_end(studio: Studio, code: int) -> None:
         ScriptedSource(numbered(20)), [Fault("close", after_trades=10, code=code)], settle=0.05
     ) as exchange:
         report = record(studio, exchange, lasting=2.0)
-    assert (report.state, report.reason) == ("complete", "its time was up")
+    assert (report.state, report.reason) == ("complete", "its end time was reached")
     assert report.ended is not None
     assert (report.ended - report.started).total_seconds() >= 1.9
     assert [gap.reason for gap in report.outages] == [f"closed by the server ({code})"]
