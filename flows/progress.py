@@ -93,7 +93,7 @@ class ProgressReporter:
 
     @property
     def failures(self) -> int:
-        """The failed calls of this run, whoever made them."""
+        """The failed calls of this run, from all its threads."""
         return sum(outage.failures for outage in self._outages)
 
     def on_status(self, status: CaptureStatus) -> None:
@@ -190,7 +190,7 @@ class ProgressReporter:
         report = SessionReport.read(self._layout.report(self._status.session))
         if self._progress is not None and report.state == "complete":
             self._show_progress(1.0)
-        # First without the picture: it takes longer, and there may be no time for it.
+        # First without the picture: it takes longer, and the time may not suffice.
         self._save_page(report_page(report, self._layout, self.failures), report_line(report))
         picture = self._draw_picture(report.session)
         self._save_page(

@@ -114,7 +114,7 @@ def active_slots(scene: Scene) -> int:
 # ------------------------------------------------------------------- stops that the code hears of
 
 
-def test_sigterm_to_the_process_of_a_run_ends_it_in_order(scene: Scene) -> None:
+def test_sigterm_stops_the_process_of_a_run_cleanly(scene: Scene) -> None:
     """What a container gets."""
     scene.capture.send_signal(signal.SIGTERM)
     assert scene.ends() == "CRASHED"
@@ -145,7 +145,7 @@ def served(place: Station, *names: str) -> Iterator[Worker]:
         yield started
 
 
-def test_sigterm_to_serve_ends_its_runs_in_order(tmp_path: Path) -> None:
+def test_sigterm_to_serve_stops_its_runs_cleanly(tmp_path: Path) -> None:
     place, folder = Station(tmp_path, KEY), tmp_path / "data"
     with (
         Simulator(MARKET, SimulatorSettings(key=KEY, keep=True)) as exchange,
@@ -207,7 +207,7 @@ def stop_the_worker(scene: Scene) -> None:
         (stop_the_worker, "RUNNING"),
     ],
 )
-def test_41_the_next_run_publishes_what_one_left_that_was_killed(
+def test_41_the_next_run_publishes_the_data_of_a_killed_one(
     scene: Scene, stop: Callable[[Scene], None], state: str
 ) -> None:
     capture = scene.capture
@@ -236,7 +236,7 @@ def test_41_the_next_run_publishes_what_one_left_that_was_killed(
 # --------------------------------------------------------------------------- one capture per key
 
 
-def test_43_a_run_that_overlaps_another_is_refused_and_harms_nothing(scene: Scene) -> None:
+def test_43_a_run_that_overlaps_another_is_refused(scene: Scene) -> None:
     report = scene.only_report()
     after = scene.place.ended(scene.api, scene.again())
     assert after["state_type"] == "FAILED"
@@ -250,7 +250,7 @@ def test_43_a_run_that_overlaps_another_is_refused_and_harms_nothing(scene: Scen
     nothing_is_lost(scene)
 
 
-def test_the_place_of_a_key_outlives_a_restart_of_the_server(tmp_path: Path) -> None:
+def test_a_key_lease_outlives_a_restart_of_the_server(tmp_path: Path) -> None:
     place, folder = Station(tmp_path, KEY), tmp_path / "data"
     with Simulator(MARKET, SimulatorSettings(key=KEY, keep=True)) as exchange, ExitStack() as stack:
         first = stack.enter_context(ExitStack())

@@ -1,1 +1,1 @@
-"""A capture while it runs: its threads, who steers it, who looks at it."""
+"""A capture while it runs: its threads, its control, its metrics and health."""

@@ -135,7 +135,7 @@ def spread_tickers(
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """Who takes the tickers of a lost shard: each survivor its part, a new shard, or nobody."""
+    """The tickers of a lost shard: each survivor's part, a new shard's, and those left over."""
 
     reassigned: list[list[str]]
     new_shard: Shard | None
@@ -183,7 +183,7 @@ class ShardRun:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run has ended, in whatever state."""
+        """Return whether the run has ended, in whatever state."""
         return self.state in _ENDED_STATES
 
 

@@ -20,7 +20,7 @@ SILENT_S = 900.0
 
 @dataclass(slots=True)
 class StalenessRules:
-    """Reports each problem once, and again only after it was over."""
+    """Reports each problem once, and again only after it has ended."""
 
     _late: bool = False
     _silent: set[str] = field(default_factory=set)

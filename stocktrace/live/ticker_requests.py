@@ -3,8 +3,8 @@
     sessions/<session>.changes/<time>_<random>.json     the request
     sessions/<session>.changes/<time>_<random>.answer   its outcome
 
-The capture makes the folder when it has its session's lock: whoever may write there may change its
-tickers. A request appears whole, by rename. The capture takes it by deleting it, and the sender
+The capture makes the folder when it has its session's lock: a user who may write there may change
+its tickers. A request appears whole, by rename. The capture takes it by deleting it, and the sender
 withdraws it by deleting it, so exactly one side succeeds and nothing is applied twice. Requests of
 several senders are taken in the order of their names, which is by time. The folder ends with the
 capture: nothing here is synced to disk, and no other session applies a request.

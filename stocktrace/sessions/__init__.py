@@ -1,1 +1,1 @@
-"""What is known of a session: its report, its status, its state."""
+"""The sessions of a data folder: their reports, statuses and states."""

@@ -205,7 +205,7 @@ class SessionReport(msgspec.Struct):
 
     @property
     def balanced(self) -> bool:
-        """Whether the books balance."""
+        """Return whether the books balance."""
         return not self.differences()
 
     def write(self, path: Path) -> None:

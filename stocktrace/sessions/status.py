@@ -1,8 +1,8 @@
 """The live status of a capture: given to ``on_status``, and written to ``<session>.status``.
 
 The file is one JSON object, replaced in one step twice a second: a reader sees the old status or
-the new one. The last one stays, with ``state`` ``ended``. It is not synced to disk, because after a
-power cut there is no live capture.
+the new one. The last one stays, with ``state`` ``ended``. It is not synced to disk, because a power
+cut ends the capture, too.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def automations(api: Api) -> dict[str, dict[str, Any]]:
     return by_name
 
 
-def test_without_a_block_only_dead_runs_are_marked(
+def test_without_a_block_only_crashed_runs_are_marked(
     api: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flows.automations import main
@@ -96,7 +96,7 @@ def test_running_it_again_changes_nothing(api: Api, capsys: pytest.CaptureFixtur
     assert len(said) == 4
 
 
-def test_what_was_changed_is_put_right_but_stays_switched_off(api: Api) -> None:
+def test_a_changed_automation_is_corrected_and_stays_switched_off(api: Api) -> None:
     from prefect import get_client
 
     from flows.automations import crash_automation, save_automation
@@ -114,7 +114,7 @@ def test_what_was_changed_is_put_right_but_stays_switched_off(api: Api) -> None:
 
 
 @pytest.mark.parametrize("block", ["slack-webhook/nothere", "nothere/trading", "trading", "/", ""])
-def test_a_block_that_is_not_there_is_named_and_nothing_is_made(api: Api, block: str) -> None:
+def test_an_unknown_block_is_named_and_nothing_is_created(api: Api, block: str) -> None:
     from flows.automations import main
 
     with pytest.raises(UsageError, match="TYPE/NAME"):
@@ -122,7 +122,7 @@ def test_a_block_that_is_not_there_is_named_and_nothing_is_made(api: Api, block:
     assert automations(api) == {}
 
 
-def test_wrong_words_are_one_sentence_and_status_2() -> None:
+def test_wrong_arguments_are_one_sentence_and_status_2() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flows.automations", "--nope"],
         capture_output=True,
@@ -167,7 +167,7 @@ def inbox() -> Iterator[tuple[str, queue.Queue[dict[str, str]]]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_gap_is_told_and_a_run_that_died_with_its_worker_is_marked_crashed(
+def test_a_gap_is_an_alert_and_a_run_killed_with_its_worker_is_marked_crashed(
     tmp_path: Path, inbox: tuple[str, queue.Queue[dict[str, str]]]
 ) -> None:
     """Without the automation the run would be Running for ever."""

@@ -78,7 +78,7 @@ def test_a_free_key_fails_with_one_sentence(tmp_path: Path, asked: Simulator) ->
 
 
 @pytest.mark.parametrize("wrong", [{"date": "today"}, {"min_share": 2}])
-def test_what_makes_no_sense_is_no_parameter(wrong: dict[str, Any]) -> None:
+def test_a_senseless_value_is_not_a_parameter(wrong: dict[str, Any]) -> None:
     from prefect.exceptions import ParameterTypeError
 
     from flows.backfill import reconcile

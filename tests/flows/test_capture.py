@@ -148,14 +148,14 @@ def test_the_result_is_small_and_says_where_the_data_is(finished: Finished) -> N
     }
 
 
-def test_a_run_that_is_done_says_what_came_of_it(finished: Finished, api: Api) -> None:
+def test_a_completed_run_has_its_result_in_a_sentence(finished: Finished, api: Api) -> None:
     assert finished.message == report_line(finished.report)
     assert f"{len(finished.sent):,} trades" in finished.message
     (run,) = [one for one in api.all("flow_runs") if one["id"] == finished.run]
     assert run["state"]["message"] == finished.message
 
 
-def test_windows_are_converted_while_the_capture_goes_on(finished: Finished, api: Api) -> None:
+def test_windows_are_converted_while_the_capture_runs(finished: Finished, api: Api) -> None:
     def ended() -> list[dict[str, Any]]:
         tasks = api.of_run("task_runs", finished.run)
         done = all(task["state_type"] == "COMPLETED" for task in tasks)
@@ -187,7 +187,7 @@ def test_the_report_is_an_artifact_of_the_run(finished: Finished, api: Api) -> N
         assert f"| {ticker} | {trades:,} | {trades:,} | 0 | {trades:,} |" in report["data"]
 
 
-def test_progress_is_at_the_end_when_the_capture_is(finished: Finished, api: Api) -> None:
+def test_progress_is_complete_when_the_capture_is(finished: Finished, api: Api) -> None:
     progress = api.artifact(finished.run, "stocktrace-progress")
     assert progress["data"] == 100.0
     assert "900 trades · 3 tickers" in progress["description"]
@@ -269,7 +269,7 @@ def test_a_wrong_request_fails_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_address_with_a_key_is_no_parameter() -> None:
+def test_an_address_with_a_key_is_not_a_parameter() -> None:
     from flows.capture import capture
 
     with pytest.raises(Exception, match="url"):
@@ -279,7 +279,7 @@ def test_an_address_with_a_key_is_no_parameter() -> None:
 # --------------------------------------------------------------------- Prefect comes and goes
 
 
-def test_a_capture_does_without_a_server(
+def test_a_capture_does_not_need_a_server(
     server: str, api: Api, exchange: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows import capture as module
@@ -313,7 +313,7 @@ def test_a_capture_does_without_a_server(
     assert eventually(away) == ["Prefect cannot be updated (ConnectionError); recording continues"]
 
 
-def test_a_conversion_that_prefect_lost_is_done_without(
+def test_a_conversion_that_prefect_lost_is_done_without_prefect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows import capture as module
@@ -376,7 +376,7 @@ def test_a_lost_lease_does_not_end_a_capture(server: str, monkeypatch: pytest.Mo
 # ---------------------------------------------------------------------------- cancel and signals
 
 
-def test_a_cancelled_script_ends_in_order(
+def test_a_cancelled_script_stops_cleanly(
     server: str, exchange: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect import get_client, runtime
@@ -453,7 +453,7 @@ capture(**json.loads(sys.argv[1]))
 """
 
 
-def test_116_a_run_goes_on_when_nobody_reads_its_output_any_more(
+def test_116_a_run_continues_when_nobody_reads_its_output_any_more(
     server: str, key: str, tmp_path: Path
 ) -> None:
     """As when the worker that started it was killed."""
@@ -533,7 +533,7 @@ def test_wrong_usage_is_one_sentence_and_status_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_usage_and_help_do_without_prefect() -> None:
+def test_wrong_usage_and_help_do_not_import_prefect() -> None:
     code = (
         "import sys; from flows.command import main; "
         "main(['--help']); main(['AAPL', '--for', 'soon']); print('prefect' in sys.modules)"
@@ -579,7 +579,7 @@ def test_the_command_takes_what_the_flow_takes(key: str) -> None:
     assert set(taken) == set(capture.parameters.properties)
 
 
-def test_while_its_market_is_closed_nothing_is_recorded_and_it_is_no_failure(
+def test_while_its_market_is_closed_a_run_is_skipped_without_a_failure(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def closed(*_: object) -> None:
@@ -595,7 +595,7 @@ def test_while_its_market_is_closed_nothing_is_recorded_and_it_is_no_failure(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_until_means_what_it_meant_when_the_command_was_given(
+def test_until_is_resolved_when_the_command_is_given(
     key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server takes seconds to start, and midnight may come in the meantime."""
@@ -642,7 +642,7 @@ def test_a_failed_run_is_status_1(
     assert capfd.readouterr().err.endswith(f"stocktrace: {KeyRefused(401)}\n")
 
 
-def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in prefect_settings.DEFAULTS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_LOGGING_EXTRA_LOGGERS", "mine")

@@ -31,7 +31,7 @@ def test_the_tasks_recover_compact_and_delete(tmp_path: Path) -> None:
     assert (deleted.tapes, deleted.csv, deleted.refused) == (0, 0, [])
 
 
-def test_a_run_that_is_done_says_what_came_of_it(server: str, tmp_path: Path) -> None:
+def test_a_completed_run_has_its_result_in_a_sentence(server: str, tmp_path: Path) -> None:
     from flows.compact import compact
 
     layout = remains.dead(tmp_path / "data")
@@ -55,7 +55,7 @@ def test_a_run_that_is_done_says_what_came_of_it(server: str, tmp_path: Path) ->
         {"csv_retention": ""},
     ],
 )
-def test_what_makes_no_sense_is_no_parameter(parameters: dict[str, str]) -> None:
+def test_a_senseless_value_is_not_a_parameter(parameters: dict[str, str]) -> None:
     from prefect.exceptions import ParameterTypeError
 
     from flows.compact import compact

@@ -148,7 +148,7 @@ def test_survivors_with_room_take_over(server: Any) -> None:
     assert not runs.check(server)
 
 
-def test_what_has_no_room_goes_to_a_new_run_of_the_same_deployment_once(server: Any) -> None:
+def test_tickers_without_room_get_one_new_run_of_the_same_deployment(server: Any) -> None:
     runs = started(server, ["A", "B"], ["C", "D"])
     runs.check(server)
     end(server, runs, 0, "FAILED")
@@ -171,7 +171,7 @@ def test_a_shard_that_was_cancelled_is_not_taken_over(server: Any) -> None:
     assert (server.sent, server.started[2:], runs.fleet.lost_at) == ([], [], {})
 
 
-def test_a_shard_that_fails_when_its_time_is_up_is_not_taken_over(server: Any) -> None:
+def test_a_shard_that_fails_at_its_end_time_is_not_taken_over(server: Any) -> None:
     from flows.fleet import result
 
     runs = started(server, ["A"], ["B"], remaining_s=1.0)
@@ -186,7 +186,7 @@ def test_a_shard_that_fails_when_its_time_is_up_is_not_taken_over(server: Any) -
 
 @pytest.mark.parametrize("call", ["start", "read", "events", "send", "show"])
 @pytest.mark.parametrize("how", ["fails", "late"])
-def test_whatever_call_the_server_does_not_answer_each_ticker_gets_one_heir(
+def test_each_ticker_is_reassigned_once_whichever_call_fails(
     server: Any, call: str, how: str
 ) -> None:
     runs = started(server, ["A", "B"], ["C", "D"])
@@ -211,7 +211,7 @@ def test_whatever_call_the_server_does_not_answer_each_ticker_gets_one_heir(
     assert not runs.fleet.abandoned
 
 
-def test_a_fleet_starts_each_shard_once_however_often_it_has_to_ask(server: Any) -> None:
+def test_a_fleet_starts_each_shard_once_however_often_it_asks(server: Any) -> None:
     runs = runs_of(["A"], ["B"])
     server.late.add("start")
     assert runs.check(server)
@@ -233,7 +233,7 @@ def test_a_run_is_named_by_what_it_records(monkeypatch: pytest.MonkeyPatch) -> N
     assert named() == "0 tickers, 0 keys · until "
 
 
-def test_a_fleet_that_starts_early_is_about_its_scheduled_start(
+def test_a_fleet_that_starts_early_counts_from_its_scheduled_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     class Known(Exception):
@@ -254,7 +254,7 @@ def test_a_fleet_that_starts_early_is_about_its_scheduled_start(
     assert known.value.args == (end.isoformat(), end)
 
 
-def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
+def test_an_outage_is_logged_once_and_on_the_page_until_it_ends(
     server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = started(server, ["A"], ["B"])
@@ -277,7 +277,7 @@ def test_an_outage_is_told_once_and_on_the_page_until_it_is_over(
 
 
 @pytest.mark.parametrize("state", ["CRASHED", "CANCELLED"])
-def test_what_an_heir_was_never_sent_goes_to_another(server: Any, state: str) -> None:
+def test_tickers_that_an_ended_shard_was_not_sent_are_reassigned(server: Any, state: str) -> None:
     runs = started(server, ["A"], ["B"], ["C", "D", "E"])
     end(server, runs, 0, "CRASHED")
     server.fails.add("send")
@@ -291,7 +291,7 @@ def test_what_an_heir_was_never_sent_goes_to_another(server: Any, state: str) ->
     assert server.started[3:] == [("capture/1", ["A", "B"] if state == "CRASHED" else ["A"])]
 
 
-def test_what_could_not_be_handed_over_in_time_is_named(server: Any) -> None:
+def test_tickers_that_could_not_be_sent_in_time_are_named(server: Any) -> None:
     runs = started(server, ["A"], ["B"])
     end(server, runs, 0, "CRASHED")
     server.fails.add("send")
@@ -320,7 +320,7 @@ def test_a_shard_that_no_worker_started_in_time_ends_with_the_fleet_and_is_named
     assert set(runs.fleet.lost_at) == {"A"}
 
 
-def test_a_run_that_was_deleted_in_prefect_ends_no_fleet_and_keeps_none(server: Any) -> None:
+def test_a_run_that_was_deleted_in_prefect_neither_ends_nor_delays_the_fleet(server: Any) -> None:
     runs = started(server, ["A"], ["B"])
     del server.states[runs.fleet.runs[0].run]
     assert runs.check(server)

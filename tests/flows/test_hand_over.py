@@ -57,7 +57,7 @@ def capturing(
             process.kill()
 
 
-def test_the_next_flow_run_takes_over_the_key_and_the_moment_between_them_is_told(
+def test_the_next_flow_run_takes_over_the_key_and_the_time_between_is_a_gap(
     server: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"

@@ -46,7 +46,7 @@ def template(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_a_template_asks_for_what_it_uses_and_uses_what_it_asks_for(kind: str) -> None:
+def test_a_template_declares_exactly_the_variables_that_it_uses(kind: str) -> None:
     import jsonschema  # type: ignore[import-untyped]
     from prefect.utilities.templating import find_placeholders
 
@@ -66,7 +66,7 @@ def test_a_template_asks_for_what_it_uses_and_uses_what_it_asks_for(kind: str) -
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_no_key_stands_in_the_environment_that_prefect_keeps(kind: str) -> None:
+def test_the_environment_that_prefect_stores_has_no_key(kind: str) -> None:
     assert not [
         name
         for name in template(kind)["variables"]["properties"]["env"]["default"]

@@ -72,9 +72,7 @@ def shown(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     return Shown(str(state.state_details.flow_run_id), SessionReport.read(path), pages)
 
 
-def test_one_page_is_replaced_where_it_stands_and_becomes_the_report(
-    shown: Shown, api: Api
-) -> None:
+def test_one_page_is_replaced_in_place_and_becomes_the_report(shown: Shown, api: Api) -> None:
     assert len(shown.pages) >= 4
     assert len({artifact for artifact, _ in shown.pages}) == 1
     heads = [text.partition("\n")[0] for _, text in shown.pages]
@@ -132,7 +130,7 @@ def test_gaps_and_reconnects_are_events_of_the_session_and_its_run(shown: Shown,
         assert runs[0]["prefect.resource.name"] == "AAPL BINANCE:BTCUSDT · 5s"
 
 
-def test_an_event_that_cannot_be_sent_is_told_and_nothing_else(
+def test_an_event_that_cannot_be_sent_is_counted(
     server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from flows import progress
@@ -148,7 +146,7 @@ def test_an_event_that_cannot_be_sent_is_told_and_nothing_else(
     assert shown.failures >= 2
 
 
-def test_a_picture_that_is_too_large_for_prefect_is_left_out_and_named(
+def test_a_picture_that_is_too_large_for_prefect_is_left_out_with_a_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from flows import progress

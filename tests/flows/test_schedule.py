@@ -135,7 +135,7 @@ IN_NEW_YORK = datetime(2026, 11, 24, 5, tzinfo=UTC)
         (STOCKS, "2026-11-24T05:00:02", IN_NEW_YORK, "2026-11-24T21:00"),
     ],
 )
-def test_a_run_ends_as_its_scheduled_start_says_while_that_is_just_ahead(
+def test_a_run_that_starts_early_ends_by_its_scheduled_start(
     server: str,
     end_of: Callable[..., datetime | str],
     asked: dict[str, Any],
@@ -156,7 +156,7 @@ def test_started_by_hand_before_midnight_in_new_york_the_market_has_closed(
     assert found.startswith("The US market has closed")
 
 
-def test_the_form_offers_the_markets_and_knows_a_time_from_none() -> None:
+def test_the_form_offers_the_markets_and_checks_the_time() -> None:
     from flows.capture import capture
 
     form = capture.parameters.model_dump()["properties"]

@@ -52,7 +52,7 @@ def test_what_is_served_is_what_prefect_yaml_deploys() -> None:
         ("name: x", "has no deployments"),
     ],
 )
-def test_a_file_without_deployments_is_told(
+def test_a_file_without_deployments_is_reported(
     tmp_path: Path, text: str | None, sentence: str
 ) -> None:
     file = tmp_path / "prefect.yaml"

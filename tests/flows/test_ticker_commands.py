@@ -69,7 +69,7 @@ def taken(steer: Any, count: int = 1) -> list[ChangeRequest]:
     return found
 
 
-def test_what_is_sent_reaches_each_capture_that_runs_once_and_in_order(
+def test_a_command_reaches_each_running_capture_once_and_in_order(
     begun: Callable[[str], UUID], steered: Callable[[UUID], Any]
 ) -> None:
     from flows.retarget import retarget
@@ -119,7 +119,7 @@ def test_if_no_capture_runs_the_flow_fails_with_a_sentence(server: str) -> None:
     ],
     ids=str,
 )
-def test_the_form_takes_nothing_wrong(asked: dict[str, Any]) -> None:
+def test_the_form_refuses_wrong_values(asked: dict[str, Any]) -> None:
     """The server looks at the schema before it makes a run."""
     from prefect.utilities.callables import parameter_schema
     from prefect.utilities.schema_tools.validation import is_valid
@@ -150,7 +150,7 @@ class Flaky:
         return answer
 
 
-def test_an_outage_of_the_api_is_counted_and_ends_nothing(
+def test_an_outage_of_the_api_is_counted_and_ends_no_capture(
     steered: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from flows import ticker_commands
@@ -171,7 +171,7 @@ def test_an_outage_of_the_api_is_counted_and_ends_nothing(
     assert not steering._thread.is_alive()
 
 
-def test_a_change_that_is_none_is_told_and_the_next_is_taken(
+def test_an_invalid_command_is_logged_and_the_next_is_applied(
     begun: Callable[[str], UUID], steered: Callable[[UUID], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     from flows.ticker_commands import TickerCommand
@@ -186,7 +186,7 @@ def test_a_change_that_is_none_is_told_and_the_next_is_taken(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_deployed_capture_is_steered_by_the_deployment(tmp_path: Path) -> None:
+def test_a_deployment_changes_the_tickers_of_a_deployed_capture(tmp_path: Path) -> None:
     """A server, a worker, and the command line beside them, at the same capture."""
     place = Station(tmp_path, KEY)
     market = SyntheticMarket(seed=7, rate=100.0)

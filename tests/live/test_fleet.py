@@ -41,12 +41,12 @@ def report(trades: dict[str, int], seconds: float, session: str = SESSION) -> Se
 # --- rates -----------------------------------------------------------------------------------
 
 
-def test_a_rate_is_of_all_seconds_that_a_ticker_was_asked_for() -> None:
+def test_a_rate_covers_all_seconds_in_which_a_ticker_was_captured() -> None:
     reports = [report({"A": 100, "B": 0}, 10.0), report({"A": 20}, 30.0)]
     assert measured_rates(reports) == {"A": 3.0, "B": 0.0}
 
 
-def test_a_ticker_that_joined_late_and_a_session_that_runs_tell_no_rate() -> None:
+def test_tickers_added_late_and_running_sessions_have_no_rate() -> None:
     late = report({"A": 100, "B": 7}, 10.0)
     late.changes.append(TickerChange(START, "cli", ["B"], []))
     running = report({"C": 5}, 10.0)
@@ -79,7 +79,7 @@ def test_the_busiest_tickers_go_to_different_keys() -> None:
     st.dictionaries(st.integers(0, 999).map(str), st.floats(0, 1e4), min_size=1),
     st.integers(1, 8),
 )
-def test_every_ticker_is_with_one_key_and_none_has_much_more_than_another(
+def test_every_ticker_has_one_key_and_the_keys_are_balanced(
     known: dict[str, float], keys: int
 ) -> None:
     keys = min(keys, len(known))
@@ -91,7 +91,7 @@ def test_every_ticker_is_with_one_key_and_none_has_much_more_than_another(
     assert max(loads) - min(loads) <= max(known.values()) * (1 + 1e-9)
 
 
-def test_tickers_of_which_nothing_is_known_are_spread_by_number() -> None:
+def test_tickers_without_a_known_rate_are_spread_by_number() -> None:
     assert [len(one.tickers) for one in split_tickers([str(n) for n in range(100)], 2, {})] == [
         50,
         50,
@@ -119,7 +119,7 @@ def test_more_keys_than_tickers_are_refused() -> None:
 # --- taking over -----------------------------------------------------------------------------
 
 
-def test_survivors_take_over_what_they_have_room_for() -> None:
+def test_survivors_take_over_as_many_tickers_as_they_have_room_for() -> None:
     survivors = [Shard(["A"], 10.0), Shard(["B", "C"], 1.0)]
     got, left = spread_tickers(["X", "Y", "Z"], survivors, {"X": 5.0, "Y": 4.0, "Z": 3.0}, limit=3)
     assert got == [["Y", "Z"], ["X"]]
@@ -128,11 +128,11 @@ def test_survivors_take_over_what_they_have_room_for() -> None:
     assert (got, left) == ([[], []], ["V", "W"])
 
 
-def test_without_survivors_all_is_left() -> None:
+def test_without_survivors_no_ticker_is_reassigned() -> None:
     assert spread_tickers(["X"], [], {}) == ([], ["X"])
 
 
-def test_what_survivors_have_no_room_for_goes_to_a_new_shard() -> None:
+def test_tickers_without_room_get_a_new_shard() -> None:
     lost, survivor = Shard(["X", "Y"], 9.0), Shard(["A"], 10.0)
     heirs = plan_take_over(lost, ["X", "Y"], [survivor], {"X": 5.0, "Y": 4.0}, 2, restarted=False)
     assert heirs == TakeOver([["X"]], Shard(["Y"], 4.0), [])
@@ -140,7 +140,7 @@ def test_what_survivors_have_no_room_for_goes_to_a_new_shard() -> None:
     assert lost == Shard()
 
 
-def test_a_shard_that_took_over_already_has_no_successor() -> None:
+def test_a_restarted_shard_has_no_successor() -> None:
     lost = Shard(["X", "Y"], 9.0)
     assert plan_take_over(lost, ["X", "Y"], [], {}, 2, restarted=True) == TakeOver(
         [], None, ["X", "Y"]
@@ -148,7 +148,7 @@ def test_a_shard_that_took_over_already_has_no_successor() -> None:
     assert lost == Shard()
 
 
-def test_a_shard_keeps_what_it_had_when_it_ended_and_gives_what_it_was_not_sent() -> None:
+def test_an_ended_shard_loses_only_the_tickers_that_it_was_not_sent() -> None:
     ended, survivor = Shard(["A", "X"], 9.0), Shard()
     assert plan_take_over(ended, ["X"], [survivor], {}, restarted=False) == TakeOver(
         [["X"]], None, []
@@ -159,7 +159,7 @@ def test_a_shard_keeps_what_it_had_when_it_ended_and_gives_what_it_was_not_sent(
 # --- the coverage of the lake ----------------------------------------------------------------
 
 
-def test_the_gap_between_a_shard_and_the_one_that_took_over_is_named(tmp_path: Path) -> None:
+def test_the_time_between_a_shard_and_its_successor_is_a_gap(tmp_path: Path) -> None:
     lake = f"file://{tmp_path}/lake"
     dead, heir = SESSION, SESSION.replace("3f9a1c", "4f9a1c")
     for session, start, end in ((dead, 0, 40), (heir, 65, 90)):
@@ -175,14 +175,14 @@ def test_the_gap_between_a_shard_and_the_one_that_took_over_is_named(tmp_path: P
     assert (gap["session"], gap["reason"]) == (fleet, "its shard was lost")
 
 
-def test_a_ticker_that_nobody_took_over_is_a_gap_to_the_end(tmp_path: Path) -> None:
+def test_an_abandoned_ticker_has_a_gap_to_the_end(tmp_path: Path) -> None:
     lake = f"file://{tmp_path}/lake"
     assert write_uncovered_gaps(lake, SESSION, {"A": NOON}, NOON + SECOND, "lost") == 1
     (gap,) = stocktrace.read_gaps(data_dir=lake).to_dict("records")
     assert (gap["start"].value, gap["end"].value) == (NOON, NOON + SECOND)
 
 
-def test_no_gap_is_named_where_somebody_listened(tmp_path: Path) -> None:
+def test_there_is_no_gap_while_another_session_listened(tmp_path: Path) -> None:
     lake = f"file://{tmp_path}/lake"
     layout = Layout(tmp_path / "data", lake=lake)
     write_coverage(layout, SESSION, [CoverageInterval("A", NOON, NOON + 5 * SECOND, "")])

@@ -39,7 +39,7 @@ def told(**given: Any) -> list[tuple[str, str]]:
     return [(problem.kind, problem.sentence) for problem in find_problems(look(**given))]
 
 
-def test_nothing_is_wrong_with_a_capture_that_is_well() -> None:
+def test_a_healthy_capture_has_no_problems() -> None:
     assert told() == []
 
 
@@ -78,18 +78,18 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = [
 
 
 @pytest.mark.parametrize(("wrong", "well", "problem"), WRONG, ids=[case[2][0] for case in WRONG])
-def test_each_kind_of_problem_is_told_from_its_limit_on(
+def test_each_kind_of_problem_is_reported_above_its_limit(
     wrong: dict[str, Any], well: dict[str, Any], problem: tuple[str, str]
 ) -> None:
     assert told(**wrong) == [problem]
     assert told(**well) == []
 
 
-def test_all_kinds_are_looked_at_here() -> None:
+def test_all_kinds_are_tested_here() -> None:
     assert {problem[0] for _, _, problem in WRONG} == set(PROBLEM_KINDS)
 
 
-def test_nobody_is_late_while_the_market_is_closed() -> None:
+def test_no_ticker_is_late_while_the_market_is_closed() -> None:
     thanksgiving = datetime(2026, 11, 26, 16, 0, tzinfo=UTC)
     assert told(now=thanksgiving, last={}, elapsed_s=7200.0) == []
     assert [kind for kind, _ in told(now=thanksgiving, tickers=("BINANCE:BTCUSDT",), last={})] == [
@@ -97,12 +97,12 @@ def test_nobody_is_late_while_the_market_is_closed() -> None:
     ]
 
 
-def test_a_longer_batch_is_given_longer() -> None:
+def test_a_longer_flush_interval_allows_a_longer_wait() -> None:
     assert told(behind_s=100.0, flush_interval_s=10.0) == []
 
 
 @pytest.mark.parametrize("state", ["ending", "ended"])
-def test_a_capture_that_publishes_its_end_is_asked_for_the_disk_only(state: str) -> None:
+def test_only_the_disk_is_checked_while_a_capture_publishes_its_end(state: str) -> None:
     assert (
         told(state=state, status_age_s=100.0, disconnected_s=100.0, last={}, behind_s=100.0) == []
     )

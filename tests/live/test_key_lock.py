@@ -50,7 +50,7 @@ def handle_of_one_who_waits() -> tuple[CaptureControl, Waiting]:
     return handle, waiting
 
 
-def test_the_next_capture_takes_over_where_the_one_before_it_ended(studio):
+def test_the_next_capture_takes_over_where_the_previous_one_ended(studio):
     handle, waiting = handle_of_one_who_waits()
     second = Studio(studio.data_dir, studio.key, handle)
     recording = threading.Event()
@@ -87,7 +87,7 @@ def test_the_next_capture_takes_over_where_the_one_before_it_ended(studio):
     assert [*verify(layout, old.session), *verify(layout, new.session)] == []
 
 
-def test_whoever_does_not_wait_is_refused_at_once(studio):
+def test_a_capture_that_does_not_wait_is_refused_at_once(studio):
     settings = settings_of(studio)
     stopping = Waiting()
     with (
@@ -99,7 +99,7 @@ def test_whoever_does_not_wait_is_refused_at_once(studio):
     assert not stopping.began.is_set()
 
 
-def test_patience_has_an_end_and_a_stop_is_heard(studio):
+def test_waiting_ends_after_the_timeout_or_a_stop(studio):
     settings = settings_of(studio, wait_for_key="10ms")
     stopped = threading.Event()
     stopped.set()
@@ -115,7 +115,7 @@ def test_patience_has_an_end_and_a_stop_is_heard(studio):
                 pytest.fail("two captures had the key")
 
 
-def test_a_free_key_is_no_hand_over_however_its_last_holder_ended(studio):
+def test_a_free_key_is_not_a_hand_over_however_its_last_holder_ended(studio):
     settings = settings_of(studio, wait_for_key="1h")
     with wait_for_key(studio.key, settings, threading.Event(), SYSTEM_CLOCK) as turn:
         turn.key_lock.record_disconnect(1)
@@ -130,7 +130,7 @@ def kill_when(waited: threading.Event, other: subprocess.Popen[str]) -> None:
     other.kill()
 
 
-def test_after_one_who_was_killed_the_turn_begins_when_that_is_seen(studio, tmp_path: Path):
+def test_after_a_killed_holder_the_session_begins_when_the_lock_is_acquired(studio, tmp_path: Path):
     """Until when it listened is for its own tape to tell, and for recovery to read."""
     settings = settings_of(studio, wait_for_key="60s")
     code = (
@@ -155,7 +155,7 @@ def test_after_one_who_was_killed_the_turn_begins_when_that_is_seen(studio, tmp_
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_who_is_interrupted_while_it_waits_has_made_nothing(studio, number, status):
+def test_a_capture_that_is_interrupted_while_it_waits_creates_nothing(studio, number, status):
     code = (
         "from stocktrace.live import key_lock\nfrom stocktrace.cli import main\n"
         "wait = key_lock.threading.Event.wait\n"

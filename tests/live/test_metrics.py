@@ -140,7 +140,7 @@ def test_a_capture_that_has_not_begun_has_no_metrics(settings: Settings) -> None
     assert metrics.problems() is None
 
 
-def test_with_very_many_tickers_there_are_the_totals_only(settings: Settings) -> None:
+def test_with_very_many_tickers_only_the_totals_are_exported(settings: Settings) -> None:
     tickers = tuple(f"T{number}" for number in range(MAX_TICKERS + 1))
     metrics = Metrics(settings, clock())
     metrics(busy(tickers=tickers))
@@ -151,7 +151,7 @@ def test_with_very_many_tickers_there_are_the_totals_only(settings: Settings) ->
     assert ("stocktrace_ticker_trades_total", "T1") in scraped(metrics)
 
 
-def test_how_long_there_is_no_connection_is_counted_from_the_last_time_there_was(
+def test_disconnected_seconds_count_from_the_last_connection(
     settings: Settings,
 ) -> None:
     metrics = Metrics(settings, clock())
@@ -163,7 +163,7 @@ def test_how_long_there_is_no_connection_is_counted_from_the_last_time_there_was
     assert scraped(metrics)["stocktrace_disconnected_seconds", ""] == 0.0
 
 
-def test_a_capture_that_is_not_heard_of_any_more_is_stalled(settings: Settings) -> None:
+def test_a_capture_without_a_new_status_is_stalled(settings: Settings) -> None:
     now = [0.0]
     metrics = Metrics(settings, replace(clock(), monotonic=lambda: now[0]))
     metrics(busy())
@@ -200,7 +200,7 @@ def address(caplog: pytest.LogCaptureFixture) -> str:
     return told[-1].split("/")[2]
 
 
-def test_it_answers_metrics_and_health_and_nothing_else(
+def test_the_server_answers_metrics_and_health_only(
     settings: Settings, ask: Callable[[str], Answer]
 ) -> None:
     with serve_metrics(settings, clock()) as tell:
@@ -218,7 +218,7 @@ def test_it_answers_metrics_and_health_and_nothing_else(
     assert other.status == 404
 
 
-def test_what_is_wrong_makes_health_503_and_says_what(
+def test_a_problem_makes_health_503_and_is_in_its_body(
     settings: Settings, ask: Callable[[str], Answer]
 ) -> None:
     with serve_metrics(settings, clock()) as tell:
@@ -234,7 +234,7 @@ def test_what_is_wrong_makes_health_503_and_says_what(
     }
 
 
-def test_a_client_that_says_nothing_holds_nobody_up(
+def test_a_silent_client_does_not_delay_others(
     settings: Settings, ask: Callable[[str], Answer], caplog: pytest.LogCaptureFixture
 ) -> None:
     with serve_metrics(settings, clock()) as tell:
@@ -261,7 +261,7 @@ def taken() -> Iterator[str]:
         yield str(server.getsockname()[1])
 
 
-def test_an_address_that_is_taken_is_told_before_anything_is_made(
+def test_an_address_in_use_is_reported_before_anything_is_created(
     studio: Studio, taken: str
 ) -> None:
     with (
@@ -275,7 +275,7 @@ def test_an_address_that_is_taken_is_told_before_anything_is_made(
     assert not exchange.connections
 
 
-def test_a_host_that_is_none_is_told(settings: Settings) -> None:
+def test_an_unknown_host_is_reported(settings: Settings) -> None:
     wrong = settings.model_copy(update={"metrics": "no.such.host.invalid:0"})
     with (
         pytest.raises(SettingsError, match=r"Cannot listen on no\.such\.host\.invalid:0"),

@@ -67,7 +67,7 @@ def test_every_metric_that_an_alert_or_a_panel_names_is_exported(
     assert named - exported == set()
 
 
-def test_every_metric_of_ours_is_shown_or_watched_or_said_to_be_for_others(
+def test_every_metric_is_on_a_panel_or_in_an_alert_or_listed_here(
     dashboard: Any, exported: set[str]
 ) -> None:
     text = " ".join([*queries(dashboard), *(rule["expr"] for rule in rules())])
@@ -80,7 +80,7 @@ def test_every_metric_of_ours_is_shown_or_watched_or_said_to_be_for_others(
     }
 
 
-def test_problems_are_asked_for_by_kinds_that_there_are() -> None:
+def test_alerts_name_existing_kinds_of_problems() -> None:
     asked = {
         kind for rule in rules() for kind in re.findall(r'problems{kind="(\w+)"', rule["expr"])
     }
@@ -88,7 +88,7 @@ def test_problems_are_asked_for_by_kinds_that_there_are() -> None:
     assert asked <= set(PROBLEM_KINDS)
 
 
-def test_every_alert_says_what_is_the_matter_and_how_bad_it_is() -> None:
+def test_every_alert_has_a_summary_and_a_severity() -> None:
     for rule in rules():
         assert rule["annotations"]["summary"]
         assert rule["labels"]["severity"] in {"critical", "warning"}
@@ -96,12 +96,12 @@ def test_every_alert_says_what_is_the_matter_and_how_bad_it_is() -> None:
     assert sorted(set(names)) == sorted(names)
 
 
-def test_every_alert_is_tried_by_the_test_of_the_rules() -> None:
+def test_every_alert_is_covered_by_the_test_of_the_rules() -> None:
     text = (DEPLOY / "prometheus" / "alerts.test.yml").read_text(encoding="utf-8")
     assert [rule["alert"] for rule in rules() if f'alertname="{rule["alert"]}"' not in text] == []
 
 
-def test_the_panels_have_numbers_of_their_own_and_do_not_lie_upon_each_other(
+def test_the_panels_have_unique_ids_and_do_not_overlap(
     dashboard: Any,
 ) -> None:
     cells: set[tuple[int, int]] = set()
@@ -130,15 +130,15 @@ def promtool(*words: str | Path) -> str:
     return done.stdout
 
 
-def test_prometheus_takes_the_sample_and_the_alerts() -> None:
+def test_prometheus_accepts_the_sample_and_the_alerts() -> None:
     promtool("check", "config", CONFIG)
 
 
-def test_each_alert_fires_when_it_should_and_none_when_all_is_well() -> None:
+def test_each_alert_fires_when_it_should_and_only_then() -> None:
     promtool("test", "rules", DEPLOY / "prometheus" / "alerts.test.yml")
 
 
-def test_prometheus_takes_every_query_of_the_dashboard(dashboard: Any, tmp_path: Path) -> None:
+def test_prometheus_accepts_every_query_of_the_dashboard(dashboard: Any, tmp_path: Path) -> None:
     expressions = [
         re.sub(r"\$\w+", ".*", query)
         for query in queries(dashboard)

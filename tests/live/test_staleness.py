@@ -10,7 +10,7 @@ OPEN = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)  # Monday, half an hour after t
 LONG = timedelta(seconds=SILENT_S)
 
 
-def test_late_trades_are_told_once_and_again_after_they_were_in_time():
+def test_late_trades_are_reported_once_until_they_were_in_time():
     vigil = StalenessRules()
     told = [vigil.check_lag(ms) for ms in (100, LATE_MS + 1, LATE_MS * 2, LATE_MS * 0.6)]
     assert told == [None, "trades arrive 60 s after the exchange's time", None, None]
@@ -23,7 +23,7 @@ def test_a_stock_without_a_trade_in_open_market_is_silent():
     assert find_silent(["AAPL"], {"AAPL": OPEN + LONG / 2}, OPEN, OPEN + LONG) == {}
 
 
-def test_nothing_is_missed_while_the_market_is_closed():
+def test_no_ticker_is_silent_while_the_market_is_closed():
     thanksgiving = datetime(2026, 11, 26, 16, 0, tzinfo=UTC)
     night = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
     for begin in (thanksgiving, night):
@@ -38,7 +38,7 @@ def test_only_open_hours_count():
     assert find_silent(["AAPL"], {}, before_the_bell, bell + LONG) == {"AAPL": SILENT_S}
 
 
-def test_a_silent_ticker_is_told_once_until_it_trades():
+def test_a_silent_ticker_is_reported_once_until_it_trades():
     vigil, first = StalenessRules(), OPEN + LONG
     told = ["no AAPL trades for 15 minutes of market hours"]
     assert vigil.check_silence(["AAPL"], {}, OPEN, first) == told

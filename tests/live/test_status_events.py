@@ -29,11 +29,11 @@ def told(statuses: Iterable[CaptureStatus]) -> list[tuple[float, str, dict[str, 
     ]
 
 
-def test_a_quiet_capture_is_no_news() -> None:
+def test_a_quiet_capture_has_no_events() -> None:
     assert told(at(second / 2) for second in range(400)) == []
 
 
-def test_a_gap_is_told_once_when_it_is_over() -> None:
+def test_a_gap_is_one_event_when_it_has_ended() -> None:
     after = {"outages": 1, "last_outage": GAP}
     assert told([at(0), at(1, **after), at(2, **after)]) == [
         (
@@ -51,12 +51,12 @@ def test_a_gap_is_told_once_when_it_is_over() -> None:
     ]
 
 
-def test_gaps_between_two_looks_are_counted_in_one_event() -> None:
+def test_gaps_between_two_statuses_are_counted_in_one_event() -> None:
     (news,) = told([at(0), at(1, outages=3, last_outage=GAP)])
     assert news[2]["gaps"] == 3
 
 
-def test_a_reconnect_is_told_when_it_listens_again() -> None:
+def test_a_reconnect_is_an_event_when_it_is_connected_again() -> None:
     statuses = [
         at(0),
         at(1, connected=False, reconnects=1),
@@ -72,7 +72,7 @@ def test_a_reconnect_is_told_when_it_listens_again() -> None:
     ]
 
 
-def test_refused_rows_are_a_burst_when_they_come_within_a_minute() -> None:
+def test_many_refused_rows_within_a_minute_are_a_burst() -> None:
     # One each three seconds is the 20th within 60 s; one each four never is.
     slow = (at(4.0 * n, quarantined=n) for n in range(200))
     assert told(slow) == []
@@ -84,7 +84,7 @@ def test_refused_rows_are_a_burst_when_they_come_within_a_minute() -> None:
     assert payload == {"rows": 20, "seconds": 60.0, "quarantined": 20, "tickers": ["A", "B"]}
 
 
-def test_a_burst_is_told_again_after_it_was_over() -> None:
+def test_a_second_burst_is_a_second_event() -> None:
     counts = [0, 50, 50, 50, 90]
     times = [0.0, 1.0, 62.0, 124.0, 125.0]
     bursts = told(at(time, quarantined=n) for time, n in zip(times, counts, strict=True))

@@ -96,7 +96,7 @@ def intervals(studio: Studio, ticker: str) -> list[tuple[str, str]]:
 # --- the command line and a capture --------------------------------------------------------------
 
 
-def test_a_ticker_that_is_added_is_captured_and_the_change_stands_everywhere(
+def test_an_added_ticker_is_captured_and_the_change_is_recorded_everywhere(
     studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Future[int]] = []
@@ -127,7 +127,7 @@ def test_a_ticker_that_is_added_is_captured_and_the_change_stands_everywhere(
     assert not list(studio.data_dir.glob("sessions/*.changes")), "nothing is left of it"
 
 
-def test_the_coverage_of_a_ticker_that_is_removed_ends(
+def test_the_coverage_of_a_removed_ticker_ends(
     studio: Studio, pool: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Future[int]] = []
@@ -151,7 +151,7 @@ def test_the_coverage_of_a_ticker_that_is_removed_ends(
     assert ends["MSFT"] < ends["AAPL"]
 
 
-def test_several_senders_at_once_lose_nothing_and_undo_nothing(
+def test_changes_of_several_senders_at_once_are_all_applied(
     studio: Studio, pool: ThreadPoolExecutor
 ) -> None:
     begun = tuple(f"OLD{n}" for n in range(6))
@@ -173,7 +173,7 @@ def test_several_senders_at_once_lose_nothing_and_undo_nothing(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_refusal_of_the_server_is_told_with_status_1(
+def test_a_refusal_of_the_server_exits_with_status_1(
     studio: Studio, steer: Steer, capsys: pytest.CaptureFixture[str], *, named: bool
 ) -> None:
     odd = frozenset({"TSLA"})
@@ -189,7 +189,7 @@ def test_a_refusal_of_the_server_is_told_with_status_1(
     assert intervals(studio, "NVDA") == [("listening", "")]
 
 
-def test_the_ticker_over_the_limit_is_the_refused_one_and_served_when_there_is_room(
+def test_the_ticker_over_the_limit_is_refused_and_served_when_there_is_room(
     studio: Studio, steer: Steer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("add TSLA", "add TSLA", "set A B", "add TSLA")
@@ -235,7 +235,7 @@ def test_not_all_tickers_can_be_removed(
     assert (report.tickers, report.changes) == (["AAPL"], [])
 
 
-def test_the_list_tells_since_when_and_who_asked(
+def test_the_list_shows_since_when_and_who_asked(
     studio: Studio, steer: Steer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with studio.exchange() as exchange:
@@ -249,7 +249,7 @@ def test_the_list_tells_since_when_and_who_asked(
     assert (added["added"], added["captured"]) == (["X"], ["AAPL", "TSLA", "X"])
 
 
-def test_whoever_waits_when_the_capture_ends_is_answered(
+def test_a_sender_that_waits_when_the_capture_ends_is_answered(
     studio: Studio, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if it had not come to look for changes any more."""
@@ -271,7 +271,7 @@ def test_whoever_waits_when_the_capture_ends_is_answered(
 
 
 @pytest.mark.slow
-def test_a_capture_that_is_killed_takes_no_change_and_its_successor_does_not_either(
+def test_neither_a_killed_capture_nor_its_successor_applies_a_change(
     studio: Studio, tmp_path: Path
 ) -> None:
     """Each a process of its own."""
@@ -343,7 +343,7 @@ def test_changes_are_taken_in_the_order_in_which_they_were_sent(layout: Layout) 
         assert [change.tickers for _, change in inbox.take()] == [("T1",), ("T2",), ("T3",)]
 
 
-def test_a_change_that_nobody_takes_is_withdrawn(layout: Layout) -> None:
+def test_a_change_that_is_not_taken_is_withdrawn(layout: Layout) -> None:
     with alive(layout) as inbox:
         with pytest.raises(ChangeTimeout, match="The change was withdrawn"):
             request_change(layout, SESSION, ADD, 0.2)
@@ -360,7 +360,9 @@ def test_a_change_that_was_taken_and_not_answered_is_not_called_withdrawn(
             sending.result()
 
 
-def test_a_capture_that_dies_meanwhile_is_told_of(layout: Layout, pool: ThreadPoolExecutor) -> None:
+def test_a_capture_that_crashes_before_it_answers_is_reported(
+    layout: Layout, pool: ThreadPoolExecutor
+) -> None:
     with contextlib.ExitStack() as process:
         inbox = process.enter_context(alive(layout))
         sending = pool.submit(request_change, layout, SESSION, ADD, 60)
@@ -381,7 +383,7 @@ def test_a_capture_that_dies_meanwhile_is_told_of(layout: Layout, pool: ThreadPo
         '{"action": "add", "tickers": [], "requested_by": ""}',
     ],
 )
-def test_a_file_that_is_no_change_is_answered_and_harms_nobody(layout: Layout, text: str) -> None:
+def test_an_invalid_request_is_answered_and_changes_nothing(layout: Layout, text: str) -> None:
     with alive(layout) as inbox:
         (inbox.folder / "1_x.json").write_text(text)
         (inbox.folder / ".1_x.json.123.tmp").write_text("half a")
@@ -393,7 +395,7 @@ def test_a_file_that_is_no_change_is_answered_and_harms_nobody(layout: Layout, t
         assert answer["error"].startswith("It is not a valid change of tickers: ")
 
 
-def test_what_a_dead_capture_left_is_never_applied_and_is_swept(layout: Layout) -> None:
+def test_requests_to_a_crashed_capture_are_removed_and_not_applied(layout: Layout) -> None:
     dead = layout.ticker_requests("20261122T142958Z_3f9a1c")
     dead.mkdir()
     (dead / "1_x.json").write_text(GOOD)
@@ -407,7 +409,7 @@ def test_what_a_dead_capture_left_is_never_applied_and_is_swept(layout: Layout) 
 # --- which capture -------------------------------------------------------------------------------
 
 
-def test_if_no_capture_runs_that_is_told_with_status_1(
+def test_without_a_running_capture_the_command_exits_with_status_1(
     layout: Layout, studio: Studio, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentence = (
@@ -419,7 +421,7 @@ def test_if_no_capture_runs_that_is_told_with_status_1(
         assert capsys.readouterr() == ("", f"stocktrace: {sentence}\n")
 
 
-def test_a_session_that_does_not_run_is_told_with_status_1(
+def test_a_session_that_is_not_running_exits_with_status_1(
     layout: Layout, studio: Studio, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout.report(SESSION).write_text("{}")
@@ -431,7 +433,7 @@ def test_a_session_that_does_not_run_is_told_with_status_1(
     assert capsys.readouterr().err == f"stocktrace: {sentence}\n"
 
 
-def test_if_several_run_one_must_be_named(
+def test_one_of_several_running_captures_must_be_named(
     layout: Layout, studio: Studio, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = "20261123T152958Z_3f9a1c"
@@ -486,7 +488,7 @@ def test_a_change_is_relative_to_what_is_captured(
     assert list(handle.take_changes()) == []
 
 
-def test_a_ticker_is_not_called_silent_for_the_time_before_it_was_asked_for(
+def test_a_ticker_is_not_silent_before_it_was_added(
     studio: Studio,
 ) -> None:
     with studio.exchange() as exchange:

@@ -46,7 +46,7 @@ def test_books_that_balance_have_no_differences() -> None:
         ("quarantined", "6 trades received, but 5 recorded and 2 quarantined"),
     ],
 )
-def test_each_count_that_is_off_by_one_is_told(name: str, sentence: str) -> None:
+def test_each_count_that_is_off_by_one_is_reported(name: str, sentence: str) -> None:
     found = report()
     setattr(found.books, name, getattr(found.books, name) + 1)
     assert sentence in found.differences()
@@ -62,13 +62,13 @@ def test_each_count_that_is_off_by_one_is_told(name: str, sentence: str) -> None
         ("parquet", "A: 4 trades recorded, but 5 in Parquet"),
     ],
 )
-def test_each_share_of_a_ticker_that_is_off_by_one_is_told(name: str, sentence: str) -> None:
+def test_each_ticker_count_that_is_off_by_one_is_reported(name: str, sentence: str) -> None:
     found = report()
     setattr(found.per_ticker["A"], name, getattr(found.per_ticker["A"], name) + 1)
     assert sentence in found.differences()
 
 
-def test_what_waits_to_be_published_is_no_difference_yet() -> None:
+def test_unpublished_windows_are_not_a_difference() -> None:
     found = report()
     found.per_ticker["A"].parquet = 0
     assert not found.balanced
@@ -85,7 +85,7 @@ def test_books_add_up_count_by_count(many: list[Books]) -> None:
         assert getattr(total, name) == sum(getattr(each, name) for each in many)
 
 
-def test_a_report_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "sessions" / f"{SESSION}.json"
     found = report()
     found.gaps = [GapReport(NOW, NOW + timedelta(seconds=1), "é", 2)]
@@ -99,21 +99,21 @@ def test_a_report_comes_back_from_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"session":1,"tickers":[],"started":""}'])
-def test_what_is_no_report_is_told(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_report_raises_value_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r".+"):
         SessionReport.read(path)
 
 
-def test_the_first_moment_of_connecting_is_no_outage() -> None:
+def test_the_time_before_the_first_connection_is_not_an_outage() -> None:
     found = report()
     lost = GapReport(NOW, NOW + timedelta(seconds=9), "TCP ended", 2)
     found.gaps = [GapReport(NOW, NOW + timedelta(seconds=1), "connecting", 2), lost]
     assert found.outages == [lost]
 
 
-def test_lags_of_nothing_are_unknown_and_not_zero() -> None:
+def test_latency_without_trades_is_unknown_and_not_zero() -> None:
     assert LagReport.of(LatencyHistogram()) == LagReport()
     lags = LatencyHistogram()
     lags.add(np.array([10.0] * 98 + [1000.0] * 2))

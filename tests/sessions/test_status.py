@@ -51,7 +51,7 @@ def test_no_reader_ever_sees_half_a_status(tmp_path: Path) -> None:
     assert seen[-1] > seen[0], "it must have been written while it was read"
 
 
-def test_a_status_that_cannot_be_written_is_told_once_and_again_after_it_was_well(
+def test_a_status_that_cannot_be_written_is_reported_once_per_failure(
     tmp_path: Path,
 ) -> None:
     file = StatusFile(tmp_path / "away" / "s.status")
@@ -88,7 +88,7 @@ def test_a_capture_leaves_its_last_status_with_the_figures_of_its_report(studio:
     assert abs((status.written_at - report.ended).total_seconds()) < 60
 
 
-def test_what_is_refused_and_recorded_is_counted_before_the_window_ends(studio: Studio) -> None:
+def test_refused_and_recorded_rows_are_counted_before_the_window_ends(studio: Studio) -> None:
     rows = [("AAPL", 1.0), ("AAPL", -1.0), ("MSFT", 2.0)]
     with studio.exchange(ScriptedSource([(0, frame(*rows))])) as exchange:
 

@@ -31,7 +31,7 @@ def a_report(**given: Any) -> SessionReport:
     return SessionReport("20261123T143000Z_3f9a1c", **{**fields, "state": "complete", **given})
 
 
-def test_values_on_the_page_are_no_markup(tmp_path: Path) -> None:
+def test_values_on_the_page_are_escaped(tmp_path: Path) -> None:
     nasty = "a|b\n# <b>c</b> [d](e) `f`"
     text = report_page(a_report(reason=nasty, notices=[nasty]), Layout(tmp_path))
     escaped = r"a\|b \# \<b\>c\</b\> \[d\](e) \`f\`"
@@ -39,7 +39,7 @@ def test_values_on_the_page_are_no_markup(tmp_path: Path) -> None:
     assert f"- {escaped}" in text.splitlines()
 
 
-def test_a_page_of_many_tickers_and_gaps_is_cut(tmp_path: Path) -> None:
+def test_a_page_of_many_tickers_and_gaps_is_shortened(tmp_path: Path) -> None:
     began = datetime(2026, 11, 23, tzinfo=UTC)
     report = a_report(
         per_ticker={f"T{number:03}": TickerBooks(trades=number) for number in range(120)},
@@ -58,12 +58,12 @@ def test_books_that_do_not_balance_stand_out(tmp_path: Path) -> None:
     assert "**The books do not balance:**" in text
 
 
-def test_windows_that_wait_are_named_with_what_to_do(tmp_path: Path) -> None:
+def test_unpublished_windows_are_reported_with_what_to_do(tmp_path: Path) -> None:
     text = report_page(a_report(unpublished=["20261123T143000Z_00002"]), Layout(tmp_path))
     assert "**1 window not in Parquet yet:** run stocktrace convert --data-dir" in text
 
 
-def test_progress_says_when_nobody_listens() -> None:
+def test_progress_says_when_it_is_not_connected() -> None:
     status = a_status(
         connected=False, remaining_s=65.0, trades=1234, reconnects=1, tickers=("A", "B")
     )
@@ -93,7 +93,7 @@ def status(**given: Any) -> CaptureStatus:
     return a_status(**{**usual, **given})
 
 
-def test_the_live_page_says_how_it_stands() -> None:
+def test_the_live_page_shows_the_status() -> None:
     before = status(elapsed_s=20.0, trades=500, per_ticker={"A": 500})
     lines = status_page(status(), before).split("\n")
     session = SESSION.replace("_", r"\_")
@@ -105,12 +105,12 @@ def test_the_live_page_says_how_it_stands() -> None:
     assert "As of 2026-11-23 14:30:00 UTC." in lines
 
 
-def test_the_first_live_page_has_the_rates_since_the_beginning() -> None:
+def test_the_first_live_page_has_rates_since_the_start() -> None:
     assert "| A | 600 | 20.0 | 3 | 7 |" in status_page(status(), None)
     assert "| A | 600 | 0.0 | 3 | 7 |" in status_page(status(elapsed_s=0.0), None)
 
 
-def test_the_live_page_of_a_lost_connection_says_when_it_tries_again() -> None:
+def test_the_live_page_of_a_disconnect_shows_the_next_attempt() -> None:
     retry = ReconnectAttempt(3, BEGIN + timedelta(seconds=5), "<b>refused</b>")
     lost = status(connected=False, state="reconnecting", retry=retry, gaps=1, gap_s=2.4)
     lines = status_page(lost, None).split("\n")
