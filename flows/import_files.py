@@ -114,4 +114,4 @@ def import_batch(
     layout: Layout, work: list[ImportJob], mapping: ColumnMapping, jobs: int | None, only_look: bool
 ) -> list[ImportOutcome]:
     """Publish a batch of sources. Running it again changes nothing."""
-    return list(run_imports(layout, work, mapping, jobs=jobs, only_look=only_look))
+    return list(run_imports(layout, work, mapping, processes=jobs, dry_run=only_look))

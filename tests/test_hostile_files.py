@@ -75,7 +75,7 @@ def test_a_damaged_archive_is_reported_in_a_sentence(
     source.write_bytes(packed)
     words = ["import", str(source), "--jobs", "1", "--data-dir", str(tmp_path / "data")]
     assert cli.run(words) == 1
-    assert "cannot be read to its end" in capsys.readouterr().err
+    assert "cannot be read to the end" in capsys.readouterr().err
 
 
 def test_an_imported_session_whose_report_names_another_folder_is_refused(tmp_path: Path) -> None:

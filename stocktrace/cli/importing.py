@@ -79,7 +79,9 @@ def import_(
     )
     work = plan_imports(layout, sources)
     outcomes = []
-    for outcome in run_imports(layout, work, mapping, jobs=max(jobs, 0) or None, only_look=dry_run):
+    for outcome in run_imports(
+        layout, work, mapping, processes=max(jobs, 0) or None, dry_run=dry_run
+    ):
         outcomes.append(outcome)
         if as_json:
             output.print_json(outcome)

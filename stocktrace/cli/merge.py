@@ -45,7 +45,7 @@ def merge(
         Layout.from_settings(Settings.load(data_dir=into)),
         Layout(first),
         Layout(second),
-        only_look=dry_run,
+        dry_run=dry_run,
     )
     if as_json:
         output.print_json(outcome)

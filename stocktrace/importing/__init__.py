@@ -1,1 +1,1 @@
-"""What was recorded elsewhere becomes sessions of this data folder: other folders, CSV, merges."""
+"""Imports of other data folders and third-party CSV files, and merges of recorders."""

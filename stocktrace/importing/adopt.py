@@ -1,8 +1,7 @@
-"""A session of another data folder is published in this one, under its own name.
+"""Import of a session of another data folder, under its own name.
 
-It was captured, and stays so: its tapes are copied, and recovery does the rest, as if its process
-had died here. The other folder is only read. A session counts as adopted from the moment in which
-its folder of tapes gets its name here.
+Its tapes are copied, and recovery does the rest, as if the process had crashed here. The other
+folder is only read. A session counts as imported once its folder of tapes has its name here.
 """
 
 from __future__ import annotations
@@ -28,34 +27,36 @@ from stocktrace.store.tape import TapeFrames, TapeReader, TapeWriter
 
 
 def is_data_folder(folder: Path) -> bool:
-    """Whether a folder is one that sessions were recorded to."""
+    """Return True if sessions were recorded to ``folder``."""
     return (folder / "tape").is_dir() or (folder / "sessions").is_dir()
 
 
 def check_session(other: Layout, session: str) -> None:
-    """See that a session can be adopted.
+    """Check that a session can be imported.
 
     Raises:
-        StoreError: it is alive, or has not all its tapes.
+        StoreError: it is running, or a tape is missing.
     """
     if is_in_use(other, session):
-        raise StoreError(f"Session {session} of {other.root} is alive: run it again when it ended.")
+        raise StoreError(
+            f"Session {session} of {other.root} is running: import it when it has ended."
+        )
     report = read_report(other, session)
     tapes = {part.window for part in other.session_tapes(session)}
     if not tapes or (report is not None and not report.windows.keys() <= tapes):
         raise StoreError(
-            f"Session {session} of {other.root} has not all its tapes any more: copy its Parquet "
-            "files as they are, they are whole."
+            f"Session {session} of {other.root} lacks tapes: copy its Parquet files instead, they "
+            "are complete."
         )
 
 
 def adopt_session(
     layout: Layout, other: Layout, session: str, clock: Clock = SYSTEM_CLOCK
 ) -> RecoveredSession | None:
-    """Publish a session of ``other``; ``None`` if another process is at it, or has done it.
+    """Publish a session of ``other``; ``None`` if another process is doing so, or has done so.
 
     Raises:
-        StoreError: it cannot be; nothing of it is here.
+        StoreError: the session cannot be imported; nothing of it is published.
     """
     check_session(other, session)
     try:
@@ -77,7 +78,7 @@ def adopt_session(
 
 
 def _copy(tape: Path, copy: Path) -> None:
-    """A tape as if it had not been archived; a torn end is copied, too, for recovery to count."""
+    """Copy a tape as a plain one, with its truncated last line: recovery counts that."""
     if tape.suffix == ".tape":
         shutil.copyfile(tape, copy)
         files.sync_file(copy)
@@ -90,29 +91,29 @@ def _copy(tape: Path, copy: Path) -> None:
             writer.append_mark(entry)
     writer.close()
     if reader.damage or reader.invalid_lines or reader.torn_bytes:
-        raise StoreError(f"{tape} is damaged: `stocktrace verify` tells more, there.")
+        raise StoreError(f"{tape} is damaged: run `stocktrace verify` on that data folder.")
 
 
 def _copy_requeued(layout: Layout, other: Layout, part: WindowId) -> None:
-    """Which refused rows were put back, so that none is put back twice."""
+    """Copy the record of requeued rows, so that none is requeued twice."""
     name = layout.quarantine(part).name
-    told, here = other.requeue_record(name), layout.requeue_record(name)
-    if told.exists():
-        files.replace_text(here, told.read_text(encoding="utf-8"))
+    record = other.requeue_record(name)
+    if record.exists():
+        files.replace_text(layout.requeue_record(name), record.read_text(encoding="utf-8"))
 
 
 def _copy_report(layout: Layout, other: Layout, session: str) -> None:
-    """What the tapes do not tell: settings, host, words for a person.
+    """Copy what the tapes do not have: settings, host, the reason of the end.
 
-    What is counted in it is counted again. A session that did not end has no coverage yet:
-    recovery writes it, and one without a report from its tapes alone.
+    Recovery counts everything again. It also writes the coverage of a session that did not end, and
+    the report of one without a report.
     """
     report = read_report(other, session)
     if report is None:
         return
     if report.state != "running":
         written = write_coverage(layout, session, coverage_from_tapes(layout, session)[0].intervals)
-        hash_files(layout, report, written)  # recovery does it for the quarantine
+        hash_files(layout, report, written)  # recovery adds the hashes of the quarantine
     report.unpublished = sorted(report.windows)
-    report.settings.pop("lake", None)  # where it was sent from there; ours is the layout's
+    report.settings.pop("lake", None)  # the lake is that of this data folder
     report.write(layout.report(session))

@@ -1,10 +1,9 @@
-"""CSV files of others, read so that nothing is guessed and no row is lost.
+"""Reads third-party CSV files without guessing and without losing a row.
 
-Every value is text until somebody who knows looks at it. A row with too many or too few fields, and
-what follows the last line feed (it may be cut, and a number that was cut still parses), are kept as
-they are.
+Values stay text until the schema checks them; times become integers exactly, never by way of a
+float. Two kinds of lines are kept as they are: a row with too many or too few fields, and what
+follows the last line feed, because a number that was cut off still parses.
 """
-# MERGED """Texts of times as numbers, exactly: nothing is rounded by way of a float."""
 
 from __future__ import annotations
 
@@ -27,9 +26,9 @@ from stocktrace.store.files import other_kind
 from stocktrace.units import NS_PER_MS, NS_PER_SECOND, NS_PER_US
 
 ENDINGS = (".csv", ".csv.gz")
-#: CSV that cannot be read here. In a folder it is reported, or it would be missed by nobody.
+#: CSV that cannot be read. In a folder it is reported, so that it is not overlooked.
 UNREAD_ENDINGS = (".csv.bz2", ".csv.lz4", ".csv.xz", ".csv.zip", ".csv.zst")
-# The first bytes of files that are not CSV in UTF-8. UTF-32 comes before UTF-16, its beginning.
+# The first bytes of files that are not CSV in UTF-8. UTF-32 is first: it begins like UTF-16.
 _ENCODINGS = {
     b"\xff\xfe\0\0": "UTF-32",
     b"\0\0\xfe\xff": "UTF-32",
@@ -45,23 +44,23 @@ _COMPRESSIONS = {
     b"\x04\x22\x4d\x18": "lz4",
 }
 _BLOCK = 1 << 20
-# Longer than any line of trades; a file whose last line is longer is none.
+# Longer than any line of trades: a file with a longer line is not CSV.
 _LINE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class SourceContents:
-    """What a file holds, decompressed: a hash of all of it."""
+    """A hash and the size of a file, decompressed."""
 
     digest: str
     size: int
 
     @classmethod
     def of(cls, path: Path) -> SourceContents:
-        """Read a file once.
+        """Read a whole file.
 
         Raises:
-            StoreError: it is not a file, cannot be read to its end, or is not CSV in UTF-8.
+            StoreError: it is not a file, cannot be read to the end, or is not CSV in UTF-8.
         """
         digest, size = _hash(), 0
         try:
@@ -70,17 +69,17 @@ class SourceContents:
             with _open_source(path) as file:
                 while chunk := file.read(_BLOCK):
                     if not size:
-                        _refuse_other_forms(path, chunk)
+                        _refuse_other_formats(path, chunk)
                     digest.update(chunk)
                     size += len(chunk)
         except (OSError, EOFError, zlib.error) as error:
-            raise StoreError(f"{path} cannot be read to its end: {_words(error)}.") from error
+            raise StoreError(f"{path} cannot be read to the end: {_message(error)}.") from error
         return cls(digest.hexdigest(), size)
 
 
 @dataclass(frozen=True, slots=True)
 class CsvFormat:
-    """How a file is written; ``names`` are given if it has no line of them."""
+    """The format of a file; ``names`` are set if it has no header line."""
 
     delimiter: str = ","
     names: Sequence[str] = ()
@@ -90,10 +89,10 @@ class CsvFormat:
 
 @dataclass(slots=True)
 class CsvBlock:
-    """Consecutive rows: ``texts`` by our names for the columns, all of one length.
+    """Consecutive rows: ``texts`` by our column names, all of one length.
 
-    ``event`` and ``received`` are epoch ns, or ``None`` where the text tells no time; ``odd`` are
-    lines that are no rows, each with the reason.
+    ``event`` and ``received`` are epoch ns, or ``None`` where the text is not a time. ``odd`` has
+    lines that are not rows, each with the reason.
     """
 
     texts: dict[str, list[str]] = field(default_factory=dict)
@@ -103,7 +102,7 @@ class CsvBlock:
 
 
 def read_column_names(path: Path, form: CsvFormat) -> list[str]:
-    """The names of a file's columns; none if it is empty.
+    """Return the column names of a file, an empty list if it is empty.
 
     Raises:
         StoreError: it cannot be read, or its first line is not CSV.
@@ -114,7 +113,7 @@ def read_column_names(path: Path, form: CsvFormat) -> list[str]:
         with _open_source(path) as file:
             line = file.readline(_LINE).decode("utf-8-sig", "replace")
     except (OSError, EOFError, zlib.error) as error:
-        raise StoreError(f"{path} cannot be read: {_words(error)}.") from error
+        raise StoreError(f"{path} cannot be read: {_message(error)}.") from error
     try:
         return next(csv.reader([line.rstrip("\r\n")], delimiter=form.delimiter), [])
     except csv.Error as error:
@@ -124,10 +123,10 @@ def read_column_names(path: Path, form: CsvFormat) -> list[str]:
 def read_blocks(
     path: Path, form: CsvFormat, columns: dict[str, str], contents: SourceContents
 ) -> Iterator[CsvBlock]:
-    """The rows of a file; ``columns`` has their names by ours.
+    """Read the rows of a file; ``columns`` maps our column names to those of the file.
 
     Raises:
-        StoreError: it is no CSV, or not what ``contents`` had been.
+        StoreError: it is not CSV, or differs from ``contents``.
     """
     odd: list[tuple[str, str]] = []
 
@@ -146,7 +145,7 @@ def read_blocks(
     )
     digest = _hash()
     with _open_source(path) as file:
-        # The line of the names stands before each block. A file that is only that has no rows.
+        # Each block is parsed with the header line before it. A file with only that has no rows.
         first = b"" if form.names else file.readline(_LINE)
         digest.update(first)
         lines, rest = b"", b""
@@ -163,21 +162,21 @@ def read_blocks(
                 column_names=list(form.names) or None,
             )
             try:
-                # Not as a stream of ours: pyarrow reads ahead on threads that outlive an error, and
-                # would call Python while it ends.
+                # Not as a Python stream: pyarrow reads ahead on threads that outlive an error, and
+                # would call Python while the interpreter exits.
                 table = pcsv.read_csv(
                     pa.BufferReader(first + lines + b"\n"), reading, parsing, converting
                 )
             except pa.ArrowException as error:
-                raise StoreError(f"{path} is not CSV: {_words(error)}.") from error
+                raise StoreError(f"{path} is not CSV: {_message(error)}.") from error
             for batch in table.to_batches():
                 block = _parse_block(batch, form, columns)
                 block.odd, odd[:] = list(odd), []
                 yield block
     if digest.hexdigest() != contents.digest:
-        raise StoreError(f"{path} was changed while it was read: run it again.")
+        raise StoreError(f"{path} was changed while it was read: run the import again.")
     if rest:
-        odd.append((rest.decode(errors="replace"), "its line has no end: it may be cut"))
+        odd.append((rest.decode(errors="replace"), "its line has no end: it may be truncated"))
     if odd:
         yield CsvBlock(odd=odd)
 
@@ -197,8 +196,8 @@ def _texts(column: pa.BinaryArray) -> pa.StringArray:
         return pa.array([value.decode(errors="replace") for value in column.to_pylist()])
 
 
-def _refuse_other_forms(path: Path, start: bytes) -> None:
-    """Raise ``StoreError`` if a file that begins with ``start`` is not CSV in UTF-8."""
+def _refuse_other_formats(path: Path, start: bytes) -> None:
+    """Raise ``StoreError`` if ``start``, the beginning of a file, is not CSV in UTF-8."""
     for mark, name in _ENCODINGS.items():
         if start.startswith(mark):
             raise StoreError(
@@ -208,8 +207,8 @@ def _refuse_other_forms(path: Path, start: bytes) -> None:
     for mark, name in _COMPRESSIONS.items():
         if start.startswith(mark):
             raise StoreError(
-                f"{path} is compressed with {name}: decompress it. Of compressed files, only those "
-                "of gzip are read, and their names end with .csv.gz."
+                f"{path} is compressed with {name}: decompress it. The only compressed files that "
+                "are read are gzip files, and their names end with .csv.gz."
             )
     first, _, rest = start.partition(b"\n")
     if b"\0" in first:
@@ -217,16 +216,16 @@ def _refuse_other_forms(path: Path, start: bytes) -> None:
             f"{path} is not text in UTF-8: its first line has NUL bytes. If it is written in "
             "UTF-16, convert it."
         )
-    for stretch in (first, rest):
-        if b"\n" not in stretch and b"\r" in stretch.strip(b"\r"):
+    for part in (first, rest):
+        if b"\n" not in part and b"\r" in part.strip(b"\r"):
             raise StoreError(
                 f"{path} ends its lines with carriage returns alone: convert them to line feeds, "
                 "as with `tr '\\r' '\\n'`."
             )
 
 
-def _words(error: Exception) -> str:
-    """What the system or a library says, on one line and without the path of the sentence."""
+def _message(error: Exception) -> str:
+    """The message of the system or a library on one line, without the path."""
     return " ".join(str(getattr(error, "strerror", None) or error).split()).rstrip(".")
 
 
@@ -243,17 +242,17 @@ _INT64 = 2**63
 
 
 def epoch_ns(texts: pa.StringArray, unit: str, zone: str) -> pa.Int64Array:
-    """Nanoseconds since the epoch (UTC); null where a text tells none.
+    """Parse times to nanoseconds since the epoch (UTC); null where a text is not a time.
 
     ``unit`` is that of numbers (``s``, ``ms``, ``us``, ``ns``), or ``iso`` for text like
-    ``2026-11-23 14:30:00.123``, which is of ``zone`` if it has no offset from UTC. An hour that
-    summer time skips or repeats tells none without one.
+    ``2026-11-23 14:30:00.123``. Without an offset from UTC, text is in ``zone``, and null in an
+    hour that summer time skips or repeats.
     """
     if unit == "iso":
         return _parse_iso(texts, zone)
     try:
         return pc.multiply_checked(texts.cast(pa.int64()), _NS[unit])
-    except pa.ArrowInvalid:  # fractions, or something odd
+    except pa.ArrowInvalid:  # fractions, or not numbers
         return pa.array([_exact_ns(text, _NS[unit]) for text in texts.to_pylist()], pa.int64())
 
 
@@ -272,19 +271,19 @@ def _parse_iso(texts: pa.StringArray, zone: str) -> pa.Int64Array:
     def naive() -> pa.Array:
         return pc.assume_timezone(texts.cast(pa.timestamp("ns")), zone)
 
-    for whole in (zoned, naive):
-        found = _if_all(whole)
-        if found is not None:
-            return found
+    for parse in (zoned, naive):
+        times = _parse_all(parse)
+        if times is not None:
+            return times
     if len(texts) == 1:
         return pa.nulls(1, pa.int64())
-    # A few of them are odd, or some have an offset and some have none: find them by halves.
+    # Some are not times, or only some have an offset: find them by halves.
     half = len(texts) // 2
     return pa.concat_arrays([_parse_iso(texts[:half], zone), _parse_iso(texts[half:], zone)])
 
 
-def _if_all(whole: Callable[[], pa.Array]) -> pa.Int64Array | None:
+def _parse_all(parse: Callable[[], pa.Array]) -> pa.Int64Array | None:
     try:
-        return whole().cast(pa.int64())
+        return parse().cast(pa.int64())
     except pa.ArrowInvalid:
         return None

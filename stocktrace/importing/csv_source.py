@@ -1,4 +1,4 @@
-"""A foreign CSV file and its mapping, as the frames in which its rows might have come."""
+"""A third-party CSV file and its mapping, as frames that Finnhub could have sent."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TimedFrame = tuple[int | None, bytes]
 
 
 class EmptySource(StoreError):
-    """A file without rows."""
+    """The file has no rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class CsvSource:
-    """A file that has the columns that its mapping tells of."""
+    """A CSV file that has the columns of its mapping."""
 
     path: Path
     mapping: ColumnMapping
@@ -38,11 +38,11 @@ class CsvSource:
 
     @classmethod
     def of(cls, path: Path, mapping: ColumnMapping) -> CsvSource:
-        """Look at a file.
+        """Check a file against a mapping.
 
         Raises:
-            UsageError: the mapping does not fit it.
-            NothingThere: it is empty.
+            UsageError: it lacks columns of the mapping.
+            EmptySource: it is empty.
             StoreError: it cannot be read.
         """
         contents = SourceContents.of(path)
@@ -53,14 +53,14 @@ class CsvSource:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What makes its trades these and no others; for the report, and for the tape."""
+        """The facts that determine its trades (content, mapping), for report and tape."""
         return {"content": self.contents.digest, **self.mapping.facts(self.path)}
 
     def blocks(self) -> Iterator[list[TimedFrame]]:
-        """Its rows, some at a time.
+        """Its rows as frames, block by block.
 
         Raises:
-            StoreError: it is no CSV, or changes meanwhile.
+            StoreError: it is not CSV, or was changed in the meantime.
         """
         for block in csv_reader.read_blocks(
             self.path, _csv_format(self.mapping), self.columns, self.contents
@@ -76,7 +76,7 @@ class CsvSource:
             if self.ticker is not None
             else map(self.mapping.ticker_in, texts["symbol"])
         )
-        for time, price, volume, event, received, ticker, codes in zip(  # noqa: B905 - two are endless
+        for time, price, volume, event, received, ticker, codes in zip(  # noqa: B905 - two can be endless
             texts["ts_event"],
             texts["price"],
             texts["volume"],

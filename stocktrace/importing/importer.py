@@ -1,14 +1,8 @@
-"""One foreign CSV file becomes a session of its own, marked as imported.
+"""Import of a third-party CSV file as a session of its own.
 
-Its rows become a tape in which each is a frame, received when the file says (``ts_recv``, else when
-it happened). So it goes through the code that records any tape: the same schema, the same files,
-the same quarantine; ``verify`` can check it and ``requeue`` put repaired rows back. No mark on the
-tape tells of a connection, so the coverage says for no moment that anybody listened.
-
-The session is named after the file's content: the same file is imported once, whatever it is
-called. A file counts as imported from the moment in which the session's folder of tapes gets its
-name, all tapes in it: before it, nothing has happened; after it, the session is recovered like any
-other. The file itself is only read.
+Each row becomes a frame, received at its ``ts_recv`` or, without that column, when it happened
+(``session_tapes``). The session is named after the file's content: a file is imported once,
+whatever its name. The file itself is only read.
 """
 
 from __future__ import annotations
@@ -16,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError
 from stocktrace.importing.csv_source import CsvSource, EmptySource, TimedFrame
-from stocktrace.importing.session_tapes import SessionTapes, publish_tapes
-from stocktrace.intervals import CoverageInterval
+from stocktrace.importing.session_tapes import ImportOrigin, SessionTapes, publish_tapes
 from stocktrace.record.publish import rebuild_window
 from stocktrace.sessions.catalog import read_report
 from stocktrace.sessions.report import Books, SessionReport
@@ -34,39 +27,16 @@ from stocktrace.store.names import WindowId, new_import
 from stocktrace.store.quarantine import parse_quarantine
 from stocktrace.text import encodable
 
-# Enough to see that columns or times are not what they are said to be.
+# Enough rows to detect wrong columns or times.
 _FIRST_ROWS = 1000
-# How many reasons a person is told of what is refused.
+# How many reasons of refusals are reported.
 _REASONS = 5
 _REFUSED_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class ImportOrigin:
-    """Where imported trades are from.
-
-    ``digest`` names the session: the same trades have the same; ``facts`` are for its report and
-    its tapes, ``reason`` is for a person. ``coverage`` says when who listened, if that is known;
-    ``name`` makes the session's name of the first time in it and the digest.
-    """
-
-    digest: str
-    facts: dict[str, str]
-    reason: str
-    coverage: tuple[CoverageInterval, ...] = ()
-    name: Callable[[int, str], str] = new_import
-
-    @classmethod
-    def of(cls, source: CsvSource) -> ImportOrigin:
-        """Of a file."""
-        facts = {"source": encodable(str(source.path.resolve())), **source.facts}
-        reason = f"imported from {encodable(source.path.name)}"
-        return cls(source.contents.digest, facts, reason)
-
-
-@dataclass(frozen=True, slots=True)
-class DryRun:
-    """What an import would come to; ``reasons`` are why rows would be refused, each once."""
+class ImportPreview:
+    """The result that an import would have; ``reasons`` are those of refused rows, each once."""
 
     books: Books
     tickers: int
@@ -74,54 +44,52 @@ class DryRun:
 
 
 def find_import(layout: Layout, source: CsvSource) -> str | None:
-    """The session that a file was imported as, if it was.
+    """Return the session of an earlier import of the file, or ``None``.
 
     Raises:
-        StoreError: it was, with another mapping.
+        StoreError: it was imported with another mapping.
     """
     for session in layout.imported_sessions(source.contents.digest):
         report = read_report(layout, session)
-        told = source.facts if report is None else report.settings
-        other = [name for name, text in source.facts.items() if told.get(name) != text]
+        facts = source.facts if report is None else report.settings
+        other = [name for name, text in source.facts.items() if facts.get(name) != text]
         if other:
             raise StoreError(
-                f"{source.path} was imported before, as session {session}, in another way "
-                f"({', '.join(f'{name} {told.get(name)!r}' for name in other)}): "
-                "see docs/operations.md for how to take that back."
+                f"{source.path} was imported before, as session {session}, with another mapping "
+                f"({', '.join(f'{name} {facts.get(name)!r}' for name in other)}): "
+                "docs/operations.md says how to undo that import."
             )
         return session
     return None
 
 
-def dry_run(layout: Layout, source: CsvSource, *, whole: bool = True) -> DryRun:
-    """What importing a file would come to: it is recorded, counted and thrown away.
-
-    Without ``whole`` only its beginning is looked at.
+def preview_import(layout: Layout, source: CsvSource, *, whole: bool = True) -> ImportPreview:
+    """Record and count a file in a temporary folder, or only its first rows.
 
     Raises:
         StoreError: it cannot be read.
     """
     session = new_import(0, source.contents.digest)
-    trial = DryRun(Books(), 0, [])
+    books = Books()
     tickers: set[str] = set()
+    reasons: dict[str, None] = {}
     with _scratch(layout) as folder:
         scratch = Layout(folder)
         blocks = source.blocks() if whole else _first_rows(source)
-        tapes = SessionTapes(scratch.tapes(session), source.facts)
+        tapes = SessionTapes(scratch.tapes(session), ImportOrigin("", source.facts, ""))
         tapes.write(blocks)
         for window in tapes.windows:
             part = WindowId(session, window)
             sealed = rebuild_window(scratch, part)
-            trial.books.add(sealed.books)
-            tickers |= {ticker for ticker, one in sealed.tickers.items() if one.recorded}
-            told = dict.fromkeys([*trial.reasons, *_reasons(scratch.quarantine(part))])
-            trial.reasons[:] = list(told)[:_REASONS]
-    return DryRun(trial.books, len(tickers), trial.reasons)
+            books.add(sealed.books)
+            tickers |= {name for name, counts in sealed.tickers.items() if counts.recorded}
+            reasons |= dict.fromkeys(_refusal_reasons(scratch.quarantine(part)))
+    return ImportPreview(books, len(tickers), list(reasons)[:_REASONS])
 
 
 @contextlib.contextmanager
 def _scratch(layout: Layout) -> Iterator[Path]:
-    """A folder that is thrown away; a data folder that is not there is not made for it."""
+    """A temporary folder; a data folder that does not exist is not created for it."""
     if layout.root.is_dir():
         with files.temporary_folder(layout.scratch) as folder:
             yield folder
@@ -135,7 +103,7 @@ def _first_rows(source: CsvSource) -> Iterator[list[TimedFrame]]:
         yield rows[:_FIRST_ROWS]
 
 
-def _reasons(quarantine: Path) -> Iterator[str]:
+def _refusal_reasons(quarantine: Path) -> Iterator[str]:
     if quarantine.exists():
         with quarantine.open(encoding="utf-8") as file:
             for refused in parse_quarantine(itertools.islice(file, _REFUSED_LINES)):
@@ -145,23 +113,26 @@ def _reasons(quarantine: Path) -> Iterator[str]:
 def import_file(
     layout: Layout, source: CsvSource, clock: Clock = SYSTEM_CLOCK
 ) -> SessionReport | None:
-    """Import a file; ``None`` if another process is at it, or has done it meanwhile.
+    """Import a file; ``None`` if another process is importing it, or has just imported it.
 
     Raises:
-        NothingThere: it has no rows.
+        EmptySource: it has no rows.
         StoreError: it cannot be read, or not one of its first rows passes the schema; nothing was
             imported.
     """
-    trial = dry_run(layout, source, whole=False)
-    if not trial.books.frames:
+    preview = preview_import(layout, source, whole=False)
+    if not preview.books.frames:
         raise EmptySource(f"{source.path} has no rows.")
-    if not trial.books.recorded:
+    if not preview.books.recorded:
         raise StoreError(
-            f"Not one of the first {trial.books.trades:,} rows of {source.path} passes, the first "
-            f"because: {trial.reasons[0]}. Nothing was imported: see whether its columns, the unit "
-            "of its times and their zone are as you say."
+            f"Not one of the first {preview.books.trades:,} rows of {source.path} is valid, the "
+            f"first because: {preview.reasons[0]}. Nothing was imported: check the mapping of its "
+            "columns, the unit of its times and their time zone."
         )
-    return import_frames(layout, ImportOrigin.of(source), source.blocks(), clock)
+    facts = {"source": encodable(str(source.path.resolve())), **source.facts}
+    reason = f"imported from {encodable(source.path.name)}"
+    origin = ImportOrigin(source.contents.digest, facts, reason)
+    return import_frames(layout, origin, source.blocks(), clock)
 
 
 def import_frames(
@@ -170,15 +141,15 @@ def import_frames(
     blocks: Iterable[Iterable[TimedFrame]],
     clock: Clock = SYSTEM_CLOCK,
 ) -> SessionReport | None:
-    """Import frames; ``None`` if another process is importing them, or has done so in the meantime.
+    """Import frames; ``None`` if another process is importing them, or has just imported them.
 
     The session is named after the first receive time and the origin's digest.
     """
     digest = origin.digest
     with contextlib.ExitStack() as claimed:
         with files.temporary_folder(layout.tapes(digest)) as staged:
-            tapes = SessionTapes(staged, origin.facts)
-            tapes.write(blocks, origin.coverage)
+            tapes = SessionTapes(staged, origin)
+            tapes.write(blocks)
             session = origin.name(tapes.first or 0, digest)
             try:
                 claimed.enter_context(lock.hold_lock(layout.lock(session), {"session": session}))
@@ -187,13 +158,4 @@ def import_frames(
             if layout.imported_sessions(digest):
                 return None
             files.publish_file(staged, layout.tapes(session))
-        return publish_tapes(
-            layout,
-            session,
-            tapes,
-            origin.reason,
-            origin.coverage,
-            clock,
-            source=origin.facts["source"],
-            content=digest,
-        )
+        return publish_tapes(layout, session, tapes, clock, content=digest)

@@ -1,8 +1,8 @@
-"""What older sessions and other people's CSV files left, published in this data folder.
+"""Import jobs: what `stocktrace import` has to do, on several processes.
 
-Each piece of work is one session: one that died here, one of another data folder, or one that a
-foreign file becomes. Each is idempotent and can be killed anywhere; they have nothing to do with
-one another and go on several processes, for decoding and checking keep a core busy each.
+Each job is one session: a crashed one of this data folder, one of another data folder, or a
+third-party file. A job is idempotent and can be killed at any point. Jobs are independent and run
+in processes, because decoding and validation keep a core busy each.
 """
 
 from __future__ import annotations
@@ -26,20 +26,23 @@ from stocktrace.importing.adopt import adopt_session, check_session, is_data_fol
 from stocktrace.importing.column_mapping import ColumnMapping
 from stocktrace.importing.csv_reader import ENDINGS, UNREAD_ENDINGS
 from stocktrace.importing.csv_source import CsvSource, EmptySource
-from stocktrace.importing.importer import dry_run, find_import, import_file
+from stocktrace.importing.importer import find_import, import_file, preview_import
 from stocktrace.record.recovery import recover_session, sweep_temporaries
 from stocktrace.sessions.catalog import sessions_to_recover
 from stocktrace.store.layout import Layout
 from stocktrace.text import encodable, printable
 
-#: What became of one source: it was published, was here already, has nothing in it, could not be
-#: published, or (only looked at) could be.
+#: The source was published, was here already, is empty, could not be published, or (in a dry run)
+#: could be.
 ImportState = Literal["published", "known", "empty", "failed", "possible"]
+
+
+_OTHER_PROCESS = "another process publishes it"
 
 
 @dataclass(frozen=True, slots=True)
 class ImportJob:
-    """One source; ``session`` is named unless ``path`` is a foreign file."""
+    """One source; ``session`` is ``None`` for a third-party file."""
 
     path: Path
     session: str | None = None
@@ -47,7 +50,7 @@ class ImportJob:
 
 @dataclass(frozen=True, slots=True)
 class ImportOutcome:
-    """What became of one source; ``reason`` says why, or what was refused."""
+    """The result of one job; ``reason`` says why it failed, or why rows were refused."""
 
     source: str
     state: ImportState
@@ -59,23 +62,23 @@ class ImportOutcome:
 
 
 def plan_imports(layout: Layout, sources: Sequence[Path]) -> list[ImportJob]:
-    """The work that ``sources`` are: files, data folders, folders of CSV files; or, none, this one.
+    """List the jobs for ``sources``: files, data folders and folders of CSV files.
 
-    What died in this data folder always comes first. A source that is there and cannot be read is
-    work, too: it fails in its turn and keeps none of the others from being published.
+    The crashed sessions of this data folder always come first. A source that exists but cannot be
+    read is a job too: it fails when its turn comes, and the others are published.
 
     Raises:
-        UsageError: a source is not there, or there is nothing in it.
+        UsageError: a source does not exist, or there is nothing in it.
     """
     root = os.path.realpath(layout.root)
-    found = [ImportJob(layout.root, session) for session in sessions_to_recover(layout)]
+    jobs = [ImportJob(layout.root, session) for session in sessions_to_recover(layout)]
     for source in sources:
         if os.path.realpath(source) != root:
-            found += _work_of(source)
-    return list(dict.fromkeys(found))
+            jobs += _jobs_of(source)
+    return list(dict.fromkeys(jobs))
 
 
-def _work_of(source: Path) -> list[ImportJob]:
+def _jobs_of(source: Path) -> list[ImportJob]:
     try:
         if not source.is_dir():
             source.lstat()
@@ -83,93 +86,93 @@ def _work_of(source: Path) -> list[ImportJob]:
         if is_data_folder(source):
             return [ImportJob(source, session) for session in Layout(source).all_sessions()]
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"There is no {source}: name files or folders that are there.") from None
-    except OSError:  # it may not be looked at
+        raise UsageError(f"{source} does not exist: name files or folders that exist.") from None
+    except OSError:  # no permission
         return [ImportJob(source)]
     files = _csv_files(source)
     if not files and not source.name.endswith(ENDINGS):
-        raise UsageError(f"{source} is no data folder and has no {' or '.join(ENDINGS)}.")
+        raise UsageError(f"{source} is not a data folder and has no {' or '.join(ENDINGS)} files.")
     return [ImportJob(path) for path in files or [source]]
 
 
 def _csv_files(folder: Path) -> list[Path]:
-    """What is called CSV in a folder and those below it, and those that cannot be listed."""
-    found: list[Path] = []
+    """The CSV files in a folder and its subfolders, and the subfolders that cannot be listed."""
+    sources: list[Path] = []
 
-    def note(error: OSError) -> None:
-        found.append(Path(error.filename))
+    def add_unreadable(error: OSError) -> None:
+        sources.append(Path(error.filename))
 
-    for at, folders, names in os.walk(folder, onerror=note):
-        some = (Path(at, name) for name in (*folders, *names))
-        found += [path for path in some if path.name.endswith((*ENDINGS, *UNREAD_ENDINGS))]
-    # A folder may be called trades.csv: it is a source of its own only if it holds none.
-    holders = {parent for path in found for parent in path.parents}
-    return sorted(path for path in found if path not in holders)
+    for parent, folders, names in os.walk(folder, onerror=add_unreadable):
+        paths = (Path(parent, name) for name in (*folders, *names))
+        sources += [path for path in paths if path.name.endswith((*ENDINGS, *UNREAD_ENDINGS))]
+    # A folder may be called trades.csv: it is a source only if it has no CSV file in it.
+    holders = {parent for path in sources for parent in path.parents}
+    return sorted(path for path in sources if path not in holders)
 
 
 def run_imports(
     layout: Layout,
-    work: Sequence[ImportJob],
+    jobs: Sequence[ImportJob],
     mapping: ColumnMapping,
     *,
-    jobs: int | None = None,
-    only_look: bool = False,
+    processes: int | None = None,
+    dry_run: bool = False,
 ) -> Iterator[ImportOutcome]:
-    """Do the work, on ``jobs`` processes (default: as many as cores), as it gets done.
+    """Run jobs on ``processes`` processes (default: one per core); yields each result when done.
 
-    With ``only_look`` nothing is changed, and the outcomes say what would be.
+    A dry run changes nothing; its results say what would happen.
     """
-    if not only_look:
+    if not dry_run:
         layout.root.mkdir(parents=True, exist_ok=True)
         sweep_temporaries(layout)
-    do = partial(_run_job, layout, mapping, only_look)
-    count = min(jobs or len(os.sched_getaffinity(0)), len(work))
+    run = partial(_run_job, layout, mapping, dry_run=dry_run)
+    count = min(processes or len(os.sched_getaffinity(0)), len(jobs))
     if count > 1:
-        yield from _run_in_processes(do, work, count)
+        yield from _run_in_processes(run, jobs, count)
     else:
-        yield from map(do, work)
+        yield from map(run, jobs)
 
 
 def _run_job(
-    layout: Layout, mapping: ColumnMapping, only_look: bool, work: ImportJob
+    layout: Layout, mapping: ColumnMapping, job: ImportJob, *, dry_run: bool
 ) -> ImportOutcome:
-    """Do one piece of work; whatever is wrong with it is its outcome, and the others go on."""
+    """Run one job; an error is its result, and does not stop the other jobs."""
     try:
-        if work.session is None:
-            outcome = _import(layout, mapping, work.path, only_look=only_look)
+        if job.session is None:
+            outcome = _import_csv(layout, mapping, job.path, dry_run=dry_run)
         else:
-            outcome = _publish(layout, work.path, work.session, only_look=only_look)
+            outcome = _publish_session(layout, job.path, job.session, dry_run=dry_run)
     except EmptySource as error:
-        outcome = ImportOutcome(str(work.path), "empty", reason=str(error))
+        outcome = ImportOutcome(str(job.path), "empty", reason=str(error))
     except (StocktraceError, OSError) as error:
-        outcome = ImportOutcome(str(work.path), "failed", work.session or "", reason=str(error))
-    except Exception as error:  # noqa: BLE001 - a file that nobody thought of must not stop six
-        reason = f"{work.path} cannot be published ({type(error).__name__}: {error})."
-        outcome = ImportOutcome(str(work.path), "failed", work.session or "", reason=reason)
+        outcome = ImportOutcome(str(job.path), "failed", job.session or "", reason=str(error))
+    except Exception as error:  # noqa: BLE001 - an unexpected file must not stop the other jobs
+        reason = f"{job.path} cannot be published ({type(error).__name__}: {error})."
+        outcome = ImportOutcome(str(job.path), "failed", job.session or "", reason=reason)
     return replace(
         outcome, source=encodable(outcome.source), reason=encodable(printable(outcome.reason))
     )
 
 
-def _import(
-    layout: Layout, mapping: ColumnMapping, path: Path, *, only_look: bool
+def _import_csv(
+    layout: Layout, mapping: ColumnMapping, path: Path, *, dry_run: bool
 ) -> ImportOutcome:
     source = CsvSource.of(path, mapping)
     if (session := find_import(layout, source)) is not None:
         return ImportOutcome(str(path), "known", session)
-    if only_look:
-        trial = dry_run(layout, source)
-        books, tickers, reasons = trial.books, trial.tickers, "; ".join(trial.reasons)
+    if dry_run:
+        preview = preview_import(layout, source)
+        books, tickers, reasons = preview.books, preview.tickers, "; ".join(preview.reasons)
         if not books.frames:
             raise EmptySource(f"{path} has no rows.")
         if not books.recorded:
-            raise StoreError(f"Not one row of {path} would pass: {reasons}.")
+            raise StoreError(f"Not one row of {path} is valid: {reasons}.")
         return ImportOutcome(
             str(path), "possible", "", books.recorded, books.quarantined, tickers, reasons
         )
     report = import_file(layout, source)
     if report is None:
-        return ImportOutcome(str(path), "known", reason="another process is at it")
+        return ImportOutcome(str(path), "known", reason=_OTHER_PROCESS)
     books = report.books
     return ImportOutcome(
         str(path),
@@ -177,44 +180,47 @@ def _import(
         report.session,
         books.recorded,
         books.quarantined,
-        sum(one.recorded > 0 for one in report.per_ticker.values()),
+        sum(counts.recorded > 0 for counts in report.per_ticker.values()),
         "; ".join(report.differences()),
     )
 
 
-def _publish(layout: Layout, folder: Path, session: str, *, only_look: bool) -> ImportOutcome:
-    ours, other = folder == layout.root, Layout(folder)
-    if not ours and layout.has(session):
+def _publish_session(layout: Layout, folder: Path, session: str, *, dry_run: bool) -> ImportOutcome:
+    is_here, other = folder == layout.root, Layout(folder)
+    if not is_here and layout.has(session):
         return ImportOutcome(str(folder), "known", session)
-    if only_look:
-        if not ours:
+    if dry_run:
+        if not is_here:
             check_session(other, session)
         return ImportOutcome(str(folder), "possible", session)
-    recovered = recover_session(layout, session) if ours else adopt_session(layout, other, session)
+    if is_here:
+        recovered = recover_session(layout, session)
+    else:
+        recovered = adopt_session(layout, other, session)
     if recovered is None:
-        return ImportOutcome(str(folder), "known", session, reason="another process is at it")
-    balance = "" if recovered.balanced else "its books do not balance"
+        return ImportOutcome(str(folder), "known", session, reason=_OTHER_PROCESS)
+    reason = "" if recovered.balanced else "its books do not balance"
     state: ImportState = "published" if recovered.balanced else "failed"
-    return ImportOutcome(str(folder), state, session, recovered.rows, reason=balance)
+    return ImportOutcome(str(folder), state, session, recovered.rows, reason=reason)
 
 
 def _run_in_processes(
-    do: partial[ImportOutcome], work: Iterable[ImportJob], count: int
+    run: partial[ImportOutcome], jobs: Iterable[ImportJob], count: int
 ) -> Iterator[ImportOutcome]:
-    # A process that was forked from one with threads can hang.
+    # A process that is forked from one with threads can hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_process)
-    running = [pool.submit(do, each) for each in work]
+    running = [pool.submit(run, job) for job in jobs]
     try:
         for done in as_completed(running):
             yield done.result()
     except BrokenProcessPool as error:
         raise StoreError(
-            "A process of the backfill was killed, perhaps for want of memory: run it again, with "
-            "fewer jobs; what was done stays done."
+            "A process of the import was killed, perhaps because memory ran out: run it again with "
+            "fewer --jobs. What was published stays."
         ) from error
     except BaseException:
-        # What they are at is begun again the next time: nobody need wait for it.
+        # The next import starts their jobs again: there is no need to wait for them.
         for child in multiprocessing.active_children():
             child.terminate()
         raise
@@ -223,7 +229,7 @@ def _run_in_processes(
 
 
 def _prepare_process() -> None:
-    """In a process of the pool: end with the parent, however it ends, and not with a traceback."""
+    """End a process of the pool together with its parent, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:

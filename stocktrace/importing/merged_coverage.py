@@ -1,37 +1,38 @@
-"""When either of two recorders listened, and which: their coverages as one. Pure."""
+"""The coverage of a merge: when any recorder listened, and which. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from stocktrace.intervals import CoverageInterval
 
 _AND = " + "
 
 
-def merge_coverage(stretches: Iterable[CoverageInterval]) -> list[CoverageInterval]:
-    """The stretches of each ticker, one after another; ``by`` of each is the session it is of.
+def merge_coverage(intervals: Iterable[CoverageInterval]) -> list[CoverageInterval]:
+    """Merge the coverage of several sessions; ``sources`` of each interval names its session.
 
-    A ticker is listened to while any session does, and ``by`` says which do; else the reasons of
-    all stand together. Where none was asked for it, there is nothing.
+    A ticker is listened to while any session listens, and ``sources`` has all that do. Otherwise
+    it is a gap with the reasons of all. It has no interval while no session subscribed to it.
     """
     tickers: dict[str, list[CoverageInterval]] = defaultdict(list)
-    for stretch in stretches:
-        tickers[stretch.ticker].append(stretch)
+    for interval in intervals:
+        tickers[interval.ticker].append(interval)
     return [
-        each
+        interval
         for ticker in sorted(tickers)
-        for each in _join_adjacent(_split_spans(ticker, tickers[ticker]))
+        for interval in _join_adjacent(_overlay(ticker, tickers[ticker]))
     ]
 
 
-def _split_spans(ticker: str, stretches: list[CoverageInterval]) -> Iterator[CoverageInterval]:
-    """Pieces between neighbouring edges."""
+def _overlay(ticker: str, intervals: list[CoverageInterval]) -> Iterator[CoverageInterval]:
+    """The intervals between neighbouring edges."""
     edges: dict[int, list[tuple[CoverageInterval, int]]] = defaultdict(list)
-    for stretch in stretches:
-        edges[stretch.start].append((stretch, 1))
-        edges[stretch.end].append((stretch, -1))
+    for interval in intervals:
+        edges[interval.start].append((interval, 1))
+        edges[interval.end].append((interval, -1))
     listening: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     before = 0
@@ -40,25 +41,24 @@ def _split_spans(ticker: str, stretches: list[CoverageInterval]) -> Iterator[Cov
             yield CoverageInterval(ticker, before, edge, "", _AND.join(sorted(+listening)))
         elif +reasons:
             yield CoverageInterval(ticker, before, edge, "; ".join(sorted(+reasons)))
-        for stretch, change in edges[edge]:
-            if stretch.reason:
-                reasons[stretch.reason] += change
+        for interval, change in edges[edge]:
+            if interval.reason:
+                reasons[interval.reason] += change
             else:
-                for session in stretch.sources.split(_AND):
+                for session in interval.sources.split(_AND):
                     listening[session] += change
         before = edge
 
 
-def _join_adjacent(pieces: Iterable[CoverageInterval]) -> Iterator[CoverageInterval]:
-    """Neighbours that say the same as one."""
+def _join_adjacent(intervals: Iterable[CoverageInterval]) -> Iterator[CoverageInterval]:
+    """Join neighbours with the same reason and sources."""
     last: CoverageInterval | None = None
-    for piece in pieces:
-        if last is None:
-            last = piece
-        elif (last.end, last.reason, last.sources) == (piece.start, piece.reason, piece.sources):
-            last = CoverageInterval(last.ticker, last.start, piece.end, last.reason, last.sources)
-        else:
+    for interval in intervals:
+        if last is not None and replace(last, start=last.end, end=interval.end) == interval:
+            last = replace(last, end=interval.end)
+            continue
+        if last is not None:
             yield last
-            last = piece
+        last = interval
     if last is not None:
         yield last

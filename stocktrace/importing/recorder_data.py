@@ -1,6 +1,6 @@
-"""A data folder as one recorder of a merge: its trades and its coverage, by another clock.
+"""A data folder as one recorder of a merge: its trades and coverage, by the merge's clock.
 
-What was imported, ticks that repair a gap among it, was not captured and has no part in it.
+Imported sessions, backfills included, were not captured and are left out.
 """
 
 from __future__ import annotations
@@ -32,55 +32,54 @@ from stocktrace.units import NS_PER_US
 
 @dataclass(frozen=True, slots=True)
 class RecorderData:
-    """What the sessions of a data folder heard; ``ahead_us`` is taken off its receive times."""
+    """The captures of a data folder; ``offset_us`` is subtracted from their times."""
 
     layout: Layout
-    ahead_us: int = 0
+    offset_us: int = 0
 
-    def days(self) -> dict[tuple[str, str], None]:
-        """The tickers and UTC dates (of its own clock) that can have trades."""
-        found = (
+    def days(self) -> set[tuple[str, str]]:
+        """The tickers and UTC dates (by its own clock) that can have trades."""
+        return {
             (partition_ticker(folder), partition_date(folder))
             for folder in partition_folders(self.layout)
-        )
-        return dict.fromkeys(found)
+        }
 
     def digest(self) -> bytes:
-        """Of all that is published, however it is parted into files."""
+        """A digest of everything published, whatever the files it is in."""
         parts = sorted(
-            (partition_ticker(folder), piece.part.session, piece.part.window, piece.content)
+            (partition_ticker(folder), rows.part.session, rows.part.window, rows.content)
             for folder in partition_folders(self.layout)
-            for piece in list_window_rows(folder)
-            if not is_import(piece.part.session)
+            for rows in list_window_rows(folder)
+            if not is_import(rows.part.session)
         )
         return hashlib.blake2b(repr((parts, list(self.coverage()))).encode()).digest()
 
     def trades(self, ticker: str, begin: int, end: int) -> pa.Table:
-        """What was received of a ticker from ``begin`` until before ``end`` (epoch us).
+        """The trades of a ticker that were received at ``begin`` <= t < ``end`` (epoch us).
 
-        What several sessions heard at a time is united; they have one clock.
+        The trades of sessions that ran at the same time are united; they have one clock.
         """
-        shelf, ahead = FolderSource(self.layout), self.ahead_us
-        some = retry_on_compaction(
-            partial(read_received, shelf, ticker, begin + ahead, end + ahead)
+        source, offset = FolderSource(self.layout), self.offset_us
+        received = retry_on_compaction(
+            partial(read_received, source, ticker, begin + offset, end + offset)
         )
-        captured = sorted(name for name in some.sessions if not is_import(name))
+        captures = sorted(name for name in received.sessions if not is_import(name))
         parts = [
-            some.trades.filter(pa.array(some.session == some.sessions.index(name)))
-            for name in captured
+            received.trades.filter(pa.array(received.session == received.sessions.index(name)))
+            for name in captures
         ]
         trades = reduce(
-            lambda first, second: unite_trades(first, second).trades, parts, some.trades[:0]
+            lambda first, second: unite_trades(first, second).trades, parts, received.trades[:0]
         )
         at = TRADE_SCHEMA.get_field_index("ts_recv")
-        shifted = pa.array(receive_times(trades) - ahead).cast(TRADE_SCHEMA.field(at).type)
+        shifted = pa.array(receive_times(trades) - offset).cast(TRADE_SCHEMA.field(at).type)
         return trades.set_column(at, TRADE_SCHEMA.field(at), shifted)
 
     def coverage(self) -> Iterator[CoverageInterval]:
-        """When it was listened, and when not; ``by`` is the session."""
+        """The coverage of all sessions; ``sources`` is the session."""
         frame = read_coverage(data_dir=self.layout.root)
         times = (
-            ((frame[name].astype("int64") - self.ahead_us) * NS_PER_US).tolist()
+            ((frame[name].astype("int64") - self.offset_us) * NS_PER_US).tolist()
             for name in ("start", "end")
         )  # they are in us
         rows = zip(

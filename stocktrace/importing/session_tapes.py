@@ -10,11 +10,11 @@ tapes reports a connection, so the coverage has no listening, except where a mer
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from stocktrace.clock import SYSTEM_CLOCK, Clock
+from stocktrace.clock import Clock
 from stocktrace.importing.csv_source import TimedFrame
 from stocktrace.intervals import CoverageInterval
 from stocktrace.marks import CoveredMark, EndedMark, OpeningMark
@@ -30,7 +30,7 @@ from stocktrace.settings import Settings
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId
+from stocktrace.store.names import WindowId, new_import
 from stocktrace.store.tape import TapeWriter
 from stocktrace.store.window import RollPolicy, WindowSpec
 from stocktrace.units import NS_PER_DAY, SECONDS_PER_DAY, utc_datetime
@@ -39,15 +39,31 @@ from stocktrace.units import NS_PER_DAY, SECONDS_PER_DAY, utc_datetime
 _OPEN_DAYS = 64
 
 
+@dataclass(frozen=True, slots=True)
+class ImportOrigin:
+    """Where the frames of a session come from.
+
+    ``digest`` names the session: equal frames have the same. ``facts`` (with a ``source``) are for
+    its report and its tapes, ``reason`` is for a person. ``coverage`` says who listened when, if
+    that is known. ``name`` makes the session's name from the first receive time and the digest.
+    """
+
+    digest: str
+    facts: dict[str, str]
+    reason: str
+    coverage: tuple[CoverageInterval, ...] = ()
+    name: Callable[[int, str], str] = new_import
+
+
 @dataclass(slots=True)
 class SessionTapes:
     """The tapes of a session: one for each UTC day of receipt, more if one grows too large.
 
-    ``facts`` are in the first line of each, ``first`` is the first receive time.
+    ``first`` is the first receive time.
     """
 
     folder: Path
-    facts: dict[str, str]
+    origin: ImportOrigin
     windows: list[str] = field(default_factory=list)
     first: int | None = None
     _policy: RollPolicy = field(init=False)
@@ -57,14 +73,12 @@ class SessionTapes:
     def __post_init__(self) -> None:
         self._policy = RollPolicy(SECONDS_PER_DAY, Settings.load().roll_size)
 
-    def write(
-        self, blocks: Iterable[Iterable[TimedFrame]], coverage: Sequence[CoverageInterval] = ()
-    ) -> None:
-        """Write all frames and who listened when, and close the tapes: everything is on disk."""
+    def write(self, blocks: Iterable[Iterable[TimedFrame]]) -> None:
+        """Write all frames and the coverage, and close the tapes: everything is on disk."""
         try:
             for frames in blocks:
                 self._append(frames)
-            self._mark(coverage)
+            self._mark(self.origin.coverage)
         finally:
             while self._open:
                 self._open.popitem()[1][1].close()
@@ -98,7 +112,9 @@ class SessionTapes:
         tape = TapeWriter(self.folder / f"{window.name}.tape")
         self._open[day] = window, tape
         self.windows.append(window.name)
-        tape.append_mark(OpeningMark(stamp, connected=False, tickers=(), imported=self.facts))
+        tape.append_mark(
+            OpeningMark(stamp, connected=False, tickers=(), imported=self.origin.facts)
+        )
         return tape
 
 
@@ -106,9 +122,7 @@ def publish_tapes(
     layout: Layout,
     session: str,
     tapes: SessionTapes,
-    reason: str,
-    coverage: Sequence[CoverageInterval] = (),
-    clock: Clock = SYSTEM_CLOCK,
+    clock: Clock,
     *,
     state: SessionState | None = None,
     event: str = "import",
@@ -117,16 +131,16 @@ def publish_tapes(
     """Publish a session whose folder of tapes has its name; the caller holds the session's lock.
 
     Write the report and an audit ``event``, publish the windows and the coverage, and send
-    everything to the lake. ``reason`` is for a person.
+    everything to the lake.
     """
-    now = clock.wall()
+    now, origin, coverage = clock.wall(), tapes.origin, tapes.origin.coverage
     lake = {"lake": layout.lake} if layout.lake else {}
     began = min((interval.start for interval in coverage), default=now)
-    report = new_report(session, [], began, {**tapes.facts, **lake})
-    report.reason = reason
+    report = new_report(session, [], began, {**origin.facts, **lake})
+    report.reason = origin.reason
     report.unpublished = list(tapes.windows)
     journal = SessionJournal(layout, report, AuditLog(layout.audit, session, clock))
-    journal.audit(event, **event_facts)
+    journal.audit(event, source=origin.facts["source"], **event_facts)
     journal.save()
     for window in tapes.windows:
         journal.window_published(publish_window(layout, WindowId(session, window), whole=False))

@@ -1,9 +1,8 @@
-"""Two recordings of one stream, united: what either of them heard, once. Pure.
+"""The union of two recordings of one stream: every trade once. Pure.
 
-Equal trades (``copies.KEY``) of both are taken for the same as often as both have them: of a pair
-that both heard, two stay, of one that only one of them heard whole, two as well. There is no
-number by which a trade could be told from its twin, so what stays of a key is as many as the one
-that has more of them.
+A trade has no number that distinguishes it from an equal trade (same ``duplicates.KEY``). The union
+therefore has as many trades of a key as the recording that has more of them: if both received two
+equal trades, or only one received both, the union has two.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from stocktrace.query.duplicates import (
 )
 from stocktrace.units import US_PER_SECOND
 
-#: A line can be minutes late (Finnhub #42: 40); what one recorder had later than this after the
-#: other is another trade.
+#: A line can be minutes late (Finnhub #42: 40). If two recorders received equal trades further
+#: apart than this, these are different trades.
 LATEST_US = 3_600 * US_PER_SECOND
-# Trades that came so close together on both sides say how the two orders fit.
+# Equal trades received this close together show how the two orders fit.
 _ANCHOR_US = US_PER_SECOND
 
 
 class TradeUnion(NamedTuple):
-    """``trades`` in their order; ``first[i]`` and ``second[i]``: who heard the i-th."""
+    """``trades`` in order; ``first[i]`` and ``second[i]`` say which recorders received the i-th."""
 
     trades: pa.Table
     first: BoolArray
@@ -38,10 +37,10 @@ class TradeUnion(NamedTuple):
 
 
 def unite_trades(first: pa.Table, second: pa.Table) -> TradeUnion:
-    """The trades of one ticker that either heard; receive times are by one clock.
+    """Unite the trades of one ticker; receive times are by one clock.
 
-    The rows of ``first`` stay as they are. What ``second`` alone has stands behind the trade that
-    it stands behind there, as far as both have that, else where its receive time says.
+    The rows of ``first`` keep their order. A trade of ``second`` alone comes after the trade that
+    it follows there if both have that, otherwise at its receive time.
     """
     both = pa.concat_tables([first, second])
     count = len(first)
@@ -53,18 +52,18 @@ def unite_trades(first: pa.Table, second: pa.Table) -> TradeUnion:
     fresh[of_second] = False
     places = _positions(mine, theirs, of_first, of_second)[fresh]
     rows = np.concatenate([np.arange(count), count + np.flatnonzero(fresh)])
-    # A row that is filled in stands before the one whose place it has.
+    # A row that is filled in precedes the row whose place it takes.
     filled = np.repeat([1, 0], [count, len(places)])
     order = np.lexsort((filled, np.append(np.arange(count), places)))
-    heard_first, heard_second = rows < count, rows >= count
-    heard_second[of_first] = True
-    return TradeUnion(both.take(pa.array(rows[order])), heard_first[order], heard_second[order])
+    by_first, by_second = rows < count, rows >= count
+    by_second[of_first] = True
+    return TradeUnion(both.take(pa.array(rows[order])), by_first[order], by_second[order])
 
 
 def _pairs(keys: Int64Array, count: int) -> tuple[Int64Array, Int64Array]:
-    """Rows of the first and of the second that are the same: the n-th of a key is the n-th."""
+    """Pairs of rows that are the same trade: the n-th of a key in the first and in the second."""
     mine, theirs = keys[:count], keys[count:]
-    # A row's key and number in one: there are no more equal rows than rows.
+    # Key and rank in one number: a rank is less than the number of rows.
     most = len(keys) + 1
     _, of_first, of_second = np.intersect1d(
         mine * most + _ranks(mine),
@@ -76,7 +75,7 @@ def _pairs(keys: Int64Array, count: int) -> tuple[Int64Array, Int64Array]:
 
 
 def _ranks(keys: Int64Array) -> Int64Array:
-    """How many equal ones stand before each."""
+    """The number of equal keys before each."""
     order = np.argsort(keys, kind="stable")
     begins = np.flatnonzero(np.diff(keys[order], prepend=-1))
     ranks = np.empty(len(keys), np.int64)
@@ -87,7 +86,7 @@ def _ranks(keys: Int64Array) -> Int64Array:
 def _positions(
     mine: Int64Array, theirs: Int64Array, of_first: Int64Array, of_second: Int64Array
 ) -> Int64Array:
-    """For each row of the second, the row of the first before which it would stand."""
+    """For each row of the second, the row of the first that it would precede."""
     anchored = np.abs(mine[of_first] - theirs[of_second]) <= _ANCHOR_US
     after = np.full(len(theirs), -1, np.int64)
     after[of_second[anchored]] = of_first[anchored]

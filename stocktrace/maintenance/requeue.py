@@ -18,12 +18,12 @@ from pathlib import Path
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError
 from stocktrace.feed import protocol
-from stocktrace.importing.session_tapes import SessionTapes, publish_tapes
+from stocktrace.importing.session_tapes import ImportOrigin, SessionTapes, publish_tapes
 from stocktrace.maintenance.requeue_origins import (
     RequeueLedger,
     read_quarantine_lines,
 )
-from stocktrace.sessions.report import SessionReport
+from stocktrace.sessions.report import SessionReport, SessionState
 from stocktrace.store import files, lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import, new_import, new_session
@@ -56,25 +56,19 @@ def _requeue_locked(layout: Layout, source: Path, clock: Clock) -> SessionReport
     if not fresh:
         return None
     name = encodable(source.name)
+    facts = {"source": name}
     session = _name([source.name, *map(ledger.origin, fresh)], clock)
     with lock.hold_lock(layout.lock(session), {"session": session}):
         with files.temporary_folder(layout.tapes(session)) as staged:
-            tapes = SessionTapes(staged, {"source": name})
+            tapes = SessionTapes(staged, ImportOrigin("", facts, f"requeued from {name}"))
             tapes.write(
                 [[(line.refused.stamp, protocol.frame_of(line.refused.row)) for line in fresh]]
             )
             ledger.take(fresh, session)
             files.publish_file(staged, layout.tapes(session))
+        state: SessionState = "imported" if is_import(session) else "complete"
         return publish_tapes(
-            layout,
-            session,
-            tapes,
-            f"requeued from {name}",
-            clock=clock,
-            state="imported" if is_import(session) else "complete",
-            event="requeue",
-            source=name,
-            rows=len(fresh),
+            layout, session, tapes, clock, state=state, event="requeue", rows=len(fresh)
         )
 
 

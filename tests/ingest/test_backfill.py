@@ -216,7 +216,7 @@ def test_the_same_content_in_another_way_is_told(
     source = write(folder / "a.csv", OURS + ROW)
     run(source, "--data-dir", layout.root)
     assert run(source, "--ticker", "MSFT", "--data-dir", layout.root) == 1
-    assert "in another way (ticker '{}')" in capsys.readouterr().err
+    assert "with another mapping (ticker '{}')" in capsys.readouterr().err
     assert list(published(layout.root)) == ["AAPL"]
 
 
@@ -236,14 +236,14 @@ def test_a_wrong_unit_imports_nothing(
         ("a,b\n1,2\n", [], 1, "has no column 'symbol' for symbol"),
         ("", [], 0, "is empty"),
         (OURS, [], 0, "has no rows"),
-        (OURS + ROW, ["--column", "Price"], 2, "maps no column"),
-        (OURS + ROW, ["--unit", "days"], 2, "is no unit of time"),
+        (OURS + ROW, ["--column", "Price"], 2, "is not a column mapping"),
+        (OURS + ROW, ["--unit", "days"], 2, "is not a unit of time"),
         (OURS + ROW, ["--timezone", "New York"], 2, "is not a time zone"),
-        (OURS + ROW, ["--preset", "taq"], 2, "There is no preset 'taq'"),
-        (OURS + ROW, ["--preset", "binance-spot"], 2, "Say the unit of its times"),
-        (OURS + ROW, ["--ticker-from", "[A-Z"], 2, "is no pattern"),
-        (OURS + ROW, ["--ticker-from", "([A-Z]+)-x"], 1, "does not have the pattern"),
-        (OURS + ROW, ["--delimiter", "::"], 2, "parts no columns"),
+        (OURS + ROW, ["--preset", "taq"], 2, "Unknown preset 'taq'"),
+        (OURS + ROW, ["--preset", "binance-spot"], 2, "Set the unit of its times"),
+        (OURS + ROW, ["--ticker-from", "[A-Z"], 2, "is not a pattern"),
+        (OURS + ROW, ["--ticker-from", "([A-Z]+)-x"], 1, "does not match"),
+        (OURS + ROW, ["--delimiter", "::"], 2, "is not a delimiter"),
     ],
 )
 def test_what_cannot_be_imported_is_told_in_a_sentence(
@@ -285,7 +285,7 @@ NOT_CSV = {
     "in zip": (b"PK\x03\x04" + bytes(99), "is compressed with zip"),
     "of NUL bytes": (bytes(4096), "its first line has NUL bytes"),
     "of one field": (b"x" * 200_000 + b"\n1\n", "is not CSV: its first line cannot be read"),
-    "of many names": (b"name," * 40_000 + b"\n1\n", "it has name, name"),
+    "of many names": (b"name," * 40_000 + b"\n1\n", "Its columns: name, name"),
     "of an open quote": (
         b'symbol,ts_event,price,volume,"x\n' + ROW.encode() * 9,
         "is not CSV: CSV parse error",
@@ -342,8 +342,8 @@ def test_what_is_called_csv_and_is_not_a_file_is_reported_and_not_waited_for(
     wanted = {
         "empty.csv": "is a folder, not a CSV file.",
         "pipe.csv": "is a pipe, not a CSV file.",
-        "nowhere.csv": "cannot be read to its end: No such file or directory.",
-        "round.csv": "cannot be read to its end: Too many levels of symbolic links.",
+        "nowhere.csv": "cannot be read to the end: No such file or directory.",
+        "round.csv": "cannot be read to the end: Too many levels of symbolic links.",
     }
     for words in ([folder], sorted(folder.iterdir())):
         assert run(*words, "--data-dir", layout.root) == 1
@@ -379,14 +379,16 @@ def test_a_file_that_may_not_be_read_and_one_that_nobody_thought_of_are_outcomes
         return opened(path)
 
     monkeypatch.setattr(csv_reader, "_open_source", refuse)
-    outcomes = list(run_imports(layout, plan_imports(layout, [folder]), ColumnMapping(), jobs=1))
+    outcomes = list(
+        run_imports(layout, plan_imports(layout, [folder]), ColumnMapping(), processes=1)
+    )
     assert [(Path(one.source).name, one.state) for one in outcomes] == [
         ("a.csv", "failed"),
         ("b.csv", "failed"),
         ("c.csv", "published"),
     ]
     assert [one.reason for one in outcomes[:2]] == [
-        f"{folder / 'a.csv'} cannot be read to its end: Permission denied.",
+        f"{folder / 'a.csv'} cannot be read to the end: Permission denied.",
         f"{folder / 'b.csv'} cannot be published (KeyError: 'price').",
     ]
 
@@ -408,7 +410,7 @@ def test_a_folder_that_may_not_be_listed_is_reported(
     work = plan_imports(layout, [folder])
     monkeypatch.undo()
     assert [one.path for one in work] == [folder / "a.csv", closed]
-    outcomes = list(run_imports(layout, work, ColumnMapping(), jobs=1))
+    outcomes = list(run_imports(layout, work, ColumnMapping(), processes=1))
     assert [one.state for one in outcomes] == ["published", "failed"]
 
 
@@ -439,7 +441,7 @@ def test_a_truncated_archive_is_no_file(
     source = folder / "a.csv.gz"
     source.write_bytes(gzip.compress((OURS + ROW * 50).encode())[:-9])
     assert run(source, "--data-dir", layout.root) == 1
-    assert "cannot be read to its end" in capsys.readouterr().err
+    assert "cannot be read to the end" in capsys.readouterr().err
     assert tree(layout.root) == []
 
 
@@ -574,7 +576,7 @@ def later(whole, number):
 
 {patch}
 jobs = [ImportJob(Path(sys.argv[2]))]
-list(run_imports(Layout(Path(sys.argv[1])), jobs, ColumnMapping(), jobs=1))
+list(run_imports(Layout(Path(sys.argv[1])), jobs, ColumnMapping(), processes=1))
 """
 DEATHS = {
     "in the trial": "importer.rebuild_window = die",
@@ -680,10 +682,10 @@ def test_a_session_that_is_alive_or_without_its_tapes_is_left_and_told(
     other = remains.whole(folder / "data")
     with lock.hold_lock(other.lock(SESSION), {}):
         assert run(other.root, "--data-dir", layout.root) == 1
-    assert "is alive" in capsys.readouterr().err
+    assert "is running" in capsys.readouterr().err
     shutil.rmtree(other.tapes(SESSION))
     assert run(other.root, "--data-dir", layout.root) == 1
-    assert "has not all its tapes" in capsys.readouterr().err
+    assert "lacks tapes" in capsys.readouterr().err
     assert published(layout.root) == {}
 
 
@@ -692,3 +694,14 @@ def test_without_sources_what_died_here_is_published(layout: Layout) -> None:
     assert run("--data-dir", layout.root) == 0
     assert problems(layout) == []
     assert run("--data-dir", layout.root) == 0
+
+
+def test_several_processes_do_what_one_does(layout: Layout, folder: Path) -> None:
+    for number in range(3):
+        write(folder / f"{number}.csv", OURS + ROW * (number + 1))
+    outcomes = list(
+        run_imports(layout, plan_imports(layout, [folder]), ColumnMapping(), processes=2)
+    )
+    assert sorted(one.rows for one in outcomes) == [1, 2, 3]
+    assert {one.state for one in outcomes} == {"published"}
+    assert problems(layout) == []

@@ -12,8 +12,9 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.errors import StoreError, UsageError
-from stocktrace.importing.importer import ImportOrigin, import_frames
+from stocktrace.importing.importer import import_frames
 from stocktrace.importing.merge import MergeOutcome, merge_sessions
+from stocktrace.importing.session_tapes import ImportOrigin
 from stocktrace.marks import ConnectedMark, GapMark, Mark, OpeningMark
 from stocktrace.query.coverage import read_coverage, read_gaps
 from stocktrace.query.trades import read_trades
@@ -99,7 +100,7 @@ def test_a_merge_of_two_recorders_is_the_stream_that_either_heard(
     assert (report.state, report.balanced, report.duplicates) == ("merged", True, {})
     assert report.tickers == sorted(TICKERS)
     assert (report.settings["first"], report.settings["second"]) == (SESSION, OTHER)
-    assert report.settings["heard_by_second"] == str(done.second)
+    assert report.settings["received_by_second"] == str(done.second)
     assert is_merge(done.session)
 
 
@@ -179,7 +180,7 @@ def test_merging_again_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_look_writes_nothing(tmp_path: Path) -> None:
     first, second = two(tmp_path)
-    done = merge_sessions(Layout(tmp_path / "both"), first, second, only_look=True)
+    done = merge_sessions(Layout(tmp_path / "both"), first, second, dry_run=True)
     assert (done.state, done.trades, done.session) == ("possible", 112, "")
     assert not (tmp_path / "both").exists()
 
@@ -227,7 +228,7 @@ def test_what_was_imported_has_no_part_in_a_merge(tmp_path: Path) -> None:
 def test_a_session_that_is_alive_or_dead_is_told_of(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     into = Layout(tmp_path / "both")
-    with lock.hold_lock(second.lock(OTHER), {}), pytest.raises(StoreError, match="is alive"):
+    with lock.hold_lock(second.lock(OTHER), {}), pytest.raises(StoreError, match="is running"):
         merge_sessions(into, first, second)
     part = WindowId("20261123T143100Z_dddddd", "20261123T143100Z_00001")
     write_tape(first, part, [OpeningMark(NOON, connected=False, tickers=())])
@@ -249,7 +250,7 @@ def test_clocks_that_are_hours_apart_are_told_of(tmp_path: Path) -> None:
 def test_folders_that_are_none_are_usage_errors(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     into = Layout(tmp_path / "both")
-    with pytest.raises(UsageError, match="is no data folder"):
+    with pytest.raises(UsageError, match="is not a data folder"):
         merge_sessions(into, first, Layout(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="three different folders"):
         merge_sessions(first, first, second)
@@ -293,7 +294,7 @@ def test_killed_anywhere_the_rest_is_done_the_next_time(
     assert problems(into) == []
     (report,) = (SessionReport.read(path) for path in into.sessions.glob("*.json"))
     assert (report.state, report.balanced) == ("merged", True)
-    assert report.settings["heard_by_both"] != "0"
+    assert report.settings["received_by_both"] != "0"
     assert len(read_coverage("AAPL", data_dir=into.root)) == 5
 
 
@@ -342,4 +343,4 @@ def test_the_command_ends_with_2_for_wrong_words_and_1_for_what_cannot_be(
     assert cli.run([*words, str(first.root)]) == 2
     with lock.hold_lock(second.lock(OTHER), {}):
         assert cli.run([*words, str(tmp_path / "both")]) == 1
-    assert "is alive" in capsys.readouterr().err
+    assert "is running" in capsys.readouterr().err
