@@ -1,1 +1,1 @@
-"""What is done to a data folder afterwards: convert, compact, requeue, let go."""
+"""Upkeep of a data folder: compaction, conversion, requeue and retention."""

@@ -1,8 +1,8 @@
-"""Compaction of a data folder: every ticker's day that is over becomes one file.
+"""Compaction of a data folder: merge each finished day of a ticker into one file.
 
-A date is compacted when it is over (UTC) and nothing of it is still to come: no tape of it that is
-not recorded whole, no segment that is not published, no dead session that has windows of it. What a
-recovery publishes of it afterwards stands beside the day's file until the next compaction.
+A date is compacted when it has ended (UTC) and nothing of it is still unpublished: no plain tape,
+no segment, no crashed session with windows of it. Files that a recovery publishes later stay beside
+the day's file until the next compaction.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class CompactionResult:
-    """What came of it: days done, dates that wait and why, what failed, in words.
+    """Compacted days, postponed dates with the reason, and failures as messages.
 
-    ``dead`` are the sessions that are waited for and will do nothing before they are recovered.
+    ``crashed`` are the sessions whose recovery is needed first.
     """
 
     done: list[CompactedDay] = field(default_factory=list)
@@ -48,35 +48,35 @@ def compact_days(
     """Compact all dates that ended over ``older_than`` seconds ago, or just ``day``.
 
     Raises:
-        UsageError: ``day`` is not over.
+        UsageError: ``day`` has not ended.
         StoreError: another process compacts or verifies.
     """
     now = utc_datetime(clock.wall())
     last = (now - timedelta(seconds=older_than)).date() - timedelta(days=1)
     if day is not None and day >= now.date():
-        raise UsageError(f"{day} is not over (UTC): it can be compacted from tomorrow on.")
+        raise UsageError(f"{day} has not ended (UTC): compact it from the next day on.")
     result = CompactionResult()
     with compaction_lock(layout):
         audit = AuditLog(layout.audit, "", clock)
-        _finish_all(layout, result)
-        dead = _crashed_dates(layout)
-        waiting = _unpublished_dates(layout) | {
-            name: f"session {session} died: run `stocktrace recover`"
-            for name, session in dead.items()
+        _finish_swaps(layout, result)
+        crashed = _crashed_dates(layout)
+        reasons = _unpublished_dates(layout) | {
+            name: f"session {session} crashed: run `stocktrace recover`"
+            for name, session in crashed.items()
         }
         for name in layout.dates():
             if name != str(day) if day is not None else name > last.isoformat():
                 continue
-            if name in waiting:
-                result.postponed[name] = waiting[name]
-                result.crashed += [dead[name]] if name in dead else []
+            if name in reasons:
+                result.postponed[name] = reasons[name]
+                result.crashed += [crashed[name]] if name in crashed else []
             else:
                 _compact_date(layout, name, result, audit)
     return result
 
 
-def _finish_all(layout: Layout, result: CompactionResult) -> None:
-    """End what was begun by a compaction that died."""
+def _finish_swaps(layout: Layout, result: CompactionResult) -> None:
+    """Finish what a killed compaction began."""
     for staged in layout.compaction_leftovers():
         try:
             finish_swap(layout, partition_ticker(staged), partition_date(staged))
@@ -105,20 +105,18 @@ def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: Au
 
 
 def _crashed_dates(layout: Layout) -> dict[str, str]:
-    """Dates of which a session that died has windows, and that session."""
-    found: dict[str, str] = {}
+    """Dates with windows of a crashed session, and that session."""
+    dates: dict[str, str] = {}
     for session in sessions_to_recover(layout):
         report = read_report(layout, session)
         parts = [WindowId(session, window) for window in (report.windows if report else ())]
         for part in (*parts, *layout.session_tapes(session)):
-            found[part.date] = session
-    return found
+            dates[part.date] = session
+    return dates
 
 
 def _unpublished_dates(layout: Layout) -> dict[str, str]:
-    """Dates of which something is not published, and what."""
-    coming = [WindowId.of_tape(path) for path in layout.plain_tapes()]
-    coming += [WindowId.parse(path) for path in layout.all_segments()]
-    return {
-        part.date: f"window {part.window} of {part.session} is not published" for part in coming
-    }
+    """Dates with an unpublished window, and the sentence that says so."""
+    parts = [WindowId.of_tape(path) for path in layout.plain_tapes()]
+    parts += [WindowId.parse(path) for path in layout.all_segments()]
+    return {part.date: f"window {part.window} of {part.session} is not published" for part in parts}

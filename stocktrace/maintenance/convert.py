@@ -1,4 +1,4 @@
-"""Conversion of a data folder: every sealed segment that nobody is at becomes a Parquet file."""
+"""Conversion of a data folder: publish every sealed segment that no other process publishes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stocktrace.store.names import WindowId
 
 @dataclass(slots=True)
 class ConversionResult:
-    """What came of it: files with so many rows in all, and what failed, in words."""
+    """Files and rows that were published, and failures as messages."""
 
     files: int = 0
     rows: int = 0
@@ -24,38 +24,38 @@ class ConversionResult:
 
 
 def convert_segments(layout: Layout) -> ConversionResult:
-    """Publish every sealed segment, and send what waits for the lake; again changes nothing.
+    """Publish every sealed segment and send pending files to the lake; repeating changes nothing.
 
-    What belongs to a session that is alive, or being recovered, is left to it.
+    Segments of a session that is running or being recovered are left to that process.
     """
-    done = ConversionResult()
+    result = ConversionResult()
     sessions: dict[str, list[Path]] = {}
     for segment in layout.all_sealed_segments():
         try:
             sessions.setdefault(WindowId.parse(segment).session, []).append(segment)
         except StocktraceError as error:
-            done.failed.append(str(error))
+            result.failed.append(str(error))
     for folder in layout.root.glob("outbox/*"):
         sessions.setdefault(folder.name, [])
     for session, segments in sessions.items():
         with claim_session(layout, session) as ours:
-            if ours:  # whoever has it counts what it publishes
-                _convert(layout, session, segments, done)
-    return done
+            if ours:  # the process that holds the session counts what it publishes
+                _convert(layout, session, segments, result)
+    return result
 
 
-def _convert(layout: Layout, session: str, segments: list[Path], done: ConversionResult) -> None:
+def _convert(layout: Layout, session: str, segments: list[Path], result: ConversionResult) -> None:
     report = read_report(layout, session)
     target = layout if report is None else with_lake_of_report(layout, report)
     for segment in segments:
         try:
             converted = conversion.publish_segment(target, segment)
         except StocktraceError as error:
-            done.failed.append(str(error))
+            result.failed.append(str(error))
             continue
         if converted is not None:
-            done.files += 1
-            done.rows += converted.rows
-    if report is not None and report.state != "running":  # else its report comes with its recovery
+            result.files += 1
+            result.rows += converted.rows
+    if report is not None and report.state != "running":  # a recovery writes the other reports
         upload_session(target, report)
-        done.failed += [report.upload_error] if report.upload_error else []
+        result.failed += [report.upload_error] if report.upload_error else []

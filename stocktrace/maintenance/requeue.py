@@ -1,12 +1,9 @@
-"""Putting quarantined rows back: repaired by hand, or after the schema was mended.
+"""Requeue of quarantined rows that were corrected by hand, or that a new schema accepts.
 
-The rows become a session of their own, with a tape of its own in which each row is a frame received
-when the refused one was. It goes through the code that records any tape, so what is still wrong is
-refused again, and ``verify`` can check it. The quarantine file stays as it is; which of its lines
-were taken is noted beside it (``origins``), so that none is taken twice, from whichever copy.
-
-A line counts as taken from the moment in which the session's folder of tapes gets its name, all
-tapes in it: before it, nothing has happened; after it, the session is recovered like any other.
+The rows become a session of their own (``importing.session_tapes``), each received when the refused
+frame was; rows that are still invalid are refused again. The quarantine file stays as it is. The
+requeued lines are recorded beside it (``requeue_origins``), so that no line is requeued twice, from
+any copy. A line counts as requeued once the session's folder of tapes has its name.
 """
 
 from __future__ import annotations
@@ -31,12 +28,12 @@ from stocktrace.text import encodable
 
 
 def requeue_rows(layout: Layout, source: Path, clock: Clock = SYSTEM_CLOCK) -> SessionReport | None:
-    """Put the rows of a quarantine file, or of an edited copy, through the schema again.
+    """Validate the rows of a quarantine file, or of an edited copy, again.
 
-    Gives the report of the session they became, or ``None`` if none of them was left to take.
+    Returns the report of their session, or ``None`` if all were requeued before.
 
     Raises:
-        UsageError: the file cannot be read as quarantine.
+        UsageError: the file is not a quarantine file.
         StoreError: another process is requeuing.
     """
     try:
@@ -57,14 +54,14 @@ def _requeue_locked(layout: Layout, source: Path, clock: Clock) -> SessionReport
         return None
     name = encodable(source.name)
     facts = {"source": name}
-    session = _name([source.name, *map(ledger.origin, fresh)], clock)
+    session = _session_name([source.name, *map(ledger.origin, fresh)], clock)
     with lock.hold_lock(layout.lock(session), {"session": session}):
         with files.temporary_folder(layout.tapes(session)) as staged:
             tapes = SessionTapes(staged, ImportOrigin("", facts, f"requeued from {name}"))
             tapes.write(
                 [[(line.refused.stamp, protocol.frame_of(line.refused.row)) for line in fresh]]
             )
-            ledger.take(fresh, session)
+            ledger.add(fresh, session)
             files.publish_file(staged, layout.tapes(session))
         state: SessionState = "imported" if is_import(session) else "complete"
         return publish_tapes(
@@ -72,8 +69,8 @@ def _requeue_locked(layout: Layout, source: Path, clock: Clock) -> SessionReport
         )
 
 
-def _name(origins: Iterable[str], clock: Clock) -> str:
-    """What was imported stays marked as such."""
+def _session_name(origins: Iterable[str], clock: Clock) -> str:
+    """A new name; rows of an import stay marked as imported."""
     if any(is_import(origin.partition("-")[0]) for origin in origins):
         return new_import(clock.wall(), secrets.token_hex(8))
     return new_session(clock.wall())

@@ -1,4 +1,4 @@
-"""What is kept twice goes when its time is up, and not before it was compared once more."""
+"""Retention: delete old tapes and CSV files, after comparing them with the published rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stocktrace.verify import verify
 
 @dataclass(slots=True)
 class PruneResult:
-    """Tapes and CSV that went, their bytes, and what stays because it does not verify, in words."""
+    """Deleted tapes and CSV files, their bytes, and why others were refused."""
 
     tapes: int = 0
     csv: int = 0
@@ -35,11 +35,11 @@ def prune_data(
     csv_retention: float | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> PruneResult:
-    """Delete tapes and published CSV that are older than so many seconds; ``None`` is forever.
+    """Delete tapes and published CSV older than so many seconds; ``None`` means never.
 
-    The tapes of a session go together, when it has ended, its last window is old enough, and
-    ``verify`` finds nothing wrong with the session just now. A CSV goes when the published rows
-    are read and equal it.
+    The tapes of a session are deleted together, when it has ended, all its windows are old enough
+    and ``verify`` finds nothing wrong with it. A CSV file is deleted when the published rows equal
+    it.
 
     Raises:
         StoreError: another process compacts or verifies.
@@ -77,21 +77,21 @@ def _prune_tapes(
 def _prune_csv(layout: Layout, path: Path, result: PruneResult, clock: Clock) -> None:
     ticker, part = decode_ticker(path.parent.name), WindowId.parse(path)
     try:
-        piece = find_window_rows(layout, ticker, part)
+        rows = find_window_rows(layout, ticker, part)
         wanted = content_hash(segments.read_segment(path)).hexdigest()
-        found = content_hash(piece.read()).hexdigest() if piece is not None else None
+        published = content_hash(rows.read()).hexdigest() if rows is not None else None
     except ConversionError as error:
         result.refused.append(str(error))
         return
-    if found != wanted:
-        result.refused.append(f"{path}: is not what is published; run `stocktrace verify`")
+    if published != wanted:
+        result.refused.append(f"{path}: differs from the published rows; run `stocktrace verify`")
         return
     result.csv += 1
     result.size += _delete(path, AuditLog(layout.audit, part.session, clock))
 
 
 def _delete(path: Path, audit: AuditLog) -> int:
-    """Delete a file; gives its bytes. What is deleted is in the log before."""
+    """Record the deletion of a file in the audit log, delete it and return its size."""
     size = path.stat().st_size
     audit("delete", file=str(path), size=size)
     path.unlink()
@@ -99,5 +99,5 @@ def _delete(path: Path, audit: AuditLog) -> int:
 
 
 def _age(part: WindowId, clock: Clock) -> float:
-    """Seconds since a window began."""
+    """The seconds since a window began."""
     return (utc_datetime(clock.wall()) - part.opened_at).total_seconds()

@@ -1,4 +1,4 @@
-"""The coverage of a session on disk against the marks on its tapes."""
+"""Check the coverage on disk against the marks on the tapes."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ _Row = tuple[str, int, int, str, str]
 def check_coverage(
     layout: Layout, report: SessionReport, dates: Iterable[str], proven: set[Path], *, repair: bool
 ) -> Iterator[Finding]:
-    """The intervals on disk against those of the marks, up to the tapes' last sign of life.
+    """Compare the intervals on disk with those of the marks, up to the last line of the tapes.
 
-    Those on disk are looked for under the dates of the marks, and under ``dates``. Files that have
-    nothing after it either are added to ``proven``.
+    Files are searched under the dates of the marks and under ``dates``. Files that end there too
+    are added to ``proven``.
     """
     session = report.session
     if report.ended is None:
-        return  # written when it is recovered
+        return  # its recovery writes the coverage
     coverage, last = coverage_from_tapes(layout, session)
     wanted = _rows_by_file(layout, session, coverage.intervals, last)
     problems: dict[Path, str] = {}
     others = {layout.coverage(session, date) for date in dates} - wanted.keys()
     for path in sorted({*wanted, *(path for path in others if path.exists())}):
         try:
-            found = _rows_of(path, last) if path.exists() else None
+            rows = _rows_of(path, last) if path.exists() else None
         except ConversionError as error:
             problems[path] = str(error)
             continue
-        if found is None:
+        if rows is None:
             problems[path] = "is missing"
-        elif found == wanted.get(path, set()):
-            proven |= {path} if found == _rows_of(path, LATEST_NS) else set()
+        elif rows == wanted.get(path, set()):
+            proven |= {path} if rows == _rows_of(path, LATEST_NS) else set()
         else:
-            problems[path] = f"does not tell what the marks on {layout.tapes(session)} do"
+            problems[path] = f"differs from the marks on {layout.tapes(session)}"
     if repair and problems:
         write_coverage(layout, session, coverage.intervals)
     for path, problem in problems.items():
@@ -56,13 +56,13 @@ def check_coverage(
 def _rows_by_file(
     layout: Layout, session: str, intervals: Iterable[CoverageInterval], last: int
 ) -> dict[Path, set[_Row]]:
-    found: dict[Path, set[_Row]] = {}
+    files: dict[Path, set[_Row]] = {}
     for interval in intervals:
-        for piece in interval.split_at_midnight():
-            start, end = piece.start // NS_PER_US, piece.end // NS_PER_US
-            rows = found.setdefault(layout.coverage(session, utc_date(piece.start)), set())
-            rows.update(_clip((piece.ticker, start, end, piece.reason, piece.sources), last))
-    return found
+        for part in interval.split_at_midnight():
+            start, end = part.start // NS_PER_US, part.end // NS_PER_US
+            rows = files.setdefault(layout.coverage(session, utc_date(part.start)), set())
+            rows.update(_clip((part.ticker, start, end, part.reason, part.sources), last))
+    return files
 
 
 def _rows_of(path: Path, last: int) -> set[_Row]:
@@ -76,16 +76,16 @@ def _rows_of(path: Path, last: int) -> set[_Row]:
         table["state"].to_pylist(),
         strict=True,
     )
-    found: set[_Row] = set()
+    clipped: set[_Row] = set()
     for ticker, start, end, reason, sources, state in rows:
         if state != ("gap" if reason else "listening"):
             raise ConversionError(f"{path} has the state {state!r} with the reason {reason!r}.")
-        found.update(_clip((ticker, start, end, reason, sources), last))
-    return found
+        clipped.update(_clip((ticker, start, end, reason, sources), last))
+    return clipped
 
 
 def _clip(row: _Row, last: int) -> Iterator[_Row]:
-    """``row`` as far as the tapes can tell of it."""
+    """The part of ``row`` before ``last`` (epoch ns)."""
     ticker, start, end, reason, sources = row
     if start < last // NS_PER_US:
         yield ticker, start, min(end, last // NS_PER_US), reason, sources

@@ -1,4 +1,4 @@
-"""What of a session stands in the files of days, and whether its rows there are right."""
+"""Check the rows of a session in compacted day files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from stocktrace.store.partition import (
     window_rows_in,
 )
 
+WRONG_STATISTICS = "its footer has wrong statistics, which make readers skip rows"
+
 
 @dataclass(slots=True)
 class DayFiles:
-    """The windows of one session in files of ``dates``, read once for all windows.
+    """The windows of one session in the day files of ``dates``, read once for all windows.
 
-    ``broken`` are files that do not tell what they hold, and why.
+    ``damaged`` are files whose footers cannot be read, and why.
     """
 
     layout: Layout
@@ -35,15 +37,15 @@ class DayFiles:
     dates: set[str]
     windows: dict[WindowId, dict[str, WindowRows]] = field(default_factory=dict)
     damaged: dict[Path, str] = field(default_factory=dict)
-    _found: dict[Path, dict[WindowId, str]] = field(default_factory=dict)
-    _wrong: dict[Path, str | None] = field(default_factory=dict)
+    _contents: dict[Path, dict[WindowId, str]] = field(default_factory=dict)
+    _problems: dict[Path, str | None] = field(default_factory=dict)
     _reported: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.read()
 
     def read(self) -> None:
-        """See which files there are (now that some were mended)."""
+        """List the files again, after some were rebuilt."""
         self.windows, self.damaged = {}, {}
         for date in sorted(self.dates):
             for folder in partition_folders(self.layout, date):
@@ -59,58 +61,58 @@ class DayFiles:
             self.damaged[path] = str(error)
 
     def is_broken(self, ticker: str, part: WindowId) -> bool:
-        """Whether the file that may hold a window tells of none."""
+        """Return True if the day file that may have a window is damaged."""
         folder = self.layout.partition(ticker, part.date)
         return any(path.parent == folder for path in self.damaged)
 
     def of_part(self, part: WindowId) -> dict[str, WindowRows]:
-        """The rows of a window, by ticker."""
+        """Return the rows of a window, by ticker."""
         return self.windows.get(part, {})
 
     def problem(self, piece: WindowRows, wanted: str | None = None) -> str | None:
-        """What is wrong with a piece, whose hash should be ``wanted`` or what the footer tells."""
+        """Describe what is wrong with rows whose hash should be ``wanted`` or the footer's."""
         path = piece.path
-        if path not in self._wrong:
-            self._wrong[path] = self._read(path)
-        if (wrong := self._wrong[path]) is not None:
-            told = path in self._reported
+        if path not in self._problems:
+            self._problems[path] = self._read(path)
+        if (problem := self._problems[path]) is not None:
+            is_known = path in self._reported
             self._reported.add(path)
-            return None if told else wrong  # once, for all its windows
-        if self._found[path][piece.part] != (wanted or piece.content):
-            return f"holds other trades of window {piece.part.stem}, {piece.rows} of them"
+            return None if is_known else problem  # once, for all its windows
+        if self._contents[path][piece.part] != (wanted or piece.content):
+            return f"has other trades of window {piece.part.stem} ({piece.rows:,})"
         if piece.content != (wanted or piece.content):
-            return f"its footer does not tell the content of window {piece.part.stem}"
+            return f"its footer does not match the content of window {piece.part.stem}"
         return None
 
     def _read(self, path: Path) -> str | None:
         try:
             with RowRangeReader(path) as file:
-                self._found[path] = {
+                self._contents[path] = {
                     piece.part: content_hash(file.rows(piece.offset, piece.rows)).hexdigest()
                     for piece in window_rows_in(path)
                 }
         except ConversionError as error:
             return str(error)
         if footer.has_wrong_statistics(path):
-            return "its footer has wrong statistics, by which readers pass over rows"
+            return WRONG_STATISTICS
         return None
 
 
 def misplaced_rows(layout: Layout, path: Path) -> Iterator[str]:
-    """What readers would take wrongly, though the file may be right by itself."""
+    """Describe why readers would return wrong trades although the file may be intact."""
     try:
-        held = {piece.part for piece in window_rows_in(path)}
+        windows = {piece.part for piece in window_rows_in(path)}
     except ConversionError as error:
         yield str(error)
         return
     date = partition_date(path.parent)
     if path.parent != layout.partition(partition_ticker(path.parent), date) or any(
-        part.date != date for part in held
+        part.date != date for part in windows
     ):
-        yield "is not where it belongs: remove it"
+        yield "is in the wrong folder: remove it"
     for other in sorted(path.parent.glob("*.parquet")):
-        if other != path and not held.isdisjoint(_windows_in(other)):
-            yield f"holds trades that {other.name} holds, too: remove one of them"
+        if other != path and not windows.isdisjoint(_windows_in(other)):
+            yield f"has trades that {other.name} has too: remove one of the files"
 
 
 def _windows_in(path: Path) -> set[WindowId]:
@@ -121,16 +123,16 @@ def _windows_in(path: Path) -> set[WindowId]:
             else {WindowId.parse(path)}
         )
     except (ConversionError, LayoutError):
-        return set()  # it is told of for itself
+        return set()  # it has a finding of its own
 
 
 def sessions_in_days(layout: Layout) -> set[tuple[str, str]]:
-    """The sessions that files of days tell of, each with the UTC date under which the file lies."""
-    found = set()
+    """The sessions in day files, each with the UTC date of the file's folder."""
+    sessions = set()
     for folder in partition_folders(layout):
         for path in day_files(folder):
             with contextlib.suppress(ConversionError):
-                found |= {
+                sessions |= {
                     (piece.part.session, partition_date(folder)) for piece in window_rows_in(path)
                 }
-    return found
+    return sessions

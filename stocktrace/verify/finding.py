@@ -1,4 +1,4 @@
-"""What verification gives: one finding for each thing that is wrong."""
+"""A result of verification."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong: which file, and what; ``repaired`` if it was."""
+    """A mismatch: the file, the problem, and whether it was repaired."""
 
     session: str
     path: Path

@@ -1,4 +1,4 @@
-"""What a data folder has: its sessions, and files among the published ones that are nobody's."""
+"""The sessions of a data folder, and published files that do not belong to any."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from stocktrace.verify.finding import Finding
 
 
 def sessions_to_verify(layout: Layout) -> list[str]:
-    """All sessions of a data folder that are not alive."""
+    """Return all sessions that are not running."""
     return list(dates_of_sessions(layout))
 
 
 def dates_of_sessions(layout: Layout, sessions: Sequence[str] = ()) -> dict[str, set[str]]:
-    """The sessions that are not alive, each with the UTC dates under which files of it lie.
+    """Return the sessions that are not running, each with the UTC dates under which it has files.
 
-    Given ``sessions`` that have a report or a tape, only these, without dates: nothing else of the
-    folder is looked at then.
+    If all ``sessions`` have a report or a tape, return only these, without dates and without
+    reading the rest of the folder.
     """
     if sessions and all(is_session(name) and layout.has(name) for name in sessions):
-        found: dict[str, set[str]] = {name: set() for name in sessions}
+        dates: dict[str, set[str]] = {name: set() for name in sessions}
     else:
-        found = _all_of(layout)
-    return {name: found[name] for name in sorted(found) if not is_in_use(layout, name)}
+        dates = _dates_of_all(layout)
+    return {name: dates[name] for name in sorted(dates) if not is_in_use(layout, name)}
 
 
-def _all_of(layout: Layout) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {name: set() for name in layout.all_sessions()}
-    lying = {
+def _dates_of_all(layout: Layout) -> dict[str, set[str]]:
+    dates: dict[str, set[str]] = {name: set() for name in layout.all_sessions()}
+    files = {
         (path.name[: path.name.find("-")], partition_date(path.parent))
         for path in _parquet_files(layout)
     }
-    for name, date in lying | sessions_in_days(layout):
+    for name, date in files | sessions_in_days(layout):
         if is_session(name):
-            found.setdefault(name, set()).add(date)
+            dates.setdefault(name, set()).add(date)
     for path in layout.root.glob("coverage/date=*/*.parquet"):
-        if path.stem in found:
-            found[path.stem].add(partition_date(path))
-    return found
+        if path.stem in dates:
+            dates[path.stem].add(partition_date(path))
+    return dates
 
 
 def _parquet_files(layout: Layout) -> Iterator[Path]:
@@ -56,11 +56,11 @@ def _parquet_files(layout: Layout) -> Iterator[Path]:
 
 
 def unknown_files(layout: Layout) -> Iterator[Finding]:
-    """Files among the published ones that readers take for trades and no session put there."""
+    """Yield the published files that readers take for trades although no session wrote them."""
     for path in _parquet_files(layout):
         if path.parent == layout.anchor(partition_date(path.parent)).parent:
             if not _is_anchor(path):
-                yield Finding("", path, "is no file without rows: remove it")
+                yield Finding("", path, "has rows in a place for files without rows: remove it")
             continue
         try:
             if is_day_file(path):
@@ -72,7 +72,7 @@ def unknown_files(layout: Layout) -> Iterator[Finding]:
             yield Finding("", path, str(error))
             continue
         if path != layout.parquet(ticker, part):
-            yield Finding(part.session, path, "is not where it belongs: remove it")
+            yield Finding(part.session, path, "is in the wrong folder: remove it")
 
 
 def _is_anchor(path: Path) -> bool:

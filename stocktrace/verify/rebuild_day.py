@@ -1,4 +1,4 @@
-"""A damaged file of a day is written anew: what is good of it, and the rest from the tapes."""
+"""Rebuild a damaged day file from its intact rows and the tapes."""
 
 from __future__ import annotations
 
@@ -26,37 +26,38 @@ from stocktrace.verify.tapes import check_tape, find_shortage
 
 
 def rebuild_day(layout: Layout, path: Path, wrong: WindowId | None = None) -> bool:
-    """Put right rows in the place of ``path``; those of the window ``wrong`` only from its tape.
+    """Replace ``path``; the rows of the window ``wrong`` come from its tape.
 
-    The caller holds ``layout.compaction``. Gives whether all rows could be had; else nothing was
-    changed.
+    The caller holds ``layout.compaction``. Returns False, and changes nothing, if rows are missing.
     """
     ticker, date = partition_ticker(path.parent), partition_date(path.parent)
-    held: dict[WindowId, WindowRows] = {}
-    told = True
-    for each in files_in_order(path.parent):
+    published: dict[WindowId, WindowRows] = {}
+    all_known = True
+    for file in files_in_order(path.parent):
         try:
-            held |= {piece.part: piece for piece in window_rows_in(each)}
+            published |= {piece.part: piece for piece in window_rows_in(file)}
         except ConversionError:
-            told = told and not is_day_file(each)  # a window's file tells by its name
-            if not is_day_file(each):
-                held[WindowId.parse(each)] = WindowRows(WindowId.parse(each), each, 0, 0, "", 0)
-    parts = set(held) | (set() if told else set(_taped_windows(layout, date)))
-    if not told and not _all_taped(layout, date, parts):
+            if is_day_file(file):
+                all_known = False
+            else:  # its name is that of its window
+                part = WindowId.parse(file)
+                published[part] = WindowRows(part, file, 0, 0, "", 0)
+    parts = set(published) | (set() if all_known else set(_taped_windows(layout, date)))
+    if not all_known and not _all_taped(layout, date, parts):
         return False
     with files.temporary_folder(layout.scratch) as folder:
         sources = []
         for part in sorted(parts, key=lambda part: (part.session, part.window)):
-            piece = held.get(part)
-            if piece is not None and part != wrong and _is_good(piece):
+            piece = published.get(part)
+            if piece is not None and part != wrong and _is_intact(piece):
                 sources.append(CompactionSource(part, piece.read, piece.content))
                 continue
-            if not _is_proof(layout, part):
+            if not _has_intact_archive(layout, part):
                 return False
             with rebuilt_copy(layout, part) as (scratch, sealed):
                 if find_shortage(layout, read_report(layout, part.session), sealed):
                     return False
-                segment = _taken(scratch.csv(ticker, part), folder)
+                segment = _move_segment(scratch.csv(ticker, part), folder)
             if segment is not None:
                 content = content_hash(segments.read_segment(segment)).hexdigest()
                 sources.append(
@@ -65,15 +66,15 @@ def rebuild_day(layout: Layout, path: Path, wrong: WindowId | None = None) -> bo
         return bool(sources) and replace_day(layout, ticker, date, sources) is not None
 
 
-def _is_good(piece: WindowRows) -> bool:
+def _is_intact(piece: WindowRows) -> bool:
     try:
         return content_hash(piece.read()).hexdigest() == piece.content
     except ConversionError:
         return False
 
 
-def _is_proof(layout: Layout, part: WindowId) -> bool:
-    """Whether the tape of a window is archived, and whole by its checksum."""
+def _has_intact_archive(layout: Layout, part: WindowId) -> bool:
+    """Return True if the tape of a window is archived and intact by its checksum."""
     archived = layout.archived_tape(part)
     return (
         archived.exists()
@@ -82,8 +83,8 @@ def _is_proof(layout: Layout, part: WindowId) -> bool:
     )
 
 
-def _taken(segment: Path, folder: Path) -> Path | None:
-    """A segment, moved to ``folder``; ``None`` if the tape has no trade of its ticker."""
+def _move_segment(segment: Path, folder: Path) -> Path | None:
+    """Move a segment to ``folder``; ``None`` if the tape has no trade of its ticker."""
     return Path(shutil.move(segment, folder / segment.name)) if segment.exists() else None
 
 
@@ -95,7 +96,7 @@ def _taped_windows(layout: Layout, date: str) -> Iterator[WindowId]:
 
 
 def _all_taped(layout: Layout, date: str, parts: set[WindowId]) -> bool:
-    """Whether no report tells of a window with trades on ``date`` that is not in ``parts``."""
+    """Return True if ``parts`` has all windows of the reports with trades on ``date``."""
     for path in layout.sessions.glob("*.json"):
         report = read_report(layout, path.stem)
         if report is None:

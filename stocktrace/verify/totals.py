@@ -1,16 +1,19 @@
-"""The report of a session against its tapes, what is published of it, and itself."""
+"""Check the report of a session against its tapes, its published files, its hashes and itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 from stocktrace.errors import ConversionError
+from stocktrace.record.file_hashes import find_differences, update_hashes
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.record.recovery import recount_report
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
-from stocktrace.store import footer
 from stocktrace.store.audit import AuditLog
+from stocktrace.store.footer import read_footer
 from stocktrace.store.layout import Layout
 from stocktrace.verify.day_files import DayFiles
 from stocktrace.verify.finding import Finding
@@ -24,62 +27,63 @@ def check_report(
     *,
     repair: bool,
 ) -> Iterator[Finding]:
-    """Where the report differs from the tapes, from what is published, and from itself."""
+    """Find where the books differ from the tapes, the published files and each other."""
     session = report.session
-    waiting = [f"window {window} waits: run `stocktrace recover`" for window in report.unpublished]
-    wrong = [f"the books: {difference}" for difference in report.differences()]
+    unpublished = [
+        f"window {window} is not published: run `stocktrace recover`"
+        for window in report.unpublished
+    ]
+    problems = [f"the books: {difference}" for difference in report.differences()]
     for window, sealed in counted.items():
-        told: Books | None = report.windows.get(window)
-        if told != sealed.books:
+        books: Books | None = report.windows.get(window)
+        if books != sealed.books:
             tape = layout.tape_of(sealed.part)
-            wrong.append(f"window {window}: {told} in the report, {sealed.books} on {tape}")
-    if not waiting:
-        wrong += _check_tickers(layout, report, counted, days)
-    mended = False
-    if wrong and repair and not waiting and report.windows.keys() <= counted.keys():
+            problems.append(f"window {window}: {books} in the report, {sealed.books} on {tape}")
+    if not unpublished:
+        problems += _check_tickers(layout, report, counted, days)
+    repaired = False
+    if problems and repair and not unpublished and report.windows.keys() <= counted.keys():
         _repair_report(layout, report)
-        mended = report.balanced
-    for problem in waiting:
+        repaired = report.balanced
+    for problem in unpublished:
         yield Finding(session, layout.report(session), problem)
-    for problem in wrong:
-        yield Finding(session, layout.report(session), problem, repaired=mended)
+    for problem in problems:
+        yield Finding(session, layout.report(session), problem, repaired=repaired)
 
 
 def _check_tickers(
     layout: Layout, report: SessionReport, counted: dict[str, SealedWindow], days: DayFiles
 ) -> Iterator[str]:
-    found: dict[str, TickerBooks] = {}
+    on_disk: dict[str, TickerBooks] = {}
     for sealed in counted.values():
         for ticker, counts in sealed.tickers.items():
-            one = found.setdefault(ticker, TickerBooks())
-            one.trades += counts.trades
-            one.recorded += counts.recorded
-            one.quarantined += counts.quarantined
-    whole = report.windows.keys() <= counted.keys()
+            books = on_disk.setdefault(ticker, TickerBooks())
+            books.trades += counts.trades
+            books.recorded += counts.recorded
+            books.quarantined += counts.quarantined
     for ticker, path in layout.published_files(report.session, days.dates):
-        one = found.setdefault(ticker, TickerBooks())
-        one.files += 1
-        try:
-            one.parquet += int(footer.read_footer(path)["rows"])
-        except ConversionError:
-            continue  # it was found already
+        books = on_disk.setdefault(ticker, TickerBooks())
+        books.files += 1
+        with contextlib.suppress(ConversionError):  # the file has a finding of its own
+            books.parquet += int(read_footer(path)["rows"])
     compacted = set()
-    for held in days.windows.values():
-        for ticker, piece in held.items():
-            found.setdefault(ticker, TickerBooks()).parquet += piece.rows
-            compacted.add(ticker)  # there are fewer files than the report tells
-    for ticker in sorted({*found, *report.per_ticker}):
-        told = report.per_ticker.get(ticker, TickerBooks())
-        one = found.get(ticker, TickerBooks())
+    for pieces in days.windows.values():
+        for ticker, piece in pieces.items():
+            on_disk.setdefault(ticker, TickerBooks()).parquet += piece.rows
+            compacted.add(ticker)  # it has fewer files than in the report
+    all_counted = report.windows.keys() <= counted.keys()
+    for ticker in sorted({*on_disk, *report.per_ticker}):
+        reported = report.per_ticker.get(ticker, TickerBooks())
+        books = on_disk.get(ticker, TickerBooks())
         names = ["parquet"] + (["files"] if ticker not in compacted else [])
-        names += ["trades", "recorded", "quarantined"] if whole else []
+        names += ["trades", "recorded", "quarantined"] if all_counted else []
         for name in names:
-            if getattr(told, name) != getattr(one, name):
-                yield f"{ticker}: {getattr(told, name)} {name}, on disk {getattr(one, name)}"
+            if getattr(reported, name) != getattr(books, name):
+                yield f"{ticker}: {getattr(reported, name)} {name}, on disk {getattr(books, name)}"
 
 
 def _repair_report(layout: Layout, report: SessionReport) -> None:
-    """Count all windows again, and what is published; all else that the report tells stays."""
+    """Count all windows and the published files again; the rest of the report stays."""
     report.books = Books()
     for counts in (report.windows, report.per_ticker, report.errors):
         counts.clear()
@@ -88,3 +92,36 @@ def _repair_report(layout: Layout, report: SessionReport) -> None:
     recount_report(layout, report.session, report, journal)
     journal.save()
     audit("repair", file=str(layout.report(report.session)))
+
+
+def check_hashes(
+    layout: Layout,
+    report: SessionReport,
+    dates: Iterable[str],
+    findings: Iterable[Finding],
+    proven: Collection[Path],
+    *,
+    repair: bool,
+) -> Iterator[Finding]:
+    """Find coverage and quarantine files whose hash differs from the report.
+
+    Files with a finding are left out. If the tapes prove a file right (``proven``), or it was
+    repaired from them, the report is wrong: with ``repair`` it gets the new hash.
+    """
+    repaired: dict[Path, bool] = {}
+    for finding in findings:
+        repaired[finding.path] = finding.repaired and repaired.get(finding.path, True)
+    outdated: list[Path] = []
+    for path, problem in find_differences(layout, report, dates):
+        if path in repaired:
+            outdated += [path] if repaired[path] else []
+        elif path in proven:
+            outdated.append(path)
+            text = f"does not have the hash of {path}, which matches the tapes"
+            yield Finding(report.session, layout.report(report.session), text, repaired=repair)
+        else:
+            yield Finding(report.session, path, problem)
+    if repair and outdated:
+        update_hashes(layout, report, outdated)
+        report.write(layout.report(report.session))
+        AuditLog(layout.audit, report.session)("repair", file=str(layout.report(report.session)))

@@ -1,4 +1,4 @@
-"""One window against its tape: recorded once more into a scratch folder, and compared."""
+"""Check one window against its tape, which is rebuilt into a scratch folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from stocktrace.errors import ConversionError
 from stocktrace.record.publish import rebuilt_copy
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import SessionReport
-from stocktrace.store import conversion, footer, parquet, segments
+from stocktrace.store import conversion, parquet, segments
 from stocktrace.store.checksum import content_hash
+from stocktrace.store.footer import read_footer
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.partition import WindowRows
@@ -34,9 +35,9 @@ def check_against_tape(
     *,
     repair: bool,
 ) -> Iterator[Finding]:
-    """Each file of a window against what its tape gives; its books go into ``counted``.
+    """Compare each file of a window with its tape, and add the books to ``counted``.
 
-    A tape that has less than the books vouch for is a finding itself, and proves nothing.
+    A tape that has less than the books prove is a finding itself, and proves nothing.
     """
     with rebuilt_copy(layout, part) as (scratch, sealed):
         if problem := find_shortage(layout, report, sealed):
@@ -44,53 +45,53 @@ def check_against_tape(
             yield from check_without_tape(layout, part, days, report)
         else:
             counted[part.window] = sealed
-            yield from _against(layout, scratch, part, days, repair=repair)
+            yield from _compare_files(layout, scratch, part, days, repair=repair)
 
 
-def _against(
+def _compare_files(
     layout: Layout, scratch: Layout, part: WindowId, days: DayFiles, *, repair: bool
 ) -> Iterator[Finding]:
-    """Each file of a window against those in ``scratch``."""
+    """Compare each file of a window with those in ``scratch``."""
     window = _WindowFiles(layout, part, layout.tape_of(part))
     segments = {scratch.ticker_of_csv(path): path for path in scratch.sealed_segments(part)}
     for ticker, segment in segments.items():
         if days.is_broken(ticker, part):
-            continue  # it was told of
+            continue  # the day file has a finding
         if piece := days.of_part(part).get(ticker):
             yield from _check_day_rows(days, piece, segment, window.tape, repair=repair)
             continue
-        for path, problem, mendable in window.wrong_files(ticker, segment):
-            if repair and mendable:
+        for path, problem, repairable in window.wrong_files(ticker, segment):
+            if repair and repairable:
                 _restore_file(layout, part, ticker, segment)
-            yield Finding(part.session, path, problem, repaired=repair and mendable)
+            yield Finding(part.session, path, problem, repaired=repair and repairable)
     for path in window.files:
         if path not in window.expected:
-            yield Finding(part.session, path, "holds trades that the tape does not have there")
+            yield Finding(part.session, path, "has trades that the tape does not have")
     for ticker, piece in days.of_part(part).items():
         if ticker not in segments:
-            problem = f"holds trades of window {part.stem} that the tape does not have"
-            mended = repair and rebuild_day(layout, piece.path, part)
-            yield Finding(part.session, piece.path, problem, repaired=mended)
+            problem = f"has trades of window {part.stem} that the tape does not have"
+            repaired = repair and rebuild_day(layout, piece.path, part)
+            yield Finding(part.session, piece.path, problem, repaired=repaired)
     yield from _check_quarantine(layout, scratch, part, repair=repair)
 
 
 def _check_day_rows(
     days: DayFiles, piece: WindowRows, segment: Path, tape: Path, *, repair: bool
 ) -> Iterator[Finding]:
-    """A window that is part of the file of its day, against the segment of the tape."""
+    """Compare the rows of a window in a day file with the segment of the tape."""
     wanted = content_hash(segments.read_segment(segment)).hexdigest()
     problem = days.problem(piece, wanted)
     if problem is not None:
         archived = tape.suffix == ".zst"
-        mended = repair and archived and rebuild_day(days.layout, piece.path, piece.part)
-        yield Finding(piece.part.session, piece.path, problem, repaired=mended)
-        if mended:
+        repaired = repair and archived and rebuild_day(days.layout, piece.path, piece.part)
+        yield Finding(piece.part.session, piece.path, problem, repaired=repaired)
+        if repaired:
             days.read()
 
 
 @dataclass(slots=True)
 class _WindowFiles:
-    """What of one window stands on disk; ``expected`` are the files that may be there."""
+    """The files of one window on disk; ``expected`` are those that may exist."""
 
     layout: Layout
     part: WindowId
@@ -99,40 +100,40 @@ class _WindowFiles:
 
     @property
     def files(self) -> list[Path]:
-        """The files of trades that readers and ``convert`` find."""
+        """The files with trades that readers and ``convert`` find."""
         published = self.layout.published_window(self.part)
         return sorted([*published, *self.layout.sealed_segments(self.part)])
 
     def wrong_files(self, ticker: str, segment: Path) -> Iterator[tuple[Path, str, bool]]:
-        """Each wrong file of a ticker, what is wrong, and whether the tape is to mend it."""
+        """Yield each wrong file of a ticker, the problem, and whether the tape can repair it."""
         final = self.layout.parquet(ticker, self.part)
         sealed = self.layout.csv(ticker, self.part)
         self.expected |= {final, sealed}
         if sealed.exists() and not filecmp.cmp(sealed, segment, shallow=False):
-            yield sealed, f"does not hold what {self.tape} does", True
+            yield sealed, f"differs from {self.tape}", True
         if not final.exists():
             if not sealed.exists():
                 yield final, "is missing", True
             return
         wanted = content_hash(segments.read_segment(segment))
         try:
-            found = content_hash(parquet.read_trade_file(final))
-            told = footer.read_footer(final)
+            content = content_hash(parquet.read_trade_file(final))
+            footer = read_footer(final)
         except ConversionError as error:
             yield final, str(error), True
             return
-        if found.hexdigest() != wanted.hexdigest():
-            difference = f"other trades ({found.rows:,}) than the {wanted.rows:,}"
-            if self.tape.suffix == ".tape" and told.get("content") == found.hexdigest():
-                yield self.tape, f"{final}, which is whole, holds {difference} here", False
+        if content.hexdigest() != wanted.hexdigest():
+            difference = f"has other trades ({content.rows:,}) than the {wanted.rows:,}"
+            if self.tape.suffix == ".tape" and footer.get("content") == content.hexdigest():
+                yield self.tape, f"{final}, which is intact, {difference} here", False
             else:
-                yield final, f"holds {difference} of {self.tape}", True
-        elif problem := footer_problem(final, told, self.part, wanted.hexdigest()):
+                yield final, f"{difference} of {self.tape}", True
+        elif problem := footer_problem(final, footer, self.part, wanted.hexdigest()):
             yield final, problem, True
 
 
 def _restore_file(layout: Layout, part: WindowId, ticker: str, segment: Path) -> None:
-    """Put the segment of the tape in place and publish it; a wrong file is replaced as a whole."""
+    """Publish the segment of the tape; it replaces a wrong file."""
     sealed = layout.csv(ticker, part)
     sealed.parent.mkdir(parents=True, exist_ok=True)
     temporary = sealed.with_suffix(".csv.open")
@@ -151,15 +152,15 @@ def _check_quarantine(
             shutil.move(wanted, path)
         elif repair:
             path.unlink()
-        problem = f"does not hold what {layout.tape_of(part)} does"
+        problem = f"differs from {layout.tape_of(part)}"
         yield Finding(part.session, path, problem, repaired=repair)
 
 
 def _read_refused(path: Path) -> list[tuple[str, bytes]] | None:
-    """What was refused, with the frames; ``None`` if a line is not as it was written.
+    """Read the refused rows with their frames; ``None`` if a line is not as it was written.
 
-    Sorted: the order of a quarantine is that of batches, which the tape does not know, and so is
-    which line of a frame has it.
+    Sorted: the order of lines, and the line that has the frame, depend on batches, which are not on
+    the tape.
     """
     if not path.exists():
         return []
@@ -167,12 +168,11 @@ def _read_refused(path: Path) -> list[tuple[str, bytes]] | None:
         with path.open(encoding="utf-8", newline="\n") as file:
             lines = list(file)
         refused = list(parse_quarantine(lines))
-        for line, anew, each in zip(
+        for line, written, row in zip(
             lines, QuarantineEncoder().encode(refused), refused, strict=True
         ):
-            # Earlier versions repeated the frame.
-            if line != anew and line != each.line():
+            if line not in (written, row.line()):  # earlier versions repeated the frame
                 return None
     except ValueError:
         return None
-    return sorted((each.line(with_frame=False), each.frame) for each in refused)
+    return sorted((row.line(with_frame=False), row.frame) for row in refused)

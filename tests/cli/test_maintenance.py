@@ -203,7 +203,7 @@ def test_verify_fails_for_a_crashed_session_until_it_is_recovered(
 ) -> None:
     status, out, _ = run("verify")
     assert status == 1
-    assert f"window {PARTS[0].window} waits: run `stocktrace recover`" in out
+    assert f"window {PARTS[0].window} is not published: run `stocktrace recover`" in out
     assert run("recover")[0] == 0
     assert run("verify")[0] == 0
 

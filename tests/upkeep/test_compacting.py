@@ -116,7 +116,7 @@ def test_the_second_time_nothing_is_left_to_do(compacted: Layout) -> None:
 
 def test_the_day_of_now_is_left_alone(layout: Layout) -> None:
     assert compact_days(layout, clock=remains.STILL).done == []
-    with pytest.raises(UsageError, match="2026-11-23 is not over"):
+    with pytest.raises(UsageError, match="2026-11-23 has not ended"):
         compact_days(layout, dt.date(2026, 11, 23), clock=remains.STILL)
 
 
@@ -133,7 +133,7 @@ def test_a_day_of_a_session_that_died_waits_for_its_recovery(tmp_path: Path) -> 
     before = remains.snapshot(layout)
     done = compact_days(layout, clock=TOMORROW)
     assert done.done == []
-    assert done.postponed == {DATE: f"session {SESSION} died: run `stocktrace recover`"}
+    assert done.postponed == {DATE: f"session {SESSION} crashed: run `stocktrace recover`"}
     assert done.crashed == [SESSION]
     assert remains.snapshot(layout) == before
     recovery.recover(layout, remains.STILL)
@@ -246,7 +246,7 @@ def test_a_window_with_other_rows_is_found_inside_a_file_and_had_from_its_tape(
     path = rewritten(
         compacted, "AAPL", lambda part, batch: batch.take([1, 0]) if part == PARTS[0] else batch
     )
-    problem = f"holds other trades of window {PARTS[0].stem}, 2 of them"
+    problem = f"has other trades of window {PARTS[0].stem} (2)"
     assert findings(compacted) == [(path.name, problem, False)]
     assert findings(compacted, repair=True) == [(path.name, problem, True)]
     assert findings(compacted) == []
@@ -335,7 +335,7 @@ def test_what_is_good_of_a_damaged_file_is_kept_without_its_tape(
 def test_trades_that_are_in_two_files_are_told(compacted: Layout) -> None:
     (piece, *_) = partition.list_window_rows((compacted.root / DAYS["MSFT"]).parent)
     put(compacted, "MSFT", piece.part, pa.Table.from_batches(piece.read()))
-    names = [name for name, problem, _ in findings(compacted) if "holds, too" in problem]
+    names = [name for name, problem, _ in findings(compacted) if "has too" in problem]
     assert names == ["day-00001.parquet"]
 
 
@@ -345,7 +345,7 @@ def test_a_file_of_a_day_in_another_folder_is_told(compacted: Layout) -> None:
     other.mkdir(parents=True)
     path.rename(other / path.name)
     problems = [problem for _, problem, _ in findings(compacted)]
-    assert "is not where it belongs: remove it" in problems
+    assert "is in the wrong folder: remove it" in problems
 
 
 # --- retention -------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ def test_csv_that_is_not_what_is_published_stays(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(",1.0,", ",2.0,").replace(",1,", ",2,"))
     pruned = prune_data(layout, None, 0.0, NEXT_MONTH)
     assert pruned.csv == 0
-    assert pruned.refused == [f"{path}: is not what is published; run `stocktrace verify`"]
+    assert pruned.refused == [f"{path}: differs from the published rows; run `stocktrace verify`"]
     layout.parquet("BRK.B", PARTS[0]).unlink()
     assert len(prune_data(layout, None, 0.0, NEXT_MONTH).refused) == 1
     assert path.exists()
@@ -495,7 +495,7 @@ def test_the_command_compacts_prunes_and_says_so(
         "pruning": {"tapes": 0, "csv": 0, "size": 0, "refused": []},
     }
     assert cli.run(["compact", "--date", "2999-01-01", *where]) == 2
-    assert "is not over" in capsys.readouterr().err
+    assert "has not ended" in capsys.readouterr().err
     assert cli.run(["compact", "--older-than", "forever", *where]) == 2
     assert "'forever' is not a duration" in capsys.readouterr().err
     assert cli.run(["compact", "--tape-retention", "often", *where]) == 2

@@ -204,7 +204,7 @@ def test_a_row_that_two_windows_have_needs_a_copy_that_names_one(
         path.write_text(line)
     stray = mended(paths[0], folder, good, "a.jsonl")
     for path in paths:
-        with pytest.raises(UsageError, match=r"a\.jsonl has a row that .*_00001\.jsonl has and "):
+        with pytest.raises(UsageError, match=r"a\.jsonl has a row of both .*_00001\.jsonl and "):
             requeue_rows(layout, stray)
         requeue_rows(layout, mended(path, folder, good))
     assert requeue_rows(layout, stray) is None
@@ -250,9 +250,7 @@ def test_a_copy_that_lacks_a_row_of_a_frame_is_told(layout: Layout, folder: Path
     source.write_text(source.read_text() + QuarantinedRow(NOON, b"one", row(-2), "price").line())
     copy = folder / "a.jsonl"
     copy.write_text(source.read_text().splitlines(keepends=True)[1])
-    with pytest.raises(
-        UsageError, match=r"a\.jsonl lacks a line of a frame that .* copy all lines"
-    ):
+    with pytest.raises(UsageError, match=r"a\.jsonl lacks lines of a frame that .* copy all lines"):
         requeue_rows(layout, copy)
     requeue_rows(layout, mended(source, folder, good))
     assert prices(layout) == {"AAPL": [1.0, 2.0]}

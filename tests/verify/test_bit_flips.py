@@ -193,7 +193,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 
 def test_the_session_is_whole_but_for_the_window_that_waits(layout: Layout) -> None:
     assert [one.problem for one in findings(layout)] == [
-        f"window {PARTS[2].window} waits: run `stocktrace recover`"
+        f"window {PARTS[2].window} is not published: run `stocktrace recover`"
     ]
 
 

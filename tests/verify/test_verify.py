@@ -144,7 +144,7 @@ def test_a_quarantine_of_an_earlier_version_is_found_whole(layout: Layout) -> No
     assert look(layout) == []
     path.write_text(path.read_text().replace("-4", "-5"))
     ((damaged, problem, _),) = look(layout)
-    assert (damaged, problem[:18]) == (QUARANTINE, "does not hold what")
+    assert (damaged, problem[:12]) == (QUARANTINE, "differs from")
     assert look(layout, repair=True) == [(damaged, problem, True)]
     assert path.read_text() == before
 
@@ -256,22 +256,22 @@ WRONGS: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
     "a price is another": (
         lambda layout: rewrite(final(layout), one_price_changed),
         PARQUET,
-        "holds other trades (2) than the 2",
+        "has other trades (2) than the 2",
     ),
     "a row is missing": (
         lambda layout: rewrite(final(layout), lambda table: table.slice(1)),
         PARQUET,
-        "holds other trades (1) than the 2",
+        "has other trades (1) than the 2",
     ),
     "a row is there twice": (
         lambda layout: rewrite(final(layout), lambda table: pa.concat_tables([table, table])),
         PARQUET,
-        "holds other trades (4) than the 2",
+        "has other trades (4) than the 2",
     ),
     "rows are in another order": (
         lambda layout: rewrite(final(layout, "AAPL", PARTS[0]), lambda table: table.take([1, 0])),
         PARQUET.replace(PARTS[1].stem, PARTS[0].stem),
-        "holds other trades (2) than the 2",
+        "has other trades (2) than the 2",
     ),
     "a column has another name": (
         lambda layout: pq.write_table(
@@ -284,28 +284,28 @@ WRONGS: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
     "the footer tells another content": (
         lambda layout: rewrite(final(layout), lambda t: t, **{"stocktrace.content": "0" * 32}),
         PARQUET,
-        "its footer does not tell its content",
+        "its footer does not match its content",
     ),
     "the footer tells another window": (
         lambda layout: rewrite(final(layout), lambda t: t, **{"stocktrace.window": "x"}),
         PARQUET,
-        "its footer tells of another session or window",
+        "its footer names another session or window",
     ),
     "a segment holds another price": (
         sealed_with_another_price,
         f"csv/AAPL/{PARTS[1].stem}.csv",
-        "does not hold what",
+        "differs from",
     ),
-    "a refused row is another": (damage_quarantine, QUARANTINE, "does not hold what"),
+    "a refused row is another": (damage_quarantine, QUARANTINE, "differs from"),
     "the quarantine is gone": (
         lambda layout: layout.quarantine(PARTS[0]).unlink(),
         QUARANTINE,
-        "does not hold what",
+        "differs from",
     ),
     "there is quarantine where nothing was refused": (
         lambda layout: layout.quarantine(PARTS[2]).write_text("{}\n"),
         QUARANTINE.replace(PARTS[0].stem, PARTS[2].stem),
-        "does not hold what",
+        "differs from",
     ),
     "the books do not balance": (
         lambda layout: alter_report(layout, lambda r: r["books"].update(recorded=11)),
@@ -349,7 +349,7 @@ WRONGS: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
             layout, SESSION, [CoverageInterval("AAPL", stamp(0, 0), stamp(2, 2), "")]
         ),
         COVERAGE,
-        "does not tell what the marks",
+        "differs from the marks",
     ),
 }
 
@@ -384,7 +384,7 @@ def test_a_report_that_is_gone_is_found_and_told_how_to_mend(layout: Layout) -> 
 def test_a_window_that_waits_is_found(layout: Layout) -> None:
     alter_report(layout, lambda report: report.update(unpublished=[PARTS[0].window]))
     assert look(layout, repair=True) == [
-        (REPORT, f"window {PARTS[0].window} waits: run `stocktrace recover`", False)
+        (REPORT, f"window {PARTS[0].window} is not published: run `stocktrace recover`", False)
     ]
 
 
@@ -395,7 +395,7 @@ def test_a_file_in_the_place_of_another_date_is_found_though_its_rows_are_right(
     elsewhere.parent.mkdir(parents=True)
     shutil.copy(final(layout), elsewhere)
     name = str(elsewhere.relative_to(layout.root))
-    assert (name, "is not where it belongs: remove it", False) in look(layout, repair=True)
+    assert (name, "is in the wrong folder: remove it", False) in look(layout, repair=True)
     assert name in files_of(layout)
 
 
@@ -405,7 +405,7 @@ def test_a_file_in_the_folder_of_another_ticker_is_found(layout: Layout) -> None
     shutil.copy(final(layout), elsewhere)
     assert (
         str(elsewhere.relative_to(layout.root)),
-        "holds trades that the tape does not have there",
+        "has trades that the tape does not have",
         False,
     ) in look(layout)
 
@@ -429,7 +429,7 @@ def test_an_anchor_with_rows_is_found(layout: Layout) -> None:
     assert look(layout) == [
         (
             f"parquet/date={DATE}/symbol=~/anchor.parquet",
-            "is no file without rows: remove it",
+            "has rows in a place for files without rows: remove it",
             False,
         )
     ]
@@ -462,7 +462,7 @@ def test_a_damaged_tape_is_named_and_the_files_are_checked_by_themselves(layout:
     tape.write_bytes(data)
     ((name, problem, repaired),) = look(layout, repair=True)
     assert name == f"tape/{SESSION}/{PARTS[1].window}.tape.zst"
-    assert "is damaged" in problem or "lines that are none of a tape" in problem
+    assert "is damaged" in problem or "that cannot be read" in problem
     assert not repaired
     flip_in_page(final(layout))
     assert files_of(layout) == {name, PARQUET}
@@ -480,7 +480,7 @@ def test_without_a_tape_a_file_is_checked_against_its_footer(layout: Layout) -> 
     delete(layout)
     assert look(layout) == []
     rewrite(final(layout), one_price_changed)
-    assert look(layout, repair=True) == [(PARQUET, "its footer does not tell its content", False)]
+    assert look(layout, repair=True) == [(PARQUET, "its footer does not match its content", False)]
 
 
 def test_without_tape_and_file_the_report_tells_that_trades_are_gone(layout: Layout) -> None:
@@ -489,7 +489,7 @@ def test_without_tape_and_file_the_report_tells_that_trades_are_gone(layout: Lay
     found = look(layout, repair=True)
     assert (
         f"tape/{SESSION}/{PARTS[1].window}.tape.zst",
-        "cannot prove its trades: 2 are published, 4 are in the report",
+        "cannot prove its trades: 2 are published, but 4 reported",
         False,
     ) in found
     assert (REPORT, "AAPL: 6 parquet, on disk 4", False) in found
@@ -504,7 +504,7 @@ def test_a_file_that_is_whole_is_not_replaced_after_a_tape_that_has_no_checksum(
     ((name, problem, repaired),) = look(layout, repair=True)
     assert name == str(tape.relative_to(layout.root))
     assert problem == (
-        f"{final(layout, 'MSFT')}, which is whole, holds other trades (2) than the 2 here"
+        f"{final(layout, 'MSFT')}, which is intact, has other trades (2) than the 2 here"
     )
     assert not repaired
     assert snapshot(layout) == before
@@ -521,14 +521,18 @@ def test_a_damaged_file_is_mended_from_a_tape_that_is_not_archived(layout: Layou
 def test_a_torn_tape_is_told(layout: Layout) -> None:
     tape = replace_tape(layout, PARTS[2], lambda text: text + b"123")
     assert look(layout) == [
-        (str(tape.relative_to(layout.root)), "ends in a torn line (3 B)", False)
+        (
+            str(tape.relative_to(layout.root)),
+            "is truncated: the last line is incomplete (3 B)",
+            False,
+        )
     ]
 
 
 def test_lines_that_are_none_are_told(layout: Layout) -> None:
     tape = replace_tape(layout, PARTS[2], lambda text: text + b"nonsense\n")
     assert look(layout) == [
-        (str(tape.relative_to(layout.root)), "has lines that are none of a tape: 1", False)
+        (str(tape.relative_to(layout.root)), "has 1 line that cannot be read", False)
     ]
 
 
@@ -537,7 +541,7 @@ def test_a_mark_without_its_facts_is_told(layout: Layout) -> None:
     assert look(layout) == [
         (
             str(tape.relative_to(layout.root)),
-            "has marks without the facts that they promise: 2",
+            "has 2 marks with missing or invalid facts",
             False,
         )
     ]
@@ -568,9 +572,7 @@ def test_a_gap_that_is_too_short_by_a_microsecond_is_found(layout: Layout) -> No
         for one in coverage.intervals
     ]
     write_coverage(layout, SESSION, shorter)
-    assert look(layout) == [
-        (COVERAGE, f"does not tell what the marks on {layout.tapes(SESSION)} do", False)
-    ]
+    assert look(layout) == [(COVERAGE, f"differs from the marks on {layout.tapes(SESSION)}", False)]
     assert coverage.intervals[0].end == stamp(0, 0) + SECOND
 
 
@@ -701,7 +703,7 @@ def test_a_wrong_hash_in_the_report_is_found_and_mended_from_the_tapes(
 ) -> None:
     whole = snapshot(layout)
     alter_report(layout, lambda report: report["hashes"].update({path: "0" * 64}))
-    problem = f"does not have the hash of {layout.root / path}, which is right by the tapes"
+    problem = f"does not have the hash of {layout.root / path}, which matches the tapes"
     assert look(layout) == [(REPORT, problem, False)]
     assert look(layout, repair=True) == [(REPORT, problem, True)]
     assert snapshot(layout) == whole
@@ -807,6 +809,6 @@ def test_a_tape_that_was_set_aside_is_found_until_it_is_moved_away(layout: Layou
     aside.write_bytes(b"")
     ((name, problem, _),) = look(layout)
     assert name == str(aside.relative_to(layout.root))
-    assert problem.startswith("was set aside, because it differs from the tape of its window")
+    assert problem.startswith("was set aside because it differs from the tape of its window")
     aside.unlink()
     assert look(layout) == []
