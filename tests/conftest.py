@@ -45,9 +45,9 @@ Row = tuple[int, float, float, str]
 #: Yields what must hold before it goes on; when it is through, the capture is stopped.
 Scenario = Generator[Callable[[CaptureStatus], bool], None, None]
 
-# Two noisy cores: a slow example is no failing one. `make test-slow` draws ten times as many.
+# Two noisy cores: a slow example is no failing one. `make test-slow` draws many.
 hypothesis.settings.register_profile("few", deadline=None, max_examples=40)
-hypothesis.settings.register_profile("many", deadline=None, max_examples=400)
+hypothesis.settings.register_profile("many", deadline=None, max_examples=200)
 hypothesis.settings.load_profile("few")
 
 

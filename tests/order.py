@@ -12,8 +12,10 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 SHARING = "tests/flows/"
+#: These are there and start servers of their own.
+ALONE = ("tests/flows/test_fleet.py", "tests/flows/test_turn.py")
 #: By their beginning, the longest first; all others come after them.
-FIRST = (SHARING, "tests/dashboard/", "tests/cli/", "tests/ingest/", "tests/test_faults/")
+FIRST = (*ALONE, SHARING, "tests/dashboard/", "tests/cli/", "tests/ingest/", "tests/test_faults/")
 
 
 def rank(nodeid: str) -> int:
@@ -23,10 +25,11 @@ def rank(nodeid: str) -> int:
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Hands out files, and all of ``SHARING`` as if they were one."""
+    """Hands out files, and those of ``SHARING`` as if they were one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return SHARING if nodeid.startswith(SHARING) else nodeid.partition("::")[0]
+        path = nodeid.partition("::")[0]
+        return SHARING if path.startswith(SHARING) and path not in ALONE else path
 
 
 def scheduling(config: pytest.Config, log: Any) -> Scheduling:
