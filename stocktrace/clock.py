@@ -67,7 +67,7 @@ STEP_S = 1.0
 
 @dataclass(slots=True)
 class ClockJumpDetector:
-    """Compares both clocks with the last check, to detect a suspend, a stall or a clock that was set.
+    """Compares both clocks with the last check, to detect a suspend, a stall or a set clock.
 
     ``wall`` (epoch ns) and ``monotonic`` are the last check, ``previous_wall`` the one before it.
     """

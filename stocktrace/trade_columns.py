@@ -36,7 +36,7 @@ class ValueNumbers(dict[Value, int], Generic[Value]):
 class TradeColumns:
     """The trades of some frames, one after another.
 
-    ``counts`` int64 is the number of trades of each frame. Each trade has ``ticker`` int32 (an index
+    ``counts`` int64 is the number of trades of each frame. Each trade has ``ticker`` int32 (index
     into ``tickers``), ``ts_event`` int64 (UTC, ms), ``price`` and ``volume`` float64 and ``codes``
     int32 (an index into ``lists``).
     """

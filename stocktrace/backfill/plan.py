@@ -109,7 +109,8 @@ def postpone(todo: FillPlan) -> list[str]:
         if one.reason == DAY_NOT_OVER:
             days.setdefault(one.date, set()).add((one.session, one.start, one.end))
     return [
-        f"{count_of(len(gaps), 'gap')} of {day} put off until {_market_close(day):%Y-%m-%d %H:%M} UTC: "
+        f"{count_of(len(gaps), 'gap')} of {day} put off until "
+        f"{_market_close(day):%Y-%m-%d %H:%M} UTC: "
         "REST has the ticks of a day only when US stocks have ended trading"
         for day, gaps in sorted(days.items())
     ]

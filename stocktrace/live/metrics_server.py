@@ -69,7 +69,8 @@ def _bind(address: str, metrics: Metrics) -> _MetricsServer:
         return _MetricsServer(family, host_port, metrics)
     except OSError as error:
         raise usage_or(StocktraceError, error, SettingsError)(
-            f"--metrics: Cannot listen on {address} ({error.strerror}). Choose another port, or off."
+            f"--metrics: Cannot listen on {address} ({error.strerror}). "
+            "Choose another port, or off."
         ) from error
 
 

@@ -57,7 +57,6 @@ MAX_DELAY_US = 10_000_000
 #: Even if three keys in ten were true pairs, which no market shows, so many in a row would have a
 #: chance of 1 in 10^8.
 MIN_RUN = 16
-US_PER_DAY = 86_400_000_000
 # A feed was seen to send everything 2 times (2026) and 3 times (2020).
 _MAX_REPEATS = 4
 _KEYS_PER_EXCEPTION = 8

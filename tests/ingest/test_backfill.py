@@ -585,7 +585,9 @@ DEATHS = {
     "before the report": "SessionJournal.save = die",
     "before the first window": "session_tapes.publish_window = die",
     "in a conversion": "parquet.pq.ParquetWriter.close = die",
-    "before the second window": "session_tapes.publish_window = later(session_tapes.publish_window, 2)",
+    "before the second window": (
+        "session_tapes.publish_window = later(session_tapes.publish_window, 2)"
+    ),
     "before the end": "session_tapes.utc_datetime = die",
 }
 
