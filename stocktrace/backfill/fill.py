@@ -8,7 +8,8 @@
    what another repair brought. A second on either side is looked at, too, for what was under way
    when the connection ended.
 4. The rest of a date becomes an import (``importing.importer``), never passed off as captured.
-   Which    gaps it repairs is written before, and counts as soon as it is there (``store.gap_fills``).
+   Which gaps it repairs is written before, and counts as soon as it is there
+   (``store.gap_fills``).
 
 A gap is asked for again until it is repaired, or the server has no such ticks for good.
 """
