@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stocktrace import cli
+from stocktrace.cli.streams import ProtectedStream
 from stocktrace.sessions.report import Books, SessionReport
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -290,9 +291,10 @@ def test_a_reader_that_has_gone_is_not_a_failure(
 ) -> None:
     read, write = os.pipe()
     os.close(read)
-    with os.fdopen(write, "w") as gone:
-        monkeypatch.setattr(sys, "stdout", gone)
-        assert cli.run([*words.split(), "--data-dir", str(layout.root)]) == 0
+    gone = io.TextIOWrapper(io.BufferedWriter(ProtectedStream(write, is_error=False)))
+    monkeypatch.setattr(sys, "stdout", gone)
+    assert cli.run([*words.split(), "--data-dir", str(layout.root)]) == 0
+    os.close(write)
     assert capsys.readouterr().err == ""
 
 
