@@ -19,7 +19,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from stocktrace.errors import UsageError
-from stocktrace.intervals import CoverageInterval, merge_spans, subtract_spans
+from stocktrace.intervals import CoverageInterval, subtract_spans
 from stocktrace.query.coverage import listened_spans
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import outbox
@@ -28,7 +28,7 @@ from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
 from stocktrace.store.window import utc_date
 from stocktrace.text import count_of
-from stocktrace.units import NS_PER_DAY
+from stocktrace.units import NS_PER_DAY, NS_PER_US
 
 log = logging.getLogger(__name__)
 
@@ -296,9 +296,11 @@ def write_uncovered_gaps(
     dates = [utc_date(day * NS_PER_DAY) for day in range(first, end // NS_PER_DAY + 1)]
     listened = listened_spans(lake, list(lost_at), dates)
     gaps = [
-        CoverageInterval(ticker, start, stop, reason)
+        CoverageInterval(ticker, start * NS_PER_US, stop * NS_PER_US, reason)
         for ticker, since in lost_at.items()
-        for start, stop in subtract_spans((since, end), merge_spans(listened.get(ticker, [])))
+        for start, stop in subtract_spans(
+            (since // NS_PER_US, end // NS_PER_US), listened.get(ticker, [])
+        )
     ]
     if gaps:
         with tempfile.TemporaryDirectory() as folder:

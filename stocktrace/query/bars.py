@@ -19,7 +19,7 @@ from stocktrace.query.listened_time import ListenedTime, running_since
 from stocktrace.query.sale_conditions import bar_eligibility
 from stocktrace.query.trades import Backend, Duplicates, convert_to_backend, read_query
 from stocktrace.store.source import DataSource, open_source
-from stocktrace.units import epoch_ms
+from stocktrace.units import US_PER_MS, epoch_ms
 
 #: The columns of a bar; the prices and ``vwap`` are missing if no trade of the bar makes them.
 BARS = pa.schema(
@@ -157,7 +157,7 @@ def _read_bars(
 
 def make_bars_by_receipt(ticker: str, trades: pa.Table, grid: BarGrid) -> pa.Table:
     """Return ``trades`` of one ticker as bars by receive time: ``BARS`` without ``gap_seconds``."""
-    times = trades["ts_recv"].to_numpy().astype(np.int64) // 1000
+    times = trades["ts_recv"].to_numpy().astype(np.int64) // US_PER_MS
     return _make_bars(ticker, trades, times, grid).table(ticker, _BARS_BY_RECEIPT)
 
 

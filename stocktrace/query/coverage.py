@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stocktrace.intervals import TimeSpan, merge_spans
 from stocktrace.store.coverage import COVERAGE_SCHEMA, read_coverage_file
 from stocktrace.store.gap_fills import GapKey, add_fill_states
 from stocktrace.store.source import open_source
@@ -108,15 +109,15 @@ def read_all_gaps(data_dir: str | Path) -> list[GapKey]:
 
 def listened_spans(
     data_dir: str | Path, tickers: Sequence[str], dates: Iterable[str | None] = (None,)
-) -> dict[str, list[tuple[int, int]]]:
-    """Return when ``tickers`` were listened to, by any session: ``(start, end)`` in epoch ns.
+) -> dict[str, list[TimeSpan]]:
+    """Return when ``tickers`` were listened to, by any session: merged spans in epoch us.
 
-    The spans are sorted by start if ``dates`` (UTC, default all) are sorted.
+    Only UTC ``dates`` are read; default all.
     """
-    spans: dict[str, list[tuple[int, int]]] = {}
+    spans: dict[str, list[TimeSpan]] = {}
     frame = pd.concat([read_coverage(tickers, date=date, data_dir=data_dir) for date in dates])
     rows = frame[frame["state"] == "listening"]
-    times = (rows[name].astype("int64") * 1000 for name in ("start", "end"))
+    times = (rows[name].astype("int64") for name in ("start", "end"))
     for ticker, start, end in zip(rows["symbol"], *times, strict=True):
         spans.setdefault(ticker, []).append((start, end))
-    return spans
+    return {ticker: merge_spans(pieces) for ticker, pieces in spans.items()}

@@ -14,6 +14,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, encode_ticker
 from stocktrace.store.partition import WindowRowsReader, list_window_rows, retry_on_compaction
 from stocktrace.store.segments import read_open_segment
+from stocktrace.units import MS_PER_SECOND
 
 
 def read_session_bars(
@@ -34,7 +35,7 @@ def read_session_bars(
     dates = [day.isoformat() for day in days]
     batches = retry_on_compaction(lambda: list(_read_batches(layout, session, ticker, dates)))
     trades = pa.Table.from_batches(batches, TRADE_SCHEMA)
-    return make_bars_by_receipt(ticker, trades, BarGrid.of_days(every_s * 1000, days))
+    return make_bars_by_receipt(ticker, trades, BarGrid.of_days(every_s * MS_PER_SECOND, days))
 
 
 def _read_batches(

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.quarantine import QuarantinedRow
 from stocktrace.trade import Trade, is_ticker
+from stocktrace.units import NS_PER_US
 
 # A condition code: printable ASCII without the separators of CSV and of the list of codes.
 _CODE = re.compile(r"[!#-+\--~]{1,16}")
@@ -71,7 +72,7 @@ class BatchColumns:
         storable = [at if is_ticker(ticker) else -1 for at, ticker in enumerate(symbols)]
         texts, conditions = _conditions(reads)
         stamps = np.array(
-            [frames.stamp // 1000 for read in reads for frames in read.arrivals], np.int64
+            [frames.stamp // NS_PER_US for read in reads for frames in read.arrivals], np.int64
         )
         earlier = np.cumsum([0, *(len(read.arrivals) for read in reads[:-1])])
         arrival = np.concatenate([read.arrival for read in reads])[at] + earlier[read]

@@ -2,7 +2,7 @@
 
 `{"reason": …, "row": {…} | null, "frame_id": "…", "frame": "…", "ts_recv_ns": <epoch ns>}`
 
-- ``row`` is ``null`` if the frame as a whole could not be read; then there is no ``frame_id``.
+- ``row`` is ``null`` if the frame as a whole could not be read; then ``frame_id`` is missing.
 - ``frame`` is base64 under ``frame_base64`` if it is not UTF-8.
 - Only the first row of a frame has the frame; the others have its ``frame_id``. If a server spells
   one member differently, all rows of a frame are invalid: so a file grows with what was received,

@@ -29,6 +29,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import QuarantinedRow, QuarantineWriter
 from stocktrace.trade import COLUMNS
+from stocktrace.units import US_PER_MS
 
 HEADER = (",".join(COLUMNS) + "\n").encode()
 
@@ -74,7 +75,7 @@ class SegmentWriter:
             valid[list(failures)] = False
             self._quarantine.add(columns.quarantine_row(at, why) for at, why in failures.items())
         # Only of valid rows: a wrong time may be why a row is invalid.
-        lags_ms = (columns.ts_recv - columns.ts_event)[valid].view(np.int64) / 1000.0
+        lags_ms = (columns.ts_recv - columns.ts_event)[valid].view(np.int64) / US_PER_MS
         self.lags.add(lags_ms)
         if len(lags_ms):
             middle = len(lags_ms) // 2

@@ -388,7 +388,7 @@ def test_a_ticker_without_trades_has_no_bars(layout: Layout, empty: Any, session
     [
         ({"every": "2d"}, "at most a day, not 2d"),
         ({"every": "1.5ms"}, "whole milliseconds"),
-        ({"every": "soon"}, "'soon' is no duration"),
+        ({"every": "soon"}, "'soon' is not a duration"),
         ({"session": "night"}, "Unknown session 'night'"),
         ({"empty": "fill"}, "not 'fill'"),
         ({"date": DATE, "start": DATE}, "not both"),

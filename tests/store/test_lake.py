@@ -240,7 +240,7 @@ def test_a_lake_is_not_changed_and_not_compacted(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run([command, "--data-dir", "s3://bucket/prefix"]) == 2
-    assert "A lake is read by" in capsys.readouterr().err
+    assert "read a lake" in capsys.readouterr().err
 
 
 def test_a_session_of_another_machine_runs_as_long_as_its_report_says_so(

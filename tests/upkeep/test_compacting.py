@@ -163,11 +163,11 @@ def test_a_damaged_file_fails_its_ticker_alone(layout: Layout) -> None:
 
 
 def test_two_compactions_do_not_meet_nor_does_one_meet_a_verification(layout: Layout) -> None:
-    with no_compaction(layout), no_compaction(layout), pytest.raises(StoreError, match="try again"):
+    with no_compaction(layout), no_compaction(layout), pytest.raises(StoreError, match="Try again"):
         compact_days(layout, clock=TOMORROW)
     with (
         compaction_lock(layout),
-        pytest.raises(StoreError, match="try again"),
+        pytest.raises(StoreError, match="Try again"),
         no_compaction(layout),
     ):
         pass
