@@ -33,8 +33,7 @@ AutomationChange = Literal["created", "changed", "unchanged"]
 def main(
     *,
     block: Annotated[
-        str | None,
-        Parameter(help="A notification block of Prefect, TYPE/NAME, for alerts."),
+        str | None, Parameter(help="A notification block of Prefect, TYPE/NAME, for alerts.")
     ] = None,
 ) -> int:
     """Create the automations for captures, or correct them.

@@ -63,8 +63,7 @@ def run(
     url: Annotated[str | None, Parameter(help="Address of the trade WebSocket.")] = None,
     roll_interval: Annotated[str | None, Parameter(help="Length of a window.")] = None,
     market: Annotated[
-        MarketHours,
-        Parameter(help="Record only while this market is open."),
+        MarketHours, Parameter(help="Record only while this market is open.")
     ] = "always",
     wait_for_key: Annotated[
         str | None, Parameter(help="How long to wait for a capture with the same key to end.")

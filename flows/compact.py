@@ -13,13 +13,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.convert import recover
 from flows.fields import Age, Date, Keep
 from stocktrace.errors import StocktraceError
 from stocktrace.maintenance.compact import CompactionResult, compact_days
 from stocktrace.maintenance.retention import PruneResult, prune_data
 from stocktrace.query.criteria import parse_day
-from stocktrace.record.recovery import RecoveredSession
-from stocktrace.record.recovery import recover as recover_sessions
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
 from stocktrace.text import count_of
@@ -58,7 +57,7 @@ def compact(
     }
     try:
         folder = str(Settings.load(**settings).data_dir.resolve())
-        recovered = recover(settings)
+        recovered = recover(data_dir)
         compaction = compact_dates(settings, date, older_than)
         pruning = delete(settings)
     except StocktraceError as error:
@@ -85,19 +84,9 @@ def compact(
     return Completed(message=text, data=data)
 
 
-@task(name="recover", cache_policy=NO_CACHE, persist_result=False)
-def recover(settings: dict[str, str | None]) -> list[RecoveredSession]:
-    """Publish data left by crashed captures."""
-    return recover_sessions(Layout.from_settings(Settings.load(**settings)))
-
-
 # Another process may compact or read a file just now: a minute later it mostly does not.
 @task(
-    name="compact",
-    retries=2,
-    retry_delay_seconds=60,
-    cache_policy=NO_CACHE,
-    persist_result=False,
+    name="compact", retries=2, retry_delay_seconds=60, cache_policy=NO_CACHE, persist_result=False
 )
 def compact_dates(
     settings: dict[str, str | None], date: str | None, older_than: str

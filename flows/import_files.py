@@ -103,13 +103,7 @@ def import_files(
     return Completed(message=f"{text}; {trades:,} trades.", data={**counts, "trades": trades})
 
 
-@task(
-    name="import",
-    retries=2,
-    retry_delay_seconds=10,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="import", retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE, persist_result=False)
 def import_batch(
     layout: Layout, work: list[ImportJob], mapping: ColumnMapping, jobs: int | None, only_look: bool
 ) -> list[ImportOutcome]:

@@ -27,8 +27,7 @@ FILE = Path("prefect.yaml")
 
 
 def serve(
-    *names: str,
-    file: Annotated[Path, Parameter(help="The file with the deployments.")] = FILE,
+    *names: str, file: Annotated[Path, Parameter(help="The file with the deployments.")] = FILE
 ) -> int:
     """Serve the deployments NAMES, or all, until SIGTERM or Ctrl-C.
 

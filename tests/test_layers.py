@@ -78,7 +78,7 @@ IMPORTERS = {
 #: The calls that start a thread or a process, and where they are allowed.
 THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread", "ProcessPoolExecutor"}
 THREAD_STARTERS = {
-    "feed.client", "feed.handshake", "importing.jobs", "live.worker", "live.api",
+    "feed.client", "feed.handshake", "importing.jobs", "live.session", "live.api",
     "live.metrics_server", "cli", "simulator", "flows", "store.outbox", "store.files",
 }  # fmt: skip
 

@@ -133,37 +133,6 @@ def spread_tickers(
 # --- taking over -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class TakeOver:
-    """The tickers of a lost shard: each survivor's part, a new shard's, and those left over."""
-
-    reassigned: list[list[str]]
-    new_shard: Shard | None
-    unassigned: list[str]
-
-
-def plan_take_over(
-    lost: Shard,
-    orphans: Sequence[str],
-    survivors: Sequence[Shard],
-    rates: Mapping[str, float],
-    limit: int = SYMBOL_LIMIT,
-    *,
-    restarted: bool,
-) -> TakeOver:
-    """Move ``orphans`` from ``lost`` to ``survivors`` with room, and the rest to a new shard.
-
-    If ``lost`` was such a new shard itself (``restarted``), it gets no successor: whatever ended
-    it would end the successor too.
-    """
-    reassigned, without_room = spread_tickers(orphans, survivors, rates, limit)
-    lost.tickers = [ticker for ticker in lost.tickers if ticker not in set(orphans)]
-    lost.rate = lost.rate if lost.tickers else 0.0
-    if restarted or not without_room:
-        return TakeOver(reassigned, None, without_room)
-    return TakeOver(reassigned, split_tickers(without_room, 1, rates, limit)[0], [])
-
-
 @dataclass(slots=True)
 class ShardRun:
     """A shard and the run that captures it, which has an id once the server has answered.
@@ -240,29 +209,30 @@ class Fleet:
             self._abandon(run, run.unsent, alive_at)
 
     def _reassign(self, lost: ShardRun, orphans: list[str], alive_at: int) -> None:
+        """Move tickers to running shards with room, and the rest to a new shard.
+
+        A shard that replaces a failed one gets no successor: whatever ended it would end that, too.
+        """
         for ticker in orphans:
             self.lost_at.setdefault(ticker, alive_at)
         running = [run for run in self.runs if run.state == "RUNNING"]
-        take_over = plan_take_over(
-            lost.shard,
-            orphans,
-            [run.shard for run in running],
-            self.rates,
-            self.limit,
-            restarted=lost.restarted,
-        )
+        shards, shard = [run.shard for run in running], lost.shard
+        reassigned, without_room = spread_tickers(orphans, shards, self.rates, self.limit)
+        shard.tickers = [ticker for ticker in shard.tickers if ticker not in set(orphans)]
+        shard.rate = shard.rate if shard.tickers else 0.0
         lost.unsent = []
-        for heir, tickers in zip(running, take_over.reassigned, strict=True):
+        for heir, tickers in zip(running, reassigned, strict=True):
             if tickers:
                 heir.unsent = heir.unsent + tickers
                 count = count_of(len(tickers), "ticker")
                 log.warning("shard %s is lost: %s takes %s", lost.name, heir.name, count)
-        if take_over.new_shard is not None:
-            count = count_of(len(take_over.new_shard.tickers), "ticker")
+        if without_room and lost.restarted:
+            self._abandon(lost, without_room, alive_at)
+        elif without_room:
+            count = count_of(len(without_room), "ticker")
             log.warning("shard %s is lost: a new run takes %s", lost.name, count)
-            self.add(lost.deployment, take_over.new_shard, restarted=True)
-        if take_over.unassigned:
-            self._abandon(lost, take_over.unassigned, alive_at)
+            (successor,) = split_tickers(without_room, 1, self.rates, self.limit)
+            self.add(lost.deployment, successor, restarted=True)
 
     def _abandon(self, run: ShardRun, tickers: list[str], alive_at: int) -> None:
         for ticker in tickers:

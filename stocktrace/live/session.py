@@ -16,13 +16,14 @@ when the capture ends.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
 from functools import partial
 
 from stocktrace.clock import Clock, Deadline
-from stocktrace.errors import DiskFull, StoreError
+from stocktrace.errors import DiskFull, StocktraceError, StoreError, describe
 from stocktrace.feed.client import FeedClient, FeedState
 from stocktrace.live.control import CaptureControl
 from stocktrace.live.key_lock import KeyHolder
@@ -32,7 +33,6 @@ from stocktrace.live.staleness import StalenessMonitor
 from stocktrace.live.ticker_changes import TickerChanger
 from stocktrace.live.ticker_requests import open_inbox
 from stocktrace.live.tuning import keep_freed_memory, reduce_garbage_collection
-from stocktrace.live.worker import WorkerThread, chain_failure
 from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.feed_events import FeedEventRecorder, Mailbox
@@ -58,6 +58,26 @@ STALENESS_INTERVAL_S = 60.0
 STOP_FEED_TIMEOUT_S = 1.5
 # How long the recorder may take to write its queues; Prefect kills a cancelled flow after 30 s.
 STOP_RECORDER_TIMEOUT_S = 15.0
+
+
+class WorkerThread(threading.Thread):
+    """A thread that stores the exception that ends it, and calls ``wake`` then."""
+
+    def __init__(self, name: str, work: Callable[[], object], wake: Callable[[], None]) -> None:
+        # A daemon: a thread that hangs in a system call must not keep the process from ending.
+        super().__init__(name=f"stocktrace-{name}", daemon=True)
+        # Its messages belong to the capture's context: to the flow run, under Prefect.
+        self._context, self._work = contextvars.copy_context(), work
+        self._wake = wake
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Run ``work``."""
+        try:
+            self._context.run(self._work)
+        except BaseException as error:  # noqa: BLE001 - raised by the main thread
+            self.failure = error
+            self._wake()
 
 
 class CaptureSession:
@@ -195,7 +215,7 @@ class CaptureSession:
         self._feed.raise_failure()
         for thread in (self._recording, self._syncing):
             if thread.failure is not None:
-                raise chain_failure(thread.failure)
+                raise _chain_failure(thread.failure)
         self._publishing.collect_finished(wait=False)
         free = files.free_bytes(self._layout.root)
         if free < self._settings.min_free_space:
@@ -304,4 +324,16 @@ class CaptureSession:
         failures = (*(thread.failure for thread in threads), *self._failures)
         for failure in (*failures, *self._publishing.failures):
             if failure is not None:
-                raise chain_failure(failure)
+                raise _chain_failure(failure)
+
+
+def _chain_failure(failure: BaseException) -> StocktraceError:
+    """Return ``failure`` of another thread as an error to be raised on this one."""
+    if isinstance(failure, StocktraceError):
+        return failure
+    words = describe(failure)
+    if not isinstance(failure, OSError):
+        words = f"{type(failure).__name__}: {words}"
+    error = StoreError(f"The capture stopped: {words}")
+    error.__cause__ = failure
+    return error

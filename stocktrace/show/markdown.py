@@ -307,12 +307,7 @@ def fleet_page(fleet: Fleet, failures: int) -> str:
         _table(
             ("Shard", "State", "Tickers", "Expected trades/s"),
             [
-                (
-                    run.name,
-                    run.state.capitalize(),
-                    len(run.shard.tickers),
-                    f"{run.shard.rate:.1f}",
-                )
+                (run.name, run.state.capitalize(), len(run.shard.tickers), f"{run.shard.rate:.1f}")
                 for run in fleet.runs
             ],
         )

@@ -17,12 +17,13 @@ pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's i
 
 
 def test_the_tasks_recover_compact_and_delete(tmp_path: Path) -> None:
-    from flows.compact import compact_dates, delete, recover
+    from flows.compact import compact_dates, delete
+    from flows.convert import recover
 
     layout = remains.dead(tmp_path / "data")
     put(layout, "AAPL", WindowId(SESSION, "20201120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
     asked: dict[str, str | None] = {"data_dir": str(layout.root)}
-    assert [one.session for one in recover.fn(asked)] == [SESSION]
+    assert [one.session for one in recover.fn(str(layout.root))] == [SESSION]
     done = compact_dates.fn(asked, None, "7d")
     assert [(one.ticker, one.date) for one in done.done] == [("AAPL", "2020-11-20")]
     (folder,) = partition_folders(layout, "2020-11-20")

@@ -13,10 +13,9 @@ import stocktrace
 from stocktrace.errors import UsageError
 from stocktrace.intervals import CoverageInterval
 from stocktrace.live.fleet import (
+    Fleet,
     Shard,
-    TakeOver,
     measured_rates,
-    plan_take_over,
     read_rates,
     split_tickers,
     spread_tickers,
@@ -132,28 +131,41 @@ def test_without_survivors_no_ticker_is_reassigned() -> None:
     assert spread_tickers(["X"], [], {}) == ([], ["X"])
 
 
+def a_fleet(*shards: Shard, limit: int = 2, **rates: float) -> Fleet:
+    """A fleet whose shards all run, but for the first, which has to be updated."""
+    fleet = Fleet(datetime.now(UTC) + timedelta(hours=1), limit, rates)
+    for shard in shards:
+        fleet.add("capture", shard)
+    for run in fleet.runs[1:]:
+        run.state = "RUNNING"
+    return fleet
+
+
 def test_tickers_without_room_get_a_new_shard() -> None:
-    lost, survivor = Shard(["X", "Y"], 9.0), Shard(["A"], 10.0)
-    heirs = plan_take_over(lost, ["X", "Y"], [survivor], {"X": 5.0, "Y": 4.0}, 2, restarted=False)
-    assert heirs == TakeOver([["X"]], Shard(["Y"], 4.0), [])
-    assert survivor == Shard(["A", "X"], 15.0)
-    assert lost == Shard()
+    fleet = a_fleet(Shard(["X", "Y"], 9.0), Shard(["A"], 10.0), X=5.0, Y=4.0)
+    fleet.update(fleet.runs[0], "CRASHED", 7)
+    assert [run.shard for run in fleet.runs] == [
+        Shard(),
+        Shard(["A", "X"], 15.0),
+        Shard(["Y"], 4.0),
+    ]
+    assert fleet.unsent == ["X"]
+    assert (fleet.lost_at, fleet.abandoned) == ({"X": 7, "Y": 7}, set())
 
 
 def test_a_restarted_shard_has_no_successor() -> None:
-    lost = Shard(["X", "Y"], 9.0)
-    assert plan_take_over(lost, ["X", "Y"], [], {}, 2, restarted=True) == TakeOver(
-        [], None, ["X", "Y"]
-    )
-    assert lost == Shard()
+    fleet = a_fleet(Shard(["X", "Y"], 9.0))
+    fleet.runs[0].restarted = True
+    fleet.update(fleet.runs[0], "FAILED", 7)
+    assert [run.shard for run in fleet.runs] == [Shard()]
+    assert fleet.abandoned == {"X", "Y"}
 
 
 def test_an_ended_shard_loses_only_the_tickers_that_it_was_not_sent() -> None:
-    ended, survivor = Shard(["A", "X"], 9.0), Shard()
-    assert plan_take_over(ended, ["X"], [survivor], {}, restarted=False) == TakeOver(
-        [["X"]], None, []
-    )
-    assert ended.tickers == ["A"]
+    fleet = a_fleet(Shard(["A", "X"], 9.0), Shard())
+    fleet.runs[0].unsent = ["X"]
+    fleet.update(fleet.runs[0], "CANCELLED", 7)
+    assert [run.shard.tickers for run in fleet.runs] == [["A"], ["X"]]
 
 
 # --- the coverage of the lake ----------------------------------------------------------------
