@@ -215,7 +215,7 @@ class CaptureSession:
         self._feed.raise_failure()
         for thread in (self._recording, self._syncing):
             if thread.failure is not None:
-                raise _chain_failure(thread.failure)
+                raise chain_failure(thread.failure)
         self._publishing.collect_finished(wait=False)
         free = files.free_bytes(self._layout.root)
         if free < self._settings.min_free_space:
@@ -324,10 +324,10 @@ class CaptureSession:
         failures = (*(thread.failure for thread in threads), *self._failures)
         for failure in (*failures, *self._publishing.failures):
             if failure is not None:
-                raise _chain_failure(failure)
+                raise chain_failure(failure)
 
 
-def _chain_failure(failure: BaseException) -> StocktraceError:
+def chain_failure(failure: BaseException) -> StocktraceError:
     """Return ``failure`` of another thread as an error to be raised on this one."""
     if isinstance(failure, StocktraceError):
         return failure

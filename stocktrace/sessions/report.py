@@ -119,8 +119,7 @@ class SessionReport(msgspec.Struct):
     server does not serve, with its words. ``spilled`` are the tickers of a window that were rebuilt
     from the tape. ``upload_error`` says why files are not in the lake. ``duplicates`` counts by
     ticker the trades that the feed had sent before (``query.duplicates``). ``hashes`` are the
-    SHA-256 of the files of coverage and quarantine, ``None`` before the end
-    (``record.file_hashes``).
+    SHA-256 of its coverage and quarantine files, ``None`` before the end (``record.file_hashes``).
     """
 
     session: str
