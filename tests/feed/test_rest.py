@@ -96,7 +96,7 @@ def test_a_day_is_fetched_whole_whatever_its_pages_are_like(
         assert server.rest_requests == pages
 
 
-def test_a_server_that_fails_is_asked_again(pauses: Pauses) -> None:
+def test_a_failed_request_is_tried_again(pauses: Pauses) -> None:
     with (
         exchange(TRADES, statuses=(503, 0, 524, 502)) as server,
         rest(server, pauses) as asked,
@@ -119,7 +119,7 @@ def test_a_limit_is_kept_as_long_as_the_server_says(pauses: Pauses) -> None:
     assert pauses.long() == [7]
 
 
-def test_nothing_is_asked_in_a_minute_of_which_no_request_is_left(pauses: Pauses) -> None:
+def test_no_request_is_made_in_a_minute_without_requests_left(pauses: Pauses) -> None:
     with exchange(TRADES, page_limit=40, per_minute=1) as server, rest(server, pauses) as asked:
         with pytest.raises(ServerUnavailable):  # to the server no minute passes
             fetched(asked)
@@ -133,14 +133,14 @@ def test_requests_keep_the_pace_of_every_plan(pauses: Pauses) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500, 0])
-def test_a_server_that_never_answers_is_given_up(status: int, pauses: Pauses) -> None:
+def test_a_server_that_never_answers_is_unavailable(status: int, pauses: Pauses) -> None:
     with exchange(TRADES, statuses=(status,) * 99) as server, rest(server, pauses) as asked:
         with pytest.raises(ServerUnavailable, match="run it again later"):
             fetched(asked)
         assert server.rest_requests == ATTEMPTS
 
 
-def test_a_server_that_wants_hours_is_given_up_at_once(pauses: Pauses) -> None:
+def test_a_server_that_asks_for_hours_is_unavailable_at_once(pauses: Pauses) -> None:
     with (
         exchange(TRADES, statuses=(429,), retry_after=3600) as server,
         rest(server, pauses) as asked,
@@ -159,7 +159,7 @@ def test_a_server_that_wants_hours_is_given_up_at_once(pauses: Pauses) -> None:
         ({"statuses": (422,)}, KEY, InvalidResponse),
     ],
 )
-def test_what_is_final_is_asked_once(
+def test_a_final_status_is_not_tried_again(
     faults: dict[str, Any], key: str, error: type[Exception], pauses: Pauses
 ) -> None:
     with exchange(TRADES, **faults) as server, rest(server, pauses, key) as asked:
@@ -184,7 +184,7 @@ def test_what_is_final_is_asked_once(
         b'{"total":9,"t":[0,0],"p":[0,0],"v":[0,0]}',
     ],
 )
-def test_an_answer_that_is_none_is_told(body: bytes) -> None:
+def test_an_invalid_answer_is_reported(body: bytes) -> None:
     class Odd:
         def get(self, path: str, **query: object) -> bytes:
             return body
@@ -193,7 +193,7 @@ def test_an_answer_that_is_none_is_told(body: bytes) -> None:
         list(fetch_ticks(Odd(), "A", DAY))  # type: ignore[arg-type]
 
 
-def test_a_day_that_changes_while_it_is_read_is_told() -> None:
+def test_a_day_that_changes_while_it_is_read_is_reported() -> None:
     class Growing:
         total = 1
 

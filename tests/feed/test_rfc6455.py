@@ -143,7 +143,7 @@ def test_each_case_that_autobahn_does_not_send_ends_as_the_rfc_demands(
 # --- broken UTF-8, all the way ---------------------------------------------------------------
 
 
-def test_broken_utf8_is_quarantined_byte_for_byte_and_nothing_else_is_lost(
+def test_invalid_utf8_is_quarantined_byte_for_byte_and_nothing_else_is_lost(
     studio: Studio, listener: Listener
 ) -> None:
     """The connection is kept; each broken message costs itself alone, also one with a trade."""
@@ -269,7 +269,7 @@ SLOW_TO_MAKE = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck
 @given(
     st.data(), st.lists(messages(), max_size=8), st.sampled_from([b"", close(1000), close(3000)])
 )
-def test_any_messages_cut_anyhow_come_as_they_were_sent_and_as_the_library_gives_them(
+def test_any_messages_cut_anywhere_arrive_as_sent_and_as_the_library_reads_them(
     data: st.DataObject, conversation: list[tuple[bytes, bytes]], ending: bytes
 ) -> None:
     stream = data.draw(pieces(b"".join(part for _, part in conversation) + ending))
@@ -295,7 +295,7 @@ def harmed(draw: st.DrawFn) -> bytes:
 
 @SLOW_TO_MAKE
 @given(st.data(), harmed())
-def test_of_harmed_frames_we_give_what_the_library_gives_or_refuse_the_connection_sooner(
+def test_damaged_frames_are_read_as_the_library_reads_them_or_end_the_connection_sooner(
     data: st.DataObject, stream: bytes
 ) -> None:
     chopped = data.draw(pieces(stream))

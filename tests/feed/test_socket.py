@@ -77,7 +77,7 @@ def test_a_binary_message_is_kept_in_its_place(pair: tuple[BatchSocket, Peer]) -
     assert fed(pair, frame(b"a") + frame(raw, BINARY) + frame(b"b")) == [b"a", raw, b"b"]
 
 
-def test_broken_utf8_is_a_message_and_no_reason_to_hang_up(
+def test_invalid_utf8_is_a_message_and_the_connection_stays(
     pair: tuple[BatchSocket, Peer],
 ) -> None:
     parts = frame(b"\xc3", fin=False) + frame(b"\x28", CONTINUED)
@@ -128,7 +128,7 @@ def test_a_fragment_or_a_ping_that_came_whole_completes_a_frame(
         ours._chunks, ours._size = [], 0
 
 
-def test_a_read_that_brings_nothing_in_time_is_told(pair: tuple[BatchSocket, Peer]) -> None:
+def test_a_read_without_data_raises_a_timeout(pair: tuple[BatchSocket, Peer]) -> None:
     ours, theirs = pair
     ours.settimeout(0.01)
     theirs.send(frame(b"abc")[:2])
@@ -198,7 +198,7 @@ def test_a_record_that_has_come_in_part_is_not_waited_for(
         first, second = theirs.record(frame(b"first")), theirs.record(frame(b"second"))
 
 
-def test_records_before_one_that_is_spoilt_are_given_first(
+def test_records_before_an_invalid_one_are_returned_first(
     sealed: tuple[BatchSocket, Sealed],
 ) -> None:
     ours, theirs = sealed
@@ -212,7 +212,7 @@ def test_records_before_one_that_is_spoilt_are_given_first(
             ours.recv_batch()
 
 
-def test_records_before_a_reset_are_given_first(sockets: ExitStack, trusted: Authority) -> None:
+def test_records_before_a_reset_are_returned_first(sockets: ExitStack, trusted: Authority) -> None:
     listener, ours = Listener(sockets, trusted.server()), BatchSocket()
     with ThreadPoolExecutor(1) as pool:
         answered = pool.submit(listener.upgrade)
@@ -230,7 +230,7 @@ def test_records_before_a_reset_are_given_first(sockets: ExitStack, trusted: Aut
     assert found == [b"one", b"two"]
 
 
-def test_an_empty_record_is_no_end(sealed: tuple[BatchSocket, Sealed]) -> None:
+def test_an_empty_record_does_not_end_the_connection(sealed: tuple[BatchSocket, Sealed]) -> None:
     """The tickets of TLS 1.3 come after the handshake, and hold nothing for us."""
     ours, theirs = sealed
     ours.settimeout(0.01)
@@ -307,13 +307,15 @@ NOT_RFC_6455 = {
 
 
 @pytest.mark.parametrize("data", NOT_RFC_6455.values(), ids=NOT_RFC_6455)
-def test_what_is_not_the_protocol_is_refused(pair: tuple[BatchSocket, Peer], data: bytes) -> None:
+def test_data_that_does_not_follow_rfc_6455_is_refused(
+    pair: tuple[BatchSocket, Peer], data: bytes
+) -> None:
     with pytest.raises(WebSocketProtocolException):
         fed(pair, data)
 
 
 @pytest.mark.parametrize("data", NOT_RFC_6455.values(), ids=NOT_RFC_6455)
-def test_messages_before_it_in_the_same_read_are_given_first(
+def test_messages_before_invalid_data_are_returned_first(
     pair: tuple[BatchSocket, Peer], data: bytes
 ) -> None:
     ours, theirs = pair
@@ -324,7 +326,7 @@ def test_messages_before_it_in_the_same_read_are_given_first(
             ours.recv_batch()
 
 
-def test_the_largest_length_that_makes_sense_is_waited_for(
+def test_a_frame_of_the_largest_length_is_waited_for(
     pair: tuple[BatchSocket, Peer],
 ) -> None:
     ours, theirs = pair
@@ -359,7 +361,7 @@ def test_fragments_without_end_are_refused(
         (frame(b"", CLOSE), "closed by the server (1005)"),
     ],
 )
-def test_a_close_is_told_and_answered(
+def test_a_close_is_reported_and_answered(
     pair: tuple[BatchSocket, Peer], data: bytes, told: str
 ) -> None:
     ours, theirs = pair
@@ -368,7 +370,7 @@ def test_a_close_is_told_and_answered(
     assert theirs.take() == (CLOSE, b"\x03\xe8")
 
 
-def test_a_close_of_a_server_that_is_gone_is_told_all_the_same(
+def test_a_close_of_a_server_that_left_is_reported(
     pair: tuple[BatchSocket, Peer],
 ) -> None:
     ours, theirs = pair
@@ -389,7 +391,7 @@ def test_messages_beside_a_ping_that_cannot_be_answered_are_not_lost(
         ours.recv_batch()
 
 
-def test_a_ping_of_a_server_that_does_not_read_is_no_idle_read(
+def test_a_ping_of_a_server_that_does_not_read_is_not_a_read_without_data(
     pair: tuple[BatchSocket, Peer],
 ) -> None:
     ours, theirs = pair
@@ -405,7 +407,7 @@ def test_a_ping_of_a_server_that_does_not_read_is_no_idle_read(
 
 
 @pytest.mark.parametrize("before", [b"", frame(b"abc")[:4]])
-def test_tcp_that_ends_without_a_close_frame_is_told(
+def test_an_end_of_tcp_without_a_close_frame_is_reported(
     pair: tuple[BatchSocket, Peer], before: bytes
 ) -> None:
     ours, theirs = pair
@@ -416,7 +418,7 @@ def test_tcp_that_ends_without_a_close_frame_is_told(
         ours.recv_batch()
 
 
-def test_a_socket_that_was_shut_reads_no_more(pair: tuple[BatchSocket, Peer]) -> None:
+def test_a_closed_socket_cannot_be_read(pair: tuple[BatchSocket, Peer]) -> None:
     ours, _ = pair
     ours.shutdown()
     with pytest.raises(WebSocketConnectionClosedException, match="the socket is closed"):
@@ -438,7 +440,7 @@ def test_the_librarys_own_reading_and_closing_end_at_once(
     assert theirs.rest() == [(CLOSE, b"\x03\xe8")]
 
 
-def test_hanging_up_from_another_thread_wakes_the_reader(pair: tuple[BatchSocket, Peer]) -> None:
+def test_aborting_from_another_thread_wakes_the_reader(pair: tuple[BatchSocket, Peer]) -> None:
     ours, _ = pair
     reading = threading.Event()
 
@@ -453,7 +455,7 @@ def test_hanging_up_from_another_thread_wakes_the_reader(pair: tuple[BatchSocket
         assert isinstance(reader.exception(PATIENCE / 2), WebSocketConnectionClosedException)
 
 
-def test_hanging_up_is_harmless_before_after_and_twice(pair: tuple[BatchSocket, Peer]) -> None:
+def test_aborting_is_harmless_before_after_and_twice(pair: tuple[BatchSocket, Peer]) -> None:
     BatchSocket().abort()
     ours, _ = pair
     ours.abort()
@@ -462,7 +464,7 @@ def test_hanging_up_is_harmless_before_after_and_twice(pair: tuple[BatchSocket, 
     ours.abort()
 
 
-def test_hanging_up_a_socket_that_was_closed_behind_its_back_is_harmless(
+def test_aborting_a_socket_that_is_closed_already_is_harmless(
     pair: tuple[BatchSocket, Peer],
 ) -> None:
     ours, _ = pair
@@ -494,13 +496,13 @@ def dial(listener: Listener) -> Iterator[Callable[[Callable[[Peer], object]], Ba
 Dial = Callable[[Callable[[Peer], object]], BatchSocket]
 
 
-def test_what_follows_the_101_in_the_same_segment_is_not_lost(dial: Dial) -> None:
+def test_data_in_the_segment_of_the_101_is_not_lost(dial: Dial) -> None:
     ours = dial(lambda peer: peer.upgrade(more=frame(b"first") + frame(b"second")[:3]))
     assert ours.recv_batch() == SocketRead([b"first"], frame_completed=True)
     assert ours.in_frame
 
 
-def test_a_server_that_wants_tls_is_told(dial: Dial, listener: Listener) -> None:
+def test_a_server_that_wants_tls_is_reported(dial: Dial, listener: Listener) -> None:
     body = b"<center>The plain HTTP request was sent to HTTPS port</center>"
     with pytest.raises(WrongScheme) as told:
         dial(lambda peer: peer.refuse(400, body))
@@ -537,7 +539,7 @@ def test_the_key_is_not_in_the_trace_of_a_refusal_that_quotes_it(
     assert KEY not in trace.getvalue()
 
 
-def test_what_the_library_logs_with_arguments_reads_as_ever(
+def test_log_lines_with_arguments_are_unchanged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.DEBUG, "websocket"):

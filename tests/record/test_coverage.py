@@ -93,7 +93,7 @@ def test_a_session_that_never_connected_is_one_gap() -> None:
     assert told(tape(0, A), end=9) == [CoverageInterval(A, 0, 9, CONNECTING)]
 
 
-def test_a_loss_begins_with_the_last_sign_of_life_and_ends_with_the_next_connection() -> None:
+def test_a_gap_begins_with_the_last_sign_of_life_and_ends_with_the_next_connection() -> None:
     marks = (tape(0, A), connect(1, A), 3, lose(7), gap(3, 8), connect(8, A))
     assert told(*marks, end=9) == [
         CoverageInterval(A, 0, 1, CONNECTING),
@@ -103,21 +103,21 @@ def test_a_loss_begins_with_the_last_sign_of_life_and_ends_with_the_next_connect
     ]
 
 
-def test_a_loss_that_the_session_did_not_survive_is_a_gap_since_frames_came_last() -> None:
+def test_a_gap_in_which_the_session_ended_begins_with_the_last_frames() -> None:
     assert told(tape(0, A), connect(1, A), 3, lose(7), end=9)[1:] == [
         CoverageInterval(A, 1, 3, ""),
         CoverageInterval(A, 3, 9, "lost"),
     ]
 
 
-def test_a_loss_of_which_the_gap_was_never_told_is_one_all_the_same() -> None:
+def test_a_disconnect_without_a_gap_mark_is_a_gap() -> None:
     assert told(tape(0, A), connect(1, A), 3, lose(7), connect(8, A), end=9)[2:] == [
         CoverageInterval(A, 3, 8, "lost"),
         CoverageInterval(A, 8, 9, ""),
     ]
 
 
-def test_a_feed_that_died_without_a_word_listened_until_frames_came_last() -> None:
+def test_a_feed_that_crashed_listened_until_its_last_frames() -> None:
     coverage = CoverageBuilder()
     for mark in (tape(0, A), connect(1, A)):
         coverage.add(mark)
@@ -129,7 +129,7 @@ def test_a_feed_that_died_without_a_word_listened_until_frames_came_last() -> No
     ]
 
 
-def test_a_feed_that_died_while_it_was_lost_keeps_the_reason() -> None:
+def test_a_feed_that_crashed_during_a_gap_keeps_the_reason() -> None:
     coverage = CoverageBuilder()
     for mark in (tape(0, A), connect(1, A), lose(7)):
         coverage.add(mark)
@@ -141,7 +141,7 @@ def test_a_feed_that_died_while_it_was_lost_keeps_the_reason() -> None:
     ]
 
 
-def test_a_loss_in_which_the_clock_was_set_back_is_a_gap_by_the_new_one() -> None:
+def test_a_gap_in_which_the_clock_was_set_back_uses_the_new_time() -> None:
     marks = (tape(0, A), connect(1, A), lose(100), gap(30, 40), connect(40, A))
     assert told(*marks, end=90)[1:] == [
         CoverageInterval(A, 1, 30, ""),
@@ -150,7 +150,7 @@ def test_a_loss_in_which_the_clock_was_set_back_is_a_gap_by_the_new_one() -> Non
     ]
 
 
-def test_a_loss_in_which_the_clock_was_set_back_behind_all_that_was_heard_is_a_gap_too() -> None:
+def test_a_gap_in_which_the_clock_was_set_back_before_all_data_is_a_gap_too() -> None:
     marks = (tape(90, A), connect(91, A), lose(100), gap(30, 40), connect(40, A))
     assert told(*marks, end=60) == [
         CoverageInterval(A, 30, 40, "lost"),
@@ -160,7 +160,7 @@ def test_a_loss_in_which_the_clock_was_set_back_behind_all_that_was_heard_is_a_g
     ]
 
 
-def test_a_ticker_that_was_asked_for_during_a_loss_is_missed_only_since_then() -> None:
+def test_a_ticker_that_was_added_during_a_gap_has_a_gap_only_since_then() -> None:
     marks = (tape(0, A), connect(1, A), lose(5), change(7, [B]), gap(4, 8), connect(8, A, B))
     assert [one for one in told(*marks, end=9) if one.ticker == B] == [
         CoverageInterval(B, 7, 8, "lost"),
@@ -174,7 +174,7 @@ def test_after_the_end_nothing_is_listened_to() -> None:
     ]
 
 
-def test_a_ticker_that_is_added_begins_and_one_that_is_given_up_ends() -> None:
+def test_an_added_ticker_begins_and_a_removed_one_ends() -> None:
     marks = (tape(0, A), connect(1, A), change(4, [B], [A]), change(6, [A]))
     assert told(*marks, end=9) == [
         CoverageInterval(A, 0, 1, CONNECTING),
@@ -224,7 +224,7 @@ def test_the_first_line_of_a_later_tape_says_nothing_new() -> None:
     assert told(*marks, end=9)[1:] == [CoverageInterval(A, 1, 9, "")]
 
 
-def test_when_the_first_tapes_are_gone_the_next_one_tells_how_it_stood() -> None:
+def test_if_the_first_tapes_are_missing_the_next_one_has_the_state_of_the_connection() -> None:
     assert told(tape(5, A, connected=True), end=9) == [CoverageInterval(A, 5, 9, "")]
 
 
@@ -239,9 +239,7 @@ def test_when_the_first_tapes_are_gone_the_next_one_tells_how_it_stood() -> None
     ],
 )
 @pytest.mark.parametrize("name", ["gap", "connected", "subscription", "disconnected", "refused"])
-def test_a_mark_without_its_facts_is_counted_and_changes_nothing(
-    name: str, facts: dict[str, Any]
-) -> None:
+def test_a_damaged_mark_is_counted_and_changes_nothing(name: str, facts: dict[str, Any]) -> None:
     if name == "disconnected" and "start" in facts and facts["reason"]:
         facts = {**facts, "reason": 1}
     coverage = CoverageBuilder()
@@ -253,13 +251,13 @@ def test_a_mark_without_its_facts_is_counted_and_changes_nothing(
     assert coverage.intervals[1:] == [CoverageInterval(A, 1, 9, "")]
 
 
-def test_a_mark_of_another_name_says_nothing() -> None:
+def test_an_unknown_mark_changes_nothing() -> None:
     assert told(tape(0, A), connect(1, A), UnknownMark(4, "something"), end=9)[1:] == [
         CoverageInterval(A, 1, 9, "")
     ]
 
 
-def test_the_gaps_are_counted_by_how_many_tickers_they_are_of() -> None:
+def test_gaps_have_the_number_of_their_tickers() -> None:
     coverage = CoverageBuilder()
     for mark in (tape(0, A, B), connect(1, A, B), lose(3), gap(2, 5), connect(5, A, B)):
         coverage.add(mark)
@@ -369,7 +367,7 @@ def test_whatever_happens_the_intervals_of_a_ticker_follow_one_another(
 
 
 @given(TICKERS.filter(bool), STEPS, st.integers(1, 5))
-def test_from_the_tape_it_is_what_it_was_live(
+def test_coverage_from_the_tape_equals_live_coverage(
     tmp_path_factory: pytest.TempPathFactory,
     tickers: list[str],
     steps: list[tuple[int, str, list[str], list[str], str, int]],
@@ -417,7 +415,7 @@ def as_rows(intervals: Sequence[CoverageInterval]) -> list[tuple[str, int, int, 
     return sorted((i.ticker, i.start // 1000, i.end // 1000, i.reason) for i in intervals)
 
 
-def test_what_a_capture_writes_is_what_its_tapes_tell(studio: Studio) -> None:
+def test_the_coverage_of_a_capture_equals_that_of_its_tapes(studio: Studio) -> None:
     def scenario() -> Scenario:
         yield connected
         exchange.send_raw(frame((A, 1)))
@@ -444,7 +442,7 @@ def test_what_a_capture_writes_is_what_its_tapes_tell(studio: Studio) -> None:
     assert last == max(one.end for one in coverage.intervals)
 
 
-def test_what_comes_while_the_rest_is_published_is_not_called_listened_to(
+def test_the_time_in_which_the_rest_is_published_is_not_listened_to(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by the soak: publishing can take minutes, and nobody reads the socket meanwhile."""
@@ -487,7 +485,7 @@ def failing_write(suffix: str, after: int, taking: int) -> Any:
     return failing
 
 
-def test_a_read_that_the_disk_took_half_of_is_in_no_books_and_in_a_gap(
+def test_a_read_of_which_the_disk_took_half_is_not_counted_and_in_a_gap(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by the soak: whole lines of it had stayed on the tape, and were in no books."""
@@ -581,7 +579,7 @@ def test_a_gap_over_midnight_of_two_tickers_is_one_gap(tmp_path: Path) -> None:
     assert gaps == {("lost", (A, other), 86400.000005), ("paused", (A,), 0.000005)}
 
 
-def test_a_roll_is_no_sign_of_life(tmp_path: Path) -> None:
+def test_a_new_window_is_not_a_sign_of_life(tmp_path: Path) -> None:
     """It is written for what was read next, which a kill may have kept from the tape."""
     layout = Layout(tmp_path)
     write_tape(

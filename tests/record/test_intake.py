@@ -113,7 +113,7 @@ def test_a_read_is_on_the_tape_at_once_and_in_the_queues_when_it_is_time_to_flus
     assert at.last_trade_at == {"A": NOON + SECOND * 3 // 4}
 
 
-def test_a_flush_is_not_waited_for_with_more_than_a_second_of_undecoded_reads(
+def test_reads_are_decoded_after_a_second_even_if_the_flush_is_later(
     intake: MakeIntake,
 ) -> None:
     at = intake(flush_interval=60.0)
@@ -131,7 +131,7 @@ def test_time_without_trades_wakes_nobody(intake: MakeIntake) -> None:
 
 
 @pytest.mark.parametrize("stamp", [NOON, NOON + 2 * SECOND])
-def test_what_was_read_is_held_for_a_moment_alone_whatever_the_clock_does(
+def test_reads_are_held_only_briefly_whatever_the_clock_does(
     intake: MakeIntake, stamp: int
 ) -> None:
     at = intake()
@@ -141,7 +141,7 @@ def test_what_was_read_is_held_for_a_moment_alone_whatever_the_clock_does(
     assert at.last_trade_at == {"A": stamp}
 
 
-def test_what_was_read_is_held_up_to_a_size(intake: MakeIntake) -> None:
+def test_reads_are_held_up_to_a_size(intake: MakeIntake) -> None:
     at = intake(max_pending_rows_per_ticker=10**6, max_pending_rows=10**6)
     reads = 0
     while not at.pending_rows:
@@ -159,7 +159,7 @@ def test_time_alone_fills_the_queues(intake: MakeIntake) -> None:
     assert waiting(at) == {"A": [1.0] * 40}
 
 
-def test_what_is_held_at_the_end_of_a_window_is_of_that_window(intake: MakeIntake) -> None:
+def test_reads_held_at_the_end_of_a_window_belong_to_it(intake: MakeIntake) -> None:
     at = intake()
     at.add_frames(NOON, [burst(1)])
     at.add_frames(NOON + 600 * SECOND, [burst(2)])
@@ -274,7 +274,7 @@ def test_a_frame_larger_than_a_queue_spills_whole(intake: MakeIntake) -> None:
     assert waiting(at) == {}
 
 
-def test_a_full_backlog_spills_whatever_ticker_comes_next(intake: MakeIntake) -> None:
+def test_at_the_total_limit_the_next_ticker_spills(intake: MakeIntake) -> None:
     at = intake(max_pending_rows=3)
     take_in(at, NOON, [frame(("A", 1), ("B", 2), ("C", 3), ("D", 4))])
     assert at.current.spilled == {"D"}
@@ -289,7 +289,7 @@ def test_the_recorder_is_woken_when_a_batch_waits(intake: MakeIntake) -> None:
     assert at.wake.is_set()
 
 
-def test_the_recorder_is_woken_before_what_waits_is_too_much_however_large_a_batch_may_be(
+def test_the_recorder_is_woken_before_too_many_rows_wait_however_large_a_batch_may_be(
     intake: MakeIntake,
 ) -> None:
     at = intake(batch_rows=10, max_pending_rows=6)
@@ -314,7 +314,7 @@ def test_control_and_nonsense_are_counted_and_kept(intake: MakeIntake) -> None:
     assert (refused.stamp, refused.frame, refused.row) == (NOON, b"nonsense", None)
 
 
-def test_a_mark_stands_among_the_frames(intake: MakeIntake) -> None:
+def test_a_mark_is_written_among_the_frames(intake: MakeIntake) -> None:
     at = intake()
     at.add_frames(NOON, [b'{"type":"ping"}'])
     at.add_mark(DisconnectedMark(NOON + 1, "test"))
@@ -361,7 +361,7 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(
     assert queue.rows == 0
 
 
-def test_a_window_whose_decoding_failed_is_had_from_the_tape(
+def test_a_window_whose_decoding_failed_spills(
     intake: MakeIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = intake()

@@ -69,7 +69,9 @@ def test_a_sealed_window_is_counted_and_waits_to_be_published(journal: SessionJo
     assert audited(journal) == [{"event": "roll", "window": WINDOW, "trades": 4}]
 
 
-def test_a_published_window_waits_no_more_and_has_its_rows(journal: SessionJournal) -> None:
+def test_a_published_window_is_not_waiting_any_more_and_has_its_rows(
+    journal: SessionJournal,
+) -> None:
     journal.window_sealed(sealed())
     files = (PublishedFile("A", Path("a"), 2, 900), PublishedFile("B", Path("b"), 1, 800))
     journal.window_published(PublishedWindow(PART, files))

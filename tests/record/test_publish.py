@@ -50,7 +50,7 @@ def tape(layout: Layout, frames: Sequence[bytes], reads: int = 1) -> None:
     writer.close()
 
 
-def test_a_window_that_is_not_whole_is_had_from_its_tape(layout: Layout) -> None:
+def test_an_incomplete_window_is_rebuilt_from_its_tape(layout: Layout) -> None:
     frames = [frame(("A", 1), ("B", -1)), b'{"type":"ping"}', b"?", frame(("A", 2))]
     tape(layout, frames)
     done = publish_window(layout, PART, whole=False)
@@ -65,7 +65,7 @@ def test_a_window_that_is_not_whole_is_had_from_its_tape(layout: Layout) -> None
 
 
 @pytest.mark.parametrize("reads", [1, 7, 5000])
-def test_a_rebuild_gives_what_was_sent_trade_for_trade(
+def test_a_rebuild_returns_every_trade_that_was_sent(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, reads: int
 ) -> None:
     monkeypatch.setattr(module, "_BATCH_BYTES", 5000)
@@ -112,7 +112,7 @@ def test_tickers_that_are_sealed_or_published_stay_and_the_rest_is_rebuilt(layou
     assert published(layout.root) == sent(frames)
 
 
-def test_an_open_segment_of_a_ticker_that_the_tape_does_not_have_goes(layout: Layout) -> None:
+def test_an_open_segment_of_a_ticker_that_is_not_on_the_tape_is_deleted(layout: Layout) -> None:
     tape(layout, [frame(("A", 1))])
     ghost = layout.open_csv("GHOST", PART)
     ghost.parent.mkdir(parents=True)
@@ -221,7 +221,7 @@ KILLS = {
 
 @pytest.mark.parametrize("step", KILLS)
 @pytest.mark.parametrize("survives", [0, 1])
-def test_killed_at_any_step_the_next_run_gives_each_trade_once(
+def test_killed_at_any_step_the_next_run_publishes_each_trade_once(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, step: str, survives: int
 ) -> None:
     frames = [frame(("A", 1), ("B", 2), ("C", 3), ("D", -1)), frame(("A", 4))]
@@ -260,7 +260,7 @@ def test_one_segment_that_cannot_be_converted_fails_the_window_and_stays(layout:
     assert tree(layout.root) == [f"csv/B/{STEM}.csv", final("A"), ARCHIVED]
 
 
-def test_a_tape_that_cannot_be_archived_is_told_and_stays(
+def test_a_tape_that_cannot_be_archived_is_reported_and_stays(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:

@@ -93,7 +93,7 @@ def csv(ticker: str, window: str = "20261123T143000Z_00001", suffix: str = "") -
     return f"csv/{ticker}/{SESSION}-{window}.csv{suffix}"
 
 
-def test_what_waits_at_the_end_is_written_and_sealed_with_its_books(desk: Desk) -> None:
+def test_rows_that_wait_at_the_end_are_written_and_sealed_with_their_books(desk: Desk) -> None:
     desk.take_in(NOON, frame(("A", 1), ("B", -1), ("A", 2)), b'{"type":"ping"}', b"?")
     (sealed,) = desk.end()
     assert sealed.books == Books(3, 1, 1, 1, trades=3, recorded=2, quarantined=1)
@@ -109,14 +109,14 @@ def test_what_waits_at_the_end_is_written_and_sealed_with_its_books(desk: Desk) 
     ]
 
 
-def test_a_refused_row_that_names_no_ticker_is_in_the_books_too(desk: Desk) -> None:
+def test_a_refused_row_without_a_ticker_is_in_the_books_too(desk: Desk) -> None:
     desk.take_in(NOON, b'{"type":"trade","data":[7,{"s":"A"},{"s":null}]}')
     (sealed,) = desk.end()
     assert sealed.books == Books(1, 1, trades=3, quarantined=3)
     assert {name: one.quarantined for name, one in sealed.tickers.items()} == {"": 2, "A": 1}
 
 
-def test_a_session_without_frames_seals_a_window_of_nothing(desk: Desk) -> None:
+def test_a_session_without_frames_seals_an_empty_window(desk: Desk) -> None:
     (sealed,) = desk.end()
     assert sealed.books == Books()
     assert desk.rows() == {}
@@ -133,7 +133,7 @@ def test_a_batch_is_written_as_soon_as_it_is_large_enough(
     desk.end()
 
 
-def test_a_smaller_batch_is_written_when_its_time_is_up(
+def test_a_smaller_batch_is_written_when_it_is_due(
     tmp_path: Path, written: threading.Event
 ) -> None:
     desk = Desk(tmp_path, flush_interval_s=0.01)
@@ -175,7 +175,7 @@ def test_frames_that_come_while_a_window_is_sealed_belong_to_the_next(desk: Desk
     assert [sealed.books.recorded for sealed in desk.sealed] == [1, 2]
 
 
-def test_what_spilled_is_left_open_for_the_rebuild(tmp_path: Path) -> None:
+def test_spilled_tickers_stay_open_for_the_rebuild(tmp_path: Path) -> None:
     desk = Desk(tmp_path, max_pending_rows_per_ticker=2)
     desk.take_in(NOON, frame(("A", 1), ("B", 1)))
     desk.take_in(NOON, frame(("A", 2), ("A", 3)))

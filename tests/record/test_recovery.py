@@ -63,7 +63,7 @@ def findings(layout: Layout) -> list[Any]:
 # --- what it comes to --------------------------------------------------------------------------
 
 
-def test_what_a_killed_session_left_is_published_each_trade_once(layout: Layout) -> None:
+def test_the_data_of_a_killed_session_is_published_each_trade_once(layout: Layout) -> None:
     assert recover(layout, STILL) == [RecoveredSession(SESSION, 3, 10, len(TORN), balanced=True)]
     assert prices(layout) == PRICES
     stems = [part.stem for part in PARTS]
@@ -88,7 +88,7 @@ def test_what_a_killed_session_left_is_published_each_trade_once(layout: Layout)
     assert list(check_audit_log(layout.audit)) == []
 
 
-def test_the_report_of_a_recovered_session_is_what_the_tape_tells(layout: Layout) -> None:
+def test_the_report_of_a_recovered_session_agrees_with_the_tape(layout: Layout) -> None:
     recover(layout, STILL)
     report = SessionReport.read(layout.report(SESSION))
     died = "its process crashed; its last line is from 2026-11-23 14:32:02 UTC"
@@ -111,7 +111,7 @@ def test_the_report_of_a_recovered_session_is_what_the_tape_tells(layout: Layout
     assert (report.host, report.settings) == ("elsewhere", {"roll_interval": 60.0})
 
 
-def test_the_coverage_of_a_dead_session_ends_with_its_last_line(layout: Layout) -> None:
+def test_the_coverage_of_a_crashed_session_ends_with_its_last_line(layout: Layout) -> None:
     recover(layout, STILL)
     coverage = read_coverage("AAPL", data_dir=layout.root)
     zero = pd.Timestamp(stamp(0, 0), tz="UTC")
@@ -131,12 +131,12 @@ def test_recovering_again_changes_nothing(layout: Layout) -> None:
     assert (snapshot(layout), layout.audit.read_bytes()) == (before, log)
 
 
-def test_there_may_be_nothing_at_all(tmp_path: Path) -> None:
+def test_an_empty_folder_is_recovered(tmp_path: Path) -> None:
     assert recover(Layout(tmp_path)) == []
     assert tree(tmp_path) == []
 
 
-def test_what_was_being_written_under_a_temporary_name_goes(layout: Layout) -> None:
+def test_temporary_files_are_deleted(layout: Layout) -> None:
     remains.litter(layout)
     foreign = layout.tapes(SESSION) / ".somebody.else"
     foreign.touch()
@@ -147,7 +147,7 @@ def test_what_was_being_written_under_a_temporary_name_goes(layout: Layout) -> N
     assert prices(layout) == PRICES
 
 
-def test_what_a_living_process_is_writing_stays_whatever_its_number(layout: Layout) -> None:
+def test_temporary_files_of_a_running_process_stay_whatever_its_pid(layout: Layout) -> None:
     scratch = layout.root / f".scratch.{remains.NOBODY}.abc"
     staged = layout.converting / f".{PARTS[0].stem}.parquet.0a1b2c3d.{remains.NOBODY}.tmp"
     scratch.mkdir()
@@ -174,14 +174,16 @@ def test_what_a_living_process_is_writing_stays_whatever_its_number(layout: Layo
     assert not staged.exists()
 
 
-def test_what_another_thread_is_writing_stays(layout: Layout) -> None:
+def test_temporary_files_of_another_thread_stay(layout: Layout) -> None:
     other_session(layout)
     with files.temporary_folder(layout.scratch) as scratch:
         recover(layout, STILL)
         assert scratch.is_dir()
 
 
-def test_what_nobody_is_writing_goes_though_a_process_has_its_number(layout: Layout) -> None:
+def test_abandoned_temporary_files_are_deleted_though_a_process_has_their_pid(
+    layout: Layout,
+) -> None:
     number = os.getppid()
     scratch = layout.root / f".scratch.{number}.abc"
     scratch.mkdir()
@@ -189,7 +191,7 @@ def test_what_nobody_is_writing_goes_though_a_process_has_its_number(layout: Lay
     assert not scratch.exists()
 
 
-def test_a_link_to_the_outbox_that_was_never_named_goes(layout: Layout, tmp_path: Path) -> None:
+def test_an_unfinished_link_in_the_outbox_is_deleted(layout: Layout, tmp_path: Path) -> None:
     (tmp_path / "lake").mkdir()
     layout = replace(layout, lake=f"file://{tmp_path}/lake")
     recover(layout, STILL)
@@ -253,7 +255,7 @@ def outcome(a_dead_session: Layout, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @SAMPLED
-def test_killed_at_any_system_call_it_does_the_rest_the_next_time(
+def test_killed_at_any_system_call_the_next_run_does_the_rest(
     a_dead_session: Layout,
     outcome: dict[str, Any],
     tmp_path: Path,
@@ -274,7 +276,7 @@ def test_killed_at_any_system_call_it_does_the_rest_the_next_time(
         shutil.rmtree(layout.root)
 
 
-def test_killed_twice_it_still_comes_to_the_same(
+def test_killed_twice_the_result_is_the_same(
     a_dead_session: Layout, outcome: dict[str, Any], tmp_path: Path
 ) -> None:
     for first, second in ((10, 10), (40, 5), (25, 60)):
@@ -324,7 +326,7 @@ def test_a_step_that_fails_can_be_done_again(
     assert snapshot(layout) == outcome
 
 
-def test_a_failed_session_whose_recovery_is_killed_late_is_not_taken_for_done(
+def test_a_failed_session_whose_recovery_was_killed_late_is_recovered_again(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by the soak: all tapes archived, all published, and the report knows none of it."""
@@ -362,7 +364,7 @@ def put_tape(layout: Layout, part: WindowId, change: Callable[[bytes], bytes] = 
 
 
 @pytest.mark.parametrize("size", [0, 300, None])
-def test_a_tape_that_the_archive_has_leaves_no_trace(twice: Layout, size: int | None) -> None:
+def test_a_tape_that_the_archive_contains_is_deleted(twice: Layout, size: int | None) -> None:
     before = snapshot(twice)
     put_tape(twice, PARTS[1], lambda text: text[:size])
     open_segment = twice.open_csv("AAPL", PARTS[1])
@@ -397,7 +399,7 @@ def test_a_tape_that_differs_from_the_archive_is_set_aside_and_reported(twice: L
     assert recover(twice, STILL) == []
 
 
-def test_a_broken_archive_is_set_aside_for_a_tape_that_has_more(twice: Layout) -> None:
+def test_a_damaged_archive_is_set_aside_for_a_tape_that_has_more(twice: Layout) -> None:
     archived = twice.archived_tape(PARTS[1])
     whole, cut = archived.read_bytes(), archived.read_bytes()[:-3]
     put_tape(twice, PARTS[1])
@@ -523,7 +525,7 @@ def test_a_line_longer_than_a_block_is_cut_where_it_began(tmp_path: Path) -> Non
 # --- who is dead -------------------------------------------------------------------------------
 
 
-def test_a_session_that_lives_is_not_touched(layout: Layout) -> None:
+def test_a_running_session_is_not_touched(layout: Layout) -> None:
     with lock.hold_lock(layout.lock(SESSION), {}):
         before = snapshot(layout)
         assert recover(layout, STILL) == []
@@ -545,7 +547,7 @@ def test_a_session_of_a_killed_process_has_crashed(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"session": 1}', "\ud800"])
-def test_a_report_that_is_missing_or_damaged_is_written_anew_from_the_tape(
+def test_a_missing_or_damaged_report_is_rebuilt_from_the_tape(
     layout: Layout, text: str | None
 ) -> None:
     path = layout.report(SESSION)
@@ -561,7 +563,7 @@ def test_a_report_that_is_missing_or_damaged_is_written_anew_from_the_tape(
     assert findings(layout) == []
 
 
-def test_a_damaged_report_of_a_session_that_had_ended_is_written_anew(layout: Layout) -> None:
+def test_a_damaged_report_of_a_session_that_ended_is_rebuilt(layout: Layout) -> None:
     recover(layout, STILL)
     before = json.loads(layout.report(SESSION).read_text())
     layout.report(SESSION).write_text("{")
@@ -572,7 +574,7 @@ def test_a_damaged_report_of_a_session_that_had_ended_is_written_anew(layout: La
     assert [after[name] for name in names] == [before[name] for name in names]
 
 
-def test_a_session_that_died_before_its_tape_has_nothing(tmp_path: Path) -> None:
+def test_a_session_that_crashed_before_its_tape_has_no_data(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     remains.running_report().write(layout.report(SESSION))
     assert recover(layout, STILL) == [RecoveredSession(SESSION, 0, 0, 0, balanced=True)]
@@ -602,7 +604,7 @@ def test_an_open_segment_beside_an_archived_tape_is_rebuilt(layout: Layout) -> N
     assert prices(layout) == PRICES
 
 
-def test_a_session_that_another_process_recovered_meanwhile_is_left(
+def test_a_session_that_another_process_just_recovered_is_skipped(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = catalog.sessions_to_recover
@@ -684,7 +686,7 @@ def test_a_recovery_waits_for_the_conversion_that_a_cancelled_capture_began(
     assert problems(layout) == []
 
 
-def test_whoever_asks_whether_a_session_lives_does_not_keep_a_recovery_from_it(
+def test_a_check_whether_a_session_runs_does_not_prevent_its_recovery(
     layout: Layout,
 ) -> None:
     """``is_held`` takes the lock for a moment."""
@@ -714,7 +716,7 @@ def other_session(layout: Layout) -> str:
     return name
 
 
-def test_a_session_that_cannot_be_recovered_does_not_keep_others_from_it(
+def test_a_session_that_cannot_be_recovered_does_not_prevent_others(
     layout: Layout, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = other_session(layout)
@@ -725,7 +727,7 @@ def test_a_session_that_cannot_be_recovered_does_not_keep_others_from_it(
     assert SessionReport.read(layout.report(other)).state == "recovered"
 
 
-def test_several_that_cannot_be_recovered_are_told_in_one_sentence(
+def test_several_failures_are_reported_in_one_sentence(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def boom(*_: Any) -> None:
@@ -740,7 +742,7 @@ def test_several_that_cannot_be_recovered_are_told_in_one_sentence(
     )
 
 
-def test_a_mark_without_its_facts_does_not_keep_a_session_from_being_recovered(
+def test_a_damaged_mark_does_not_prevent_a_recovery(
     layout: Layout,
 ) -> None:
     tape = layout.tape(PARTS[1])
@@ -755,7 +757,7 @@ def test_a_mark_without_its_facts_does_not_keep_a_session_from_being_recovered(
 # --- beside a capture --------------------------------------------------------------------------
 
 
-def test_a_capture_publishes_what_a_dead_one_left_beside_its_own(
+def test_a_capture_also_publishes_the_data_of_a_crashed_one(
     studio: Studio, a_dead_session: Layout
 ) -> None:
     remains.copy(a_dead_session, studio.data_dir)

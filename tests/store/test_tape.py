@@ -130,7 +130,7 @@ def test_what_one_read_brought_is_one_write(
     assert writes == [writer.size]
 
 
-def test_what_was_appended_is_with_the_system_at_once(tmp_path: Path) -> None:
+def test_appended_lines_can_be_read_at_once(tmp_path: Path) -> None:
     writer = TapeWriter(tmp_path / "a.tape")
     writer.append(NOON, FRAMES)
     assert entries(writer.path) == [(NOON, one) for one in FRAMES]
@@ -176,7 +176,7 @@ def test_an_existing_tape_is_never_touched(tmp_path: Path) -> None:
     assert path.read_bytes() == b"1\ta\n"
 
 
-def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 
@@ -189,7 +189,7 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert caught.value.path == writer.path
 
 
-def test_a_broken_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> int:
         raise OSError(5, "Input/output error")
 
@@ -253,9 +253,7 @@ def test_a_tail_torn_at_any_byte_loses_only_the_torn_line(tmp_path: Path) -> Non
         b"9" * 5000 + b"\t{}",
     ],
 )
-def test_a_line_that_is_not_of_the_grammar_is_counted_and_passed(
-    tmp_path: Path, line: bytes
-) -> None:
+def test_an_invalid_line_is_counted_and_skipped(tmp_path: Path, line: bytes) -> None:
     with pytest.raises(TapeError):
         parse_line(line)
     path = tmp_path / "a.tape"
@@ -266,7 +264,7 @@ def test_a_line_that_is_not_of_the_grammar_is_counted_and_passed(
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_a_flipped_bit_in_a_receive_time_never_gives_a_time_that_cannot_be_stored(
+def test_a_flipped_bit_in_a_receive_time_never_makes_a_time_that_cannot_be_stored(
     tmp_path: Path, bit: int
 ) -> None:
     path = tmp_path / "a.tape"
@@ -314,7 +312,7 @@ def test_a_truncated_recording_keeps_what_can_be_decompressed(tmp_path: Path, su
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_damage_in_a_recording_is_told_and_what_stands_before_is_kept(
+def test_damage_in_a_recording_is_reported_and_the_entries_before_it_are_read(
     tmp_path: Path, suffix: str
 ) -> None:
     text = many()
@@ -331,7 +329,7 @@ def test_damage_in_a_recording_is_told_and_what_stands_before_is_kept(
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_recordings_of_several_members_are_read_through(tmp_path: Path, suffix: str) -> None:
+def test_recordings_of_several_members_are_read_completely(tmp_path: Path, suffix: str) -> None:
     compress = gzip.compress if suffix == ".gz" else zstandard.ZstdCompressor().compress
     path = tmp_path / f"a.tape{suffix}"
     path.write_bytes(compress(b"1\ta\n2") + compress(b"\tb\n") + compress(b""))
@@ -343,7 +341,7 @@ def test_recordings_of_several_members_are_read_through(tmp_path: Path, suffix: 
 # --- archive ---------------------------------------------------------------------------------
 
 
-def test_an_archived_tape_holds_the_same_and_takes_its_place(tmp_path: Path) -> None:
+def test_an_archive_has_the_same_contents_and_replaces_the_tape(tmp_path: Path) -> None:
     tape, archived = tmp_path / "a.tape", tmp_path / "a.tape.zst"
     written: list[Mark | TapeFrames] = [TapeFrames(NOON, FRAMES), UnknownMark(NOON, "end")]
     write(tape, written)
@@ -384,7 +382,7 @@ def unpacked(archived: Path) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 40, len(LINES) // 2, len(LINES) - 1, len(LINES)])
-def test_a_plain_tape_that_the_archive_begins_with_is_deleted(tmp_path: Path, size: int) -> None:
+def test_a_plain_tape_that_the_archive_contains_is_deleted(tmp_path: Path, size: int) -> None:
     tape, archived = pair(tmp_path, LINES[:size], packed(LINES))
     before = archived.read_bytes()
     assert better_tape(tape, archived) == archived
@@ -435,7 +433,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_archive_is_set_aside_for_a_plain_tape_that_has_all(
+def test_a_damaged_archive_is_set_aside_for_a_complete_plain_tape(
     tmp_path: Path, name: str
 ) -> None:
     tape, archived = pair(tmp_path, LINES, BROKEN[name])
@@ -446,7 +444,7 @@ def test_a_broken_archive_is_set_aside_for_a_plain_tape_that_has_all(
     assert (tmp_path / "a.tape.zst.aside-1").read_bytes() == BROKEN[name]
 
 
-def test_a_broken_archive_stays_beside_a_plain_tape_that_has_less(tmp_path: Path) -> None:
+def test_a_damaged_archive_stays_beside_a_plain_tape_that_has_less(tmp_path: Path) -> None:
     plain, cut = LINES[:40], packed(LINES)[:-2]
     tape, archived = pair(tmp_path, plain, cut)
     assert better_tape(tape, archived) == archived
@@ -456,7 +454,7 @@ def test_a_broken_archive_stays_beside_a_plain_tape_that_has_less(tmp_path: Path
     assert (tmp_path / "a.tape.aside-1").read_bytes() == plain
 
 
-def test_what_is_set_aside_replaces_nothing_that_was(tmp_path: Path) -> None:
+def test_setting_aside_does_not_replace_a_file(tmp_path: Path) -> None:
     for number in range(1, 4):
         tape, archived = pair(tmp_path, b"%d" % number, packed(b"x" + LINES))
         assert settle_tapes(tape, archived) == tmp_path / f"a.tape.aside-{number}"
@@ -513,7 +511,7 @@ def test_an_archive_that_fails_keeps_the_tape_and_can_be_made_again(
     assert tree(tmp_path) == ["a.tape.zst"]
 
 
-def test_an_archive_that_would_hold_something_else_is_not_published(
+def test_an_archive_that_differs_from_the_tape_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Forgetful:

@@ -109,7 +109,7 @@ def taken(**members: str) -> Trade:
 
 
 @pytest.mark.parametrize("frame", RECORDED)
-def test_a_recorded_frame_gives_its_trades(frame: bytes) -> None:
+def test_a_recorded_frame_is_decoded(frame: bytes) -> None:
     assert decode([frame]) == said([RECORDED[frame]], 1, 0, 0)
     assert exactly(frame) == said([RECORDED[frame]], 1, 0, 0)
 
@@ -120,7 +120,7 @@ def test_all_recorded_frames_of_one_read_come_in_their_order() -> None:
     )
 
 
-def test_no_frames_say_nothing() -> None:
+def test_no_frames_are_nothing() -> None:
     assert decode([]) == said([], 0, 0, 0)
 
 
@@ -152,11 +152,11 @@ def test_a_control_frame_is_counted_and_holds_no_trades(frame: bytes) -> None:
         (b'{"type":"error","msg":"%s"}' % (b"x" * 5000), "x" * 197 + "..."),
     ],
 )
-def test_the_text_of_an_error_frame_is_handed_on(frame: bytes, text: str) -> None:
+def test_the_text_of_an_error_frame_is_returned(frame: bytes, text: str) -> None:
     assert decode([frame]) == control(text)
 
 
-def test_members_are_read_by_name_and_unknown_ones_passed_over() -> None:
+def test_members_are_read_by_name_and_unknown_ones_are_skipped() -> None:
     frame = b'{"x":[1,{"data":2}],"type":"trade","data":[{"x":"1","v":2,"t":3,"s":"A","p":4}]}'
     assert decode([frame]) == said([[Trade("A", 4.0, 3, 2.0)]], 1, 0, 0)
 
@@ -197,11 +197,11 @@ def test_equal_trades_are_all_kept() -> None:
         (b'{"type":"%s"}' % (b"x" * 300), f"unknown type {'x' * 197}..."),
     ],
 )  # fmt: skip
-def test_what_is_no_message_is_kept_with_its_reason(frame: bytes, reason: str) -> None:
+def test_an_invalid_message_is_kept_with_its_reason(frame: bytes, reason: str) -> None:
     assert decode([frame]) == odd(frame, reason)
 
 
-def test_broken_utf8_is_one_frame_to_put_aside() -> None:
+def test_invalid_utf8_refuses_one_frame() -> None:
     broken = GOOD.replace(b"BINANCE", b"BIN\xffNCE")
     skipped = b'{"type":"ping","x":"\xff"}'
     reason = "not JSON: 'utf-8' codec can't decode byte 0xff in position %d: invalid start byte"
@@ -262,13 +262,13 @@ def test_a_trade_that_cannot_be_stored_is_refused_with_its_reason(
 
 
 @pytest.mark.parametrize("row", ["null", "7", '"AAPL"', "[]", "true"])
-def test_an_element_that_is_no_trade_is_a_row_and_not_the_frame(row: str) -> None:
+def test_an_element_that_is_not_a_trade_refuses_the_row_and_not_the_frame(row: str) -> None:
     frame = f'{{"data":[{row}],"type":"trade"}}'.encode()
     plain = {"null": "null", "7": "7", '"AAPL"': "AAPL", "[]": [], "true": True}[row]
     assert decode([frame]) == said([[]], 1, 0, 0, 1, [RefusedRow(frame, plain, "not an object")])
 
 
-def test_a_refused_row_is_one_that_any_json_writer_takes() -> None:
+def test_any_json_writer_accepts_a_refused_row() -> None:
     row, _ = refused(p="NaN", x='["\\ud800",1.50,{"\\ud800":-0}]')
     assert row == {
         "s": "AAPL",
@@ -295,7 +295,7 @@ def test_a_refused_row_is_one_that_any_json_writer_takes() -> None:
         "1" * 1_000_000,
     ],
 )
-def test_a_price_that_float64_cannot_say_is_refused_and_never_rounded(price: str) -> None:
+def test_a_price_that_float64_cannot_hold_is_refused_and_never_rounded(price: str) -> None:
     short = price if len(price) <= 200 else price[:197] + "..."
     row, reason = refused(p=price)
     assert reason == f"price {short} {LOSSY}"
@@ -319,7 +319,9 @@ def test_a_price_that_float64_cannot_say_is_refused_and_never_rounded(price: str
         ("164.0601", 164.0601),
     ],
 )
-def test_a_price_that_float64_says_is_taken_however_it_is_spelt(text: str, price: float) -> None:
+def test_a_price_that_float64_holds_is_accepted_however_it_is_spelled(
+    text: str, price: float
+) -> None:
     assert taken(p=text).p == price
 
 
@@ -337,7 +339,9 @@ def test_a_price_that_float64_says_is_taken_however_it_is_spelt(text: str, price
         ("0", 0),
     ],
 )
-def test_a_whole_number_of_milliseconds_is_a_time_however_it_is_spelt(text: str, time: int) -> None:
+def test_a_whole_number_of_milliseconds_is_a_time_however_it_is_spelled(
+    text: str, time: int
+) -> None:
     trade = taken(t=text)
     assert (trade.t, type(trade.t)) == (time, int)
 
@@ -399,7 +403,7 @@ def test_half_a_frame_is_not_made_whole_by_the_next_one(frames: list[bytes]) -> 
         (b'{"type":"trade","data":[{"s":"A","p":1,"t":1,"v":1,"c":', b"}]}"),
     ],
 )
-def test_deep_nesting_harms_nobody(depth: int, before: bytes, after: bytes) -> None:
+def test_deep_nesting_is_refused(depth: int, before: bytes, after: bytes) -> None:
     deep = before + b"[" * depth + b"]" * depth + after
     decoded = decode([GOOD, deep, GOOD])
     assert [decoded.rows.messages()[0], decoded.rows.messages()[2]] == [GOOD_TRADES, GOOD_TRADES]
@@ -408,7 +412,7 @@ def test_deep_nesting_harms_nobody(depth: int, before: bytes, after: bytes) -> N
         assert len(json.dumps(refusal.row)) < 300
 
 
-def test_a_frame_of_10_mb_gives_all_its_trades() -> None:
+def test_all_trades_of_a_frame_of_10_mb_are_decoded() -> None:
     symbol = "BINANCE:" + "X" * 200
     trades = [Trade(symbol, n / 100, 1_700_000_000_000 + n, n, ("1",)) for n in range(40_000)]
     frame = protocol.encode(trades)
@@ -421,7 +425,7 @@ def test_a_frame_of_10_mb_gives_all_its_trades() -> None:
     [b"x" * 10_000_000, b"[" * 10_000_000, b'{"type":"' + b"x" * 10_000_000 + b'"}'],
     ids=["letters", "brackets", "unknown type"],
 )
-def test_10_mb_of_nonsense_is_one_frame_to_put_aside(text: bytes) -> None:
+def test_10_mb_of_nonsense_is_one_refused_frame(text: bytes) -> None:
     decoded = decode([GOOD, text, PING])
     assert decoded.rows.messages() == [GOOD_TRADES, [], []]
     assert (decoded.trade_frames, decoded.control, decoded.undecodable) == (1, 1, 1)
@@ -600,7 +604,7 @@ SLOW_TO_MAKE = settings(suppress_health_check=[HealthCheck.too_slow])
 
 @SLOW_TO_MAKE
 @given(ANY)
-def test_both_ways_of_decoding_agree(frame: bytes) -> None:
+def test_the_typed_and_the_exact_decoder_agree(frame: bytes) -> None:
     by_hand = exactly(frame)
     assert decode([frame]) == by_hand
     if (lines := protocol._typed_lines((frame,))) is not None:

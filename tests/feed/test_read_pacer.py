@@ -8,16 +8,16 @@ def waits(pace: ReadPacer, begin: float, seconds: float, every: float, size: int
     return [pace.delay_after(size, begin + n * every) for n in range(round(seconds / every))]
 
 
-def test_a_quiet_connection_is_never_waited_for() -> None:
+def test_reads_of_a_quiet_connection_are_not_delayed() -> None:
     assert set(waits(ReadPacer(0.0), 0.0, 10.0, 0.01, 700)) == {0.0}
 
 
-def test_two_frames_close_to_each_other_make_no_busy_connection() -> None:
+def test_two_frames_close_to_each_other_do_not_make_a_connection_busy() -> None:
     pace = ReadPacer(0.0)
     assert [pace.delay_after(1_000, at) for at in (5.0, 5.0001, 5.0002, 5.06)] == [0.0] * 4
 
 
-def test_a_busy_connection_is_waited_for_until_it_is_quiet_again() -> None:
+def test_reads_of_a_busy_connection_are_delayed_until_it_is_quiet_again() -> None:
     pace = ReadPacer(0.0)
     busy = waits(pace, 0.0, 1.0, 0.001, 7_000)
     assert busy[:40] == [0.0] * 40
@@ -30,7 +30,7 @@ def test_many_small_frames_are_as_busy_as_few_large_ones() -> None:
     assert waits(ReadPacer(0.0), 0.0, 1.0, 0.00005, 75)[-1] == GATHER_INTERVAL_S
 
 
-def test_where_a_read_remaining_something_the_next_is_not_waited_for() -> None:
+def test_after_a_read_that_did_not_drain_the_socket_the_next_is_not_delayed() -> None:
     """However little it brought: a read of TLS may be a record."""
     pace = ReadPacer(0.0)
     waits(pace, 0.0, 1.0, 0.001, 7_000)
@@ -40,7 +40,7 @@ def test_where_a_read_remaining_something_the_next_is_not_waited_for() -> None:
     ]
 
 
-def test_after_a_silence_the_first_read_is_not_waited_for() -> None:
+def test_after_a_silence_the_first_read_is_not_delayed() -> None:
     pace = ReadPacer(0.0)
     waits(pace, 0.0, 1.0, 0.001, 7_000)
     assert pace.delay_after(7_000, 60.0) == 0.0

@@ -53,7 +53,7 @@ def death(dog: KeepaliveMonitor, since: float, until: float) -> tuple[float, str
     return None
 
 
-def test_a_new_connection_lives() -> None:
+def test_a_new_connection_is_alive() -> None:
     assert watchdog().failure(0.0) is None
 
 
@@ -105,14 +105,14 @@ def test_any_byte_after_a_ping_is_a_sign_of_life() -> None:
     assert dog.ping_due(16.0)
 
 
-def test_a_byte_from_before_the_ping_is_none() -> None:
+def test_a_byte_from_before_the_ping_is_not_a_sign_of_life() -> None:
     dog = watchdog()
     frame(dog, 8.0)
     assert dog.ping_due(8.0)
     assert dog.failure(16.0) == "ping unanswered for 8 s"
 
 
-def test_a_server_that_sends_frames_but_no_pong_is_asked_no_more() -> None:
+def test_a_server_that_sends_frames_but_no_pong_is_not_pinged_any_more() -> None:
     dog = watchdog()
     assert dog.ping_due(8.0)
     frame(dog, 9.0)
@@ -122,7 +122,7 @@ def test_a_server_that_sends_frames_but_no_pong_is_asked_no_more() -> None:
     assert first_ping(dog, 16.0, 500.0) is None
 
 
-def test_a_server_known_not_to_answer_is_never_asked() -> None:
+def test_a_server_known_not_to_answer_is_never_pinged() -> None:
     assert first_ping(watchdog(answers_pings=False), 0.0, 500.0) is None
 
 
@@ -132,7 +132,7 @@ def test_a_server_that_does_not_answer_has_the_frame_deadline_instead() -> None:
     assert death(dog, 60.25, 1000.0) == (210.0, "no frame for 150 s")
 
 
-def test_a_late_pong_takes_the_lesson_back() -> None:
+def test_after_a_late_pong_pings_are_sent_again() -> None:
     dog = watchdog(answers_pings=False)
     pong(dog, 20.0)
     assert dog.answers_pings is True
@@ -150,7 +150,7 @@ def test_half_a_frame_and_then_nothing_is_the_end_after_10_seconds() -> None:
     assert death(dog, 100.0, 1000.0) == (110.0, "half a frame, then nothing for 10 s")
 
 
-def test_half_a_frame_is_told_before_a_ping_that_hangs_with_it() -> None:
+def test_half_a_frame_is_reported_before_an_unanswered_ping() -> None:
     dog = watchdog()
     piece(dog, 5.0)
     assert death(dog, 5.0, 1000.0) == (15.0, "half a frame, then nothing for 10 s")
@@ -187,7 +187,7 @@ def test_a_busy_line_whose_reads_all_end_within_a_frame_is_not_one_frame() -> No
         assert dog.failure(second + 0.9) is None
 
 
-def test_mute_but_alive_is_never_killed() -> None:
+def test_a_connection_with_pongs_only_is_never_lost() -> None:
     """FAULTS 4: heartbeats and no trades, for a day."""
     dog = watchdog(answers_pings=False)
     for minute in range(1440):
@@ -195,7 +195,7 @@ def test_mute_but_alive_is_never_killed() -> None:
         frame(dog, minute * 60.0 + 60.0)
 
 
-def test_two_lost_heartbeats_are_borne_and_a_third_is_not() -> None:
+def test_two_lost_heartbeats_are_tolerated_and_a_third_is_not() -> None:
     dog = watchdog(answers_pings=False)
     frame(dog, 60.0)
     assert dog.failure(209.999) is None
@@ -203,7 +203,7 @@ def test_two_lost_heartbeats_are_borne_and_a_third_is_not() -> None:
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_one_trade_an_hour_with_heartbeats_is_never_killed(answers: bool) -> None:
+def test_one_trade_an_hour_with_heartbeats_is_never_lost(answers: bool) -> None:
     """FAULTS 7; where there are no pongs, Finnhub's heartbeat of 60 s is all there is."""
     dog = watchdog(answers_pings=answers)
     pings = 0
@@ -218,7 +218,7 @@ def test_one_trade_an_hour_with_heartbeats_is_never_killed(answers: bool) -> Non
     assert pings == (6 * 3600 // 8 - 1 if answers else 0)
 
 
-def test_a_quiet_market_with_pongs_alone_lives() -> None:
+def test_a_quiet_market_with_pongs_only_is_alive() -> None:
     dog = watchdog()
     for tick in range(4 * 3600):
         now = tick / 4
@@ -227,7 +227,7 @@ def test_a_quiet_market_with_pongs_alone_lives() -> None:
             pong(dog, now)
 
 
-def test_bounds_are_told_as_they_were_given() -> None:
+def test_messages_have_the_bounds_that_are_set() -> None:
     dog = KeepaliveMonitor(0.25, 0.5, 1.0, 2.5, 0.0)
     assert dog.ping_due(0.25)
     assert dog.failure(0.75) == "ping unanswered for 0.5 s"

@@ -1,4 +1,4 @@
-"""``Feed`` against a server that the test plays itself, and once against the simulated exchange.
+"""``FeedClient`` against a server that the test plays itself, and once against the simulator.
 
 Time is the machine's where a test waits for something to happen, and moved by hand where it asks
 when it happens.
@@ -190,10 +190,10 @@ def start(monkeypatch: pytest.MonkeyPatch, notes: Notes, listener: Listener) -> 
             settings: Settings = QUICK,
             tickers: Sequence[str] = TICKERS,
             clock: Clock = SYSTEM_CLOCK,
-            observer: Notes = notes,
+            events: Notes = notes,
             url: str = listener.url,
         ) -> FeedClient:
-            feed = FeedClient(changed(settings, url=url), KEY, tickers, observer, clock)
+            feed = FeedClient(changed(settings, url=url), KEY, tickers, events, clock)
             feeds.callback(lambda: stopped(feed))
             feed.start()
             return feed
@@ -213,7 +213,7 @@ def nothing(peer: Peer) -> None:
 # --- connecting ------------------------------------------------------------------------------
 
 
-def test_it_asks_for_every_ticker_once_and_says_so(
+def test_every_ticker_is_subscribed_once_and_the_connection_is_reported(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     feed = start(tickers=["AAPL", "BINANCE:BTCUSDT", "AAPL"])
@@ -230,7 +230,7 @@ def test_it_asks_for_every_ticker_once_and_says_so(
     assert len(notes.events) == 2
 
 
-def test_the_key_is_the_token_of_the_request_and_nothing_else_is_told(
+def test_the_request_has_the_key_as_its_token_and_nothing_else(
     start: Start, listener: Listener
 ) -> None:
     start()
@@ -251,7 +251,7 @@ def test_an_address_with_a_query_keeps_it(start: Start, listener: Listener) -> N
     assert listener.accept().request().startswith("GET /path?a=1&token=s3cret/key HTTP/1.1\r\n")
 
 
-def test_messages_are_handed_on_as_they_came(
+def test_messages_are_passed_on_as_they_came(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     start()
@@ -261,7 +261,7 @@ def test_messages_are_handed_on_as_they_came(
     assert notes.frames == [TRADE, b"\xff\x00", b"last"]
 
 
-def test_what_follows_the_handshake_in_one_segment_is_handed_on(
+def test_data_in_the_segment_of_the_handshake_is_passed_on(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     start()
@@ -313,7 +313,7 @@ def test_a_key_that_is_refused_later_ends_it_and_the_gap_is_reported(
 
 
 @pytest.mark.parametrize("status", [200, 400, 429, 500, 503, 524])
-def test_any_other_status_is_told_and_tried_again(
+def test_any_other_status_is_reported_and_tried_again(
     start: Start, listener: Listener, notes: Notes, hands: Hands, status: int
 ) -> None:
     start(DEFAULTS, clock=hands.clock())
@@ -350,7 +350,7 @@ def test_any_other_status_is_told_and_tried_again(
         (b"HTTP/1.1 302 Found\r\nSet-Cookie: a\x01=b; domain=[\r\n\r\n", None),
     ],
 )  # fmt: skip
-def test_an_odd_answer_is_told_and_tried_again(
+def test_an_invalid_answer_is_reported_and_tried_again(
     start: Start, listener: Listener, notes: Notes, answer: bytes, reason: str | None
 ) -> None:
     start()
@@ -377,7 +377,7 @@ class NoHurry:
 @pytest.mark.parametrize(
     ("error", "told"), [(IndexError(f"x of {KEY}"), "x of ***"), (KeyError(), "KeyError")]
 )
-def test_what_no_library_should_raise_is_a_failed_dial_too(
+def test_an_unexpected_exception_of_the_library_is_a_failed_attempt(
     start: Start, notes: Notes, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
     def connect(*_: object, **__: object) -> None:
@@ -390,7 +390,7 @@ def test_what_no_library_should_raise_is_a_failed_dial_too(
     assert notes.events == [("retry", f"cannot connect: {told}")]
 
 
-def test_nobody_there_is_told_and_tried_again(
+def test_a_refused_connection_is_reported_and_tried_again(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     start(url="ws://127.0.0.1:1")
@@ -424,7 +424,7 @@ def test_a_handshake_that_drips_is_bounded_as_a_whole(
     notes.wait_for("retry", "no answer to the handshake in 12 s")
 
 
-def test_a_handshake_is_hung_up_as_soon_as_there_is_a_socket_to_hang_up(
+def test_a_handshake_is_aborted_as_soon_as_there_is_a_socket(
     start: Start, listener: Listener, notes: Notes, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TCP and TLS may take up the time by themselves; the library has no socket until then."""
@@ -443,7 +443,7 @@ def test_a_handshake_is_hung_up_as_soon_as_there_is_a_socket_to_hang_up(
 
 @pytest.mark.parametrize("end", ["its time is up", "the feed is stopped"])
 @pytest.mark.parametrize("step", ["name lookup", "TCP", "proxy", "TLS", "handshake"])
-def test_a_dial_without_an_answer_ends_at_each_step(
+def test_an_attempt_without_an_answer_ends_at_each_step(
     start: Start,
     listener: Listener,
     notes: Notes,
@@ -482,7 +482,7 @@ def test_a_dial_without_an_answer_ends_at_each_step(
 # --- losing a connection ---------------------------------------------------------------------
 
 
-def test_after_a_drop_all_is_asked_for_again_and_one_gap_is_reported(
+def test_after_a_drop_all_tickers_are_subscribed_again_and_one_gap_is_reported(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     """FAULTS 11 and 13."""
@@ -559,7 +559,7 @@ def test_a_clean_close_is_not_the_end(
     feed.raise_failure()
 
 
-def test_what_is_not_the_protocol_ends_the_connection_but_not_what_came_before(
+def test_invalid_data_ends_the_connection_after_the_messages_before_it(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     start()
@@ -576,7 +576,7 @@ def test_what_is_not_the_protocol_ends_the_connection_but_not_what_came_before(
     )
 
 
-def test_a_connection_that_dies_before_it_listened_is_not_reported_as_lost(
+def test_a_connection_that_ends_before_it_listened_is_not_reported_as_lost(
     start: Start, listener: Listener, notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def send(self: object, text: str) -> None:
@@ -614,7 +614,7 @@ def test_there_are_never_two_connections_at_once(
     assert [thread.name for thread in threading.enumerate()].count("stocktrace-feed") == 1
 
 
-def test_no_dial_is_made_before_its_time_and_the_waits_follow_the_policy(
+def test_no_attempt_is_made_early_and_the_waits_follow_the_settings(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
     """FAULTS 8: a server that closes every connection at once, as politely as can be."""
@@ -633,7 +633,7 @@ def test_no_dial_is_made_before_its_time_and_the_waits_follow_the_policy(
     assert len(set(notes.waits)) == 9
 
 
-def test_three_short_lives_in_a_row_ask_whether_the_key_is_in_use_elsewhere(
+def test_three_short_connections_in_a_row_are_a_notice(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
     """FINNHUB.md, #158."""
@@ -654,7 +654,7 @@ def test_three_short_lives_in_a_row_ask_whether_the_key_is_in_use_elsewhere(
     assert seen == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2]
 
 
-def test_a_stable_life_resets_the_backoff(
+def test_a_stable_connection_resets_the_backoff(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
     start(changed(DEFAULTS, ping_interval=1e6), clock=hands.clock())
@@ -709,7 +709,7 @@ def given_up_in_half_a_second(notes: Notes, hands: Hands, reason: str) -> None:
 
 
 @pytest.mark.parametrize("step_s", [0, 3600, -3600])
-def test_half_open_is_noticed_in_16_seconds_whatever_the_wall_clock_does(
+def test_a_half_open_connection_is_noticed_in_16_seconds_whatever_the_wall_clock_does(
     start: Start, listener: Listener, notes: Notes, hands: Hands, step_s: int
 ) -> None:
     """FAULTS 1, 5 and 20."""
@@ -769,7 +769,7 @@ def test_a_frame_that_drips_without_a_pause_is_noticed_too(
     assert notes.ticks >= 61, "windows end and what is held is decoded meanwhile"
 
 
-def test_a_server_that_says_nothing_for_150_seconds_is_given_up(
+def test_a_server_that_is_silent_for_150_seconds_counts_as_lost(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
     peer = quiet(start, listener, notes, hands, answers=False)
@@ -779,7 +779,7 @@ def test_a_server_that_says_nothing_for_150_seconds_is_given_up(
     given_up_in_half_a_second(notes, hands, "no frame for 150 s")
 
 
-def test_a_server_that_answers_no_pings_is_not_asked_on_the_next_connection(
+def test_a_server_that_does_not_answer_pings_is_not_pinged_on_the_next_connection(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
     peer = quiet(start, listener, notes, hands, answers=False)
@@ -795,7 +795,7 @@ def test_a_server_that_answers_no_pings_is_not_asked_on_the_next_connection(
     assert peer.take() == (CLOSE, b"\x03\xe8")
 
 
-def test_mute_but_alive_stays_connected(
+def test_a_connection_with_pongs_only_stays_connected(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
     """FAULTS 4 and 7: pongs and heartbeats, and no trade."""
@@ -808,7 +808,7 @@ def test_mute_but_alive_stays_connected(
     assert notes.events == [("gap", "connecting"), ("connected", *TICKERS)]
 
 
-def test_a_server_that_takes_no_more_commands_is_given_up(
+def test_a_server_that_stops_reading_counts_as_lost(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     """Half-open while the tickers are told: what is sent goes nowhere, and is not waited for."""
@@ -853,7 +853,7 @@ def test_stopping_does_not_wait_for_a_mute_server(
     assert notes.count("disconnected") == 0
 
 
-def test_stopping_does_not_wait_for_the_next_dial(
+def test_stopping_does_not_wait_for_the_next_attempt(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     feed = start(changed(QUICK, backoff_floor=3600.0))
@@ -877,7 +877,7 @@ def test_stopping_does_not_wait_for_a_server_that_does_not_read(
     assert notes.count("disconnected") == 0
 
 
-def test_time_passes_while_it_waits_for_the_next_dial(
+def test_ticks_come_while_it_waits_for_the_next_attempt(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     """Windows end without a connection, too."""
@@ -899,7 +899,7 @@ def test_stopping_twice_or_before_the_start_is_harmless(listener: Listener, note
 
 
 class Stuck(Notes):
-    """An observer that does not come back."""
+    """A listener that does not return."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -910,11 +910,11 @@ class Stuck(Notes):
         assert self.free.wait(PATIENCE)
 
 
-def test_a_feed_that_cannot_end_in_time_is_left_behind_with_a_word(
+def test_a_feed_that_does_not_end_in_time_is_reported(
     start: Start, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     stuck = Stuck()
-    feed = start(observer=stuck)
+    feed = start(events=stuck)
     listener.upgrade().send(frame(TRADE))
     assert stuck.reached.wait(PATIENCE)
     assert not feed.stop(Deadline.after(0.05))
@@ -946,7 +946,7 @@ class Broken(Notes):
 def test_an_exception_of_the_listener_ends_the_feed_and_is_chained(
     start: Start, listener: Listener, event: str, error: Exception
 ) -> None:
-    feed = start(observer=Broken(event, error))
+    feed = start(events=Broken(event, error))
     peer = listener.upgrade()
     peer.send(frame(TRADE))
     if event in ("disconnected", "on_retry"):
@@ -963,8 +963,10 @@ def test_an_exception_of_the_listener_ends_the_feed_and_is_chained(
     assert not listener.dialled()
 
 
-def test_what_is_no_exception_ends_the_feed_all_the_same(start: Start, listener: Listener) -> None:
-    feed = start(observer=Broken("on_frames", KeyboardInterrupt()))
+def test_a_keyboard_interrupt_of_the_listener_ends_the_feed_too(
+    start: Start, listener: Listener
+) -> None:
+    feed = start(events=Broken("on_frames", KeyboardInterrupt()))
     listener.upgrade().send(frame(TRADE))
     assert feed.ended.wait(PATIENCE)
     with pytest.raises(FeedStopped):
@@ -974,7 +976,7 @@ def test_what_is_no_exception_ends_the_feed_all_the_same(start: Start, listener:
 # --- other tickers ---------------------------------------------------------------------------
 
 
-def test_other_tickers_are_told_to_a_live_connection_and_to_the_next(
+def test_other_tickers_are_subscribed_on_a_live_connection_and_on_the_next(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     feed = start()
@@ -1000,7 +1002,7 @@ def test_other_tickers_are_told_to_a_live_connection_and_to_the_next(
     assert notes.count("subscription") == 1
 
 
-def test_tickers_changed_without_a_connection_are_asked_for_when_there_is_one(
+def test_tickers_that_change_without_a_connection_are_subscribed_on_the_next(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     feed = start()
@@ -1012,7 +1014,7 @@ def test_tickers_changed_without_a_connection_are_asked_for_when_there_is_one(
     assert notes.count("subscription") == 0
 
 
-def test_the_same_tickers_again_are_not_told(
+def test_setting_the_same_tickers_again_sends_nothing(
     start: Start, listener: Listener, notes: Notes
 ) -> None:
     feed = start()
@@ -1027,7 +1029,9 @@ def test_the_same_tickers_again_are_not_told(
     assert notes.events[2:] == [("subscription", ["MSFT"], [])]
 
 
-def test_all_tickers_may_go_and_others_come(start: Start, listener: Listener, notes: Notes) -> None:
+def test_all_tickers_may_be_removed_and_others_added(
+    start: Start, listener: Listener, notes: Notes
+) -> None:
     feed = start(tickers=["AAPL"])
     peer = listener.upgrade()
     peer.commands(1)
@@ -1041,7 +1045,7 @@ def test_all_tickers_may_go_and_others_come(start: Start, listener: Listener, no
 
 
 @pytest.mark.parametrize("names_invalid_symbol", [True, False])
-def test_a_ticker_that_the_server_refuses_is_told(
+def test_a_ticker_that_the_server_refuses_is_reported(
     start: Start, notes: Notes, names_invalid_symbol: bool
 ) -> None:
     """FAULTS 38: the error may name no ticker; those that do not trade are asked for again."""
@@ -1073,7 +1077,7 @@ def test_an_error_is_reported_at_once_and_after_its_frames(
     assert notes.events[2:] == [("error", "Internal error"), ("error", "no")]
 
 
-def test_a_ticker_that_trades_while_the_refused_one_is_searched_is_not_asked_for(
+def test_a_ticker_that_trades_during_the_search_for_a_refused_one_is_not_asked_for(
     start: Start, listener: Listener, notes: Notes, hands: Hands
 ) -> None:
     """FAULTS 38."""

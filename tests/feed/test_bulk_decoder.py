@@ -60,7 +60,7 @@ def given_back(frames: list[bytes]) -> list[list[Trade]]:
 
 @SLOW_TO_MAKE
 @given(MESSAGES, ORDERS, st.booleans())
-def test_frames_that_are_spelled_alike_give_their_trades(
+def test_frames_that_are_spelled_alike_are_decoded(
     messages: list[list[dict[str, Any]]], names: list[str], type_first: bool
 ) -> None:
     frames = framed(
@@ -91,7 +91,7 @@ FRAMES = framed(
     ),
 )
 @example(0, 0, 0, b" ")
-def test_an_accident_anywhere_is_seen_or_means_nothing(
+def test_any_change_of_a_byte_is_noticed_or_harmless(
     which: int, begin: int, size: int, instead: bytes
 ) -> None:
     frames = list(FRAMES)
@@ -132,7 +132,7 @@ def test_no_cut_of_a_frame_is_made_whole_by_the_next() -> None:
     ],
 )
 @pytest.mark.parametrize("member", "ptv")
-def test_what_is_no_plain_number_is_left_to_another_way(member: str, number: str) -> None:
+def test_a_number_that_is_not_plain_is_left_to_another_decoder(member: str, number: str) -> None:
     row = {"c": '["1"]', "p": "1.5", "s": '"A"', "t": "17", "v": "10"} | {member: number}
     inside = ",".join(f'"{name}":{value}' for name, value in row.items())
     assert (
@@ -141,7 +141,7 @@ def test_what_is_no_plain_number_is_left_to_another_way(member: str, number: str
 
 
 @pytest.mark.parametrize("number", ["0", "0.0", "0.5", "10", "100.25", "123456789012345"])
-def test_a_plain_number_is_taken(number: str) -> None:
+def test_a_plain_number_is_decoded(number: str) -> None:
     frame = f'{{"data":[{{"p":{number},"s":"A","t":17,"v":{number}}}],"type":"trade"}}'.encode()
     assert given_back([frame]) == [[Trade("A", float(number), 17, float(number))]]
 
@@ -172,5 +172,5 @@ def test_a_plain_number_is_taken(number: str) -> None:
         [FRAMES[0].replace(b'"p":170.5,', b'"p":170.5,"p":170.5,')],
     ],
 )
-def test_what_is_not_alike_or_not_sound_is_left_to_another_way(frames: list[bytes]) -> None:
+def test_frames_that_differ_or_are_invalid_are_left_to_another_decoder(frames: list[bytes]) -> None:
     assert bulk_decoder.decode_columns(frames) is None

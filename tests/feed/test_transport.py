@@ -1,4 +1,4 @@
-"""The steps of a dial: each ends when it is hung up, and is named when it takes too long."""
+"""The steps of an attempt: each ends when it is aborted, and is named when it takes too long."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def lookup(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None
 
 
 @pytest.mark.parametrize("step", ["TCP", "TLS", "proxy"])
-def test_hanging_up_ends_it_at_once(
+def test_aborting_ends_it_at_once(
     reach: Reach, sockets: ExitStack, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener = Listener(sockets)
@@ -96,7 +96,7 @@ def wait_for_syn(line: Transport) -> None:
     raise AssertionError(line.step)
 
 
-def test_after_a_lookup_that_was_hung_up_no_socket_is_opened(
+def test_after_an_aborted_lookup_no_socket_is_opened(
     reach: Reach, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking, answer, real = threading.Event(), threading.Event(), socket.getaddrinfo
@@ -116,7 +116,9 @@ def test_after_a_lookup_that_was_hung_up_no_socket_is_opened(
     assert not listener.dialled()
 
 
-def test_one_that_was_hung_up_before_opens_nothing(reach: Reach, listener: Listener) -> None:
+def test_an_attempt_that_was_aborted_before_opens_no_socket(
+    reach: Reach, listener: Listener
+) -> None:
     line = Transport()
     line.abort()
     with pytest.raises(ConnectionAbortedError):
@@ -127,7 +129,7 @@ def test_one_that_was_hung_up_before_opens_nothing(reach: Reach, listener: Liste
 # --- addresses -------------------------------------------------------------------------------
 
 
-def test_an_address_that_swallows_everything_leaves_time_for_the_next(
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(
     reach: Reach, sockets: ExitStack, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = int(listener.url.rpartition(":")[2])
@@ -157,7 +159,7 @@ def test_an_address_without_an_answer_is_named_as_the_step(
     assert line.step == f"the connection attempt to 127.0.0.1:{port}"
 
 
-def test_a_name_that_is_not_known_is_told(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_reported(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -225,7 +227,7 @@ def test_a_proxy_that_refuses_is_named_without_the_password(
     ],
     ids=["unknown authority", "other host", "expired"],
 )
-def test_a_certificate_that_cannot_be_verified_is_told_with_the_remedy(
+def test_a_certificate_that_cannot_be_verified_is_reported_with_the_remedy(
     reach: Reach,
     sockets: ExitStack,
     authority: Authority,
@@ -253,7 +255,7 @@ def test_a_certificate_that_cannot_be_verified_is_told_with_the_remedy(
     assert str(error).endswith(("certificates.", "is for.", "renewed."))
 
 
-def test_a_server_that_speaks_no_tls_is_told_from_one_that_is_gone(
+def test_a_server_without_tls_is_distinguished_from_one_that_closed(
     reach: Reach, listener: Listener
 ) -> None:
     url = listener.url.replace("ws:", "wss:")
