@@ -1,1 +1,1 @@
-"""The socket: Finnhub's messages, one connection that mends itself, and nothing of the disk."""
+"""The socket: Finnhub's messages, one connection that reconnects by itself, and no files."""

@@ -1,8 +1,8 @@
 """When to reconnect, and since when nobody listens. Pure: callers pass the times.
 
 ``Backoff`` uses full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS 2015): the delay
-before attempt *n* is uniform in [floor, max(floor, min(cap, base * 2^(n-1)))]. The floor gives the
-server time to drop the old socket: Finnhub closes the newer one while the older one is open
+before attempt *n* is uniform in [floor, max(floor, min(cap, base * 2^(n-1)))]. With the floor,
+the server has time to drop the old socket: Finnhub closes the newer one while the older one is open
 (docs/finnhub.md, #158). A connection must last ``stable_after_s`` to reset the delays (cryptofeed:
 1,531 attempts in 4 s).
 
@@ -81,7 +81,7 @@ class SharedKeyDetector:
 
 @dataclass(slots=True)
 class GapTracker:
-    """The current gap; ``since`` (epoch ns) is 0 while there is none. Uses both clocks."""
+    """The current gap; ``since`` (epoch ns) is 0 without one. Uses both clocks."""
 
     since: int = 0
     reason: str = CONNECTING

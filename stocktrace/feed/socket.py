@@ -303,7 +303,7 @@ class ReadPacer:
         A socket that is not ``drained`` has more data already.
         """
         if now >= self._until:
-            # A measurement that lasted longer than its interval was of an idle connection.
+            # If a measurement lasted longer than its interval, the connection was idle.
             self._busy = self._bytes >= _BUSY_BYTES and now < self._until + _MEASURE_INTERVAL_S
             self._until, self._bytes = now + _MEASURE_INTERVAL_S, 0
         self._bytes += size

@@ -1,6 +1,6 @@
 """Receives the feed's events while a session runs, on the feed's thread.
 
-It appends to the tape and fills the queues. Work for the report, the audit log and the log goes
+It appends to the tape and fills the queues. Work for the report, the audit log and the log is put
 into a mailbox, which the thread of the capture reads.
 """
 

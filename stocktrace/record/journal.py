@@ -69,7 +69,7 @@ class SessionJournal:
     connected: bool = False
     #: Why the last connection was lost or could not be made.
     disconnect_reason: str = "no connection was ever made"
-    #: The next attempt, while there is no connection.
+    #: The next attempt, while disconnected.
     retry: ReconnectAttempt | None = None
     #: Errors of the server that refuse a subscription: their number, and the last text.
     refusals: int = 0

@@ -176,9 +176,9 @@ def _settle_tapes(layout: Layout, part: WindowId, journal: SessionJournal) -> No
     if not (tape.exists() and archived.exists()):
         return
     if (aside := settle_tapes(tape, archived)) is not None:
-        kept = tape if tape.exists() else archived
+        better = tape if tape.exists() else archived
         text = (
-            f"window {part.window} had two tapes that differ: {kept.name} was kept, "
+            f"window {part.window} had two tapes that differ: {better.name} was kept, "
             f"the other was set aside as {aside.name}"
         )
         journal.report.notices.append(text)
