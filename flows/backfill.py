@@ -19,7 +19,7 @@ from pydantic import Field
 from flows.fields import Date
 from stocktrace.backfill.completeness import Completeness
 from stocktrace.backfill.fill import fill_gaps
-from stocktrace.backfill.plan import plan_fills, postpone
+from stocktrace.backfill.plan import describe_postponed, plan_fills
 from stocktrace.backfill.reconcile import last_trading_day, reconcile_day
 from stocktrace.errors import StocktraceError
 from stocktrace.feed.rest import RestClient, rest_url
@@ -75,7 +75,7 @@ def fetch_gaps(settings: dict[str, str | None]) -> tuple[list[GapFill], str, lis
         layout = Layout.from_settings(loaded)
         with RestClient(rest_url(loaded.url), loaded.key()) as rest:
             fills.extend(fill_gaps(layout, rest))
-        return fills, "", postpone(plan_fills(layout))
+        return fills, "", describe_postponed(plan_fills(layout))
     except StocktraceError as error:
         return fills, str(error), []
 

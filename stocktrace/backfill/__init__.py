@@ -1,1 +1,1 @@
-"""Gaps of past sessions, and what REST has of them."""
+"""Backfill of gaps from Finnhub's REST, and reconciliation of whole days with it."""

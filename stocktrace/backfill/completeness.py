@@ -1,12 +1,12 @@
-"""What is published of a ticker's day beside the ticks that REST has of it, and where that stands.
+"""The completeness of a ticker's day: published trades compared with the ticks of REST.
 
-``reconciled/date=<New York date>/completeness.parquet`` has a row a ticker: the fields of
+``reconciled/date=<New York date>/completeness.parquet`` has one row per ticker, with the fields of
 ``Completeness``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,25 +14,27 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stocktrace.backfill.matching import TickPages, TimeSpans, filter_within, match_ticks
+from stocktrace.backfill.matching import TickTable, filter_within, match_ticks
 from stocktrace.errors import ConversionError
+from stocktrace.intervals import TimeSpan
 from stocktrace.store.layout import Layout
 from stocktrace.store.parquet import publish_table, read_table
 
-#: ``different``: too many trades of ours are not among the ticks; ``unheard``: nobody listened, and
-#: no gap was repaired; ``unavailable``: there are no ticks to compare with.
-CompletenessState = Literal["complete", "incomplete", "different", "unheard", "unavailable"]
+#: ``different``: too many trades have no equal tick; ``uncaptured``: no session listened, and no
+#: gap was repaired; ``unavailable``: REST has no ticks.
+CompletenessState = Literal["complete", "incomplete", "different", "uncaptured", "unavailable"]
 
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
     """A ticker's New York date, extended hours included.
 
-    ``trades`` are published, ``repaired`` of them by a repair of gaps; ``ticks`` are the server's,
-    ``matched`` of them published. ``copies`` of trades are more than the ticks have of an equal
-    one, ``unknown`` equal none. ``heard`` are the ticks of while somebody listened, or of a gap
-    that was repaired, and ``found`` those of them that are published; ``listened`` is how long that
-    was, in seconds. Then volume and prices, ours and the server's; missing where there are none.
+    ``trades`` counts the published trades, ``repaired`` those of backfills. ``ticks`` counts the
+    server's ticks, ``matched`` those with an equal trade. ``duplicates`` counts trades beyond the
+    number of equal ticks, ``trades_unmatched`` trades without an equal tick. ``listened_seconds``
+    is how long a session listened, repaired gaps included; ``ticks_listened`` are the ticks of that
+    time, ``ticks_matched`` those of them with an equal trade. The volumes and prices of trades
+    and (``tick_…``) ticks follow; prices are missing for a day without any.
     """
 
     symbol: str
@@ -68,18 +70,18 @@ _SCHEMA = pa.schema(
 
 
 def compare_day(
-    symbol: str, date: str, ticks: TickPages, ours: TickPages, heard: TimeSpans
+    symbol: str, date: str, ticks: TickTable, trades: TickTable, listened: Sequence[TimeSpan]
 ) -> Completeness:
-    """Count; what it comes to is for others to say, the state is ``complete`` until then."""
-    matching = match_ticks(ticks, ours)
-    within = filter_within(ticks, heard)
-    low, high, volume = _ohlcv(ours)
-    tick_low, tick_high, tick_volume = _ohlcv(ticks)
+    """Count the fields; the caller sets the state, which is ``complete`` here."""
+    matching = match_ticks(ticks, trades)
+    within = filter_within(ticks, listened)
+    low, high, volume = _low_high_volume(trades)
+    tick_low, tick_high, tick_volume = _low_high_volume(ticks)
     return Completeness(
         symbol,
         date,
         "complete",
-        trades=len(ours),
+        trades=len(trades),
         ticks=len(ticks),
         matched=len(ticks) - int(matching.missing.sum()),
         duplicates=matching.duplicates,
@@ -95,14 +97,14 @@ def compare_day(
     )
 
 
-def write_completeness(layout: Layout, date: str, found: Iterable[Completeness]) -> Path:
-    """Put the rows of a date in place; those of other tickers stay.
+def write_completeness(layout: Layout, date: str, results: Iterable[Completeness]) -> Path:
+    """Write the rows of a date; those of other tickers stay.
 
     Raises:
-        ConversionError: what is there is damaged.
+        ConversionError: the existing file is damaged.
     """
     path = layout.completeness(date)
-    rows = {one.symbol: asdict(one) for one in found}
+    rows = {result.symbol: asdict(result) for result in results}
     if path.exists():
         try:
             published = read_table(path, _SCHEMA)
@@ -114,7 +116,6 @@ def write_completeness(layout: Layout, date: str, found: Iterable[Completeness])
     return path
 
 
-def _ohlcv(table: TickPages) -> tuple[float | None, float | None, float]:
-    """Lowest and highest price, and volume."""
+def _low_high_volume(table: TickTable) -> tuple[float | None, float | None, float]:
     bounds = pc.min_max(table["price"])
     return bounds["min"].as_py(), bounds["max"].as_py(), pc.sum(table["volume"]).as_py() or 0.0

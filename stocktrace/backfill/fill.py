@@ -1,17 +1,16 @@
-"""Gaps of past sessions are repaired with ticks from REST, as far as they can be had.
+"""Filling of gaps in past sessions with ticks from REST.
 
-1. What died is recovered, an import that was under way among it.
-2. What of each gap is missing, while the market was open and no other session listened, is asked
-   of REST, a ticker and New York date at a time: REST tells whole days only. What it told is kept
-   until its date is published: a run that was killed asks no day twice.
-3. What is published already is taken away, as a multiset: trades that came late into the gap, and
-   what another repair brought. A second on either side is looked at, too, for what was under way
-   when the connection ended.
-4. The rest of a date becomes an import (``importing.importer``), never passed off as captured.
-   Which gaps it repairs is written before, and counts as soon as it is there
-   (``store.gap_fills``).
+1. Crashed sessions are recovered first, an interrupted import among them.
+2. The missing part of each gap (market open, no other session listening) is fetched, a ticker and
+   New York date at a time: REST only has whole days. Fetched ticks are staged until their date is
+   published, so that a killed run fetches no day twice.
+3. Published trades are removed from them, as a multiset: late trades in the gap, and those of other
+   backfills. A second at both edges is compared too, for trades that were on their way when the
+   connection ended.
+4. The rest of a date becomes an import (``importing``), never passed off as captured. The gaps that
+   it fills are written first, and count once the import exists (``store.gap_fills``).
 
-A gap is asked for again until it is repaired, or the server has no such ticks for good.
+A gap is requested again until it is repaired, or the server will never have its ticks.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stocktrace.backfill import matching
-from stocktrace.backfill.matching import TickPages
+from stocktrace.backfill.matching import TickTable
 from stocktrace.backfill.plan import (
     EDGE_US,
     FetchTask,
@@ -58,115 +57,113 @@ from stocktrace.store.names import new_import
 from stocktrace.trade import Trade
 from stocktrace.units import NS_PER_MS
 
-#: What the report of a repair tells as its source.
+#: The source in the report of a backfill.
 SOURCE = "Finnhub REST /stock/tick"
 NO_PLAN = "the plan of the key has no ticks"
-SERVER_UNAVAILABLE = "the server could not be asked"
+SERVER_UNAVAILABLE = "the server did not answer"
 
 
 def fill_gaps(layout: Layout, rest: RestClient, clock: Clock = SYSTEM_CLOCK) -> Iterator[GapFill]:
-    """Repair what can be repaired; gives what became of gaps, date by date, if that is news.
+    """Fill the gaps of all sessions; yields the gaps whose state changed, date by date.
 
     Raises:
-        KeyRefused, NotInPlan, ServerAway: nothing more can be asked; what was told is published.
-        StoreError: another process is repairing, or a file is damaged.
+        KeyRefused, PlanForbidden, ServerUnavailable: nothing more can be fetched; what was fetched
+            is published.
+        StoreError: another process is filling gaps, or a file is damaged.
     """
     try:
         with lock.hold_lock(layout.lock("repair"), {}):
             recover(layout, clock)
             gap_fills.delete_orphaned_fills(layout)
-            todo = plan_fills(layout, clock)
-            _delete_staged(layout, todo.tasks)
-            yield from todo.changed
-            yield from _FillRun(layout, rest, clock, todo).all()
+            plan = plan_fills(layout, clock)
+            _delete_staged(layout, plan.tasks)
+            yield from plan.changed
+            yield from _FillRun(layout, rest, clock, plan).run()
     except BlockingIOError:
         raise StoreError(
-            "Another process is repairing this folder: wait until it is done."
+            "Another process is filling gaps of this folder: wait until it is done."
         ) from None
 
 
 class _FillRun:
-    """One repair of a data folder, which is locked."""
+    """One run over a data folder, whose lock is held."""
 
-    def __init__(self, layout: Layout, rest: RestClient, clock: Clock, todo: FillPlan) -> None:
+    def __init__(self, layout: Layout, rest: RestClient, clock: Clock, plan: FillPlan) -> None:
         self._layout = layout
         self._rest = rest
         self._clock = clock
-        self._errands = todo.tasks
-        self._asked = {one.key: one for one in todo.decided}
-        self._asked |= {one.key: one for errand in todo.tasks for one, _ in errand.parts}
+        self._tasks = plan.tasks
+        self._fills = {fill.key: fill for fill in plan.decided}
+        self._fills |= {fill.key: fill for task in plan.tasks for fill, _ in task.parts}
 
-    def all(self) -> Iterator[GapFill]:
-        """Do all errands, a date at a time."""
+    def run(self) -> Iterator[GapFill]:
+        """Run all tasks, a date at a time."""
         self._save()
-        left = list(self._errands)
-        for day, some in groupby(self._errands, key=lambda errand: errand.day):
-            fetched: list[tuple[FetchTask, TickPages]] = []
+        left = list(self._tasks)
+        for day, tasks in groupby(self._tasks, key=lambda task: task.day):
+            fetched: list[tuple[FetchTask, TickTable]] = []
             failure: FeedError | None = None
             ended: list[GapFill] = []
-            for errand in some:
+            for task in tasks:
                 try:
-                    fetched.append((errand, self._fetch(errand)))
+                    fetched.append((task, self._fetch(task)))
                 except TicksNotFound:
-                    ended += errand.has_ended("unavailable", reason_to_wait(day, self._clock))
+                    ended += task.fills_as("unavailable", reason_to_wait(day, self._clock))
                 except InvalidResponse as error:
-                    ended += errand.has_ended("open", str(error))
-                except FeedError as error:  # it would be the same for all others
+                    ended += task.fills_as("open", str(error))
+                except FeedError as error:  # all other tasks would fail in the same way
                     failure = error
                     break
-                left.remove(errand)
+                left.remove(task)
             ended += self._publish(day, fetched)
             if failure is not None:
                 state: gap_fills.FillState = "open"
                 reason = SERVER_UNAVAILABLE
                 if isinstance(failure, PlanForbidden):
                     state, reason = "unavailable", NO_PLAN
-                ended += [one for errand in left for one in errand.has_ended(state, reason)]
-            self._asked |= {one.key: one for one in ended}
+                ended += [fill for task in left for fill in task.fills_as(state, reason)]
+            self._fills |= {fill.key: fill for fill in ended}
             self._save()
             yield from ended
             if failure is not None:
                 raise failure
 
-    def _fetch(self, errand: FetchTask) -> TickPages:
-        path = self._layout.staged_ticks(errand.digest)
-        kept = _read_staged_ticks(path)
-        if kept is None:
-            told = fetch_ticks(self._rest, errand.ticker, errand.day)
-            pages = ((page.t, page.p, page.v, page.c) for page in told)
-            kept = matching.tick_table(pages, errand.spans)
-            _stage_ticks(path, kept)
-        return kept
+    def _fetch(self, task: FetchTask) -> TickTable:
+        path = self._layout.staged_ticks(task.digest)
+        ticks = _read_staged_ticks(path)
+        if ticks is None:
+            responses = fetch_ticks(self._rest, task.ticker, task.day)
+            pages = ((page.t, page.p, page.v, page.c) for page in responses)
+            ticks = matching.tick_table(pages, task.spans)
+            _stage_ticks(path, ticks)
+        return ticks
 
-    def _publish(self, day: date, fetched: Sequence[tuple[FetchTask, TickPages]]) -> list[GapFill]:
-        """Import what is missing; all gaps of ``fetched`` are repaired then."""
-        layout, missing = self._layout, list[tuple[str, TickPages]]()
-        ended: list[GapFill] = []
-        for errand, ticks in fetched:
-            ours = matching.published_ticks(layout, errand.ticker, errand.spans)
-            lacking = matching.missing_ticks(ticks, ours)
+    def _publish(self, day: date, fetched: Sequence[tuple[FetchTask, TickTable]]) -> list[GapFill]:
+        """Import the missing ticks; all gaps of ``fetched`` are repaired then."""
+        layout, missing = self._layout, list[tuple[str, TickTable]]()
+        fills: list[GapFill] = []
+        for task, ticks in fetched:
+            published = matching.published_ticks(layout, task.ticker, task.spans)
+            lacking = matching.missing_ticks(ticks, published)
             if len(lacking):
-                missing.append((errand.ticker, lacking))
-            ended += [
-                repair.with_state(
-                    "repaired", "", matching.count_within(lacking, widen_spans(part, EDGE_US))
-                )
-                for repair, part in errand.parts
-            ]
+                missing.append((task.ticker, lacking))
+            for fill, spans in task.parts:
+                rows = matching.count_within(lacking, widen_spans(spans, EDGE_US))
+                fills.append(fill.with_state("repaired", "", rows))
         if missing:
-            ended = self._import(day, missing, ended)
-        for errand, _ in fetched:
-            layout.staged_ticks(errand.digest).unlink(missing_ok=True)
-        return ended
+            fills = self._import(day, missing, fills)
+        for task, _ in fetched:
+            layout.staged_ticks(task.digest).unlink(missing_ok=True)
+        return fills
 
     def _import(
-        self, day: date, missing: Sequence[tuple[str, TickPages]], ended: list[GapFill]
+        self, day: date, missing: Sequence[tuple[str, TickTable]], fills: list[GapFill]
     ) -> list[GapFill]:
         layout = self._layout
-        digest = text_digest(repr((day.isoformat(), sorted(one.key for one in ended))))
-        session = new_import(matching.first_tick_us(missing) * NS_PER_MS, digest)
-        ended = [one.with_state("repaired", "", one.rows, session) for one in ended]
-        gap_fills.write_gap_fills(layout.gap_fills(session), ended)
+        digest = text_digest(repr((day.isoformat(), sorted(fill.key for fill in fills))))
+        session = new_import(matching.first_tick_ms(missing) * NS_PER_MS, digest)
+        fills = [fill.with_state("repaired", "", fill.rows, session) for fill in fills]
+        gap_fills.write_gap_fills(layout.gap_fills(session), fills)
         facts = {"source": SOURCE, "date": day.isoformat(), "content": digest}
         origin = ImportOrigin(digest, facts, f"gaps of {day} repaired from {SOURCE}")
         blocks = (map(_tick_frame, rows) for rows in matching.sort_ticks(missing))
@@ -176,23 +173,23 @@ class _FillRun:
         if report is not None and layout.lake:
             outbox.add_to_outbox(layout, session, layout.gap_fills(session))
             upload_session(layout, report, self._clock)
-        return ended
+        return fills
 
     def _save(self) -> None:
-        """What no import tells of."""
+        """Write the gaps that no import fills."""
         gap_fills.write_gap_fills(
-            self._layout.fill_requests, (one for one in self._asked.values() if not one.source)
+            self._layout.fill_requests, (fill for fill in self._fills.values() if not fill.source)
         )
 
 
-def _delete_staged(layout: Layout, errands: Sequence[FetchTask]) -> None:
-    wanted = {layout.staged_ticks(errand.digest) for errand in errands}
+def _delete_staged(layout: Layout, tasks: Sequence[FetchTask]) -> None:
+    wanted = {layout.staged_ticks(task.digest) for task in tasks}
     for path in layout.staged_ticks("*").parent.glob("[0-9a-f]*.parquet"):
         if path not in wanted:
             path.unlink()
 
 
-def _stage_ticks(path: Path, ticks: TickPages) -> None:
+def _stage_ticks(path: Path, ticks: TickTable) -> None:
     """Keep the ticks of one day until its date is published."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.locked_temporary(path) as temporary:
@@ -201,7 +198,7 @@ def _stage_ticks(path: Path, ticks: TickPages) -> None:
         files.publish_file(temporary, path)
 
 
-def _read_staged_ticks(path: Path) -> TickPages | None:
+def _read_staged_ticks(path: Path) -> TickTable | None:
     """Return the staged ticks, or ``None`` if they are missing or damaged."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:

@@ -1,7 +1,7 @@
-"""Ticks of REST beside what is published: as multisets, for there is no id (FINNHUB.md).
+"""Matching of ticks from REST with published trades, as multisets: ticks have no id (FINNHUB.md).
 
-Two trades are the same if time, price and volume are. Of equal ones on both sides as many match as
-the side with fewer has.
+Two trades are equal if time, price and volume are. Of equal trades, as many match as the side with
+fewer of them has.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stocktrace.intervals import TimeSpan
 from stocktrace.query.criteria import TradeQuery
 from stocktrace.query.trades import read_query
 from stocktrace.store.layout import Layout
@@ -34,20 +35,19 @@ TICK_SCHEMA = pa.schema(
         pa.field("conditions", pa.string(), nullable=False),
     ]
 )
-# Rows that are Python's at a time.
+# Rows that are Python objects at a time.
 _BATCH_ROWS = 50_000
 
 #: A table of that schema.
-TickPages: TypeAlias = pa.Table
-#: Start and end (exclusive) in epoch us.
-TimeSpans: TypeAlias = Sequence[tuple[int, int]]
+TickTable: TypeAlias = pa.Table
 
 
 @dataclass(frozen=True, slots=True)
 class TickMatch:
-    """``lacking`` are rows of theirs that ours has not, a bool each, in their order.
+    """The result of a comparison; ``missing`` has a bool for each tick: no trade matches it.
 
-    Of ours, ``copies`` are more than theirs has of an equal one, ``unknown`` equal none of theirs.
+    ``duplicates`` counts trades beyond the number of equal ticks, ``unmatched`` trades without an
+    equal tick.
     """
 
     missing: npt.NDArray[np.bool_]
@@ -55,26 +55,26 @@ class TickMatch:
     unmatched: int
 
 
-def match_ticks(theirs: TickPages, ours: TickPages) -> TickMatch:
+def match_ticks(ticks: TickTable, trades: TickTable) -> TickMatch:
     """Compare ticks with trades."""
-    their_rows, our_rows = _with_ordinal(theirs), _with_ordinal(ours)
-    found = their_rows.merge(our_rows, "left", on=[*_KEY, "number"], indicator="side")
-    lacking = (found["side"] == "left_only").to_numpy(bool)
-    known = pd.MultiIndex.from_frame(our_rows[_KEY]).isin(
-        pd.MultiIndex.from_frame(their_rows[_KEY])
+    tick_rows, trade_rows = _with_ordinal(ticks), _with_ordinal(trades)
+    joined = tick_rows.merge(trade_rows, "left", on=[*_KEY, "ordinal"], indicator="side")
+    missing = (joined["side"] == "left_only").to_numpy(bool)
+    has_equal = pd.MultiIndex.from_frame(trade_rows[_KEY]).isin(
+        pd.MultiIndex.from_frame(tick_rows[_KEY])
     )
-    unknown = int((~known).sum())
-    matched = int((~lacking).sum())
-    return TickMatch(lacking, len(our_rows) - unknown - matched, unknown)
+    unmatched = int((~has_equal).sum())
+    matched = int((~missing).sum())
+    return TickMatch(missing, len(trade_rows) - unmatched - matched, unmatched)
 
 
-def missing_ticks(theirs: TickPages, ours: TickPages) -> TickPages:
-    """The ticks that are not among the trades."""
-    return theirs.filter(pa.array(match_ticks(theirs, ours).missing))
+def missing_ticks(ticks: TickTable, trades: TickTable) -> TickTable:
+    """Return the ticks that no trade matches."""
+    return ticks.filter(pa.array(match_ticks(ticks, trades).missing))
 
 
-def sort_ticks(ticks: Sequence[tuple[str, TickPages]]) -> Iterator[list[dict[str, Any]]]:
-    """The rows of all tickers by time, some at a time: ``TICKS`` and ``symbol``."""
+def sort_ticks(ticks: Sequence[tuple[str, TickTable]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of all tickers by time, in blocks: ``TICK_SCHEMA`` and ``symbol``."""
     tables = [
         table.append_column("symbol", pa.repeat(pa.scalar(ticker), len(table)))
         for ticker, table in ticks
@@ -83,20 +83,20 @@ def sort_ticks(ticks: Sequence[tuple[str, TickPages]]) -> Iterator[list[dict[str
         yield batch.to_pylist()
 
 
-def first_tick_us(ticks: Sequence[tuple[str, TickPages]]) -> int:
-    """When the first of all happened (ms)."""
+def first_tick_ms(ticks: Sequence[tuple[str, TickTable]]) -> int:
+    """Return the time of the first tick (epoch ms)."""
     return min(int(pc.min(table["ts_event"]).as_py()) for _, table in ticks)
 
 
-def count_within(table: TickPages, stretches: TimeSpans) -> int:
-    """How many rows happened within ``stretches``."""
-    return int(filter_within(table, stretches).sum())
+def count_within(table: TickTable, spans: Sequence[TimeSpan]) -> int:
+    """Count the rows that happened within ``spans``."""
+    return int(filter_within(table, spans).sum())
 
 
 def tick_table(
-    pages: Iterable[tuple[Sequence[object], ...]], within: TimeSpans | None
-) -> TickPages:
-    """A table of ``TICKS`` from columns in their order; only those that happened ``within``."""
+    pages: Iterable[tuple[Sequence[object], ...]], within: Sequence[TimeSpan] | None
+) -> TickTable:
+    """Make a table of pages of columns; only of ticks that happened ``within``, if set."""
     tables = [TICK_SCHEMA.empty_table()]
     for columns in pages:
         table = pa.table(list(columns), schema=TICK_SCHEMA)
@@ -106,28 +106,28 @@ def tick_table(
     return pa.concat_tables(tables)
 
 
-def filter_within(table: TickPages, stretches: TimeSpans) -> npt.NDArray[np.bool_]:
-    """Which rows happened within one of ``stretches``."""
+def filter_within(table: TickTable, spans: Sequence[TimeSpan]) -> npt.NDArray[np.bool_]:
+    """Return a bool for each row: it happened within one of ``spans`` (epoch us)."""
     times = table["ts_event"].to_numpy() * US_PER_MS
     nowhere = np.zeros(len(times), bool)
-    return reduce(or_, ((times >= start) & (times < end) for start, end in stretches), nowhere)
+    return reduce(or_, ((times >= start) & (times < end) for start, end in spans), nowhere)
 
 
-def published_ticks(layout: Layout, ticker: str, stretches: TimeSpans) -> TickPages:
-    """What is published of a ticker and happened within ``stretches``, whoever recorded it.
+def published_ticks(layout: Layout, ticker: str, spans: Sequence[TimeSpan]) -> TickTable:
+    """Read the published trades of all sessions that happened within ``spans`` (epoch us).
 
     Raises:
         StoreError: a file is damaged.
     """
-    begin, end = min(start for start, _ in stretches), max(end for _, end in stretches)
+    begin, end = min(start for start, _ in spans), max(end for _, end in spans)
     query = TradeQuery.of(ticker, utc_datetime(begin * NS_PER_US), utc_datetime(end * NS_PER_US))
     table = read_query(FolderSource(layout), query, TICK_SCHEMA.names)
     columns = [table["ts_event"].cast(pa.int64()), *(table[name] for name in TICK_SCHEMA.names[1:])]
-    ours = pa.table(columns, schema=TICK_SCHEMA)
-    return ours.filter(pa.array(filter_within(ours, stretches)))
+    trades = pa.table(columns, schema=TICK_SCHEMA)
+    return trades.filter(pa.array(filter_within(trades, spans)))
 
 
-def _with_ordinal(table: TickPages) -> pd.DataFrame:
-    """Each row with the number of equal ones before it."""
+def _with_ordinal(table: TickTable) -> pd.DataFrame:
+    """Add the number of equal rows before each row."""
     rows: pd.DataFrame = table.select(_KEY).to_pandas()
-    return rows.assign(number=rows.groupby(_KEY, sort=False).cumcount())
+    return rows.assign(ordinal=rows.groupby(_KEY, sort=False).cumcount())

@@ -1,4 +1,4 @@
-"""What is to be asked of REST for the gaps of past sessions, and what need not be asked."""
+"""The plan of a backfill: the ticks to fetch from REST, and the gaps that need none."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from stocktrace.store.source import FolderSource
 from stocktrace.text import count_of
 from stocktrace.units import US_PER_SECOND, utc_datetime
 
-RECORDED_ELSEWHERE = "REST has ticks of US stocks only"
-CLOSED = "the market was closed"
-NOTHING_MISSING = "another session listened"
-DAY_NOT_OVER = "not yet loaded: the day is not over"
+US_STOCKS_ONLY = "REST has ticks of US stocks only"
+MARKET_CLOSED = "the market was closed"
+OTHER_SESSION = "another session listened"
+DAY_NOT_OVER = "not yet loaded: the day has not ended"
 NOT_LOADED = "not yet loaded"
 UNKNOWN_TICKER = "no such ticks"
 
-# Trades reach us about 0.1 s after they happened (FINNHUB.md): so near the edges of a gap some were
-# lost, and some came all the same.
+# Trades arrive about 0.1 s after they happened (FINNHUB.md): this near the edges of a gap, some are
+# missing and some are not.
 EDGE_US = US_PER_SECOND
-# A day that is not loaded by then never will be.
+# The server never loads a day later than this.
 _LOADED_WITHIN = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
 class FetchTask:
-    """A day's ticks of a ticker, for gaps of any session: what of each is missing."""
+    """A day's ticks of a ticker to fetch, for gaps of any session with their missing spans."""
 
     day: date
     ticker: str
@@ -41,23 +41,23 @@ class FetchTask:
 
     @property
     def spans(self) -> list[TimeSpan]:
-        """What is to be looked at, edges included."""
-        return [stretch for _, part in self.parts for stretch in widen_spans(part, EDGE_US)]
+        """All missing spans with their edges."""
+        return [span for _, spans in self.parts for span in widen_spans(spans, EDGE_US)]
 
     @property
     def digest(self) -> str:
-        """The same ticker, day and gaps have the same."""
-        parts = [(repair.key, stretches) for repair, stretches in self.parts]
+        """A name: equal for the same ticker, day and gaps."""
+        parts = [(fill.key, spans) for fill, spans in self.parts]
         return text_digest(repr((self.ticker, self.day.isoformat(), parts)))
 
-    def has_ended(self, state: gap_fills.FillState, reason: str) -> list[GapFill]:
-        """All of its gaps with this end."""
-        return [repair.with_state(state, reason) for repair, _ in self.parts]
+    def fills_as(self, state: gap_fills.FillState, reason: str) -> list[GapFill]:
+        """All its gaps in this state."""
+        return [fill.with_state(state, reason) for fill, _ in self.parts]
 
 
 @dataclass(frozen=True, slots=True)
 class FillPlan:
-    """What became of gaps without asking, what of that is ``news``, and the errands, by date."""
+    """Gaps decided without a fetch, those of them whose state changed, and the tasks by date."""
 
     decided: list[GapFill]
     changed: list[GapFill]
@@ -65,65 +65,67 @@ class FillPlan:
 
 
 def plan_fills(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> FillPlan:
-    """Look at the gaps of all sessions that ended.
+    """Plan the backfill of all sessions that have ended.
 
     Raises:
-        ConversionError: a file of coverage or repairs is damaged.
+        ConversionError: a file of coverage or of gap fills is damaged.
     """
     known = gap_fills.read_gap_fills(FolderSource(layout))
-    gaps = read_all_gaps(layout.root)
-    heard = listened_spans(layout.root, ())
+    listened = listened_spans(layout.root, ())
     now = utc_datetime(clock.wall())
-    settled: list[GapFill] = []
-    wanted: dict[tuple[date, str], list[tuple[GapFill, tuple[TimeSpan, ...]]]] = {}
-    for gap in gaps:
+    decided: list[GapFill] = []
+    tasks: dict[tuple[date, str], list[tuple[GapFill, tuple[TimeSpan, ...]]]] = {}
+    for gap in read_all_gaps(layout.root):
         _, ticker, start, end = gap
         if market_of(ticker) is not Market.US:
-            settled.append(GapFill(*gap, "", 1).with_state("unavailable", RECORDED_ELSEWHERE))
+            decided.append(GapFill(*gap, "", 1).with_state("unavailable", US_STOCKS_ONLY))
             continue
         days = split_by_date([(start, end)])
         if not days:
-            settled.append(GapFill(*gap, "", 1).with_state("unneeded", CLOSED))
+            decided.append(GapFill(*gap, "", 1).with_state("unneeded", MARKET_CLOSED))
         for day, hours in days.items():
-            repair = GapFill(*gap, day.isoformat(), len(days))
-            before = known.get(repair.key, repair)
+            fill = GapFill(*gap, day.isoformat(), len(days))
+            before = known.get(fill.key, fill)
             missing = tuple(
-                piece for each in hours for piece in subtract_spans(each, heard.get(ticker, []))
+                span for open_ in hours for span in subtract_spans(open_, listened.get(ticker, []))
             )
             if before.state == "repaired" or before.reason == UNKNOWN_TICKER:
-                settled.append(before)
+                decided.append(before)
             elif not missing:
-                settled.append(repair.with_state("unneeded", NOTHING_MISSING))
+                decided.append(fill.with_state("unneeded", OTHER_SESSION))
             elif not has_ended(day, now):
-                settled.append(repair.with_state("unavailable", DAY_NOT_OVER))
+                decided.append(fill.with_state("unavailable", DAY_NOT_OVER))
             else:
-                wanted.setdefault((day, ticker), []).append((before, missing))
-    errands = [FetchTask(*where, tuple(parts)) for where, parts in sorted(wanted.items())]
-    return FillPlan(settled, [one for one in settled if known.get(one.key) != one], errands)
+                tasks.setdefault((day, ticker), []).append((before, missing))
+    return FillPlan(
+        decided,
+        [fill for fill in decided if known.get(fill.key) != fill],
+        [FetchTask(*key, tuple(parts)) for key, parts in sorted(tasks.items())],
+    )
 
 
-def postpone(todo: FillPlan) -> list[str]:
-    """Which gaps are asked for later, when, and why: a sentence for each New York date."""
+def describe_postponed(plan: FillPlan) -> list[str]:
+    """Say for each New York date which gaps are requested later, when, and why."""
     days: dict[str, set[tuple[str, int, int]]] = {}
-    for one in todo.decided:
-        if one.reason == DAY_NOT_OVER:
-            days.setdefault(one.date, set()).add((one.session, one.start, one.end))
+    for fill in plan.decided:
+        if fill.reason == DAY_NOT_OVER:
+            days.setdefault(fill.date, set()).add((fill.session, fill.start, fill.end))
     return [
-        f"{count_of(len(gaps), 'gap')} of {day} put off until "
+        f"{count_of(len(gaps), 'gap')} of {day} postponed until "
         f"{_market_close(day):%Y-%m-%d %H:%M} UTC: "
-        "REST has the ticks of a day only when US stocks have ended trading"
+        "REST has the ticks of a day only after the extended hours of US stocks"
         for day, gaps in sorted(days.items())
     ]
 
 
 def _market_close(day: str) -> datetime:
     hours = us_extended_session(date.fromisoformat(day))
-    assert hours is not None  # noqa: S101 - nothing is put off on a holiday
+    assert hours is not None  # noqa: S101 - nothing is postponed on a holiday
     return hours.closes
 
 
 def reason_to_wait(day: date, clock: Clock) -> str:
-    """Why the server has no ticks of a New York date."""
+    """Return why the server has no ticks of a New York date."""
     now = utc_datetime(clock.wall()).astimezone(NEW_YORK)
     if not has_ended(day, now):
         return DAY_NOT_OVER
@@ -131,11 +133,11 @@ def reason_to_wait(day: date, clock: Clock) -> str:
 
 
 def has_ended(day: date, now: datetime) -> bool:
-    """Whether US stocks have ended trading on a New York date."""
+    """Return True if the extended hours of US stocks have ended on a New York date."""
     hours = us_extended_session(day)
     return hours is None or hours.closes <= now
 
 
 def text_digest(text: str) -> str:
-    """32 hexadecimal digits that stand for ``text``."""
+    """Return a digest of 32 hexadecimal digits."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,12 +1,13 @@
-"""How complete a day is: what is published of it, beside the ticks that REST has.
+"""Reconciliation of a day: how complete the published trades are, compared with REST.
 
-REST has more than the live feed sends (the full SIP), lacks some, and tells no time of receipt; so
-a share may differ, and what happened within a second of a gap's edge is not judged. Only what was
-listened to can be missing: the rest of a day is counted, and not blamed.
+REST has trades that the live feed does not send (the full SIP), lacks some, and has no receive
+times. Therefore a share of trades may differ, and trades within a second of a gap's edge are not
+judged. Only trades of the time that was listened to can be missing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
@@ -16,8 +17,8 @@ from stocktrace.backfill.completeness import Completeness
 from stocktrace.backfill.plan import (
     DAY_NOT_OVER,
     EDGE_US,
-    RECORDED_ELSEWHERE,
     UNKNOWN_TICKER,
+    US_STOCKS_ONLY,
     has_ended,
     reason_to_wait,
 )
@@ -34,7 +35,7 @@ from stocktrace.units import US_PER_SECOND, epoch_us, utc_datetime
 
 
 def last_trading_day(clock: Clock = SYSTEM_CLOCK) -> date:
-    """The last New York date on which US stocks have ended trading."""
+    """Return the last New York date whose extended hours have ended."""
     now = utc_datetime(clock.wall()).astimezone(NEW_YORK)
     day = now.date()
     while us_extended_session(day) is None or not has_ended(day, now):
@@ -50,109 +51,111 @@ def reconcile_day(
     min_share: float = 0.99,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Iterator[Completeness]:
-    """How complete a New York date is, ticker by ticker; the table on disk is written at the end.
+    """Yield the completeness of a New York date, ticker by ticker, and write it to disk at the end.
 
-    Without ``tickers`` those of US stocks that some session had. ``least`` is the share that makes
-    a day complete: of the ticks that were listened to, and of the trades that are among the ticks.
+    ``tickers`` defaults to the US stocks that any session listened to. A day is complete if at
+    least ``min_share`` of the ticks listened to are published, and of the trades have equal ticks.
 
     Raises:
-        UsageError: there was no market that day, or no session.
-        KeyRefused, NotInPlan, ServerAway: nothing more can be asked; what was found is written.
+        UsageError: the market was closed that day, or no session listened.
+        KeyRefused, PlanForbidden, ServerUnavailable: nothing more can be fetched; the results so
+            far are written.
         StoreError: a file is damaged.
     """
     hours = us_extended_session(day)
     if hours is None:
-        raise UsageError(f"The US market was closed on {day}: there is nothing to compare with.")
+        raise UsageError(f"The US market was closed on {day}: choose a trading day.")
     whole = epoch_us(hours.opens), epoch_us(hours.closes)
-    heard = _explained_tickers(layout, day)
+    listened = _listened_or_repaired(layout, day)
     wanted = list(tickers) or [
-        ticker for ticker, spans in sorted(heard.items()) if _seconds(whole, spans)
+        ticker for ticker, spans in sorted(listened.items()) if _seconds(whole, spans)
     ]
     if not wanted:
         raise UsageError(
-            f"No session listened to a US stock on {day}: give another --date, or name --tickers."
+            f"No session listened to a US stock on {day}: set another --date, or --tickers."
         )
-    over = has_ended(day, utc_datetime(clock.wall()))
+    is_over = has_ended(day, utc_datetime(clock.wall()))
     repaired = _backfilled_rows(layout, day)
-    found: list[Completeness] = []
+    results: list[Completeness] = []
     try:
         for ticker in wanted:
-            one = Completeness(ticker, day.isoformat(), "unavailable")
+            result = Completeness(ticker, day.isoformat(), "unavailable")
             if market_of(ticker) is not Market.US:
-                one = replace(one, reason=RECORDED_ELSEWHERE)
-            elif not over:
-                one = replace(one, reason=DAY_NOT_OVER)
+                result = replace(result, reason=US_STOCKS_ONLY)
+            elif not is_over:
+                result = replace(result, reason=DAY_NOT_OVER)
             else:
-                one = _compare(layout, rest, one, whole, heard.get(ticker, []), clock)
-                one = _completeness_state(replace(one, repaired=repaired.get(ticker, 0)), min_share)
-            found.append(one)
-            yield one
+                result = _compare(layout, rest, result, whole, listened.get(ticker, []), clock)
+                result = replace(result, repaired=repaired.get(ticker, 0))
+                result = _with_state(result, min_share)
+            results.append(result)
+            yield result
     finally:
-        if found:
-            completeness.write_completeness(layout, day.isoformat(), found)
+        if results:
+            completeness.write_completeness(layout, day.isoformat(), results)
 
 
 def _compare(
     layout: Layout,
     rest: RestClient,
-    one: Completeness,
+    result: Completeness,
     whole: TimeSpan,
-    heard: Sequence[TimeSpan],
+    listened: Sequence[TimeSpan],
     clock: Clock,
 ) -> Completeness:
-    day = date.fromisoformat(one.date)
+    day = date.fromisoformat(result.date)
     try:
-        told = fetch_ticks(rest, one.symbol, day)
-        ticks = matching.tick_table(((page.t, page.p, page.v, page.c) for page in told), None)
+        responses = fetch_ticks(rest, result.symbol, day)
+        ticks = matching.tick_table(((page.t, page.p, page.v, page.c) for page in responses), None)
     except TicksNotFound:
-        return replace(one, reason=reason_to_wait(day, clock))
+        return replace(result, reason=reason_to_wait(day, clock))
     except InvalidResponse as error:
-        return replace(one, reason=str(error))
+        return replace(result, reason=str(error))
     if not len(ticks):
-        return replace(one, reason=UNKNOWN_TICKER)
-    ours = matching.published_ticks(layout, one.symbol, [whole])
+        return replace(result, reason=UNKNOWN_TICKER)
+    trades = matching.published_ticks(layout, result.symbol, [whole])
     counted = completeness.compare_day(
-        one.symbol, one.date, ticks, ours, widen_spans(heard, -EDGE_US)
+        result.symbol, result.date, ticks, trades, widen_spans(listened, -EDGE_US)
     )
-    return replace(counted, listened_seconds=_seconds(whole, heard))
+    return replace(counted, listened_seconds=_seconds(whole, listened))
 
 
-def _completeness_state(one: Completeness, min_share: float) -> Completeness:
-    if one.state == "unavailable":
-        return one
-    if one.trades_unmatched > one.trades * (1 - min_share):
-        told = f"{one.trades_unmatched:,} of {one.trades:,} trades are not among the ticks"
-        return replace(one, state="different", reason=told)
-    if not one.ticks_listened:
-        return replace(one, state="unheard", reason="nobody listened while there were ticks")
-    if one.ticks_matched < one.ticks_listened * min_share:
-        lost = one.ticks_listened - one.ticks_matched
-        told = f"{lost:,} of {one.ticks_listened:,} ticks that were listened to are missing"
-        return replace(one, state="incomplete", reason=told)
-    return one
+def _with_state(counts: Completeness, min_share: float) -> Completeness:
+    if counts.state == "unavailable":
+        return counts
+    if counts.trades_unmatched > counts.trades * (1 - min_share):
+        reason = f"{counts.trades_unmatched:,} of {counts.trades:,} trades have no equal tick"
+        return replace(counts, state="different", reason=reason)
+    if not counts.ticks_listened:
+        return replace(counts, state="uncaptured", reason="no session listened during the ticks")
+    if counts.ticks_matched < counts.ticks_listened * min_share:
+        missing = counts.ticks_listened - counts.ticks_matched
+        reason = f"{missing:,} of {counts.ticks_listened:,} ticks listened to are missing"
+        return replace(counts, state="incomplete", reason=reason)
+    return counts
 
 
-def _explained_tickers(layout: Layout, day: date) -> dict[str, list[TimeSpan]]:
-    """When each US stock was listened to, or is as if it had been, for a gap was repaired."""
-    # A date of New York ends on the next one of UTC.
+def _listened_or_repaired(layout: Layout, day: date) -> dict[str, list[TimeSpan]]:
+    """When each US stock was listened to; repaired gaps count."""
+    # A New York date ends on the next UTC date.
     dates = [day.isoformat(), (day + timedelta(days=1)).isoformat()]
-    found = {
+    listened = {
         ticker: spans
         for ticker, spans in listened_spans(layout.root, (), dates).items()
         if market_of(ticker) is Market.US
     }
-    for repair in gap_fills.read_gap_fills(FolderSource(layout)).values():
-        if repair.date == day.isoformat() and repair.state == "repaired":
-            found.setdefault(repair.symbol, []).append((repair.start, repair.end))
-    return {ticker: merge_spans(spans) for ticker, spans in found.items()}
+    for fill in gap_fills.read_gap_fills(FolderSource(layout)).values():
+        if fill.date == day.isoformat() and fill.state == "repaired":
+            listened.setdefault(fill.symbol, []).append((fill.start, fill.end))
+    return {ticker: merge_spans(spans) for ticker, spans in listened.items()}
 
 
 def _backfilled_rows(layout: Layout, day: date) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for repair in gap_fills.read_gap_fills(FolderSource(layout)).values():
-        if repair.date == day.isoformat():
-            found[repair.symbol] = found.get(repair.symbol, 0) + repair.rows
-    return found
+    rows: Counter[str] = Counter()
+    for fill in gap_fills.read_gap_fills(FolderSource(layout)).values():
+        if fill.date == day.isoformat():
+            rows[fill.symbol] += fill.rows
+    return rows
 
 
 def _seconds(whole: TimeSpan, spans: Sequence[TimeSpan]) -> float:

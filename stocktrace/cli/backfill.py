@@ -36,7 +36,7 @@ def backfill(
     layout = open_layout(data_dir)
 
     from stocktrace.backfill.fill import fill_gaps
-    from stocktrace.backfill.plan import plan_fills, postpone
+    from stocktrace.backfill.plan import describe_postponed, plan_fills
 
     fills: list[GapFill] = []
     try:
@@ -53,7 +53,7 @@ def backfill(
         elif fills:
             _print(fills)
     if not as_json:
-        postponed = postpone(plan_fills(layout))
+        postponed = describe_postponed(plan_fills(layout))
         if not fills and not postponed:
             output.print_line("no gaps to fill")
         for sentence in postponed:

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.clock import NS_PER_SECOND
 from stocktrace.feed.reconnect import (
     SHORT_CONNECTION_S,
     SHORT_CONNECTIONS,
@@ -16,6 +15,7 @@ from stocktrace.feed.reconnect import (
 )
 from stocktrace.intervals import CONNECTING
 from stocktrace.marks import GapMark
+from stocktrace.units import NS_PER_SECOND
 
 
 class Highest(random.Random):

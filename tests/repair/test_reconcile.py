@@ -12,7 +12,7 @@ import pytest
 from stocktrace import cli
 from stocktrace.backfill.completeness import Completeness
 from stocktrace.backfill.fill import fill_gaps
-from stocktrace.backfill.plan import DAY_NOT_OVER, RECORDED_ELSEWHERE, UNKNOWN_TICKER
+from stocktrace.backfill.plan import DAY_NOT_OVER, UNKNOWN_TICKER, US_STOCKS_ONLY
 from stocktrace.backfill.reconcile import last_trading_day, reconcile_day
 from stocktrace.clock import Clock
 from stocktrace.errors import PlanForbidden, ServerUnavailable, StoreError, UsageError
@@ -68,7 +68,7 @@ def test_trades_that_never_came_while_somebody_listened_are_missing(tmp_path: Pa
     with exchange(TRADES) as server:
         (apple,) = reconciled(layout, server, "AAPL")
         assert apple.state == "incomplete"
-        assert "ticks that were listened to are missing" in apple.reason
+        assert "ticks listened to are missing" in apple.reason
         (lenient,) = reconciled(layout, server, "AAPL", min_share=0.5)
         assert lenient.state == "complete"
 
@@ -103,19 +103,19 @@ def test_trades_that_the_server_does_not_know_make_a_difference(layout: Layout) 
     with exchange(shifted) as server:
         (apple,) = reconciled(layout, server, "AAPL")
     assert (apple.state, apple.trades_unmatched, apple.matched) == ("different", apple.trades, 0)
-    assert "are not among the ticks" in apple.reason
+    assert "have no equal tick" in apple.reason
 
 
 def test_what_cannot_be_compared_says_why(layout: Layout) -> None:
     with exchange([]) as server:
         found = reconciled(layout, server, "AAPL", "BINANCE:BTCUSDT")
-        assert [one.reason for one in found] == [UNKNOWN_TICKER, RECORDED_ELSEWHERE]
+        assert [one.reason for one in found] == [UNKNOWN_TICKER, US_STOCKS_ONLY]
         (early,) = reconciled(layout, server, "AAPL", clock=Clock(wall=lambda: BELL))
         assert early.reason == DAY_NOT_OVER
     assert {one.state for one in found} == {"unavailable"}
     with exchange([("IBM", 5, 1.0, 1.0)]) as server:
-        (unheard,) = reconciled(layout, server, "IBM")
-    assert unheard.state == "unheard"
+        (uncaptured,) = reconciled(layout, server, "IBM")
+    assert uncaptured.state == "uncaptured"
     assert [row["symbol"] for row in table(layout)] == ["AAPL", "BINANCE:BTCUSDT", "IBM"]
 
 
@@ -163,7 +163,7 @@ def test_the_command_prints_a_table_or_json_and_its_status_means_it(
         assert cli.run([*words, "--json", "--tickers", "AAPL"]) == 0
         assert json.loads(capsys.readouterr().out)["state"] == "complete"
         assert cli.run([*words, "--tickers", "AAPL", "--tickers", "OANDA:EUR_USD"]) == 1
-        assert RECORDED_ELSEWHERE in capsys.readouterr().out
+        assert US_STOCKS_ONLY in capsys.readouterr().out
     with exchange([(*one[:2], one[2] + 9, one[3]) for one in TRADES]) as server:
         assert cli.run([*words, "--url", server.url]) == 1
     capsys.readouterr()

@@ -19,12 +19,12 @@ import stocktrace
 from stocktrace import cli
 from stocktrace.backfill.fill import NO_PLAN, SERVER_UNAVAILABLE, fill_gaps
 from stocktrace.backfill.plan import (
-    CLOSED,
     DAY_NOT_OVER,
+    MARKET_CLOSED,
     NOT_LOADED,
-    NOTHING_MISSING,
-    RECORDED_ELSEWHERE,
+    OTHER_SESSION,
     UNKNOWN_TICKER,
+    US_STOCKS_ONLY,
     plan_fills,
 )
 from stocktrace.calendar import NEW_YORK, MarketSession
@@ -165,10 +165,10 @@ def test_a_gap_that_another_session_heard_needs_no_repair(tmp_path: Path) -> Non
     with exchange(TRADES) as server:
         done = repaired(layout, server)
         assert server.rest_requests == 0
-    assert {(one.state, one.reason) for one in done} == {("unneeded", NOTHING_MISSING)}
+    assert {(one.state, one.reason) for one in done} == {("unneeded", OTHER_SESSION)}
     assert ends(layout) == [
-        ("AAPL", "unneeded", NOTHING_MISSING),
-        ("MSFT", "unneeded", NOTHING_MISSING),
+        ("AAPL", "unneeded", OTHER_SESSION),
+        ("MSFT", "unneeded", OTHER_SESSION),
     ]
 
 
@@ -323,8 +323,8 @@ def test_rest_has_nothing_of_crypto_and_of_a_closed_market(tmp_path: Path) -> No
         repaired(layout, server)
         assert server.rest_requests == 0
     assert ends(layout) == [
-        ("BINANCE:BTCUSDT", "unavailable", RECORDED_ELSEWHERE),
-        ("AAPL", "unneeded", CLOSED),
+        ("BINANCE:BTCUSDT", "unavailable", US_STOCKS_ONLY),
+        ("AAPL", "unneeded", MARKET_CLOSED),
     ]
 
 
@@ -356,7 +356,7 @@ def test_two_at_once_do_not_happen(layout: Layout) -> None:
     with (
         exchange(TRADES) as server,
         lock.hold_lock(layout.lock("repair"), {}),
-        pytest.raises(StoreError, match="Another process is repairing"),
+        pytest.raises(StoreError, match="Another process is filling gaps"),
     ):
         repaired(layout, server)
 
@@ -367,7 +367,7 @@ def test_a_gap_over_midnight_and_the_night_is_asked_of_both_days(tmp_path: Path)
     layout = capture(tmp_path, trades, [(7200, day * 3 + 100)], seconds=day * 4)
     todo = plan_fills(layout)
     assert [errand.day.isoformat() for errand in todo.tasks] == ["2025-11-21", "2025-11-24"]
-    assert todo.changed[0].reason == CLOSED  # the UTC Sunday
+    assert todo.changed[0].reason == MARKET_CLOSED  # the UTC Sunday
     with exchange(trades) as server:
         repaired(layout, server)
     gaps = stocktrace.read_gaps(data_dir=layout.root)
@@ -426,8 +426,8 @@ def test_gaps_that_are_put_off_are_told_until_when_and_why_each_time(
 ) -> None:
     monkeypatch.setattr("stocktrace.backfill.plan.has_ended", lambda *_: False)
     sentence = (
-        "1 gap of 2025-11-21 put off until 2025-11-22 01:00 UTC: "
-        "REST has the ticks of a day only when US stocks have ended trading"
+        "1 gap of 2025-11-21 postponed until 2025-11-22 01:00 UTC: "
+        "REST has the ticks of a day only after the extended hours of US stocks"
     )
     words = ["backfill", "--data-dir", str(layout.root)]
     for _ in range(2):
