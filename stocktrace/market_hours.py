@@ -25,7 +25,7 @@ from stocktrace.errors import MarketClosed
 MarketHours = Literal["us", "us-extended", "always"]
 
 _SESSIONS = {"us": us_regular_session, "us-extended": us_extended_session}
-# A run takes about 10 s to start, and a window of less than a minute is of no use.
+# A run takes about 10 s to start, and a window of less than a minute is useless.
 MIN_REMAINING = timedelta(minutes=1)
 # A missed run of an earlier day replaces today's only from this long before the open.
 REPLACES_FROM = timedelta(minutes=30)
