@@ -617,7 +617,7 @@ def test_each_setting_of_the_backoff_is_in_the_waits(
         def scenario() -> Scenario:
             yield lambda status: status.reconnects >= 3 and exchange.dials >= 4
 
-        studio.record(exchange, scenario=scenario(), **given)
+        studio.record(exchange, scenario=scenario(), **{"backoff_cap": 60.0, **given})
     assert [event["wait_s"] for event in studio.events("retry")][:3] == waits
 
 

@@ -181,7 +181,10 @@ def test_30_a_full_disk_leaves_no_partial_row_and_a_clean_resume(
     studio.data_dir = small.root / "data"
     with studio.exchange(SyntheticMarket(rate=5000), settle=0.05) as exchange:
         with pytest.raises(DiskFull) as failed:
-            record(studio, exchange, lasting=30.0, flush_interval="100ms", tickers=["AAPL", "MSFT"])
+            record(
+                studio, exchange, lasting=30.0, flush_interval="100ms", tickers=["AAPL", "MSFT"],
+                pong_timeout="10s",
+            )  # fmt: skip
         everything = all_sent(exchange)
     assert "Make room, then run `stocktrace recover`" in str(failed.value)
     small.make_room()
