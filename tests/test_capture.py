@@ -709,7 +709,7 @@ def test_an_error_on_the_feeds_thread_ends_it_and_is_raised_chained(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Intake, "frames", broken)
+    monkeypatch.setattr(Intake, "add_frames", broken)
     with studio.exchange() as exchange:
 
         def scenario() -> Scenario:
