@@ -30,7 +30,7 @@ def convert_segments(layout: Layout) -> ConversionResult:
     """
     result = ConversionResult()
     sessions: dict[str, list[Path]] = {}
-    for segment in layout.all_sealed_segments():
+    for segment in layout.sealed_segments():
         try:
             sessions.setdefault(WindowId.parse(segment).session, []).append(segment)
         except StocktraceError as error:

@@ -75,17 +75,11 @@ def publish_segment(
             if published is None:
                 content = _publish(layout, ticker, segment, part, overwrite=overwrite)
                 published = PublishedFile(ticker, final, content.rows, final.stat().st_size)
-                if layout.lake:
-                    _add_to_outbox(layout, ticker, part)
+                if layout.lake:  # before the segment is deleted: one of both survives a crash
+                    for path in filter(Path.exists, (layout.anchor(part.date), final)):
+                        outbox.add_to_outbox(layout, part.session, path)
         _delete_segment(layout, ticker, segment, part)
     return published
-
-
-def _add_to_outbox(layout: Layout, ticker: str, part: WindowId) -> None:
-    """Called before the segment is deleted: after a crash, recovery finds either of them."""
-    if (anchor := layout.anchor(part.date)).exists():
-        outbox.add_to_outbox(layout, part.session, anchor)
-    outbox.add_to_outbox(layout, part.session, layout.parquet(ticker, part))
 
 
 def _delete_segment(layout: Layout, ticker: str, segment: Path, part: WindowId) -> None:

@@ -218,10 +218,6 @@ class Layout:
         """List all segments, sealed or not."""
         return sorted(self.root.glob("csv/*/*.csv*"))
 
-    def all_sealed_segments(self) -> list[Path]:
-        """List all sealed segments."""
-        return sorted(self.root.glob("csv/*/*.csv"))
-
     def kept_segments(self) -> list[Path]:
         """List the segments that are kept after they were published."""
         return sorted(self.root.glob("csv-kept/*/*.csv"))
@@ -234,9 +230,9 @@ class Layout:
         """List the segments of a window that are not sealed."""
         return sorted(self.root.glob(f"csv/*/{part.stem}.csv{OPEN}"))
 
-    def sealed_segments(self, part: WindowId) -> list[Path]:
-        """List the segments of a window that are sealed but not published."""
-        return sorted(self.root.glob(f"csv/*/{part.stem}.csv"))
+    def sealed_segments(self, part: WindowId | None = None) -> list[Path]:
+        """List the segments, of one window or of all, that are sealed but not published."""
+        return sorted(self.root.glob(f"csv/*/{part.stem if part else '*'}.csv"))
 
     def published_files(self, session: str, dates: Iterable[str]) -> Iterator[tuple[str, Path]]:
         """Yield ``(ticker, path)`` of a session's own files under ``dates``."""

@@ -16,6 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from stocktrace.clock import Deadline
@@ -75,12 +76,8 @@ def share_lock(path: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: Another process holds it.
     """
-    descriptor = open_lock_file(path)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with _locked(open_lock_file(path), fcntl.LOCK_SH | fcntl.LOCK_NB):
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -90,8 +87,14 @@ def lock_folder(path: Path, *, exclusive: bool) -> Iterator[None]:
     Locks are held only for as long as it takes to publish a window or to rename a folder.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    with _locked(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(descriptor: int, operation: int) -> Iterator[None]:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        fcntl.flock(descriptor, operation)
         yield
     finally:
         os.close(descriptor)
@@ -104,12 +107,10 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with _locked(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB):
+            return False
     except BlockingIOError:
         return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def open_lock_file(path: Path) -> int:
@@ -129,56 +130,26 @@ def open_lock_file(path: Path) -> int:
         raise StoreError(f"The lock {path} is a link: delete it if you did not make it.") from error
 
 
-@contextlib.contextmanager
-def compaction_lock(layout: Layout) -> Iterator[None]:
+def compaction_lock(layout: Layout) -> AbstractContextManager[None]:
     """Keep other processes from compacting and verifying.
 
     Raises:
         StoreError: Another process does.
     """
-    with _holding(layout, hold_lock(layout.compaction_lock, {"what": "compaction"})):
-        yield
+    return _holding(layout, hold_lock(layout.compaction_lock, {"what": "compaction"}))
 
 
-@contextlib.contextmanager
-def no_compaction(layout: Layout) -> Iterator[None]:
+def no_compaction(layout: Layout) -> AbstractContextManager[None]:
     """Keep other processes from compacting.
 
     Raises:
         StoreError: Another process does.
     """
-    with _holding(layout, share_lock(layout.compaction_lock)):
-        yield
+    return _holding(layout, share_lock(layout.compaction_lock))
 
 
 @contextlib.contextmanager
-def publish_lock(layout: Layout, session: str) -> Iterator[None]:
-    """Keep other processes from publishing windows of a session and reading its tapes; waits.
-
-    A cancelled capture may still publish a window while its session is recovered. The lock is on
-    the folder of tapes, not the session's: the capture holds that one while others publish for it.
-    """
-    with _lock_tapes(layout, session, exclusive=True):
-        yield
-
-
-@contextlib.contextmanager
-def read_lock(layout: Layout, session: str) -> Iterator[None]:
-    """Keep other processes from replacing the tapes of a session; waits."""
-    with _lock_tapes(layout, session, exclusive=False):
-        yield
-
-
-@contextlib.contextmanager
-def _lock_tapes(layout: Layout, session: str, *, exclusive: bool) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(FileNotFoundError):  # without tapes there is nothing to rebuild
-            stack.enter_context(lock_folder(layout.tapes(session), exclusive=exclusive))
-        yield
-
-
-@contextlib.contextmanager
-def _holding(layout: Layout, lock: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+def _holding(layout: Layout, lock: AbstractContextManager[None]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock)
@@ -186,4 +157,26 @@ def _holding(layout: Layout, lock: contextlib.AbstractContextManager[None]) -> I
             raise StoreError(
                 f"Another process is compacting or verifying {layout.root}. Try again later."
             ) from None
+        yield
+
+
+def publish_lock(layout: Layout, session: str) -> AbstractContextManager[None]:
+    """Keep other processes from publishing windows of a session and reading its tapes; waits.
+
+    A cancelled capture may still publish a window while its session is recovered. The lock is on
+    the folder of tapes, not the session's: the capture holds that one while others publish for it.
+    """
+    return _lock_tapes(layout, session, exclusive=True)
+
+
+def read_lock(layout: Layout, session: str) -> AbstractContextManager[None]:
+    """Keep other processes from replacing the tapes of a session; waits."""
+    return _lock_tapes(layout, session, exclusive=False)
+
+
+@contextlib.contextmanager
+def _lock_tapes(layout: Layout, session: str, *, exclusive: bool) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FileNotFoundError):  # without tapes there is nothing to rebuild
+            stack.enter_context(lock_folder(layout.tapes(session), exclusive=exclusive))
         yield

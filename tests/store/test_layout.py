@@ -109,7 +109,7 @@ def test_what_is_of_no_one_session_is_found(tmp_path: Path) -> None:
     assert layout.plain_tapes(f"{SESSION[:-1]}0") == []
     assert layout.archived_tapes() == [archived]
     assert layout.all_segments() == [sealed, unsealed]
-    assert layout.all_sealed_segments() == [sealed]
+    assert layout.sealed_segments() == [sealed]
     assert layout.kept_segments() == [kept]
     assert layout.compaction_leftovers() == [staged.parent]
     assert layout.dates() == ["2026-11-23", "2026-11-24"]
