@@ -15,14 +15,11 @@ A gap is requested again until it is repaired, or the server will never have its
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import date
 from itertools import groupby
-from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stocktrace.backfill import matching
 from stocktrace.backfill.matching import TickTable
@@ -36,6 +33,7 @@ from stocktrace.backfill.plan import (
 )
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import (
+    ConversionError,
     FeedError,
     InvalidResponse,
     PlanForbidden,
@@ -50,10 +48,11 @@ from stocktrace.importing.session_tapes import ImportOrigin
 from stocktrace.intervals import widen_spans
 from stocktrace.record.recovery import recover
 from stocktrace.record.upload import upload_session
-from stocktrace.store import files, gap_fills, lock, outbox
+from stocktrace.store import gap_fills, lock, outbox
 from stocktrace.store.gap_fills import GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import new_import
+from stocktrace.store.parquet import publish_table, read_table
 from stocktrace.trade import Trade
 from stocktrace.units import NS_PER_MS
 
@@ -130,12 +129,12 @@ class _FillRun:
 
     def _fetch(self, task: FetchTask) -> TickTable:
         path = self._layout.staged_ticks(task.digest)
-        ticks = _read_staged_ticks(path)
-        if ticks is None:
-            responses = fetch_ticks(self._rest, task.ticker, task.day)
-            pages = ((page.t, page.p, page.v, page.c) for page in responses)
-            ticks = matching.tick_table(pages, task.spans)
-            _stage_ticks(path, ticks)
+        with contextlib.suppress(ConversionError):  # missing or damaged: fetch it
+            return read_table(path, matching.TICK_SCHEMA)
+        responses = fetch_ticks(self._rest, task.ticker, task.day)
+        pages = ((page.t, page.p, page.v, page.c) for page in responses)
+        ticks = matching.tick_table(pages, task.spans)
+        publish_table(ticks, path)
         return ticks
 
     def _publish(self, day: date, fetched: Sequence[tuple[FetchTask, TickTable]]) -> list[GapFill]:
@@ -187,25 +186,6 @@ def _delete_staged(layout: Layout, tasks: Sequence[FetchTask]) -> None:
     for path in layout.staged_ticks("*").parent.glob("[0-9a-f]*.parquet"):
         if path not in wanted:
             path.unlink()
-
-
-def _stage_ticks(path: Path, ticks: TickTable) -> None:
-    """Keep the ticks of one day until its date is published."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.locked_temporary(path) as temporary:
-        with files.disk_errors(temporary):
-            pq.write_table(ticks, temporary, compression="zstd", write_page_checksum=True)
-        files.publish_file(temporary, path)
-
-
-def _read_staged_ticks(path: Path) -> TickTable | None:
-    """Return the staged ticks, or ``None`` if they are missing or damaged."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(use_threads=False)
-    except (pa.ArrowException, OSError):
-        return None  # they can be fetched again
-    return table if table.schema.equals(matching.TICK_SCHEMA) else None
 
 
 def _tick_frame(tick: dict[str, Any]) -> TimedFrame:
