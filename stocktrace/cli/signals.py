@@ -25,8 +25,22 @@ def handle_signals(stop: Callable[[], None]) -> Iterator[CaughtSignal]:
 
     The terminal and the shell both send a hang-up, so a second one means nothing new. If it was
     ignored before, as under ``nohup``, it is still ignored.
+
+    ``stop`` runs in another thread: the main thread may hold a lock that ``stop`` needs when a
+    signal interrupts it, and ``threading.Event`` has such a lock.
     """
+    import queue
+    import threading
+
     caught = CaughtSignal()
+    signals: queue.SimpleQueue[bool] = queue.SimpleQueue()  # its ``put`` is reentrant
+
+    def call_stop() -> None:
+        while signals.get():
+            stop()
+
+    caller = threading.Thread(target=call_stop, name="stocktrace-signals", daemon=True)
+    caller.start()
     asked_before = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -37,7 +51,7 @@ def handle_signals(stop: Callable[[], None]) -> Iterator[CaughtSignal]:
                 os._exit(128 + number)
             asked_before = True
         caught.status = caught.status or 128 + number
-        stop()
+        signals.put(True)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -48,6 +62,8 @@ def handle_signals(stop: Callable[[], None]) -> Iterator[CaughtSignal]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+        signals.put(False)
+        caller.join()
 
 
 @contextlib.contextmanager

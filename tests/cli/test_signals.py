@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -91,3 +92,12 @@ def test_59_ctrl_c_during_imports_is_one_sentence(studio: Studio, module: str) -
     env = {**os.environ, "FINNHUB_API_KEY": studio.key}
     done = ran(sys.executable, "-c", INTERRUPTED, module, *words, env=env)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stocktrace: interrupted\n")
+
+
+def test_a_signal_that_interrupts_a_wait_on_the_event_that_it_sets_does_not_hang() -> None:
+    stop = threading.Event()
+    with handle_signals(stop.set) as caught:
+        with stop._cond:  # type: ignore[attr-defined]  # the main thread is inside Event.wait()
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.wait(30)
+    assert caught.status == 143
