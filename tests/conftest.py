@@ -31,9 +31,11 @@ from tests import order
 from tests.dying import Run, dying
 from tests.tls import Authority
 
-# A script that starts the tests with "&" has them ignore SIGINT, and what they start as well.
+# A script that starts the tests with "&" has them ignore SIGINT, and with ``nohup`` SIGHUP: the
+# processes that they start would ignore them, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 #: 2026-11-23 14:30 UTC, epoch ns: when what tests write by hand was received.
 NOON = 1_795_444_200_000_000_000
