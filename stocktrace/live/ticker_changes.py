@@ -23,7 +23,7 @@ from stocktrace.record.intake import Intake
 from stocktrace.record.journal import SessionJournal
 
 # After an error the feed waits for others, then asks, then waits for the answer.
-OUTCOME_TIMEOUT_S = 3 * ANSWER_TIMEOUT_S
+EXPLANATION_TIMEOUT_S = 3 * ANSWER_TIMEOUT_S
 
 NO_TICKERS = "A capture needs at least one ticker: end it instead."
 
@@ -120,9 +120,11 @@ class TickerChanger:
             return False
         if not any(self._is_undecided(ticker, pending) for ticker in added):
             return True
-        if pending.deadline is None or journal.refusals != pending.seen_refusals:
+        if journal.refusals != pending.seen_refusals:
             pending.seen_refusals = journal.refusals
-            pending.deadline = Deadline.after(OUTCOME_TIMEOUT_S, self._clock)
+            pending.deadline = Deadline.after(EXPLANATION_TIMEOUT_S, self._clock)
+        elif pending.deadline is None:
+            pending.deadline = Deadline.after(ANSWER_TIMEOUT_S, self._clock)
         return pending.deadline.passed()
 
     def _is_undecided(self, ticker: str, pending: _PendingChange) -> bool:

@@ -67,9 +67,9 @@ def command(studio: Studio, *words: str) -> int:
 @pytest.fixture
 def steer(studio: Studio, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> Steer:
     """Captures until the last of some commands is done, one after the other; their statuses."""
-    monkeypatch.setattr("stocktrace.feed.subscriptions.ANSWER_S", 0.3)
-    monkeypatch.setattr("stocktrace.live.ticker_changes.ANSWER_S", 0.3)
-    monkeypatch.setattr("stocktrace.live.ticker_changes.EXPLAINED_S", 0.9)
+    monkeypatch.setattr("stocktrace.feed.subscriptions.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("stocktrace.live.ticker_changes.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("stocktrace.live.ticker_changes.EXPLANATION_TIMEOUT_S", 0.9)
 
     def steer(
         exchange: Simulator, *commands: str, tickers: Sequence[str] = ("AAPL",), **given: Any
@@ -488,9 +488,7 @@ def test_a_change_is_relative_to_what_is_captured(
     assert list(handle.take_changes()) == []
 
 
-def test_a_ticker_is_not_silent_before_it_was_added(
-    studio: Studio,
-) -> None:
+def test_a_ticker_is_not_silent_before_it_was_added(studio: Studio) -> None:
     with studio.exchange() as exchange:
 
         def scenario() -> Scenario:
@@ -502,7 +500,7 @@ def test_a_ticker_is_not_silent_before_it_was_added(
     report.started -= timedelta(seconds=SILENT_S)
     journal: Any = type("Journal", (), {"report": report})
     intake: Any = type("Intake", (), {"last_trade_at": {}})
-    lookout = StalenessMonitor(journal, intake, recorder=None)  # type: ignore[arg-type]
+    monitor = StalenessMonitor(journal, intake, recorder=None)  # type: ignore[arg-type]
     now = int(report.changes[0].at.timestamp() * 1e9)
-    assert set(lookout.silent_tickers(now)) == {"BINANCE:ETHUSDT"}
-    assert set(lookout.silent_tickers(now + int(SILENT_S * 1e9))) == set(report.tickers)
+    assert set(monitor.silent_tickers(now)) == {"BINANCE:ETHUSDT"}
+    assert set(monitor.silent_tickers(now + int((SILENT_S + 1) * 1e9))) == set(report.tickers)
