@@ -91,7 +91,7 @@ def session_close(now: datetime, session_of: SessionOf = us_regular_session) -> 
     """Return when today's US session closes; ``now`` is aware.
 
     Raises:
-        MarketClosed: Today has no session, or it has closed; the message has the next one.
+        MarketClosed: today has no session, or it has closed; the message names the next one.
     """
     session = session_of(now.astimezone(NEW_YORK).date())
     if session is not None and now < session.closes:

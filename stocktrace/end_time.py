@@ -104,7 +104,7 @@ def parse_time_zone(name: str) -> ZoneInfo:
     """Return a time zone by its IANA name.
 
     Raises:
-        SettingsError: The zone does not exist.
+        SettingsError: the zone does not exist.
         StocktraceError: its file cannot be read.
     """
     try:

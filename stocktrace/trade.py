@@ -49,7 +49,7 @@ def parse_tickers(words: str | Iterable[str]) -> tuple[str, ...]:
     """Return the tickers in ``words``, separated by commas too, each once, in their order.
 
     Raises:
-        TickerError: A word is not a ticker, or no word was given.
+        TickerError: a word is not a ticker, or no word is left.
     """
     words = (words,) if isinstance(words, str) else words
     tickers = dict.fromkeys(part.strip() for word in words for part in word.split(","))

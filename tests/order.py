@@ -15,7 +15,14 @@ SHARING = "tests/flows/"
 #: These are there and start servers of their own.
 ALONE = ("tests/flows/test_fleet.py", "tests/flows/test_turn.py")
 #: By their beginning, the longest first; all others come after them.
-FIRST = (*ALONE, SHARING, "tests/dashboard/", "tests/cli/", "tests/ingest/", "tests/test_faults/")
+FIRST = (
+    *ALONE,
+    SHARING,
+    "tests/dashboard/",
+    "tests/cli/",
+    "tests/importing/",
+    "tests/test_faults/",
+)
 
 
 def rank(nodeid: str) -> int:

@@ -37,7 +37,7 @@ def days(year: int) -> list[date]:
     return [first + timedelta(days=n) for n in range((date(year + 1, 1, 1) - first).days)]
 
 
-def test_every_weekday_of_2026_has_a_session_but_the_holidays():
+def test_every_weekday_of_2026_except_holidays_has_a_session():
     closed = [
         f"{day:%m-%d}"
         for day in days(2026)
@@ -68,7 +68,7 @@ def test_half_days_close_at_one_and_all_others_at_four_new_york_on_both_sides_of
         ("2026-11-02T15:00", "2026-11-02T21:00"),  # the first Monday of winter time
     ],
 )
-def test_until_close_is_the_close_of_today(now, close):
+def test_until_close_is_todays_close(now, close):
     at = datetime.fromisoformat(now).replace(tzinfo=UTC)
     assert session_close(at) == datetime.fromisoformat(close).replace(tzinfo=UTC)
 
@@ -90,7 +90,7 @@ def test_until_close_is_the_close_of_today(now, close):
         ),
     ],
 )
-def test_without_a_session_the_sentence_tells_the_next(now, sentence):
+def test_without_a_session_the_message_names_the_next(now, sentence):
     with pytest.raises(MarketClosed) as caught:
         session_close(datetime.fromisoformat(now).replace(tzinfo=UTC))
     assert str(caught.value) == sentence
@@ -117,7 +117,7 @@ def test_the_next_session_is_never_one_that_has_opened():
         ("NEWVENUE:X", Market.UNKNOWN),
     ],
 )
-def test_a_symbol_tells_its_market_or_none(ticker, market):
+def test_the_market_follows_from_the_symbol(ticker, market):
     assert market_of(ticker) is market
 
 

@@ -22,11 +22,11 @@ SYMBOLS = [
 ]
 
 
-def test_columns_stand_in_their_order() -> None:
+def test_columns_are_in_their_order() -> None:
     assert COLUMNS == ("symbol", "ts_event", "ts_recv", "price", "volume", "conditions")
 
 
-def test_a_trade_has_no_conditions_unless_told() -> None:
+def test_a_trade_has_no_conditions_by_default() -> None:
     assert Trade("AAPL", 1.5, 2, 3.0) == Trade("AAPL", 1.5, 2, 3.0, None)
 
 
@@ -42,7 +42,7 @@ def test_every_kind_of_symbol_is_a_ticker(symbol: str) -> None:
 
 
 @pytest.mark.parametrize("symbol", ["..", "CON", "A/B", "A:B", "A-B", "^", "A" * TICKER_BYTES])
-def test_a_name_that_is_awkward_for_files_is_a_ticker_all_the_same(symbol: str) -> None:
+def test_a_name_that_is_awkward_for_files_is_a_ticker_too(symbol: str) -> None:
     assert is_ticker(symbol)
 
 
@@ -50,16 +50,16 @@ def test_a_name_that_is_awkward_for_files_is_a_ticker_all_the_same(symbol: str) 
     "symbol",
     ["", " ", " A", "A ", "A\n", "A\tB", "A\0B", "Ä", "A,B", "A*", "A" * (TICKER_BYTES + 1)],
 )
-def test_what_no_symbol_is_made_of_is_no_ticker(symbol: str) -> None:
+def test_other_characters_do_not_make_a_ticker(symbol: str) -> None:
     assert not is_ticker(symbol)
 
 
-def test_a_ticker_is_measured_as_its_folder_is_encoded() -> None:
+def test_the_length_of_a_ticker_is_that_of_its_encoded_folder() -> None:
     assert is_ticker(":" * (TICKER_BYTES // 3))
     assert not is_ticker(":" * (TICKER_BYTES // 3 + 1))
 
 
-def test_the_name_that_hive_takes_for_no_value_is_no_ticker() -> None:
+def test_the_null_partition_of_hive_is_not_a_ticker() -> None:
     assert not is_ticker("__HIVE_DEFAULT_PARTITION__")
     assert is_ticker("__HIVE_DEFAULT_PARTITION_")
 
@@ -73,13 +73,13 @@ def test_tickers_keep_their_order_and_each_comes_once() -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("",), (" , ,",)])
-def test_no_ticker_at_all_is_told(words: tuple[str, ...]) -> None:
+def test_an_empty_list_of_tickers_is_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(TickerError) as told:
         parse_tickers(words)
     assert str(told.value) == ("Name at least one ticker, such as AAPL or BINANCE:BTCUSDT.")
 
 
-def test_a_word_that_is_no_ticker_is_named() -> None:
+def test_a_word_that_is_not_a_ticker_is_named() -> None:
     with pytest.raises(UsageError) as told:
         parse_tickers(["AAPL", "MS*FT"])
     assert str(told.value) == (
@@ -89,6 +89,6 @@ def test_a_word_that_is_no_ticker_is_named() -> None:
 
 
 @given(st.lists(st.sampled_from(SYMBOLS), min_size=1))
-def test_joined_by_commas_or_apart_is_the_same(symbols: list[str]) -> None:
+def test_tickers_can_be_separated_by_commas_or_be_separate_words(symbols: list[str]) -> None:
     assert parse_tickers([",".join(symbols)]) == parse_tickers(symbols)
     assert parse_tickers(symbols) == tuple(dict.fromkeys(symbols))

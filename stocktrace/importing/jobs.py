@@ -220,7 +220,7 @@ def _run_in_processes(
             "fewer --jobs. What was published stays."
         ) from error
     except BaseException:
-        # The next import starts their jobs again: this process need not wait for them.
+        # The next import starts their jobs again: do not wait for them.
         for child in multiprocessing.active_children():
             child.terminate()
         raise

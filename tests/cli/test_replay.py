@@ -17,7 +17,7 @@ from stocktrace.simulator import ScriptedSource, SyntheticMarket, TapeSource, sy
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from tests.conftest import NOON, SESSION, Scenario, Studio, frame, hurry, played, published, trades
-from tests.ingest.test_merging import OTHER, TICKERS, rows, stream, two
+from tests.importing.test_merge import OTHER, TICKERS, rows, stream, two
 from tests.recorded import SECOND, listening, record
 
 ODD = [

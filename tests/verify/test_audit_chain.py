@@ -31,7 +31,7 @@ def events(layout: Layout) -> list[tuple[str, str]]:
     return [(line["session"], line["event"]) for line in lines]
 
 
-def test_captures_recovery_and_repair_write_one_chain(studio: Studio) -> None:
+def test_captures_recoveries_and_repairs_write_one_chain(studio: Studio) -> None:
     layout = remains.dead(studio.data_dir)
 
     quick: dict[str, Any] = {"backoff_base": "10ms", "backoff_floor": "10ms"}
@@ -70,7 +70,7 @@ def test_threads_of_one_process_write_one_chain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("taken", [0, 1, 50, 150])
-def test_a_line_that_the_disk_took_half_of_leaves_the_chain_whole(
+def test_a_line_that_is_written_half_leaves_the_chain_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
 ) -> None:
     """Found by the soak: a full disk is no reason to call the log changed."""
@@ -95,7 +95,7 @@ def test_a_line_that_the_disk_took_half_of_leaves_the_chain_whole(
     assert list(check_audit_log(path)) == []
 
 
-def test_a_kill_before_the_log_is_rotated_leaves_the_chain_whole(
+def test_a_kill_before_the_log_is_rotated_leaves_the_chain_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "audit.jsonl"
@@ -136,7 +136,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @given(st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_change_that_is_not_a_cut_at_a_lines_end_is_found(
+def test_any_change_except_a_cut_at_a_line_end_is_found(
     tmp_path_factory: pytest.TempPathFactory, chain: bytes, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "audit.jsonl"
@@ -148,7 +148,7 @@ def test_any_change_that_is_not_a_cut_at_a_lines_end_is_found(
     assert (list(check_audit_log(path)) == []) == whole
 
 
-def test_what_was_written_before_a_recovery_is_still_there_after_it(tmp_path: Path) -> None:
+def test_the_log_survives_a_recovery(tmp_path: Path) -> None:
     layout = remains.dead(tmp_path)
     before = layout.audit.read_bytes() if layout.audit.exists() else b""
     recover(layout, STILL)

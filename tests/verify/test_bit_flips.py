@@ -191,7 +191,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return recorded(tmp_path_factory.mktemp("flips") / "data")
 
 
-def test_the_session_is_whole_but_for_the_window_that_waits(layout: Layout) -> None:
+def test_the_session_verifies_except_its_unpublished_window(layout: Layout) -> None:
     assert [one.problem for one in findings(layout)] == [
         f"window {PARTS[2].window} is not published: run `stocktrace recover`"
     ]
@@ -205,7 +205,7 @@ def test_a_flipped_bit_that_changes_what_a_reader_gets_is_found(layout: Layout, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_a_thousand_flipped_bits_none_that_changes_a_value_is_missed(
+def test_a_thousand_flipped_bits_that_change_a_value_are_found(
     layout: Layout, kind: str, record_property: Any
 ) -> None:
     figures = flip_and_look(layout, kind, ALL[kind])
@@ -213,7 +213,7 @@ def test_of_a_thousand_flipped_bits_none_that_changes_a_value_is_missed(
     assert figures.missed == []
 
 
-def test_a_published_window_is_what_its_tape_was_before_it_was_flipped(layout: Layout) -> None:
+def test_a_published_window_equals_its_tape_before_the_flip(layout: Layout) -> None:
     """What is published stays right when a bit of its tape flips later, repaired or not."""
     path = target(layout, "tape")
     whole = path.read_bytes()

@@ -74,7 +74,7 @@ def alter_report(layout: Layout, change: Callable[[dict[str, Any]], Any]) -> Non
 # --- what is well ------------------------------------------------------------------------------
 
 
-def test_a_whole_session_is_found_whole(layout: Layout) -> None:
+def test_an_intact_session_verifies(layout: Layout) -> None:
     before = snapshot(layout)
     assert look(layout) == []
     assert look(layout, repair=True) == []
@@ -82,7 +82,7 @@ def test_a_whole_session_is_found_whole(layout: Layout) -> None:
     assert sessions_to_verify(layout) == [SESSION]
 
 
-def test_a_capture_whose_refused_rows_came_in_many_batches_is_found_whole(
+def test_a_capture_with_refused_rows_in_many_batches_verifies(
     studio: Studio,
 ) -> None:
     """The order of a quarantine is that of batches, which a rebuild does not know."""
@@ -104,7 +104,7 @@ def test_a_capture_whose_refused_rows_came_in_many_batches_is_found_whole(
     assert list(verify(layout, report.session)) == []
 
 
-def test_rows_whose_frame_stands_in_another_line_than_from_the_tape_are_found_whole(
+def test_rows_whose_frame_is_in_another_line_than_on_the_tape_verify(
     studio: Studio,
 ) -> None:
     """Live, a row that could not be decoded comes before those that the schema refuses."""
@@ -136,7 +136,7 @@ def of_an_earlier_version(layout: Layout) -> Path:
     return path
 
 
-def test_a_quarantine_of_an_earlier_version_is_found_whole(layout: Layout) -> None:
+def test_a_quarantine_of_an_earlier_version_verifies(layout: Layout) -> None:
     before = layout.quarantine(PARTS[0]).read_text()
     path = of_an_earlier_version(layout)
     alter_report(layout, lambda report: report.pop("hashes"))  # as that version wrote it
@@ -167,7 +167,7 @@ def test_each_flipped_bit_of_a_quarantine_is_found(tmp_path: Path, old: bool, pi
         assert _read_refused(path) != wanted, at
 
 
-def test_a_capture_that_lost_its_connection_is_found_whole(studio: Studio) -> None:
+def test_a_capture_that_was_disconnected_verifies(studio: Studio) -> None:
     def scenario() -> Scenario:
         yield from cut_off(exchange)
         exchange.send_raw(frame(("AAPL", 2)))
@@ -187,7 +187,7 @@ def test_a_capture_that_lost_its_connection_is_found_whole(studio: Studio) -> No
     assert snapshot(layout) == before
 
 
-def test_a_session_that_lives_is_not_asked_for(layout: Layout) -> None:
+def test_gaps_of_a_running_session_are_not_requested(layout: Layout) -> None:
     from stocktrace.store import lock
 
     with lock.hold_lock(layout.lock(SESSION), {}):
@@ -355,7 +355,7 @@ WRONGS: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONGS)
-def test_it_is_found_named_and_mended_from_the_tape(
+def test_a_wrong_file_is_found_and_repaired_from_the_tape(
     layout: Layout, a_whole_session: Layout, wrong: str
 ) -> None:
     damage, path, problem = WRONGS[wrong]
@@ -375,20 +375,20 @@ def test_it_is_found_named_and_mended_from_the_tape(
 # --- what is found and not mended --------------------------------------------------------------
 
 
-def test_a_report_that_is_gone_is_found_and_told_how_to_mend(layout: Layout) -> None:
+def test_a_missing_report_is_found_with_a_remedy(layout: Layout) -> None:
     layout.report(SESSION).unlink()
     problem = "the report is missing or cannot be read: run `stocktrace recover`"
     assert look(layout, repair=True) == [(REPORT, problem, False)]
 
 
-def test_a_window_that_waits_is_found(layout: Layout) -> None:
+def test_an_unpublished_window_is_found(layout: Layout) -> None:
     alter_report(layout, lambda report: report.update(unpublished=[PARTS[0].window]))
     assert look(layout, repair=True) == [
         (REPORT, f"window {PARTS[0].window} is not published: run `stocktrace recover`", False)
     ]
 
 
-def test_a_file_in_the_place_of_another_date_is_found_though_its_rows_are_right(
+def test_a_file_in_the_folder_of_another_date_is_found_even_if_its_rows_are_right(
     layout: Layout,
 ) -> None:
     elsewhere = layout.dataset / "date=2026-11-24" / "symbol=AAPL" / final(layout).name
@@ -414,9 +414,7 @@ def test_a_file_in_the_folder_of_another_ticker_is_found(layout: Layout) -> None
     "name",
     ["symbol=AAPL/copy.parquet", "symbol=a%3ab/x.parquet", "loose.parquet"],
 )
-def test_a_file_that_readers_take_for_data_and_nobody_recorded_is_found(
-    layout: Layout, name: str
-) -> None:
+def test_a_file_that_no_session_recorded_is_found(layout: Layout, name: str) -> None:
     path = layout.dataset / f"date={DATE}" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(final(layout), path)
@@ -435,7 +433,7 @@ def test_an_anchor_with_rows_is_found(layout: Layout) -> None:
     ]
 
 
-def test_a_session_of_which_only_files_are_left_is_known(layout: Layout) -> None:
+def test_a_session_with_published_files_only_is_known(layout: Layout) -> None:
     shutil.rmtree(layout.tapes(SESSION))
     layout.report(SESSION).unlink()
     assert sessions_to_verify(layout) == [SESSION]
@@ -483,7 +481,7 @@ def test_without_a_tape_a_file_is_checked_against_its_footer(layout: Layout) -> 
     assert look(layout, repair=True) == [(PARQUET, "its footer does not match its content", False)]
 
 
-def test_without_tape_and_file_the_report_tells_that_trades_are_gone(layout: Layout) -> None:
+def test_without_tape_and_file_the_report_shows_that_trades_are_missing(layout: Layout) -> None:
     layout.archived_tape(PARTS[1]).unlink()
     final(layout).unlink()
     found = look(layout, repair=True)
@@ -495,7 +493,7 @@ def test_without_tape_and_file_the_report_tells_that_trades_are_gone(layout: Lay
     assert (REPORT, "AAPL: 6 parquet, on disk 4", False) in found
 
 
-def test_a_file_that_is_whole_is_not_replaced_after_a_tape_that_has_no_checksum(
+def test_an_intact_file_is_not_replaced_from_a_plain_tape(
     layout: Layout,
 ) -> None:
     """A tape that is not archived proves nothing; the file proves itself."""
@@ -510,7 +508,7 @@ def test_a_file_that_is_whole_is_not_replaced_after_a_tape_that_has_no_checksum(
     assert snapshot(layout) == before
 
 
-def test_a_damaged_file_is_mended_from_a_tape_that_is_not_archived(layout: Layout) -> None:
+def test_a_damaged_file_is_repaired_from_a_plain_tape(layout: Layout) -> None:
     replace_tape(layout, PARTS[1], lambda text: text)
     flip_in_page(final(layout))
     assert [repaired for _, _, repaired in look(layout, repair=True)] == [True]
@@ -518,7 +516,7 @@ def test_a_damaged_file_is_mended_from_a_tape_that_is_not_archived(layout: Layou
     assert {t: [row[1] for row in rows] for t, rows in published(layout.root).items()} == PRICES
 
 
-def test_a_torn_tape_is_told(layout: Layout) -> None:
+def test_a_truncated_tape_is_found(layout: Layout) -> None:
     tape = replace_tape(layout, PARTS[2], lambda text: text + b"123")
     assert look(layout) == [
         (
@@ -529,14 +527,14 @@ def test_a_torn_tape_is_told(layout: Layout) -> None:
     ]
 
 
-def test_lines_that_are_none_are_told(layout: Layout) -> None:
+def test_lines_that_are_not_tape_lines_are_found(layout: Layout) -> None:
     tape = replace_tape(layout, PARTS[2], lambda text: text + b"nonsense\n")
     assert look(layout) == [
         (str(tape.relative_to(layout.root)), "has 1 line that cannot be read", False)
     ]
 
 
-def test_a_mark_without_its_facts_is_told(layout: Layout) -> None:
+def test_a_mark_without_its_facts_is_found(layout: Layout) -> None:
     tape = replace_tape(layout, PARTS[1], lambda text: text.replace(b'"reason"', b'"rfason"'))
     assert look(layout) == [
         (
@@ -553,7 +551,7 @@ def test_a_finding_is_a_value(layout: Layout) -> None:
     assert found == Finding(SESSION, layout.coverage(SESSION, DATE), "is missing")
 
 
-def test_a_report_keeps_what_the_tape_does_not_tell_when_it_is_mended(layout: Layout) -> None:
+def test_a_repaired_report_keeps_what_is_not_on_the_tape(layout: Layout) -> None:
     alter_report(layout, lambda report: report.update(notices=["mind this"]))
     alter_report(layout, lambda report: report["books"].update(frames=0))
     assert all(repaired for _, _, repaired in look(layout, repair=True))
@@ -576,7 +574,7 @@ def test_a_gap_that_is_too_short_by_a_microsecond_is_found(layout: Layout) -> No
     assert coverage.intervals[0].end == stamp(0, 0) + SECOND
 
 
-def test_of_a_session_whose_first_tapes_were_removed_the_rest_is_found_whole(
+def test_a_session_whose_first_tapes_were_deleted_verifies(
     layout: Layout,
 ) -> None:
     delete(layout, PARTS[0])
@@ -598,7 +596,9 @@ GONE = "is missing, and the audit log does not record its deletion"
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.window)
-def test_a_tape_that_nobody_deleted_on_purpose_is_missed(layout: Layout, part: WindowId) -> None:
+def test_a_tape_missing_without_a_recorded_deletion_is_found(
+    layout: Layout, part: WindowId
+) -> None:
     layout.archived_tape(part).unlink()
     assert look(layout, repair=True) == [(tape_name(part), GONE, False)]
     delete(layout, *(other for other in PARTS if other != part))
@@ -615,7 +615,7 @@ def test_deletions_are_found_in_a_log_that_was_rotated(
     assert look(layout) == []
 
 
-def test_a_deletion_of_another_session_or_by_a_changed_line_accounts_for_nothing(
+def test_a_deletion_of_another_session_or_in_a_changed_line_does_not_explain_a_missing_tape(
     layout: Layout,
 ) -> None:
     layout.archived_tape(PARTS[1]).unlink()
@@ -677,7 +677,7 @@ UNVOUCHED: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("wrong", UNVOUCHED)
-def test_what_the_report_vouches_for_is_compared_when_the_tapes_are_gone(
+def test_the_hashes_of_the_report_are_compared_when_the_tapes_are_gone(
     layout: Layout, wrong: str
 ) -> None:
     delete(layout)
@@ -690,7 +690,7 @@ def test_what_the_report_vouches_for_is_compared_when_the_tapes_are_gone(
 
 
 @pytest.mark.parametrize("wrong", [name for name in WRONGS if "coverage" in name])
-def test_coverage_is_compared_when_one_tape_is_gone(layout: Layout, wrong: str) -> None:
+def test_coverage_is_compared_if_one_tape_is_deleted(layout: Layout, wrong: str) -> None:
     delete(layout, PARTS[0])
     damage, path, _ = WRONGS[wrong]
     damage(layout)
@@ -698,7 +698,7 @@ def test_coverage_is_compared_when_one_tape_is_gone(layout: Layout, wrong: str) 
 
 
 @pytest.mark.parametrize("path", [COVERAGE, QUARANTINE])
-def test_a_wrong_hash_in_the_report_is_found_and_mended_from_the_tapes(
+def test_a_wrong_hash_in_the_report_is_found_and_repaired_by_the_tapes(
     layout: Layout, path: str
 ) -> None:
     whole = snapshot(layout)
@@ -709,7 +709,7 @@ def test_a_wrong_hash_in_the_report_is_found_and_mended_from_the_tapes(
     assert snapshot(layout) == whole
 
 
-def test_coverage_after_the_last_sign_of_life_is_no_word_of_the_tapes(layout: Layout) -> None:
+def test_coverage_after_the_last_line_of_the_tapes_is_not_compared(layout: Layout) -> None:
     later = CoverageInterval("AAPL", stamp(24 * 60, 0), stamp(24 * 60, 1), "")
     write_coverage(layout, SESSION, [later])
     before = snapshot(layout)
@@ -725,7 +725,7 @@ def less(found: str, told: str, witness: str = "the report") -> str:
     return f"has {found}, less than {witness} ({told}): nothing is repaired from it"
 
 
-def test_nothing_is_repaired_from_a_tape_that_has_less_than_parquet_and_report(
+def test_nothing_is_repaired_from_a_tape_with_less_than_parquet_and_report(
     layout: Layout,
 ) -> None:
     shorten(layout, PARTS[1], b'"p":7,')
@@ -736,9 +736,7 @@ def test_nothing_is_repaired_from_a_tape_that_has_less_than_parquet_and_report(
 
 
 @pytest.mark.parametrize("wrong", ["the quarantine is gone", "a refused row is another"])
-def test_no_quarantine_is_replaced_by_that_of_a_tape_that_has_less(
-    layout: Layout, wrong: str
-) -> None:
+def test_a_quarantine_is_not_replaced_from_an_incomplete_tape(layout: Layout, wrong: str) -> None:
     shorten(layout, PARTS[0], b"not JSON")
     damage, path, problem = UNVOUCHED[wrong]
     damage(layout)
@@ -751,9 +749,7 @@ def test_no_quarantine_is_replaced_by_that_of_a_tape_that_has_less(
 
 
 @pytest.mark.parametrize("wrong", ["the coverage is gone", "the coverage calls a gap listened to"])
-def test_no_coverage_is_replaced_by_that_of_a_tape_that_has_less(
-    layout: Layout, wrong: str
-) -> None:
+def test_coverage_is_not_replaced_from_an_incomplete_tape(layout: Layout, wrong: str) -> None:
     shorten(layout, PARTS[2], b'"p":10,')
     damage, path, problem = UNVOUCHED[wrong]
     damage(layout)
@@ -764,7 +760,7 @@ def test_no_coverage_is_replaced_by_that_of_a_tape_that_has_less(
     assert snapshot(layout) == before
 
 
-def test_parquet_and_a_window_of_the_report_agree_though_its_total_is_wrong(
+def test_parquet_and_a_window_of_the_report_prove_a_tape_incomplete_if_the_total_is_wrong(
     layout: Layout,
 ) -> None:
     shorten(layout, PARTS[1], b'"p":7,')
@@ -776,7 +772,9 @@ def test_parquet_and_a_window_of_the_report_agree_though_its_total_is_wrong(
     assert {path: path.read_bytes() for path in layout.dataset.rglob("*.parquet")} == files
 
 
-def test_a_report_that_does_not_add_up_is_mended_though_it_tells_of_more(layout: Layout) -> None:
+def test_a_report_that_does_not_add_up_is_repaired_even_if_it_has_more_than_the_tape(
+    layout: Layout,
+) -> None:
     alter_report(
         layout, lambda report: report["windows"][PARTS[1].window].update(frames=9, recorded=7)
     )
@@ -787,7 +785,7 @@ def test_a_report_that_does_not_add_up_is_mended_though_it_tells_of_more(layout:
 # --- two tapes of one window -------------------------------------------------------------------
 
 
-def test_a_plain_tape_beside_an_archive_is_found_and_the_archive_is_believed(
+def test_a_plain_tape_beside_an_archive_is_found_and_the_archive_is_used(
     layout: Layout,
 ) -> None:
     archived = layout.archived_tape(PARTS[1]).read_bytes()
@@ -804,7 +802,7 @@ def test_a_plain_tape_beside_an_archive_is_found_and_the_archive_is_believed(
     assert snapshot(layout) == before
 
 
-def test_a_tape_that_was_set_aside_is_found_until_it_is_moved_away(layout: Layout) -> None:
+def test_a_tape_that_was_set_aside_is_found_until_it_is_moved(layout: Layout) -> None:
     aside = layout.archived_tape(PARTS[1]).with_suffix(".aside-1")
     aside.write_bytes(b"")
     ((name, problem, _),) = look(layout)

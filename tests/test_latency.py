@@ -23,17 +23,17 @@ def counted(lags: LatencyHistogram) -> dict[int, int]:
     return {int(at): int(lags.counts[at]) for at in np.flatnonzero(lags.counts)}
 
 
-def test_nothing_counted_has_no_quantile() -> None:
+def test_an_empty_histogram_has_no_quantile() -> None:
     lags = lags_of()
     assert (counted(lags), lags.max_ms) == ({}, 0.0)
     assert [lags.quantile(share) for share in (0.0, 0.5, 1.0)] == [None, None, None]
 
 
-def test_bucket_0_is_below_a_millisecond_and_ahead_of_time() -> None:
+def test_bucket_0_has_delays_below_a_millisecond_and_negative_ones() -> None:
     assert counted(lags_of(-5000.0, 0.0, 0.3, 0.999)) == {0: 4}
 
 
-def test_there_are_four_buckets_a_power_of_two() -> None:
+def test_there_are_four_buckets_per_power_of_two() -> None:
     lags = lags_of(1.0, 1.18, 1.2, 1.5, 1.7, 2.0, 4.0)
     assert counted(lags) == {1: 2, 2: 1, 3: 1, 4: 1, 5: 1, 9: 1}
 
@@ -43,7 +43,7 @@ def test_a_delay_beyond_all_buckets_is_in_the_last() -> None:
     assert (counted(lags), lags.max_ms) == ({BUCKET_COUNT - 1: 1}, 1e300)
 
 
-def test_all_on_time_is_within_a_millisecond() -> None:
+def test_delays_of_zero_are_within_a_millisecond() -> None:
     assert lags_of(-3.0, 0.1).quantile(0.99) == 1.0
 
 
@@ -69,9 +69,7 @@ def test_a_quantile_is_at_most_a_bucket_above_the_true_one(
 
 
 @given(DELAYS, DELAYS)
-def test_merging_counts_as_if_all_had_been_added_to_one(
-    some: list[float], others: list[float]
-) -> None:
+def test_merged_histograms_count_like_one(some: list[float], others: list[float]) -> None:
     merged = lags_of(*some)
     merged.merge(lags_of(*others))
     together = lags_of(*some, *others)

@@ -95,7 +95,7 @@ def bigger(layout: Layout) -> WindowId:
 # --- which days ------------------------------------------------------------------------------
 
 
-def test_a_day_that_is_over_becomes_a_file_a_ticker(layout: Layout) -> None:
+def test_a_finished_day_becomes_one_file_per_ticker(layout: Layout) -> None:
     done = compact_days(layout, clock=TOMORROW)
     assert {one.ticker: (one.files, one.rows) for one in done.done} == {
         "AAPL": (3, 6), "MSFT": (2, 4), "7203": (1, 2),
@@ -114,7 +114,7 @@ def test_the_second_time_nothing_is_left_to_do(compacted: Layout) -> None:
     assert remains.snapshot(compacted) == before
 
 
-def test_the_day_of_now_is_left_alone(layout: Layout) -> None:
+def test_the_current_day_is_not_compacted(layout: Layout) -> None:
     assert compact_days(layout, clock=remains.STILL).done == []
     with pytest.raises(UsageError, match="2026-11-23 has not ended"):
         compact_days(layout, dt.date(2026, 11, 23), clock=remains.STILL)
@@ -128,7 +128,7 @@ def test_days_can_be_chosen_by_date_or_age(layout: Layout) -> None:
     assert {one.date for one in chosen} == {DATE}
 
 
-def test_a_day_of_a_session_that_died_waits_for_its_recovery(tmp_path: Path) -> None:
+def test_a_day_of_a_crashed_session_is_postponed_until_its_recovery(tmp_path: Path) -> None:
     layout = remains.dead(tmp_path / "data")
     before = remains.snapshot(layout)
     done = compact_days(layout, clock=TOMORROW)
@@ -140,7 +140,7 @@ def test_a_day_of_a_session_that_died_waits_for_its_recovery(tmp_path: Path) -> 
     assert len(compact_days(layout, clock=TOMORROW).done) == 3
 
 
-def test_a_day_of_a_live_session_waits_while_a_window_of_it_is_not_published(
+def test_a_day_of_a_running_session_is_postponed_until_its_windows_are_published(
     tmp_path: Path,
 ) -> None:
     layout = remains.dead(tmp_path / "data")
@@ -150,7 +150,7 @@ def test_a_day_of_a_live_session_waits_while_a_window_of_it_is_not_published(
     assert "is not published" in waiting[DATE]
 
 
-def test_a_session_that_lives_on_does_not_keep_days_that_are_published(layout: Layout) -> None:
+def test_a_running_session_does_not_postpone_published_days(layout: Layout) -> None:
     with lock.hold_lock(layout.lock(SESSION), {}):
         assert len(compact_days(layout, clock=TOMORROW).done) == 3
 
@@ -162,7 +162,7 @@ def test_a_damaged_file_fails_its_ticker_alone(layout: Layout) -> None:
     assert len(done.failed) == 1
 
 
-def test_two_compactions_do_not_meet_nor_does_one_meet_a_verification(layout: Layout) -> None:
+def test_compactions_and_verifications_exclude_each_other(layout: Layout) -> None:
     with no_compaction(layout), no_compaction(layout), pytest.raises(StoreError, match="Try again"):
         compact_days(layout, clock=TOMORROW)
     with (
@@ -174,7 +174,9 @@ def test_two_compactions_do_not_meet_nor_does_one_meet_a_verification(layout: La
     assert len(compact_days(layout, clock=TOMORROW).done) == 3
 
 
-def test_what_a_killed_compaction_left_goes_with_the_next_of_any_date(compacted: Layout) -> None:
+def test_leftovers_of_a_killed_compaction_are_finished_by_the_next_of_any_date(
+    compacted: Layout,
+) -> None:
     staged = compacted.compaction_staging("GONE", "2026-11-01")
     staged.mkdir(parents=True)
     (staged / "day-00001.parquet").write_bytes(b"half")
@@ -193,7 +195,7 @@ def test_a_compacted_session_verifies_and_nothing_is_changed(compacted: Layout) 
     assert sessions_to_verify(compacted) == [SESSION]
 
 
-def test_a_session_is_known_by_the_files_of_days_alone(compacted: Layout) -> None:
+def test_a_session_is_known_by_day_files_alone(compacted: Layout) -> None:
     compacted.report(SESSION).unlink()
     shutil.rmtree(compacted.tapes(SESSION))
     assert sessions_to_verify(compacted) == [SESSION]
@@ -202,7 +204,7 @@ def test_a_session_is_known_by_the_files_of_days_alone(compacted: Layout) -> Non
     ]
 
 
-def test_rows_in_files_of_days_count_when_a_session_is_counted_again(compacted: Layout) -> None:
+def test_rows_in_day_files_count_when_a_session_is_counted_again(compacted: Layout) -> None:
     path = compacted.report(SESSION)
     before = SessionReport.read(path)
     path.unlink()
@@ -240,7 +242,7 @@ def rewritten(layout: Layout, ticker: str, change: Any) -> Path:
     return done.path
 
 
-def test_a_window_with_other_rows_is_found_inside_a_file_and_had_from_its_tape(
+def test_a_window_with_other_rows_in_a_day_file_is_found_and_rebuilt_from_its_tape(
     compacted: Layout,
 ) -> None:
     path = rewritten(
@@ -254,7 +256,9 @@ def test_a_window_with_other_rows_is_found_inside_a_file_and_had_from_its_tape(
     assert not path.exists()
 
 
-def test_a_damaged_page_is_told_once_and_the_file_had_from_the_tapes(compacted: Layout) -> None:
+def test_a_damaged_page_is_reported_once_and_the_file_rebuilt_from_the_tapes(
+    compacted: Layout,
+) -> None:
     path = compacted.root / DAYS["AAPL"]
     damage_page(path)
     (finding,) = findings(compacted)
@@ -264,7 +268,7 @@ def test_a_damaged_page_is_told_once_and_the_file_had_from_the_tapes(compacted: 
     assert prices(compacted) == PRICES
 
 
-def test_a_file_without_a_footer_is_had_from_the_tapes(compacted: Layout) -> None:
+def test_a_file_without_a_footer_is_rebuilt_from_the_tapes(compacted: Layout) -> None:
     path = compacted.root / DAYS["AAPL"]
     damage_footer(path)
     assert {name for name, _, _ in findings(compacted)} == {path.name, f"{SESSION}.json"}
@@ -275,7 +279,7 @@ def test_a_file_without_a_footer_is_had_from_the_tapes(compacted: Layout) -> Non
 
 
 @pytest.mark.parametrize("damage", [damage_page, damage_footer])
-def test_a_damaged_file_is_left_as_it_is_when_a_tape_of_it_is_gone(
+def test_a_damaged_file_is_not_rebuilt_without_all_its_tapes(
     compacted: Layout, damage: Callable[[Path], None]
 ) -> None:
     path = compacted.root / DAYS["AAPL"]
@@ -287,7 +291,7 @@ def test_a_damaged_file_is_left_as_it_is_when_a_tape_of_it_is_gone(
     assert path.read_bytes() == before
 
 
-def test_rows_of_a_day_stay_when_the_tape_has_less_than_the_books(compacted: Layout) -> None:
+def test_rows_of_a_day_file_stay_if_the_tape_has_less_than_the_books(compacted: Layout) -> None:
     tape = remains.shorten(compacted, PARTS[1], b'"p":7,')
     before = remains.snapshot(compacted)
     ((name, problem, repaired),) = findings(compacted, repair=True)
@@ -307,7 +311,7 @@ def without_some(layout: Layout) -> None:
 
 @pytest.mark.parametrize("damage", [damage_page, damage_footer])
 @pytest.mark.parametrize("spoil", [cut, without_some])
-def test_a_damaged_file_is_not_had_from_a_tape_that_lost_something(
+def test_a_damaged_file_is_not_rebuilt_from_an_incomplete_tape(
     compacted: Layout, damage: Callable[[Path], None], spoil: Callable[[Layout], None]
 ) -> None:
     path = compacted.root / DAYS["MSFT"]
@@ -319,7 +323,7 @@ def test_a_damaged_file_is_not_had_from_a_tape_that_lost_something(
     assert remains.snapshot(compacted) == before
 
 
-def test_what_is_good_of_a_damaged_file_is_kept_without_its_tape(
+def test_intact_rows_of_a_damaged_file_are_kept_without_their_tape(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compaction, "COMPACTED_ROW_GROUP", 3000)
@@ -332,14 +336,14 @@ def test_what_is_good_of_a_damaged_file_is_kept_without_its_tape(
     assert prices(layout)["AAPL"] == [n + 1.0 for n in range(3000)] + PRICES["AAPL"]
 
 
-def test_trades_that_are_in_two_files_are_told(compacted: Layout) -> None:
+def test_trades_that_are_in_two_files_are_found(compacted: Layout) -> None:
     (piece, *_) = partition.list_window_rows((compacted.root / DAYS["MSFT"]).parent)
     put(compacted, "MSFT", piece.part, pa.Table.from_batches(piece.read()))
     names = [name for name, problem, _ in findings(compacted) if "has too" in problem]
     assert names == ["day-00001.parquet"]
 
 
-def test_a_file_of_a_day_in_another_folder_is_told(compacted: Layout) -> None:
+def test_a_day_file_in_another_folder_is_found(compacted: Layout) -> None:
     path = compacted.root / DAYS["MSFT"]
     other = compacted.partition("MSFT", "2026-11-24")
     other.mkdir(parents=True)
@@ -351,7 +355,7 @@ def test_a_file_of_a_day_in_another_folder_is_told(compacted: Layout) -> None:
 # --- retention -------------------------------------------------------------------------------
 
 
-def test_by_default_tapes_stay_and_csv_goes_when_it_is_published(layout: Layout) -> None:
+def test_by_default_tapes_are_kept_and_published_csv_is_deleted(layout: Layout) -> None:
     settings = Settings.load()
     assert (settings.tape_retention, settings.csv_retention) == (None, 0.0)
     assert Settings.load(tape_retention="forever").tape_retention is None
@@ -364,7 +368,7 @@ def test_by_default_tapes_stay_and_csv_goes_when_it_is_published(layout: Layout)
     assert remains.snapshot(layout) == before
 
 
-def test_tapes_that_are_old_enough_go_once_their_session_verifies(compacted: Layout) -> None:
+def test_old_tapes_are_deleted_if_their_session_verifies(compacted: Layout) -> None:
     size = sum(path.stat().st_size for path in compacted.session_tapes(SESSION).values())
     assert prune_data(compacted, 31 * DAY_S, None, NEXT_MONTH) == PruneResult()
     assert prune_data(compacted, 29 * DAY_S, None, NEXT_MONTH) == PruneResult(3, 0, size, [])
@@ -375,7 +379,7 @@ def test_tapes_that_are_old_enough_go_once_their_session_verifies(compacted: Lay
     assert len(deleted) == 3
 
 
-def test_tapes_stay_when_anything_of_their_session_does_not_verify(compacted: Layout) -> None:
+def test_tapes_are_kept_if_their_session_does_not_verify(compacted: Layout) -> None:
     damage_page(compacted.root / DAYS["MSFT"])
     pruned = prune_data(compacted, 0.0, None, NEXT_MONTH)
     assert pruned.tapes == 0
@@ -383,7 +387,7 @@ def test_tapes_stay_when_anything_of_their_session_does_not_verify(compacted: La
     assert len(compacted.session_tapes(SESSION)) == 3
 
 
-def test_tapes_of_a_session_that_lives_or_died_stay(tmp_path: Path, compacted: Layout) -> None:
+def test_tapes_of_running_and_crashed_sessions_are_kept(tmp_path: Path, compacted: Layout) -> None:
     with lock.hold_lock(compacted.lock(SESSION), {}):
         assert prune_data(compacted, 0.0, None, NEXT_MONTH) == PruneResult()
     dead = remains.dead(tmp_path / "dead")
@@ -397,7 +401,7 @@ CSV = "symbol,ts_event,ts_recv,price,volume,conditions\n" + "".join(
 
 
 @pytest.mark.parametrize("kind", ["captured", "imported", "adopted", "merged", "requeued"])
-def test_a_session_of_any_kind_verifies_when_its_tapes_went(
+def test_a_session_of_any_kind_verifies_after_its_tapes_are_deleted(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(audit, "ROTATE_BYTES", 300)
@@ -455,7 +459,7 @@ def kept_csv(root: Path) -> tuple[Layout, Path]:
     return layout, layout.kept_csv("BRK.B", PARTS[0])
 
 
-def test_csv_is_kept_for_as_long_as_was_asked_and_compared_before_it_goes(tmp_path: Path) -> None:
+def test_csv_is_kept_for_its_retention_and_compared_before_it_is_deleted(tmp_path: Path) -> None:
     layout, path = kept_csv(tmp_path)
     assert path.read_text().startswith("symbol,ts_event")
     size = path.stat().st_size
@@ -465,7 +469,7 @@ def test_csv_is_kept_for_as_long_as_was_asked_and_compared_before_it_goes(tmp_pa
     assert not path.exists()
 
 
-def test_csv_that_is_not_what_is_published_stays(tmp_path: Path) -> None:
+def test_csv_that_differs_from_the_published_rows_is_kept(tmp_path: Path) -> None:
     layout, path = kept_csv(tmp_path)
     path.write_text(path.read_text().replace(",1.0,", ",2.0,").replace(",1,", ",2,"))
     pruned = prune_data(layout, None, 0.0, NEXT_MONTH)
@@ -479,7 +483,7 @@ def test_csv_that_is_not_what_is_published_stays(tmp_path: Path) -> None:
 # --- the command -----------------------------------------------------------------------------
 
 
-def test_the_command_compacts_prunes_and_says_so(
+def test_the_command_compacts_prunes_and_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = Layout(tmp_path / "data")

@@ -19,8 +19,8 @@ from stocktrace.errors import PlanForbidden, ServerUnavailable, StoreError, Usag
 from stocktrace.simulator import Simulator
 from stocktrace.store.layout import Layout
 from stocktrace.units import NS_PER_SECOND
+from tests.backfill.conftest import TRADES
 from tests.gaps import BELL, DAY, KEY, capture, client, exchange
-from tests.repair.conftest import TRADES
 
 
 def reconciled(
@@ -34,7 +34,7 @@ def table(layout: Layout) -> list[dict[str, Any]]:
     return list(pq.read_table(layout.completeness(DAY.isoformat()), partitioning=None).to_pylist())
 
 
-def test_what_was_listened_to_is_complete_and_the_gap_is_counted(layout: Layout) -> None:
+def test_a_day_is_complete_if_no_tick_listened_to_is_missing(layout: Layout) -> None:
     with exchange(TRADES) as server:
         apple, other = reconciled(layout, server)
     assert (apple.symbol, other.symbol) == ("AAPL", "MSFT")
@@ -62,7 +62,7 @@ def test_a_repaired_gap_counts_as_listened_to(layout: Layout) -> None:
     assert apple.repaired == done[0].rows
 
 
-def test_trades_that_never_came_while_somebody_listened_are_missing(tmp_path: Path) -> None:
+def test_trades_that_never_arrived_while_listening_are_missing(tmp_path: Path) -> None:
     lossy = [one for number, one in enumerate(TRADES) if number % 10]
     layout = capture(tmp_path, lossy, [])
     with exchange(TRADES) as server:
@@ -83,14 +83,14 @@ def test_trades_that_never_came_while_somebody_listened_are_missing(tmp_path: Pa
         ({"extra": 10}, 0.85),
     ],
 )
-def test_known_faults_of_the_ticks_are_borne(
+def test_known_faults_of_the_ticks_are_tolerated(
     faults: dict[str, Any], least: float, layout: Layout
 ) -> None:
     with exchange(TRADES, **faults) as server:
         assert {one.state for one in reconciled(layout, server, min_share=least)} == {"complete"}
 
 
-def test_copies_are_counted_and_are_no_difference(tmp_path: Path) -> None:
+def test_duplicates_are_counted_and_do_not_matter(tmp_path: Path) -> None:
     layout = capture(tmp_path, TRADES, copies=2)
     with exchange(TRADES) as server:
         (apple,) = reconciled(layout, server, "AAPL")
@@ -98,7 +98,7 @@ def test_copies_are_counted_and_are_no_difference(tmp_path: Path) -> None:
     assert apple.duplicates == apple.matched == apple.trades // 2
 
 
-def test_trades_that_the_server_does_not_know_make_a_difference(layout: Layout) -> None:
+def test_trades_without_equal_ticks_make_a_day_different(layout: Layout) -> None:
     shifted = [(ticker, at, price + 1, volume) for ticker, at, price, volume in TRADES]
     with exchange(shifted) as server:
         (apple,) = reconciled(layout, server, "AAPL")
@@ -106,7 +106,7 @@ def test_trades_that_the_server_does_not_know_make_a_difference(layout: Layout) 
     assert "have no equal tick" in apple.reason
 
 
-def test_what_cannot_be_compared_says_why(layout: Layout) -> None:
+def test_a_ticker_that_cannot_be_compared_has_a_reason(layout: Layout) -> None:
     with exchange([]) as server:
         found = reconciled(layout, server, "AAPL", "BINANCE:BTCUSDT")
         assert [one.reason for one in found] == [UNKNOWN_TICKER, US_STOCKS_ONLY]
@@ -119,7 +119,7 @@ def test_what_cannot_be_compared_says_why(layout: Layout) -> None:
     assert [row["symbol"] for row in table(layout)] == ["AAPL", "BINANCE:BTCUSDT", "IBM"]
 
 
-def test_a_damaged_table_is_told(layout: Layout) -> None:
+def test_a_damaged_table_is_an_error(layout: Layout) -> None:
     path = layout.completeness(DAY.isoformat())
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1 and nothing")
@@ -127,7 +127,7 @@ def test_a_damaged_table_is_told(layout: Layout) -> None:
         reconciled(layout, server)
 
 
-def test_a_day_without_market_or_session_is_wrong_usage(layout: Layout) -> None:
+def test_a_day_without_market_or_session_is_a_usage_error(layout: Layout) -> None:
     with exchange(TRADES) as server, client(server) as rest:
         with pytest.raises(UsageError, match="market was closed on 2025-11-22"):
             list(reconcile_day(layout, rest, date(2025, 11, 22)))
@@ -135,7 +135,7 @@ def test_a_day_without_market_or_session_is_wrong_usage(layout: Layout) -> None:
             list(reconcile_day(layout, rest, date(2025, 11, 20)))
 
 
-def test_the_last_day_is_one_that_is_over() -> None:
+def test_the_last_trading_day_has_ended() -> None:
     at = partial(Clock, monotonic=lambda: 0.0)
     hour = 3600 * NS_PER_SECOND
     assert last_trading_day(at(wall=lambda: BELL)) == date(2025, 11, 20)
@@ -143,7 +143,7 @@ def test_the_last_day_is_one_that_is_over() -> None:
     assert last_trading_day(at(wall=lambda: BELL + 48 * hour)) == DAY  # a Sunday
 
 
-def test_what_was_found_before_the_server_went_away_is_kept(layout: Layout) -> None:
+def test_results_before_a_server_failure_are_kept(layout: Layout) -> None:
     with exchange(TRADES, statuses=(200, *[500] * 20)) as server, pytest.raises(ServerUnavailable):
         reconciled(layout, server)
     assert [row["symbol"] for row in table(layout)] == ["AAPL"]
@@ -151,7 +151,7 @@ def test_what_was_found_before_the_server_went_away_is_kept(layout: Layout) -> N
         reconciled(layout, server)
 
 
-def test_the_command_prints_a_table_or_json_and_its_status_means_it(
+def test_the_command_prints_a_table_or_json_and_sets_its_status(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FINNHUB_API_KEY", KEY)

@@ -87,9 +87,7 @@ def good(line: dict[str, Any]) -> None:
 # --- what it does ------------------------------------------------------------------------------
 
 
-def test_a_row_that_was_mended_is_published_with_its_receive_time(
-    layout: Layout, folder: Path
-) -> None:
+def test_a_corrected_row_is_published_with_its_receive_time(layout: Layout, folder: Path) -> None:
     source = quarantine(layout, (row(-1), b"one"), (row(-2, "MSFT"), b"two"))
     report = requeue_rows(layout, mended(source, folder, good))
     assert report is not None
@@ -112,7 +110,7 @@ def test_a_row_that_is_still_wrong_is_refused_again(layout: Layout) -> None:
     assert refused.row["p"] == -1.0
 
 
-def test_no_row_is_taken_twice_from_the_file_or_a_copy(layout: Layout, folder: Path) -> None:
+def test_no_row_is_requeued_twice_from_the_file_or_a_copy(layout: Layout, folder: Path) -> None:
     source = quarantine(layout, (row(-1), b"one"), (row(-2), b"two"))
     copy = mended(source, folder, good)
     assert requeue_rows(layout, copy) is not None
@@ -121,14 +119,14 @@ def test_no_row_is_taken_twice_from_the_file_or_a_copy(layout: Layout, folder: P
     assert prices(layout) == {"AAPL": [1.0, 2.0]}
 
 
-def test_rows_that_came_later_are_taken_by_themselves(layout: Layout, folder: Path) -> None:
+def test_later_rows_are_requeued_by_themselves(layout: Layout, folder: Path) -> None:
     requeue_rows(layout, mended(quarantine(layout, (row(-1), b"one")), folder, good))
     source = quarantine(layout, (row(-1), b"one"), (row(-2), b"two"))
     requeue_rows(layout, mended(source, folder, good))
     assert sorted(prices(layout)["AAPL"]) == [1.0, 2.0]
 
 
-def test_equal_rows_of_one_frame_are_taken_each(layout: Layout, folder: Path) -> None:
+def test_equal_rows_of_one_frame_are_each_requeued(layout: Layout, folder: Path) -> None:
     path = layout.root / "quarantine" / f"{STEM}.jsonl"
     path.parent.mkdir()
     path.write_text(QuarantinedRow(NOON, b"one", row(-1), "price").line() * 3)
@@ -140,7 +138,7 @@ NAMES = ["a.jsonl", "b", f"{STEM}.jsonl", f"{STEM}-mended.jsonl", "c.jsonl.open"
 
 
 @pytest.mark.parametrize("first", range(len(NAMES)))
-def test_a_row_is_taken_once_under_whatever_names_its_copies_have(
+def test_a_row_is_requeued_once_whatever_the_names_of_its_copies(
     layout: Layout, folder: Path, first: int
 ) -> None:
     source = quarantine(layout, (row(-1), b"one"), (row(-2), b"one"), (row(-3), b"two"))
@@ -153,7 +151,7 @@ def test_a_row_is_taken_once_under_whatever_names_its_copies_have(
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", f"{STEM}.jsonl"])
-def test_equal_rows_of_one_frame_are_taken_each_once_under_other_names(
+def test_equal_rows_of_one_frame_are_each_requeued_once_under_other_names(
     layout: Layout, folder: Path, name: str
 ) -> None:
     path = layout.quarantine(PARTS[0])
@@ -165,7 +163,7 @@ def test_equal_rows_of_one_frame_are_taken_each_once_under_other_names(
     assert prices(layout) == {"AAPL": [1.0, 1.0, 1.0]}
 
 
-def test_rows_of_several_windows_in_one_copy_are_taken_each_once(
+def test_rows_of_several_windows_in_one_copy_are_each_requeued_once(
     layout: Layout, folder: Path
 ) -> None:
     paths = [
@@ -181,7 +179,7 @@ def test_rows_of_several_windows_in_one_copy_are_taken_each_once(
     assert sorted(prices(layout)["AAPL"]) == [1.0, 2.0, 3.0]
 
 
-def test_a_row_of_a_file_that_is_still_written_is_taken_once(layout: Layout, folder: Path) -> None:
+def test_a_row_of_an_open_quarantine_is_requeued_once(layout: Layout, folder: Path) -> None:
     sealed = quarantine(layout, (row(-1), b"one"))
     open_file = sealed.rename(sealed.with_name(f"{sealed.name}.open"))
     requeue_rows(layout, mended(open_file, folder, good, "a"))
@@ -194,9 +192,7 @@ def test_a_row_of_a_file_that_is_still_written_is_taken_once(layout: Layout, fol
     assert prices(layout) == {"AAPL": [1.0]}
 
 
-def test_a_row_that_two_windows_have_needs_a_copy_that_names_one(
-    layout: Layout, folder: Path
-) -> None:
+def test_a_row_of_two_windows_needs_a_copy_named_after_one(layout: Layout, folder: Path) -> None:
     line = QuarantinedRow(NOON, b"one", row(-1), "price").line()
     paths = [layout.quarantine(part) for part in PARTS[:2]]
     paths[0].parent.mkdir()
@@ -211,7 +207,7 @@ def test_a_row_that_two_windows_have_needs_a_copy_that_names_one(
     assert prices(layout) == {"AAPL": [1.0, 1.0]}
 
 
-def test_a_row_that_was_requeued_as_it_was_can_be_mended_in_its_new_quarantine(
+def test_a_row_requeued_unchanged_can_be_corrected_in_its_new_quarantine(
     layout: Layout, folder: Path
 ) -> None:
     """Its line there is the same as in the old one."""
@@ -225,7 +221,7 @@ def test_a_row_that_was_requeued_as_it_was_can_be_mended_in_its_new_quarantine(
     assert prices(layout) == {"AAPL": [1.0]}
 
 
-def test_a_row_of_another_folder_is_taken_once_also_when_its_quarantine_comes_here(
+def test_a_row_of_another_folder_is_requeued_once_even_if_its_quarantine_is_imported_later(
     layout: Layout, folder: Path
 ) -> None:
     refused = frame_of(row(-1))
@@ -244,7 +240,7 @@ def test_a_row_of_another_folder_is_taken_once_also_when_its_quarantine_comes_he
     assert prices(layout) == {"AAPL": [1.0]}
 
 
-def test_a_copy_that_lacks_a_row_of_a_frame_is_told(layout: Layout, folder: Path) -> None:
+def test_a_copy_that_lacks_a_row_of_a_frame_is_refused(layout: Layout, folder: Path) -> None:
     """Which of the frame's rows the others are cannot be told; one would be taken for another."""
     source = quarantine(layout, (row(-1), b"one"))
     source.write_text(source.read_text() + QuarantinedRow(NOON, b"one", row(-2), "price").line())
@@ -256,7 +252,7 @@ def test_a_copy_that_lacks_a_row_of_a_frame_is_told(layout: Layout, folder: Path
     assert prices(layout) == {"AAPL": [1.0, 2.0]}
 
 
-def test_what_an_earlier_version_noted_under_the_name_of_a_copy_is_not_taken_again(
+def test_rows_that_an_earlier_version_recorded_under_the_name_of_a_copy_are_not_requeued_again(
     layout: Layout, folder: Path
 ) -> None:
     source = quarantine(layout, (row(-1), b"one"))
@@ -268,7 +264,7 @@ def test_what_an_earlier_version_noted_under_the_name_of_a_copy_is_not_taken_aga
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", f"{IMPORT}-{WINDOW}.jsonl"])
-def test_what_was_imported_stays_marked_as_such_whatever_the_name_of_the_copy(
+def test_requeued_rows_of_an_import_stay_marked_whatever_the_name_of_the_copy(
     layout: Layout, folder: Path, name: str
 ) -> None:
     source = quarantine(layout, (row(-1), b"one"), name=f"{IMPORT}-{WINDOW}")
@@ -278,9 +274,7 @@ def test_what_was_imported_stays_marked_as_such_whatever_the_name_of_the_copy(
     assert report.state == "imported"
 
 
-def test_rows_whose_frame_stands_in_a_line_above_are_taken_as_if_it_stood_in_each(
-    layout: Layout, folder: Path
-) -> None:
+def test_rows_whose_frame_is_in_a_line_above_are_requeued(layout: Layout, folder: Path) -> None:
     frames = [b"one", b"two\xff", b"one", b"one", b"two\xff"]
     some = [QuarantinedRow(NOON, each, row(-n), "price") for n, each in enumerate(frames, 1)]
     texts = ["".join(each.line() for each in some), "".join(QuarantineEncoder().encode(some))]
@@ -303,7 +297,9 @@ def test_rows_whose_frame_stands_in_a_line_above_are_taken_as_if_it_stood_in_eac
     assert taken[0] == taken[1]
 
 
-def test_a_copy_without_the_line_that_has_the_frame_is_told(layout: Layout, folder: Path) -> None:
+def test_a_copy_without_the_line_that_has_the_frame_is_refused(
+    layout: Layout, folder: Path
+) -> None:
     path = folder / f"{STEM}.jsonl"
     rows = [QuarantinedRow(NOON, b"one", row(1), "r")] * 2
     path.write_text("".join(list(QuarantineEncoder().encode(rows))[1:]))
@@ -317,7 +313,7 @@ def test_a_number_that_was_kept_as_text_is_a_number_again(layout: Layout) -> Non
     assert published(layout.root) == {"AAPL": [(T, 1.25, 100.0, "1")]}
 
 
-def test_rows_of_several_days_stand_each_in_its_own(layout: Layout) -> None:
+def test_rows_of_several_days_are_in_their_own_days(layout: Layout) -> None:
     path = layout.root / "quarantine" / f"{STEM}.jsonl"
     path.parent.mkdir()
     stamps = [NOON, NOON + 86_400 * SECOND, NOON - 86_400 * SECOND]
@@ -334,12 +330,12 @@ def test_rows_of_several_days_stand_each_in_its_own(layout: Layout) -> None:
     assert dates == {"date=2026-11-22", "date=2026-11-23", "date=2026-11-24"}
 
 
-def test_frames_that_could_not_be_read_have_no_row_to_take(layout: Layout) -> None:
+def test_unreadable_frames_have_no_row_to_requeue(layout: Layout) -> None:
     assert requeue_rows(layout, quarantine(layout, (None, b"not JSON"))) is None
 
 
 @pytest.mark.parametrize("odd", ["null", [], 5, "text"])
-def test_what_is_no_row_is_left_and_the_others_are_taken(layout: Layout, odd: Any) -> None:
+def test_lines_without_a_row_are_skipped(layout: Layout, odd: Any) -> None:
     requeue_rows(layout, quarantine(layout, (odd, b"one"), (row(2), b"two")))
     assert prices(layout) == {"AAPL": [2.0]}
 
@@ -352,7 +348,7 @@ def test_a_row_without_a_ticker_is_refused_again(layout: Layout, symbol: Any) ->
     assert report.books.trades == 2
 
 
-def test_a_row_mended_by_hand_may_hold_what_unicode_takes_for_a_lines_end(layout: Layout) -> None:
+def test_an_edited_row_may_contain_a_unicode_line_separator(layout: Layout) -> None:
     path = quarantine(layout, (row(1), b"one"))
     path.write_text(path.read_text().replace('"price: not above 0"', '"so be it\u2028or\x85not"'))
     requeue_rows(layout, path)
@@ -365,7 +361,7 @@ def test_a_row_mended_by_hand_may_hold_what_unicode_takes_for_a_lines_end(layout
      '{"row":{},"frame":"f","reason":"r","ts_recv_ns":1e18}',
      '{"row":{},"frame_base64":"abc","reason":"r","ts_recv_ns":1}'],
 )  # fmt: skip
-def test_a_file_that_is_no_quarantine_is_told_and_nothing_is_taken(
+def test_a_file_that_is_not_a_quarantine_file_is_refused(
     layout: Layout, folder: Path, text: str
 ) -> None:
     path = folder / f"{STEM}.jsonl"
@@ -375,7 +371,7 @@ def test_a_file_that_is_no_quarantine_is_told_and_nothing_is_taken(
     assert prices(layout) == {}
 
 
-def test_a_file_that_is_not_there_is_told(layout: Layout, folder: Path) -> None:
+def test_a_missing_file_is_a_usage_error(layout: Layout, folder: Path) -> None:
     with pytest.raises(UsageError, match="Cannot read"):
         requeue_rows(layout, folder / "nothing.jsonl")
 
@@ -387,7 +383,7 @@ def test_the_session_can_be_verified_from_its_tape(layout: Layout) -> None:
     assert SessionReport.read(layout.report(report.session)).balanced
 
 
-def test_the_clock_of_the_session_is_now(layout: Layout) -> None:
+def test_gaps_are_requested_by_the_given_clock(layout: Layout) -> None:
     report = requeue_rows(layout, quarantine(layout, (row(1), b"one")), Clock(wall=lambda: NOON))
     assert report is not None
     assert report.session.startswith("20261123T143000Z_")
@@ -397,7 +393,7 @@ def test_the_clock_of_the_session_is_now(layout: Layout) -> None:
 
 
 @SAMPLED
-def test_killed_at_any_system_call_each_row_is_taken_once(
+def test_a_row_is_requeued_once_after_a_kill_at_any_system_call(
     layout: Layout, folder: Path, pick: Pick
 ) -> None:
     source = mended(quarantine(layout, (row(-1), b"one"), (row(-2), b"two")), folder, good)
@@ -427,7 +423,7 @@ def test_killed_at_any_system_call_each_row_is_taken_once(
         shutil.rmtree(copy.root)
 
 
-def test_two_at_once_take_each_row_once(
+def test_two_requeues_at_once_take_each_row_once(
     layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = mended(quarantine(layout, (row(-1), b"one")), folder, good)
@@ -449,7 +445,7 @@ def test_two_at_once_take_each_row_once(
     assert prices(layout) == {"AAPL": [1.0]}
 
 
-def test_a_recovery_leaves_a_requeue_that_lives_alone(
+def test_a_recovery_ignores_a_running_requeue(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from stocktrace.record.publish import publish_window
@@ -466,7 +462,7 @@ def test_a_recovery_leaves_a_requeue_that_lives_alone(
     assert prices(layout) == {"AAPL": [1.0]}
 
 
-def test_what_was_staged_by_a_requeue_that_was_killed_goes(layout: Layout) -> None:
+def test_the_staged_folder_of_a_killed_requeue_is_deleted(layout: Layout) -> None:
     staged = layout.root / "tape" / f".{SESSION}.{2**22 + 1}.tmp"
     staged.mkdir(parents=True)
     (staged / f"{WINDOW}.tape").write_bytes(b"%d\t%s\n" % (NOON, frame(("AAPL", 1))))

@@ -17,7 +17,7 @@ def b(start: int, end: int, reason: str = "") -> CoverageInterval:
     return CoverageInterval("X", start, end, reason, "" if reason else "b")
 
 
-def test_the_joint_coverage_tells_who_listened_and_that_a_gap_is_filled() -> None:
+def test_the_merged_coverage_names_who_listened_and_fills_gaps() -> None:
     first = [a(0, 1, "connecting"), a(1, 10), a(10, 20, "lost"), a(20, 30)]
     second = [b(5, 12), b(12, 15, "gone"), b(15, 40)]
     assert merge_coverage([*first, *second]) == [
@@ -32,14 +32,14 @@ def test_the_joint_coverage_tells_who_listened_and_that_a_gap_is_filled() -> Non
     ]
 
 
-def test_where_nobody_was_asked_for_a_ticker_nothing_is_said() -> None:
+def test_a_ticker_has_no_coverage_while_no_session_subscribed_to_it() -> None:
     assert merge_coverage([a(0, 1), b(2, 3)]) == [
         CoverageInterval("X", 0, 1, "", "a"),
         CoverageInterval("X", 2, 3, "", "b"),
     ]
 
 
-def test_tickers_have_nothing_to_do_with_one_another() -> None:
+def test_tickers_are_independent() -> None:
     other = CoverageInterval("Y", 0, 5, "lost")
     assert merge_coverage([other, a(0, 5)]) == [a(0, 5), other]
 
@@ -58,7 +58,9 @@ def coverage(draw: st.DrawFn) -> list[CoverageInterval]:
 
 
 @given(coverage())
-def test_at_each_moment_it_says_what_the_sessions_say(stretches: list[CoverageInterval]) -> None:
+def test_at_each_moment_the_merge_agrees_with_its_sessions(
+    stretches: list[CoverageInterval],
+) -> None:
     found = merge_coverage(stretches)
     for moment in range(31):
         here = [each for each in stretches if each.start <= moment < each.end]

@@ -83,9 +83,7 @@ def two(tmp_path: Path, begin: int = NOON) -> tuple[Layout, Layout]:
 
 
 @pytest.mark.parametrize("begin", [NOON, LATE], ids=["noon", "midnight"])
-def test_a_merge_of_two_recorders_is_the_stream_that_either_heard(
-    tmp_path: Path, begin: int
-) -> None:
+def test_a_merge_has_every_trade_that_either_recorder_received(tmp_path: Path, begin: int) -> None:
     first, second = two(tmp_path, begin)
     before = [snapshot(layout) for layout in (first, second)]
     into = Layout(tmp_path / "both")
@@ -112,7 +110,7 @@ def test_receive_times_are_by_the_clock_of_the_first(tmp_path: Path) -> None:
     assert sorted(trades["ts_recv"].astype("int64")) == stamps
 
 
-def test_the_coverage_says_who_heard_what_and_that_the_gap_is_filled(tmp_path: Path) -> None:
+def test_the_coverage_of_a_merge_names_the_recorders_and_has_no_filled_gap(tmp_path: Path) -> None:
     into = Layout(tmp_path / "both")
     done = merge_sessions(into, *two(tmp_path))
     coverage = read_coverage("AAPL", data_dir=into.root)
@@ -125,7 +123,7 @@ def test_the_coverage_says_who_heard_what_and_that_the_gap_is_filled(tmp_path: P
     assert done.listened_s == {both: 4.5, SESSION: 4.5, OTHER: 3.0}
 
 
-def test_where_neither_listened_a_gap_stays_with_its_reasons(tmp_path: Path) -> None:
+def test_a_gap_of_both_recorders_stays_with_its_reasons(tmp_path: Path) -> None:
     arrivals = stream(NOON)
     end = NOON + 4 * SECOND
     for name, session in (("a", SESSION), ("b", OTHER)):
@@ -160,7 +158,7 @@ def test_a_merge_can_be_merged_with_a_third_recorder(tmp_path: Path) -> None:
     assert any(OTHER in by and "cccccc" in by for by in done.listened_s)
 
 
-def test_merging_again_changes_nothing(tmp_path: Path) -> None:
+def test_repeating_a_merge_changes_nothing(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     into = Layout(tmp_path / "both")
     done = merge_sessions(into, first, second)
@@ -178,7 +176,7 @@ def test_merging_again_changes_nothing(tmp_path: Path) -> None:
     assert snapshot(into) == before
 
 
-def test_a_look_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_of_a_merge_writes_nothing(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     done = merge_sessions(Layout(tmp_path / "both"), first, second, dry_run=True)
     assert (done.state, done.trades, done.session) == ("possible", 112, "")
@@ -213,7 +211,7 @@ def test_sessions_of_one_folder_are_one_recorder(tmp_path: Path) -> None:
     assert published(into.root) == rows(arrivals)
 
 
-def test_what_was_imported_has_no_part_in_a_merge(tmp_path: Path) -> None:
+def test_imported_sessions_are_not_merged(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     ticks = [(NOON, frame([("AAPL", NOON // MS, 99.0, 1.0, ())]))]
     import_frames(first, ImportOrigin("0" * 32, {"source": "ticks"}, "imported"), [ticks])
@@ -225,7 +223,7 @@ def test_what_was_imported_has_no_part_in_a_merge(tmp_path: Path) -> None:
 # --- what cannot be merged -------------------------------------------------------------------
 
 
-def test_a_session_that_is_alive_or_dead_is_told_of(tmp_path: Path) -> None:
+def test_running_and_crashed_sessions_are_not_merged(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     into = Layout(tmp_path / "both")
     with lock.hold_lock(second.lock(OTHER), {}), pytest.raises(StoreError, match="is running"):
@@ -237,7 +235,7 @@ def test_a_session_that_is_alive_or_dead_is_told_of(tmp_path: Path) -> None:
     assert not into.root.exists()
 
 
-def test_clocks_that_are_hours_apart_are_told_of(tmp_path: Path) -> None:
+def test_clocks_that_are_hours_apart_are_refused(tmp_path: Path) -> None:
     arrivals = stream(NOON)
     first = record(tmp_path / "a", SESSION, listening(TICKERS, NOON, NOON + 5 * SECOND, arrivals))
     hours = 2 * 3600 * SECOND
@@ -247,7 +245,7 @@ def test_clocks_that_are_hours_apart_are_told_of(tmp_path: Path) -> None:
         merge_sessions(Layout(tmp_path / "both"), first, second)
 
 
-def test_folders_that_are_none_are_usage_errors(tmp_path: Path) -> None:
+def test_folders_that_are_not_data_folders_are_usage_errors(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     into = Layout(tmp_path / "both")
     with pytest.raises(UsageError, match="is not a data folder"):
@@ -256,7 +254,7 @@ def test_folders_that_are_none_are_usage_errors(tmp_path: Path) -> None:
         merge_sessions(first, first, second)
 
 
-def test_two_that_heard_nothing_have_nothing_to_merge(tmp_path: Path) -> None:
+def test_two_recorders_without_trades_are_not_merged(tmp_path: Path) -> None:
     first = record(tmp_path / "a", SESSION, listening(TICKERS, NOON, NOON + SECOND, []))
     second = record(tmp_path / "b", OTHER, listening(TICKERS, NOON, NOON + SECOND, []))
     with pytest.raises(StoreError, match="nothing to merge"):
@@ -271,7 +269,7 @@ def test_two_that_heard_nothing_have_nothing_to_merge(tmp_path: Path) -> None:
     ["importer.files.publish_file", "session_tapes.publish_window", "session_tapes.write_coverage"],
 )
 @pytest.mark.parametrize("by", ["merge", "recover"])
-def test_killed_anywhere_the_rest_is_done_the_next_time(
+def test_a_merge_killed_at_any_step_is_finished_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, by: str
 ) -> None:
     first, second = two(tmp_path)
@@ -299,7 +297,7 @@ def test_killed_anywhere_the_rest_is_done_the_next_time(
 
 
 @pytest.mark.slow
-def test_kill_9_leaves_nothing_that_the_next_time_does_not_mend(tmp_path: Path) -> None:
+def test_a_merge_finishes_after_kill_9(tmp_path: Path) -> None:
     first, second = two(tmp_path)
     into = Layout(tmp_path / "both")
     words = ["merge", str(first.root), str(second.root), "--into", str(into.root)]
@@ -318,7 +316,7 @@ def test_kill_9_leaves_nothing_that_the_next_time_does_not_mend(tmp_path: Path) 
 # --- the command line ------------------------------------------------------------------------
 
 
-def test_the_command_says_what_came_of_it(
+def test_the_merge_command_reports_its_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = two(tmp_path)
@@ -335,7 +333,7 @@ def test_the_command_says_what_came_of_it(
     assert (told["state"], told["both"] + told["first"] + told["second"]) == ("known", 112)
 
 
-def test_the_command_ends_with_2_for_wrong_words_and_1_for_what_cannot_be(
+def test_the_merge_command_exits_with_2_for_usage_errors_and_1_for_failures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = two(tmp_path)

@@ -53,7 +53,7 @@ def test_the_schedules_of_2026_record_every_trading_day_and_no_other(
     ("word", "start", "usual", "half"),
     [("close", "09:25", "16:00", "13:00"), ("extended close", "03:55", "20:00", "17:00")],
 )
-def test_each_ends_with_its_session_on_half_days_and_on_both_sides_of_summer_time(
+def test_each_run_ends_with_its_session_on_half_days_and_in_summer_and_winter_time(
     word: str, start: str, usual: str, half: str
 ):
     for day in (*DST, *HALF_DAYS, "07-02", "11-23"):
@@ -65,7 +65,7 @@ def test_a_coin_alone_is_recorded_on_every_day():
     assert all(worth(at(day, "09:25"), "always") for day in (*HOLIDAYS, *HALF_DAYS, "11-28"))
 
 
-def test_on_a_holiday_the_sentence_tells_what_trades_all_the_same():
+def test_on_a_holiday_the_message_names_tickers_that_trade_anyway():
     with pytest.raises(MarketClosed) as caught:
         check_schedule("us", MIXED, at("12-25", "09:25"))
     assert str(caught.value) == (
@@ -87,7 +87,7 @@ def test_on_a_holiday_the_sentence_tells_what_trades_all_the_same():
         ("11-23", "23:59", False),
     ],
 )
-def test_a_run_that_starts_too_late_to_be_worth_it_is_skipped(day: str, time: str, worthy: bool):
+def test_a_run_that_starts_just_before_the_close_is_skipped(day: str, time: str, worthy: bool):
     assert worth(at(day, time), scheduled=at(day, "09:25")) is worthy
 
 
@@ -108,12 +108,12 @@ def test_too_late_says_when_the_market_closes():
         (("11-26", "11:00"), False),  # a holiday
     ],
 )
-def test_a_run_missed_on_an_earlier_day_stands_in_for_todays_while_the_market_is_open(now, worthy):
+def test_a_missed_run_of_an_earlier_day_replaces_todays_while_the_market_is_open(now, worthy):
     """After a worker's downtime the oldest missed run starts, and the newer are cancelled."""
     assert worth(at(*now), scheduled=at("11-23", "09:25")) is worthy
 
 
-def test_a_missed_run_says_what_it_was_for():
+def test_a_missed_run_says_when_it_was_due():
     with pytest.raises(MarketClosed) as caught:
         check_schedule("us", ["AAPL"], at("11-24", "07:00"), at("11-20", "09:25"))
     assert str(caught.value) == (
@@ -134,7 +134,7 @@ EARLY = timedelta(seconds=0.5)
 @pytest.mark.parametrize(
     "ahead", [timedelta(microseconds=1), EARLY, timedelta(seconds=10), MAX_CLOCK_LEAD]
 )
-def test_a_run_that_starts_a_little_early_is_about_its_scheduled_start(ahead: timedelta):
+def test_a_run_that_starts_a_little_early_refers_to_its_scheduled_start(ahead: timedelta):
     due = at("11-24", "09:25")
     assert reference_time(due - ahead, due) == due
 
@@ -149,12 +149,12 @@ def test_a_run_that_starts_a_little_early_is_about_its_scheduled_start(ahead: ti
         -timedelta(1),
     ],
 )
-def test_a_run_that_is_late_or_far_too_early_is_about_the_present(late: timedelta):
+def test_a_run_that_is_late_or_far_too_early_refers_to_the_present(late: timedelta):
     due = at("11-24", "09:25")
     assert reference_time(due + late, due) == due + late
 
 
-def test_a_run_that_nobody_scheduled_is_about_the_present():
+def test_an_unscheduled_run_refers_to_the_present():
     now = datetime(2026, 11, 23, 23, 59, 59, 500_000, tzinfo=UTC)
     assert reference_time(now, None) == now
 
@@ -171,7 +171,7 @@ def test_a_run_that_nobody_scheduled_is_about_the_present():
         ("2026-11-24T00:00-05:00", "2026-11-24T00:30-05:00", "2026-11-24T00:30-05:00"),
     ],
 )
-def test_half_a_second_before_a_date_begins_each_word_is_about_that_date(
+def test_half_a_second_before_a_date_begins_each_word_refers_to_that_date(
     due: str, word: str, end: str
 ):
     scheduled = datetime.fromisoformat(due)
@@ -179,7 +179,7 @@ def test_half_a_second_before_a_date_begins_each_word_is_about_that_date(
     assert CaptureSpan.of(None, word, moment).until == datetime.fromisoformat(end)
 
 
-def test_by_hand_half_a_second_before_midnight_tomorrow_is_the_date_that_begins():
+def test_started_by_hand_before_midnight_tomorrow_is_the_new_date():
     now = datetime(2026, 11, 23, 23, 59, 59, 500_000, tzinfo=UTC)
     assert CaptureSpan.of(None, "tomorrow 00:01 UTC", now).until == datetime(
         2026, 11, 24, 0, 1, tzinfo=UTC
@@ -196,7 +196,7 @@ def test_by_hand_half_a_second_before_midnight_tomorrow_is_the_date_that_begins(
     ],
 )
 @pytest.mark.parametrize("hours", ["us", "us-extended"])
-def test_a_run_of_midnight_in_new_york_asks_the_calendar_of_the_date_that_begins(
+def test_a_run_at_midnight_in_new_york_uses_the_calendar_of_the_new_date(
     day: str, worthy: bool, hours: MarketHours
 ):
     due = at(day, "00:00")
@@ -221,24 +221,24 @@ def test_tomorrow_is_the_day_after_today_in_that_zone(text: str, moment: str):
     assert parse_until(text, NOW) == datetime.fromisoformat(moment)
 
 
-def test_tomorrow_is_a_day_of_the_wall_also_when_the_clocks_change():
+def test_tomorrow_is_a_calendar_day_even_if_the_clocks_change():
     before = at("10-31", "12:00")
     assert parse_until("tomorrow 12:00 America/New_York", before) == at("11-01", "12:00")
     assert at("11-01", "12:00") - before == timedelta(hours=25)
 
 
-def test_tomorrow_alone_is_no_time():
+def test_tomorrow_alone_is_refused():
     with pytest.raises(SettingsError, match="is not a time"):
         parse_until("tomorrow", NOW)
 
 
 @pytest.mark.parametrize("word", CLOSES)
-def test_a_close_that_is_not_to_come_is_told_with_the_next_session(word: str):
+def test_a_close_that_has_passed_is_refused_with_the_next_session(word: str):
     with pytest.raises(MarketClosed, match="its next session opens Fri 2026-11-27"):
         parse_until(word, at("11-26", "12:00"))
 
 
-def test_a_span_is_for_so_long_or_until_then():
+def test_a_span_is_a_duration_or_an_end_time():
     assert CaptureSpan.of("1h30m", None) == CaptureSpan(5400.0, None)
     assert CaptureSpan.of(None, "close", at("11-23", "12:00")) == CaptureSpan(
         None, at("11-23", "16:00")

@@ -5,7 +5,7 @@ import pytest
 from stocktrace.text import count_of, describe_gaps, format_clock, printable
 
 
-def test_one_thing_is_no_plural() -> None:
+def test_a_count_of_one_is_singular() -> None:
     assert [count_of(number, "gap") for number in (0, 1, 2000)] == ["0 gaps", "1 gap", "2,000 gaps"]
 
 
@@ -18,7 +18,7 @@ def test_one_thing_is_no_plural() -> None:
         ((1, 3600.0, 0), "1 gap (3,600.0 s)"),
     ],
 )
-def test_gaps_say_how_many_are_of_connecting(gaps: tuple[int, float, int], sentence: str) -> None:
+def test_gaps_while_connecting_are_counted(gaps: tuple[int, float, int], sentence: str) -> None:
     assert describe_gaps(*gaps) == sentence
 
 
@@ -31,5 +31,5 @@ def test_a_clock_shows_hours_minutes_and_seconds() -> None:
     ]
 
 
-def test_words_of_others_do_not_steer_a_terminal() -> None:
+def test_untrusted_text_does_not_control_a_terminal() -> None:
     assert printable("a\x1b[2J\nb é") == "a?[2J?b é"

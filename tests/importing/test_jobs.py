@@ -80,9 +80,7 @@ def quarantined(layout: Layout) -> list[QuarantinedRow]:
 # --- a file of others ------------------------------------------------------------------------
 
 
-def test_a_csv_of_ours_is_published_without_a_word_about_its_columns(
-    layout: Layout, folder: Path
-) -> None:
+def test_our_own_csv_needs_no_column_mapping(layout: Layout, folder: Path) -> None:
     source = write(folder / "a.csv", OURS + ROW)
     assert run(source, "--data-dir", layout.root) == 0
     (trade,) = read_trades("AAPL", data_dir=layout.root).itertuples(index=False)
@@ -93,7 +91,7 @@ def test_a_csv_of_ours_is_published_without_a_word_about_its_columns(
     assert problems(layout) == []
 
 
-def test_what_was_imported_is_never_passed_off_as_captured(layout: Layout, folder: Path) -> None:
+def test_imported_trades_are_never_passed_off_as_captured(layout: Layout, folder: Path) -> None:
     source = write(folder / "a.csv", OURS + ROW)
     run(source, "--data-dir", layout.root)
     (report,) = reports(layout)
@@ -150,7 +148,7 @@ BINANCE = "51175358,17.80180000,5.69000000,101.29224200,1583709433583,True,True\
     ],
     ids=["massive", "binance", "local time", "fractions of seconds"],
 )
-def test_files_of_others_are_read_as_they_are_said_to_be(
+def test_third_party_files_are_read_by_their_mapping(
     layout: Layout, folder: Path, name: str, text: str, words: list[str], ticker: str, row: Row
 ) -> None:
     source = folder / name
@@ -163,7 +161,7 @@ def test_files_of_others_are_read_as_they_are_said_to_be(
     assert problems(layout) == []
 
 
-def test_a_row_that_is_refused_is_kept_with_its_reason_and_can_be_put_back(
+def test_a_refused_row_is_quarantined_and_can_be_requeued(
     layout: Layout, folder: Path, tmp_path: Path
 ) -> None:
     bad = [
@@ -197,7 +195,7 @@ def test_a_row_that_is_refused_is_kept_with_its_reason_and_can_be_put_back(
     assert [one.state for one in reports(layout)] == ["imported", "imported"]
 
 
-def test_the_same_content_is_imported_once_whatever_its_file_is_called(
+def test_the_same_content_is_imported_once_whatever_the_file_name(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(folder / "a.csv", OURS + ROW)
@@ -210,7 +208,7 @@ def test_the_same_content_is_imported_once_whatever_its_file_is_called(
     assert len(published(layout.root)["AAPL"]) == 1
 
 
-def test_the_same_content_in_another_way_is_told(
+def test_the_same_content_with_another_mapping_is_refused(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(folder / "a.csv", OURS + ROW)
@@ -246,7 +244,7 @@ def test_a_wrong_unit_imports_nothing(
         (OURS + ROW, ["--delimiter", "::"], 2, "is not a delimiter"),
     ],
 )
-def test_what_cannot_be_imported_is_told_in_a_sentence(
+def test_a_source_that_cannot_be_imported_is_refused_in_a_sentence(
     layout: Layout,
     folder: Path,
     capsys: pytest.CaptureFixture[str],
@@ -319,7 +317,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_imported(
 
 
 @pytest.mark.parametrize("name", ["a.csv.zst", "a.csv.bz2", "a.csv.xz", "a.csv.zip"])
-def test_in_a_folder_compressed_csv_that_is_not_read_is_reported(
+def test_unsupported_compressed_csv_in_a_folder_is_reported(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     write(folder / "b.csv", TEXT)
@@ -330,7 +328,7 @@ def test_in_a_folder_compressed_csv_that_is_not_read_is_reported(
     assert f"{folder / name} is compressed with bzip2" in err
 
 
-def test_what_is_called_csv_and_is_not_a_file_is_reported_and_not_waited_for(
+def test_pipes_and_links_named_like_csv_are_reported(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "empty.csv").mkdir()
@@ -355,7 +353,7 @@ def test_what_is_called_csv_and_is_not_a_file_is_reported_and_not_waited_for(
     assert len(published(layout.root)["AAPL"]) == 1
 
 
-def test_a_folder_that_is_called_csv_is_a_folder(layout: Layout, folder: Path) -> None:
+def test_a_folder_named_like_a_csv_file_is_a_folder(layout: Layout, folder: Path) -> None:
     parts = folder / "trades.csv"  # as Spark writes them
     parts.mkdir()
     write(parts / "part-0.csv", OURS + ROW)
@@ -364,7 +362,7 @@ def test_a_folder_that_is_called_csv_is_a_folder(layout: Layout, folder: Path) -
     assert len(published(layout.root)["AAPL"]) == 3
 
 
-def test_a_file_that_may_not_be_read_and_one_that_nobody_thought_of_are_outcomes(
+def test_a_file_without_permission_and_an_unexpected_error_are_outcomes(
     layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A superuser may read everything, so the system's refusal is made here."""
@@ -393,7 +391,7 @@ def test_a_file_that_may_not_be_read_and_one_that_nobody_thought_of_are_outcomes
     ]
 
 
-def test_a_folder_that_may_not_be_listed_is_reported(
+def test_a_folder_without_permission_is_reported(
     layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = folder / "closed"
@@ -414,7 +412,7 @@ def test_a_folder_that_may_not_be_listed_is_reported(
     assert [one.state for one in outcomes] == ["published", "failed"]
 
 
-def test_a_name_that_is_not_text_is_imported_and_told_in_json(
+def test_a_file_name_that_is_not_text_is_imported_and_escaped_in_json(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(folder / os.fsdecode(b"caf\xe9.csv"), TEXT)
@@ -426,7 +424,7 @@ def test_a_name_that_is_not_text_is_imported_and_told_in_json(
     assert problems(layout) == []
 
 
-def test_without_a_line_of_names_one_line_that_may_be_cut_is_no_empty_file(
+def test_without_a_header_a_single_truncated_line_is_not_an_empty_file(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(folder / "a.csv", "AAPL,2026-11-23 14:30:00.123Z,1.5,10")
@@ -435,7 +433,7 @@ def test_without_a_line_of_names_one_line_that_may_be_cut_is_no_empty_file(
     assert "Not one of the first 1 rows" in capsys.readouterr().err
 
 
-def test_a_truncated_archive_is_no_file(
+def test_a_truncated_archive_is_refused(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = folder / "a.csv.gz"
@@ -445,14 +443,14 @@ def test_a_truncated_archive_is_no_file(
     assert tree(layout.root) == []
 
 
-def test_a_source_that_is_not_there_is_wrong_usage(layout: Layout, folder: Path) -> None:
+def test_a_missing_source_is_a_usage_error(layout: Layout, folder: Path) -> None:
     assert run(folder / "none.csv", "--data-dir", layout.root) == 2
     assert run(folder, "--data-dir", layout.root) == 2
     with pytest.raises(UsageError):
         plan_imports(layout, [folder / "none"])
 
 
-def test_a_dry_run_says_what_would_be_and_changes_nothing(
+def test_a_dry_run_reports_and_changes_nothing(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(folder / "a.csv", OURS + ROW + ROW.replace(",1.5,", ",-1,"))
@@ -495,7 +493,7 @@ FACTORS = {"ms": 1, "us": 10**3, "ns": 10**6}
     named=st.booleans(),
     order=st.permutations(["symbol", "ts_event", "price", "volume", "conditions"]),
 )
-def test_what_was_exported_in_any_form_comes_back(
+def test_an_export_in_any_format_can_be_imported(
     tmp_path_factory: pytest.TempPathFactory,
     trades: list[tuple[str, int, float, float, list[str]]],
     unit: str,
@@ -593,7 +591,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("death", DEATHS)
-def test_killed_anywhere_the_next_run_does_the_rest(
+def test_an_import_killed_at_any_step_is_finished_by_the_next(
     layout: Layout, folder: Path, death: str, run_dying: Run
 ) -> None:
     text = OURS + "".join(ROW.replace("11-23", f"11-{day}") for day in (21, 22, 23))
@@ -632,7 +630,7 @@ def test_a_parent_that_is_killed_leaves_no_process_behind(layout: Layout, folder
 
 
 @pytest.mark.parametrize("make", [remains.dead, remains.whole])
-def test_a_session_of_another_folder_is_adopted_under_its_name(
+def test_a_session_of_another_folder_is_imported_under_its_name(
     layout: Layout, folder: Path, make: Callable[[Path], Layout]
 ) -> None:
     other = make(folder / "data")
@@ -654,7 +652,7 @@ def test_a_session_of_another_folder_is_adopted_under_its_name(
 
 
 @pytest.mark.parametrize("step", ["the name", "the report", "the recovery"])
-def test_an_adoption_that_died_is_ended_by_the_next(
+def test_a_killed_import_of_a_session_is_finished_by_the_next(
     layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     other = remains.whole(folder / "data")
@@ -678,7 +676,7 @@ def interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_session_that_is_alive_or_without_its_tapes_is_left_and_told(
+def test_running_sessions_and_those_without_tapes_are_not_imported(
     layout: Layout, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = remains.whole(folder / "data")
@@ -691,14 +689,14 @@ def test_a_session_that_is_alive_or_without_its_tapes_is_left_and_told(
     assert published(layout.root) == {}
 
 
-def test_without_sources_what_died_here_is_published(layout: Layout) -> None:
+def test_without_sources_crashed_sessions_are_published(layout: Layout) -> None:
     remains.dead(layout.root)
     assert run("--data-dir", layout.root) == 0
     assert problems(layout) == []
     assert run("--data-dir", layout.root) == 0
 
 
-def test_several_processes_do_what_one_does(layout: Layout, folder: Path) -> None:
+def test_several_processes_import_like_one(layout: Layout, folder: Path) -> None:
     for number in range(3):
         write(folder / f"{number}.csv", OURS + ROW * (number + 1))
     outcomes = list(

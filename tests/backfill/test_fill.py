@@ -38,6 +38,7 @@ from stocktrace.store.gap_fills import NOT_REQUESTED, GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
 from stocktrace.units import NS_PER_SECOND
+from tests.backfill.conftest import TRADES
 from tests.conftest import Studio, played
 from tests.gaps import (
     BELL,
@@ -54,7 +55,6 @@ from tests.gaps import (
     rows,
 )
 from tests.remains import problems, snapshot
-from tests.repair.conftest import TRADES
 from tests.sampling import costly
 
 
@@ -78,7 +78,7 @@ def imports(layout: Layout) -> list[SessionReport]:
     return [SessionReport.read(path) for path in paths if is_import(path.stem)]
 
 
-def test_a_gap_is_repaired_and_the_day_is_whole(layout: Layout) -> None:
+def test_a_filled_gap_completes_the_day(layout: Layout) -> None:
     lost = {ticker: (rows(TRADES)[ticker] - some).total() for ticker, some in here(layout).items()}
     assert min(lost.values()) > 100
     assert ends(layout) == [("AAPL", "open", NOT_REQUESTED), ("MSFT", "open", NOT_REQUESTED)]
@@ -93,7 +93,7 @@ def test_a_gap_is_repaired_and_the_day_is_whole(layout: Layout) -> None:
     assert problems(layout) == []
 
 
-def test_what_repairs_is_never_passed_off_as_captured(layout: Layout) -> None:
+def test_backfilled_trades_are_never_passed_off_as_captured(layout: Layout) -> None:
     coverage = stocktrace.read_coverage(data_dir=layout.root)
     with exchange(TRADES) as server:
         done = repaired(layout, server)
@@ -117,7 +117,7 @@ def test_repairing_twice_changes_nothing(layout: Layout) -> None:
 
 @settings(max_examples=costly(), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_the_gaps_and_faults_a_repaired_day_is_whole_and_stays_so(
+def test_a_repaired_day_is_complete_whatever_the_gaps_and_faults(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     trade = st.tuples(
@@ -157,7 +157,7 @@ def test_a_gap_of_two_sessions_is_filled_once(tmp_path: Path) -> None:
     assert here(layout) == rows(TRADES)
 
 
-def test_a_gap_that_another_session_heard_needs_no_repair(tmp_path: Path) -> None:
+def test_a_gap_that_another_session_covers_needs_no_fill(tmp_path: Path) -> None:
     capture(tmp_path, TRADES)
     layout = capture(
         tmp_path, [one for one in TRADES if 15_000 < one[1] < 40_000], [], session=OTHER
@@ -172,7 +172,7 @@ def test_a_gap_that_another_session_heard_needs_no_repair(tmp_path: Path) -> Non
     ]
 
 
-def test_late_trades_in_a_gap_are_not_had_twice(tmp_path: Path) -> None:
+def test_late_trades_in_a_gap_are_not_filled_twice(tmp_path: Path) -> None:
     """They happened while nobody listened, and came when somebody did again."""
     layout = capture(tmp_path, TRADES, [(20, 30)])
     late = [one for one in TRADES if 29_900 <= one[1] < 30_000]
@@ -183,7 +183,7 @@ def test_late_trades_in_a_gap_are_not_had_twice(tmp_path: Path) -> None:
     assert here(layout) == rows(TRADES)
 
 
-def test_a_feed_that_sent_everything_twice_gets_what_is_missing_once(tmp_path: Path) -> None:
+def test_a_gap_of_a_feed_with_duplicates_is_filled_once(tmp_path: Path) -> None:
     layout = capture(tmp_path, TRADES, copies=2)
     with exchange(TRADES) as server:
         repaired(layout, server)
@@ -194,7 +194,7 @@ def test_a_feed_that_sent_everything_twice_gets_what_is_missing_once(tmp_path: P
     assert all(found["AAPL"][key] == wanted["AAPL"][key] for key in inside)
 
 
-def test_a_capture_that_lost_its_connection_ends_with_all_that_was_traded(
+def test_a_backfill_completes_a_capture_that_was_disconnected(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the exchange plays to nobody, its REST side has."""
@@ -224,7 +224,7 @@ def test_a_capture_that_lost_its_connection_ends_with_all_that_was_traded(
     assert repair.books.recorded == missed
 
 
-def test_a_lake_has_what_is_repaired(tmp_path: Path) -> None:
+def test_filled_gaps_are_in_the_lake(tmp_path: Path) -> None:
     lake = (tmp_path / "lake").as_uri()
     layout = capture(tmp_path / "data", TRADES, lake=lake)
     with exchange(TRADES) as server:
@@ -238,7 +238,7 @@ def test_a_lake_has_what_is_repaired(tmp_path: Path) -> None:
 # --- what cannot be repaired -------------------------------------------------------------------
 
 
-def test_a_free_key_is_told_once_and_all_gaps_say_so(layout: Layout) -> None:
+def test_a_free_key_is_refused_once_and_all_gaps_say_so(layout: Layout) -> None:
     with exchange(TRADES, premium=False) as server:
         with pytest.raises(PlanForbidden, match="plan of this API key has no historical ticks"):
             repaired(layout, server)
@@ -259,7 +259,7 @@ def test_a_wrong_key_leaves_gaps_open(layout: Layout) -> None:
     ]
 
 
-def test_what_was_told_before_the_server_went_away_is_published(layout: Layout) -> None:
+def test_ticks_fetched_before_a_server_failure_are_published(layout: Layout) -> None:
     with exchange(TRADES, statuses=(200, *[500] * 20)) as server, pytest.raises(ServerUnavailable):
         repaired(layout, server)
     assert ends(layout) == [("AAPL", "repaired", ""), ("MSFT", "open", SERVER_UNAVAILABLE)]
@@ -272,7 +272,7 @@ def test_what_was_told_before_the_server_went_away_is_published(layout: Layout) 
     assert problems(layout) == []
 
 
-def test_a_day_that_is_not_loaded_is_asked_for_again_and_one_that_never_was_is_not(
+def test_a_day_that_is_not_yet_loaded_is_requested_again_for_a_week(
     layout: Layout,
 ) -> None:
     lacks = frozenset({DAY.isoformat()})
@@ -290,7 +290,7 @@ def test_a_day_that_is_not_loaded_is_asked_for_again_and_one_that_never_was_is_n
         assert server.rest_requests == 6
 
 
-def test_a_server_that_gives_less_than_it_announced_repairs_nothing(layout: Layout) -> None:
+def test_an_incomplete_response_fills_nothing(layout: Layout) -> None:
     class Short:
         def get(self, path: str, **query: object) -> bytes:
             return (
@@ -309,7 +309,7 @@ def test_a_server_that_gives_less_than_it_announced_repairs_nothing(layout: Layo
     assert imports(layout) == []
 
 
-def test_rest_has_nothing_of_crypto_and_of_a_closed_market(tmp_path: Path) -> None:
+def test_gaps_of_crypto_and_of_a_closed_market_are_not_requested(tmp_path: Path) -> None:
     capture(tmp_path, [("BINANCE:BTCUSDT", 1, 1.0, 1.0)])
     weekend = 86_400 * 1000  # ms later it is Saturday
     layout = capture(
@@ -328,7 +328,7 @@ def test_rest_has_nothing_of_crypto_and_of_a_closed_market(tmp_path: Path) -> No
     ]
 
 
-def test_a_gap_in_which_nobody_traded_is_repaired_with_nothing(tmp_path: Path) -> None:
+def test_a_gap_without_trades_is_repaired_with_no_rows(tmp_path: Path) -> None:
     quiet = [one for one in TRADES if not 18_000 < one[1] < 32_000]
     layout = capture(tmp_path, quiet)
     with exchange(quiet) as server:
@@ -339,7 +339,7 @@ def test_a_gap_in_which_nobody_traded_is_repaired_with_nothing(tmp_path: Path) -
     assert imports(layout) == []
 
 
-def test_a_repair_that_is_taken_back_leaves_the_gap_open(layout: Layout) -> None:
+def test_an_undone_backfill_leaves_the_gap_open(layout: Layout) -> None:
     with exchange(TRADES) as server:
         repaired(layout, server)
         (report,) = imports(layout)
@@ -352,7 +352,7 @@ def test_a_repair_that_is_taken_back_leaves_the_gap_open(layout: Layout) -> None
     assert here(layout) == rows(TRADES)
 
 
-def test_two_at_once_do_not_happen(layout: Layout) -> None:
+def test_two_backfills_do_not_run_at_once(layout: Layout) -> None:
     with (
         exchange(TRADES) as server,
         lock.hold_lock(layout.lock("repair"), {}),
@@ -361,7 +361,7 @@ def test_two_at_once_do_not_happen(layout: Layout) -> None:
         repaired(layout, server)
 
 
-def test_a_gap_over_midnight_and_the_night_is_asked_of_both_days(tmp_path: Path) -> None:
+def test_a_gap_over_midnight_is_fetched_from_both_days(tmp_path: Path) -> None:
     day = 86_400
     trades = [("AAPL", at * 1000, 5.0, 1.0) for at in range(0, day * 4, 3600)]
     layout = capture(tmp_path, trades, [(7200, day * 3 + 100)], seconds=day * 4)
@@ -395,7 +395,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
         yield server
 
 
-def test_the_command_repairs_and_tells(
+def test_the_command_fills_gaps_and_reports(
     layout: Layout, server: Simulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["backfill", "--data-dir", str(layout.root)]
@@ -418,7 +418,7 @@ def test_the_command_repairs_and_tells(
     assert here(layout) == rows(TRADES)
 
 
-def test_gaps_that_are_put_off_are_told_until_when_and_why_each_time(
+def test_postponed_gaps_are_reported_with_time_and_reason_each_time(
     layout: Layout,
     server: Simulator,
     capsys: pytest.CaptureFixture[str],
@@ -453,7 +453,7 @@ def test_a_free_key_is_one_sentence_and_status_1(
     assert NO_PLAN in told.out
 
 
-def test_wrong_usage_is_status_2(
+def test_usage_errors_exit_with_2(
     layout: Layout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["backfill", "--data-dir", str(layout.root)]
@@ -486,7 +486,7 @@ sys.exit(cli.run(["backfill", "--json", "--data-dir", sys.argv[2]]))
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_at_any_rename_the_same_command_does_the_rest(
+def test_a_backfill_killed_at_any_rename_is_finished_by_the_next(
     tmp_path: Path, server: Simulator
 ) -> None:
     environment = {**os.environ, "FINNHUB_API_KEY": KEY, "STOCKTRACE_URL": server.url}
@@ -524,7 +524,7 @@ STRETCH = st.tuples(st.integers(0, 30), st.integers(0, 30)).map(lambda two: (min
 
 
 @given(STRETCH, st.lists(STRETCH, max_size=5))
-def test_what_is_left_of_a_stretch_is_what_nobody_took(
+def test_subtracting_spans_leaves_the_rest(
     stretch: tuple[int, int], taken: list[tuple[int, int]]
 ) -> None:
     left = subtract_spans(stretch, merge_spans(taken))

@@ -44,15 +44,13 @@ def told(text: str, now: datetime) -> str:
         ("2026-11-24", datetime(2026, 11, 24, 0, 0, tzinfo=UTC)),
     ],
 )
-def test_a_time_of_day_is_the_next_such_moment_and_a_date_is_meant_as_it_stands(
-    text: str, moment: datetime
-) -> None:
+def test_a_time_of_day_is_today_and_a_date_is_taken_literally(text: str, moment: datetime) -> None:
     until = parse_until(text, NOW)
     assert until.tzinfo is not None
     assert until == moment
 
 
-def test_until_is_in_the_zone_it_was_given_in() -> None:
+def test_until_keeps_its_time_zone() -> None:
     assert parse_until("16:00 America/New_York", NOW).tzinfo == NEW_YORK
 
 
@@ -61,21 +59,21 @@ def test_until_is_in_the_zone_it_was_given_in() -> None:
     ["", "soon", "24:00", "12:60", "12:00:60", "1600", "16", "16.00", "123:00", "16:00 ", " 16:00",
      "16:00 America/New York", "2026-13-01", "2026-11-23T25:00", "16:00+01:00"],
 )  # fmt: skip
-def test_what_is_no_time_is_told_with_how_to_write_one(text: str) -> None:
+def test_an_invalid_time_is_refused_with_an_example(text: str) -> None:
     assert told(text, NOW) == (
         f"{text!r} is not a time: write it like 16:00, 16:00 America/New_York, close "
         "or 2026-11-23T16:00-05:00."
     )
 
 
-def test_a_wrong_time_of_a_right_zone_is_no_time() -> None:
+def test_an_invalid_time_in_a_valid_zone_is_refused() -> None:
     assert told("25:00 UTC", NOW).startswith("'25:00 UTC' is not a time")
 
 
 @pytest.mark.parametrize(
     "zone", ["New_York", "EST5EDT4", "America", "../etc/passwd", "/UTC", "x\0"]
 )
-def test_an_unknown_zone_is_told_in_a_sentence(zone: str) -> None:
+def test_an_unknown_zone_is_refused(zone: str) -> None:
     assert told(f"16:00 {zone}", NOW) == (
         f"{zone!r} is not a time zone: use an IANA name like America/New_York."
     )
@@ -93,7 +91,7 @@ def test_an_unknown_zone_is_told_in_a_sentence(zone: str) -> None:
         ("1999-12-31T23:59Z", "2026-11-23 14:30:00 UTC"),
     ],
 )
-def test_a_time_that_has_passed_is_told_with_the_time_it_is_there(text: str, here: str) -> None:
+def test_a_time_that_has_passed_is_refused_with_the_local_time(text: str, here: str) -> None:
     assert told(text, NOW) == (
         f"{text} has passed (it is {here}): set a later time, with its date if it is not today."
     )
@@ -108,14 +106,12 @@ def test_a_time_that_has_passed_is_told_with_the_time_it_is_there(text: str, her
         (datetime(2026, 11, 1, 5, 0, tzinfo=UTC), datetime(2026, 11, 1, 21, 0, tzinfo=UTC)),
     ],
 )
-def test_a_time_on_a_day_of_23_or_25_hours_is_that_of_the_clocks_there(
-    day: datetime, moment: datetime
-) -> None:
+def test_a_time_on_a_day_of_23_or_25_hours_is_local_time(day: datetime, moment: datetime) -> None:
     assert parse_until("16:00 America/New_York", day) == moment
     assert parse_until("16:00", day.astimezone(NEW_YORK)).astimezone(UTC) == moment
 
 
-def test_an_hour_that_comes_twice_is_the_first_of_the_two() -> None:
+def test_a_repeated_hour_is_the_first_of_the_two() -> None:
     assert parse_until("1:30 America/New_York", datetime(2026, 11, 1, 5, 0, tzinfo=UTC)) == (
         datetime(2026, 11, 1, 5, 30, tzinfo=UTC).astimezone(NEW_YORK)
     )
@@ -151,7 +147,7 @@ def test_the_zone_of_this_machine_has_such_days_too(night: datetime, moment: dat
 
 
 @pytest.mark.usefixtures("machine_in_new_york")
-def test_a_now_from_elsewhere_keeps_its_zone() -> None:
+def test_a_now_in_another_zone_keeps_its_zone() -> None:
     five_east = timezone(timedelta(hours=5))
     assert parse_until("23:00", NOW.astimezone(five_east)) == datetime(
         2026, 11, 23, 18, 0, tzinfo=UTC
@@ -159,7 +155,7 @@ def test_a_now_from_elsewhere_keeps_its_zone() -> None:
 
 
 @given(st.integers(1, 365 * 86_400), st.sampled_from([None, "Asia/Tokyo", "America/New_York"]))
-def test_any_iso_time_that_is_to_come_is_that_time(seconds: int, zone: str | None) -> None:
+def test_any_future_iso_time_is_accepted(seconds: int, zone: str | None) -> None:
     moment = NOW + timedelta(seconds=seconds)
     written = moment.astimezone(ZoneInfo(zone)) if zone else moment
     assert parse_until(written.isoformat(), NOW) == moment

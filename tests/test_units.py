@@ -36,7 +36,7 @@ from stocktrace.units import (
         (timedelta(minutes=1, milliseconds=5), 60.005),
     ],
 )
-def test_a_duration_is_so_many_seconds(text: object, seconds: float) -> None:
+def test_a_duration_is_parsed_to_seconds(text: object, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds, rel=1e-12)
 
 
@@ -44,7 +44,7 @@ def test_a_duration_is_so_many_seconds(text: object, seconds: float) -> None:
     "text",
     ["", "s", "10", "10 s", " 10s", "10s ", "-10s", "+10s", "1e3s", "10M", "1w", "10s,", None],
 )
-def test_what_is_no_duration_is_told_with_how_to_write_one(text: object) -> None:
+def test_an_invalid_duration_is_refused_with_an_example(text: object) -> None:
     with pytest.raises(SettingsError, match="is not a duration: write it like 30s"):
         parse_duration(text)
 
@@ -54,7 +54,7 @@ def test_what_is_no_duration_is_told_with_how_to_write_one(text: object) -> None
     ["0s", "0.1ms", "366.1d", f"{'9' * 400}d", 0, -1, 1e9, float("nan"), float("inf"),
      timedelta(0), timedelta(seconds=-1)],
 )  # fmt: skip
-def test_a_duration_that_is_too_short_or_too_long(text: object) -> None:
+def test_a_duration_that_is_too_short_or_too_long_is_refused(text: object) -> None:
     with pytest.raises(SettingsError, match="is not a duration between 1ms and 366d"):
         parse_duration(text)
 
@@ -81,7 +81,7 @@ def test_a_duration_is_the_sum_of_its_pieces(days: int, hours: int, minutes: int
         ("1000000000GB", 10**18),
     ],
 )
-def test_a_size_is_so_many_bytes(text: object, size: int) -> None:
+def test_a_size_is_parsed_to_bytes(text: object, size: int) -> None:
     assert parse_size(text) == size
 
 
@@ -89,29 +89,29 @@ def test_a_size_is_so_many_bytes(text: object, size: int) -> None:
     "text",
     ["", "MB", "-1", "1 TB", "1MiB", "1M", "1  MB", "1MB ", "1e3", "\u0661", "1\u212ab", None],
 )
-def test_what_is_no_size_is_told_with_how_to_write_one(text: object) -> None:
+def test_an_invalid_size_is_refused_with_an_example(text: object) -> None:
     with pytest.raises(SettingsError, match="is not a size: write it like 64MB"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["1000000001GB", "9" * 400, 10**19])
-def test_a_size_that_no_file_has_is_told(text: object) -> None:
+def test_a_size_larger_than_any_file_is_refused(text: object) -> None:
     with pytest.raises(SettingsError, match="is too large: use at most 1000000000 GB"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "0.0", "0m", "0h", 0, 0.0])
-def test_patience_can_be_none_at_all(text: object) -> None:
+def test_patience_can_be_zero(text: object) -> None:
     assert parse_patience(text) == parse_keep(text) == 0.0
 
 
-def test_only_what_is_kept_can_be_forever() -> None:
+def test_only_a_retention_can_be_forever() -> None:
     assert parse_keep("forever") is None
     with pytest.raises(SettingsError, match="'forever' is not a duration"):
         parse_patience("forever")
 
 
-def test_the_patterns_of_forms_are_what_is_parsed() -> None:
+def test_the_patterns_of_forms_match_the_parsers() -> None:
     texts = ("30s", "1h30m", "0", "0s", "0.0", "forever", "", "10", "10 s", "1w", "-1s")
     taken = {
         pattern: [text for text in texts if re.fullmatch(pattern, text)]
