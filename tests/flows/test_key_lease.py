@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(300)  # the first to come waits for Prefect's import and its server
 
-LOST = "Prefect's server has lost the place of the key: asking for it again"
-TAKEN = "another machine has taken the place of the key; the capture goes on"
+LOST = "Prefect's server has lost the key lease: taking it again"
+TAKEN = "another machine has taken the key lease; the capture continues"
 
 
 @pytest.fixture
@@ -37,16 +37,16 @@ def key(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def slots(key: str, server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def module(key: str, server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module, which asks often."""
     from flows import key_lease
 
-    monkeypatch.setattr(key_lease, "ASK_EVERY_S", 0.05)
+    monkeypatch.setattr(key_lease, "RETRY_INTERVAL_S", 0.05)
     return key_lease
 
 
-def taken(api: Api, slot: KeyLease) -> int:
-    return int(api.one(f"/v2/concurrency_limits/{slot.name}")["active_slots"])
+def taken(api: Api, lease: KeyLease) -> int:
+    return int(api.one(f"/v2/concurrency_limits/{lease.name}")["active_slots"])
 
 
 def on_another_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -55,7 +55,7 @@ def on_another_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def release(folder: Path) -> None:
-    """Have the server lose the place whose lease was noted in ``folder``, the last that was."""
+    """Make the server lose the lease that was written to ``folder`` last."""
     from prefect import get_client
 
     note = max(folder.rglob("*.lease"), key=lambda path: path.stat().st_mtime_ns)
@@ -65,7 +65,7 @@ def release(folder: Path) -> None:
 
 @pytest.fixture
 def around(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[..., Any]], None]:
-    """Puts something around a call of Prefect's client; it is given the call and its arguments."""
+    """Replaces a call of Prefect's client by a function of the call."""
     from prefect.client.orchestration import SyncPrefectClient
 
     def around(name: str, put: Callable[..., Any]) -> None:
@@ -81,47 +81,47 @@ ASK, RENEW = "increment_concurrency_slots_with_lease", "renew_concurrency_lease"
 
 
 @pytest.fixture
-def gone(slots: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """The server is gone until this is called."""
+def gone(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """The server is unreachable until this is called."""
 
     def gone(**_: object) -> None:
         raise ConnectionError("the server is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(slots, "get_client", gone)
-        patch.setattr(slots, "ANSWER_WITHIN_S", 0.1)
+        patch.setattr(module, "get_client", gone)
+        patch.setattr(module, "ANSWER_TIMEOUT_S", 0.1)
         yield patch.undo
 
 
-def test_a_place_is_taken_while_it_is_held_and_no_longer(slots: Any, api: Api, key: str) -> None:
-    with slots.KeyLease(Settings.load()) as slot:
-        assert taken(api, slot) == 1
-        assert api.one(f"/v2/concurrency_limits/{slot.name}")["limit"] == 1
-    slot.close()
-    assert taken(api, slot) == 0
-    assert key not in slot.name
+def test_a_slot_is_taken_while_the_lease_is_held(module: Any, api: Api, key: str) -> None:
+    with module.KeyLease(Settings.load()) as lease:
+        assert taken(api, lease) == 1
+        assert api.one(f"/v2/concurrency_limits/{lease.name}")["limit"] == 1
+    lease.close()
+    assert taken(api, lease) == 0
+    assert key not in lease.name
 
 
 def test_a_second_machine_is_refused_with_what_to_do(
-    slots: Any, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: Any, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with slots.KeyLease(Settings.load()) as first:
+    with module.KeyLease(Settings.load()) as first:
         on_another_machine(monkeypatch, tmp_path)
-        monkeypatch.setattr(slots.Deadline, "after", lambda _: Deadline(0.0))  # it has passed
-        with pytest.raises(KeyInUse) as refused, slots.KeyLease(Settings.load()):
+        monkeypatch.setattr(module.Deadline, "after", lambda _: Deadline(0.0))  # it has passed
+        with pytest.raises(KeyInUse) as refused, module.KeyLease(Settings.load()):
             pytest.fail("two machines had the key")
         assert taken(api, first) == 1
     first.close()
     assert str(refused.value) == (
         f"Another capture on another machine already uses this API key (in the global concurrency "
-        f"limit {first.name}; one that died is out of it within 5 minutes, and if there is none "
-        f"at all, run prefect gcl update {first.name} --active-slots 0). "
+        f"limit {first.name}; the slot of a crashed capture is free within 5 minutes; if no "
+        f"capture runs, run prefect gcl update {first.name} --active-slots 0). "
         "Stop it first, or use a second key."
     )
 
 
 def test_a_second_machine_that_waits_takes_over(
-    slots: Any,
+    module: Any,
     api: Api,
     around: Callable[..., None],
     tmp_path: Path,
@@ -129,7 +129,7 @@ def test_a_second_machine_that_waits_takes_over(
 ) -> None:
     from prefect.exceptions import PrefectHTTPStatusError
 
-    with slots.KeyLease(Settings.load()) as first:
+    with module.KeyLease(Settings.load()) as first:
         on_another_machine(monkeypatch, tmp_path)
         leave = threading.Event()
 
@@ -142,7 +142,7 @@ def test_a_second_machine_that_waits_takes_over(
                 raise
 
         around(ASK, refused)
-        with slots.KeyLease(Settings.load(wait_for_key="60s")) as second:
+        with module.KeyLease(Settings.load(wait_for_key="60s")) as second:
             assert leave.is_set()
             first.close()
             assert taken(api, second) == 1
@@ -150,24 +150,24 @@ def test_a_second_machine_that_waits_takes_over(
     assert taken(api, second) == 0
 
 
-def test_what_a_killed_capture_held_on_this_machine_is_given_back_at_once(
-    slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch
+def test_the_slot_of_a_capture_killed_on_this_machine_is_released_at_once(
+    module: Any, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with slots.KeyLease(Settings.load()) as first, monkeypatch.context() as killed:
-        killed.delattr(slots, "get_client")  # it gives nothing back
+    with module.KeyLease(Settings.load()) as first, monkeypatch.context() as killed:
+        killed.delattr(module, "get_client")  # it gives nothing back
         first.__exit__(None, None, None)
         first.close()
     assert taken(api, first) == 1
-    with slots.KeyLease(Settings.load()) as second:
+    with module.KeyLease(Settings.load()) as second:
         assert taken(api, second) == 1
     second.close()
     assert taken(api, second) == 0
 
 
-def test_a_server_whose_database_is_locked_is_asked_again_at_once(
-    slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch
+def test_a_server_with_a_locked_database_is_asked_again_at_once(
+    module: Any, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, connect = httpx.HTTPTransport.handle_request, slots.get_client
+    send, connect = httpx.HTTPTransport.handle_request, module.get_client
     locked, clients = [503, 503], []
 
     def handle(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
@@ -179,61 +179,61 @@ def test_a_server_whose_database_is_locked_is_asked_again_at_once(
         clients.append(given)
         return connect(**given)
 
-    monkeypatch.setattr(slots, "get_client", counted)
+    monkeypatch.setattr(module, "get_client", counted)
     with monkeypatch.context() as patch:
         patch.setattr(httpx.HTTPTransport, "handle_request", handle)
-        with slots.KeyLease(Settings.load()) as slot:
-            # By us: Prefect's own client would wait for 2 s and ask with the same connection.
+        with module.KeyLease(Settings.load()) as lease:
+            # By stocktrace: Prefect's own client would wait for 2 s on the same connection.
             assert (locked, len(clients)) == ([], 3)
-            assert taken(api, slot) == 1
-    slot.close()
-    assert slot.outage.failures == 0
+            assert taken(api, lease) == 1
+    lease.close()
+    assert lease.outage.failures == 0
 
 
-def test_without_an_answer_the_capture_goes_on(
-    slots: Any, gone: Callable[[], None], caplog: pytest.LogCaptureFixture
+def test_without_an_answer_the_capture_continues(
+    module: Any, gone: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING), slots.KeyLease(Settings.load()) as slot:
+    with caplog.at_level(logging.WARNING), module.KeyLease(Settings.load()) as lease:
         pass
-    slot.close()
-    assert "stocktrace-slot" not in [thread.name for thread in threading.enumerate()]
+    lease.close()
+    assert "stocktrace-key-lease" not in [thread.name for thread in threading.enumerate()]
     assert [record.message for record in caplog.records] == [
-        "the place of the key cannot be kept (ConnectionError); recording goes on",
+        "Prefect cannot keep the key lease (ConnectionError); recording continues",
         (
             "Prefect's server does not say whether another machine uses the key: "
-            "the capture goes on without its word"
+            "the capture continues without the key lease"
         ),
     ]
 
 
-def test_when_the_server_is_back_the_place_is_taken_after_all(
-    slots: Any, api: Api, gone: Callable[[], None]
+def test_the_slot_is_taken_when_the_server_is_back(
+    module: Any, api: Api, gone: Callable[[], None]
 ) -> None:
-    with slots.KeyLease(Settings.load()) as slot:
+    with module.KeyLease(Settings.load()) as lease:
         limits = api.all("v2/concurrency_limits")
-        assert slot.name not in [limit["name"] for limit in limits]
+        assert lease.name not in [limit["name"] for limit in limits]
         gone()
-        eventually(lambda: slot.name in [one["name"] for one in api.all("v2/concurrency_limits")])
-        eventually(lambda: taken(api, slot) == 1)
-    slot.close()
-    assert taken(api, slot) == 0
+        eventually(lambda: lease.name in [one["name"] for one in api.all("v2/concurrency_limits")])
+        eventually(lambda: taken(api, lease) == 1)
+    lease.close()
+    assert taken(api, lease) == 0
 
 
-def test_a_place_that_the_server_lost_is_asked_for_again(
-    slots: Any, api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_lease_that_the_server_lost_is_taken_again(
+    module: Any, api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(slots, "RENEW_EVERY_S", 0.05)
-    with caplog.at_level(logging.WARNING), slots.KeyLease(Settings.load()) as slot:
+    monkeypatch.setattr(module, "RENEW_INTERVAL_S", 0.05)
+    with caplog.at_level(logging.WARNING), module.KeyLease(Settings.load()) as lease:
         release(Path(tempfile.gettempdir()))
         eventually(lambda: LOST in caplog.messages)
-        eventually(lambda: taken(api, slot) == 1)
-    slot.close()
-    assert taken(api, slot) == 0
+        eventually(lambda: taken(api, lease) == 1)
+    lease.close()
+    assert taken(api, lease) == 0
     assert caplog.messages.count(LOST) == 1
 
 
-def test_a_place_that_another_took_meanwhile_is_told_once_and_ends_nothing(
-    slots: Any,
+def test_a_slot_taken_by_another_machine_is_logged_once_and_ends_no_capture(
+    module: Any,
     api: Api,
     around: Callable[..., None],
     tmp_path: Path,
@@ -242,13 +242,13 @@ def test_a_place_that_another_took_meanwhile_is_told_once_and_ends_nothing(
 ) -> None:
     here, asked = Path(tempfile.gettempdir()), threading.Semaphore(0)
     others: list[KeyLease] = []
-    monkeypatch.setattr(slots, "RENEW_EVERY_S", 0.05)
+    monkeypatch.setattr(module, "RENEW_INTERVAL_S", 0.05)
 
     def another_is_first(renew: Callable[[], Any]) -> Any:
         if not others:
             release(here)
             on_another_machine(monkeypatch, tmp_path)
-            others.append(slots.KeyLease(Settings.load()))
+            others.append(module.KeyLease(Settings.load()))
             others[0].__enter__()
         return renew()
 
@@ -257,7 +257,7 @@ def test_a_place_that_another_took_meanwhile_is_told_once_and_ends_nothing(
         return ask()
 
     around(RENEW, another_is_first)
-    with caplog.at_level(logging.WARNING), slots.KeyLease(Settings.load()) as first:
+    with caplog.at_level(logging.WARNING), module.KeyLease(Settings.load()) as first:
         eventually(lambda: TAKEN in caplog.messages)
         around(ASK, counted)
         for _ in range(3):
