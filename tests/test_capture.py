@@ -312,9 +312,9 @@ def test_stopping_by_hand_publishes_all_and_says_so(studio: Studio) -> None:
     [
         ({}, "Set a duration"),
         ({"duration": 1, "until": datetime(2027, 1, 1, tzinfo=UTC)}, "Set a duration"),
-        ({"duration": "soon"}, "'soon' is no duration"),
-        ({"duration": 0}, "0 is no duration"),
-        ({"duration": -1}, "-1 is no duration"),
+        ({"duration": "soon"}, "'soon' is not a duration"),
+        ({"duration": 0}, "0 is not a duration"),
+        ({"duration": -1}, "-1 is not a duration"),
         ({"until": datetime(2027, 1, 1)}, "until needs a time zone"),  # noqa: DTZ001
         ({"until": datetime(2001, 1, 1, tzinfo=UTC)}, "until 2001-01-01 00:00:00 UTC has passed"),
     ],

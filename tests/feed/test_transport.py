@@ -267,7 +267,7 @@ def test_a_server_without_tls_is_distinguished_from_one_that_closed(
     error = reached.exception(PATIENCE)
     assert isinstance(error, WrongScheme)
     assert str(error) == (
-        f"{server} does not speak TLS: set STOCKTRACE_URL or --url to an address that begins with "
+        f"{server} does not use TLS. Set STOCKTRACE_URL or --url to an address that starts with "
         "ws://."
     )
     _, reached = reach(url)

@@ -173,7 +173,7 @@ def ends(
         with pytest.raises(WrongScheme) as told:
             record(studio, url)
         served.result(PATIENCE)
-    assert str(told.value).endswith(f"an address that begins with {scheme}://.")
+    assert str(told.value).endswith(f"an address that starts with {scheme}://.")
     assert not listener.dialled()
 
 
