@@ -41,6 +41,7 @@ from stocktrace.live.fleet import (
 from stocktrace.store.names import new_session
 from stocktrace.text import count_of
 from stocktrace.trade import parse_tickers
+from stocktrace.units import epoch_ns
 
 SHARD = "stocktrace-capture/shard"
 # A crashed run is marked after two minutes. Each check is one request per shard.
@@ -133,7 +134,7 @@ def _check_deployments(client: SyncPrefectClient, deployments: list[str]) -> Non
 
 def result(fleet: Fleet, lake: str) -> dict[str, Any] | State[Any]:
     """Write the gaps and return the result; failed if tickers were abandoned or a shard failed."""
-    end = int(min(datetime.now(UTC), fleet.end).timestamp() * 1e9)
+    end = epoch_ns(min(datetime.now(UTC), fleet.end))
     gaps = 0
     try:
         if fleet.lost_at:

@@ -65,7 +65,7 @@ class FleetRuns:
 
     def _update(self, client: SyncPrefectClient, run: ShardRun) -> None:
         """Update a run. Nothing changes before the server has answered every question."""
-        state, alive_at = run.state, int(self.fleet.began.timestamp() * 1e9)
+        state, alive_at = run.state, epoch_ns(self.fleet.began)
         if run.run is not None:
             try:
                 flow_run = client.read_flow_run(run.run)

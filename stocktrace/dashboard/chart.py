@@ -18,6 +18,7 @@ from stocktrace.dashboard.events import GapSpan
 from stocktrace.dashboard.rows import TickerRows
 from stocktrace.dashboard.tail import SessionTail
 from stocktrace.store.layout import Layout
+from stocktrace.units import US_PER_SECOND
 
 #: Lengths of a bar (s) that a viewer can select.
 LENGTHS_S = (1, 5, 15, 60)
@@ -60,7 +61,8 @@ class BarColumns:
         price = np.where(rows.makes_price, rows.price, np.nan)
         volume = np.where(rows.makes_volume, rows.volume, 0.0)
         ones = np.ones(len(rows), np.int64)
-        return cls(rows.received // 1_000_000, price, price, price, price, volume, ones).join(1)
+        seconds = rows.received // US_PER_SECOND
+        return cls(seconds, price, price, price, price, volume, ones).join(1)
 
     def join(self, every: int) -> Self:
         """Make bars of ``every`` seconds, aligned to the epoch, from these."""

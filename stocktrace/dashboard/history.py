@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from stocktrace.dashboard.rows import TickerRows
 from stocktrace.latency import BUCKET_COUNT, BUCKETS_PER_OCTAVE, LatencyHistogram
+from stocktrace.units import US_PER_MS, US_PER_SECOND
 
 #: Half an hour second by second; a trading day in steps of 16 s. 2 MB.
 STEPS = 1800
@@ -32,7 +33,7 @@ class LagHistory:
 
     def add(self, rows: TickerRows) -> None:
         """Count ``rows`` at their time of receipt; those before ``begin`` count at ``begin``."""
-        steps = np.maximum(rows.received // 1_000_000 - self.begin, 0)
+        steps = np.maximum(rows.received // US_PER_SECOND - self.begin, 0)
         while int(steps.max()) >= STEPS * self.step_s:
             self._double_steps()
         steps //= self.step_s
@@ -102,5 +103,5 @@ def disk_lags(batches: Iterable[TickerRows]) -> LatencyHistogram:
     lags = LatencyHistogram()
     for rows in batches:
         if rows.written is not None:
-            lags.add((rows.written - rows.received) / 1000.0)
+            lags.add((rows.written - rows.received) / US_PER_MS)
     return lags

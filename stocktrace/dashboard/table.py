@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stocktrace.dashboard.rows import TickerRows
+from stocktrace.units import US_PER_SECOND
 
 #: Points of a sparkline: the last minute of a live session, or the whole of an ended one.
 POINTS = 60
@@ -57,7 +58,7 @@ class TickerTable:
         if not rows.makes_price.any() or rows.received[-1] < self._last_received[number]:
             return
         self._last_received[number] = int(rows.received[-1])
-        price, at = rows.price[rows.makes_price], rows.received[rows.makes_price] // 1_000_000
+        price, at = rows.price[rows.makes_price], rows.received[rows.makes_price] // US_PER_SECOND
         if self._first[number] is None:
             self._first[number] = float(price[0])
         self._last[number] = float(price[-1])

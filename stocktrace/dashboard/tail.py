@@ -31,6 +31,7 @@ from stocktrace.store.names import OPEN, WindowId, is_day_file
 from stocktrace.store.partition import WindowRows, files_in_order, window_rows_in
 from stocktrace.store.segments import HEADER, parse_lines
 from stocktrace.trade import is_ticker
+from stocktrace.units import NS_PER_US
 
 # One read takes at most about this much, so that a late start fills the page step by step.
 _BYTES = 8_000_000
@@ -206,7 +207,7 @@ class TickerTail:
         if count:
             position.rows += count
             lines.text.append(text[header:])
-            lines.portions.append((self._ticker, count, stat.st_mtime_ns // 1000))
+            lines.portions.append((self._ticker, count, stat.st_mtime_ns // NS_PER_US))
             lines.size += len(text)
         return is_all
 

@@ -15,6 +15,7 @@ import msgspec
 
 from stocktrace.simulator.faults import Fault
 from stocktrace.simulator.protocol import DECODE_ERRORS, Subscriptions
+from stocktrace.units import MS_PER_SECOND
 
 # One frame in so many is late: late prints are some among many (FAULTS.md, 16).
 _LATE_PERIOD = 10
@@ -192,7 +193,7 @@ class FrameRewrite:
 
 
 def _delay(piece: FramePiece, seconds: float) -> FramePiece:
-    delay_ms = round(seconds * 1000)
+    delay_ms = round(seconds * MS_PER_SECOND)
     return FramePiece(shift_times(piece.frame, lambda time: time - delay_ms), piece.symbols)
 
 

@@ -19,7 +19,7 @@ import msgspec
 from stocktrace.errors import SettingsError
 from stocktrace.simulator.instruments import Instrument, instrument
 from stocktrace.store.tape import TapeFrames
-from stocktrace.units import NS_PER_SECOND
+from stocktrace.units import NS_PER_MS, NS_PER_SECOND
 
 #: 2026-11-23 14:30 UTC, an opening of New York, in UTC epoch ns: where a test's market starts.
 OPENING_BELL = 1_795_444_200 * NS_PER_SECOND
@@ -155,7 +155,7 @@ def _market_frames(
         current = tickers()
         if current != floor.tickers:
             floor.open(current)
-        times = [(start + round(second * NS_PER_SECOND)) // 1_000_000 for second in seconds]
+        times = [(start + round(second * NS_PER_SECOND)) // NS_PER_MS for second in seconds]
         rows = floor.trades(times if left >= len(times) else times[: int(left)])
         left -= len(rows)
         frame = encode({"data": rows, "type": "trade"}) if rows else None

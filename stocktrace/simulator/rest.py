@@ -20,6 +20,7 @@ from websockets.http11 import Response
 from stocktrace.calendar import NEW_YORK, us_extended_session, us_regular_session
 from stocktrace.simulator.protocol import DECODE_ERRORS
 from stocktrace.simulator.settings import RestSettings
+from stocktrace.units import MS_PER_SECOND
 
 #: The path of every REST request begins with it.
 PREFIX = "/api/v1/"
@@ -183,7 +184,7 @@ class _TickHistory:
             except DECODE_ERRORS:
                 continue  # not a frame of trades
             for row in rows:
-                time = datetime.fromtimestamp(row.t / 1000, NEW_YORK)
+                time = datetime.fromtimestamp(row.t / MS_PER_SECOND, NEW_YORK)
                 self._days[row.s, time.date()].append(row)
 
 

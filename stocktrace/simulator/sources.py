@@ -18,9 +18,8 @@ from stocktrace.marks import Mark
 from stocktrace.simulator.frames import shift_times
 from stocktrace.simulator.protocol import is_error
 from stocktrace.store.tape import TapeFrames, TapeReader
-from stocktrace.units import NS_PER_SECOND
+from stocktrace.units import NS_PER_MS
 
-_NS_PER_MS = NS_PER_SECOND // 1000
 _SUFFIXES = (".tape", ".tape.gz", ".tape.zst")
 _log = logging.getLogger("stocktrace.simulator")
 
@@ -157,4 +156,4 @@ class TapeSource:
 
 
 def _shift(t: int, *, origin: int, to: int, speed: float) -> int:
-    return (to + round((t * _NS_PER_MS - origin) / speed)) // _NS_PER_MS
+    return (to + round((t * NS_PER_MS - origin) / speed)) // NS_PER_MS
