@@ -183,8 +183,8 @@ def read_blocks(
 
 def _parse_block(batch: pa.RecordBatch, form: CsvFormat, columns: dict[str, str]) -> CsvBlock:
     texts = {ours: _texts(batch[theirs]) for ours, theirs in columns.items()}
-    event = epoch_ns(texts["ts_event"], form.unit, form.zone)
-    received = epoch_ns(texts["ts_recv"], form.unit, form.zone) if "ts_recv" in texts else event
+    event = parse_times(texts["ts_event"], form.unit, form.zone)
+    received = parse_times(texts["ts_recv"], form.unit, form.zone) if "ts_recv" in texts else event
     values = {ours: array.to_pylist() for ours, array in texts.items()}
     return CsvBlock(values, event.to_pylist(), received.to_pylist())
 
@@ -241,7 +241,7 @@ _NS = {"s": NS_PER_SECOND, "ms": NS_PER_MS, "us": NS_PER_US, "ns": 1}
 _INT64 = 2**63
 
 
-def epoch_ns(texts: pa.StringArray, unit: str, zone: str) -> pa.Int64Array:
+def parse_times(texts: pa.StringArray, unit: str, zone: str) -> pa.Int64Array:
     """Parse times to nanoseconds since the epoch (UTC); null where a text is not a time.
 
     ``unit`` is that of numbers (``s``, ``ms``, ``us``, ``ns``), or ``iso`` for text like

@@ -24,14 +24,13 @@ from stocktrace.store.names import WindowId
 from stocktrace.verify.coverage import check_coverage
 from stocktrace.verify.day_files import DayFiles
 from stocktrace.verify.finding import Finding
-from stocktrace.verify.folder import dates_of_sessions, sessions_to_verify, unknown_files
-from stocktrace.verify.footer import check_without_tape
+from stocktrace.verify.folder import dates_of_sessions, unknown_files
 from stocktrace.verify.rebuild_day import rebuild_day
 from stocktrace.verify.tapes import check_tape, find_extra_tapes, find_missing_tapes
 from stocktrace.verify.totals import check_hashes, check_report
-from stocktrace.verify.window import check_against_tape
+from stocktrace.verify.window import check_against_tape, check_without_tape
 
-__all__ = ["Finding", "dates_of_sessions", "sessions_to_verify", "unknown_files", "verify"]
+__all__ = ["Finding", "dates_of_sessions", "unknown_files", "verify"]
 
 
 def verify(

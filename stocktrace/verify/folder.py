@@ -16,11 +16,6 @@ from stocktrace.verify.day_files import misplaced_rows, sessions_in_days
 from stocktrace.verify.finding import Finding
 
 
-def sessions_to_verify(layout: Layout) -> list[str]:
-    """Return all sessions that are not running."""
-    return list(dates_of_sessions(layout))
-
-
 def dates_of_sessions(layout: Layout, sessions: Sequence[str] = ()) -> dict[str, set[str]]:
     """Return the sessions that are not running, each with the UTC dates under which it has files.
 

@@ -1,4 +1,4 @@
-"""Check one window against its tape, which is rebuilt into a scratch folder."""
+"""Check one window against its tape, rebuilt into a scratch folder, or without a tape."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import conversion, parquet, segments
 from stocktrace.store.checksum import content_hash
-from stocktrace.store.footer import read_footer
+from stocktrace.store.footer import has_wrong_statistics, read_footer
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.partition import WindowRows
 from stocktrace.store.quarantine import QuarantineEncoder, parse_quarantine
-from stocktrace.verify.day_files import DayFiles
+from stocktrace.verify.day_files import WRONG_STATISTICS, DayFiles
 from stocktrace.verify.finding import Finding
-from stocktrace.verify.footer import check_without_tape, footer_problem
 from stocktrace.verify.rebuild_day import rebuild_day
 from stocktrace.verify.tapes import find_shortage
 
@@ -128,7 +127,7 @@ class _WindowFiles:
                 yield self.tape, f"{final}, which is intact, {difference} here", False
             else:
                 yield final, f"{difference} of {self.tape}", True
-        elif problem := footer_problem(final, footer, self.part, wanted.hexdigest()):
+        elif problem := _footer_problem(final, footer, self.part, wanted.hexdigest()):
             yield final, problem, True
 
 
@@ -176,3 +175,41 @@ def _read_refused(path: Path) -> list[tuple[str, bytes]] | None:
     except ValueError:
         return None
     return sorted((row.line(with_frame=False), row.frame) for row in refused)
+
+
+def _footer_problem(path: Path, footer: dict[str, str], part: WindowId, content: str) -> str | None:
+    """Describe what is wrong in the footer of a file whose pages are right."""
+    if (footer.get("session"), footer.get("window")) != (part.session, part.window):
+        return "its footer names another session or window"
+    if footer.get("content") != content:
+        return "its footer does not match its content"
+    if has_wrong_statistics(path):
+        return WRONG_STATISTICS
+    return None
+
+
+def check_without_tape(
+    layout: Layout, part: WindowId, days: DayFiles, report: SessionReport | None
+) -> Iterator[Finding]:
+    """Compare the content of a window with its footers, and its rows with the report."""
+    rows = 0
+    for path in layout.published_window(part):
+        try:
+            footer = read_footer(path)
+            content = content_hash(parquet.read_trade_file(path))
+        except ConversionError as error:
+            yield Finding(part.session, path, str(error))
+            continue
+        rows += content.rows
+        if problem := _footer_problem(path, footer, part, content.hexdigest()):
+            yield Finding(part.session, path, problem)
+    for piece in days.of_part(part).values():
+        rows += piece.rows
+        if problem := days.problem(piece):
+            yield Finding(part.session, piece.path, problem)
+    books = report.windows.get(part.window) if report is not None else None
+    if books is not None and rows != books.recorded and not layout.sealed_segments(part):
+        problem = (
+            f"cannot prove its trades: {rows:,} are published, but {books.recorded:,} reported"
+        )
+        yield Finding(part.session, layout.archived_tape(part), problem)

@@ -20,7 +20,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import SegmentWriter
 from stocktrace.trade import Trade
-from stocktrace.verify import sessions_to_verify, verify
+from stocktrace.verify import dates_of_sessions, verify
 from tests.conftest import NOON, SESSION, WINDOW, Studio, published, sent, taped
 from tests.store.conftest import batch_of
 
@@ -148,6 +148,4 @@ def everything_is_recorded(studio: Studio, exchange: Simulator) -> None:
     assert kept == frames[: len(kept)]
     assert published(studio.data_dir) == sent(kept) != {}
     layout = Layout(studio.data_dir)
-    assert [
-        each for session in sessions_to_verify(layout) for each in verify(layout, session)
-    ] == []
+    assert [each for session in dates_of_sessions(layout) for each in verify(layout, session)] == []

@@ -30,7 +30,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock, no_compaction
 from stocktrace.store.names import WindowId
 from stocktrace.trade import Trade
-from stocktrace.verify import sessions_to_verify, unknown_files, verify
+from stocktrace.verify import dates_of_sessions, unknown_files, verify
 from tests import remains
 from tests.conftest import NOON, SESSION, tree
 from tests.remains import PARTS, PRICES, prices
@@ -192,13 +192,13 @@ def test_a_compacted_session_verifies_and_nothing_is_changed(compacted: Layout) 
     assert findings(compacted) == []
     assert findings(compacted, repair=True) == []
     assert remains.snapshot(compacted) == before
-    assert sessions_to_verify(compacted) == [SESSION]
+    assert [*dates_of_sessions(compacted)] == [SESSION]
 
 
 def test_a_session_is_known_by_day_files_alone(compacted: Layout) -> None:
     compacted.report(SESSION).unlink()
     shutil.rmtree(compacted.tapes(SESSION))
-    assert sessions_to_verify(compacted) == [SESSION]
+    assert [*dates_of_sessions(compacted)] == [SESSION]
     assert [problem for _, problem, _ in findings(compacted)] == [
         "the report is missing or cannot be read: run `stocktrace recover`"
     ]

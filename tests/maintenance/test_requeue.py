@@ -22,7 +22,7 @@ from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
 from stocktrace.store.quarantine import QuarantinedRow, QuarantineEncoder, parse_quarantine
-from stocktrace.verify import sessions_to_verify, verify
+from stocktrace.verify import dates_of_sessions, verify
 from tests.conftest import NOON, SESSION, WINDOW, frame, published, tree
 from tests.dying import Killed, Killer, calls_of
 from tests.remains import PARTS, SECOND, prices, problems
@@ -418,7 +418,7 @@ def test_a_row_is_requeued_once_after_a_kill_at_any_system_call(
         recover(copy)
         assert prices(copy) == {"AAPL": [1.0, 2.0]}, f"killed at system call {call}"
         assert requeue_rows(copy, source) is None
-        for session in sessions_to_verify(copy):
+        for session in dates_of_sessions(copy):
             assert list(verify(copy, session)) == []
         shutil.rmtree(copy.root)
 

@@ -21,7 +21,7 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import QuarantinedRow, QuarantineEncoder, parse_quarantine
 from stocktrace.store.segments import HEADER
-from stocktrace.verify import Finding, dates_of_sessions, sessions_to_verify, unknown_files, verify
+from stocktrace.verify import Finding, dates_of_sessions, unknown_files, verify
 from stocktrace.verify.window import _read_refused
 from tests import remains
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, published
@@ -79,7 +79,7 @@ def test_an_intact_session_verifies(layout: Layout) -> None:
     assert look(layout) == []
     assert look(layout, repair=True) == []
     assert snapshot(layout) == before
-    assert sessions_to_verify(layout) == [SESSION]
+    assert [*dates_of_sessions(layout)] == [SESSION]
 
 
 def test_a_capture_with_refused_rows_in_many_batches_verifies(
@@ -191,7 +191,7 @@ def test_gaps_of_a_running_session_are_not_requested(layout: Layout) -> None:
     from stocktrace.store import lock
 
     with lock.hold_lock(layout.lock(SESSION), {}):
-        assert sessions_to_verify(layout) == []
+        assert [*dates_of_sessions(layout)] == []
 
 
 # --- what can be wrong, and is mended from the tape --------------------------------------------
@@ -419,7 +419,7 @@ def test_a_file_that_no_session_recorded_is_found(layout: Layout, name: str) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(final(layout), path)
     assert str(path.relative_to(layout.root)) in files_of(layout)
-    assert sessions_to_verify(layout) == [SESSION]
+    assert [*dates_of_sessions(layout)] == [SESSION]
 
 
 def test_an_anchor_with_rows_is_found(layout: Layout) -> None:
@@ -436,7 +436,7 @@ def test_an_anchor_with_rows_is_found(layout: Layout) -> None:
 def test_a_session_with_published_files_only_is_known(layout: Layout) -> None:
     shutil.rmtree(layout.tapes(SESSION))
     layout.report(SESSION).unlink()
-    assert sessions_to_verify(layout) == [SESSION]
+    assert [*dates_of_sessions(layout)] == [SESSION]
     assert files_of(layout) == {REPORT}
 
 
