@@ -85,11 +85,11 @@ class SessionTapes:
 
     def _append(self, frames: Iterable[TimedFrame]) -> None:
         # A frame without a time is received with the one before it.
-        for stamp, some in itertools.groupby(frames, key=lambda frame: frame[0]):
+        for stamp, group in itertools.groupby(frames, key=lambda frame: frame[0]):
             if stamp is not None and stamp >= 0:
                 self._last = stamp
                 self.first = stamp if self.first is None else min(self.first, stamp)
-            self._tape(self._last).append(self._last, [frame for _, frame in some])
+            self._tape(self._last).append(self._last, [frame for _, frame in group])
 
     def _mark(self, coverage: Sequence[CoverageInterval]) -> None:
         if coverage:

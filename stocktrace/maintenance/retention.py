@@ -62,7 +62,7 @@ def _prune_tapes(
     layout: Layout, session: str, tapes: list[Path], result: PruneResult, clock: Clock
 ) -> None:
     findings = list(verify(layout, session))
-    result.refused += [f"{found.path}: {found.problem}" for found in findings]
+    result.refused += [f"{finding.path}: {finding.problem}" for finding in findings]
     if findings:
         return
     audit = AuditLog(layout.audit, session, clock)
