@@ -42,10 +42,10 @@ def watch(
     """
     layout = open_layout(data_dir)
 
-    from stocktrace.sessions.catalog import latest_running_capture
+    from stocktrace.sessions.catalog import find_running_capture
     from stocktrace.sessions.report import SessionReport
 
-    session = session or latest_running_capture(layout)
+    session = session or find_running_capture(layout, latest=True)
 
     last: CaptureStatus | None = None
     try:

@@ -6,7 +6,7 @@ session, which Prometheus treats like a restart of the process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -100,7 +100,7 @@ class Metrics(Collector):
         capture = HealthInput(
             latest.status,
             utc_datetime(self._clock.wall()),
-            self._clock.monotonic() - latest.stored_at,
+            self._age_s(latest),
             latest.disconnected_s,
             self._free_bytes(),
             self._settings.min_free_space,
@@ -122,72 +122,62 @@ class Metrics(Collector):
         for name, (text, value) in _GAUGES.items():
             yield GaugeMetricFamily(f"stocktrace_{name}", text, value(status))
         for name, text, figure in (
-            (
-                "status_age_seconds",
-                "Age of these figures.",
-                self._clock.monotonic() - latest.stored_at,
-            ),
+            ("status_age_seconds", "Age of these figures.", self._age_s(latest)),
             ("disconnected_seconds", "Seconds since the disconnect.", latest.disconnected_s),
             ("disk_free_bytes", "Free space for the data folder.", self._free_bytes()),
             ("disk_min_free_bytes", "The capture ends below it.", self._settings.min_free_space),
         ):
             yield GaugeMetricFamily(f"stocktrace_{name}", text, figure)
-        yield self._problems()
-        yield _frames(status)
-        yield _quantiles(status)
+        kinds = [problem.kind for problem in self.problems() or ()]
+        counts: dict[str, float] = {kind: kinds.count(kind) for kind in PROBLEM_KINDS}
+        text = "Problems that /healthz reports, by kind."
+        yield _labelled(GaugeMetricFamily, "problems", text, "kind", counts)
+        frames = {kind: getattr(status, name) for kind, name in _FRAMES.items()}
+        yield _labelled(CounterMetricFamily, "frames", "Frames received, by kind.", "kind", frames)
+        quantiles = {share: getattr(status.latency, name) for share, name in _QUANTILES.items()}
+        lags = {share: ms / MS_PER_SECOND for share, ms in quantiles.items() if ms is not None}
+        text = "Lag of all trades of the session after the exchange's time."
+        yield _labelled(GaugeMetricFamily, "session_lag_seconds", text, "quantile", lags)
         if len(status.tickers) <= MAX_TICKERS:
             yield from _per_ticker(status)
 
-    def _problems(self) -> Metric:
-        family = GaugeMetricFamily(
-            "stocktrace_problems", "Problems that /healthz reports, by kind.", labels=["kind"]
-        )
-        kinds = [problem.kind for problem in self.problems() or ()]
-        for kind in PROBLEM_KINDS:
-            family.add_metric([kind], kinds.count(kind))
-        return family
+    def _age_s(self, latest: _LatestStatus) -> float:
+        return self._clock.monotonic() - latest.stored_at
 
     def _free_bytes(self) -> int:
         return files.free_bytes(self._settings.data_dir)
 
 
-def _frames(status: CaptureStatus) -> Metric:
-    family = CounterMetricFamily("stocktrace_frames", "Frames received, by kind.", labels=["kind"])
-    for kind, name in _FRAMES.items():
-        family.add_metric([kind], getattr(status, name))
-    return family
-
-
-def _quantiles(status: CaptureStatus) -> Metric:
-    family = GaugeMetricFamily(
-        "stocktrace_session_lag_seconds",
-        "Lag of all trades of the session after the exchange's time.",
-        labels=["quantile"],
-    )
-    for share, name in _QUANTILES.items():
-        if (value := getattr(status.latency, name)) is not None:
-            family.add_metric([share], value / MS_PER_SECOND)
-    return family
-
-
 def _per_ticker(status: CaptureStatus) -> Iterator[Metric]:
-    labels = ["ticker"]
-    received = CounterMetricFamily("stocktrace_ticker_trades", "Trades received.", labels=labels)
-    refused = CounterMetricFamily(
-        "stocktrace_ticker_quarantined", "Trades that the schema refused.", labels=labels
-    )
-    queued = GaugeMetricFamily(
-        "stocktrace_ticker_queue_trades", "Trades that wait for the recorder.", labels=labels
-    )
-    last = GaugeMetricFamily(
-        "stocktrace_ticker_last_trade_timestamp_seconds",
+    for kind, name, text, values in (
+        (CounterMetricFamily, "trades", "Trades received.", status.per_ticker),
+        (
+            CounterMetricFamily,
+            "quarantined",
+            "Trades that the schema refused.",
+            status.quarantined_by_ticker,
+        ),
+        (GaugeMetricFamily, "queue_trades", "Trades that wait for the recorder.", status.queued),
+    ):
+        counts = {ticker: values.get(ticker, 0) for ticker in status.tickers}
+        yield _labelled(kind, f"ticker_{name}", text, "ticker", counts)
+    yield _labelled(
+        GaugeMetricFamily,
+        "ticker_last_trade_timestamp_seconds",
         "When the last trade was received; missing before the first.",
-        labels=labels,
+        "ticker",
+        {name: status.last[name] / NS_PER_SECOND for name in status.tickers if name in status.last},
     )
-    for ticker in status.tickers:
-        received.add_metric([ticker], status.per_ticker.get(ticker, 0))
-        refused.add_metric([ticker], status.quarantined_by_ticker.get(ticker, 0))
-        queued.add_metric([ticker], status.queued.get(ticker, 0))
-        if ticker in status.last:
-            last.add_metric([ticker], status.last[ticker] / NS_PER_SECOND)
-    yield from (received, refused, queued, last)
+
+
+def _labelled(
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    name: str,
+    text: str,
+    label: str,
+    values: Mapping[str, float],
+) -> Metric:
+    family = kind(f"stocktrace_{name}", text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

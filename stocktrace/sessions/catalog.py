@@ -107,20 +107,10 @@ def running_captures(layout: Layout) -> list[str]:
     return [name for name in names if is_session(name) and is_in_use(layout, name)]
 
 
-def latest_running_capture(layout: Layout) -> str:
-    """Return the running capture that began last: names sort as sessions began.
-
-    Raises:
-        SessionNotRunning: no capture is running.
-    """
-    running = running_captures(layout)
-    if not running:
-        raise SessionNotRunning.none(layout.root)
-    return running[-1]
-
-
-def find_running_capture(layout: Layout, session: str | None = None) -> str:
-    """Return ``session`` if it is running, or without one the only capture that is.
+def find_running_capture(
+    layout: Layout, session: str | None = None, *, latest: bool = False
+) -> str:
+    """Return ``session`` if it is running, or without one the only capture that is, or the latest.
 
     Raises:
         SessionNotRunning: it is not running, or no capture is.
@@ -137,9 +127,9 @@ def find_running_capture(layout: Layout, session: str | None = None) -> str:
         return session
     if not running:
         raise SessionNotRunning.none(layout.root)
-    if len(running) > 1:
+    if len(running) > 1 and not latest:
         raise UsageError(
             f"{len(running)} captures are running in {layout.root}. Name one with --session: "
             f"{', '.join(running)}."
         )
-    return running[0]
+    return running[-1]  # names sort as sessions began

@@ -99,4 +99,4 @@ def test_a_recovery_holds_a_lock_and_is_not_a_capture(layout: Layout) -> None:
         assert catalog.running_captures(layout) == [OTHER]
         assert catalog.find_running_capture(layout) == OTHER
     with pytest.raises(SessionNotRunning):
-        catalog.latest_running_capture(layout)
+        catalog.find_running_capture(layout, latest=True)
