@@ -1,7 +1,7 @@
-"""stocktrace, watched from inside: pauses of the feed, latency to the CSV row, memory, CPU.
+"""stocktrace, measured from inside: pauses of the feed, latency to the CSV row, memory, CPU.
 
-``BENCH_WATCH`` is JSON: ``settings`` for the capture, ``seconds`` it lasts (0: until all trades are
-in), ``settle`` seconds that do not count for the share of a core.
+``BENCH_WATCH`` is JSON: ``settings`` of the capture, its duration in ``seconds`` (0: until all
+trades have arrived), and ``settle``: seconds that do not count for the share of a core.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from stocktrace.store.segments import SegmentWriter
 
 meter = Meter()
 given: dict[str, Any] = json.loads(os.environ["BENCH_WATCH"])
-handle = CaptureControl()
+control = CaptureControl()
 began = time.monotonic()
 pauses: list[float] = []
 waits: list[tuple[float, int]] = []  # seconds from a read to its rows in CSV, and how many rows
 memory: list[tuple[float, float]] = []
 settled: list[tuple[float, float]] = []
 last_read = last_write = 0.0
-most_waiting = 0
+max_waiting = 0
 receive, write = BatchSocket.recv_batch, SegmentWriter.write
 
 
 def watched_receive(self: BatchSocket) -> Any:
-    """Note how long the feed was away."""
+    """Measure the time since the last read."""
     global last_read  # noqa: PLW0603 - one feed
     batch = receive(self)
     now = time.monotonic()
@@ -50,30 +50,30 @@ def watched_receive(self: BatchSocket) -> Any:
 
 
 def watched_write(self: SegmentWriter, batch: Batch) -> None:
-    """Note how old the rows are when they are written."""
+    """Measure the age of the rows when they are written."""
     global last_write  # noqa: PLW0603 - one recorder
     write(self, batch)
     last_write = time.monotonic()
     now = time.time_ns()
-    reads = dict.fromkeys([read for _, some in batch for read, _ in some])
+    reads = dict.fromkeys([read for _, parts in batch for read, _ in parts])
     waits.extend([((now - read.arrivals[0].stamp) / 1e9, len(read)) for read in reads])
 
 
 def watch(status: CaptureStatus) -> None:
-    """Twice a second."""
-    global most_waiting  # noqa: PLW0603 - a maximum
+    """Measure queue, memory and CPU; called twice a second."""
+    global max_waiting  # noqa: PLW0603 - a maximum
     now = time.monotonic() - began
-    most_waiting = max(most_waiting, status.backlog)
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - no file of ours
+    max_waiting = max(max_waiting, status.backlog)
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not our file
         memory.append((now, int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6))
     if now >= given.get("settle", 0):
         settled.append((now, time.process_time()))
     if status.trades >= meter.trades and not given.get("seconds"):
-        handle.stop("all were sent")
+        control.stop("all trades were received")
 
 
 def capture() -> SessionReport:
-    """Record."""
+    """Record with the Python API."""
     settings = Settings.load(
         url=meter.url,
         data_dir=meter.folder,
@@ -85,12 +85,12 @@ def capture() -> SessionReport:
         duration=given.get("seconds") or 7200,
         settings=settings,
         on_status=watch,
-        control=handle,
+        control=control,
     )
 
 
 def flow_run() -> SessionReport:
-    """Record as a flow run, against a server of its own (another process)."""
+    """Record as a flow run, with a Prefect server in another process."""
     from flows import capture, progress
 
     os.environ["FINNHUB_API_KEY"] = "bench"
@@ -102,8 +102,8 @@ def flow_run() -> SessionReport:
 
 
 def main() -> None:
-    """Record, and tell what was seen."""
-    if given["timed"]:  # what is noted of each read is a slope of its own, half an hour long
+    """Record, and report the measurements."""
+    if given["timed"]:  # measuring each read needs memory, which grows for half an hour
         BatchSocket.recv_batch = watched_receive  # type: ignore[method-assign]
         SegmentWriter.write = watched_write  # type: ignore[method-assign]
     report = flow_run() if given["flow"] else capture()
@@ -120,7 +120,7 @@ def main() -> None:
         worst_pause_ms=float(away[-1]),
         latency_ms=[float(late[int(len(late) * part)]) for part in (0.5, 0.99)],
         drained_s=last_write - last_read if pauses else 0.0,
-        most_waiting=most_waiting,
+        max_waiting=max_waiting,
         memory_mb=[float(sizes[0]), float(sizes.max()), float(sizes[-1])],
         slope_mb_h=float(np.polyfit(times, sizes, 1)[0] * 3600) if len(times) > 2 else 0.0,
         live_s=settled[-1][1] - meter.cpu if settled else 0.0,
