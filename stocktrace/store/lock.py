@@ -4,6 +4,8 @@
   (``share_lock``). One process compacts a data folder, or several verify it.
 - A folder is locked without leaving a file behind (``lock_folder``). One process publishes the
   windows of a session, or several read its tapes.
+
+A function that does not wait raises ``BlockingIOError`` if another process holds the lock.
 """
 
 from __future__ import annotations
@@ -29,11 +31,7 @@ _PROBE_S = 0.05
 
 @contextlib.contextmanager
 def hold_lock(path: Path, facts: dict[str, str]) -> Iterator[None]:
-    """Hold the lock file ``path`` and write the holder into it: ``facts``, process, host.
-
-    Raises:
-        BlockingIOError: Another process holds it.
-    """
+    """Hold the lock file ``path`` and write the holder into it: ``facts``, process, host."""
     descriptor = open_lock_file(path)
     try:
         lock_exclusively(descriptor)
@@ -52,11 +50,7 @@ def write_holder(descriptor: int, facts: dict[str, str]) -> None:
 
 
 def lock_exclusively(descriptor: int) -> None:
-    """Lock an open file.
-
-    Raises:
-        BlockingIOError: Another process holds the lock.
-    """
+    """Lock an open file; tries for a moment, because ``is_locked`` may hold the lock."""
     deadline = Deadline.after(_PROBE_S)
     while True:
         try:
@@ -71,11 +65,7 @@ def lock_exclusively(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def share_lock(path: Path) -> Iterator[None]:
-    """Share the lock file ``path`` with others; nobody can hold it in the meantime.
-
-    Raises:
-        BlockingIOError: Another process holds it.
-    """
+    """Share the lock file ``path`` with others; nobody can hold it in the meantime."""
     with _locked(open_lock_file(path), fcntl.LOCK_SH | fcntl.LOCK_NB):
         yield
 
@@ -103,12 +93,10 @@ def _locked(descriptor: int, operation: int) -> Iterator[None]:
 def is_locked(path: Path) -> bool:
     """Return whether a running process holds the lock file ``path``."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        with _locked(os.open(path, os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB):
+            return False
     except FileNotFoundError:
         return False
-    try:
-        with _locked(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB):
-            return False
     except BlockingIOError:
         return True
 
@@ -131,25 +119,17 @@ def open_lock_file(path: Path) -> int:
 
 
 def compaction_lock(layout: Layout) -> AbstractContextManager[None]:
-    """Keep other processes from compacting and verifying.
-
-    Raises:
-        StoreError: Another process does.
-    """
-    return _holding(layout, hold_lock(layout.compaction_lock, {"what": "compaction"}))
+    """Keep other processes from compacting and verifying; ``StoreError`` if one does."""
+    return _hold_compaction(layout, hold_lock(layout.compaction_lock, {"what": "compaction"}))
 
 
 def no_compaction(layout: Layout) -> AbstractContextManager[None]:
-    """Keep other processes from compacting.
-
-    Raises:
-        StoreError: Another process does.
-    """
-    return _holding(layout, share_lock(layout.compaction_lock))
+    """Keep other processes from compacting; ``StoreError`` if one does."""
+    return _hold_compaction(layout, share_lock(layout.compaction_lock))
 
 
 @contextlib.contextmanager
-def _holding(layout: Layout, lock: AbstractContextManager[None]) -> Iterator[None]:
+def _hold_compaction(layout: Layout, lock: AbstractContextManager[None]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock)
@@ -160,23 +140,19 @@ def _holding(layout: Layout, lock: AbstractContextManager[None]) -> Iterator[Non
         yield
 
 
-def publish_lock(layout: Layout, session: str) -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def publish_lock(layout: Layout, session: str, *, exclusive: bool = True) -> Iterator[None]:
     """Keep other processes from publishing windows of a session and reading its tapes; waits.
 
     A cancelled capture may still publish a window while its session is recovered. The lock is on
     the folder of tapes, not the session's: the capture holds that one while others publish for it.
     """
-    return _lock_tapes(layout, session, exclusive=True)
-
-
-def read_lock(layout: Layout, session: str) -> AbstractContextManager[None]:
-    """Keep other processes from replacing the tapes of a session; waits."""
-    return _lock_tapes(layout, session, exclusive=False)
-
-
-@contextlib.contextmanager
-def _lock_tapes(layout: Layout, session: str, *, exclusive: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(FileNotFoundError):  # without tapes there is nothing to rebuild
             stack.enter_context(lock_folder(layout.tapes(session), exclusive=exclusive))
         yield
+
+
+def read_lock(layout: Layout, session: str) -> AbstractContextManager[None]:
+    """Keep other processes from replacing the tapes of a session; waits."""
+    return publish_lock(layout, session, exclusive=False)

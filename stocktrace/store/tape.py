@@ -17,7 +17,6 @@ A tape is named ``.tape``, or ``.tape.zst`` once it is archived; third-party rec
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import json
 import os
@@ -27,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import zstandard
 
@@ -48,7 +47,7 @@ class TapeFrames:
 
 
 class TapeWriter:
-    """Appends to one tape.
+    """Appends to one tape, which it creates; raises ``FileExistsError`` if ``path`` exists.
 
     The feed's thread calls ``append`` and ``append_mark``. They take no lock: the system orders a
     write and an fsync, and ``close`` is called after the last append. Two other threads call
@@ -56,11 +55,6 @@ class TapeWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        """Create the tape.
-
-        Raises:
-            FileExistsError: ``path`` exists; it is not changed.
-        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.size = 0
@@ -139,7 +133,7 @@ def parse_line(line: bytes) -> Mark | TapeFrames:
         facts = json.loads(text)
         if isinstance(facts, dict):
             return parse_mark(stamp, name.decode(), facts)
-    except (binascii.Error, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise TapeError(f"The mark {line[:60]!r} cannot be read.") from error
     raise TapeError(f"The facts of the mark {line[:60]!r} are not a JSON object.")
 
@@ -154,11 +148,9 @@ _UNREADABLE = (EOFError, zlib.error, zstandard.ZstdError)
 
 
 def _decompressed(path: Path) -> Iterator[bytes]:
-    """The bytes of a tape, decompressed according to its suffix, up to the first damage.
-
-    The stream readers of both libraries discard their buffered bytes when the data ends early, and
-    zstandard's does not report it.
-    """
+    """Yield the bytes of a tape, decompressed according to its suffix, up to the first damage."""
+    # The stream readers of both libraries discard their buffered bytes when the data ends early,
+    # and zstandard's does not report it.
     make = _DECOMPRESSORS.get(path.suffix)
     with path.open("rb") as file:
         if make is None:
@@ -178,10 +170,11 @@ def _decompressed(path: Path) -> Iterator[bytes]:
 
 @dataclass(slots=True)
 class TapeReader:
-    """Reads a tape; its counts are final after the last entry.
+    """Iterates over marks and frames in order; neighbouring frames with one stamp come together.
 
-    ``torn_bytes`` counts the bytes after the last line feed, ``invalid_lines`` the complete lines
-    that do not follow the grammar. ``damage`` says why reading ended early, if it did.
+    The counts are final after the last entry: ``torn_bytes`` counts the bytes after the last line
+    feed, ``invalid_lines`` the complete lines that do not follow the grammar. ``damage`` says why
+    reading ended early, if it did.
     """
 
     path: Path
@@ -190,40 +183,35 @@ class TapeReader:
     damage: str | None = None
 
     def __iter__(self) -> Iterator[Mark | TapeFrames]:
-        """Yield marks and frames in order; neighbouring frames with one stamp come together."""
         stamp, frames = 0, list[bytes]()
         for line in self._lines():
             # A fast path for frames, which are nearly all lines of a tape.
             text, _, payload = line.partition(b"\t")
-            if (
+            if not (
                 payload
                 and payload[0] != 35  # "#"
                 and text.isdigit()
                 and len(text) <= 19  # bounds the time of int()
                 and (line_stamp := int(text)) <= LATEST_NS
             ):
-                if line_stamp != stamp and frames:
-                    yield TapeFrames(stamp, frames)
-                    frames = []
-                stamp = line_stamp
-                frames.append(payload)
-                continue
-            try:
-                entry = parse_line(line)
-            except TapeError:
-                self.invalid_lines += 1
-                continue
-            if isinstance(entry, TapeFrames) and entry.stamp == stamp:
-                frames.extend(entry.frames)
-                continue
-            if frames:
+                try:
+                    entry = parse_line(line)
+                except TapeError:
+                    self.invalid_lines += 1
+                    continue
+                if isinstance(entry, Mark):
+                    if frames:
+                        yield TapeFrames(stamp, frames)
+                        frames = []
+                    yield entry
+                    continue
+                line_stamp = entry.stamp
+                (payload,) = entry.frames
+            if line_stamp != stamp and frames:
                 yield TapeFrames(stamp, frames)
                 frames = []
-            if isinstance(entry, TapeFrames):
-                stamp = entry.stamp
-                frames.extend(entry.frames)
-            else:
-                yield entry
+            stamp = line_stamp
+            frames.append(payload)
         if frames:
             yield TapeFrames(stamp, frames)
 
@@ -272,48 +260,28 @@ def archive_tape(tape: Path, archived: Path) -> None:
     tape.unlink()
 
 
-@dataclass(frozen=True, slots=True)
-class _TapePair:
-    """The contents of a plain tape and of an archive of the same window, compared.
-
-    ``plain_size`` and ``archived_size`` count bytes; of a ``damaged`` archive only the readable
-    ones. ``agree``: the longer one begins with the other.
-    """
-
-    plain_size: int
-    archived_size: int
-    agree: bool
-    damaged: bool
-
-    @classmethod
-    def compare(cls, tape: Path, archived: Path) -> Self:
-        size, agree, damaged = 0, True, False
-        with tape.open("rb") as plain:
-            try:
-                for chunk in _decompressed(archived):
-                    size += len(chunk)
-                    agree = agree and chunk.startswith(plain.read(len(chunk)))
-            except _UNREADABLE:
-                damaged = True
-            return cls(os.fstat(plain.fileno()).st_size, size, agree, damaged)
-
-    @property
-    def plain_is_better(self) -> bool:
-        """True if the plain tape is the one to keep: an intact archive yields only to more."""
-        if self.damaged:
-            return self.plain_size >= self.archived_size
-        return self.agree and self.plain_size > self.archived_size
-
-    @property
-    def plain_is_redundant(self) -> bool:
-        """True if an intact archive has every byte of the plain tape."""
-        return not self.damaged and self.agree and self.plain_size <= self.archived_size
+def _choose_tape(tape: Path, archived: Path) -> tuple[Path, bool]:
+    """Return the better tape of a window, and whether it has all bytes of the other one."""
+    size, agree, damaged = 0, True, False
+    with tape.open("rb") as plain:
+        try:
+            for chunk in _decompressed(archived):
+                size += len(chunk)
+                agree = agree and chunk.startswith(plain.read(len(chunk)))
+        except _UNREADABLE:
+            damaged = True
+        plain_size = os.fstat(plain.fileno()).st_size
+    if damaged:  # ``size`` counts what is readable
+        return tape if plain_size >= size else archived, False
+    if agree and plain_size > size:
+        return tape, True
+    return archived, agree
 
 
 def better_tape(tape: Path, archived: Path) -> Path:
     """Return the better of a plain tape and the archive of the same window."""
     try:
-        return tape if _TapePair.compare(tape, archived).plain_is_better else archived
+        return _choose_tape(tape, archived)[0]
     except FileNotFoundError:  # it was archived in the meantime
         return archived
 
@@ -321,25 +289,22 @@ def better_tape(tape: Path, archived: Path) -> Path:
 def settle_tapes(tape: Path, archived: Path) -> Path | None:
     """Choose between a plain tape and an archive of one window, so that no frame is lost.
 
-    A data folder that was copied while it recorded, and again afterwards, has both.
+    A data folder that was copied while it recorded, and again afterwards, has both. Returns the new
+    path of the tape that was set aside, which readers ignore.
 
     - The archive is intact and begins with all bytes of the plain tape: the plain tape is deleted.
     - The archive is intact, and the plain tape begins with all its bytes and has more: both stay
       until ``archive_tape`` replaces the archive.
     - The archive is intact and they differ: the plain tape is set aside.
     - The archive is damaged: the shorter of the two is set aside.
-
-    Returns:
-        The new path of the tape that was set aside, which readers ignore.
     """
-    pair = _TapePair.compare(tape, archived)
-    if pair.plain_is_better:
-        return set_aside(archived) if pair.damaged else None
-    if not pair.plain_is_redundant:
-        return set_aside(tape)
-    sync_file(archived)  # it may have been copied without a sync
-    sync_file(archived.parent)
-    tape.unlink()
+    better, has_all = _choose_tape(tape, archived)
+    if not has_all:
+        return set_aside(archived if better is tape else tape)
+    if better is archived:
+        sync_file(archived)  # it may have been copied without a sync
+        sync_file(archived.parent)
+        tape.unlink()
     return None
 
 
