@@ -58,7 +58,7 @@ class AuditLog:
     def _append(self, record: dict[str, object], at: datetime) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            previous = _last_hash(descriptor) or _hash_before(self._path)
+            previous = self._previous_hash(descriptor)
             size = os.fstat(descriptor).st_size
             try:
                 write_all(descriptor, _line({**record, "previous": previous}))
@@ -73,6 +73,17 @@ class AuditLog:
             os.close(descriptor)
         if size >= ROTATE_BYTES:
             self._path.rename(self._path.with_name(f"audit-{at:%Y%m%dT%H%M%S.%f}Z.jsonl"))
+
+    def _previous_hash(self, descriptor: int) -> str:
+        """Return the hash of the last line, which may be in a rotated log; end a truncated line."""
+        size = os.fstat(descriptor).st_size
+        if size:
+            tail = os.pread(descriptor, _TAIL, max(0, size - _TAIL))
+            if not tail.endswith(b"\n"):  # truncated by a power cut
+                write_all(descriptor, b"\n")
+            return _last_hash(tail.removesuffix(b"\n"))
+        rotated = _rotated(self._path)
+        return _last_hash(rotated[-1].read_bytes().rstrip(b"\n")) if rotated else FIRST_HASH
 
 
 def _line(record: dict[str, object]) -> bytes:
@@ -91,23 +102,13 @@ def _hash_of(line: bytes) -> str | None:
     return stated if mark and _hash(text) == stated else None
 
 
-def _last_hash(descriptor: int) -> str | None:
-    size = os.fstat(descriptor).st_size
-    if not size:
-        return None
-    tail = os.pread(descriptor, _TAIL, max(0, size - _TAIL))
-    if not tail.endswith(b"\n"):  # truncated by a power cut: end the line
-        write_all(descriptor, b"\n")
-        tail += b"\n"
-    return _hash_of(tail[:-1].rpartition(b"\n")[2]) or FIRST_HASH
+def _last_hash(text: bytes) -> str:
+    """Return the hash in the last line of ``text``, which ends without a line feed."""
+    return _hash_of(text.rpartition(b"\n")[2]) or FIRST_HASH
 
 
-def _hash_before(path: Path) -> str:
-    """Return the last hash of the log that was rotated last."""
-    rotated = _rotated(path)
-    if not rotated:
-        return FIRST_HASH
-    return _hash_of(rotated[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]) or FIRST_HASH
+def _rotated(path: Path) -> list[Path]:
+    return sorted(path.parent.glob("audit-*.jsonl"))
 
 
 def deleted_files(path: Path, session: str) -> set[str]:
@@ -136,10 +137,6 @@ def _deleted_files(log: Path, size: int) -> dict[str, set[str]]:
             name = Path(record.get("file", "")).name
             names.setdefault(record["session"], set()).add(name)
     return names
-
-
-def _rotated(path: Path) -> list[Path]:
-    return sorted(path.parent.glob("audit-*.jsonl"))
 
 
 def check_audit_log(path: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -172,39 +173,34 @@ def temporary_for(final: Path) -> Path:
     return final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
 
 
-@contextlib.contextmanager
-def locked_temporary(final: Path) -> Iterator[Path]:
+def locked_temporary(final: Path) -> AbstractContextManager[Path]:
     """Create an empty file beside ``final``, to be written and renamed; delete it if it is not.
 
     It is locked until the end of the context, so that ``remove_abandoned`` leaves it alone.
     """
-    with disk_errors(final):
-        temporary, descriptor = _make_locked(final, partial(Path.touch, exist_ok=False))
-    try:
-        yield temporary
-    finally:
-        try:
-            temporary.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
+    make, delete = partial(Path.touch, exist_ok=False), partial(Path.unlink, missing_ok=True)
+    return _locked_temporary(final, make, delete)
 
 
-@contextlib.contextmanager
-def temporary_folder(final: Path) -> Iterator[Path]:
+def temporary_folder(final: Path) -> AbstractContextManager[Path]:
     """Create a folder beside ``final``, with the lock and the end of ``locked_temporary``.
 
     A renamed folder keeps the lock: end the context before others lock it.
     """
-    with disk_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary, descriptor = _make_locked(final, Path.mkdir)
-    try:
+    make, delete = partial(Path.mkdir, parents=True), partial(shutil.rmtree, ignore_errors=True)
+    return _locked_temporary(final, make, delete)
+
+
+@contextlib.contextmanager
+def _locked_temporary(
+    final: Path, make: Callable[[Path], None], delete: Callable[[Path], None]
+) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        with disk_errors(final):
+            temporary, descriptor = _make_locked(final, make)
+        stack.callback(os.close, descriptor)
+        stack.callback(delete, temporary)  # while it is locked
         yield temporary
-    finally:
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-        finally:
-            os.close(descriptor)
 
 
 def _make_locked(final: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
@@ -270,7 +266,7 @@ def swap_folders(staged: Path, live: Path) -> None:
     Raises:
         StoreError: The system cannot; nothing was changed.
     """
-    number = _swap_function()(os.fsencode(staged), os.fsencode(live))
+    number = _swap(os.fsencode(staged), os.fsencode(live))
     if number in _UNSUPPORTED:
         raise StoreError(
             f"The file system of {live} cannot swap two folders ({os.strerror(number)}): leave "
@@ -280,19 +276,14 @@ def swap_folders(staged: Path, live: Path) -> None:
         raise StoreError(f"Cannot replace {live} by {staged}: {os.strerror(number)}.")
 
 
-def _swap_function() -> Callable[[bytes, bytes], int]:
-    """Return the system call; it returns an error number or 0."""
+def _swap(one: bytes, other: bytes) -> int:
+    """Swap two paths; return the error number of the system call, or 0."""
     library = ctypes.CDLL(None, use_errno=True)
     try:
         if sys.platform == "darwin":
-            swap = library.renamex_np
-            swap.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
-            return lambda one, other: ctypes.get_errno() if swap(one, other, _RENAME_SWAP) else 0
-        rename = library.renameat2  # glibc 2.28, musl 1.2.4
-        folder, path = ctypes.c_int, ctypes.c_char_p
-        rename.argtypes = (folder, path, folder, path, ctypes.c_uint)
+            failed = library.renamex_np(one, other, _RENAME_SWAP)
+        else:  # glibc 2.28, musl 1.2.4
+            failed = library.renameat2(_AT_FDCWD, one, _AT_FDCWD, other, _RENAME_EXCHANGE)
     except AttributeError:
-        return lambda _one, _other: errno.ENOSYS
-    return lambda one, other: (
-        ctypes.get_errno() if rename(_AT_FDCWD, one, _AT_FDCWD, other, _RENAME_EXCHANGE) else 0
-    )
+        return errno.ENOSYS
+    return ctypes.get_errno() if failed else 0

@@ -87,43 +87,43 @@ class Lake:
             if file.read() != data:
                 raise LakeError(f"{key} in {self.url} has other content than was sent.")
 
-    # --- a ``DataSource`` --------------------------------------------------------------------
+    # --- the methods of a ``FolderSource`` -----------------------------------------------------
 
     def dates(self) -> list[str]:
-        """See ``DataSource``."""
+        """See ``FolderSource``."""
         names = (info.base_name for info in self._list("parquet"))
         return sorted(name.removeprefix("date=") for name in names if name.startswith("date="))
 
     def trade_files(self, ticker: str, date: str) -> list[str]:
-        """See ``DataSource``."""
+        """See ``FolderSource``."""
         folder = f"parquet/date={date}/symbol={encode_ticker(ticker)}"
         paths = [info.path for info in self._list(folder) if info.path.endswith(".parquet")]
         return sorted(paths, key=lambda path: reading_order(Path(path)))
 
     def coverage_files(self, date: str | None = None, session: str | None = None) -> list[str]:
-        """See ``DataSource``."""
+        """See ``FolderSource``."""
         dates = [date] if date else [info.base_name[5:] for info in self._list("coverage")]
         files = (info.path for each in dates for info in self._list(f"coverage/date={each}"))
         return sorted(path for path in files if session in (None, Path(path).stem))
 
     def gap_fills(self) -> list[str]:
-        """See ``DataSource``."""
+        """See ``FolderSource``."""
         return sorted(info.path for info in self._list("repairs"))
 
     def tickers(self, date: str) -> set[str]:
-        """See ``DataSource``."""
+        """See ``FolderSource``."""
         names = (info.base_name for info in self._list(f"parquet/date={date}"))
         return set(tickers_in(name.removeprefix("symbol=") for name in names))
 
     def reports(self, last: int | None = None) -> Iterator[bytes]:
-        """See ``DataSource``."""
+        """See ``FolderSource``."""
         paths = sorted((info.path for info in self._list("sessions")), reverse=True)
         for path in paths[:last]:
             with _lake_errors(self.url), self.files.open_input_stream(path) as file:
                 yield bytes(file.read())
 
     def running_sessions(self) -> list[str]:
-        """See ``DataSource``; the last report of a crashed session says that it runs, too."""
+        """See ``FolderSource``; the last report of a crashed session says that it runs, too."""
         reports = [json.loads(report) for report in self.reports(_RECENT)]
         return [str(report["session"]) for report in reports if report["state"] == "running"]
 

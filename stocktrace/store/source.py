@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 import pyarrow.fs as pafs
 
@@ -17,75 +17,40 @@ from stocktrace.store.lock import is_locked
 from stocktrace.store.names import is_import, is_merge, is_session, tickers_in
 from stocktrace.store.partition import files_in_order, partition_folders
 
-_LOCAL = pafs.LocalFileSystem()
-
-
-class DataSource(Protocol):
-    """A data folder or a lake, for readers. All paths are in the file system ``files``."""
-
-    @property
-    def files(self) -> pafs.FileSystem:
-        """The file system."""
-
-    def dates(self) -> list[str]:
-        """Return the UTC dates that have published trades, sorted."""
-
-    def tickers(self, date: str) -> set[str]:
-        """Return the tickers that have published trades of a date."""
-
-    def reports(self, last: int | None = None) -> Iterator[bytes]:
-        """Yield the reports of all or the ``last`` so many sessions, the latest first."""
-
-    def trade_files(self, ticker: str, date: str) -> list[str]:
-        """Return the files of a ticker's date in reading order."""
-
-    def coverage_files(self, date: str | None = None, session: str | None = None) -> list[str]:
-        """Return the files of coverage, of one date and one session or of all, sorted."""
-
-    def gap_fills(self) -> list[str]:
-        """Return the files of ``gap_fills``, sorted."""
-
-    def running_sessions(self) -> list[str]:
-        """Return the running sessions, whose coverage is not written yet."""
-
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """A data folder."""
+    """A data folder, for readers. All paths are in the file system ``files``."""
 
     layout: Layout
-
-    @property
-    def files(self) -> pafs.FileSystem:
-        """See ``DataSource``."""
-        return _LOCAL
+    files: ClassVar[pafs.FileSystem] = pafs.LocalFileSystem()
 
     def dates(self) -> list[str]:
-        """See ``DataSource``."""
+        """Return the UTC dates that have published trades, sorted."""
         return self.layout.dates()
 
     def tickers(self, date: str) -> set[str]:
-        """See ``DataSource``."""
+        """Return the tickers that have published trades of a date."""
         names = (path.name.removeprefix("symbol=") for path in partition_folders(self.layout, date))
         return set(tickers_in(names))
 
     def reports(self, last: int | None = None) -> Iterator[bytes]:
-        """See ``DataSource``."""
+        """Yield the reports of all or the ``last`` so many sessions, the latest first."""
         for path in sorted(self.layout.sessions.glob("*.json"), reverse=True)[:last]:
             with contextlib.suppress(FileNotFoundError):  # deleted in the meantime
                 yield path.read_bytes()
 
     def trade_files(self, ticker: str, date: str) -> list[str]:
-        """See ``DataSource``."""
+        """Return the files of a ticker's date in reading order."""
         return [str(path) for path in files_in_order(self.layout.partition(ticker, date))]
 
     def coverage_files(self, date: str | None = None, session: str | None = None) -> list[str]:
-        """See ``DataSource``."""
+        """Return the files of coverage, of one date and one session or of all, sorted."""
         paths = self.layout.root.glob(f"coverage/date={date or '*'}/{session or '*'}.parquet")
         return sorted(map(str, paths))
 
     def gap_fills(self) -> list[str]:
-        """See ``DataSource``; files of imports that do not exist are left out."""
+        """Return the files of ``gap_fills``, sorted, without those of imports that do not exist."""
         requests = self.layout.fill_requests
         return sorted(
             str(path)
@@ -94,10 +59,14 @@ class FolderSource:
         )
 
     def running_sessions(self) -> list[str]:
-        """See ``DataSource``: the captures whose lock is held."""
+        """Return the captures whose lock is held: their coverage is not written yet."""
         names = [path.stem for path in self.layout.sessions.glob("*.lock") if is_session(path.stem)]
         captures = [name for name in names if not (is_import(name) or is_merge(name))]
         return [name for name in captures if is_locked(self.layout.lock(name))]
+
+
+#: A lake has the methods of a data folder.
+DataSource = FolderSource | Lake
 
 
 def open_source(data_dir: str | Path | None) -> DataSource:

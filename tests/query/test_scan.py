@@ -95,7 +95,7 @@ class Counting(pafs.FileSystemHandler):  # type: ignore[misc]
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting()
-    monkeypatch.setattr(source, "_LOCAL", pafs.PyFileSystem(counting))
+    monkeypatch.setattr(source.FolderSource, "files", pafs.PyFileSystem(counting))
     return counting
 
 

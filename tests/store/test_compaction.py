@@ -301,7 +301,7 @@ def test_a_file_system_that_cannot_swap_is_an_error_and_nothing_changes(
     publish(part_of(0), 1.0)
     publish(part_of(1), 2.0)
     before = tree(layout.root)
-    monkeypatch.setattr(files, "_swap_function", lambda: lambda _one, _other: errno.EXDEV)
+    monkeypatch.setattr(files, "_swap", lambda _one, _other: errno.EXDEV)
     with pytest.raises(StoreError, match="cannot swap two folders"):
         compact_day(layout, "AAPL", DATE)
     assert tree(layout.root) == before
