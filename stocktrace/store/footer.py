@@ -31,12 +31,7 @@ def add_footer(writer: pq.ParquetWriter, **facts: str) -> None:
 
 
 def read_footer(path: Path) -> dict[str, str]:
-    """Return the keys of a published file, without their prefix, and ``rows``.
-
-    Raises:
-        ConversionError: The footer cannot be read.
-        FileNotFoundError: The file does not exist (any more).
-    """
+    """Return ``parse_footer`` of a file; the errors are those of ``open_parquet``."""
     with open_parquet(path) as file:
         return parse_footer(file.metadata)
 
@@ -113,11 +108,7 @@ def format_windows(windows: Iterable[tuple[WindowId, int, str]]) -> str:
 
 
 def parse_windows(text: str) -> list[tuple[WindowId, int, str]]:
-    """The inverse of ``format_windows``.
-
-    Raises:
-        ValueError: ``text`` is not valid.
-    """
+    """The inverse of ``format_windows``; ``ValueError`` if ``text`` is not valid."""
     sessions: Any = json.loads(text)
     try:
         return [

@@ -45,7 +45,7 @@ def open_parquet(
         FileNotFoundError: The file does not exist (any more).
     """
     with (
-        _reading(path),
+        _reading(path, FileNotFoundError),
         pq.ParquetFile(path, page_checksum_verification=True, filesystem=filesystem) as file,
     ):
         if schema is not None and not file.schema_arrow.equals(schema):
@@ -54,10 +54,11 @@ def open_parquet(
 
 
 @contextlib.contextmanager
-def _reading(path: str | Path) -> Iterator[None]:
+def _reading(path: str | Path, *raised: type[Exception]) -> Iterator[None]:
+    """Translate errors of pyarrow, except those that are to be ``raised``."""
     try:
         yield
-    except FileNotFoundError:
+    except raised:
         raise
     except UNREADABLE as error:
         raise ConversionError(f"{path} cannot be read: {error}.") from error
@@ -71,11 +72,9 @@ def read_table(
     Raises:
         ConversionError: The file is missing or damaged, or its columns are not those of ``schema``.
     """
-    try:
-        with open_parquet(path, schema, filesystem) as file:
-            return file.read(use_threads=False)
-    except FileNotFoundError as error:
-        raise ConversionError(f"{path} cannot be read: {error}.") from error
+    with _reading(path), open_parquet(path, schema, filesystem) as file:
+        table: pa.Table = file.read(use_threads=False)
+        return table
 
 
 def publish_table(
@@ -105,10 +104,7 @@ def trade_writer(path: Path, level: int = ZSTD_LEVEL) -> pq.ParquetWriter:
         compression="zstd",
         compression_level=level,
         use_dictionary=["price", "volume", "conditions"],
-        column_encoding={
-            "ts_event": "DELTA_BINARY_PACKED",
-            "ts_recv": "DELTA_BINARY_PACKED",
-        },
+        column_encoding=dict.fromkeys(("ts_event", "ts_recv"), "DELTA_BINARY_PACKED"),
         max_rows_per_page=_PAGE_ROWS,
         write_page_checksum=True,
         store_schema=False,
@@ -121,22 +117,19 @@ def read_trade_file(path: Path) -> Iterator[pa.RecordBatch]:
     Raises:
         ConversionError: The file is missing or damaged, or has other columns.
     """
-    try:
-        with open_parquet(path, TRADE_SCHEMA) as file:
-            yield from file.iter_batches(batch_size=ROW_GROUP, use_threads=False)
-    except FileNotFoundError as error:
-        raise ConversionError(f"{path} cannot be read: {error}.") from error
+    with _reading(path), open_parquet(path, TRADE_SCHEMA) as file:
+        yield from file.iter_batches(batch_size=ROW_GROUP, use_threads=False)
 
 
 class RowRangeReader:
     """Reads ranges of rows of one file of trades; a context manager.
 
     It keeps the row group that it read last, so that reading consecutive ranges costs as much as
-    reading the file once.
+    reading the file once. All errors are those of ``open_parquet``; ``ConversionError`` also if the
+    file has fewer rows than are read.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open ``path``; raises as ``open_parquet`` does."""
         self._path = path
         self._open = contextlib.ExitStack()
         self._file = self._open.enter_context(open_parquet(path, TRADE_SCHEMA))
@@ -152,11 +145,7 @@ class RowRangeReader:
         self._open.close()
 
     def rows(self, offset: int, count: int) -> Iterator[pa.RecordBatch]:
-        """Yield ``count`` rows from ``offset`` on.
-
-        Raises:
-            ConversionError: The rows cannot be read, or the file has fewer.
-        """
+        """Yield ``count`` rows from ``offset`` on."""
         end = offset + count
         if end > (self._ends[-1] if self._ends else 0):
             raise ConversionError(f"{self._path} has fewer rows than its footer says.")
@@ -168,11 +157,7 @@ class RowRangeReader:
             offset = stop
 
     def head(self, offset: int, count: int) -> pa.Table:
-        """Return at most ``count`` rows from ``offset`` on, of one row group.
-
-        Raises:
-            ConversionError: The rows cannot be read, or the file has fewer.
-        """
+        """Return at most ``count`` rows from ``offset`` on, of one row group."""
         group = bisect.bisect_right(self._ends, offset)
         if (self._last and self._last[0] == group) or offset not in (0, *self._ends):
             return pa.Table.from_batches(self.rows(offset, count), TRADE_SCHEMA)
