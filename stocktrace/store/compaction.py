@@ -62,7 +62,7 @@ class CompactedDay:
 class CompactionSource:
     """A function that reads the rows of a window, and their hash."""
 
-    part: WindowId
+    window: WindowId
     read: Callable[[], Iterator[pa.RecordBatch]]
     content: str
 
@@ -198,15 +198,15 @@ def _write(sources: Iterable[CompactionSource], path: Path) -> dict[WindowId, Co
 
     def batches() -> Iterator[pa.RecordBatch]:
         for source in sources:
-            content = contents[source.part] = ContentHash()
+            content = contents[source.window] = ContentHash()
             for batch in source.read():
                 content.update(batch)
                 whole.update(batch)
                 yield batch
             if content.hexdigest() != source.content:
                 raise ConversionError(
-                    f"The rows of {source.part.stem} do not match the hash in the footer of their "
-                    "file: run `stocktrace verify --repair`."
+                    f"The rows of {source.window.stem} do not match the hash in the footer of "
+                    "their file: run `stocktrace verify --repair`."
                 )
 
     with trade_writer(path, COMPACTED_ZSTD_LEVEL) as writer:

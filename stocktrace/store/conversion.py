@@ -55,7 +55,7 @@ def publish_segment(
     Raises:
         ConversionError: The written rows are not those of the segment, which stays.
     """
-    part, ticker = WindowId.parse(segment), layout.ticker_of_csv(segment)
+    window, ticker = WindowId.parse(segment), layout.ticker_of_csv(segment)
     try:
         source = segment.open("rb")
     except FileNotFoundError:
@@ -67,25 +67,25 @@ def publish_segment(
             return None
         if not segment.exists():  # it was published between the open and the lock
             return None
-        final = layout.parquet(ticker, part)
+        final = layout.parquet(ticker, window)
         files.make_folder(final.parent)
         # A compaction locks the date while it replaces the folder of the ticker.
         with lock.lock_folder(final.parent.parent, exclusive=False):
-            published = _find_in_day_file(layout, ticker, segment, part)
+            published = _find_in_day_file(layout, ticker, segment, window)
             if published is None:
-                content = _publish(layout, ticker, segment, part, overwrite=overwrite)
+                content = _publish(layout, ticker, segment, window, overwrite=overwrite)
                 published = PublishedFile(ticker, final, content.rows, final.stat().st_size)
                 if layout.lake:  # before the segment is deleted: one of both survives a crash
-                    for path in filter(Path.exists, (layout.anchor(part.date), final)):
-                        outbox.add_to_outbox(layout, part.session, path)
-        _delete_segment(layout, ticker, segment, part)
+                    for path in filter(Path.exists, (layout.anchor(window.date), final)):
+                        outbox.add_to_outbox(layout, window.session, path)
+        _delete_segment(layout, ticker, segment, window)
     return published
 
 
-def _delete_segment(layout: Layout, ticker: str, segment: Path, part: WindowId) -> None:
+def _delete_segment(layout: Layout, ticker: str, segment: Path, window: WindowId) -> None:
     """Delete a published segment, or move it away if CSV is kept."""
     if layout.keeps_csv:
-        target = layout.kept_csv(ticker, part)
+        target = layout.kept_csv(ticker, window)
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.disk_errors(target):
             segment.replace(target)
@@ -94,14 +94,14 @@ def _delete_segment(layout: Layout, ticker: str, segment: Path, part: WindowId) 
 
 
 def _find_in_day_file(
-    layout: Layout, ticker: str, segment: Path, part: WindowId
+    layout: Layout, ticker: str, segment: Path, window: WindowId
 ) -> PublishedFile | None:
     """Return the compacted file of the day if it has the window of ``segment``.
 
     Raises:
         ConversionError: It has the window with other rows.
     """
-    window_rows = partition.find_in_day_file(layout, ticker, part)
+    window_rows = partition.find_in_day_file(layout, ticker, window)
     if window_rows is None:
         return None
     published = content_hash(window_rows.read())
@@ -111,9 +111,9 @@ def _find_in_day_file(
 
 
 def _publish(
-    layout: Layout, ticker: str, segment: Path, part: WindowId, *, overwrite: bool
+    layout: Layout, ticker: str, segment: Path, window: WindowId, *, overwrite: bool
 ) -> ContentHash:
-    final = layout.parquet(ticker, part)
+    final = layout.parquet(ticker, window)
     if final.exists() and not overwrite:
         with contextlib.suppress(ConversionError):  # damaged: it is written again
             expected = content_hash(read_segment(segment))
@@ -121,32 +121,32 @@ def _publish(
                 return expected
     layout.converting.mkdir(parents=True, exist_ok=True)
     with files.locked_temporary(layout.converting / final.name) as temporary:
-        expected = _write_trades(read_segment(segment), temporary, part)
+        expected = _write_trades(read_segment(segment), temporary, window)
         written = content_hash(read_trade_file(temporary))
         if written.hexdigest() != expected.hexdigest():
             raise ConversionError(
                 f"{temporary} does not hold the {expected.rows} rows of {segment}."
             )
-        _publish_anchor(layout, ticker, part)
+        _publish_anchor(layout, ticker, window)
         files.publish_file(temporary, final)
     return expected
 
 
-def _publish_anchor(layout: Layout, ticker: str, part: WindowId) -> None:
+def _publish_anchor(layout: Layout, ticker: str, window: WindowId) -> None:
     """Keep readers that guess types from taking tickers for numbers, dates or booleans.
 
     They guess the type of a partition from all its values: ``7203`` and ``007`` alone would be read
     as 7203 and 7. The anchor is a file without rows whose partition is neither a number nor a
     ticker.
     """
-    anchor = layout.anchor(part.date)
+    anchor = layout.anchor(window.date)
     if _GUESSED_TYPE.fullmatch(ticker) and not anchor.exists():
         # The temporary file has the session's name so that its recovery finds it.
-        temporary = layout.converting / f"{part.stem}.{anchor.name}"
+        temporary = layout.converting / f"{window.stem}.{anchor.name}"
         publish_table(TRADE_SCHEMA.empty_table(), anchor, temporary, store_schema=False)
 
 
-def _write_trades(rows: Iterator[pa.RecordBatch], path: Path, part: WindowId) -> ContentHash:
+def _write_trades(rows: Iterator[pa.RecordBatch], path: Path, window: WindowId) -> ContentHash:
     content = ContentHash()
     batches: list[pa.RecordBatch] = []
     with files.disk_errors(path), trade_writer(path) as writer:
@@ -160,5 +160,7 @@ def _write_trades(rows: Iterator[pa.RecordBatch], path: Path, part: WindowId) ->
             raise ConversionError("The segment has no rows: nothing is published.")
         if batches:
             writer.write_table(pa.Table.from_batches(batches), ROW_GROUP)
-        add_footer(writer, session=part.session, window=part.window, content=content.hexdigest())
+        add_footer(
+            writer, session=window.session, window=window.window, content=content.hexdigest()
+        )
     return content

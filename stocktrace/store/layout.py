@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from stocktrace.settings import Settings
@@ -91,37 +92,37 @@ class Layout:
         """The folder of a session's tapes."""
         return self.root / "tape" / session
 
-    def tape(self, part: WindowId) -> Path:
+    def tape(self, window: WindowId) -> Path:
         """The tape of a window until it is recorded completely."""
-        return self.tapes(part.session) / f"{part.window}.tape"
+        return self.tapes(window.session) / f"{window.window}.tape"
 
-    def archived_tape(self, part: WindowId) -> Path:
+    def archived_tape(self, window: WindowId) -> Path:
         """The compressed tape of a window that is recorded completely."""
-        return self.tapes(part.session) / f"{part.window}.tape.zst"
+        return self.tapes(window.session) / f"{window.window}.tape.zst"
 
-    def csv(self, ticker: str, part: WindowId) -> Path:
+    def csv(self, ticker: str, window: WindowId) -> Path:
         """The sealed segment of a ticker."""
-        return self.root / "csv" / encode_ticker(ticker) / f"{part.stem}.csv"
+        return self.root / "csv" / encode_ticker(ticker) / f"{window.stem}.csv"
 
-    def open_csv(self, ticker: str, part: WindowId) -> Path:
+    def open_csv(self, ticker: str, window: WindowId) -> Path:
         """The segment of a ticker that is being appended to."""
-        return self.root / "csv" / encode_ticker(ticker) / f"{part.stem}.csv{OPEN}"
+        return self.root / "csv" / encode_ticker(ticker) / f"{window.stem}.csv{OPEN}"
 
     def ticker_of_csv(self, path: Path) -> str:
         """The ticker of a segment."""
         return decode_ticker(path.parent.name)
 
-    def kept_csv(self, ticker: str, part: WindowId) -> Path:
+    def kept_csv(self, ticker: str, window: WindowId) -> Path:
         """The segment of a ticker that is kept after it was published."""
-        return self.root / "csv-kept" / encode_ticker(ticker) / f"{part.stem}.csv"
+        return self.root / "csv-kept" / encode_ticker(ticker) / f"{window.stem}.csv"
 
     def partition(self, ticker: str, date: str) -> Path:
         """The folder of a ticker's published trades of a UTC date."""
         return self.dataset / f"date={date}" / f"symbol={encode_ticker(ticker)}"
 
-    def parquet(self, ticker: str, part: WindowId) -> Path:
+    def parquet(self, ticker: str, window: WindowId) -> Path:
         """The published file of a ticker's window, until its day is compacted."""
-        return self.partition(ticker, part.date) / f"{part.stem}.parquet"
+        return self.partition(ticker, window.date) / f"{window.stem}.parquet"
 
     def compaction_staging(self, ticker: str, date: str) -> Path:
         """The folder that will replace ``partition``.
@@ -194,9 +195,9 @@ class Layout:
         """The files of a session that are to be sent to the lake (``outbox``)."""
         return self.root / "outbox" / session
 
-    def quarantine(self, part: WindowId) -> Path:
+    def quarantine(self, window: WindowId) -> Path:
         """The invalid rows of a window."""
-        return self.root / "quarantine" / f"{part.stem}.jsonl"
+        return self.root / "quarantine" / f"{window.stem}.jsonl"
 
     def requeue_record(self, quarantine: str) -> Path:
         """Which lines of the file called ``quarantine``, or of a copy, were requeued."""
@@ -226,13 +227,13 @@ class Layout:
         """List the staging folders of killed compactions."""
         return sorted(self.root.glob("compacting/date=*/symbol=*"))
 
-    def open_segments(self, part: WindowId) -> list[Path]:
+    def open_segments(self, window: WindowId) -> list[Path]:
         """List the segments of a window that are not sealed."""
-        return sorted(self.root.glob(f"csv/*/{part.stem}.csv{OPEN}"))
+        return sorted(self.root.glob(f"csv/*/{window.stem}.csv{OPEN}"))
 
-    def sealed_segments(self, part: WindowId | None = None) -> list[Path]:
+    def sealed_segments(self, window: WindowId | None = None) -> list[Path]:
         """List the segments, of one window or of all, that are sealed but not published."""
-        return sorted(self.root.glob(f"csv/*/{part.stem if part else '*'}.csv"))
+        return sorted(self.root.glob(f"csv/*/{window.stem if window else '*'}.csv"))
 
     def published_files(self, session: str, dates: Iterable[str]) -> Iterator[tuple[str, Path]]:
         """Yield ``(ticker, path)`` of a session's own files under ``dates``."""
@@ -240,20 +241,21 @@ class Layout:
             for path in sorted(self.dataset.glob(f"date={date}/symbol=*/{session}-*.parquet")):
                 yield decode_ticker(path.parent.name.removeprefix("symbol=")), path
 
-    def published_window(self, part: WindowId) -> list[Path]:
+    def published_window(self, window: WindowId) -> list[Path]:
         """List the published files of a window under its date."""
-        return sorted(self.dataset.glob(f"date={part.date}/symbol=*/{part.stem}.parquet"))
+        return sorted(self.dataset.glob(f"date={window.date}/symbol=*/{window.stem}.parquet"))
 
     def session_tapes(self, session: str) -> dict[WindowId, Path]:
         """Return the tapes of a session by window, in order; the better one where there are two."""
         folder = self.tapes(session)
-        parts = {WindowId.of_tape(path) for path in folder.glob("[0-9]*.tape.zst")}
-        parts |= {WindowId.of_tape(path) for path in folder.glob("[0-9]*.tape")}
-        return {part: self.tape_of(part) for part in sorted(parts, key=lambda part: part.number)}
+        windows = {WindowId.of_tape(path) for path in folder.glob("[0-9]*.tape.zst")}
+        windows |= {WindowId.of_tape(path) for path in folder.glob("[0-9]*.tape")}
+        in_order = sorted(windows, key=attrgetter("number"))
+        return {window: self.tape_of(window) for window in in_order}
 
-    def tape_of(self, part: WindowId) -> Path:
+    def tape_of(self, window: WindowId) -> Path:
         """Return the tape of a window, archived or not; the better one where there are two."""
-        tape, archived = self.tape(part), self.archived_tape(part)
+        tape, archived = self.tape(window), self.archived_tape(window)
         if not tape.exists():
             return archived
         return better_tape(tape, archived) if archived.exists() else tape

@@ -88,19 +88,19 @@ def window_rows_in(path: Path) -> list[WindowRows]:
     ]
 
 
-def find_window_rows(layout: Layout, ticker: str, part: WindowId) -> WindowRows | None:
+def find_window_rows(layout: Layout, ticker: str, window: WindowId) -> WindowRows | None:
     """Find the published rows of a ticker's window, in its own file or in that of the day."""
-    own = layout.parquet(ticker, part)
-    return window_rows_in(own)[0] if own.exists() else find_in_day_file(layout, ticker, part)
+    own = layout.parquet(ticker, window)
+    return window_rows_in(own)[0] if own.exists() else find_in_day_file(layout, ticker, window)
 
 
-def find_in_day_file(layout: Layout, ticker: str, part: WindowId) -> WindowRows | None:
+def find_in_day_file(layout: Layout, ticker: str, window: WindowId) -> WindowRows | None:
     """Find the rows of a ticker's window in the compacted file of the day."""
-    folder = layout.partition(ticker, part.date)
+    folder = layout.partition(ticker, window.date)
 
     def find() -> WindowRows | None:
         all_rows = (rows for path in day_files(folder) for rows in window_rows_in(path))
-        return next((rows for rows in all_rows if rows.part == part), None)
+        return next((rows for rows in all_rows if rows.part == window), None)
 
     return retry_on_compaction(find)
 
