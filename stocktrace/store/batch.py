@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.quarantine import QuarantinedRow
-from stocktrace.trade import Trade, is_ticker
+from stocktrace.trade import COLUMNS, is_ticker
 from stocktrace.units import NS_PER_US
 
 # A condition code: printable ASCII without the separators of CSV and of the list of codes.
@@ -96,23 +96,14 @@ class BatchColumns:
     def quarantine_row(self, at: int, reason: str) -> QuarantinedRow:
         """Return row ``at`` of the batch for the quarantine."""
         read, row = self.reads[self.read[at]], int(self.row[at])
-        return QuarantinedRow(
-            read.stamp_of(row), read.frame_of(row), _as_received(read.trade(row)), reason
-        )
+        trade = read.trade(row)
+        # As Finnhub sends it; a float64 in JSON keeps its digits.
+        received = {"c": trade.c, "p": trade.p, "s": trade.s, "t": trade.t, "v": trade.v}
+        return QuarantinedRow(read.stamp_of(row), read.frame_of(row), received, reason)
 
     def frame(self) -> pd.DataFrame:
         """Return the frame that ``validation`` checks, without copying a column."""
-        return pd.DataFrame(
-            {
-                "symbol": self.symbol,
-                "ts_event": self.ts_event,
-                "ts_recv": self.ts_recv,
-                "price": self.price,
-                "volume": self.volume,
-                "conditions": self.conditions,
-            },
-            copy=False,
-        )
+        return pd.DataFrame({name: getattr(self, name) for name in COLUMNS}, copy=False)
 
     def lines(self, valid: npt.NDArray[np.bool_]) -> pa.StringArray:
         """Return the ``valid`` rows as CSV lines, each with its line feed.
@@ -158,15 +149,9 @@ def _conditions(reads: Sequence[DecodedRead]) -> tuple[list[str], npt.NDArray[np
     columns = []
     for read in reads:
         counts = np.bincount(read.codes)
-        used = np.flatnonzero(counts)
         numbers = np.zeros(len(counts), np.int32)
-        for at in used.tolist():
+        for at in np.flatnonzero(counts).tolist():
             text = _text(read.numbering.codes.distinct[at])
             numbers[at] = -1 if text is None else texts.setdefault(text, len(texts))
         columns.append(numbers[read.codes])
     return list(texts), np.concatenate(columns)
-
-
-def _as_received(trade: Trade) -> dict[str, Any]:
-    """Return a trade as Finnhub sends it; a float64 in JSON keeps its digits."""
-    return {"c": trade.c, "p": trade.p, "s": trade.s, "t": trade.t, "v": trade.v}

@@ -15,7 +15,7 @@ from stocktrace.store.arrow_schema import TRADE_SCHEMA
 
 @dataclass(slots=True)
 class ContentHash:
-    """Hashes rows of ``TRADE_SCHEMA``, each column by itself."""
+    """Hashes rows of ``TRADE_SCHEMA``, each column by itself; all but the texts have 64 bits."""
 
     rows: int = 0
     # Processors have instructions for SHA-256: 1.8 GB/s, BLAKE2 has 0.7.
@@ -35,7 +35,7 @@ class ContentHash:
                 self._digests[name].update(text)
                 self._digests["lengths"].update(np.diff(edges).data)
             else:
-                self._digests[name].update(_number_buffer(values))
+                self._digests[name].update(values.view(pa.int64()).to_numpy().data)
 
     def hexdigest(self) -> str:
         """Return the hash of all rows so far: 32 hexadecimal digits."""
@@ -43,13 +43,6 @@ class ContentHash:
         for digest in self._digests.values():
             whole.update(digest.digest())
         return whole.hexdigest()[:32]
-
-
-def _number_buffer(array: pa.Array) -> memoryview:
-    """Return the bytes of an array of fixed width."""
-    width = array.type.bit_width // 8
-    begin = array.offset * width
-    return memoryview(array.buffers()[1])[begin : begin + len(array) * width]
 
 
 def _text_buffers(array: pa.StringArray) -> tuple[npt.NDArray[np.int32], memoryview]:

@@ -37,11 +37,7 @@ COVERAGE_SCHEMA = pa.schema(
 
 
 def read_coverage_file(path: str | Path, filesystem: pafs.FileSystem | None = None) -> pa.Table:
-    """Read one file.
-
-    Raises:
-        ConversionError: The file is damaged, or has other columns.
-    """
+    """Read one file; the errors are those of ``read_table``."""
     return read_table(path, COVERAGE_SCHEMA, filesystem)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -84,11 +84,7 @@ class GapFill:
 
 
 def read_gap_fills(source: DataSource) -> dict[tuple[GapKey, str], GapFill]:
-    """Return the result for each gap and date; those of imports take precedence.
-
-    Raises:
-        ConversionError: A file is damaged.
-    """
+    """Return the result for each gap and date; ``ConversionError`` if a file is damaged."""
     fills: dict[tuple[GapKey, str], GapFill] = {}
     # "asked" sorts behind the names of sessions, which begin with a digit.
     for path in sorted(source.gap_fills(), reverse=True):
@@ -103,9 +99,7 @@ def read_gap_fills(source: DataSource) -> dict[tuple[GapKey, str], GapFill]:
 def write_gap_fills(path: Path, fills: Iterable[GapFill]) -> None:
     """Replace a file of results, unless it has the same ones."""
     rows = sorted(fills, key=lambda fill: fill.key)
-    table = pa.Table.from_pylist(
-        [dict(zip(_SCHEMA.names, astuple(fill), strict=True)) for fill in rows], schema=_SCHEMA
-    )
+    table = pa.Table.from_pylist([asdict(fill) for fill in rows], schema=_SCHEMA)
     with contextlib.suppress(ConversionError):  # missing or damaged: it is written
         if read_table(path, _SCHEMA).equals(table):
             return

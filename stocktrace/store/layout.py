@@ -25,7 +25,9 @@
       repairs/staged/<digest>.parquet                   fetched ticks, not yet imported
       reconciled/date=<New York date>/completeness.parquet   the published trades against the ticks
 
-``names`` defines ``<session>``, ``<window>`` and ``<ticker>``.
+``names`` defines ``<session>``, ``<window>`` and ``<ticker>``. ``compacting`` and ``converting``
+are outside ``parquet`` because DuckDB and polars also read hidden folders, but on its file system,
+where a rename is atomic.
 """
 
 from __future__ import annotations
@@ -125,28 +127,22 @@ class Layout:
         return self.partition(ticker, window.date) / f"{window.stem}.parquet"
 
     def compaction_staging(self, ticker: str, date: str) -> Path:
-        """The folder that will replace ``partition``.
-
-        It is outside the dataset because DuckDB and polars also read hidden folders.
-        """
+        """The folder that will replace ``partition``."""
         return self.root / "compacting" / f"date={date}" / f"symbol={encode_ticker(ticker)}"
 
     def has(self, session: str) -> bool:
         """Return whether a session exists here, published or still to be recovered."""
         return self.tapes(session).is_dir() or self.report(session).exists()
 
-    def all_sessions(self) -> list[str]:
-        """List the sessions that exist here, the oldest first."""
-        names = {path.name for path in self.root.glob("tape/*")}
-        names |= {path.stem for path in self.sessions.glob("*.json")}
+    def all_sessions(self, pattern: str = "*") -> list[str]:
+        """List the sessions that exist here and match ``pattern``, the oldest first."""
+        names = {path.name for path in self.root.glob(f"tape/{pattern}")}
+        names |= {path.stem for path in self.sessions.glob(f"{pattern}.json")}
         return sorted(filter(is_session, names))
 
     def imported_sessions(self, digest: str) -> list[str]:
         """List the sessions that were imported or merged from a source: one, or none."""
-        pattern = f"[0-9]*_{digest[:16]}_*"
-        names = {path.name for path in self.root.glob(f"tape/{pattern}")}
-        names |= {path.stem for path in self.sessions.glob(f"{pattern}.json")}
-        return sorted(filter(is_session, names))
+        return self.all_sessions(f"[0-9]*_{digest[:16]}_*")
 
     def gap_fills(self, session: str) -> Path:
         """The gaps that an import fills."""
@@ -167,10 +163,7 @@ class Layout:
 
     @property
     def converting(self) -> Path:
-        """The folder in which files are written before they are published, outside the dataset.
-
-        It must be on the dataset's file system, where a rename is atomic.
-        """
+        """The folder in which files are written before they are published."""
         return self.root / "converting"
 
     @property

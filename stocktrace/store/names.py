@@ -6,7 +6,7 @@
 - ``<window>`` is ``20261123T143000Z_00002``.
 - ``<ticker>`` is percent-encoded.
 
-A name that does not match is an error; it is not skipped.
+A name that does not match is an error, ``LayoutError``; it is not skipped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SESSION = rf"{_STAMP}_(?:[0-9a-f]{{6}}|[0-9a-f]{{16}}_(?:import|merge))"
 _WINDOW = rf"{_STAMP}_\d{{5,}}"
 _WINDOW_FILE = re.compile(rf"(?P<session>{_SESSION})-(?P<window>{_WINDOW})\.(?:csv|parquet|jsonl)")
 _DAY_FILE = re.compile(r"day-(?P<number>\d{5,})\.parquet")
-_TAPE = re.compile(rf"(?P<window>{_WINDOW})\.tape(?:\.zst)?")
+_TAPE = re.compile(rf"(?P<session>{_SESSION})/(?P<window>{_WINDOW})\.tape(?:\.zst)?")
 
 # Device names of Windows; with or without a suffix, they cannot be files there.
 _DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|COM\d|LPT\d)(?=\.|$)", re.IGNORECASE)
@@ -49,8 +49,7 @@ def new_session(stamp: int) -> str:
 def new_import(stamp: int, digest: str) -> str:
     """Return the name of an import whose first trade has the time ``stamp`` (epoch ns).
 
-    ``digest`` is that of the source, 16 hexadecimal digits or more: the same source has the same
-    name.
+    ``digest``, 16 hexadecimal digits or more, is that of the source, which always has that name.
     """
     return f"{compact_utc(stamp)}_{digest[:16]}_import"
 
@@ -86,11 +85,7 @@ def encode_ticker(ticker: str) -> str:
 
 
 def decode_ticker(name: str) -> str:
-    """The inverse of ``encode_ticker``.
-
-    Raises:
-        LayoutError: ``name`` is not what ``encode_ticker`` writes.
-    """
+    """The inverse of ``encode_ticker``."""
     ticker = unquote(name)
     if not ticker or encode_ticker(ticker) != name:
         raise LayoutError(
@@ -118,15 +113,15 @@ def reading_order(path: Path) -> tuple[bool, str]:
 
 
 def day_number(path: Path) -> int:
-    """Return how often the day had been compacted when ``path`` was made.
+    """Return how often the day had been compacted when ``path`` was made."""
+    return int(_match(_DAY_FILE, path.name, path)["number"])
 
-    Raises:
-        LayoutError: ``path`` is not the file of a day.
-    """
-    match = _DAY_FILE.fullmatch(path.name)
+
+def _match(grammar: re.Pattern[str], name: str, path: Path, kind: str = "file") -> re.Match[str]:
+    match = grammar.fullmatch(name)
     if match is None:
-        raise LayoutError(f"{path} is not a file of stocktrace: move it out of the data folder.")
-    return int(match["number"])
+        raise LayoutError(f"{path} is not a {kind} of stocktrace: move it out of the data folder.")
+    return match
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,31 +138,14 @@ class WindowId:
 
     @classmethod
     def parse(cls, path: Path) -> WindowId:
-        """Return the window of a CSV, Parquet or quarantine file.
-
-        Raises:
-            LayoutError: The name of the file does not match.
-        """
-        match = _WINDOW_FILE.fullmatch(path.name.removesuffix(OPEN))
-        if match is None:
-            raise LayoutError(
-                f"{path} is not a file of stocktrace: move it out of the data folder."
-            )
-        return cls(match["session"], match["window"])
+        """Return the window of a CSV, Parquet or quarantine file."""
+        return cls(**_match(_WINDOW_FILE, path.name.removesuffix(OPEN), path).groupdict())
 
     @classmethod
     def of_tape(cls, path: Path) -> WindowId:
-        """Return the window of a tape.
-
-        Raises:
-            LayoutError: The name of the file does not match.
-        """
-        match = _TAPE.fullmatch(path.name)
-        if match is None or not is_session(path.parent.name):
-            raise LayoutError(
-                f"{path} is not a tape of stocktrace: move it out of the data folder."
-            )
-        return cls(path.parent.name, match["window"])
+        """Return the window of a tape."""
+        name = f"{path.parent.name}/{path.name}"
+        return cls(**_match(_TAPE, name, path, "tape").groupdict())
 
     @property
     def date(self) -> str:

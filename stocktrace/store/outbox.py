@@ -97,8 +97,7 @@ def _send_file(lake: Lake, root: Path, path: Path) -> int:
 
 
 def _delete_empty_folders(root: Path) -> None:
-    for folder in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
+    folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+    for folder in sorted(folders, reverse=True):
         with contextlib.suppress(OSError):  # a file was added in the meantime
             folder.rmdir()
-    with contextlib.suppress(OSError):
-        root.rmdir()

@@ -44,16 +44,12 @@ class QuarantinedRow:
         if frame_id:
             record["frame_id"] = frame_id
         if with_frame:
-            record |= _frame_member(self.frame)
+            try:
+                record["frame"] = self.frame.decode()
+            except UnicodeDecodeError:
+                record["frame_base64"] = base64.b64encode(self.frame).decode()
         record["ts_recv_ns"] = self.stamp
         return json.dumps(record, separators=(",", ":")) + "\n"
-
-
-def _frame_member(frame: bytes) -> dict[str, str]:
-    try:
-        return {"frame": frame.decode()}
-    except UnicodeDecodeError:
-        return {"frame_base64": base64.b64encode(frame).decode()}
 
 
 @dataclass(slots=True)
@@ -69,9 +65,9 @@ class QuarantineEncoder:
             if row.row is None:
                 yield row.line()
                 continue
-            if row.frame not in ids:
-                ids[row.frame] = hashlib.blake2b(row.frame, digest_size=16).hexdigest()
-            frame_id = ids[row.frame]
+            frame_id = ids.get(row.frame)
+            if frame_id is None:
+                frame_id = ids[row.frame] = hashlib.blake2b(row.frame, digest_size=16).hexdigest()
             is_new = frame_id not in self._written
             if is_new:
                 if len(self._written) == _MAX_IDS:

@@ -4,8 +4,10 @@
 
 Times are written as ``2026-11-23 14:30:00.123Z`` (ms) and ``…00.123456Z`` (µs), numbers as the
 shortest text of the same float64, without quotes: no text in a row can hold a comma, a quote or a
-line feed (``is_ticker``, ``batch``), so a row is a line. When a segment is read, every type is
-declared and nothing is guessed.
+line feed (``is_ticker``, ``batch``), so a row is a line.
+
+When a segment is read, every type is declared and nothing is guessed. What is not a segment is a
+``ConversionError``.
 """
 
 from __future__ import annotations
@@ -135,11 +137,7 @@ _CONVERT_OPTIONS = pcsv.ConvertOptions(
 
 
 def read_segment(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a sealed segment.
-
-    Raises:
-        ConversionError: The segment is truncated, or the file is not a segment.
-    """
+    """Yield the rows of a sealed segment; raises ``ConversionError`` also if it is truncated."""
     with path.open("rb") as file:
         header = file.readline()
         file.seek(0, os.SEEK_END)
@@ -158,7 +156,6 @@ def read_open_segment(path: Path) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a segment that may still be appended to: those of its complete lines.
 
     Raises:
-        ConversionError: The file is not a segment.
         FileNotFoundError: The file does not exist (any more).
     """
     data = path.read_bytes()
@@ -182,11 +179,7 @@ def _parse_segment(path: Path, source: Path | pa.BufferReader) -> Iterator[pa.Re
 
 
 def parse_lines(lines: bytes) -> pa.Table:
-    """Parse complete lines without a header, of one or more segments, in their order.
-
-    Raises:
-        ConversionError: They are not lines of a segment.
-    """
+    """Parse complete lines without a header, of one or more segments, in their order."""
     if not lines:
         return TRADE_SCHEMA.empty_table()
     options = pcsv.ReadOptions(use_threads=False, column_names=list(COLUMNS))

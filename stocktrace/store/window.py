@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from stocktrace.units import NS_PER_DAY, NS_PER_SECOND
+from stocktrace.units import NS_PER_DAY, NS_PER_SECOND, utc_datetime
 
 
 def compact_utc(stamp: int) -> str:
     """Return ``stamp`` (epoch ns) as ``20261123T143000Z``, truncated to the second."""
-    return datetime.fromtimestamp(stamp // NS_PER_SECOND, UTC).strftime("%Y%m%dT%H%M%SZ")
+    return utc_datetime(stamp).strftime("%Y%m%dT%H%M%SZ")
 
 
 def utc_date(stamp: int) -> str:
     """Return the UTC date of ``stamp`` (epoch ns): ``2026-11-23``."""
-    return datetime.fromtimestamp(stamp // NS_PER_SECOND, UTC).date().isoformat()
+    return utc_datetime(stamp).date().isoformat()
 
 
 @dataclass(frozen=True, slots=True)
