@@ -47,6 +47,6 @@ def main() -> None:
 
 # pandera imports much of itself in its first call, which takes 0.15 s once per process.
 read = DecodedRead([TapeFrames(0, [b""])], TradeColumns.of([[Trade("A", 1.0, 0, 1.0)]]))
-validation.find_failures(BatchColumns.of([("A", [(read, range(1))])]).frame())
+validation.find_failures(BatchColumns([("A", [(read, range(1))])]).frame())
 meter = Meter()
 main()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -28,70 +27,48 @@ Chunk = tuple[DecodedRead, range]
 Batch = Sequence[tuple[str, Sequence[Chunk]]]
 
 
-@dataclass(slots=True)
 class BatchColumns:
-    """A batch as columns of equal length, sorted by ticker, then by arrival.
+    """A batch of at least one row, as columns of equal length, sorted by ticker, then by arrival.
 
-    - ``symbol`` and ``conditions`` are indices into ``symbols`` and ``texts``; -1 if the value
-      cannot be stored.
-    - ``arrival`` is an index into ``stamps`` (UTC, µs).
-    - ``read`` is an index into ``reads``, and ``row`` the row there.
+    - ``ts_event`` datetime64[ms], ``ts_recv`` datetime64[us] (both UTC)
+    - ``price`` and ``volume`` float64
+    - ``symbol`` and ``conditions`` int32: indices into ``symbols`` and ``texts``; -1 if the value
+      cannot be stored
+    - ``arrival`` int64: an index into ``stamps`` (UTC, µs)
+    - ``read`` int64: an index into ``reads``; ``row`` int64: the row there
 
     ``counts`` has the number of rows of each ticker in ``symbols``.
     """
 
-    symbol: npt.NDArray[np.int32]
-    symbols: list[str]
-    counts: list[int]
-    ts_event: npt.NDArray[np.datetime64]
-    ts_recv: npt.NDArray[np.datetime64]
-    price: npt.NDArray[np.float64]
-    volume: npt.NDArray[np.float64]
-    conditions: npt.NDArray[np.int32]
-    texts: list[str]
-    arrival: npt.NDArray[np.int64]
-    stamps: npt.NDArray[np.datetime64]
-    reads: list[DecodedRead]
-    read: npt.NDArray[np.int64]
-    row: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, batch: Batch) -> BatchColumns:
-        """Return the columns of a batch that has at least one row."""
+    def __init__(self, batch: Batch) -> None:
         chunks = [chunk for _, some in batch for chunk in some]
-        counts = [sum([len(rows) for _, rows in some]) for _, some in batch]
-        reads = list(dict.fromkeys([read for read, _ in chunks]))
+        self.symbols = [ticker for ticker, _ in batch]
+        self.counts = [sum([len(rows) for _, rows in some]) for _, some in batch]
+        self.reads = reads = list(dict.fromkeys([read for read, _ in chunks]))
         numbers = {read: number for number, read in enumerate(reads)}
         lengths = np.array([len(rows) for _, rows in chunks])
-        read = np.repeat([numbers[read] for read, _ in chunks], lengths)
+        self.read: npt.NDArray[np.int64] = np.repeat([numbers[read] for read, _ in chunks], lengths)
         # For each row of the batch: its row in its read, and in all reads concatenated.
-        begins = np.array([rows.start for _, rows in chunks])
-        row = np.arange(len(read)) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
-        at = row + np.cumsum([0, *map(len, reads[:-1])])[read]
-        symbols = [ticker for ticker, _ in batch]
-        storable = [at if is_ticker(ticker) else -1 for at, ticker in enumerate(symbols)]
-        texts, conditions = _conditions(reads)
-        stamps = np.array(
-            [frames.stamp // NS_PER_US for read in reads for frames in read.arrivals], np.int64
-        )
+        begins = np.array([rows.start for _, rows in chunks]) - np.cumsum(lengths) + lengths
+        self.row: npt.NDArray[np.int64] = np.arange(len(self.read)) + np.repeat(begins, lengths)
+        at = self.row + np.cumsum([0, *map(len, reads[:-1])])[self.read]
+
+        def column(name: str) -> npt.NDArray[Any]:
+            values: npt.NDArray[Any] = np.concatenate([getattr(read, name) for read in reads])[at]
+            return values
+
+        storable = [at if is_ticker(ticker) else -1 for at, ticker in enumerate(self.symbols)]
+        self.symbol: npt.NDArray[np.int32] = np.repeat(np.array(storable, np.int32), self.counts)
+        self.texts, conditions = _conditions(reads)
+        self.conditions: npt.NDArray[np.int32] = conditions[at]
+        stamps = [frames.stamp // NS_PER_US for read in reads for frames in read.arrivals]
+        self.stamps: npt.NDArray[np.datetime64] = np.array(stamps, np.int64).view("datetime64[us]")
         earlier = np.cumsum([0, *(len(read.arrivals) for read in reads[:-1])])
-        arrival = np.concatenate([read.arrival for read in reads])[at] + earlier[read]
-        return cls(
-            np.repeat(np.array(storable, np.int32), counts),
-            symbols,
-            counts,
-            np.concatenate([read.ts_event for read in reads])[at].view("datetime64[ms]"),
-            stamps[arrival].view("datetime64[us]"),
-            np.concatenate([read.price for read in reads])[at],
-            np.concatenate([read.volume for read in reads])[at],
-            conditions[at],
-            texts,
-            arrival,
-            stamps.view("datetime64[us]"),
-            reads,
-            read,
-            row,
-        )
+        self.arrival: npt.NDArray[np.int64] = column("arrival") + earlier[self.read]
+        self.ts_recv: npt.NDArray[np.datetime64] = self.stamps[self.arrival]
+        self.ts_event: npt.NDArray[np.datetime64] = column("ts_event").view("datetime64[ms]")
+        self.price: npt.NDArray[np.float64] = column("price")
+        self.volume: npt.NDArray[np.float64] = column("volume")
 
     def quarantine_row(self, at: int, reason: str) -> QuarantinedRow:
         """Return row ``at`` of the batch for the quarantine."""

@@ -43,7 +43,10 @@ _SECRET = re.compile(r"(AWS|AZURE|GOOGLE|GCS)_\w*(KEY|TOKEN|SECRET|PASSWORD|CRED
 
 @dataclass(frozen=True, slots=True)
 class Lake:
-    """An open lake; ``files`` and ``root`` are its file system and path for pyarrow."""
+    """An open lake; ``files`` and ``root`` are its file system and path for pyarrow.
+
+    All errors are a ``LakeError``: of the URL, of the store, or of content that differs.
+    """
 
     url: str
     files: pafs.FileSystem
@@ -51,21 +54,13 @@ class Lake:
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Open a lake at ``s3://``, ``gs://``, ``abfs://`` or ``file://``, without a request.
-
-        Raises:
-            LakeError: pyarrow does not accept the URL.
-        """
+        """Open a lake at ``s3://``, ``gs://``, ``abfs://`` or ``file://``, without a request."""
         with _lake_errors(url):
             files, root = _s3(url) if url.startswith("s3:") else pafs.FileSystem.from_uri(_gs(url))
         return cls(url, files, root.rstrip("/"))
 
     def put(self, source: Path, key: str) -> int:
-        """Publish a file under ``key``, read it back and return its size; may be repeated.
-
-        Raises:
-            LakeError: The file could not be sent, or its content in the lake differs.
-        """
+        """Publish a file under ``key``, read it back and return its size; may be repeated."""
         # Sent in one piece: if it fails in the middle, nothing appears.
         data = source.read_bytes()
         final = f"{self.root}/{key}"

@@ -3,6 +3,9 @@
 A converted window is a file of its own until compaction merges all files of the folder into one.
 Callers ask for the rows of windows (``WindowRows``) and need not know which it is. Windows are
 ordered by session, sessions by when they began.
+
+A footer or rows that cannot be read are a ``ConversionError``, a file whose name is not one of
+stocktrace's is a ``LayoutError``.
 """
 
 from __future__ import annotations
@@ -42,42 +45,29 @@ class WindowRows:
     size: int
 
     def read(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows; the file is opened for them.
-
-        Raises:
-            ConversionError: The rows cannot be read.
-        """
+        """Yield the rows; the file is opened for them."""
         with RowRangeReader(self.path) as file:
             yield from file.rows(self.offset, self.rows)
 
 
 def list_window_rows(folder: Path, session: str | None = None) -> list[WindowRows]:
-    """Return the windows (of one session) in a folder, in order.
+    """Return the windows (of one session) in a folder, in order."""
 
-    Raises:
-        ConversionError: The footer of a file cannot be read.
-        LayoutError: The name of a file is not one of stocktrace's.
-    """
-    return retry_on_compaction(lambda: _list_window_rows(folder, session))
+    def read() -> Iterator[WindowRows]:
+        for path in files_in_order(folder):
+            # A window's file has the session in its name: most need not be opened.
+            if session is None or is_day_file(path) or WindowId.parse(path).session == session:
+                yield from window_rows_in(path)
 
-
-def _list_window_rows(folder: Path, session: str | None) -> list[WindowRows]:
-    windows: list[WindowRows] = []
-    for path in files_in_order(folder):
-        # A window's file has the session in its name: most need not be opened.
-        if session is None or is_day_file(path) or WindowId.parse(path).session == session:
-            windows += [
-                rows for rows in window_rows_in(path) if session in (None, rows.part.session)
-            ]
-    return sorted(windows, key=lambda rows: (rows.part.session, rows.part.window))
+    windows = retry_on_compaction(lambda: list(read()))
+    chosen = (rows for rows in windows if session in (None, rows.part.session))
+    return sorted(chosen, key=lambda rows: (rows.part.session, rows.part.window))
 
 
 def window_rows_in(path: Path) -> list[WindowRows]:
     """Return the windows in one published file, in the order of its rows.
 
     Raises:
-        ConversionError: The footer cannot be read.
-        LayoutError: The name of the file is not one of stocktrace's.
         FileNotFoundError: The file does not exist (any more).
     """
     windows, size = footer.list_windows(path, footer.read_footer(path)), path.stat().st_size

@@ -70,7 +70,7 @@ class SegmentWriter:
 
     def write(self, batch: Batch) -> None:
         """Validate and append a batch."""
-        columns = BatchColumns.of(batch)
+        columns = BatchColumns(batch)
         valid = np.ones(len(columns.price), np.bool_)
         failures = validation.find_failures(columns.frame())
         if failures:
