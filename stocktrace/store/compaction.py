@@ -10,6 +10,8 @@
 
 After a crash the next run finds a folder in ``compacting`` and finishes the work: nothing in it is
 deleted before its windows are found in the dataset.
+
+``ConversionError`` says that a file is damaged; nothing was changed.
 """
 
 from __future__ import annotations
@@ -71,9 +73,6 @@ def compact_day(layout: Layout, ticker: str, date: str) -> CompactedDay | None:
     """Merge the files of a ticker's day into one; ``None`` if it is one already.
 
     The caller holds ``lock.compaction_lock``, and no process records that day any more.
-
-    Raises:
-        ConversionError: A file is damaged; nothing was changed.
     """
     finish_swap(layout, ticker, date)
     live = layout.partition(ticker, date)
@@ -173,14 +172,10 @@ def _last_day_number(folder: Path) -> int:
 
 
 def _folder_state(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Return inode, size and time of each file in a folder.
-
-    Raises:
-        StoreError: A file is not stocktrace's, and would be deleted with the folder.
-    """
+    """Return inode, size and time of each file in a folder."""
     state = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix != ".parquet":
+        if path.suffix != ".parquet":  # it would be deleted with the folder
             raise StoreError(f"{path} is not a file of stocktrace: move it out of the data folder.")
         status = path.stat()
         state[path.name] = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -188,11 +183,7 @@ def _folder_state(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def _write(sources: Iterable[CompactionSource], path: Path) -> dict[WindowId, ContentHash]:
-    """Write the rows of ``sources`` and return the hash of each window.
-
-    Raises:
-        ConversionError: The rows of a window do not have its hash.
-    """
+    """Write the rows of ``sources`` and return the hash of each window."""
     contents: dict[WindowId, ContentHash] = {}
     whole = ContentHash()
 

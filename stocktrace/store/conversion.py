@@ -96,11 +96,7 @@ def _delete_segment(layout: Layout, ticker: str, segment: Path, window: WindowId
 def _find_in_day_file(
     layout: Layout, ticker: str, segment: Path, window: WindowId
 ) -> PublishedFile | None:
-    """Return the compacted file of the day if it has the window of ``segment``.
-
-    Raises:
-        ConversionError: It has the window with other rows.
-    """
+    """Return the compacted file of the day if it has the window of ``segment``."""
     window_rows = partition.find_in_day_file(layout, ticker, window)
     if window_rows is None:
         return None
@@ -133,12 +129,9 @@ def _publish(
 
 
 def _publish_anchor(layout: Layout, ticker: str, window: WindowId) -> None:
-    """Keep readers that guess types from taking tickers for numbers, dates or booleans.
-
-    They guess the type of a partition from all its values: ``7203`` and ``007`` alone would be read
-    as 7203 and 7. The anchor is a file without rows whose partition is neither a number nor a
-    ticker.
-    """
+    """Keep readers that guess types from taking tickers for numbers, dates or booleans."""
+    # They guess the type of a partition from all its values: ``7203`` and ``007`` alone would be
+    # read as 7203 and 7. The anchor's partition is neither a number nor a ticker.
     anchor = layout.anchor(window.date)
     if _GUESSED_TYPE.fullmatch(ticker) and not anchor.exists():
         # The temporary file has the session's name so that its recovery finds it.

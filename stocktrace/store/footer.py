@@ -83,6 +83,7 @@ def list_windows(path: Path, footer: dict[str, str]) -> list[tuple[WindowId, int
 
     Raises:
         ConversionError: The footer of a day's file does not name the windows of all rows.
+        LayoutError: The name of the file is not one of stocktrace's.
     """
     rows = int(footer["rows"])
     if not is_day_file(path):

@@ -73,8 +73,7 @@ def read_table(
         ConversionError: The file is missing or damaged, or its columns are not those of ``schema``.
     """
     with _reading(path), open_parquet(path, schema, filesystem) as file:
-        table: pa.Table = file.read(use_threads=False)
-        return table
+        return file.read(use_threads=False)
 
 
 def publish_table(
