@@ -125,8 +125,7 @@ def _parse_faults(texts: Sequence[str] | None, seed: int | None) -> list[Fault]:
     if not texts and seed is None:
         return []
 
-    from stocktrace.simulator.chaos import random_faults
-    from stocktrace.simulator.fault_syntax import parse_fault
+    from stocktrace.simulator.faults import parse_fault, random_faults
 
     faults = [parse_fault(text) for text in texts or ()]
     return faults if seed is None else [*faults, *random_faults(seed)]

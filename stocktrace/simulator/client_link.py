@@ -20,8 +20,13 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
-from stocktrace.simulator.faults import STATE_FAULTS, Fault, FaultPlan, malformed_frames
-from stocktrace.simulator.frames import FaultTransforms, FramePiece, filter_piece
+from stocktrace.simulator.faults import STATE_FAULTS, Fault, FaultPlan
+from stocktrace.simulator.frames import (
+    FaultTransforms,
+    FramePiece,
+    filter_piece,
+    malformed_frames,
+)
 from stocktrace.simulator.protocol import Subscriptions
 
 # A writer waits above this many unsent bytes: enough to keep a fast reader busy.

@@ -11,7 +11,7 @@
 ``stall``            half-open: the simulator stops reading and writing, TCP stays open
 ``half-frame``       the header of a frame of 100 bytes and 10 of them, then as ``stall``
 ``inject``           ``frame`` is sent as a text frame, whatever it holds
-``malformed``        a set of frames that have crashed clients, see ``malformed_frames``
+``malformed``        a set of frames that have crashed clients, see ``frames.malformed_frames``
 -------------------  ------------------------------------------------------------------------------
 ``mute``             heartbeats, but no trades
 ``silent``           no trades of ``symbol`` (by default of the first one subscribed to)
@@ -30,12 +30,16 @@ of a connection, which can end again.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any, Literal, cast, get_args
 
-from stocktrace.errors import SettingsError
+from stocktrace.errors import SettingsError, UsageError
+from stocktrace.simulator.market import exponential
+from stocktrace.units import parse_duration
 
 HandshakeFault = Literal["status", "handshake-delay", "no-answer"]
 ConnectionFault = Literal["drop", "reset", "close", "stall", "half-frame", "inject", "malformed"]
@@ -57,6 +61,35 @@ FAULT_KINDS = (*get_args(HandshakeFault), *get_args(ConnectionFault), *get_args(
 # Defaults of ``seconds``: the handshake of Finnhub's #38, a late print as in polygon's #86, the
 # lag of story 6.
 _DEFAULT_SECONDS = {"handshake-delay": 65.0, "late": 600.0, "lag": 1.0}
+
+_AFTER = re.compile(r"(\d+)(trades|connections)")
+_COMMON_OPTIONS = ("after", "for", "repeat")
+# The option that only this kind has.
+_OWN_OPTION = {
+    "status": "status",
+    "handshake-delay": "by",
+    "close": "code",
+    "inject": "frame",
+    "silent": "symbol",
+    "duplicate": "times",
+    "duplicate-rows": "times",
+    "late": "by",
+    "lag": "by",
+}
+# The options that are durations, and their fields; and the least and greatest of numbers.
+_DURATIONS = {"after": "after_seconds", "for": "duration", "by": "seconds"}
+_RANGES = {"status": (200, 599), "code": (1000, 4999), "times": (2, 100)}
+
+# Random faults. Number of connections, and of dials, that have faults: days at the default pace.
+_CONNECTIONS = 5_000
+# Mean duration of a connection, in seconds: long enough for a client to settle, and short enough to
+# wait for.
+_PACE = 20.0
+# Shares of dials that fail, and of connections that have another fault before their end.
+_FAILED_DIALS = 0.3
+_OTHER_FAULTS = 0.5
+# The share of a connection that a state lasts, so that what follows is exercised, too.
+_STATE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +143,72 @@ class Fault:
         return self.kind in STATE_FAULTS
 
 
+def parse_fault(text: str) -> Fault:
+    """Parse ``KIND[,after=…][,for=…][,repeat][,…]``, as a command line has it.
+
+    ``after`` is a duration, or a number of trades or connections (``1000trades``,
+    ``2connections``), and may occur twice. ``frame=`` takes the rest of the text.
+
+    Raises:
+        UsageError: the text is not a fault; the message says what is valid.
+    """
+    head, has_frame, frame = text.partition(",frame=")
+    kind, *options = head.split(",")
+    if kind not in FAULT_KINDS:
+        raise UsageError(f"Unknown fault {kind!r}. Use one of {', '.join(FAULT_KINDS)}.")
+    if has_frame:
+        options.append(f"frame={frame}")
+    known = [*_COMMON_OPTIONS, *([_OWN_OPTION[kind]] if kind in _OWN_OPTION else [])]
+    fields: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if name not in known or bool(equals) == (name == "repeat"):
+            *others, last = [name if name == "repeat" else f"{name}=…" for name in known]
+            raise UsageError(
+                f"The fault {kind} has no option {option!r}. "
+                f"Its options are {', '.join(others)} and {last}."
+            )
+        field, parsed = _parse_option(kind, name, value)
+        if field in fields:
+            raise UsageError(f"The fault {text!r} has {name} twice.")
+        fields[field] = parsed
+    if kind == "inject" and "frame" not in fields:
+        raise UsageError("The fault inject needs frame=….")
+    return Fault(cast("Any", kind), **fields)
+
+
+def _parse_option(kind: str, name: str, value: str) -> tuple[str, Any]:
+    """Return the field of a fault that an option sets, and its value."""
+    if name == "after" and (match := _AFTER.fullmatch(value)):
+        return f"after_{match[2]}", int(match[1])
+    if name in _DURATIONS:
+        return _DURATIONS[name], _parse_duration(name, value)
+    if name in _RANGES:
+        return name, _parse_number(kind, name, value)
+    if name == "frame":
+        return name, value.encode("utf-8", "surrogateescape")
+    return name, True if name == "repeat" else value
+
+
+def _parse_duration(name: str, value: str) -> float:
+    try:
+        return parse_duration(value)
+    except UsageError:
+        also = ", 1000trades or 2connections" if name == "after" else ""
+        raise UsageError(
+            f"{name}={value} is not a valid time. Write it as 5s or 1m30s{also}."
+        ) from None
+
+
+def _parse_number(kind: str, name: str, value: str) -> int:
+    low, high = _RANGES[name]
+    if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
+        raise UsageError(
+            f"{name}={value} is not valid for the fault {kind}. Use a number from {low} to {high}."
+        )
+    return int(value)
+
+
 class FaultPlan:
     """The faults that are still to come. Only the simulator's thread may use it."""
 
@@ -155,47 +254,63 @@ class FaultPlan:
         return True
 
 
-_MALFORMED = (
-    b'{"type":"ping"}',
-    b'{"msg":"Subscribing to too many symbols","type":"error"}',
-    b'{"type":"error"}',
-    b'{"type":"news","data":[{"headline":"\xe2\x82\xac 5","id":1}]}',
-    b'{"type":"pr","data":[]}',
-    b'{"type":"halt","data":[{"s":"AAPL"}]}',
-    b'{"type":"trade"}',
-    b'{"type":"trade","data":null}',
-    b'{"type":"trade","data":[]}',
-    b'{"type":"trade","data":[null]}',
-    b'{"data":[{"c":["1"],"p":NaN,"s":"AAPL","t":1,"v":1}],"type":"trade"}',
-    b'{"data":[{"c":["1"],"p":1e999,"s":"AAPL","t":1700000000000,"v":1}],"type":"trade"}',
-    b'{"data":[{"c":["1"],"p":1,"s":"AAPL","t":99999999999999999999,"v":1}],"type":"trade"}',
-    b'{"data":[{"c":["1"],"p":1,"t":1700000000000,"v":1}],"type":"trade"}',
-    b"null",
-    b"true",
-    b"-1",
-    b'"trade"',
-    b"[]",
-    b"{}",
-    b"",
-    b" ",
-    b"\n",
-    b"# 1",
-    b"{",
-    b'{"type":"trade","data":[{"s":"AAPL"',
-    b'{"type":"news","data":"\xff\xfe"}',
-    b"\xff",
-    b'{"type":"\\ud800"}',
-    b"\x00",
-    b'{"type":"ping"}{"type":"ping"}',
-    b'{"type":"ping"}\n{"type":"ping"}',
-    b"1" * 5_000,
-    b'{"type":"trade","data":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
-)
+def random_faults(
+    seed: int, pace: float = _PACE, connections: int = _CONNECTIONS
+) -> tuple[Fault, ...]:
+    """Return faults that end every connection, after ``pace`` seconds on average.
 
-
-def malformed_frames() -> list[bytes]:
-    """Return frames that have crashed clients (FAULTS.md, 39): control, unknown, broken, huge.
-
-    They are sent as text frames. None of them holds a trade that can be recorded.
+    Some dials fail first, and half of the connections have another fault before their end. The
+    same seed makes the same faults.
     """
-    return [*_MALFORMED, b'{"type":"news","data":"' + b"x" * 10_000_000 + b'"}']
+    random = Random(seed)
+    faults: list[Fault] = []
+    for number in range(connections):
+        if random.random() < _FAILED_DIALS:
+            faults.append(replace(_dial_fault(random), after_connections=number))
+        duration = max(0.05 * pace, exponential(random, pace))
+        if random.random() < _OTHER_FAULTS:
+            faults.append(replace(_other_fault(random, duration), after_connections=number))
+        ending = _choose(random, _ENDINGS)
+        faults.append(replace(ending, after_seconds=duration, after_connections=number))
+    return tuple(faults)
+
+
+def _choose(random: Random, choices: Sequence[Fault]) -> Fault:
+    return choices[int(len(choices) * random.random())]
+
+
+def _dial_fault(random: Random) -> Fault:
+    seconds = 1.0 + 4.0 * random.random()
+    # 429 is rare: a good client then waits for minutes, in which nothing is exercised.
+    if random.random() < 0.02:
+        return Fault("status", status=429)
+    statuses = [Fault("status", status=status) for status in (524, 503, 200)]
+    others = Fault("handshake-delay", seconds=seconds), Fault("no-answer")
+    return _choose(random, (*statuses, *others))
+
+
+def _other_fault(random: Random, duration: float) -> Fault:
+    begin, state = duration * 0.5 * random.random(), duration * _STATE
+    choices = (
+        Fault("mute", duration=state),
+        Fault("silent", duration=state),
+        Fault("duplicate", duration=state, times=2 + int(2 * random.random())),
+        Fault("duplicate-rows", duration=state, times=2 + int(2 * random.random())),
+        Fault("out-of-order", duration=state),
+        Fault("late", duration=state),
+        Fault("lag", duration=state),
+        Fault("truncate", duration=state),
+        Fault("bad-row"),
+        Fault("malformed"),
+    )
+    return replace(_choose(random, choices), after_seconds=begin)
+
+
+_ENDINGS = (
+    Fault("drop"),
+    Fault("reset"),
+    Fault("close", code=1000),
+    Fault("close", code=1001),
+    Fault("stall"),
+    Fault("half-frame"),
+)

@@ -201,3 +201,49 @@ def _with_bad_price(piece: FramePiece) -> FramePiece:
     *rows, last = _rows_of(piece)
     bad_row = json.dumps({**json.loads(last), "p": _BAD_PRICE}, separators=(",", ":")).encode()
     return FramePiece(_frame_of([*rows, bad_row]), (piece.symbols or ())[:-1])
+
+
+_MALFORMED = (
+    b'{"type":"ping"}',
+    b'{"msg":"Subscribing to too many symbols","type":"error"}',
+    b'{"type":"error"}',
+    b'{"type":"news","data":[{"headline":"\xe2\x82\xac 5","id":1}]}',
+    b'{"type":"pr","data":[]}',
+    b'{"type":"halt","data":[{"s":"AAPL"}]}',
+    b'{"type":"trade"}',
+    b'{"type":"trade","data":null}',
+    b'{"type":"trade","data":[]}',
+    b'{"type":"trade","data":[null]}',
+    b'{"data":[{"c":["1"],"p":NaN,"s":"AAPL","t":1,"v":1}],"type":"trade"}',
+    b'{"data":[{"c":["1"],"p":1e999,"s":"AAPL","t":1700000000000,"v":1}],"type":"trade"}',
+    b'{"data":[{"c":["1"],"p":1,"s":"AAPL","t":99999999999999999999,"v":1}],"type":"trade"}',
+    b'{"data":[{"c":["1"],"p":1,"t":1700000000000,"v":1}],"type":"trade"}',
+    b"null",
+    b"true",
+    b"-1",
+    b'"trade"',
+    b"[]",
+    b"{}",
+    b"",
+    b" ",
+    b"\n",
+    b"# 1",
+    b"{",
+    b'{"type":"trade","data":[{"s":"AAPL"',
+    b'{"type":"news","data":"\xff\xfe"}',
+    b"\xff",
+    b'{"type":"\\ud800"}',
+    b"\x00",
+    b'{"type":"ping"}{"type":"ping"}',
+    b'{"type":"ping"}\n{"type":"ping"}',
+    b"1" * 5_000,
+    b'{"type":"trade","data":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+)
+
+
+def malformed_frames() -> list[bytes]:
+    """Return frames that have crashed clients (FAULTS.md, 39): control, unknown, broken, huge.
+
+    They are sent as text frames. None of them holds a trade that can be recorded.
+    """
+    return [*_MALFORMED, b'{"type":"news","data":"' + b"x" * 10_000_000 + b'"}']

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stocktrace.simulator import SyntheticMarket
-from stocktrace.simulator.chaos import random_faults
+from stocktrace.simulator.faults import random_faults
 from tests.conftest import Scenario, Studio, taped
 from tests.test_faults.conftest import findings, record
 

@@ -12,7 +12,7 @@ import pytest
 from stocktrace.feed import subscriptions
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
-from stocktrace.simulator.faults import malformed_frames
+from stocktrace.simulator.frames import malformed_frames
 from stocktrace.store import validation
 from stocktrace.store.names import decode_ticker
 from stocktrace.store.quarantine import parse_quarantine

@@ -7,7 +7,8 @@ import difflib
 import re
 from pathlib import Path
 
-from stocktrace.simulator.faults import FAULT_KINDS, malformed_frames
+from stocktrace.simulator.faults import FAULT_KINDS
+from stocktrace.simulator.frames import malformed_frames
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests/test_faults/"
