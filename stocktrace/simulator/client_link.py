@@ -55,13 +55,6 @@ class SimulatedConnection:
     subscriptions: tuple[str, ...] = ()
     open: bool = True
 
-    def count_sent(self, frames: Sequence[bytes], trades: int, *, keep: bool) -> None:
-        """Count what was just sent."""
-        self.sent_frames += len(frames)
-        self.sent_trades += trades
-        if keep:
-            self.frames.extend(frames)
-
 
 class ClientLink:
     """A client's connection. It is ``silent`` once nothing more can be sent on it."""
@@ -78,7 +71,6 @@ class ClientLink:
     ) -> None:
         self.record = record
         self.subscriptions = subscriptions
-        self.muted = False
         self._totals = totals
         self._peer = peer
         self._faults = faults
@@ -143,16 +135,12 @@ class ClientLink:
         """
         frames, trades = list[bytes](), 0
         for handled, piece in enumerate(pieces, 1):
-            part = None if self.muted else filter_piece(piece, self.subscriptions.symbols)
+            part = filter_piece(piece, self.subscriptions.symbols)
             if part is None:
                 continue
-            if self._transforms:
-                for result in self._transforms(part):
-                    frames.append(result.frame)
-                    trades += result.trades
-            else:
-                frames.append(part.frame)
-                trades += part.trades
+            for result in self._transforms(part) if self._transforms else (part,):
+                frames.append(result.frame)
+                trades += result.trades
             if self.record.sent_trades + trades >= self._next_fault_at:
                 self.send(frames, trades)
                 frames, trades = [], 0
@@ -162,29 +150,20 @@ class ClientLink:
         self.send(frames, trades)
         return len(pieces)
 
-    def send(self, frames: Sequence[bytes], trades: int = 0) -> None:
-        """Send text frames, unchanged, in one write."""
+    def send(self, frames: Sequence[bytes], trades: int = 0, *, binary: bool = False) -> None:
+        """Send text frames, or binary ones, unchanged, in one write."""
         if self.silent or not frames:
             return
-        self._count_sent(frames, trades)
+        # Count before sending: whatever a client has seen is already counted.
+        for record in (self.record, self._totals):
+            record.sent_frames += len(frames)
+            record.sent_trades += trades
+        if self._keep:
+            self.record.frames.extend(frames)
+        protocol = self._peer.protocol
         for frame in frames:
-            self._peer.protocol.send_text(frame)
-        self._write()
-
-    def send_binary(self, frame: bytes) -> None:
-        """Send a binary frame."""
-        if not self.silent:
-            self._count_sent([frame], 0)
-            self._peer.protocol.send_binary(frame)
-            self._write()
-
-    def _count_sent(self, frames: Sequence[bytes], trades: int) -> None:
-        """Count before sending: whatever a client has seen is already counted."""
-        self.record.count_sent(frames, trades, keep=self._keep)
-        self._totals.count_sent(frames, trades, keep=False)
-
-    def _write(self) -> None:
-        self._peer.transport.write(b"".join(self._peer.protocol.data_to_send()))
+            protocol.send_binary(frame) if binary else protocol.send_text(frame)
+        self._peer.transport.write(b"".join(protocol.data_to_send()))
 
     async def drain(self) -> None:
         """Wait until the client has read enough for more to be sent, or the link is silent."""
@@ -200,7 +179,7 @@ class ClientLink:
 
     def _send_malformed(self) -> None:
         self.send(malformed_frames())
-        self.send_binary(b"\x00\x01")
+        self.send([b"\x00\x01"], binary=True)
 
     def drop(self) -> None:
         """End TCP without a close frame, after everything sent."""

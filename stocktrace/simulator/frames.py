@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Container, Iterable, Sequence
+from itertools import count, zip_longest
 from typing import NamedTuple
 
 import msgspec
@@ -59,16 +60,12 @@ def split_frames(frames: Sequence[bytes]) -> list[FramePiece]:
     except DECODE_ERRORS:
         lines = []
     if len(lines) == len(frames):
-        return [FramePiece(*pair) for pair in zip(frames, map(_symbols_of, lines), strict=True)]
-    return [_piece_of(frame) for frame in frames]
-
-
-def _piece_of(frame: bytes) -> FramePiece:
-    try:
-        lines = _decode_lines(frame)
-    except DECODE_ERRORS:
-        return FramePiece(frame, None)
-    return FramePiece(frame, _symbols_of(lines[0]) if len(lines) == 1 else None)
+        return [
+            FramePiece(frame, _symbols_of(line)) for frame, line in zip(frames, lines, strict=True)
+        ]
+    if len(frames) == 1:
+        return [FramePiece(frames[0], None)]
+    return [piece for frame in frames for piece in split_frames([frame])]
 
 
 def _symbols_of(line: _Symbols) -> tuple[str, ...] | None:
@@ -84,18 +81,19 @@ def filter_piece(piece: FramePiece, wanted: Container[str]) -> FramePiece | None
         return piece
     if not any(is_wanted):
         return None
-    rows = zip(_decode_rows(piece.frame).data, is_wanted, strict=True)
-    frame = _frame_of([bytes(row) for row, keep in rows if keep])
-    return FramePiece(frame, tuple(symbol for symbol in piece.symbols if symbol in wanted))
+    return _join_rows([row for row in _rows_of(piece) if row[1] in wanted])
 
 
-def _rows_of(piece: FramePiece) -> list[bytes]:
-    """Return the original text of each trade."""
-    return [bytes(row) for row in _decode_rows(piece.frame).data]
+def _rows_of(piece: FramePiece) -> list[tuple[bytes, str | None]]:
+    """Return the original text and the symbol of each trade, ``None`` for a row that is none."""
+    rows = map(bytes, _decode_rows(piece.frame).data)
+    return list(zip_longest(rows, piece.symbols or ()))
 
 
-def _frame_of(rows: Iterable[bytes]) -> bytes:
-    return b'{"data":[' + b",".join(rows) + b'],"type":"trade"}'
+def _join_rows(rows: Iterable[tuple[bytes, str | None]]) -> FramePiece:
+    texts, symbols = zip(*rows, strict=True)
+    frame = b'{"data":[' + b",".join(texts) + b'],"type":"trade"}'
+    return FramePiece(frame, tuple(symbol for symbol in symbols if symbol is not None))
 
 
 def shift_times(frame: bytes, shift: Callable[[int], int]) -> bytes:
@@ -115,35 +113,45 @@ def _has_time(row: object) -> bool:
     return isinstance(row, dict) and type(row.get("t")) is int
 
 
+Transform = Callable[[FramePiece], list[FramePiece]]
+
+
 class FaultTransforms:
     """The states that faults have brought one connection into; ``now`` is monotonic seconds."""
 
     def __init__(self, subscriptions: Subscriptions, now: Callable[[], float]) -> None:
         self._subscriptions = subscriptions
         self._now = now
-        self._states: dict[int, Callable[[FramePiece], list[FramePiece]]] = {}
-        self._number = 0
+        self._states: list[Transform] = []
 
     def begin(self, fault: Fault) -> Callable[[], None]:
         """Apply another fault from now on. Return the function that ends it."""
-        self._number += 1
-        number = self._number
-        self._states[number] = self._transform_of(fault)
-        return lambda: self._states.pop(number, None) and None
+        transform = self._transform_of(fault)
+        self._states.append(transform)
+        return lambda: self._states.remove(transform)
 
-    def _transform_of(self, fault: Fault) -> Callable[[FramePiece], list[FramePiece]]:
-        if fault.kind == "mute":
-            return lambda _: []
-        if fault.kind == "silent":
-            return self._without(fault.symbol or next(iter(self._subscriptions.symbols), ""))
-        return FrameRewrite(fault, self._now)
+    def _transform_of(self, fault: Fault) -> Transform:
+        """Return the function that makes of a frame of trades what is sent instead."""
+        began, numbers = self._now(), count()
+        silent = fault.symbol or next(iter(self._subscriptions.symbols), "")
+        transforms: dict[str, Transform] = {
+            "mute": lambda _: [],
+            "silent": lambda piece: self._without(silent, piece),
+            "duplicate": lambda piece: [piece] * fault.times,
+            "duplicate-rows": lambda piece: [_join_rows(_rows_of(piece) * fault.times)],
+            "out-of-order": lambda piece: [_join_rows(_rows_of(piece)[::-1])],
+            "late": lambda piece: [
+                piece if next(numbers) % _LATE_PERIOD else _delay(piece, fault.delay_s)
+            ],
+            "lag": lambda piece: [_delay(piece, fault.delay_s * (self._now() - began))],
+            "bad-row": lambda piece: [piece if next(numbers) else _with_bad_price(piece)],
+            "truncate": lambda piece: [FramePiece(piece.frame[:-10], None)],
+        }
+        return transforms[fault.kind]
 
-    def _without(self, symbol: str) -> Callable[[FramePiece], list[FramePiece]]:
-        def remove(piece: FramePiece) -> list[FramePiece]:
-            part = filter_piece(piece, self._subscriptions.symbols.keys() - {symbol})
-            return [] if part is None else [part]
-
-        return remove
+    def _without(self, symbol: str, piece: FramePiece) -> list[FramePiece]:
+        part = filter_piece(piece, self._subscriptions.symbols.keys() - {symbol})
+        return [] if part is None else [part]
 
     def __bool__(self) -> bool:
         return bool(self._states)
@@ -151,7 +159,7 @@ class FaultTransforms:
     def __call__(self, piece: FramePiece) -> list[FramePiece]:
         """Return what is sent instead of ``piece``, which need not be a frame of trades."""
         pieces = [piece]
-        for transform in self._states.values():
+        for transform in self._states:
             pieces = [
                 result
                 for piece in pieces
@@ -160,47 +168,15 @@ class FaultTransforms:
         return pieces
 
 
-class FrameRewrite:
-    """One fault that rewrites frames of trades, from its creation on."""
-
-    def __init__(self, fault: Fault, now: Callable[[], float]) -> None:
-        self._fault = fault
-        self._now = now
-        self._began = now()
-        self._frames = 0
-        self._rewrite: Callable[[FramePiece, tuple[str, ...]], list[FramePiece]] = {
-            "duplicate": lambda piece, _: [piece] * fault.times,
-            "duplicate-rows": lambda piece, symbols: [
-                FramePiece(_frame_of(_rows_of(piece) * fault.times), symbols * fault.times)
-            ],
-            "out-of-order": lambda piece, symbols: [
-                FramePiece(_frame_of(_rows_of(piece)[::-1]), symbols[::-1])
-            ],
-            "late": lambda piece, _: [_delay(piece, fault.delay_s) if self._is_late else piece],
-            "lag": lambda piece, _: [_delay(piece, fault.delay_s * (self._now() - self._began))],
-            "bad-row": lambda piece, _: [_with_bad_price(piece) if self._frames == 1 else piece],
-            "truncate": lambda piece, _: [FramePiece(piece.frame[:-10], None)],
-        }[fault.kind]
-
-    def __call__(self, piece: FramePiece) -> list[FramePiece]:
-        """Return what is sent instead of ``piece``."""
-        self._frames += 1
-        return self._rewrite(piece, piece.symbols or ())
-
-    @property
-    def _is_late(self) -> bool:
-        return self._frames % _LATE_PERIOD == 1
-
-
 def _delay(piece: FramePiece, seconds: float) -> FramePiece:
     delay_ms = round(seconds * MS_PER_SECOND)
     return FramePiece(shift_times(piece.frame, lambda time: time - delay_ms), piece.symbols)
 
 
 def _with_bad_price(piece: FramePiece) -> FramePiece:
-    *rows, last = _rows_of(piece)
+    *rows, (last, _) = _rows_of(piece)
     bad_row = json.dumps({**json.loads(last), "p": _BAD_PRICE}, separators=(",", ":")).encode()
-    return FramePiece(_frame_of([*rows, bad_row]), (piece.symbols or ())[:-1])
+    return _join_rows([*rows, (bad_row, None)])
 
 
 _MALFORMED = (

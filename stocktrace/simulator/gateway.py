@@ -10,14 +10,13 @@ from random import Random
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import ServerConnection
-from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from stocktrace.simulator.client_link import ClientLink, SimulatedConnection, wait_first
 from stocktrace.simulator.faults import Fault, FaultPlan
 from stocktrace.simulator.protocol import PING, Subscriptions
-from stocktrace.simulator.rest import PREFIX, RestApi, reason_phrase
+from stocktrace.simulator.rest import PREFIX, RestApi, make_response, reason_phrase
 from stocktrace.simulator.settings import SimulatorSettings
 
 _log = logging.getLogger("stocktrace.simulator")
@@ -61,7 +60,8 @@ class Gateway:
             _log.info("dial %d: %s", self.dials, fault.kind)
             if fault.kind == "status":
                 return _refusal(fault.status)
-            await self._pause(peer, fault.delay_s if fault.kind == "handshake-delay" else None)
+            seconds = fault.delay_s if fault.kind == "handshake-delay" else None
+            await wait_first(peer.wait_closed(), self.closing.wait(), within=seconds)
         tokens = parse_qs(urlsplit(request.path).query).get("token", [])
         if tokens != [self.settings.key]:
             return _refusal(401)
@@ -80,10 +80,6 @@ class Gateway:
     def count_handshake(self, _peer: ServerConnection, _req: Request, response: Response) -> None:
         """Count an accepted dial, before the client knows."""
         self.connections_made += response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
-
-    async def _pause(self, peer: ServerConnection, seconds: float | None) -> None:
-        """Wait, unless the client leaves or the simulator closes."""
-        await wait_first(peer.wait_closed(), self.closing.wait(), within=seconds)
 
     async def serve(self, peer: ServerConnection) -> None:
         """Serve one connection, from its handshake to its end."""
@@ -114,7 +110,6 @@ class Gateway:
         )
         record = SimulatedConnection(self._opened)
         link = ClientLink(peer, record, self.totals, subscriptions, self.faults, keep=settings.keep)
-        link.muted = self.muted
         self.links.append(link)
         self.records.append(record)
         self.notify()
@@ -175,6 +170,10 @@ class Gateway:
             if link.record.number > fault.after_connections:
                 link.plan_fault(fault)
 
+    def set_muted(self, *, muted: bool) -> None:
+        """Lose what is played, or send it again."""
+        self.muted = muted
+
     def close(self) -> None:
         """Close, and abort connections for which an orderly close would wait."""
         self.closing.set()
@@ -184,8 +183,5 @@ class Gateway:
 
 def _refusal(status: int) -> Response:
     """Return an answer to a dial other than 101."""
-    body = _REFUSAL_TEXTS.get(status, reason_phrase(status)).encode()
-    headers = Headers(
-        {"Connection": "close", "Content-Type": "text/plain", "Content-Length": str(len(body))}
-    )
-    return Response(status, reason_phrase(status), headers, body)
+    text = _REFUSAL_TEXTS.get(status, reason_phrase(status))
+    return make_response(status, text.encode(), "text/plain")

@@ -10,6 +10,7 @@ import http
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -63,13 +64,15 @@ class RestApi:
         self.requests = 0
         self._settings = settings
         self._key = key
-        self._ticks = _TickHistory(settings, history)
+        # Frames are decoded on the first request: most are never asked for.
+        self._undecoded = list(history)
+        self._days: dict[tuple[str, date], list[_TickRow]] = defaultdict(list)
         self._statuses = deque(settings.statuses)
         self._minute: deque[float] = deque()
 
     def add(self, frames: Iterable[bytes]) -> None:
         """Add frames that are played now."""
-        self._ticks.add(frames)
+        self._undecoded += frames
 
     def answer(self, path: str, headers: Mapping[str, str], now: float) -> Response | None:
         """Answer a request at ``now`` (monotonic seconds); ``None``: the connection ends."""
@@ -97,9 +100,9 @@ class RestApi:
             case "stock/tick":
                 return self._ticks_response(query, limits)
             case "stock/market-status":
-                return _response(200, _market_status(datetime.now(UTC)), limits)
+                return _json_response(200, _market_status(datetime.now(UTC)), limits)
             case "stock/market-holiday":
-                return _response(200, _market_holidays(datetime.now(NEW_YORK).year), limits)
+                return _json_response(200, _market_holidays(datetime.now(NEW_YORK).year), limits)
         return _error_response(404)
 
     def _use_allowance(self, now: float) -> int:
@@ -122,22 +125,10 @@ class RestApi:
             return _error_response(422)
         if not 0 < limit <= _MAX_LIMIT or skip < 0:
             return _error_response(422)
-        page = self._ticks.page(symbol, day, limit, skip)
-        return _error_response(404) if page is None else _response(200, page, limits)
+        page = self._page(symbol, day, limit, skip)
+        return _error_response(404) if page is None else _json_response(200, page, limits)
 
-
-class _TickHistory:
-    """The frames that were played, decoded on the first request: most are never asked for."""
-
-    def __init__(self, settings: RestSettings, history: Iterable[bytes]) -> None:
-        self._settings = settings
-        self._undecoded = list(history)
-        self._days: dict[tuple[str, date], list[_TickRow]] = defaultdict(list)
-
-    def add(self, frames: Iterable[bytes]) -> None:
-        self._undecoded += frames
-
-    def page(self, symbol: str, day: date, limit: int, skip: int) -> dict[str, Any] | None:
+    def _page(self, symbol: str, day: date, limit: int, skip: int) -> dict[str, Any] | None:
         """Return the answer of ``/stock/tick``; ``None``: the day has no ticks."""
         settings = self._settings
         rows = self._rows_of_day(symbol, day)
@@ -227,16 +218,21 @@ def _error_response(status: int, retry_after: int | None = None) -> Response:
     """Return an error; those of a gateway in front of Finnhub are not JSON."""
     headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
     if status in _ERRORS:
-        return _response(status, {"error": _ERRORS[status]}, headers)
-    return _response(status, b"<html>upstream request timeout</html>", headers)
+        return _json_response(status, {"error": _ERRORS[status]}, headers)
+    return make_response(status, b"<html>upstream request timeout</html>", "text/html", headers)
 
 
-def _response(status: int, body: object, more_headers: Mapping[str, str]) -> Response:
-    """Return a response; a body that is not bytes is encoded as JSON."""
-    raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    kind = "text/html" if isinstance(body, bytes) else "application/json; charset=utf-8"
-    headers = {"Connection": "close", "Content-Type": kind, "Content-Length": str(len(raw))}
-    return Response(status, reason_phrase(status), Headers({**headers, **more_headers}), raw)
+def _json_response(status: int, body: object, more_headers: Mapping[str, str]) -> Response:
+    raw = msgspec.json.encode(body)
+    return make_response(status, raw, "application/json; charset=utf-8", more_headers)
+
+
+def make_response(
+    status: int, body: bytes, kind: str, more_headers: Mapping[str, str] = MappingProxyType({})
+) -> Response:
+    """Return a response with a body of the media type ``kind``."""
+    headers = {"Connection": "close", "Content-Type": kind, "Content-Length": str(len(body))}
+    return Response(status, reason_phrase(status), Headers({**headers, **more_headers}), body)
 
 
 def reason_phrase(status: int) -> str:

@@ -7,8 +7,8 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, ParamSpec, Self, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Self
 
 from websockets.asyncio.server import serve as serve_websockets
 
@@ -17,13 +17,9 @@ from stocktrace.errors import SettingsError, StocktraceError, describe, usage_or
 from stocktrace.simulator.client_link import SimulatedConnection
 from stocktrace.simulator.faults import Fault, FaultPlan
 from stocktrace.simulator.gateway import Gateway
-from stocktrace.simulator.player import Player
 from stocktrace.simulator.settings import HOST, SimulatorSettings
-from stocktrace.simulator.sources import FrameSource
+from stocktrace.simulator.sources import FrameSource, Player
 from stocktrace.text import count_of
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _log = logging.getLogger("stocktrace.simulator")
 # At its lower levels the library logs the request line, which holds the key; at the higher ones
@@ -134,9 +130,9 @@ class Simulator:
     async def _listen(self, listener: socket.socket) -> None:
         self._loop.set_exception_handler(self._handle_loop_error)
         server = serve_websockets(
-            self._ending_on_error(self._gateway.serve),
+            self._end_on_error()(self._gateway.serve),
             sock=listener,
-            process_request=self._ending_on_error(self._gateway.answer_request),
+            process_request=self._end_on_error()(self._gateway.answer_request),
             process_response=self._gateway.count_handshake,
             compression=None,  # FINNHUB.md: not offered
             open_timeout=None,  # a fault may delay a handshake for any time
@@ -146,24 +142,18 @@ class Simulator:
             logger=_SILENT,
         )
         player = Player(self.source, self._gateway, self.finished)
-        playing = asyncio.create_task(self._ending_on_error(player.play)())
+        playing = asyncio.create_task(self._end_on_error()(player.play)())
         async with server:
             await self._gateway.closing.wait()
             playing.cancel()
 
-    def _ending_on_error(
-        self, function: Callable[P, Coroutine[Any, Any, T]]
-    ) -> Callable[P, Coroutine[Any, Any, T]]:
-        """Wrap ``function`` so that an exception ends the simulator."""
-
-        async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-            try:
-                return await function(*args, **kwargs)
-            except Exception as error:
-                self._fail(error)
-                raise
-
-        return wrapper
+    @contextlib.asynccontextmanager
+    async def _end_on_error(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._fail(error)
+            raise
 
     def _handle_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -294,25 +284,17 @@ class Simulator:
 
         def send(gateway: Gateway) -> None:
             for link in gateway.links:
-                link.send_binary(raw) if binary else link.send([raw])
+                link.send([raw], binary=binary)
 
         self.act(send)
 
     def mute(self) -> None:
         """Send only heartbeats on every connection; what is played is lost."""
-        self._set_muted(muted=True)
+        self.act(lambda gateway: gateway.set_muted(muted=True))
 
     def unmute(self) -> None:
         """Send trades again, from where the play is now."""
-        self._set_muted(muted=False)
-
-    def _set_muted(self, *, muted: bool) -> None:
-        def set_muted(gateway: Gateway) -> None:
-            gateway.muted = muted
-            for link in gateway.links:
-                link.muted = muted
-
-        self.act(set_muted)
+        self.act(lambda gateway: gateway.set_muted(muted=False))
 
 
 def run_simulator(simulator: Simulator, stop: threading.Event | None = None) -> None:

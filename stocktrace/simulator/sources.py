@@ -1,26 +1,33 @@
-"""Sources of frames for a simulator, with the times at which they are due: scripts and tapes.
+"""Sources of frames, with the times at which they are due: scripts and tapes. And their player.
 
 ``SyntheticMarket`` is another source, see ``stocktrace.simulator.market``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 from stocktrace.errors import SettingsError, TapeError
-from stocktrace.marks import Mark
-from stocktrace.simulator.frames import shift_times
+from stocktrace.marks import DisconnectedMark, Mark
+from stocktrace.simulator.frames import FramePiece, shift_times, split_frames
+from stocktrace.simulator.gateway import Gateway
 from stocktrace.simulator.protocol import is_error
 from stocktrace.store.tape import TapeFrames, TapeReader
-from stocktrace.units import NS_PER_MS
+from stocktrace.units import NS_PER_MS, NS_PER_SECOND
 
 _SUFFIXES = (".tape", ".tape.gz", ".tape.zst")
+# Frames that are filtered and written in one turn of the event loop: some tens of kilobytes, a
+# millisecond or two.
+_BATCH = 256
+# The loop's timer is not finer, in seconds.
+_TICK = 0.001
 _log = logging.getLogger("stocktrace.simulator")
 
 
@@ -136,10 +143,10 @@ class TapeSource:
             yield TapeFrames(entry.stamp, frames)
 
     def _shift_to_now(self, start: int, first: int, stamp: int) -> Callable[[int], int]:
-        if self.speed:
-            return partial(_shift, origin=first, to=start, speed=self.speed)
         # Without a pace the times cannot be mapped: what is played now happened now.
-        return partial(_shift, origin=stamp, to=time.time_ns(), speed=1.0)
+        origin, now = (first, start) if self.speed else (stamp, time.time_ns())
+        speed = self.speed or 1.0
+        return lambda t: (now + round((t * NS_PER_MS - origin) / speed)) // NS_PER_MS
 
     def _read_tapes(self) -> Iterator[TapeFrames | Mark]:
         for path in self.paths():
@@ -155,5 +162,70 @@ class TapeSource:
                 )
 
 
-def _shift(t: int, *, origin: int, to: int, speed: float) -> int:
-    return (to + round((t * NS_PER_MS - origin) / speed)) // NS_PER_MS
+class Player:
+    """Plays a source to the connections of a gateway: one clock for all clients that listen.
+
+    - With a pace (speed above 0) time does not wait for clients: who is disconnected misses frames.
+    - Without a pace (speed 0) frames are sent as fast as clients read. Play pauses while no client
+      listens, and while subscriptions are still coming.
+    - Either way one slow reader slows the play for all: buffers are bounded.
+    """
+
+    def __init__(self, source: FrameSource, gateway: Gateway, finished: threading.Event) -> None:
+        self._source = source
+        self._gateway = gateway
+        self._finished = finished
+        self._frames: list[bytes] = []
+
+    async def play(self) -> None:
+        """Play to the end, and again if the source loops."""
+        if self._gateway.settings.settle is not None:
+            await self._gateway.wait_settled()
+        await self._play_once()
+        while self._source.loop:
+            await self._play_once()
+        self._finished.set()
+        self._gateway.notify()
+
+    async def _play_once(self) -> None:
+        loop, speed = asyncio.get_running_loop(), self._source.speed
+        begin, first = loop.time(), None
+        for entry in self._source.entries(time.time_ns(), lambda: self._gateway.tickers):
+            first = entry.stamp if first is None else first
+            if speed:
+                due = begin + (entry.stamp - first) / NS_PER_SECOND / speed
+                if due - loop.time() > _TICK:
+                    await self._flush()
+                    await asyncio.sleep(max(0.0, due - loop.time()))
+            if isinstance(entry, Mark):
+                await self._flush()
+                if isinstance(entry, DisconnectedMark):
+                    for link in list(self._gateway.links):
+                        link.drop()
+                continue
+            self._frames += entry.frames
+            if len(self._frames) >= _BATCH:
+                await self._flush()
+        await self._flush()
+        await asyncio.sleep(0)  # an empty source that loops must not block other tasks
+
+    async def _flush(self) -> None:
+        """Send the collected frames; without a pace, wait for a client that takes them."""
+        if self._gateway.rest is not None:
+            self._gateway.rest.add(self._frames)
+        pieces, self._frames = split_frames(self._frames), []
+        while pieces:
+            if not self._source.speed:
+                await self._gateway.wait_settled()
+            pieces = pieces[self._deliver(pieces) :]
+            self._gateway.notify()
+            for link in list(self._gateway.links):
+                await link.drain()
+            await asyncio.sleep(0)
+
+    def _deliver(self, pieces: list[FramePiece]) -> int:
+        """Send ``pieces`` to all clients. Return how many of them were handled."""
+        if self._gateway.muted:
+            return len(pieces)
+        handled = [link.deliver(pieces) for link in list(self._gateway.listeners())]
+        return len(pieces) if self._source.speed else max(handled, default=0)
