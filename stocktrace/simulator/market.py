@@ -8,16 +8,17 @@ Only ``Random.random`` is used, whose sequence for a seed is the same in every v
 from __future__ import annotations
 
 import math
+import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from stocktrace.errors import SettingsError
-from stocktrace.simulator.instruments import Instrument, instrument
 from stocktrace.store.tape import TapeFrames
 from stocktrace.units import NS_PER_MS, NS_PER_SECOND
 
@@ -46,6 +47,96 @@ _EQUAL_TRADE = 0.04  # share of true equal trades
 _SWEEP = 0.30  # share of trades in the symbol of the one before
 _LATE = 0.08  # share of trades 1-3 ms older than their neighbours
 _ZIPF = 0.8  # how much busier the first tickers are
+
+# The prefixes of forex feeds; any other prefix is a crypto exchange.
+_FOREX = frozenset(
+    {"OANDA", "FXCM", "FHFX", "IC MARKETS", "FX", "FOREX", "FOREX.COM", "PEPPERSTONE"}
+)
+
+_ROUND_LOT = [["1"]] * 14 + [["1", "8"]] * 4 + [["1", "24"]] + [["1", "7"]]
+_ODD_LOT = [["1", "12"]] * 13 + [["1", "8", "12"]] * 4 + [["1", "24", "12"]] * 2 + [["12"]]
+_ODD_LOTS = 0.55  # more than half of US trades are odd lots today
+_SUB_PENNY = 0.03  # midpoint and wholesale trades such as 164.0601
+
+
+class Instrument(ABC):
+    """One ticker and its last price, in ticks.
+
+    The forms of trades are those of recorded frames (FINNHUB.md, "Messages"). Prices are derived
+    from the ticker's name, between ``low`` and ``high``, so that they cannot be mistaken for real.
+    """
+
+    low: ClassVar[float]
+    high: ClassVar[float]
+    ticks_per_unit: ClassVar[int] = 100
+
+    def __init__(self, ticker: str) -> None:
+        share = zlib.crc32(ticker.encode()) / 2**32
+        self.ticker = ticker
+        price = self.low * math.pow(self.high / self.low, share)
+        self.ticks = round(price * self.ticks_per_unit)
+
+    def walk(self, random: Random) -> int:
+        """Return the next price, in ticks: most trades do not move it, some by more than one."""
+        draw = random.random()
+        if draw < 0.45:
+            step = 1 if draw < 0.30 else 1 + int(3 * random.random())
+            self.ticks = max(1, self.ticks + (step if random.random() < 0.5 else -step))
+        return self.ticks
+
+    @abstractmethod
+    def trade(self, random: Random) -> dict[str, Any]:
+        """Make one trade in Finnhub's form; its time ``t`` is 0."""
+
+
+class Stock(Instrument):
+    """Cents, whole shares in round and odd lots, condition codes; odd lots carry code 12."""
+
+    low, high = 15.0, 450.0
+
+    def trade(self, random: Random) -> dict[str, Any]:
+        """Make a round or odd lot."""
+        ticks = self.walk(random)
+        price = ticks / 100
+        if random.random() < _SUB_PENNY:
+            price = (ticks * 100 + 1 + int(99 * random.random())) / 10_000
+        if random.random() < _ODD_LOTS:
+            volume, codes = 1 + int(99 * random.random() ** 2), _ODD_LOT
+        else:
+            volume, codes = 100 * (1 + int(random.random() ** 6 * 20)), _ROUND_LOT
+        conditions = codes[int(len(codes) * random.random())]
+        return {"c": conditions, "p": price, "s": self.ticker, "t": 0, "v": volume}
+
+
+class Crypto(Instrument):
+    """Cents, fractional volume worth some hundred units of money, ``c`` is null."""
+
+    low, high = 2.0, 60_000.0
+
+    def trade(self, random: Random) -> dict[str, Any]:
+        """Make a trade, whatever one coin costs."""
+        price = self.walk(random) / 100
+        volume = max(1e-6, round(300.0 * math.exp(4.0 * random.random() - 2.0) / price, 6))
+        return {"c": None, "p": price, "s": self.ticker, "t": 0, "v": volume}
+
+
+class Forex(Instrument):
+    """Five decimals, no codes at all, volume 0."""
+
+    low, high = 0.6, 1.7
+    ticks_per_unit = 100_000
+
+    def trade(self, random: Random) -> dict[str, Any]:
+        """Make a price update."""
+        return {"p": self.walk(random) / 100_000, "s": self.ticker, "t": 0, "v": 0}
+
+
+def instrument(ticker: str) -> Instrument:
+    """Return the instrument for ``BINANCE:…``, ``OANDA:…`` or ``AAPL``, by the form of the name."""
+    prefix, colon, _ = ticker.partition(":")
+    if not colon:
+        return Stock(ticker)
+    return Forex(ticker) if prefix.upper() in _FOREX else Crypto(ticker)
 
 
 def exponential(random: Random, mean: float) -> float:
@@ -76,39 +167,37 @@ def _arrivals(random: Random, rate: float, opening: float) -> Iterator[float]:
         yield now
 
 
-@dataclass(slots=True)
 class _TradingFloor:
     """The instruments that trade now; a ticker keeps its price while others come and go."""
 
-    random: Random
-    tickers: Sequence[str] = ()
-    weights: list[float] = field(default_factory=list)
-    instruments: dict[str, Instrument] = field(default_factory=dict)
-    traded: list[Instrument] = field(default_factory=list)
-    last: Instrument | None = None
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._instruments: dict[str, Instrument] = {}
+        self.open(())
 
     def open(self, tickers: Sequence[str]) -> None:
         """Trade these tickers from now on."""
-        self.tickers, self.last = tickers, None
-        self.weights = list(accumulate((rank + 1) ** -_ZIPF for rank in range(len(tickers))))
-        for ticker in tickers:
-            if ticker not in self.instruments:
-                self.instruments[ticker] = instrument(ticker)
-        self.traded = [self.instruments[ticker] for ticker in tickers]
+        self.tickers = tickers
+        self._last: Instrument | None = None
+        self._weights = list(accumulate((rank + 1) ** -_ZIPF for rank in range(len(tickers))))
+        self._instruments |= {
+            ticker: instrument(ticker) for ticker in tickers if ticker not in self._instruments
+        }
+        self._traded = [self._instruments[ticker] for ticker in tickers]
 
     def trades(self, times: Sequence[int]) -> list[dict[str, Any]]:
         """Make one trade at each of these times (UNIX ms)."""
-        random, trades = self.random, list[dict[str, Any]]()
-        if not self.traded:
+        random, trades = self._random, list[dict[str, Any]]()
+        if not self._traded:
             return trades
         for time in times:
             draw = random.random()
             if trades and draw < _EQUAL_TRADE:
                 trades.append(trades[-1])
                 continue
-            if self.last is None or draw > _EQUAL_TRADE + _SWEEP:
-                (self.last,) = random.choices(self.traded, cum_weights=self.weights)
-            trade = self.last.trade(random)
+            if self._last is None or draw > _EQUAL_TRADE + _SWEEP:
+                (self._last,) = random.choices(self._traded, cum_weights=self._weights)
+            trade = self._last.trade(random)
             trade["t"] = time - 1 - int(3 * random.random()) if random.random() < _LATE else time
             trades.append(trade)
         return trades
@@ -198,16 +287,12 @@ class SyntheticMarket:
     tickers: tuple[str, ...] = ()
     trades: int | None = None
     flat_out: bool = False
+    loop: ClassVar[bool] = False  # a market that ended stays closed
 
     @property
     def speed(self) -> float:
         """Real time, or no pace."""
         return 0.0 if self.flat_out else 1.0
-
-    @property
-    def loop(self) -> bool:
-        """False: a market that ended stays closed."""
-        return False
 
     def check(self) -> None:
         """Check that the market can trade.

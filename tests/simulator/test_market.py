@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from stocktrace.errors import SettingsError
 from stocktrace.feed.protocol import decode
 from stocktrace.simulator import SyntheticMarket, synthetic_frames
-from stocktrace.simulator.instruments import Crypto, Forex, Stock, instrument
-from stocktrace.simulator.market import OPENING_BELL
+from stocktrace.simulator.market import OPENING_BELL, Crypto, Forex, Stock, instrument
 from stocktrace.store.tape import TapeFrames
 from stocktrace.trade import Trade, is_ticker
 from tests.sampling import costly
