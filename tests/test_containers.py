@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from stocktrace.dashboard.address import PORT
+from stocktrace.dashboard.server import PORT
 from stocktrace.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from stocktrace import cli
-from stocktrace.dashboard.address import bind_port
+from stocktrace.dashboard.server import bind_port
 from stocktrace.end_time import parse_until
 from stocktrace.errors import (
     DiskFull,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.dashboard.address import PORT, bind_port, page_address
+from stocktrace.dashboard.server import PORT, bind_port, page_address, run_server
 from stocktrace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ def dashboard(
     layout = open_layout(data_dir)
     with bind_port(port) as listener:
         print(page_address(listener), flush=True)
-
-        from stocktrace.dashboard.server import run_server
-
         run_server(layout, listener)
     return 0
 

@@ -1,14 +1,18 @@
-"""The web application: static files, the list of sessions, and one stream per viewer. GET only."""
+"""The web application: static files, the list of sessions, one stream per viewer. GET only."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
+import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -33,12 +37,14 @@ LATEST = "latest"
 # More than a year of daily sessions; `stocktrace sessions` lists older ones.
 MAX_SESSIONS = 500
 
-_HEADERS = [
-    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
+_HEADERS = {
+    "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+# Streams end at once; this is for a browser that does not read.
+_SHUTDOWN_S = 2
 
 
 class SessionList:
@@ -159,9 +165,7 @@ class _SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                names = {name for name, _ in _HEADERS}
-                kept = [header for header in message["headers"] if header[0].lower() not in names]
-                message = {**message, "headers": [*kept, *_HEADERS]}
+                MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
@@ -185,3 +189,40 @@ def make_app(dashboard: Dashboard) -> Starlette:
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS),
         ],
     )
+
+
+class DashboardServer(uvicorn.Server):
+    """Serves the page of a data folder."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._dashboard = Dashboard(layout)
+        super().__init__(
+            uvicorn.Config(
+                make_app(self._dashboard),
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=_SHUTDOWN_S,
+            )
+        )
+
+    async def serve_page(self, listening: socket.socket, parent: BinaryIO | None) -> None:
+        """Serve until a signal arrives, or until ``parent``, a pipe, is closed."""
+        watch = asyncio.create_task(self._exit_with(parent)) if parent is not None else None
+        await self.serve(sockets=[listening])
+        if watch is not None:
+            watch.cancel()
+
+    async def _exit_with(self, parent: BinaryIO) -> None:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), parent)
+        await reader.read()
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams first, because uvicorn waits for them."""
+        with contextlib.suppress(Exception):
+            await self._dashboard.close()
+        await super().shutdown(sockets)

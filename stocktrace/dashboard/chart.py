@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from stocktrace.clock import Deadline
 from stocktrace.dashboard.events import GapSpan
-from stocktrace.dashboard.rows import TickerRows
+from stocktrace.dashboard.rows import TickerRows, none_for_nan
 from stocktrace.dashboard.tail import SessionTail
 from stocktrace.store.layout import Layout
 from stocktrace.units import US_PER_SECOND
@@ -101,10 +101,7 @@ class BarColumns:
 
     def to_rows(self) -> list[Bar]:
         """Return one tuple per bar."""
-        prices = [
-            [None if value != value else value for value in column.tolist()]  # noqa: PLR0124 - nan
-            for column in (self.open, self.high, self.low, self.close)
-        ]
+        prices = none_for_nan(np.stack((self.open, self.high, self.low, self.close)))
         columns = (self.start.tolist(), *prices, self.volume.tolist(), self.trades.tolist())
         return list(zip(*columns, strict=True))
 

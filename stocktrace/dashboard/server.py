@@ -1,69 +1,59 @@
-"""Runs the server on a socket that is bound already: its address is known before it answers."""
+"""The address of the page, and its server, which takes a second to load.
+
+The port is bound before that, so that the address is known before the server answers.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import uvicorn
+from stocktrace.errors import StocktraceError, usage_or
 
-from stocktrace.dashboard.app import Dashboard, make_app
-from stocktrace.store.layout import Layout
+if TYPE_CHECKING:
+    from stocktrace.store.layout import Layout
 
-# Streams end at once; this is for a browser that does not read.
-_SHUTDOWN_S = 2
+HOST = "127.0.0.1"
+#: Not in any list of well-known ports, and easy to type.
+PORT = 8421
+
+
+def bind_port(port: int) -> socket.socket:
+    """Return a socket that listens on this machine's own address; 0 picks any free port.
+
+    Raises:
+        UsageError: the port cannot be used.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except (OSError, OverflowError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number else "ports are 0 to 65535"
+        raise usage_or(StocktraceError, error)(
+            f"Cannot listen on port {port} ({reason}). Choose another one with --port; 0 picks any."
+        ) from error
+
+
+def page_address(listening: socket.socket) -> str:
+    """Return the URL of the page."""
+    return f"http://{HOST}:{listening.getsockname()[1]}/"
 
 
 def run_server(layout: Layout, listening: socket.socket, parent: BinaryIO | None = None) -> None:
     """Serve until a signal arrives, or until ``parent``, a pipe, is closed at its other end."""
-    asyncio.run(_run_server(layout, listening, parent))
+    from stocktrace.dashboard.app import DashboardServer
 
-
-async def _run_server(layout: Layout, listening: socket.socket, parent: BinaryIO | None) -> None:
-    dashboard = Dashboard(layout)
-    server = _DashboardServer(
-        uvicorn.Config(
-            make_app(dashboard),
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=_SHUTDOWN_S,
-        )
-    )
-    server.dashboard = dashboard
-    watch = asyncio.create_task(_exit_with_parent(parent, server)) if parent is not None else None
-    await server.serve(sockets=[listening])
-    if watch is not None:
-        watch.cancel()
-
-
-class _DashboardServer(uvicorn.Server):
-    """Ends the streams first, because uvicorn waits for them."""
-
-    dashboard: Dashboard
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        with contextlib.suppress(Exception):
-            await self.dashboard.close()
-        await super().shutdown(sockets)
-
-
-async def _exit_with_parent(parent: BinaryIO, server: uvicorn.Server) -> None:
-    reader = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), parent)
-    await reader.read()
-    server.should_exit = True
+    asyncio.run(DashboardServer(layout).serve_page(listening, parent))
 
 
 def main() -> None:
     """Serve beside a capture; the arguments are the data folder and the socket's descriptor."""
+    from stocktrace.store.layout import Layout
+
     os.nice(5)  # recording has priority
     root, descriptor = sys.argv[1:]
     run_server(Layout(Path(root)), socket.socket(fileno=int(descriptor)), sys.stdin.buffer)

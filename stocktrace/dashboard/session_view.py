@@ -17,9 +17,8 @@ import msgspec
 from stocktrace.calendar import NEW_YORK, Market, market_of, next_session, us_extended_session
 from stocktrace.clock import Deadline
 from stocktrace.dashboard.events import MAX_EVENTS, EventLog, GapSpan
-from stocktrace.dashboard.history import LagHistory, disk_lags
 from stocktrace.dashboard.liveness import SessionLiveness
-from stocktrace.dashboard.table import TickerTable
+from stocktrace.dashboard.rows import LagHistory, TickerTable, disk_lags
 from stocktrace.dashboard.tail import SessionTail
 from stocktrace.latency import LatencyHistogram
 from stocktrace.store.layout import Layout

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Sequence
@@ -75,9 +74,9 @@ class ClientLink:
         self._peer = peer
         self._faults = faults
         self._keep = keep
-        self._transforms = FaultTransforms(subscriptions, asyncio.get_running_loop().time)
+        self._loop = asyncio.get_running_loop()
+        self._transforms = FaultTransforms(subscriptions, self._loop.time)
         self._after_trades: list[Fault] = []  # faults that wait for a number of trades
-        self._next_fault_at = math.inf  # the least of these numbers
         self._timers: list[asyncio.TimerHandle] = []
         self._closing: asyncio.Task[None] | None = None
         self._silenced = asyncio.Event()
@@ -105,13 +104,12 @@ class ClientLink:
     def plan_fault(self, fault: Fault) -> None:
         """Let ``fault`` strike when its time comes, which may be now."""
         if fault.after_seconds:
-            loop = asyncio.get_running_loop()
-            self._timers.append(loop.call_later(fault.after_seconds, self._strike, fault))
+            timer = self._loop.call_later(fault.after_seconds, self._strike, fault)
+            self._timers.append(timer)
         elif fault.after_trades <= self.record.sent_trades:
             self._strike(fault)
         else:
             self._after_trades.append(fault)
-            self._next_fault_at = min(self._next_fault_at, fault.after_trades)
 
     def _strike(self, fault: Fault) -> None:
         if not self.silent and self._faults.take(fault):
@@ -122,9 +120,6 @@ class ClientLink:
         sent = self.record.sent_trades
         due = [fault for fault in self._after_trades if fault.after_trades <= sent]
         self._after_trades = [fault for fault in self._after_trades if fault not in due]
-        self._next_fault_at = min(
-            (fault.after_trades for fault in self._after_trades), default=math.inf
-        )
         for fault in due:
             self._strike(fault)
 
@@ -141,7 +136,8 @@ class ClientLink:
             for result in self._transforms(part) if self._transforms else (part,):
                 frames.append(result.frame)
                 trades += result.trades
-            if self.record.sent_trades + trades >= self._next_fault_at:
+            sent = self.record.sent_trades + trades
+            if any(fault.after_trades <= sent for fault in self._after_trades):
                 self.send(frames, trades)
                 frames, trades = [], 0
                 self._strike_after_trades()
@@ -167,15 +163,13 @@ class ClientLink:
 
     async def drain(self) -> None:
         """Wait until the client has read enough for more to be sent, or the link is silent."""
-        if self.silent or self._peer.transport.get_write_buffer_size() < _WRITE_LIMIT:
-            return
-        await wait_first(self._peer.drain(), self._silenced.wait())
+        if not self.silent and self._peer.transport.get_write_buffer_size() >= _WRITE_LIMIT:
+            await wait_first(self._peer.drain(), self._silenced.wait())
 
     def _begin_state(self, fault: Fault) -> None:
         end = self._transforms.begin(fault)
         if fault.duration:
-            loop = asyncio.get_running_loop()
-            self._timers.append(loop.call_later(fault.duration, end))
+            self._timers.append(self._loop.call_later(fault.duration, end))
 
     def _send_malformed(self) -> None:
         self.send(malformed_frames())

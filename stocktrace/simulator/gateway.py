@@ -100,7 +100,11 @@ class Gateway:
             pass  # how it ended does not matter here
         finally:
             heartbeat.cancel()
-            self._remove_link(link)
+            link.mark_closed()
+            self.links.remove(link)
+            if not self.settings.keep:
+                self.records.remove(link.record)
+            self._update_subscriptions()
 
     def _open_link(self, peer: ServerConnection) -> ClientLink:
         self._opened += 1
@@ -114,13 +118,6 @@ class Gateway:
         self.records.append(record)
         self.notify()
         return link
-
-    def _remove_link(self, link: ClientLink) -> None:
-        link.mark_closed()
-        self.links.remove(link)
-        if not self.settings.keep:
-            self.records.remove(link.record)
-        self._update_subscriptions()
 
     def _receive(self, link: ClientLink, message: str | bytes) -> None:
         error = link.subscriptions.receive(message)

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from stocktrace.dashboard.address import bind_port, page_address
-from stocktrace.dashboard.server import run_server
+from stocktrace.dashboard.server import bind_port, page_address, run_server
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.simulator import Simulator

@@ -15,9 +15,9 @@ import anyio
 import msgspec
 import pytest
 
-from stocktrace.dashboard.address import bind_port
 from stocktrace.dashboard.app import STATIC, Dashboard, SessionList
 from stocktrace.dashboard.broadcast import Broadcast
+from stocktrace.dashboard.server import bind_port
 from stocktrace.dashboard.session_view import SessionView
 from stocktrace.errors import UsageError
 from stocktrace.sessions.report import SessionReport

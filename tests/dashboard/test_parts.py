@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from stocktrace.dashboard.events import EventLog, GapSpan, PageEvent
-from stocktrace.dashboard.history import STEPS, LagHistory, disk_lags
-from stocktrace.dashboard.rows import TickerRows
+from stocktrace.dashboard.rows import (
+    POINTS,
+    STEPS,
+    LagHistory,
+    TickerRows,
+    TickerTable,
+    disk_lags,
+)
 from stocktrace.dashboard.session_view import describe_closed_market
-from stocktrace.dashboard.table import POINTS, TickerTable
 from stocktrace.store import audit
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from stocktrace.dashboard.address import bind_port
+from stocktrace.dashboard.server import bind_port
 from tests import remains
 from tests.conftest import SESSION
 from tests.dashboard.conftest import dashboard
