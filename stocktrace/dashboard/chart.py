@@ -177,11 +177,6 @@ class TickerChart:
         """True if there is more to read at once."""
         return self._tail.is_behind
 
-    @property
-    def trades(self) -> int:
-        """Number of rows read."""
-        return self._bars.trades
-
     def message(self, seen: ChartPosition, every: int) -> tuple[bytes, ChartPosition]:
         """Return what a viewer at ``seen`` does not have, and its position after that."""
         if (seen, every) not in self._messages:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from stocktrace.sessions.catalog import is_in_use
 from stocktrace.sessions.report import SessionReport
-from stocktrace.sessions.status import CaptureStatus
+from stocktrace.sessions.status import CaptureStatus, read_last_status
 from stocktrace.store.layout import Layout
 
 # A capture writes its status twice a second.
@@ -50,31 +50,20 @@ class SessionLiveness:
         self.read()
 
     def read(self) -> None:
-        """Read the files that changed.
-
-        Raises:
-            FileNotFoundError: the session has no report.
-            ValueError: its report is damaged.
-        """
+        """Read the files that changed."""
         # The lock first: a capture writes its final report before it releases its lock.
         self._is_in_use = is_in_use(self._layout, self._session)
-        self._read_report()
-        self._read_status()
-        self._measure_rates()
-
-    def _read_report(self) -> None:
         path = self._layout.report(self._session)
         changed = path.stat().st_mtime_ns
         if changed != self._report_changed:
             self.report = SessionReport.read(path)
             self._report_changed = changed
+        self._read_status()
+        self._measure_rates()
 
     def _read_status(self) -> None:
         previous = self.status
-        try:
-            self.status = CaptureStatus.read(self._layout.status(self._session))
-        except (FileNotFoundError, ValueError):
-            self.status = None  # not written yet, or by a version with another format
+        self.status = read_last_status(self._layout, self._session)
         now = time.monotonic()
         if self.status is None or self.status.written_at is None:
             self.silent_s = 0.0
@@ -89,36 +78,30 @@ class SessionLiveness:
 
     def _measure_rates(self) -> None:
         """Measure trades a second: now, or on average over a session that has ended."""
-        if self.has_ended:
-            self._average_rates()
-        elif self.status is not None:
-            self._measure_live_rates(self.status)
-
-    def _average_rates(self) -> None:
         report = self.report
-        if report.ended is None:
-            return
-        seconds = max(1e-3, (report.ended - report.started).total_seconds())
-        self.rates = {name: books.trades / seconds for name, books in report.per_ticker.items()}
-        self.rate = report.books.trades / seconds
+        if not self.has_ended:
+            if self.status is not None:
+                self._measure_live_rates(self.status.elapsed_s, self.status.per_ticker)
+        elif report.ended is not None:
+            seconds = max(1e-3, (report.ended - report.started).total_seconds())
+            self.rates = {name: books.trades / seconds for name, books in report.per_ticker.items()}
+            self.rate = report.books.trades / seconds
 
-    def _measure_live_rates(self, status: CaptureStatus) -> None:
-        samples, counts = self._samples, status.per_ticker
-        if not samples or samples[-1][0] != status.elapsed_s:
-            samples.append((status.elapsed_s, counts))
-        while len(samples) > 1 and samples[-1][0] - samples[0][0] > RATE_S:
+    def _measure_live_rates(self, elapsed_s: float, counts: dict[str, int]) -> None:
+        samples = self._samples
+        if not samples or samples[-1][0] != elapsed_s:
+            samples.append((elapsed_s, counts))
+        while len(samples) > 1 and elapsed_s - samples[0][0] > RATE_S:
             samples.popleft()
-        span = samples[-1][0] - samples[0][0]
-        if self.silent_s > HEARTBEAT_S or span <= 0:
-            self.rates, self.rate = {}, 0.0
+        began_s, before = samples[0]
+        self.rates, self.rate = {}, 0.0
+        if self.silent_s > HEARTBEAT_S or elapsed_s <= began_s:
             return
-        before = samples[0][1]
-        self.rates = {
-            ticker: (count - before.get(ticker, 0)) / span
-            for ticker, count in counts.items()
-            if count != before.get(ticker, 0)
-        }
-        self.rate = (sum(counts.values()) - sum(before.values())) / span
+        for ticker, count in counts.items():
+            if count != before.get(ticker, 0):
+                self.rates[ticker] = (count - before.get(ticker, 0)) / (elapsed_s - began_s)
+        total = sum(counts.values()) - sum(before.values())
+        self.rate = total / (elapsed_s - began_s)
 
     @property
     def has_ended(self) -> bool:

@@ -281,7 +281,3 @@ class TickerTable:
     def spark_span(self) -> str:
         """The time that the points span: the last ``minute``, or the whole ``session``."""
         return "minute" if self._end is None else "session"
-
-    def trades(self) -> dict[str, int]:
-        """Return the number of rows counted, by ticker."""
-        return {ticker: figures.trades for ticker, figures in self._figures.items()}

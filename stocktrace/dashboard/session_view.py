@@ -179,11 +179,6 @@ class SessionView:
             ]
         return self._events.gaps
 
-    @property
-    def trades(self) -> dict[str, int]:
-        """Number of rows read, by ticker."""
-        return self._table.trades()
-
     def message(self, since: int) -> bytes:
         """Return what changed after version ``since``; 0: everything."""
         if since not in self._messages:

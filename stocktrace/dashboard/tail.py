@@ -49,6 +49,12 @@ class CsvLines:
     portions: list[tuple[str, int, int | None]] = field(default_factory=list)
     size: int = 0
 
+    def parse(self) -> list[TickerRows]:
+        """Return the lines as rows."""
+        if not self.text:
+            return []
+        return TickerRows.split(parse_lines(b"".join(self.text)), self.portions)
+
 
 @dataclass(slots=True)
 class _TailPosition:
@@ -60,29 +66,6 @@ class _TailPosition:
 
 class _FileMoved(Exception):
     """A file was sealed, published or deleted before it was read: list again."""
-
-
-class _SessionDates:
-    """The UTC dates under which a session can have rows in Parquet, from its tapes and report.
-
-    They are read again when one of the two has changed, once for all tickers.
-    """
-
-    def __init__(self, layout: Layout, session: str) -> None:
-        self._layout, self._session = layout, session
-        self._dates: list[str] = []
-        self._version = 0, 0
-
-    def read(self) -> list[str]:
-        """Return the dates in order."""
-        report = self._layout.report(self._session)
-        version = _last_change(self._layout.tapes(self._session)), _last_change(report)
-        if version != self._version:
-            dates = {part.date for part in self._layout.session_tapes(self._session)}
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                dates |= SessionReport.read(report).dates
-            self._dates, self._version = sorted(dates), version
-        return self._dates
 
 
 class TickerTail:
@@ -217,15 +200,30 @@ class SessionTail:
 
     def __init__(self, layout: Layout, session: str, tickers: Iterable[str]) -> None:
         self._layout, self._session = layout, session
-        self._dates = _SessionDates(layout, session)
+        self._dates: list[str] = []
+        self._dates_version = 0, 0
         self._tails: dict[str, TickerTail] = {}
         self.add_tickers(tickers)
+
+    def _read_dates(self) -> list[str]:
+        """Return the UTC dates under which the session can have rows in Parquet, in order.
+
+        They are read again when the tapes or the report have changed, once for all tickers.
+        """
+        report = self._layout.report(self._session)
+        version = _last_change(self._layout.tapes(self._session)), _last_change(report)
+        if version != self._dates_version:
+            dates = {part.date for part in self._layout.session_tapes(self._session)}
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                dates |= SessionReport.read(report).dates
+            self._dates, self._dates_version = sorted(dates), version
+        return self._dates
 
     def add_tickers(self, tickers: Iterable[str]) -> None:
         """Read these tickers, too. Rows of an invalid ticker are in quarantine only."""
         for ticker in tickers:
             if ticker not in self._tails and is_ticker(ticker):
-                tail = TickerTail(self._layout, self._session, ticker, self._dates.read)
+                tail = TickerTail(self._layout, self._session, ticker, self._read_dates)
                 self._tails[ticker] = tail
 
     @property
@@ -247,10 +245,10 @@ class SessionTail:
                 taken += len(rows)
                 yield rows
             if lines.size >= _BYTES:
-                yield from _parse(lines)
+                yield from lines.parse()
                 taken += sum(count for _, count, _ in lines.portions)
                 lines = CsvLines()
-        yield from _parse(lines)
+        yield from lines.parse()
 
 
 def _last_change(path: Path) -> int:
@@ -259,7 +257,3 @@ def _last_change(path: Path) -> int:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-def _parse(lines: CsvLines) -> list[TickerRows]:
-    return TickerRows.split(parse_lines(b"".join(lines.text)), lines.portions) if lines.text else []
