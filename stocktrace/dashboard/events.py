@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -102,8 +102,7 @@ class EventLog:
             return f"gap of {seconds:.1f} s: {record['reason']}"
         if name == "recover":
             return f"recovered, {count_of(record['rows'], 'trade')} published"
-        sentence = _SENTENCES.get(name)
-        return None if sentence is None else sentence.format_map(_Facts(record))
+        return _fill(_SENTENCES[name], record) if name in _SENTENCES else None
 
 
 #: The other events that the page shows, as sentences; the rest of the log is routine.
@@ -119,15 +118,13 @@ _SENTENCES = {
 }
 
 
-class _Facts(dict[str, Any]):
-    """The facts of an audit event for its sentence; a missing one is "…", a list is joined."""
-
-    def __missing__(self, key: str) -> str:
-        return "…"
-
-    def __getitem__(self, key: str) -> Any:
-        value = super().__getitem__(key) if key in self else self.__missing__(key)
-        return (" ".join(value) or "none") if isinstance(value, list) else value
+def _fill(sentence: str, record: dict[str, Any]) -> str:
+    """Fill a sentence with the facts of an event; a missing one is "…", a list is joined."""
+    facts = defaultdict(lambda: "…", record)
+    for name, value in record.items():
+        if isinstance(value, list):
+            facts[name] = " ".join(value) or "none"
+    return sentence.format_map(facts)
 
 
 class _AuditTail:

@@ -64,17 +64,17 @@ class SessionLiveness:
     def _read_status(self) -> None:
         previous = self.status
         self.status = read_last_status(self._layout, self._session)
-        now = time.monotonic()
-        if self.status is None or self.status.written_at is None:
+        written_at = self.status.written_at if self.status else None
+        if written_at is None:
             self.silent_s = 0.0
-        elif previous is None:
-            age = (datetime.now(UTC) - self.status.written_at).total_seconds()
-            self.silent_s = max(0.0, age)
-            self._heartbeat_at = now - self.silent_s
-        elif previous.written_at != self.status.written_at:
-            self._heartbeat_at, self.silent_s = now, 0.0
-        else:
-            self.silent_s = now - self._heartbeat_at
+            return
+        now = time.monotonic()
+        if previous is None:
+            age = (datetime.now(UTC) - written_at).total_seconds()
+            self._heartbeat_at = now - max(0.0, age)
+        elif previous.written_at != written_at:
+            self._heartbeat_at = now
+        self.silent_s = now - self._heartbeat_at
 
     def _measure_rates(self) -> None:
         """Measure trades a second: now, or on average over a session that has ended."""

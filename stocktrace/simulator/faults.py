@@ -1,31 +1,7 @@
 """Faults that the simulator can play: each is a line of data, so that a script can hold it.
 
-===================  ==============================================================================
-``status``           the handshake is answered by HTTP ``status`` (429, 503, 524, even 200)
-``handshake-delay``  the handshake is answered after ``seconds`` (65)
-``no-answer``        TCP is accepted, the handshake is never answered
--------------------  ------------------------------------------------------------------------------
-``drop``             TCP ends after everything sent, without a close frame (a client sees 1006)
-``reset``            TCP is reset; data in flight is lost
-``close``            a close frame with ``code``
-``stall``            half-open: the simulator stops reading and writing, TCP stays open
-``half-frame``       the header of a frame of 100 bytes and 10 of them, then as ``stall``
-``inject``           ``frame`` is sent as a text frame, whatever it holds
-``malformed``        a set of frames that have crashed clients, see ``frames.malformed_frames``
--------------------  ------------------------------------------------------------------------------
-``mute``             heartbeats, but no trades
-``silent``           no trades of ``symbol`` (by default of the first one subscribed to)
-``duplicate``        each frame of trades is sent ``times`` (2) times (FINNHUB.md, #143)
-``duplicate-rows``   each frame has its trades ``times`` times: A,B becomes A,B,A,B
-``out-of-order``     the trades of a frame are in reverse order
-``late``             one frame in ten is ``seconds`` (600) old
-``lag``              trades become older by ``seconds`` (1) every second (FAULTS.md, 6)
-``bad-row``          the price of the last trade of one frame is a text
-``truncate``         each frame of trades is sent without its last 10 bytes
-===================  ==============================================================================
-
-The first group affects handshakes. The second is events on a connection. The third begins a state
-of a connection, which can end again.
+docs/faults.md describes each kind. Those of the first group affect handshakes, the second is events
+on a connection, the third begins a state of a connection, which can end again.
 """
 
 from __future__ import annotations
@@ -59,7 +35,7 @@ STATE_FAULTS = frozenset(get_args(StateFault))
 FAULT_KINDS = (*get_args(HandshakeFault), *get_args(ConnectionFault), *get_args(StateFault))
 
 # Defaults of ``seconds``: the handshake of Finnhub's #38, a late print as in polygon's #86, the
-# lag of story 6.
+# lag of story 6 (FAULTS.md). Duplicates are those of Finnhub's #143 (FINNHUB.md).
 _DEFAULT_SECONDS = {"handshake-delay": 65.0, "late": 600.0, "lag": 1.0}
 
 _AFTER = re.compile(r"(\d+)(trades|connections)")

@@ -222,56 +222,6 @@ def _frame_times(
         trades.append(now)
 
 
-def _market_frames(
-    seed: int,
-    rate: float,
-    opening: float,
-    start: int,
-    tickers: Callable[[], Sequence[str]],
-    trades: int | None,
-) -> Iterator[tuple[int, bytes | None]]:
-    """Yield frames with their stamps (UTC epoch ns), up to ``trades`` trades.
-
-    Without tickers, the frames are ``None``.
-    """
-    random = Random(seed)
-    floor = _TradingFloor(random)
-    encode = msgspec.json.Encoder().encode
-    left = math.inf if trades is None else trades
-    for due, seconds in _frame_times(random, rate, opening):
-        if left <= 0:
-            return
-        current = tickers()
-        if current != floor.tickers:
-            floor.open(current)
-        times = [(start + round(second * NS_PER_SECOND)) // NS_PER_MS for second in seconds]
-        rows = floor.trades(times if left >= len(times) else times[: int(left)])
-        left -= len(rows)
-        frame = encode({"data": rows, "type": "trade"}) if rows else None
-        yield start + round(due * NS_PER_SECOND), frame
-
-
-def synthetic_frames(
-    tickers: Sequence[str],
-    trades: int,
-    seed: int = 1,
-    *,
-    rate: float = RATE,
-    opening: float = OPENING,
-    start: int = OPENING_BELL,
-) -> Iterator[tuple[int, bytes]]:
-    """Yield frames with ``trades`` trades of ``tickers``, as ``(stamp, frame)``.
-
-    ``rate`` is trades a second over all tickers; ``start`` and the stamps are UTC epoch ns. The
-    same arguments make the same bytes.
-    """
-    if not tickers:
-        return
-    for stamp, frame in _market_frames(seed, rate, opening, start, lambda: tickers, trades):
-        if frame is not None:
-            yield stamp, frame
-
-
 @dataclass(frozen=True, slots=True)
 class SyntheticMarket:
     """An endless market as a source: it trades whatever clients subscribe to, live.
@@ -306,8 +256,40 @@ class SyntheticMarket:
     def entries(self, start: int, tickers: Callable[[], Sequence[str]]) -> Iterator[TapeFrames]:
         """Yield the market from ``start`` (UTC epoch ns) on, for the tickers of the moment."""
         yield TapeFrames(start, ())  # the pace counts from here
-        traded = (lambda: self.tickers) if self.tickers else tickers
-        for stamp, frame in _market_frames(
-            self.seed, self.rate, self.opening, start, traded, self.trades
-        ):
-            yield TapeFrames(stamp, (frame,) if frame else ())
+        random = Random(self.seed)
+        floor = _TradingFloor(random)
+        encode = msgspec.json.Encoder().encode
+        left = math.inf if self.trades is None else self.trades
+        for due, seconds in _frame_times(random, self.rate, self.opening):
+            if left <= 0:
+                return
+            current = self.tickers or tickers()
+            if current != floor.tickers:
+                floor.open(current)
+            times = [(start + round(second * NS_PER_SECOND)) // NS_PER_MS for second in seconds]
+            rows = floor.trades(times if left >= len(times) else times[: int(left)])
+            left -= len(rows)
+            frames = (encode({"data": rows, "type": "trade"}),) if rows else ()
+            yield TapeFrames(start + round(due * NS_PER_SECOND), frames)
+
+
+def synthetic_frames(
+    tickers: Sequence[str],
+    trades: int,
+    seed: int = 1,
+    *,
+    rate: float = RATE,
+    opening: float = OPENING,
+    start: int = OPENING_BELL,
+) -> Iterator[tuple[int, bytes]]:
+    """Yield frames with ``trades`` trades of ``tickers``, as ``(stamp, frame)``.
+
+    ``rate`` is trades a second over all tickers; ``start`` and the stamps are UTC epoch ns. The
+    same arguments make the same bytes.
+    """
+    if not tickers:
+        return
+    market = SyntheticMarket(seed, rate, opening, trades=trades)
+    for entry in market.entries(start, lambda: tickers):
+        for frame in entry.frames:
+            yield entry.stamp, frame
