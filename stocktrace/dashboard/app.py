@@ -115,7 +115,7 @@ class Dashboard:
             )
             yield b"event: failure\ndata: %s\n\n" % msgspec.json.encode(sentence)
             return
-        ticker = ticker or broadcast.session_view.busiest_ticker
+        ticker = ticker or broadcast.session_view.liveness.busiest_ticker
         async with contextlib.aclosing(broadcast.stream(ticker, every)) as events:
             async for event in events:
                 yield event

@@ -57,8 +57,8 @@ class SessionView:
     """
 
     def __init__(self, layout: Layout, session: str) -> None:
-        self._liveness = SessionLiveness(layout, session)
-        report = self._liveness.report
+        self.liveness = SessionLiveness(layout, session)
+        report = self.liveness.report
         begin = int(report.started.timestamp())
         end = int(report.ended.timestamp()) + 1 if report.ended else None
         self._table = TickerTable(begin, end)
@@ -69,7 +69,7 @@ class SessionView:
         self._last_trade_at = time.monotonic()
         self._closed_market: str | None = None
         self._burst: tuple[float, int] | None = None
-        self._quarantined = self._liveness.quarantined
+        self._quarantined = self.liveness.quarantined
         self._versions: dict[int, _Version] = {}
         self._messages: dict[int, bytes] = {}
         self.version = 0
@@ -85,10 +85,10 @@ class SessionView:
             StoreError: a file is damaged.
             ValueError: the report is damaged.
         """
-        self._liveness.read()
-        has_ended = self._liveness.has_ended  # before the rows: then all of them are on disk
+        self.liveness.read()
+        has_ended = self.liveness.has_ended  # before the rows: then all of them are on disk
         self._events.read()
-        self._table.add_tickers(self._liveness.tickers)
+        self._table.add_tickers(self.liveness.tickers)
         if not has_ended:
             self._table.advance(int(time.time()))
         self._tail.add_tickers(self._table.tickers)
@@ -105,9 +105,7 @@ class SessionView:
         self._check_market()
         self._make_version()
         # Windows that will be published, or rebuilt, still change.
-        self.final = (
-            has_ended and not self._tail.is_behind and not self._liveness.report.unpublished
-        )
+        self.final = has_ended and not self._tail.is_behind and not self.liveness.report.unpublished
 
     def _add_disk_lags(self, lags: LatencyHistogram) -> None:
         now = time.monotonic()
@@ -117,12 +115,12 @@ class SessionView:
 
     def _add_quarantine_event(self) -> None:
         """Add one event for rows that are quarantined in a row, a while after the first."""
-        now, count = time.time(), self._liveness.quarantined
+        now, count = time.time(), self.liveness.quarantined
         if self._burst is None and count > self._quarantined:
             self._burst = now, self._quarantined
         if self._burst is not None:
             began, before = self._burst
-            if now - began > _BURST_S or self._liveness.has_ended:
+            if now - began > _BURST_S or self.liveness.has_ended:
                 text = f"{count_of(count - before, 'row')} quarantined"
                 self._events.add(began, "quarantine", text)
                 self._burst = None
@@ -130,13 +128,13 @@ class SessionView:
 
     def _check_market(self) -> None:
         quiet = time.monotonic() - self._last_trade_at
-        if self._liveness.state != "connected" or quiet < _QUIET_S:
+        if self.liveness.state != "connected" or quiet < _QUIET_S:
             self._closed_market = None
         elif self._closed_market is None:
-            self._closed_market = describe_closed_market(self._liveness.tickers, datetime.now(UTC))
+            self._closed_market = describe_closed_market(self.liveness.tickers, datetime.now(UTC))
 
     def _make_version(self) -> None:
-        liveness = self._liveness
+        liveness = self.liveness
         live, ended = liveness.live_status, liveness.report.ended
         self.version += 1
         self._table.update(
@@ -165,17 +163,12 @@ class SessionView:
         return self._tail.is_behind
 
     @property
-    def busiest_ticker(self) -> str:
-        """The ticker with most trades so far; before the first trade, the first ticker."""
-        return self._liveness.busiest_ticker
-
-    @property
     def gaps(self) -> list[GapSpan]:
         """The gaps so far. Those of a final report replace those of the log."""
-        if self._liveness.has_ended:
+        if self.liveness.has_ended:
             return [
                 GapSpan(gap.start.timestamp(), gap.end.timestamp(), gap.reason)
-                for gap in self._liveness.report.gaps
+                for gap in self.liveness.report.gaps
             ]
         return self._events.gaps
 
@@ -197,12 +190,12 @@ class SessionView:
             "final": self.final,
             "now": round(time.time(), 3),
             "head": {
-                **self._liveness.head(),
+                **self.liveness.head(),
                 "market": self._closed_market,
                 "behind": self._tail.is_behind,
             },
             "tiles": {
-                **self._liveness.tiles(),
+                **self.liveness.tiles(),
                 "trades": self._history.trades,
                 **self._lag_tiles(version.until),
             },
@@ -222,7 +215,7 @@ class SessionView:
         }
 
     def _lag_tiles(self, until: int) -> dict[str, float | None]:
-        p50, _, p99 = self._history.recent(until, until if self._liveness.has_ended else _LAG_S)
+        p50, _, p99 = self._history.recent(until, until if self.liveness.has_ended else _LAG_S)
         total = LatencyHistogram()
         for _, lags in self._disk_lags:
             total.merge(lags)
