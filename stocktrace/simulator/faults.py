@@ -56,11 +56,11 @@ _OWN_OPTION = {
 _DURATIONS = {"after": "after_seconds", "for": "duration", "by": "seconds"}
 _RANGES = {"status": (200, 599), "code": (1000, 4999), "times": (2, 100)}
 
-# Random faults. Number of connections, and of dials, that have faults: days at the default pace.
-_CONNECTIONS = 5_000
-# Mean duration of a connection, in seconds: long enough for a client to settle, and short enough to
-# wait for.
-_PACE = 20.0
+# Number of connections, and of dials, that have random faults: days at the default pace.
+CONNECTIONS = 5_000
+#: Mean duration of a connection, in seconds: long enough for a client to settle, and short enough to
+#: wait for.
+DEFAULT_PACE = 20.0
 # Shares of dials that fail, and of connections that have another fault before their end.
 _FAILED_DIALS = 0.3
 _OTHER_FAULTS = 0.5
@@ -231,7 +231,7 @@ class FaultPlan:
 
 
 def random_faults(
-    seed: int, pace: float = _PACE, connections: int = _CONNECTIONS
+    seed: int, pace: float = DEFAULT_PACE, connections: int = CONNECTIONS
 ) -> tuple[Fault, ...]:
     """Return faults that end every connection, after ``pace`` seconds on average.
 

@@ -85,7 +85,7 @@ def filter_piece(piece: FramePiece, wanted: Container[str]) -> FramePiece | None
 
 
 def _rows_of(piece: FramePiece) -> list[tuple[bytes, str | None]]:
-    """Return the original text and the symbol of each trade, ``None`` for a row that is none."""
+    """Return the original text and the symbol of each trade; ``None``: not a trade."""
     rows = map(bytes, _decode_rows(piece.frame).data)
     return list(zip_longest(rows, piece.symbols or ()))
 
