@@ -58,8 +58,8 @@ _RANGES = {"status": (200, 599), "code": (1000, 4999), "times": (2, 100)}
 
 # Number of connections, and of dials, that have random faults: days at the default pace.
 CONNECTIONS = 5_000
-#: Mean duration of a connection, in seconds: long enough for a client to settle, and short enough to
-#: wait for.
+#: Mean duration of a connection, in seconds: long enough for a client to settle, and short enough
+#: to wait for.
 DEFAULT_PACE = 20.0
 # Shares of dials that fail, and of connections that have another fault before their end.
 _FAILED_DIALS = 0.3

@@ -96,14 +96,17 @@ class RestApi:
             "X-Ratelimit-Limit": str(self._settings.per_minute),
             "X-Ratelimit-Remaining": str(left),
         }
+        answer: dict[str, Any] | int = 404
         match parts.path.removeprefix(PREFIX):
             case "stock/tick":
-                return self._ticks_response(query, limits)
+                answer = self._ticks(query)
             case "stock/market-status":
-                return _json_response(200, _market_status(datetime.now(UTC)), limits)
+                answer = _market_status(datetime.now(UTC))
             case "stock/market-holiday":
-                return _json_response(200, _market_holidays(datetime.now(NEW_YORK).year), limits)
-        return _error_response(404)
+                answer = _market_holidays(datetime.now(NEW_YORK).year)
+        if isinstance(answer, int):
+            return _error_response(answer)
+        return _json_response(200, answer, limits)
 
     def _use_allowance(self, now: float) -> int:
         """Return how many more requests this minute allows; -1: this one is one too many."""
@@ -114,26 +117,22 @@ class RestApi:
         self._minute.append(now)
         return self._settings.per_minute - len(self._minute)
 
-    def _ticks_response(self, query: dict[str, str], limits: dict[str, str]) -> Response:
-        if not self._settings.premium:
-            return _error_response(403)
+    def _ticks(self, query: dict[str, str]) -> dict[str, Any] | int:
+        """Return the answer of ``/stock/tick``, or the status of a refusal."""
+        settings = self._settings
+        if not settings.premium:
+            return 403
         try:
             day = date.fromisoformat(query["date"])
             limit, skip = int(query.get("limit", _MAX_LIMIT)), int(query.get("skip", 0))
             symbol = query["symbol"]
         except (KeyError, ValueError):
-            return _error_response(422)
+            return 422
         if not 0 < limit <= _MAX_LIMIT or skip < 0:
-            return _error_response(422)
-        page = self._page(symbol, day, limit, skip)
-        return _error_response(404) if page is None else _json_response(200, page, limits)
-
-    def _page(self, symbol: str, day: date, limit: int, skip: int) -> dict[str, Any] | None:
-        """Return the answer of ``/stock/tick``; ``None``: the day has no ticks."""
-        settings = self._settings
+            return 422
         rows = self._rows_of_day(symbol, day)
         if rows is None:
-            return None
+            return 404
         limit = min(limit, settings.page_limit)
         page = rows[skip : skip + limit]
         if not page and settings.endless:
