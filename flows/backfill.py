@@ -17,10 +17,9 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.fields import Date
-from stocktrace.backfill.completeness import Completeness
 from stocktrace.backfill.fill import fill_gaps
 from stocktrace.backfill.plan import describe_postponed, plan_fills
-from stocktrace.backfill.reconcile import last_trading_day, reconcile_day
+from stocktrace.backfill.reconcile import Completeness, last_trading_day, reconcile_day
 from stocktrace.errors import StocktraceError
 from stocktrace.feed.rest import RestClient, rest_url
 from stocktrace.query.criteria import parse_day

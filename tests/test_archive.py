@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from stocktrace import cli
-from stocktrace.backfill import completeness
-from stocktrace.backfill.completeness import Completeness
-from stocktrace.backfill.reconcile import reconcile_day
+from stocktrace.backfill.reconcile import Completeness, reconcile_day, write_completeness
 from stocktrace.clock import Clock, Deadline
 from stocktrace.dashboard.tail import SessionTail
 from stocktrace.intervals import CoverageInterval
@@ -58,7 +56,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Layout:
             assert compact_day(layout, ticker, day) is not None
         listening = CoverageInterval("AAPL", begin * 10**9, begin * 10**9 + 1, "")
         write_coverage(layout, OTHER, [listening])
-        completeness.write_completeness(layout, day, [Completeness("AAPL", day, "complete")])
+        write_completeness(layout, day, [Completeness("AAPL", day, "complete")])
     return layout
 
 

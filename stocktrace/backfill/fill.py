@@ -16,10 +16,13 @@ A gap is requested again until it is repaired, or the server will never have its
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
 from typing import Any
+
+import pyarrow as pa
 
 from stocktrace.backfill import matching
 from stocktrace.backfill.matching import TickTable
@@ -41,7 +44,7 @@ from stocktrace.errors import (
     TicksNotFound,
 )
 from stocktrace.feed import protocol
-from stocktrace.feed.rest import RestClient, fetch_ticks
+from stocktrace.feed.rest import RestClient
 from stocktrace.importing.csv_source import TimedFrame
 from stocktrace.importing.importer import import_frames
 from stocktrace.importing.session_tapes import ImportOrigin
@@ -60,6 +63,8 @@ from stocktrace.units import NS_PER_MS
 SOURCE = "Finnhub REST /stock/tick"
 NO_PLAN = "the plan of the key has no ticks"
 SERVER_UNAVAILABLE = "the server did not answer"
+# Ticks that are Python objects at a time.
+_BATCH_ROWS = 50_000
 
 
 def fill_gaps(layout: Layout, rest: RestClient, clock: Clock = SYSTEM_CLOCK) -> Iterator[GapFill]:
@@ -77,29 +82,28 @@ def fill_gaps(layout: Layout, rest: RestClient, clock: Clock = SYSTEM_CLOCK) -> 
             plan = plan_fills(layout, clock)
             _delete_staged(layout, plan.tasks)
             yield from plan.changed
-            yield from _FillRun(layout, rest, clock, plan).run()
+            yield from _FillRun(layout, rest, clock).run(plan)
     except BlockingIOError:
         raise StoreError(
             "Another process is filling gaps of this folder: wait until it is done."
         ) from None
 
 
+@dataclass(slots=True)
 class _FillRun:
     """One run over a data folder, whose lock is held."""
 
-    def __init__(self, layout: Layout, rest: RestClient, clock: Clock, plan: FillPlan) -> None:
-        self._layout = layout
-        self._rest = rest
-        self._clock = clock
-        self._tasks = plan.tasks
-        self._fills = {fill.key: fill for fill in plan.decided}
-        self._fills |= {fill.key: fill for task in plan.tasks for fill, _ in task.parts}
+    layout: Layout
+    rest: RestClient
+    clock: Clock
 
-    def run(self) -> Iterator[GapFill]:
+    def run(self, plan: FillPlan) -> Iterator[GapFill]:
         """Run all tasks, a date at a time."""
-        self._save()
-        left = list(self._tasks)
-        for day, tasks in groupby(self._tasks, key=lambda task: task.day):
+        fills = {fill.key: fill for fill in plan.decided}
+        fills |= {fill.key: fill for task in plan.tasks for fill, _ in task.parts}
+        self._save_requests(fills.values())
+        left = list(plan.tasks)
+        for day, tasks in groupby(plan.tasks, key=lambda task: task.day):
             fetched: list[tuple[FetchTask, TickTable]] = []
             failure: FeedError | None = None
             ended: list[GapFill] = []
@@ -107,7 +111,7 @@ class _FillRun:
                 try:
                     fetched.append((task, self._fetch(task)))
                 except TicksNotFound:
-                    ended += task.fills_as("unavailable", reason_to_wait(day, self._clock))
+                    ended += task.fills_as("unavailable", reason_to_wait(day, self.clock))
                 except InvalidResponse as error:
                     ended += task.fills_as("open", str(error))
                 except FeedError as error:  # all other tasks would fail in the same way
@@ -116,69 +120,66 @@ class _FillRun:
                 left.remove(task)
             ended += self._publish(day, fetched)
             if failure is not None:
-                state: gap_fills.FillState = "open"
-                reason = SERVER_UNAVAILABLE
-                if isinstance(failure, PlanForbidden):
-                    state, reason = "unavailable", NO_PLAN
-                ended += [fill for task in left for fill in task.fills_as(state, reason)]
-            self._fills |= {fill.key: fill for fill in ended}
-            self._save()
+                for task in left:
+                    if isinstance(failure, PlanForbidden):
+                        ended += task.fills_as("unavailable", NO_PLAN)
+                    else:
+                        ended += task.fills_as("open", SERVER_UNAVAILABLE)
+            fills |= {fill.key: fill for fill in ended}
+            self._save_requests(fills.values())
             yield from ended
             if failure is not None:
                 raise failure
 
+    def _save_requests(self, fills: Iterable[GapFill]) -> None:
+        unfilled = (fill for fill in fills if not fill.source)  # by an import
+        gap_fills.write_gap_fills(self.layout.fill_requests, unfilled)
+
     def _fetch(self, task: FetchTask) -> TickTable:
-        path = self._layout.staged_ticks(task.digest)
+        path = self.layout.staged_ticks(task.digest)
         with contextlib.suppress(ConversionError):  # missing or damaged: fetch it
             return read_table(path, matching.TICK_SCHEMA)
-        responses = fetch_ticks(self._rest, task.ticker, task.day)
-        pages = ((page.t, page.p, page.v, page.c) for page in responses)
-        ticks = matching.tick_table(pages, task.spans)
+        ticks = matching.fetch_tick_table(self.rest, task.ticker, task.day, task.spans)
         publish_table(ticks, path)
         return ticks
 
     def _publish(self, day: date, fetched: Sequence[tuple[FetchTask, TickTable]]) -> list[GapFill]:
         """Import the missing ticks; all gaps of ``fetched`` are repaired then."""
-        layout, missing = self._layout, list[tuple[str, TickTable]]()
+        tables: list[TickTable] = []
         fills: list[GapFill] = []
         for task, ticks in fetched:
-            published = matching.published_ticks(layout, task.ticker, task.spans)
-            lacking = matching.missing_ticks(ticks, published)
-            if len(lacking):
-                missing.append((task.ticker, lacking))
+            published = matching.published_ticks(self.layout, task.ticker, task.spans)
+            missing = ticks.filter(pa.array(matching.match_ticks(ticks, published).missing))
+            if len(missing):
+                symbols = pa.repeat(pa.scalar(task.ticker), len(missing))
+                tables.append(missing.append_column("symbol", symbols))
             for fill, spans in task.parts:
-                rows = matching.count_within(lacking, widen_spans(spans, EDGE_US))
-                fills.append(fill.with_state("repaired", "", rows))
-        if missing:
-            fills = self._import(day, missing, fills)
+                rows = matching.filter_within(missing, widen_spans(spans, EDGE_US)).sum()
+                fills.append(fill.with_state("repaired", "", int(rows)))
+        if tables:
+            fills = self._import(day, pa.concat_tables(tables).sort_by("ts_event"), fills)
         for task, _ in fetched:
-            layout.staged_ticks(task.digest).unlink(missing_ok=True)
+            self.layout.staged_ticks(task.digest).unlink(missing_ok=True)
         return fills
 
-    def _import(
-        self, day: date, missing: Sequence[tuple[str, TickTable]], fills: list[GapFill]
-    ) -> list[GapFill]:
-        layout = self._layout
+    def _import(self, day: date, missing: TickTable, fills: list[GapFill]) -> list[GapFill]:
+        """Import ``missing``, sorted and with ``symbol``; returns the gaps with their session."""
+        layout = self.layout
         digest = text_digest(repr((day.isoformat(), sorted(fill.key for fill in fills))))
-        session = new_import(matching.first_tick_ms(missing) * NS_PER_MS, digest)
+        session = new_import(missing["ts_event"][0].as_py() * NS_PER_MS, digest)
         fills = [fill.with_state("repaired", "", fill.rows, session) for fill in fills]
         gap_fills.write_gap_fills(layout.gap_fills(session), fills)
         facts = {"source": SOURCE, "date": day.isoformat(), "content": digest}
         origin = ImportOrigin(digest, facts, f"gaps of {day} repaired from {SOURCE}")
-        blocks = (map(_tick_frame, rows) for rows in matching.sort_ticks(missing))
-        report = import_frames(layout, origin, blocks, self._clock)
+        batches = missing.to_batches(_BATCH_ROWS)
+        blocks = (map(_tick_frame, batch.to_pylist()) for batch in batches)
+        report = import_frames(layout, origin, blocks, self.clock)
         if report is not None and not report.balanced:
             raise StoreError(f"{session}: {'; '.join(report.differences())}.")
         if report is not None and layout.lake:
             outbox.add_to_outbox(layout, session, layout.gap_fills(session))
-            upload_session(layout, report, self._clock)
+            upload_session(layout, report, self.clock)
         return fills
-
-    def _save(self) -> None:
-        """Write the gaps that no import fills."""
-        gap_fills.write_gap_fills(
-            self._layout.fill_requests, (fill for fill in self._fills.values() if not fill.source)
-        )
 
 
 def _delete_staged(layout: Layout, tasks: Sequence[FetchTask]) -> None:

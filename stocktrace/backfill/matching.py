@@ -6,18 +6,19 @@ fewer of them has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import reduce
 from operator import or_
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from stocktrace.feed.rest import RestClient, fetch_ticks
 from stocktrace.intervals import TimeSpan
 from stocktrace.query.criteria import TradeQuery
 from stocktrace.query.trades import read_query
@@ -35,9 +36,6 @@ TICK_SCHEMA = pa.schema(
         pa.field("conditions", pa.string(), nullable=False),
     ]
 )
-# Rows that are Python objects at a time.
-_BATCH_ROWS = 50_000
-
 #: A table of that schema.
 TickTable: TypeAlias = pa.Table
 
@@ -68,41 +66,20 @@ def match_ticks(ticks: TickTable, trades: TickTable) -> TickMatch:
     return TickMatch(missing, len(trade_rows) - unmatched - matched, unmatched)
 
 
-def missing_ticks(ticks: TickTable, trades: TickTable) -> TickTable:
-    """Return the ticks that no trade matches."""
-    return ticks.filter(pa.array(match_ticks(ticks, trades).missing))
-
-
-def sort_ticks(ticks: Sequence[tuple[str, TickTable]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of all tickers by time, in blocks: ``TICK_SCHEMA`` and ``symbol``."""
-    tables = [
-        table.append_column("symbol", pa.repeat(pa.scalar(ticker), len(table)))
-        for ticker, table in ticks
-    ]
-    for batch in pa.concat_tables(tables).sort_by("ts_event").to_batches(_BATCH_ROWS):
-        yield batch.to_pylist()
-
-
-def first_tick_ms(ticks: Sequence[tuple[str, TickTable]]) -> int:
-    """Return the time of the first tick (epoch ms)."""
-    return min(int(pc.min(table["ts_event"]).as_py()) for _, table in ticks)
-
-
-def count_within(table: TickTable, spans: Sequence[TimeSpan]) -> int:
-    """Count the rows that happened within ``spans``."""
-    return int(filter_within(table, spans).sum())
-
-
-def tick_table(
-    pages: Iterable[tuple[Sequence[object], ...]], within: Sequence[TimeSpan] | None
+def fetch_tick_table(
+    rest: RestClient, ticker: str, day: date, within: Sequence[TimeSpan] | None = None
 ) -> TickTable:
-    """Make a table of pages of columns; only of ticks that happened ``within``, if set."""
+    """Fetch the ticks of a New York date; only those that happened ``within``, if set.
+
+    Raises:
+        FeedError: see ``fetch_ticks``.
+    """
     tables = [TICK_SCHEMA.empty_table()]
-    for columns in pages:
-        table = pa.table(list(columns), schema=TICK_SCHEMA)
-        tables.append(
-            table if within is None else table.filter(pa.array(filter_within(table, within)))
-        )
+    for page in fetch_ticks(rest, ticker, day):
+        table = pa.table([page.t, page.p, page.v, page.c], schema=TICK_SCHEMA)
+        if within is not None:
+            table = table.filter(pa.array(filter_within(table, within)))
+        tables.append(table)
     return pa.concat_tables(tables)
 
 
@@ -122,8 +99,7 @@ def published_ticks(layout: Layout, ticker: str, spans: Sequence[TimeSpan]) -> T
     begin, end = min(start for start, _ in spans), max(end for _, end in spans)
     query = TradeQuery.of(ticker, utc_datetime(begin * NS_PER_US), utc_datetime(end * NS_PER_US))
     table = read_query(FolderSource(layout), query, TICK_SCHEMA.names)
-    columns = [table["ts_event"].cast(pa.int64()), *(table[name] for name in TICK_SCHEMA.names[1:])]
-    trades = pa.table(columns, schema=TICK_SCHEMA)
+    trades = table.cast(TICK_SCHEMA)
     return trades.filter(pa.array(filter_within(trades, spans)))
 
 

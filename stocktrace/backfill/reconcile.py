@@ -3,17 +3,24 @@
 REST has trades that the live feed does not send (the full SIP), lacks some, and has no receive
 times. Therefore a share of trades may differ, and trades within a second of a gap's edge are not
 judged. Only trades of the time that was listened to can be missing.
+
+``reconciled/date=<New York date>/completeness.parquet`` has one row per ticker, with the fields of
+``Completeness``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
+from typing import Literal
 
-from stocktrace.backfill import completeness, matching
-from stocktrace.backfill.completeness import Completeness
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stocktrace.backfill import matching
+from stocktrace.backfill.matching import TickTable
 from stocktrace.backfill.plan import (
     DAY_NOT_OVER,
     EDGE_US,
@@ -24,14 +31,64 @@ from stocktrace.backfill.plan import (
 )
 from stocktrace.calendar import NEW_YORK, Market, market_of, us_extended_session
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.errors import InvalidResponse, TicksNotFound, UsageError
-from stocktrace.feed.rest import RestClient, fetch_ticks
+from stocktrace.errors import ConversionError, InvalidResponse, TicksNotFound, UsageError
+from stocktrace.feed.rest import RestClient
 from stocktrace.intervals import TimeSpan, covered_length, merge_spans, widen_spans
 from stocktrace.query.coverage import listened_spans
 from stocktrace.store import gap_fills
+from stocktrace.store.gap_fills import GapFill
 from stocktrace.store.layout import Layout
+from stocktrace.store.parquet import publish_table, read_table
 from stocktrace.store.source import FolderSource
 from stocktrace.units import US_PER_SECOND, epoch_us, utc_datetime
+
+#: ``different``: too many trades have no equal tick; ``uncaptured``: no session listened, and no
+#: gap was repaired; ``unavailable``: REST has no ticks.
+CompletenessState = Literal["complete", "incomplete", "different", "uncaptured", "unavailable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """A ticker's New York date, extended hours included.
+
+    ``trades`` counts the published trades, ``repaired`` those of backfills. ``ticks`` counts the
+    server's ticks, ``matched`` those with an equal trade. ``duplicates`` counts trades beyond the
+    number of equal ticks, ``trades_unmatched`` trades without an equal tick. ``listened_seconds``
+    is how long a session listened, repaired gaps included; ``ticks_listened`` are the ticks of that
+    time, ``ticks_matched`` those of them with an equal trade. The volumes and prices of trades
+    and (``tick_…``) ticks follow; prices are missing for a day without any.
+    """
+
+    symbol: str
+    date: str
+    state: CompletenessState
+    reason: str = ""
+    trades: int = 0
+    repaired: int = 0
+    ticks: int = 0
+    matched: int = 0
+    duplicates: int = 0
+    trades_unmatched: int = 0
+    listened_seconds: float = 0.0
+    ticks_listened: int = 0
+    ticks_matched: int = 0
+    volume: float = 0.0
+    tick_volume: float = 0.0
+    low: float | None = None
+    tick_low: float | None = None
+    high: float | None = None
+    tick_high: float | None = None
+
+
+_TYPES = {
+    "str": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "float | None": pa.float64(),
+}
+_SCHEMA = pa.schema(
+    [(name, _TYPES.get(kind, pa.string())) for name, kind in Completeness.__annotations__.items()]
+)
 
 
 def last_trading_day(clock: Clock = SYSTEM_CLOCK) -> date:
@@ -66,16 +123,23 @@ def reconcile_day(
     if hours is None:
         raise UsageError(f"The US market was closed on {day}: choose a trading day.")
     whole = epoch_us(hours.opens), epoch_us(hours.closes)
-    listened = _listened_or_repaired(layout, day)
+    fills = [
+        fill
+        for fill in gap_fills.read_gap_fills(FolderSource(layout)).values()
+        if fill.date == day.isoformat()
+    ]
+    listened = _listened_or_repaired(layout, day, fills)
     wanted = list(tickers) or [
-        ticker for ticker, spans in sorted(listened.items()) if _seconds(whole, spans)
+        ticker for ticker, spans in sorted(listened.items()) if covered_length(whole, spans)
     ]
     if not wanted:
         raise UsageError(
             f"No session listened to a US stock on {day}: set another --date, or --tickers."
         )
     is_over = has_ended(day, utc_datetime(clock.wall()))
-    repaired = _backfilled_rows(layout, day)
+    repaired: Counter[str] = Counter()
+    for fill in fills:
+        repaired[fill.symbol] += fill.rows
     results: list[Completeness] = []
     try:
         for ticker in wanted:
@@ -85,14 +149,31 @@ def reconcile_day(
             elif not is_over:
                 result = replace(result, reason=DAY_NOT_OVER)
             else:
+                result = replace(result, repaired=repaired[ticker])
                 result = _compare(layout, rest, result, whole, listened.get(ticker, []), clock)
-                result = replace(result, repaired=repaired.get(ticker, 0))
                 result = _with_state(result, min_share)
             results.append(result)
             yield result
     finally:
         if results:
-            completeness.write_completeness(layout, day.isoformat(), results)
+            write_completeness(layout, day.isoformat(), results)
+
+
+def _listened_or_repaired(
+    layout: Layout, day: date, fills: Iterable[GapFill]
+) -> dict[str, list[TimeSpan]]:
+    """When each US stock was listened to; repaired gaps count."""
+    # A New York date ends on the next UTC date.
+    dates = [day.isoformat(), (day + timedelta(days=1)).isoformat()]
+    listened = {
+        ticker: spans
+        for ticker, spans in listened_spans(layout.root, (), dates).items()
+        if market_of(ticker) is Market.US
+    }
+    for fill in fills:
+        if fill.state == "repaired":
+            listened.setdefault(fill.symbol, []).append((fill.start, fill.end))
+    return {ticker: merge_spans(spans) for ticker, spans in listened.items()}
 
 
 def _compare(
@@ -103,10 +184,10 @@ def _compare(
     listened: Sequence[TimeSpan],
     clock: Clock,
 ) -> Completeness:
+    """Count the fields of ``result``."""
     day = date.fromisoformat(result.date)
     try:
-        responses = fetch_ticks(rest, result.symbol, day)
-        ticks = matching.tick_table(((page.t, page.p, page.v, page.c) for page in responses), None)
+        ticks = matching.fetch_tick_table(rest, result.symbol, day)
     except TicksNotFound:
         return replace(result, reason=reason_to_wait(day, clock))
     except InvalidResponse as error:
@@ -114,10 +195,33 @@ def _compare(
     if not len(ticks):
         return replace(result, reason=UNKNOWN_TICKER)
     trades = matching.published_ticks(layout, result.symbol, [whole])
-    counted = completeness.compare_day(
-        result.symbol, result.date, ticks, trades, widen_spans(listened, -EDGE_US)
+    match = matching.match_ticks(ticks, trades)
+    within = matching.filter_within(ticks, widen_spans(listened, -EDGE_US))
+    low, high, volume = _low_high_volume(trades)
+    tick_low, tick_high, tick_volume = _low_high_volume(ticks)
+    return replace(
+        result,
+        state="complete",
+        trades=len(trades),
+        ticks=len(ticks),
+        matched=int((~match.missing).sum()),
+        duplicates=match.duplicates,
+        trades_unmatched=match.unmatched,
+        listened_seconds=covered_length(whole, listened) / US_PER_SECOND,
+        ticks_listened=int(within.sum()),
+        ticks_matched=int((within & ~match.missing).sum()),
+        volume=volume,
+        tick_volume=tick_volume,
+        low=low,
+        tick_low=tick_low,
+        high=high,
+        tick_high=tick_high,
     )
-    return replace(counted, listened_seconds=_seconds(whole, listened))
+
+
+def _low_high_volume(table: TickTable) -> tuple[float | None, float | None, float]:
+    bounds = pc.min_max(table["price"])
+    return bounds["min"].as_py(), bounds["max"].as_py(), pc.sum(table["volume"]).as_py() or 0.0
 
 
 def _with_state(counts: Completeness, min_share: float) -> Completeness:
@@ -135,28 +239,19 @@ def _with_state(counts: Completeness, min_share: float) -> Completeness:
     return counts
 
 
-def _listened_or_repaired(layout: Layout, day: date) -> dict[str, list[TimeSpan]]:
-    """When each US stock was listened to; repaired gaps count."""
-    # A New York date ends on the next UTC date.
-    dates = [day.isoformat(), (day + timedelta(days=1)).isoformat()]
-    listened = {
-        ticker: spans
-        for ticker, spans in listened_spans(layout.root, (), dates).items()
-        if market_of(ticker) is Market.US
-    }
-    for fill in gap_fills.read_gap_fills(FolderSource(layout)).values():
-        if fill.date == day.isoformat() and fill.state == "repaired":
-            listened.setdefault(fill.symbol, []).append((fill.start, fill.end))
-    return {ticker: merge_spans(spans) for ticker, spans in listened.items()}
+def write_completeness(layout: Layout, date: str, results: Iterable[Completeness]) -> None:
+    """Write the rows of a date; those of other tickers stay.
 
-
-def _backfilled_rows(layout: Layout, day: date) -> dict[str, int]:
-    rows: Counter[str] = Counter()
-    for fill in gap_fills.read_gap_fills(FolderSource(layout)).values():
-        if fill.date == day.isoformat():
-            rows[fill.symbol] += fill.rows
-    return rows
-
-
-def _seconds(whole: TimeSpan, spans: Sequence[TimeSpan]) -> float:
-    return covered_length(whole, spans) / US_PER_SECOND
+    Raises:
+        ConversionError: the existing file is damaged.
+    """
+    path = layout.completeness(date)
+    rows = {result.symbol: asdict(result) for result in results}
+    if path.exists():
+        try:
+            published = read_table(path, _SCHEMA)
+        except ConversionError as error:
+            raise ConversionError(f"{error} Delete it and reconcile the day again.") from error
+        rows = {row["symbol"]: row for row in published.to_pylist()} | rows
+    table = pa.Table.from_pylist([rows[symbol] for symbol in sorted(rows)], _SCHEMA)
+    publish_table(table, path, layout.converting / path.name)

@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from stocktrace import cli
-from stocktrace.backfill.completeness import Completeness
 from stocktrace.backfill.fill import fill_gaps
 from stocktrace.backfill.plan import DAY_NOT_OVER, UNKNOWN_TICKER, US_STOCKS_ONLY
-from stocktrace.backfill.reconcile import last_trading_day, reconcile_day
+from stocktrace.backfill.reconcile import Completeness, last_trading_day, reconcile_day
 from stocktrace.clock import Clock
 from stocktrace.errors import PlanForbidden, ServerUnavailable, StoreError, UsageError
 from stocktrace.simulator import Simulator
