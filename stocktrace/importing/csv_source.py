@@ -1,22 +1,61 @@
-"""A third-party CSV file and its mapping, as frames that Finnhub could have sent."""
+"""A third-party CSV file and its mapping, as frames that Finnhub could have sent.
+
+It is read without guessing and without losing a row. Values stay text until the schema checks them;
+times become integers exactly, never by way of a float. Two kinds of lines are kept as they are: a
+row with too many or too few fields, and what follows the last line feed, because a number that was
+cut off still parses.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import gzip
+import hashlib
 import itertools
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
 
 from stocktrace.errors import StoreError
 from stocktrace.feed import protocol
-from stocktrace.importing import csv_reader
 from stocktrace.importing.column_mapping import ColumnMapping
-from stocktrace.importing.csv_reader import CsvBlock, CsvFormat, SourceContents
-from stocktrace.units import NS_PER_MS
+from stocktrace.store.files import other_kind
+from stocktrace.units import NS_PER_MS, NS_PER_SECOND, NS_PER_US
 
+ENDINGS = (".csv", ".csv.gz")
+#: CSV that cannot be read. In a folder it is reported, so that it is not overlooked.
+UNREAD_ENDINGS = (".csv.bz2", ".csv.lz4", ".csv.xz", ".csv.zip", ".csv.zst")
+# The first bytes of files that are not CSV in UTF-8. UTF-32 is first: it begins like UTF-16.
+_ENCODINGS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+_COMPRESSIONS = {
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+_BLOCK = 1 << 20
+# Longer than any line of trades: a file with a longer line is not CSV.
+_LINE = 1 << 20
 _BETWEEN_CODES = re.compile(r"[\s,]+")
+_NS = {"s": NS_PER_SECOND, "ms": NS_PER_MS, "us": NS_PER_US, "ns": 1}
+_INT64 = 2**63
 
 #: When a frame was received (epoch ns; ``None``: the file does not say), and the frame.
 TimedFrame = tuple[int | None, bytes]
@@ -28,11 +67,14 @@ class EmptySource(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class CsvSource:
-    """A CSV file that has the columns of its mapping."""
+    """A CSV file that has the columns of its mapping; ``digest`` is that of its content.
+
+    ``columns`` maps our column names to its own. ``ticker`` is ``None`` if it is in each row.
+    """
 
     path: Path
     mapping: ColumnMapping
-    contents: SourceContents
+    digest: str
     columns: dict[str, str]
     ticker: str | None
 
@@ -43,18 +85,16 @@ class CsvSource:
         Raises:
             UsageError: it lacks columns of the mapping.
             EmptySource: it is empty.
-            StoreError: it cannot be read.
+            StoreError: it is not a file, cannot be read to the end, or is not CSV in UTF-8.
         """
-        contents = SourceContents.of(path)
-        if not contents.size:
-            raise EmptySource(f"{path} is empty.")
-        columns = mapping.of_file(path, csv_reader.read_column_names(path, _csv_format(mapping)))
-        return cls(path, mapping, contents, columns, mapping.ticker_of(path))
+        digest = _digest_file(path)
+        columns = mapping.of_file(path, mapping.names or _read_names(path, mapping.delimiter))
+        return cls(path, mapping, digest, columns, mapping.ticker_of(path))
 
     @property
     def facts(self) -> dict[str, str]:
         """The facts that determine its trades (content, mapping), for report and tape."""
-        return {"content": self.contents.digest, **self.mapping.facts(self.path)}
+        return {"content": self.digest, **self.mapping.facts(self.path)}
 
     def blocks(self) -> Iterator[list[TimedFrame]]:
         """Its rows as frames, block by block.
@@ -62,42 +102,205 @@ class CsvSource:
         Raises:
             StoreError: it is not CSV, or was changed in the meantime.
         """
-        for block in csv_reader.read_blocks(
-            self.path, _csv_format(self.mapping), self.columns, self.contents
-        ):
-            yield [*self._frames(block), *map(_unusable_line, block.odd)]
+        path, names = self.path, self.mapping.names
+        odd: list[TimedFrame] = []
 
-    def _frames(self, block: CsvBlock) -> Iterator[TimedFrame]:
-        texts = block.texts
-        if not texts:
-            return
-        tickers = (
-            itertools.repeat(self.ticker)
-            if self.ticker is not None
-            else map(self.mapping.ticker_in, texts["symbol"])
+        def keep_odd(row: Any) -> str:
+            fields = f"it has {row.actual_columns} fields instead of {row.expected_columns}"
+            odd.append(_unusable_line(row.text or "", fields))
+            return "skip"
+
+        theirs = list(dict.fromkeys(self.columns.values()))
+        parsing = pcsv.ParseOptions(delimiter=self.mapping.delimiter, invalid_row_handler=keep_odd)
+        converting = pcsv.ConvertOptions(
+            column_types=dict.fromkeys(theirs, pa.binary()),
+            include_columns=theirs,
+            null_values=[],
+            strings_can_be_null=False,
         )
-        for time, price, volume, event, received, ticker, codes in zip(  # noqa: B905 - two can be endless
+        digest = _hash()
+        with _open_source(path) as file:
+            # Each block is parsed with the header line before it. A file with only that has no
+            # rows.
+            first = b"" if names else file.readline(_LINE)
+            digest.update(first)
+            lines, rest = b"", b""
+            while chunk := file.read(_BLOCK):
+                digest.update(chunk)
+                lines, _, rest = (rest + chunk).rpartition(b"\n")
+                if max(len(first), len(rest)) >= _LINE:
+                    raise StoreError(
+                        f"{path} is not CSV: it has a line of {_LINE:,} bytes or more."
+                    )
+                if not lines:
+                    continue
+                reading = pcsv.ReadOptions(
+                    use_threads=False,
+                    block_size=len(first) + len(lines) + 1,
+                    column_names=list(names) or None,
+                )
+                try:
+                    # Not as a Python stream: pyarrow reads ahead on threads that outlive an error,
+                    # and would call Python while the interpreter exits.
+                    table = pcsv.read_csv(
+                        pa.BufferReader(first + lines + b"\n"), reading, parsing, converting
+                    )
+                except pa.ArrowException as error:
+                    raise StoreError(f"{path} is not CSV: {_message(error)}.") from error
+                for batch in table.to_batches():
+                    frames = [*self._frames(batch), *odd]
+                    odd.clear()
+                    yield frames
+        if digest.hexdigest() != self.digest:
+            raise StoreError(f"{path} was changed while it was read: run the import again.")
+        if rest:
+            reason = "its line has no end: it may be truncated"
+            odd.append(_unusable_line(rest.decode(errors="replace"), reason))
+        if odd:
+            yield odd
+
+    def _frames(self, batch: pa.RecordBatch) -> Iterator[TimedFrame]:
+        arrays = {ours: _decode_texts(batch[theirs]) for ours, theirs in self.columns.items()}
+        unit, zone = self.mapping.unit, self.mapping.timezone
+        event = parse_times(arrays["ts_event"], unit, zone)
+        received = parse_times(arrays["ts_recv"], unit, zone) if "ts_recv" in arrays else event
+        texts = {ours: array.to_pylist() for ours, array in arrays.items()}
+        for time, price, volume, event_ns, received_ns, ticker, codes in zip(
             texts["ts_event"],
             texts["price"],
             texts["volume"],
-            block.event,
-            block.received,
-            tickers,
-            texts.get("conditions", itertools.repeat("")),
+            event.to_pylist(),
+            received.to_pylist(),
+            itertools.repeat(self.ticker, len(batch))
+            if self.ticker is not None
+            else map(self.mapping.ticker_in, texts["symbol"]),
+            texts.get("conditions", itertools.repeat("", len(batch))),
+            strict=True,
         ):
-            when = time if event is None else event // NS_PER_MS
+            when = time if event_ns is None else event_ns // NS_PER_MS
             row = {"c": _condition_codes(codes), "p": price, "s": ticker, "t": when, "v": volume}
-            yield received, protocol.frame_of(row, ("p", "v"))
+            yield received_ns, protocol.frame_of(row, ("p", "v"))
 
 
-def _csv_format(mapping: ColumnMapping) -> CsvFormat:
-    return CsvFormat(mapping.delimiter, mapping.names, mapping.unit, mapping.timezone)
-
-
-def _unusable_line(line: tuple[str, str]) -> TimedFrame:
-    return None, protocol.frame_of({"line": line[0], "odd": line[1]})
+def _unusable_line(line: str, reason: str) -> TimedFrame:
+    return None, protocol.frame_of({"line": line, "odd": reason})
 
 
 @lru_cache(1 << 12)
 def _condition_codes(text: str) -> tuple[str, ...] | None:
     return tuple(filter(None, _BETWEEN_CODES.split(text))) or None
+
+
+def _decode_texts(column: pa.BinaryArray) -> pa.StringArray:
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([value.decode(errors="replace") for value in column.to_pylist()])
+
+
+def _read_names(path: Path, delimiter: str) -> Sequence[str]:
+    """The names in the first line."""
+    try:
+        with _open_source(path) as file:
+            line = file.readline(_LINE).decode("utf-8-sig", "replace")
+    except (OSError, EOFError, zlib.error) as error:
+        raise StoreError(f"{path} cannot be read: {_message(error)}.") from error
+    try:
+        return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
+    except csv.Error as error:
+        raise StoreError(f"{path} is not CSV: its first line cannot be read ({error}).") from error
+
+
+def _digest_file(path: Path) -> str:
+    """A hash of the whole content, decompressed."""
+    digest, is_empty = _hash(), True
+    try:
+        if kind := other_kind(path):
+            raise StoreError(f"{path} is {kind}, not a CSV file.")
+        with _open_source(path) as file:
+            while chunk := file.read(_BLOCK):
+                if is_empty:
+                    _refuse_other_formats(path, chunk)
+                digest.update(chunk)
+                is_empty = False
+    except (OSError, EOFError, zlib.error) as error:
+        raise StoreError(f"{path} cannot be read to the end: {_message(error)}.") from error
+    if is_empty:
+        raise EmptySource(f"{path} is empty.")
+    return digest.hexdigest()
+
+
+def _refuse_other_formats(path: Path, start: bytes) -> None:
+    """Raise ``StoreError`` if ``start``, the beginning of a file, is not CSV in UTF-8."""
+    for mark, name in _ENCODINGS.items():
+        if start.startswith(mark):
+            raise StoreError(
+                f"{path} is written in {name}: convert it to UTF-8, as with "
+                f"`iconv -f {name} -t UTF-8`."
+            )
+    for mark, name in _COMPRESSIONS.items():
+        if start.startswith(mark):
+            raise StoreError(
+                f"{path} is compressed with {name}: decompress it. The only compressed files that "
+                "are read are gzip files, and their names end with .csv.gz."
+            )
+    first, _, rest = start.partition(b"\n")
+    if b"\0" in first:
+        raise StoreError(
+            f"{path} is not text in UTF-8: its first line has NUL bytes. If it is written in "
+            "UTF-16, convert it."
+        )
+    for part in (first, rest):
+        if b"\n" not in part and b"\r" in part.strip(b"\r"):
+            raise StoreError(
+                f"{path} ends its lines with carriage returns alone: convert them to line feeds, "
+                "as with `tr '\\r' '\\n'`."
+            )
+
+
+def _message(error: Exception) -> str:
+    """The message of the system or a library on one line, without the path."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split()).rstrip(".")
+
+
+def _open_source(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _hash() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)
+
+
+def parse_times(texts: pa.StringArray, unit: str, zone: str) -> pa.Int64Array:
+    """Parse times to nanoseconds since the epoch (UTC); null where a text is not a time.
+
+    ``unit`` is that of numbers (``s``, ``ms``, ``us``, ``ns``), or ``iso`` for text like
+    ``2026-11-23 14:30:00.123``. Without an offset from UTC, text is in ``zone``, and null in an
+    hour that summer time skips or repeats.
+    """
+    if unit == "iso":
+        return _parse_iso(texts, zone)
+    try:
+        return pc.multiply_checked(texts.cast(pa.int64()), _NS[unit])
+    except pa.ArrowInvalid:  # fractions, or not numbers
+        return pa.array([_exact_ns(text, _NS[unit]) for text in texts.to_pylist()], pa.int64())
+
+
+def _exact_ns(text: str, factor: int) -> int | None:
+    try:
+        number = int(Decimal(text) * factor)
+    except (InvalidOperation, ValueError, OverflowError):
+        return None
+    return number if -_INT64 <= number < _INT64 else None
+
+
+def _parse_iso(texts: pa.StringArray, zone: str) -> pa.Int64Array:
+    with contextlib.suppress(pa.ArrowInvalid):
+        return texts.cast(pa.timestamp("ns", "UTC")).cast(pa.int64())
+    with contextlib.suppress(pa.ArrowInvalid):
+        return pc.assume_timezone(texts.cast(pa.timestamp("ns")), zone).cast(pa.int64())
+    if len(texts) == 1:
+        return pa.nulls(1, pa.int64())
+    # Some are not times, or only some have an offset: find them by halves.
+    half = len(texts) // 2
+    return pa.concat_arrays([_parse_iso(texts[:half], zone), _parse_iso(texts[half:], zone)])

@@ -49,7 +49,7 @@ def find_import(layout: Layout, source: CsvSource) -> str | None:
     Raises:
         StoreError: it was imported with another mapping.
     """
-    for session in layout.imported_sessions(source.contents.digest):
+    for session in layout.imported_sessions(source.digest):
         report = read_report(layout, session)
         facts = source.facts if report is None else report.settings
         other = [name for name, text in source.facts.items() if facts.get(name) != text]
@@ -69,7 +69,7 @@ def preview_import(layout: Layout, source: CsvSource, *, whole: bool = True) -> 
     Raises:
         StoreError: it cannot be read.
     """
-    session = new_import(0, source.contents.digest)
+    session = new_import(0, source.digest)
     books = Books()
     tickers: set[str] = set()
     reasons: dict[str, None] = {}
@@ -131,7 +131,7 @@ def import_file(
         )
     facts = {"source": encodable(str(source.path.resolve())), **source.facts}
     reason = f"imported from {encodable(source.path.name)}"
-    origin = ImportOrigin(source.contents.digest, facts, reason)
+    origin = ImportOrigin(source.digest, facts, reason)
     return import_frames(layout, origin, source.blocks(), clock)
 
 

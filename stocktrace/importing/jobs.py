@@ -24,8 +24,7 @@ from typing import Literal
 from stocktrace.errors import StocktraceError, StoreError, UsageError
 from stocktrace.importing.adopt import adopt_session, check_session, is_data_folder
 from stocktrace.importing.column_mapping import ColumnMapping
-from stocktrace.importing.csv_reader import ENDINGS, UNREAD_ENDINGS
-from stocktrace.importing.csv_source import CsvSource, EmptySource
+from stocktrace.importing.csv_source import ENDINGS, UNREAD_ENDINGS, CsvSource, EmptySource
 from stocktrace.importing.importer import find_import, import_file, preview_import
 from stocktrace.record.recovery import recover_session, sweep_temporaries
 from stocktrace.sessions.catalog import sessions_to_recover

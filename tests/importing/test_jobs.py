@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from stocktrace import cli
 from stocktrace.errors import UsageError
-from stocktrace.importing import csv_reader
+from stocktrace.importing import csv_source
 from stocktrace.importing.adopt import adopt_session
 from stocktrace.importing.column_mapping import ColumnMapping
 from stocktrace.importing.csv_source import CsvSource
@@ -368,7 +368,7 @@ def test_a_file_without_permission_and_an_unexpected_error_are_outcomes(
     """A superuser may read everything, so the system's refusal is made here."""
     for name in "abc":
         write(folder / f"{name}.csv", OURS + ROW * (ord(name) - 96))
-    opened = csv_reader._open_source
+    opened = csv_source._open_source
     refusals = {"a.csv": PermissionError(13, "Permission denied"), "b.csv": KeyError("price")}
 
     def refuse(path: Path) -> object:
@@ -376,7 +376,7 @@ def test_a_file_without_permission_and_an_unexpected_error_are_outcomes(
             raise refusals[path.name]
         return opened(path)
 
-    monkeypatch.setattr(csv_reader, "_open_source", refuse)
+    monkeypatch.setattr(csv_source, "_open_source", refuse)
     outcomes = list(
         run_imports(layout, plan_imports(layout, [folder]), ColumnMapping(), processes=1)
     )
