@@ -46,8 +46,7 @@ from stocktrace.errors import (
 from stocktrace.feed import protocol
 from stocktrace.feed.rest import RestClient
 from stocktrace.importing.csv_source import TimedFrame
-from stocktrace.importing.importer import import_frames
-from stocktrace.importing.session_tapes import ImportOrigin
+from stocktrace.importing.importer import ImportOrigin, import_frames
 from stocktrace.intervals import widen_spans
 from stocktrace.record.recovery import recover
 from stocktrace.record.upload import upload_session

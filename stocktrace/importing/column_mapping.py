@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from stocktrace.end_time import parse_time_zone
 from stocktrace.errors import UsageError
@@ -49,7 +49,7 @@ class ColumnMapping:
         unit: str | None = None,
         names: str | None = None,
         **others: str | None,
-    ) -> Self:
+    ) -> ColumnMapping:
         """Parse a mapping; ``None`` means the preset's value, or that of our own CSV files.
 
         ``columns`` are like ``price=Price``, ``names`` like ``time,price,size``; ``others`` are the
@@ -58,7 +58,9 @@ class ColumnMapping:
         Raises:
             UsageError: the mapping is not valid.
         """
-        known = _preset(preset)
+        if preset is not None and preset not in PRESETS:
+            raise UsageError(f"Unknown preset {preset!r}. Presets: {', '.join(PRESETS)}.")
+        known = cls() if preset is None else PRESETS[preset]
         pairs = dict(known.columns) | dict(map(_key_value, columns))
         if unit is not None and unit not in get_args(Unit):
             raise UsageError(
@@ -66,16 +68,11 @@ class ColumnMapping:
             )
         if unit is None and preset in _UNIT_NEEDED:
             raise UsageError(f"Set the unit of its times with --unit: {_UNIT_NEEDED[preset]}.")
-        texts = {name: text for name, text in others.items() if text is not None}
-        mapping = cls(
-            pairs,
-            known.unit if unit is None else unit,  # type: ignore[arg-type]  # checked above
-            texts.pop("timezone", known.timezone),
-            texts.pop("ticker", known.ticker),
-            texts.pop("ticker_from", known.ticker_from),
-            texts.pop("delimiter", known.delimiter),
-            known.names if names is None else tuple(part.strip() for part in names.split(",")),
-        )
+        changes: dict[str, Any] = {"unit": unit, **others}
+        if names is not None:
+            changes["names"] = tuple(part.strip() for part in names.split(","))
+        changes = {name: value for name, value in changes.items() if value is not None}
+        mapping = replace(known, columns=pairs, **changes)
         mapping.check()
         return mapping
 
@@ -195,11 +192,3 @@ PRESETS = {
     ),
 }
 _UNIT_NEEDED: dict[str | None, str] = {"binance-spot": "ms for days of up to 2024, us from 2025 on"}
-
-
-def _preset(name: str | None) -> ColumnMapping:
-    if name is None:
-        return ColumnMapping()
-    if name not in PRESETS:
-        raise UsageError(f"Unknown preset {name!r}. Presets: {', '.join(PRESETS)}.")
-    return PRESETS[name]

@@ -120,8 +120,7 @@ class CsvSource:
         )
         digest = _hash()
         with _open_source(path) as file:
-            # Each block is parsed with the header line before it. A file with only that has no
-            # rows.
+            # Each block is parsed with the header line before it, which alone has no rows.
             first = b"" if names else file.readline(_LINE)
             digest.update(first)
             lines, rest = b"", b""

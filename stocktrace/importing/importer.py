@@ -1,8 +1,14 @@
-"""Import of a third-party CSV file as a session of its own.
+"""Import of frames that no connection received, such as a third-party CSV file, as a session.
 
-Each row becomes a frame, received at its ``ts_recv`` or, without that column, when it happened
-(``session_tapes``). The session is named after the file's content: a file is imported once,
-whatever its name. The file itself is only read.
+Its tapes are staged in a temporary folder. The session exists once that folder has its name, with
+all tapes in it: before it, nothing has happened; after it, ``publish_tapes`` or a recovery does the
+rest. The frames go through the code that records any tape: the same schema, the same files, the
+same quarantine; ``verify`` can check them and ``requeue`` put repaired rows back. No mark on the
+tapes reports a connection, so the coverage has no listening, except where a merge knows it.
+
+Each row of a file becomes a frame, received at its ``ts_recv`` or, without that column, when it
+happened. The session is named after the file's content: a file is imported once, whatever its name.
+The file itself is only read.
 """
 
 from __future__ import annotations
@@ -10,28 +16,188 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError
 from stocktrace.importing.csv_source import CsvSource, EmptySource, TimedFrame
-from stocktrace.importing.session_tapes import ImportOrigin, SessionTapes, publish_tapes
-from stocktrace.record.publish import rebuild_window
-from stocktrace.sessions.catalog import read_report
-from stocktrace.sessions.report import Books, SessionReport
+from stocktrace.intervals import CoverageInterval
+from stocktrace.marks import CoveredMark, EndedMark, OpeningMark
+from stocktrace.query.duplicates import count_session_duplicates
+from stocktrace.record.coverage import CoverageBuilder
+from stocktrace.record.file_hashes import hash_files
+from stocktrace.record.journal import SessionJournal, new_report, report_gaps
+from stocktrace.record.publish import publish_window, rebuild_window
+from stocktrace.record.upload import upload_session
+from stocktrace.sessions.catalog import read_report, recovered_state
+from stocktrace.sessions.report import Books, SessionReport, SessionState
+from stocktrace.settings import Settings
 from stocktrace.store import files, lock
+from stocktrace.store.audit import AuditLog
+from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, new_import
 from stocktrace.store.quarantine import parse_quarantine
+from stocktrace.store.tape import TapeWriter
+from stocktrace.store.window import RollPolicy, WindowSpec
 from stocktrace.text import encodable
+from stocktrace.units import NS_PER_DAY, SECONDS_PER_DAY, utc_datetime
 
+# Days whose tapes are open at once; frames that jump between more days cost more windows.
+_OPEN_DAYS = 64
 # Enough rows to detect wrong columns or times.
 _FIRST_ROWS = 1000
 # How many reasons of refusals are reported.
 _REASONS = 5
 _REFUSED_LINES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOrigin:
+    """Where the frames of a session come from.
+
+    ``digest`` names the session: equal frames have the same. ``facts`` (with a ``source``) are for
+    its report and its tapes, ``reason`` is for a person. ``coverage`` says who listened when, if
+    that is known. ``name`` makes the session's name from the first receive time and the digest.
+    """
+
+    digest: str
+    facts: dict[str, str]
+    reason: str
+    coverage: tuple[CoverageInterval, ...] = ()
+    name: Callable[[int, str], str] = new_import
+
+
+@dataclass(slots=True)
+class SessionTapes:
+    """The tapes of a session: one for each UTC day of receipt, more if one grows too large.
+
+    ``first`` is the first receive time.
+    """
+
+    folder: Path
+    origin: ImportOrigin
+    windows: list[str] = field(default_factory=list)
+    first: int | None = None
+    _open: dict[int, tuple[WindowSpec, TapeWriter]] = field(default_factory=dict)
+    _last: int = 0
+    _policy: RollPolicy = field(
+        default_factory=lambda: RollPolicy(SECONDS_PER_DAY, Settings.load().roll_size)
+    )
+
+    def write(self, blocks: Iterable[Iterable[TimedFrame]]) -> None:
+        """Write all frames and the coverage, and close the tapes: everything is on disk."""
+        try:
+            for frames in blocks:
+                self._append(frames)
+            self._mark_coverage()
+        finally:
+            while self._open:
+                self._open.popitem()[1][1].close()
+
+    def _append(self, frames: Iterable[TimedFrame]) -> None:
+        # A frame without a time is received with the one before it.
+        for stamp, group in itertools.groupby(frames, key=lambda frame: frame[0]):
+            if stamp is not None and stamp >= 0:
+                self._last = stamp
+                self.first = stamp if self.first is None else min(self.first, stamp)
+            self._tape(self._last).append(self._last, [frame for _, frame in group])
+
+    def _mark_coverage(self) -> None:
+        coverage = self.origin.coverage
+        if coverage:
+            end = max(self._last, *(interval.end for interval in coverage))
+            tape = self._tape(self._last)
+            for interval in coverage:
+                tape.append_mark(CoveredMark(end, **asdict(interval)))
+            tape.append_mark(EndedMark(end))
+
+    def _tape(self, stamp: int) -> TapeWriter:
+        day = stamp // NS_PER_DAY
+        if day in self._open:
+            window, tape = self._open[day]
+            if not self._policy.due(window, stamp, tape.size):
+                return tape
+            self._open.pop(day)[1].close()
+        elif len(self._open) >= _OPEN_DAYS:
+            self._open.pop(next(iter(self._open)))[1].close()
+        window = self._policy.open("", len(self.windows) + 1, stamp)
+        tape = TapeWriter(self.folder / f"{window.name}.tape")
+        self._open[day] = window, tape
+        self.windows.append(window.name)
+        tape.append_mark(
+            OpeningMark(stamp, connected=False, tickers=(), imported=self.origin.facts)
+        )
+        return tape
+
+
+def import_frames(
+    layout: Layout,
+    origin: ImportOrigin,
+    blocks: Iterable[Iterable[TimedFrame]],
+    clock: Clock = SYSTEM_CLOCK,
+) -> SessionReport | None:
+    """Import frames; ``None`` if another process is importing them, or has just imported them.
+
+    The session is named after the first receive time and the origin's digest.
+    """
+    digest = origin.digest
+    with contextlib.ExitStack() as claimed:
+        with files.temporary_folder(layout.tapes(digest)) as staged:
+            tapes = SessionTapes(staged, origin)
+            tapes.write(blocks)
+            session = origin.name(tapes.first or 0, digest)
+            try:
+                claimed.enter_context(lock.hold_lock(layout.lock(session), {"session": session}))
+            except BlockingIOError:
+                return None
+            if layout.imported_sessions(digest):
+                return None
+            files.publish_file(staged, layout.tapes(session))
+        return publish_tapes(layout, session, tapes, clock, content=digest)
+
+
+def publish_tapes(
+    layout: Layout,
+    session: str,
+    tapes: SessionTapes,
+    clock: Clock,
+    *,
+    state: SessionState | None = None,
+    event: str = "import",
+    **event_facts: object,
+) -> SessionReport:
+    """Publish a session whose folder of tapes has its name; the caller holds the session's lock.
+
+    Write the report and an audit ``event``, publish the windows and the coverage, and send
+    everything to the lake.
+    """
+    now, origin, coverage = clock.wall(), tapes.origin, tapes.origin.coverage
+    lake = {"lake": layout.lake} if layout.lake else {}
+    began = min((interval.start for interval in coverage), default=now)
+    report = new_report(session, [], began, {**origin.facts, **lake})
+    report.reason = origin.reason
+    report.unpublished = list(tapes.windows)
+    journal = SessionJournal(layout, report, AuditLog(layout.audit, session, clock))
+    journal.audit(event, source=origin.facts["source"], **event_facts)
+    journal.save()
+    for window in tapes.windows:
+        journal.window_published(publish_window(layout, WindowId(session, window), whole=False))
+    report.tickers = sorted(name for name, books in report.per_ticker.items() if books.recorded)
+    report.duplicates = count_session_duplicates(layout, session, report.dates)
+    report.gaps = report_gaps(CoverageBuilder(list(coverage)))
+    hash_files(layout, report, write_coverage(layout, session, coverage))
+    report.state = state or recovered_state(session)
+    report.ended = utc_datetime(max((interval.end for interval in coverage), default=now))
+    journal.save()
+    upload_session(layout, report, clock)
+    return report
+
+
+# --- CSV files ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +239,17 @@ def preview_import(layout: Layout, source: CsvSource, *, whole: bool = True) -> 
     books = Books()
     tickers: set[str] = set()
     reasons: dict[str, None] = {}
-    with _scratch(layout) as folder:
-        scratch = Layout(folder)
-        blocks = source.blocks() if whole else _first_rows(source)
+    blocks = source.blocks()
+    if not whole:
+        blocks = (rows[:_FIRST_ROWS] for rows in itertools.islice(blocks, 1))
+    # A data folder that does not exist is not created for it.
+    temporary: AbstractContextManager[Path | str] = (
+        files.temporary_folder(layout.scratch)
+        if layout.root.is_dir()
+        else tempfile.TemporaryDirectory()
+    )
+    with temporary as folder:
+        scratch = Layout(Path(folder))
         tapes = SessionTapes(scratch.tapes(session), ImportOrigin("", source.facts, ""))
         tapes.write(blocks)
         for window in tapes.windows:
@@ -83,31 +257,12 @@ def preview_import(layout: Layout, source: CsvSource, *, whole: bool = True) -> 
             sealed = rebuild_window(scratch, part)
             books.add(sealed.books)
             tickers |= {name for name, counts in sealed.tickers.items() if counts.recorded}
-            reasons |= dict.fromkeys(_refusal_reasons(scratch.quarantine(part)))
+            quarantine = scratch.quarantine(part)
+            if quarantine.exists():
+                with quarantine.open(encoding="utf-8") as file:
+                    refused = parse_quarantine(itertools.islice(file, _REFUSED_LINES))
+                    reasons |= dict.fromkeys(row.reason for row in refused)
     return ImportPreview(books, len(tickers), list(reasons)[:_REASONS])
-
-
-@contextlib.contextmanager
-def _scratch(layout: Layout) -> Iterator[Path]:
-    """A temporary folder; a data folder that does not exist is not created for it."""
-    if layout.root.is_dir():
-        with files.temporary_folder(layout.scratch) as folder:
-            yield folder
-    else:
-        with tempfile.TemporaryDirectory() as name:
-            yield Path(name)
-
-
-def _first_rows(source: CsvSource) -> Iterator[list[TimedFrame]]:
-    for rows in itertools.islice(source.blocks(), 1):
-        yield rows[:_FIRST_ROWS]
-
-
-def _refusal_reasons(quarantine: Path) -> Iterator[str]:
-    if quarantine.exists():
-        with quarantine.open(encoding="utf-8") as file:
-            for refused in parse_quarantine(itertools.islice(file, _REFUSED_LINES)):
-                yield refused.reason
 
 
 def import_file(
@@ -133,29 +288,3 @@ def import_file(
     reason = f"imported from {encodable(source.path.name)}"
     origin = ImportOrigin(source.digest, facts, reason)
     return import_frames(layout, origin, source.blocks(), clock)
-
-
-def import_frames(
-    layout: Layout,
-    origin: ImportOrigin,
-    blocks: Iterable[Iterable[TimedFrame]],
-    clock: Clock = SYSTEM_CLOCK,
-) -> SessionReport | None:
-    """Import frames; ``None`` if another process is importing them, or has just imported them.
-
-    The session is named after the first receive time and the origin's digest.
-    """
-    digest = origin.digest
-    with contextlib.ExitStack() as claimed:
-        with files.temporary_folder(layout.tapes(digest)) as staged:
-            tapes = SessionTapes(staged, origin)
-            tapes.write(blocks)
-            session = origin.name(tapes.first or 0, digest)
-            try:
-                claimed.enter_context(lock.hold_lock(layout.lock(session), {"session": session}))
-            except BlockingIOError:
-                return None
-            if layout.imported_sessions(digest):
-                return None
-            files.publish_file(staged, layout.tapes(session))
-        return publish_tapes(layout, session, tapes, clock, content=digest)

@@ -3,7 +3,7 @@
 1. The trades that both received show how much later the second received them. That is subtracted,
    so that all times are by one clock (``alignment``).
 2. Day by day and ticker by ticker, the trades of both are united (``union``).
-3. They become a session of a third data folder (``session_tapes``), whose tapes also say who
+3. They become a session of a third data folder (``importer``), whose tapes also say who
    listened when (``merged_coverage``).
 
 The two data folders are only read. The session is named after their content: the same two are
@@ -21,10 +21,9 @@ from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.importing.adopt import is_data_folder
 from stocktrace.importing.alignment import AlignedPair, MergeCounts
-from stocktrace.importing.importer import import_frames
+from stocktrace.importing.importer import ImportOrigin, import_frames
 from stocktrace.importing.merged_coverage import merge_coverage
 from stocktrace.importing.recorder_data import RecorderData
-from stocktrace.importing.session_tapes import ImportOrigin
 from stocktrace.importing.union import LATEST_US
 from stocktrace.intervals import CoverageInterval
 from stocktrace.record.recovery import (

@@ -1,6 +1,6 @@
 """Requeue of quarantined rows that were corrected by hand, or that a new schema accepts.
 
-The rows become a session of their own (``importing.session_tapes``), each received when the refused
+The rows become a session of their own (``importing.importer``), each received when the refused
 frame was; rows that are still invalid are refused again. The quarantine file stays as it is. The
 requeued lines are recorded beside it (``requeue_origins``), so that no line is requeued twice, from
 any copy. A line counts as requeued once the session's folder of tapes has its name.
@@ -15,7 +15,7 @@ from pathlib import Path
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError
 from stocktrace.feed import protocol
-from stocktrace.importing.session_tapes import ImportOrigin, SessionTapes, publish_tapes
+from stocktrace.importing.importer import ImportOrigin, SessionTapes, publish_tapes
 from stocktrace.maintenance.requeue_origins import (
     RequeueLedger,
     read_quarantine_lines,

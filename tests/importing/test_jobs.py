@@ -553,7 +553,7 @@ def test_an_export_in_any_format_can_be_imported(
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from stocktrace.importing import importer, session_tapes
+from stocktrace.importing import importer
 from stocktrace.importing.column_mapping import ColumnMapping
 from stocktrace.importing.jobs import ImportJob, run_imports
 from stocktrace.record.journal import SessionJournal
@@ -581,12 +581,10 @@ DEATHS = {
     "while the tapes are written": "TapeWriter.append = later(TapeWriter.append, 3)",
     "before the tapes are there": "importer.files.publish_file = die",
     "before the report": "SessionJournal.save = die",
-    "before the first window": "session_tapes.publish_window = die",
+    "before the first window": "importer.publish_window = die",
     "in a conversion": "parquet.pq.ParquetWriter.close = die",
-    "before the second window": (
-        "session_tapes.publish_window = later(session_tapes.publish_window, 2)"
-    ),
-    "before the end": "session_tapes.utc_datetime = die",
+    "before the second window": ("importer.publish_window = later(importer.publish_window, 2)"),
+    "before the end": "importer.utc_datetime = die",
 }
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.errors import StoreError, UsageError
-from stocktrace.importing.importer import import_frames
+from stocktrace.importing.importer import ImportOrigin, import_frames
 from stocktrace.importing.merge import MergeOutcome, merge_sessions
-from stocktrace.importing.session_tapes import ImportOrigin
 from stocktrace.marks import ConnectedMark, GapMark, Mark, OpeningMark
 from stocktrace.query.coverage import read_coverage, read_gaps
 from stocktrace.query.trades import read_trades
@@ -266,7 +265,7 @@ def test_two_recorders_without_trades_are_not_merged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "at",
-    ["importer.files.publish_file", "session_tapes.publish_window", "session_tapes.write_coverage"],
+    ["importer.files.publish_file", "importer.publish_window", "importer.write_coverage"],
 )
 @pytest.mark.parametrize("by", ["merge", "recover"])
 def test_a_merge_killed_at_any_step_is_finished_by_the_next(

@@ -13,8 +13,8 @@ import pytest
 from stocktrace.clock import Clock
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.feed.protocol import frame_of
-from stocktrace.importing import session_tapes
-from stocktrace.importing.session_tapes import SessionTapes
+from stocktrace.importing import importer
+from stocktrace.importing.importer import SessionTapes
 from stocktrace.maintenance.requeue import requeue_rows
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import SessionReport
@@ -456,7 +456,7 @@ def test_a_recovery_ignores_a_running_requeue(
         seen.append(recover(layout))
         return publish_window(*arguments, **options)
 
-    monkeypatch.setattr(session_tapes, "publish_window", beside)
+    monkeypatch.setattr(importer, "publish_window", beside)
     requeue_rows(layout, quarantine(layout, (row(1), b"one")))
     assert seen == [[]]
     assert prices(layout) == {"AAPL": [1.0]}
