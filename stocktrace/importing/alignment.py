@@ -1,35 +1,117 @@
-"""Two recordings by one clock, and their union."""
+"""Two recordings of one stream, by one clock, and their union: every trade once.
+
+A trade has no number that distinguishes it from an equal trade (same ``duplicates.KEY``). The union
+therefore has as many trades of a key as the recording that has more of them: if both received two
+equal trades, or only one received both, the union has two.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 
+from stocktrace.errors import StoreError
 from stocktrace.feed import protocol
 from stocktrace.importing.csv_source import TimedFrame
-from stocktrace.importing.recorder_data import RecorderData
-from stocktrace.importing.union import LATEST_US, TradeUnion, unite_trades
-from stocktrace.query.duplicates import KEY, Int64Array, midnight_us, number_keys, receive_times
+from stocktrace.intervals import CoverageInterval
+from stocktrace.query.coverage import read_coverage
+from stocktrace.query.duplicates import (
+    KEY,
+    BoolArray,
+    Int64Array,
+    midnight_us,
+    number_keys,
+    read_received,
+    receive_times,
+)
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
+from stocktrace.store.coverage import COVERAGE_SCHEMA
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import is_import
+from stocktrace.store.partition import (
+    list_window_rows,
+    partition_date,
+    partition_folders,
+    partition_ticker,
+    retry_on_compaction,
+)
+from stocktrace.store.source import FolderSource
 from stocktrace.trade import Trade
-from stocktrace.units import NS_PER_US, US_PER_DAY
+from stocktrace.units import NS_PER_US, US_PER_DAY, US_PER_SECOND
 
+#: A line can be minutes late (Finnhub #42: 40). If two recorders received equal trades further
+#: apart than this, these are different trades.
+LATEST_US = 3_600 * US_PER_SECOND
+# Equal trades received this close together show how the two orders fit.
+_ANCHOR_US = US_PER_SECOND
 # Each day is united with this much of its neighbours, so that both agree on trades near midnight.
 _CONTEXT_US = 2 * LATEST_US
 # More samples do not improve the median.
 _SAMPLES_A_DAY = 20_000
 _ROWS = 10_000
+_RECEIVED = TRADE_SCHEMA.get_field_index("ts_recv")
 
 
-class MergeCounts(NamedTuple):
-    """How many trades both received, and how many only one did."""
+@dataclass(frozen=True, slots=True)
+class RecorderData:
+    """The captures of a data folder; ``offset_us`` is subtracted from their times.
 
-    both: int
-    first: int
-    second: int
+    Imported sessions, backfills included, were not captured and are left out.
+    """
+
+    layout: Layout
+    offset_us: int = 0
+
+    def days(self) -> set[tuple[str, str]]:
+        """The tickers and UTC dates (by its own clock) that can have trades."""
+        return {
+            (partition_ticker(folder), partition_date(folder))
+            for folder in partition_folders(self.layout)
+        }
+
+    def digest(self) -> bytes:
+        """A digest of everything published, whatever the files it is in."""
+        parts = sorted(
+            (partition_ticker(folder), rows.part.session, rows.part.window, rows.content)
+            for folder in partition_folders(self.layout)
+            for rows in list_window_rows(folder)
+            if not is_import(rows.part.session)
+        )
+        return hashlib.blake2b(repr((parts, list(self.coverage()))).encode()).digest()
+
+    def trades(self, ticker: str, begin: int, end: int) -> pa.Table:
+        """The trades of a ticker that were received at ``begin`` <= t < ``end`` (epoch us).
+
+        The trades of sessions that ran at the same time are united; they have one clock.
+        """
+        source, offset = FolderSource(self.layout), self.offset_us
+        received = retry_on_compaction(
+            partial(read_received, source, ticker, begin + offset, end + offset)
+        )
+        trades = received.trades[:0]
+        for session in sorted(received.sessions):
+            if not is_import(session):
+                rows = pa.array(received.session == received.sessions.index(session))
+                trades = unite_trades(trades, received.trades.filter(rows)).trades
+        field = TRADE_SCHEMA.field(_RECEIVED)
+        times = pa.array(receive_times(trades) - offset).cast(field.type)
+        return trades.set_column(_RECEIVED, field, times)
+
+    def coverage(self) -> Iterator[CoverageInterval]:
+        """The coverage of all sessions; ``sources`` is the session."""
+        frame = read_coverage(data_dir=self.layout.root)
+        for name in ("start", "end"):
+            frame[name] = (frame[name].astype("int64") - self.offset_us) * NS_PER_US
+        columns = [frame[name] for name in COVERAGE_SCHEMA.names]
+        for session, ticker, start, end, state, reason, sources in zip(*columns, strict=True):
+            listeners = "" if state == "gap" else sources or session
+            yield CoverageInterval(ticker, start, end, reason, listeners)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +124,21 @@ class AlignedPair:
 
     @classmethod
     def of(cls, first: RecorderData, second: RecorderData) -> Self:
-        """Align by the median difference of receive times, of trades without an equal trade."""
+        """Align by the median difference of receive times, of trades without an equal trade.
+
+        Raises:
+            StoreError: the clocks differ by too much.
+        """
         common = sorted(first.days() & second.days())
         samples = [np.empty(0, np.int64), *(_differences(first, second, *day) for day in common)]
         differences = np.concatenate(samples)
         offset = int(np.median(differences)) if len(differences) else None
+        if abs(offset or 0) > LATEST_US:
+            raise StoreError(
+                f"Receive times of {second.layout.root} differ from those of {first.layout.root} "
+                f"by {(offset or 0) / US_PER_SECOND:+,.0f} s: equal trades cannot be matched if a "
+                "clock was wrong by more than an hour."
+            )
         return cls(first, replace(second, offset_us=offset or 0), offset)
 
     def days(self) -> dict[int, list[str]]:
@@ -59,8 +151,8 @@ class AlignedPair:
                     days.setdefault(edge - edge % US_PER_DAY, set()).add(ticker)
         return {day: sorted(days[day]) for day in sorted(days)}
 
-    def counts(self) -> MergeCounts:
-        """Count the trades of all days."""
+    def counts(self) -> tuple[int, int, int]:
+        """Count the trades that both received, that only the first did, and only the second."""
         both = first = second = 0
         for day, tickers in self.days().items():
             for ticker in tickers:
@@ -68,7 +160,7 @@ class AlignedPair:
                 both += int((union.first & union.second).sum())
                 first += int((union.first & ~union.second).sum())
                 second += int((union.second & ~union.first).sum())
-        return MergeCounts(both, first, second)
+        return both, first, second
 
     def frames(self) -> Iterator[list[TimedFrame]]:
         """A frame for each trade of the union, by receive time; per ticker in order of arrival."""
@@ -124,3 +216,74 @@ def _differences(first: RecorderData, second: RecorderData, ticker: str, day: st
     mine, theirs = (receive_times(table) for table in tables)
     differences: Int64Array = theirs[seconds[1][of_second]] - mine[firsts[1][of_first]]
     return differences[:: 1 + len(differences) // _SAMPLES_A_DAY]
+
+
+class TradeUnion(NamedTuple):
+    """``trades`` in order; ``first[i]`` and ``second[i]`` say which recorders received the i-th."""
+
+    trades: pa.Table
+    first: BoolArray
+    second: BoolArray
+
+
+def unite_trades(first: pa.Table, second: pa.Table) -> TradeUnion:
+    """Unite the trades of one ticker; receive times are by one clock.
+
+    The rows of ``first`` keep their order. A trade of ``second`` alone comes after the trade that
+    it follows there if both have that, otherwise at its receive time.
+    """
+    both = pa.concat_tables([first, second])
+    count = len(first)
+    mine, theirs = receive_times(first), receive_times(second)
+    of_first, of_second = _pairs(number_keys(both.select(KEY)), count)
+    near = np.abs(mine[of_first] - theirs[of_second]) <= LATEST_US
+    of_first, of_second = of_first[near], of_second[near]
+    fresh = np.ones(len(second), np.bool_)
+    fresh[of_second] = False
+    places = _positions(mine, theirs, of_first, of_second)[fresh]
+    rows = np.concatenate([np.arange(count), count + np.flatnonzero(fresh)])
+    # A row that is filled in precedes the row whose place it takes.
+    filled = np.repeat([1, 0], [count, len(places)])
+    order = np.lexsort((filled, np.append(np.arange(count), places)))
+    by_first, by_second = rows < count, rows >= count
+    by_second[of_first] = True
+    return TradeUnion(both.take(pa.array(rows[order])), by_first[order], by_second[order])
+
+
+def _pairs(keys: Int64Array, count: int) -> tuple[Int64Array, Int64Array]:
+    """Pairs of rows that are the same trade: the n-th of a key in the first and in the second."""
+    mine, theirs = keys[:count], keys[count:]
+    # Key and rank in one number: a rank is less than the number of rows.
+    most = len(keys) + 1
+    _, of_first, of_second = np.intersect1d(
+        mine * most + _ranks(mine),
+        theirs * most + _ranks(theirs),
+        assume_unique=True,
+        return_indices=True,
+    )
+    return of_first.astype(np.int64), of_second.astype(np.int64)
+
+
+def _ranks(keys: Int64Array) -> Int64Array:
+    """The number of equal keys before each."""
+    order = np.argsort(keys, kind="stable")
+    begins = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    ranks = np.empty(len(keys), np.int64)
+    ranks[order] = np.arange(len(keys)) - np.repeat(begins, np.diff(np.append(begins, len(keys))))
+    return ranks
+
+
+def _positions(
+    mine: Int64Array, theirs: Int64Array, of_first: Int64Array, of_second: Int64Array
+) -> Int64Array:
+    """For each row of the second, the row of the first that it would precede."""
+    anchored = np.abs(mine[of_first] - theirs[of_second]) <= _ANCHOR_US
+    after = np.full(len(theirs), -1, np.int64)
+    after[of_second[anchored]] = of_first[anchored]
+    before = np.full(len(theirs), len(mine), np.int64)
+    before[of_second[anchored]] = of_first[anchored]
+    lowest = np.maximum.accumulate(after) + 1
+    highest = np.maximum(np.minimum.accumulate(before[::-1])[::-1], lowest)
+    by_time = np.searchsorted(np.maximum.accumulate(mine), theirs, side="right")
+    places: Int64Array = np.maximum.accumulate(np.clip(by_time, lowest, highest))
+    return places

@@ -2,9 +2,9 @@
 
 1. The trades that both received show how much later the second received them. That is subtracted,
    so that all times are by one clock (``alignment``).
-2. Day by day and ticker by ticker, the trades of both are united (``union``).
-3. They become a session of a third data folder (``importer``), whose tapes also say who
-   listened when (``merged_coverage``).
+2. Day by day and ticker by ticker, the trades of both are united.
+3. They become a session of a third data folder (``importer``), whose tapes also say who listened
+   when.
 
 The two data folders are only read. The session is named after their content: the same two are
 merged once. If it is killed after its folder of tapes has its name, recovery does the rest.
@@ -13,27 +13,24 @@ merged once. If it is killed after its folder of tapes has its name, recovery do
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.importing.adopt import is_data_folder
-from stocktrace.importing.alignment import AlignedPair, MergeCounts
+from stocktrace.importing.alignment import AlignedPair, RecorderData
 from stocktrace.importing.importer import ImportOrigin, import_frames
-from stocktrace.importing.merged_coverage import merge_coverage
-from stocktrace.importing.recorder_data import RecorderData
-from stocktrace.importing.union import LATEST_US
 from stocktrace.intervals import CoverageInterval
-from stocktrace.record.recovery import (
-    recover_session,
-    sweep_temporaries,
-)
+from stocktrace.record.recovery import recover_session, sweep_temporaries
 from stocktrace.sessions.catalog import is_in_use, read_report, sessions_to_recover
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import, new_merge
 from stocktrace.units import NS_PER_SECOND, US_PER_SECOND
+
+_AND = " + "
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ def merge_sessions(
     known = into.imported_sessions(digest)
     if not known and (others := into.all_sessions()):
         raise UsageError(f"{into.root} has another session, {others[0]}: merge into a new folder.")
-    pair = _align(*recordings)
+    pair = AlignedPair.of(*recordings)
     counts = pair.counts()
     if not sum(counts):
         raise StoreError(f"Neither {first.root} nor {second.root} has a trade: nothing to merge.")
@@ -93,7 +90,7 @@ def merge_sessions(
         return outcome
     into.root.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(into)
-    origin = _origin(pair, digest, counts, coverage)
+    origin = _origin(pair, digest, outcome, coverage)
     report = import_frames(into, origin, pair.frames(), clock)
     if report is None:
         return replace(outcome, state="known", reason="another process publishes it")
@@ -127,17 +124,6 @@ def _check_folders(into: Layout, first: Layout, second: Layout) -> None:
             )
 
 
-def _align(first: RecorderData, second: RecorderData) -> AlignedPair:
-    pair = AlignedPair.of(first, second)
-    if abs(pair.offset_us or 0) > LATEST_US:
-        raise StoreError(
-            f"Receive times of {second.layout.root} differ from those of {first.layout.root} by "
-            f"{(pair.offset_us or 0) / US_PER_SECOND:+,.0f} s: equal trades cannot be matched if a "
-            "clock was wrong by more than an hour."
-        )
-    return pair
-
-
 def _listened_seconds(coverage: list[CoverageInterval]) -> dict[str, float]:
     seconds: Counter[str] = Counter()
     for interval in coverage:
@@ -158,7 +144,7 @@ def _publish_merge(
 
 
 def _origin(
-    pair: AlignedPair, digest: str, counts: MergeCounts, coverage: list[CoverageInterval]
+    pair: AlignedPair, digest: str, outcome: MergeOutcome, coverage: list[CoverageInterval]
 ) -> ImportOrigin:
     """Describe the merge for its report and tapes."""
     recordings = pair.first, pair.second
@@ -173,10 +159,60 @@ def _origin(
         "first": sessions[0],
         "second": sessions[1],
         "second_offset_us": "unknown" if pair.offset_us is None else str(pair.offset_us),
-        "received_by_both": str(counts.both),
-        "received_by_first": str(counts.first),
-        "received_by_second": str(counts.second),
+        "received_by_both": str(outcome.both),
+        "received_by_first": str(outcome.first),
+        "received_by_second": str(outcome.second),
     }
     return ImportOrigin(
         digest, facts, f"merged from {names[0]} and {names[1]}", tuple(coverage), new_merge
     )
+
+
+def merge_coverage(intervals: Iterable[CoverageInterval]) -> list[CoverageInterval]:
+    """Merge the coverage of several sessions; ``sources`` of each interval names its session.
+
+    A ticker is listened to while any session listens, and ``sources`` has all that do. Otherwise
+    it is a gap with the reasons of all. It has no interval while no session subscribed to it.
+    """
+    tickers: dict[str, list[CoverageInterval]] = defaultdict(list)
+    for interval in intervals:
+        tickers[interval.ticker].append(interval)
+    return [
+        interval
+        for ticker in sorted(tickers)
+        for interval in _join_adjacent(_overlay(ticker, tickers[ticker]))
+    ]
+
+
+def _overlay(ticker: str, intervals: list[CoverageInterval]) -> Iterator[CoverageInterval]:
+    """The intervals between neighbouring edges."""
+    edges: dict[int, list[tuple[CoverageInterval, int]]] = defaultdict(list)
+    for interval in intervals:
+        edges[interval.start].append((interval, 1))
+        edges[interval.end].append((interval, -1))
+    listening: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    before = 0
+    for edge in sorted(edges):
+        if +listening:
+            yield CoverageInterval(ticker, before, edge, "", _AND.join(sorted(+listening)))
+        elif +reasons:
+            yield CoverageInterval(ticker, before, edge, "; ".join(sorted(+reasons)))
+        for interval, change in edges[edge]:
+            if interval.reason:
+                reasons[interval.reason] += change
+            else:
+                for session in interval.sources.split(_AND):
+                    listening[session] += change
+        before = edge
+
+
+def _join_adjacent(intervals: Iterable[CoverageInterval]) -> list[CoverageInterval]:
+    """Join neighbours with the same reason and sources."""
+    joined: list[CoverageInterval] = []
+    for interval in intervals:
+        if joined and replace(joined[-1], start=joined[-1].end, end=interval.end) == interval:
+            joined[-1] = replace(joined[-1], end=interval.end)
+        else:
+            joined.append(interval)
+    return joined

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.importing.union import LATEST_US, unite_trades
+from stocktrace.importing.alignment import LATEST_US, unite_trades
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 
 MS = 1000
