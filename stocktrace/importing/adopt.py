@@ -9,20 +9,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError
 from stocktrace.record.file_hashes import hash_files
-from stocktrace.record.recovery import (
-    RecoveredSession,
-    coverage_from_tapes,
-    recover_session,
-)
+from stocktrace.record.recovery import RecoveredSession, coverage_from_tapes, recover_session
 from stocktrace.sessions.catalog import is_in_use, read_report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeFrames, TapeReader, TapeWriter
 
 
@@ -50,9 +44,7 @@ def check_session(other: Layout, session: str) -> None:
         )
 
 
-def adopt_session(
-    layout: Layout, other: Layout, session: str, clock: Clock = SYSTEM_CLOCK
-) -> RecoveredSession | None:
+def adopt_session(layout: Layout, other: Layout, session: str) -> RecoveredSession | None:
     """Publish a session of ``other``; ``None`` if another process is doing so, or has done so.
 
     Raises:
@@ -67,17 +59,21 @@ def adopt_session(
             if layout.has(session):
                 return None
             for part, tape in other.session_tapes(session).items():
-                _copy(tape, staged / f"{part.window}.tape")
-                _copy_requeued(layout, other, part)
+                _copy_tape(tape, staged / f"{part.window}.tape")
+                name = layout.quarantine(part).name
+                record = other.requeue_record(name)
+                if record.exists():  # no row is requeued twice
+                    text = record.read_text(encoding="utf-8")
+                    files.replace_text(layout.requeue_record(name), text)
             files.publish_file(staged, layout.tapes(session))
-            AuditLog(layout.audit, session, clock)("adopt", source=str(other.root))
+            AuditLog(layout.audit, session)("adopt", source=str(other.root))
             _copy_report(layout, other, session)
     except BlockingIOError:
         return None
-    return recover_session(layout, session, clock)
+    return recover_session(layout, session)
 
 
-def _copy(tape: Path, copy: Path) -> None:
+def _copy_tape(tape: Path, copy: Path) -> None:
     """Copy a tape as a plain one, with its truncated last line: recovery counts that."""
     if tape.suffix == ".tape":
         shutil.copyfile(tape, copy)
@@ -92,14 +88,6 @@ def _copy(tape: Path, copy: Path) -> None:
     writer.close()
     if reader.damage or reader.invalid_lines or reader.torn_bytes:
         raise StoreError(f"{tape} is damaged: run `stocktrace verify` on that data folder.")
-
-
-def _copy_requeued(layout: Layout, other: Layout, part: WindowId) -> None:
-    """Copy the record of requeued rows, so that none is requeued twice."""
-    name = layout.quarantine(part).name
-    record = other.requeue_record(name)
-    if record.exists():
-        files.replace_text(layout.requeue_record(name), record.read_text(encoding="utf-8"))
 
 
 def _copy_report(layout: Layout, other: Layout, session: str) -> None:

@@ -207,14 +207,13 @@ def _differences(first: RecorderData, second: RecorderData, ticker: str, day: st
     begin = midnight_us(day)
     tables = [data.trades(ticker, begin, begin + US_PER_DAY) for data in (first, second)]
     keys = number_keys(pa.concat_tables(tables).select(KEY))
-    sides = keys[: len(tables[0])], keys[len(tables[0]) :]
-    uniques = [np.unique(side, return_index=True, return_counts=True) for side in sides]
-    firsts, seconds = ((key[counts == 1], row[counts == 1]) for key, row, counts in uniques)
-    _, of_first, of_second = np.intersect1d(
-        firsts[0], seconds[0], assume_unique=True, return_indices=True
-    )
+    count = len(tables[0])
+    of_first, of_second = _pairs(keys, count)
+    sides = keys[:count], keys[count:]
+    is_single = [np.bincount(side, minlength=len(keys) + 1) == 1 for side in sides]
+    singles = (is_single[0] & is_single[1])[keys[of_first]]
     mine, theirs = (receive_times(table) for table in tables)
-    differences: Int64Array = theirs[seconds[1][of_second]] - mine[firsts[1][of_first]]
+    differences: Int64Array = (theirs[of_second] - mine[of_first])[singles]
     return differences[:: 1 + len(differences) // _SAMPLES_A_DAY]
 
 

@@ -127,29 +127,27 @@ class ColumnMapping:
         Raises:
             UsageError: a required or mapped column is missing, or there twice.
         """
+        needed = {"symbol", *REQUIRED, *self.columns}
         wanted = {ours: self.columns.get(ours, ours) for ours in COLUMNS}
-        needed = {*REQUIRED, *self.columns}
-        if self.ticker_of(path) is None:
-            needed.add("symbol")
-        else:
+        if self.ticker_of(path) is not None:
             wanted.pop("symbol")
-            needed.discard("symbol")
-        for ours in COLUMNS:
-            if ours in needed and wanted[ours] not in names:
+        for ours, theirs in wanted.items():
+            if ours in needed and theirs not in names:
                 raise UsageError(
-                    f"{path} has no column {wanted[ours]!r} for {ours}: name it with "
+                    f"{path} has no column {theirs!r} for {ours}: name it with "
                     f"--column {ours}=NAME. Its columns: {_join_names(names)}."
                 )
-            if ours in wanted and names.count(wanted[ours]) > 1:
-                raise UsageError(f"{path} has the column {wanted[ours]!r} more than once.")
+            if names.count(theirs) > 1:
+                raise UsageError(f"{path} has the column {theirs!r} more than once.")
         return {ours: theirs for ours, theirs in wanted.items() if theirs in names}
 
     def facts(self, path: Path) -> dict[str, str]:
         """The facts that determine the trades of a file, for its report."""
-        facts = {f"column {ours}": theirs for ours, theirs in sorted(self.columns.items())}
-        facts |= {"unit": self.unit, "timezone": self.timezone, "delimiter": self.delimiter}
         return {
-            **facts,
+            **{f"column {ours}": theirs for ours, theirs in sorted(self.columns.items())},
+            "unit": self.unit,
+            "timezone": self.timezone,
+            "delimiter": self.delimiter,
             "ticker": self.ticker_of(path) or self.ticker,
             "names": ",".join(self.names),
         }

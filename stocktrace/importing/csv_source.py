@@ -118,7 +118,7 @@ class CsvSource:
             null_values=[],
             strings_can_be_null=False,
         )
-        digest = _hash()
+        digest = hashlib.blake2b(digest_size=16)
         with _open_source(path) as file:
             # Each block is parsed with the header line before it, which alone has no rows.
             first = b"" if names else file.readline(_LINE)
@@ -212,7 +212,7 @@ def _read_names(path: Path, delimiter: str) -> Sequence[str]:
 
 def _digest_file(path: Path) -> str:
     """A hash of the whole content, decompressed."""
-    digest, is_empty = _hash(), True
+    digest, is_empty = hashlib.blake2b(digest_size=16), True
     try:
         if kind := other_kind(path):
             raise StoreError(f"{path} is {kind}, not a CSV file.")
@@ -264,10 +264,6 @@ def _message(error: Exception) -> str:
 
 def _open_source(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def _hash() -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=16)
 
 
 def parse_times(texts: pa.StringArray, unit: str, zone: str) -> pa.Int64Array:

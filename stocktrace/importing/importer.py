@@ -233,6 +233,7 @@ def preview_import(layout: Layout, source: CsvSource, *, whole: bool = True) -> 
     """Record and count a file in a temporary folder, or only its first rows.
 
     Raises:
+        EmptySource: it has no rows.
         StoreError: it cannot be read.
     """
     session = new_import(0, source.digest)
@@ -262,12 +263,12 @@ def preview_import(layout: Layout, source: CsvSource, *, whole: bool = True) -> 
                 with quarantine.open(encoding="utf-8") as file:
                     refused = parse_quarantine(itertools.islice(file, _REFUSED_LINES))
                     reasons |= dict.fromkeys(row.reason for row in refused)
+    if not books.frames:
+        raise EmptySource(f"{source.path} has no rows.")
     return ImportPreview(books, len(tickers), list(reasons)[:_REASONS])
 
 
-def import_file(
-    layout: Layout, source: CsvSource, clock: Clock = SYSTEM_CLOCK
-) -> SessionReport | None:
+def import_file(layout: Layout, source: CsvSource) -> SessionReport | None:
     """Import a file; ``None`` if another process is importing it, or has just imported it.
 
     Raises:
@@ -276,8 +277,6 @@ def import_file(
             imported.
     """
     preview = preview_import(layout, source, whole=False)
-    if not preview.books.frames:
-        raise EmptySource(f"{source.path} has no rows.")
     if not preview.books.recorded:
         raise StoreError(
             f"Not one of the first {preview.books.trades:,} rows of {source.path} is valid, the "
@@ -286,5 +285,4 @@ def import_file(
         )
     facts = {"source": encodable(str(source.path.resolve())), **source.facts}
     reason = f"imported from {encodable(source.path.name)}"
-    origin = ImportOrigin(source.digest, facts, reason)
-    return import_frames(layout, origin, source.blocks(), clock)
+    return import_frames(layout, ImportOrigin(source.digest, facts, reason), source.blocks())

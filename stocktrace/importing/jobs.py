@@ -34,8 +34,6 @@ from stocktrace.text import encodable, printable
 #: The source was published, was here already, is empty, could not be published, or (in a dry run)
 #: could be.
 ImportState = Literal["published", "known", "empty", "failed", "possible"]
-
-
 _OTHER_PROCESS = "another process publishes it"
 
 
@@ -162,8 +160,6 @@ def _import_csv(
     if dry_run:
         preview = preview_import(layout, source)
         books, tickers, reasons = preview.books, preview.tickers, "; ".join(preview.reasons)
-        if not books.frames:
-            raise EmptySource(f"{path} has no rows.")
         if not books.recorded:
             raise StoreError(f"Not one row of {path} is valid: {reasons}.")
         return ImportOutcome(

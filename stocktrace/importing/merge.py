@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.importing.adopt import is_data_folder
 from stocktrace.importing.alignment import AlignedPair, RecorderData
@@ -58,12 +57,7 @@ class MergeOutcome:
 
 
 def merge_sessions(
-    into: Layout,
-    first: Layout,
-    second: Layout,
-    clock: Clock = SYSTEM_CLOCK,
-    *,
-    dry_run: bool = False,
+    into: Layout, first: Layout, second: Layout, *, dry_run: bool = False
 ) -> MergeOutcome:
     """Merge two data folders into a third, new one; running it again changes nothing.
 
@@ -84,14 +78,23 @@ def merge_sessions(
     coverage = merge_coverage([*pair.first.coverage(), *pair.second.coverage()])
     offset_s = None if pair.offset_us is None else pair.offset_us / US_PER_SECOND
     outcome = MergeOutcome("", "possible", *counts, offset_s, _listened_seconds(coverage))
-    if known:
-        return _publish_merge(into, known[0], outcome, clock, dry_run=dry_run)
-    if dry_run:
+    if dry_run and not known:
         return outcome
+    if known:
+        # It may have been killed before everything was published.
+        if not dry_run:
+            recover_session(into, known[0])
+        report = read_report(into, known[0])
+        wrong = [] if report is None else report.differences()
+        return replace(
+            outcome,
+            session=known[0],
+            state="failed" if wrong else "known",
+            reason="; ".join(wrong),
+        )
     into.root.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(into)
-    origin = _origin(pair, digest, outcome, coverage)
-    report = import_frames(into, origin, pair.frames(), clock)
+    report = import_frames(into, _origin(pair, digest, outcome, coverage), pair.frames())
     if report is None:
         return replace(outcome, state="known", reason="another process publishes it")
     wrong = report.differences()
@@ -131,18 +134,6 @@ def _listened_seconds(coverage: list[CoverageInterval]) -> dict[str, float]:
     return {sources: ns / NS_PER_SECOND for sources, ns in sorted(seconds.items())}
 
 
-def _publish_merge(
-    into: Layout, session: str, outcome: MergeOutcome, clock: Clock, *, dry_run: bool
-) -> MergeOutcome:
-    """Report an earlier merge, after publishing the rest of it if it was killed."""
-    if not dry_run:
-        recover_session(into, session, clock)
-    report = read_report(into, session)
-    wrong = [] if report is None else report.differences()
-    state: Literal["failed", "known"] = "failed" if wrong else "known"
-    return replace(outcome, session=session, state=state, reason="; ".join(wrong))
-
-
 def _origin(
     pair: AlignedPair, digest: str, outcome: MergeOutcome, coverage: list[CoverageInterval]
 ) -> ImportOrigin:
@@ -178,26 +169,27 @@ def merge_coverage(intervals: Iterable[CoverageInterval]) -> list[CoverageInterv
     for interval in intervals:
         tickers[interval.ticker].append(interval)
     return [
-        interval
-        for ticker in sorted(tickers)
-        for interval in _join_adjacent(_overlay(ticker, tickers[ticker]))
+        interval for ticker in sorted(tickers) for interval in _overlay(ticker, tickers[ticker])
     ]
 
 
-def _overlay(ticker: str, intervals: list[CoverageInterval]) -> Iterator[CoverageInterval]:
-    """The intervals between neighbouring edges."""
+def _overlay(ticker: str, intervals: list[CoverageInterval]) -> list[CoverageInterval]:
+    """Cut at each edge, and join neighbours with the same reason and sources."""
     edges: dict[int, list[tuple[CoverageInterval, int]]] = defaultdict(list)
     for interval in intervals:
         edges[interval.start].append((interval, 1))
         edges[interval.end].append((interval, -1))
     listening: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    merged: list[CoverageInterval] = []
     before = 0
     for edge in sorted(edges):
-        if +listening:
-            yield CoverageInterval(ticker, before, edge, "", _AND.join(sorted(+listening)))
-        elif +reasons:
-            yield CoverageInterval(ticker, before, edge, "; ".join(sorted(+reasons)))
+        sources = _AND.join(sorted(+listening))
+        reason = "" if sources else "; ".join(sorted(+reasons))
+        if merged and merged[-1] == replace(merged[-1], end=before, reason=reason, sources=sources):
+            merged[-1] = replace(merged[-1], end=edge)
+        elif sources or reason:
+            merged.append(CoverageInterval(ticker, before, edge, reason, sources))
         for interval, change in edges[edge]:
             if interval.reason:
                 reasons[interval.reason] += change
@@ -205,14 +197,4 @@ def _overlay(ticker: str, intervals: list[CoverageInterval]) -> Iterator[Coverag
                 for session in interval.sources.split(_AND):
                     listening[session] += change
         before = edge
-
-
-def _join_adjacent(intervals: Iterable[CoverageInterval]) -> list[CoverageInterval]:
-    """Join neighbours with the same reason and sources."""
-    joined: list[CoverageInterval] = []
-    for interval in intervals:
-        if joined and replace(joined[-1], start=joined[-1].end, end=interval.end) == interval:
-            joined[-1] = replace(joined[-1], end=interval.end)
-        else:
-            joined.append(interval)
-    return joined
+    return merged
