@@ -110,18 +110,16 @@ def describe_postponed(plan: FillPlan) -> list[str]:
     for fill in plan.decided:
         if fill.reason == DAY_NOT_OVER:
             days.setdefault(fill.date, set()).add((fill.session, fill.start, fill.end))
-    return [
-        f"{count_of(len(gaps), 'gap')} of {day} postponed until "
-        f"{_market_close(day):%Y-%m-%d %H:%M} UTC: "
-        "REST has the ticks of a day only after the extended hours of US stocks"
-        for day, gaps in sorted(days.items())
-    ]
-
-
-def _market_close(day: str) -> datetime:
-    hours = us_extended_session(date.fromisoformat(day))
-    assert hours is not None  # noqa: S101 - nothing is postponed on a holiday
-    return hours.closes
+    sentences = []
+    for day, gaps in sorted(days.items()):
+        hours = us_extended_session(date.fromisoformat(day))
+        assert hours is not None  # noqa: S101 - nothing is postponed on a holiday
+        sentences.append(
+            f"{count_of(len(gaps), 'gap')} of {day} postponed until "
+            f"{hours.closes:%Y-%m-%d %H:%M} UTC: "
+            "REST has the ticks of a day only after the extended hours of US stocks"
+        )
+    return sentences
 
 
 def reason_to_wait(day: date, clock: Clock) -> str:

@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stocktrace.backfill import matching
-from stocktrace.backfill.matching import TickTable
 from stocktrace.backfill.plan import (
     DAY_NOT_OVER,
     EDGE_US,
@@ -80,12 +79,7 @@ class Completeness:
     tick_high: float | None = None
 
 
-_TYPES = {
-    "str": pa.string(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "float | None": pa.float64(),
-}
+_TYPES = {"int": pa.int64(), "float": pa.float64(), "float | None": pa.float64()}
 _SCHEMA = pa.schema(
     [(name, _TYPES.get(kind, pa.string())) for name, kind in Completeness.__annotations__.items()]
 )
@@ -219,7 +213,7 @@ def _compare(
     )
 
 
-def _low_high_volume(table: TickTable) -> tuple[float | None, float | None, float]:
+def _low_high_volume(table: matching.TickTable) -> tuple[float | None, float | None, float]:
     bounds = pc.min_max(table["price"])
     return bounds["min"].as_py(), bounds["max"].as_py(), pc.sum(table["volume"]).as_py() or 0.0
 

@@ -162,7 +162,7 @@ class AlignedPair:
                 second += int((union.second & ~union.first).sum())
         return both, first, second
 
-    def frames(self) -> Iterator[list[TimedFrame]]:
+    def frames(self) -> Iterator[Iterator[TimedFrame]]:
         """A frame for each trade of the union, by receive time; per ticker in order of arrival."""
         for day, tickers in self.days().items():
             tables = [self._unite(ticker, day).trades for ticker in tickers]
@@ -186,21 +186,17 @@ class AlignedPair:
         )
 
 
-def _frames(tickers: list[str], trades: pa.Table) -> list[TimedFrame]:
+def _frames(tickers: list[str], trades: pa.Table) -> Iterator[TimedFrame]:
     columns = [
         receive_times(trades).tolist(),
         tickers,
         trades["ts_event"].cast("int64").to_pylist(),
         *(trades[name].to_pylist() for name in ("price", "volume", "conditions")),
     ]
-    return [
-        (received * NS_PER_US, protocol.encode([Trade(ticker, price, event, volume, _codes(text))]))
-        for received, ticker, event, price, volume, text in zip(*columns, strict=True)
-    ]
-
-
-def _codes(text: str) -> tuple[str, ...] | None:
-    return tuple(text.split(" ")) if text else None
+    for received, ticker, event, price, volume, text in zip(*columns, strict=True):
+        codes = tuple(text.split(" ")) if text else None
+        trade = Trade(ticker, price, event, volume, codes)
+        yield received * NS_PER_US, protocol.encode([trade])
 
 
 def _differences(first: RecorderData, second: RecorderData, ticker: str, day: str) -> Int64Array:

@@ -37,10 +37,8 @@ ENDINGS = (".csv", ".csv.gz")
 UNREAD_ENDINGS = (".csv.bz2", ".csv.lz4", ".csv.xz", ".csv.zip", ".csv.zst")
 # The first bytes of files that are not CSV in UTF-8. UTF-32 is first: it begins like UTF-16.
 _ENCODINGS = {
-    b"\xff\xfe\0\0": "UTF-32",
-    b"\0\0\xfe\xff": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
+    "UTF-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"),
+    "UTF-16": (b"\xff\xfe", b"\xfe\xff"),
 }
 _COMPRESSIONS = {
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -87,8 +85,8 @@ class CsvSource:
             EmptySource: it is empty.
             StoreError: it is not a file, cannot be read to the end, or is not CSV in UTF-8.
         """
-        digest = _digest_file(path)
-        columns = mapping.of_file(path, mapping.names or _read_names(path, mapping.delimiter))
+        digest, line = _read_file(path)
+        columns = mapping.of_file(path, mapping.names or _names_in(line, path, mapping.delimiter))
         return cls(path, mapping, digest, columns, mapping.ticker_of(path))
 
     @property
@@ -197,42 +195,37 @@ def _decode_texts(column: pa.BinaryArray) -> pa.StringArray:
         return pa.array([value.decode(errors="replace") for value in column.to_pylist()])
 
 
-def _read_names(path: Path, delimiter: str) -> Sequence[str]:
-    """The names in the first line."""
-    try:
-        with _open_source(path) as file:
-            line = file.readline(_LINE).decode("utf-8-sig", "replace")
-    except (OSError, EOFError, zlib.error) as error:
-        raise StoreError(f"{path} cannot be read: {_message(error)}.") from error
-    try:
-        return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
-    except csv.Error as error:
-        raise StoreError(f"{path} is not CSV: its first line cannot be read ({error}).") from error
-
-
-def _digest_file(path: Path) -> str:
-    """A hash of the whole content, decompressed."""
-    digest, is_empty = hashlib.blake2b(digest_size=16), True
+def _read_file(path: Path) -> tuple[str, bytes]:
+    """A hash of the whole content, decompressed, and the first line."""
+    digest, start = hashlib.blake2b(digest_size=16), b""
     try:
         if kind := other_kind(path):
             raise StoreError(f"{path} is {kind}, not a CSV file.")
         with _open_source(path) as file:
             while chunk := file.read(_BLOCK):
-                if is_empty:
-                    _refuse_other_formats(path, chunk)
+                if not start:
+                    start = chunk
+                    _refuse_other_formats(path, start)
                 digest.update(chunk)
-                is_empty = False
     except (OSError, EOFError, zlib.error) as error:
         raise StoreError(f"{path} cannot be read to the end: {_message(error)}.") from error
-    if is_empty:
+    if not start:
         raise EmptySource(f"{path} is empty.")
-    return digest.hexdigest()
+    return digest.hexdigest(), start.partition(b"\n")[0]
+
+
+def _names_in(line: bytes, path: Path, delimiter: str) -> Sequence[str]:
+    text = line.decode("utf-8-sig", "replace").rstrip("\r")
+    try:
+        return next(csv.reader([text], delimiter=delimiter), [])
+    except csv.Error as error:
+        raise StoreError(f"{path} is not CSV: its first line cannot be read ({error}).") from error
 
 
 def _refuse_other_formats(path: Path, start: bytes) -> None:
     """Raise ``StoreError`` if ``start``, the beginning of a file, is not CSV in UTF-8."""
-    for mark, name in _ENCODINGS.items():
-        if start.startswith(mark):
+    for name, marks in _ENCODINGS.items():
+        if start.startswith(marks):
             raise StoreError(
                 f"{path} is written in {name}: convert it to UTF-8, as with "
                 f"`iconv -f {name} -t UTF-8`."

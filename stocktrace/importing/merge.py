@@ -32,6 +32,9 @@ from stocktrace.units import NS_PER_SECOND, US_PER_SECOND
 _AND = " + "
 
 
+MergeState = Literal["published", "known", "possible", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class MergeOutcome:
     """The result of a merge: published, here already, failed, or (in a dry run) possible.
@@ -42,7 +45,7 @@ class MergeOutcome:
     """
 
     session: str
-    state: Literal["published", "known", "possible", "failed"]
+    state: MergeState
     both: int
     first: int
     second: int
@@ -80,32 +83,25 @@ def merge_sessions(
     outcome = MergeOutcome("", "possible", *counts, offset_s, _listened_seconds(coverage))
     if dry_run and not known:
         return outcome
+    state: MergeState = "known" if known else "published"
     if known:
-        # It may have been killed before everything was published.
-        if not dry_run:
-            recover_session(into, known[0])
-        report = read_report(into, known[0])
+        session = known[0]
+        if not dry_run:  # it may have been killed before everything was published
+            recover_session(into, session)
+        report = read_report(into, session)
         wrong = [] if report is None else report.differences()
-        return replace(
-            outcome,
-            session=known[0],
-            state="failed" if wrong else "known",
-            reason="; ".join(wrong),
-        )
-    into.root.mkdir(parents=True, exist_ok=True)
-    sweep_temporaries(into)
-    report = import_frames(into, _origin(pair, digest, outcome, coverage), pair.frames())
-    if report is None:
-        return replace(outcome, state="known", reason="another process publishes it")
-    wrong = report.differences()
-    if report.books.recorded != outcome.trades:
-        wrong.append(f"{outcome.trades} trades to merge, but {report.books.recorded} recorded")
-    return replace(
-        outcome,
-        session=report.session,
-        state="failed" if wrong else "published",
-        reason="; ".join(wrong),
-    )
+    else:
+        into.root.mkdir(parents=True, exist_ok=True)
+        sweep_temporaries(into)
+        report = import_frames(into, _origin(pair, digest, outcome, coverage), pair.frames())
+        if report is None:
+            return replace(outcome, state="known", reason="another process publishes it")
+        session, wrong = report.session, report.differences()
+        if report.books.recorded != outcome.trades:
+            wrong.append(f"{outcome.trades} trades to merge, but {report.books.recorded} recorded")
+    if wrong:
+        state = "failed"
+    return replace(outcome, session=session, state=state, reason="; ".join(wrong))
 
 
 def _check_folders(into: Layout, first: Layout, second: Layout) -> None:
