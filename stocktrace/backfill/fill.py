@@ -148,7 +148,7 @@ class _FillRun:
         fills: list[GapFill] = []
         for task, ticks in fetched:
             published = matching.published_ticks(self.layout, task.ticker, task.spans)
-            missing = ticks.filter(pa.array(matching.match_ticks(ticks, published).missing))
+            missing = ticks.filter(pa.array(matching.find_missing(ticks, published)))
             if len(missing):
                 symbols = pa.repeat(pa.scalar(task.ticker), len(missing))
                 tables.append(missing.append_column("symbol", symbols))

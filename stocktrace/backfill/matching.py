@@ -7,7 +7,6 @@ fewer of them has.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from functools import reduce
 from operator import or_
@@ -40,40 +39,31 @@ TICK_SCHEMA = pa.schema(
 TickTable: TypeAlias = pa.Table
 
 
-@dataclass(frozen=True, slots=True)
-class TickMatch:
-    """The result of a comparison; ``missing`` has a bool for each tick: no trade matches it.
-
-    ``duplicates`` counts trades beyond the number of equal ticks, ``unmatched`` trades without an
-    equal tick.
-    """
-
-    missing: npt.NDArray[np.bool_]
-    duplicates: int
-    unmatched: int
-
-
-def match_ticks(ticks: TickTable, trades: TickTable) -> TickMatch:
-    """Compare ticks with trades."""
+def find_missing(ticks: TickTable, trades: TickTable) -> npt.NDArray[np.bool_]:
+    """Return a bool for each tick: no trade matches it."""
     tick_rows, trade_rows = _with_ordinal(ticks), _with_ordinal(trades)
     joined = tick_rows.merge(trade_rows, "left", on=[*_KEY, "ordinal"], indicator="side")
-    missing = (joined["side"] == "left_only").to_numpy(bool)
-    has_equal = pd.MultiIndex.from_frame(trade_rows[_KEY]).isin(
-        pd.MultiIndex.from_frame(tick_rows[_KEY])
+    return (joined["side"] == "left_only").to_numpy(bool)
+
+
+def _with_ordinal(table: TickTable) -> pd.DataFrame:
+    """Add the number of equal rows before each row."""
+    rows: pd.DataFrame = table.select(_KEY).to_pandas()
+    return rows.assign(ordinal=rows.groupby(_KEY, sort=False).cumcount())
+
+
+def count_unmatched(trades: TickTable, ticks: TickTable) -> int:
+    """Count the trades without an equal tick."""
+    trade_keys, tick_keys = (
+        pd.MultiIndex.from_frame(table.select(_KEY).to_pandas()) for table in (trades, ticks)
     )
-    unmatched = int((~has_equal).sum())
-    matched = int((~missing).sum())
-    return TickMatch(missing, len(trade_rows) - unmatched - matched, unmatched)
+    return int((~trade_keys.isin(tick_keys)).sum())
 
 
 def fetch_tick_table(
     rest: RestClient, ticker: str, day: date, within: Sequence[TimeSpan] | None = None
 ) -> TickTable:
-    """Fetch the ticks of a New York date; only those that happened ``within``, if set.
-
-    Raises:
-        FeedError: see ``fetch_ticks``.
-    """
+    """Fetch the ticks of a New York date, or only those ``within``; raises as ``fetch_ticks``."""
     tables = [TICK_SCHEMA.empty_table()]
     for page in fetch_ticks(rest, ticker, day):
         table = pa.table([page.t, page.p, page.v, page.c], schema=TICK_SCHEMA)
@@ -98,12 +88,5 @@ def published_ticks(layout: Layout, ticker: str, spans: Sequence[TimeSpan]) -> T
     """
     begin, end = min(start for start, _ in spans), max(end for _, end in spans)
     query = TradeQuery.of(ticker, utc_datetime(begin * NS_PER_US), utc_datetime(end * NS_PER_US))
-    table = read_query(FolderSource(layout), query, TICK_SCHEMA.names)
-    trades = table.cast(TICK_SCHEMA)
+    trades = read_query(FolderSource(layout), query, TICK_SCHEMA.names).cast(TICK_SCHEMA)
     return trades.filter(pa.array(filter_within(trades, spans)))
-
-
-def _with_ordinal(table: TickTable) -> pd.DataFrame:
-    """Add the number of equal rows before each row."""
-    rows: pd.DataFrame = table.select(_KEY).to_pandas()
-    return rows.assign(ordinal=rows.groupby(_KEY, sort=False).cumcount())

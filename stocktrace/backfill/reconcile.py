@@ -189,7 +189,9 @@ def _compare(
     if not len(ticks):
         return replace(result, reason=UNKNOWN_TICKER)
     trades = matching.published_ticks(layout, result.symbol, [whole])
-    match = matching.match_ticks(ticks, trades)
+    missing = matching.find_missing(ticks, trades)
+    matched = int((~missing).sum())
+    unmatched = matching.count_unmatched(trades, ticks)
     within = matching.filter_within(ticks, widen_spans(listened, -EDGE_US))
     low, high, volume = _low_high_volume(trades)
     tick_low, tick_high, tick_volume = _low_high_volume(ticks)
@@ -198,12 +200,12 @@ def _compare(
         state="complete",
         trades=len(trades),
         ticks=len(ticks),
-        matched=int((~match.missing).sum()),
-        duplicates=match.duplicates,
-        trades_unmatched=match.unmatched,
+        matched=matched,
+        duplicates=len(trades) - unmatched - matched,
+        trades_unmatched=unmatched,
         listened_seconds=covered_length(whole, listened) / US_PER_SECOND,
         ticks_listened=int(within.sum()),
-        ticks_matched=int((within & ~match.missing).sum()),
+        ticks_matched=int((within & ~missing).sum()),
         volume=volume,
         tick_volume=tick_volume,
         low=low,

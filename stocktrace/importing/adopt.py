@@ -26,11 +26,7 @@ def is_data_folder(folder: Path) -> bool:
 
 
 def check_session(other: Layout, session: str) -> None:
-    """Check that a session can be imported.
-
-    Raises:
-        StoreError: it is running, or a tape is missing.
-    """
+    """Raise ``StoreError`` if a session cannot be imported: it is running, or lacks a tape."""
     if is_in_use(other, session):
         raise StoreError(
             f"Session {session} of {other.root} is running: import it when it has ended."
@@ -91,13 +87,9 @@ def _copy_tape(tape: Path, copy: Path) -> None:
 
 
 def _copy_report(layout: Layout, other: Layout, session: str) -> None:
-    """Copy what the tapes do not have: settings, host, the reason of the end.
-
-    Recovery counts everything again. It also writes the coverage of a session that did not end, and
-    the report of one without a report.
-    """
+    """Copy what the tapes do not have: settings, host, the reason of the end."""
     report = read_report(other, session)
-    if report is None:
+    if report is None:  # recovery writes it
         return
     if report.state != "running":
         written = write_coverage(layout, session, coverage_from_tapes(layout, session)[0].intervals)

@@ -55,7 +55,6 @@ _CONTEXT_US = 2 * LATEST_US
 # More samples do not improve the median.
 _SAMPLES_A_DAY = 20_000
 _ROWS = 10_000
-_RECEIVED = TRADE_SCHEMA.get_field_index("ts_recv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +98,9 @@ class RecorderData:
             if not is_import(session):
                 rows = pa.array(received.session == received.sessions.index(session))
                 trades = unite_trades(trades, received.trades.filter(rows)).trades
-        field = TRADE_SCHEMA.field(_RECEIVED)
-        times = pa.array(receive_times(trades) - offset).cast(field.type)
-        return trades.set_column(_RECEIVED, field, times)
+        at = TRADE_SCHEMA.get_field_index("ts_recv")
+        times = pa.array(receive_times(trades) - offset).cast(TRADE_SCHEMA.field(at).type)
+        return trades.set_column(at, TRADE_SCHEMA.field(at), times)
 
     def coverage(self) -> Iterator[CoverageInterval]:
         """The coverage of all sessions; ``sources`` is the session."""

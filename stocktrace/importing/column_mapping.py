@@ -77,11 +77,7 @@ class ColumnMapping:
         return mapping
 
     def check(self) -> None:
-        """Check what does not depend on a file.
-
-        Raises:
-            UsageError: the mapping is not valid.
-        """
+        """Raise ``UsageError`` if something is not valid that does not depend on a file."""
         parse_time_zone(self.timezone)
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
             raise UsageError(f"{self.delimiter!r} is not a delimiter: use one character, like ';'.")

@@ -1,9 +1,10 @@
 """A third-party CSV file and its mapping, as frames that Finnhub could have sent.
 
-It is read without guessing and without losing a row. Values stay text until the schema checks them;
-times become integers exactly, never by way of a float. Two kinds of lines are kept as they are: a
-row with too many or too few fields, and what follows the last line feed, because a number that was
-cut off still parses.
+Each row becomes a frame, received at its ``ts_recv`` or, without that column, when it happened. The
+file is only read, without guessing and without losing a row. Values stay text until the schema
+checks them; times become integers exactly, never by way of a float. Two kinds of lines are kept as
+they are: a row with too many or too few fields, and what follows the last line feed, because a
+number that was cut off still parses.
 """
 
 from __future__ import annotations
@@ -114,7 +115,6 @@ class CsvSource:
             column_types=dict.fromkeys(theirs, pa.binary()),
             include_columns=theirs,
             null_values=[],
-            strings_can_be_null=False,
         )
         digest = hashlib.blake2b(digest_size=16)
         with _open_source(path) as file:

@@ -6,9 +6,7 @@ rest. The frames go through the code that records any tape: the same schema, the
 same quarantine; ``verify`` can check them and ``requeue`` put repaired rows back. No mark on the
 tapes reports a connection, so the coverage has no listening, except where a merge knows it.
 
-Each row of a file becomes a frame, received at its ``ts_recv`` or, without that column, when it
-happened. The session is named after the file's content: a file is imported once, whatever its name.
-The file itself is only read.
+The session of a file is named after its content: a file is imported once, whatever its name.
 """
 
 from __future__ import annotations
@@ -73,14 +71,12 @@ class ImportOrigin:
 
 @dataclass(slots=True)
 class SessionTapes:
-    """The tapes of a session: one for each UTC day of receipt, more if one grows too large.
-
-    ``first`` is the first receive time.
-    """
+    """The tapes of a session: one for each UTC day of receipt, more if one grows too large."""
 
     folder: Path
     origin: ImportOrigin
     windows: list[str] = field(default_factory=list)
+    #: The first receive time (epoch ns).
     first: int | None = None
     _open: dict[int, tuple[WindowSpec, TapeWriter]] = field(default_factory=dict)
     _last: int = 0
@@ -140,10 +136,7 @@ def import_frames(
     blocks: Iterable[Iterable[TimedFrame]],
     clock: Clock = SYSTEM_CLOCK,
 ) -> SessionReport | None:
-    """Import frames; ``None`` if another process is importing them, or has just imported them.
-
-    The session is named after the first receive time and the origin's digest.
-    """
+    """Import frames; ``None`` if another process is importing them, or has just imported them."""
     digest = origin.digest
     with contextlib.ExitStack() as claimed:
         with files.temporary_folder(layout.tapes(digest)) as staged:
@@ -170,11 +163,7 @@ def publish_tapes(
     event: str = "import",
     **event_facts: object,
 ) -> SessionReport:
-    """Publish a session whose folder of tapes has its name; the caller holds the session's lock.
-
-    Write the report and an audit ``event``, publish the windows and the coverage, and send
-    everything to the lake.
-    """
+    """Publish a session whose folder of tapes has its name; the caller holds the session's lock."""
     now, origin, coverage = clock.wall(), tapes.origin, tapes.origin.coverage
     lake = {"lake": layout.lake} if layout.lake else {}
     began = min((interval.start for interval in coverage), default=now)

@@ -164,9 +164,7 @@ def merge_coverage(intervals: Iterable[CoverageInterval]) -> list[CoverageInterv
     tickers: dict[str, list[CoverageInterval]] = defaultdict(list)
     for interval in intervals:
         tickers[interval.ticker].append(interval)
-    return [
-        interval for ticker in sorted(tickers) for interval in _overlay(ticker, tickers[ticker])
-    ]
+    return [each for ticker in sorted(tickers) for each in _overlay(ticker, tickers[ticker])]
 
 
 def _overlay(ticker: str, intervals: list[CoverageInterval]) -> list[CoverageInterval]:
