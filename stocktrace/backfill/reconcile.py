@@ -117,11 +117,8 @@ def reconcile_day(
     if hours is None:
         raise UsageError(f"The US market was closed on {day}: choose a trading day.")
     whole = epoch_us(hours.opens), epoch_us(hours.closes)
-    fills = [
-        fill
-        for fill in gap_fills.read_gap_fills(FolderSource(layout)).values()
-        if fill.date == day.isoformat()
-    ]
+    all_fills = gap_fills.read_gap_fills(FolderSource(layout)).values()
+    fills = [fill for fill in all_fills if fill.date == day.isoformat()]
     listened = _listened_or_repaired(layout, day, fills)
     wanted = list(tickers) or [
         ticker for ticker, spans in sorted(listened.items()) if covered_length(whole, spans)

@@ -175,9 +175,8 @@ class AlignedPair:
 
     def _unite(self, ticker: str, day: int) -> TradeUnion:
         begin, end = day - _CONTEXT_US, day + US_PER_DAY + _CONTEXT_US
-        union = unite_trades(
-            self.first.trades(ticker, begin, end), self.second.trades(ticker, begin, end)
-        )
+        first, second = (data.trades(ticker, begin, end) for data in (self.first, self.second))
+        union = unite_trades(first, second)
         times = receive_times(union.trades)
         inside = (times >= day) & (times < day + US_PER_DAY)
         return TradeUnion(

@@ -260,11 +260,10 @@ def _open_source(path: Path) -> IO[bytes]:
 
 
 def parse_times(texts: pa.StringArray, unit: str, zone: str) -> pa.Int64Array:
-    """Parse times to nanoseconds since the epoch (UTC); null where a text is not a time.
+    """Parse times of a ``column_mapping.Unit`` to epoch ns; null where a text is not a time.
 
-    ``unit`` is that of numbers (``s``, ``ms``, ``us``, ``ns``), or ``iso`` for text like
-    ``2026-11-23 14:30:00.123``. Without an offset from UTC, text is in ``zone``, and null in an
-    hour that summer time skips or repeats.
+    Without an offset from UTC, an ``iso`` time is in ``zone``, and null in an hour that summer time
+    skips or repeats.
     """
     if unit == "iso":
         return _parse_iso(texts, zone)
