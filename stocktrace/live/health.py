@@ -1,15 +1,22 @@
-"""The problems of a capture that a person should be woken for, as sentences."""
+"""The problems of a running capture, as sentences.
+
+``find_problems`` returns those that a person should be woken for. ``StalenessMonitor`` records the
+two that a live connection can still have, late trades and silent tickers, in the session's report.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, get_args
 
-from stocktrace.live.staleness import LATE_MS, find_silent, lag_warning, silence_warning
+from stocktrace.calendar import market_of, open_seconds
+from stocktrace.record.intake import Intake
+from stocktrace.record.journal import SessionJournal
+from stocktrace.record.recorder import Recorder
 from stocktrace.sessions.status import CaptureStatus
-from stocktrace.units import utc_datetime
+from stocktrace.units import MS_PER_SECOND, utc_datetime
 
 #: ``stalled``: the capture's main thread hangs; ``late``: a silent ticker.
 ProblemKind = Literal["stalled", "disconnected", "late", "lag", "queue", "disk"]
@@ -23,6 +30,10 @@ DISCONNECTED_S = 60.0
 BEHIND_S = 20.0
 # The capture ends at ``min_free_space``. Twice that leaves time to make room.
 DISK_FACTOR = 2
+# Finnhub's usual latency is 0.1 s, its incidents are minutes (FINNHUB.md, #42, #84).
+LATE_MS = 60_000.0
+# A liquid stock trades many times a minute: after so much silence it deserves a warning.
+SILENT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +63,15 @@ class HealthInput:
 
 def find_problems(capture: HealthInput) -> Iterator[Problem]:
     """Yield the problems. Only the disk counts after the feed has ended."""
+    status = capture.status
     if capture.free_bytes < DISK_FACTOR * capture.min_free_space:
         yield Problem(
             "disk",
             f"the disk has {capture.free_bytes / 1e6:,.0f} MB left, and the capture ends at "
             f"{capture.min_free_space / 1e6:,.0f} MB",
         )
-    if capture.status.state not in ("ending", "ended"):
-        yield from _running_problems(capture)
-
-
-def _running_problems(capture: HealthInput) -> Iterator[Problem]:
-    status = capture.status
+    if status.state in ("ending", "ended"):
+        return
     if capture.status_age_s > STALLED_S:
         yield Problem("stalled", f"no status of the capture for {capture.status_age_s:,.0f} s")
     if capture.disconnected_s > DISCONNECTED_S:
@@ -75,9 +83,78 @@ def _running_problems(capture: HealthInput) -> Iterator[Problem]:
             f"{status.backlog:,} trades wait for the disk, the oldest for {status.behind_s:,.0f} s",
         )
     if status.lag_ms > LATE_MS:
-        yield Problem("lag", lag_warning(status.lag_ms))
+        yield Problem("lag", _lag_warning(status.lag_ms))
     last_trades = {name: utc_datetime(stamp) for name, stamp in status.last.items()}
     began = capture.now - timedelta(seconds=status.elapsed_s)
     silent = find_silent(status.tickers, last_trades, began, capture.now)
     for ticker, seconds in silent.items():
-        yield Problem("late", silence_warning(ticker, seconds))
+        yield Problem("late", _silence_warning(ticker, seconds))
+
+
+def find_silent(
+    tickers: Iterable[str], last_trades: Mapping[str, datetime], begin: datetime, now: datetime
+) -> dict[str, float]:
+    """Return tickers without trades for over ``SILENT_S`` of market hours, with those seconds.
+
+    ``begin`` is the start of the session, for tickers without a trade.
+    """
+    waited = {
+        ticker: open_seconds(market_of(ticker), last_trades.get(ticker, begin), now)
+        for ticker in tickers
+        if (now - last_trades.get(ticker, begin)).total_seconds() >= SILENT_S
+    }
+    return {ticker: seconds for ticker, seconds in waited.items() if seconds >= SILENT_S}
+
+
+def _lag_warning(lag_ms: float) -> str:
+    return f"trades arrive {lag_ms / MS_PER_SECOND:,.0f} s after the exchange's time"
+
+
+def _silence_warning(ticker: str, seconds: float) -> str:
+    return f"no {ticker} trades for {seconds / 60:,.0f} minutes of market hours"
+
+
+@dataclass(slots=True)
+class StalenessRules:
+    """Reports each problem once, and again only after it has ended."""
+
+    _late: bool = False
+    _silent: set[str] = field(default_factory=set)
+
+    def check_lag(self, latest_ms: float) -> list[str]:
+        """Return a sentence when trades begin to arrive late (ms after the exchange's time)."""
+        was_late, self._late = self._late, latest_ms > (LATE_MS / 2 if self._late else LATE_MS)
+        return [_lag_warning(latest_ms)] if self._late and not was_late else []
+
+    def check_silence(self, silent: Mapping[str, float]) -> list[str]:
+        """Return a sentence for each newly silent ticker, of those that ``find_silent`` found."""
+        added = [ticker for ticker in silent if ticker not in self._silent]
+        self._silent = set(silent)
+        return [_silence_warning(ticker, silent[ticker]) for ticker in added]
+
+
+@dataclass(frozen=True, slots=True)
+class StalenessMonitor:
+    """Applies the rules to a running capture, and records notices; one thread."""
+
+    journal: SessionJournal
+    intake: Intake
+    recorder: Recorder
+    rules: StalenessRules = field(default_factory=StalenessRules)
+
+    def check(self, stamp: int) -> None:
+        """Record the problems that are new at ``stamp`` (epoch ns)."""
+        lag = self.rules.check_lag(self.recorder.latest_lag_ms)
+        for sentence in lag + self.rules.check_silence(self.silent_tickers(stamp)):
+            self.journal.on_notice(sentence)
+
+    def silent_tickers(self, stamp: int) -> dict[str, float]:
+        """Return the tickers that are silent at ``stamp`` (epoch ns), with the seconds.
+
+        A ticker that was added during the session counts from then.
+        """
+        report = self.journal.report
+        times = dict(report.added_at)
+        for ticker, last in dict(self.intake.last_trade_at).items():
+            times[ticker] = max(utc_datetime(last), times.get(ticker, utc_datetime(last)))
+        return find_silent(report.tickers, times, report.started, utc_datetime(stamp))

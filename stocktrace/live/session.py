@@ -26,10 +26,10 @@ from stocktrace.clock import Clock, Deadline
 from stocktrace.errors import DiskFull, StocktraceError, StoreError, describe
 from stocktrace.feed.client import FeedClient, FeedState
 from stocktrace.live.control import CaptureControl
+from stocktrace.live.health import StalenessMonitor
 from stocktrace.live.key_lock import KeyHolder
 from stocktrace.live.publishing import Publisher, WindowPublishing
 from stocktrace.live.snapshot import StatusSnapshot
-from stocktrace.live.staleness import StalenessMonitor
 from stocktrace.live.ticker_changes import TickerChanger
 from stocktrace.live.ticker_requests import open_inbox
 from stocktrace.live.tuning import keep_freed_memory, reduce_garbage_collection

@@ -6,11 +6,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from stocktrace.live.health import PROBLEM_KINDS, HealthInput, find_problems
+from stocktrace.live.health import (
+    LATE_MS,
+    PROBLEM_KINDS,
+    SILENT_S,
+    HealthInput,
+    StalenessRules,
+    find_problems,
+    find_silent,
+)
 from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
 from tests.statuses import a_status
 
 OPEN = datetime(2026, 11, 23, 15, 30, tzinfo=UTC)  # Monday, an hour after the bell
+LONG = timedelta(seconds=SILENT_S)
 GB = 10**9
 
 
@@ -111,3 +120,50 @@ def test_only_the_disk_is_checked_while_a_capture_publishes_its_end(state: str) 
 
 def test_without_a_watermark_the_disk_is_not_watched() -> None:
     assert told(free_bytes=0, min_free_space=0) == []
+
+
+# --- once, while it lasts --------------------------------------------------------------------
+
+
+def test_late_trades_are_reported_once_until_they_were_in_time():
+    vigil = StalenessRules()
+    told = [vigil.check_lag(ms) for ms in (100, LATE_MS + 1, LATE_MS * 2, LATE_MS * 0.6)]
+    assert told == [[], ["trades arrive 60 s after the exchange's time"], [], []]
+    assert vigil.check_lag(LATE_MS * 0.4) == []
+    assert vigil.check_lag(LATE_MS * 60) == ["trades arrive 3,600 s after the exchange's time"]
+
+
+def test_a_stock_without_a_trade_in_open_market_is_silent():
+    assert find_silent(["AAPL"], {}, OPEN, OPEN + LONG) == {"AAPL": SILENT_S}
+    assert find_silent(["AAPL"], {"AAPL": OPEN + LONG / 2}, OPEN, OPEN + LONG) == {}
+
+
+def test_no_ticker_is_silent_while_the_market_is_closed():
+    thanksgiving = datetime(2026, 11, 26, 16, 0, tzinfo=UTC)
+    night = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
+    for begin in (thanksgiving, night):
+        assert find_silent(["AAPL", "AC.TO", "^GSPC"], {}, begin, begin + 4 * LONG) == {}
+        assert "BINANCE:BTCUSDT" in find_silent(["BINANCE:BTCUSDT"], {}, begin, begin + LONG)
+
+
+def test_only_open_hours_count():
+    before_the_bell = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)
+    bell = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+    assert find_silent(["AAPL"], {}, before_the_bell, bell + LONG / 2) == {}
+    assert find_silent(["AAPL"], {}, before_the_bell, bell + LONG) == {"AAPL": SILENT_S}
+
+
+def test_a_silent_ticker_is_reported_once_until_it_trades():
+    vigil, first = StalenessRules(), OPEN + LONG
+    traded = dict.fromkeys(("AAPL", "IBM"), first + LONG / 2)
+    told = [
+        vigil.check_silence(find_silent(tickers, last_trades, OPEN, now))
+        for tickers, last_trades, now in (
+            (["AAPL"], {}, first),
+            (["AAPL", "IBM"], {"IBM": first}, first + LONG / 2),
+            (["AAPL", "IBM"], traded, first + LONG),
+            (["AAPL"], traded, first + 1.5 * LONG),
+        )
+    ]
+    silent = ["no AAPL trades for 15 minutes of market hours"]
+    assert told == [silent, [], [], silent]

@@ -20,7 +20,7 @@ from stocktrace import cli
 from stocktrace.errors import ChangeTimeout, SessionNotRunning
 from stocktrace.live import ticker_requests
 from stocktrace.live.control import CaptureControl, ChangeAction, ChangeRequest
-from stocktrace.live.staleness import SILENT_S, StalenessMonitor
+from stocktrace.live.health import SILENT_S, StalenessMonitor
 from stocktrace.live.ticker_requests import ChangeInbox, ChangeOutcome, request_change
 from stocktrace.query.coverage import read_coverage
 from stocktrace.sessions import catalog

@@ -17,7 +17,7 @@ from stocktrace.errors import StocktraceError
 from stocktrace.feed.handshake import Dialer
 from stocktrace.feed.socket import BatchSocket
 from stocktrace.intervals import CONNECTING
-from stocktrace.live.staleness import find_silent
+from stocktrace.live.health import find_silent
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
 from stocktrace.store.window import RollPolicy, utc_date
 from stocktrace.units import NS_PER_DAY

@@ -106,7 +106,7 @@ def test_04_connected_but_mute_is_flagged_per_ticker_without_a_storm(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Coins trade day and night, so that the test has no hours. A quarter of an hour is the default.
-    monkeypatch.setattr("stocktrace.live.staleness.SILENT_S", 0.5)
+    monkeypatch.setattr("stocktrace.live.health.SILENT_S", 0.5)
     monkeypatch.setattr("stocktrace.live.session.STALENESS_INTERVAL_S", 0.05)
     tickers = ["BINANCE:BTCUSDT", "BINANCE:ETHUSDT"]
 
