@@ -24,7 +24,7 @@ from stocktrace.errors import (
 )
 from stocktrace.importing.column_mapping import ColumnMapping
 from stocktrace.live.api import capture
-from stocktrace.live.metrics_server import serve_metrics
+from stocktrace.live.metrics import serve_metrics
 from stocktrace.live.session import chain_failure
 from stocktrace.maintenance.requeue import requeue_rows
 from stocktrace.settings import Settings

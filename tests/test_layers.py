@@ -70,7 +70,7 @@ IMPORTERS = {
     "cyclopts": {"cli", "flows"},
     "exchange_calendars": {"calendar"},
     "rich": {"cli"},
-    "prometheus_client": {"live.metrics", "live.metrics_server"},
+    "prometheus_client": {"live.metrics"},
     "prefect": {"flows"},
     "yaml": {"flows.serve"},
 }  # fmt: skip
@@ -79,7 +79,7 @@ IMPORTERS = {
 THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread", "ProcessPoolExecutor"}
 THREAD_STARTERS = {
     "feed.client", "feed.handshake", "importing.jobs", "live.session", "live.api",
-    "live.metrics_server", "cli", "simulator", "flows", "store.outbox", "store.files",
+    "live.metrics", "cli", "simulator", "flows", "store.outbox", "store.files",
 }  # fmt: skip
 
 

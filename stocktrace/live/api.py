@@ -112,7 +112,7 @@ def _serve_metrics(
     if settings.metrics == OFF:
         return contextlib.nullcontext(lambda _: None)
 
-    from stocktrace.live.metrics_server import serve_metrics
+    from stocktrace.live.metrics import serve_metrics
 
     return serve_metrics(settings, clock)
 

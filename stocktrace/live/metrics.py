@@ -1,29 +1,48 @@
-"""A capture's status as Prometheus metrics, computed at each scrape.
+"""A capture's status as Prometheus metrics, served over HTTP: ``/metrics`` and ``/healthz``.
 
-The capture only stores its newest status here, twice a second. Counters begin at 0 with each
-session, which Prometheus treats like a restart of the process.
+The capture only stores its newest status here, twice a second; metrics are computed at each scrape.
+Counters begin at 0 with each session, which Prometheus treats like a restart of the process.
+``/healthz`` is 200 without problems and 503 with problems, which its body lists. The address is
+bound before the capture begins, and separate threads answer.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
+import socket
+import socketserver
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import ThreadingHTTPServer
 from operator import attrgetter
+from typing import Any
+from urllib.parse import urlsplit
 
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric, MetricsHandler, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from stocktrace._version import __version__
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.live.health import PROBLEM_KINDS, HealthInput, Problem, find_problems
+from stocktrace.errors import SettingsError, StocktraceError, usage_or
+from stocktrace.live.health import PROBLEM_KINDS, HealthInput, find_problems
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
 from stocktrace.store import files
 from stocktrace.units import MS_PER_SECOND, NS_PER_SECOND, utc_datetime
 
+log = logging.getLogger(__name__)
+
 #: With more tickers only the totals are exported: each ticker is four time series of the server.
 MAX_TICKERS = 500
+# How long a client may take to send its request, or to read the answer.
+_CLIENT_TIMEOUT_S = 10.0
+# A capture that takes over the key waits for the end of this, too.
+_POLL_INTERVAL_S = 0.1
 
 _Value = Callable[[CaptureStatus], float]
 # Names without their prefix; Prometheus' client adds "_total" to those of counters.
@@ -60,15 +79,6 @@ _FRAMES = {"trade": "trade_frames", "control": "control", "undecodable": "undeco
 _QUANTILES = {"0.5": "p50", "0.99": "p99", "1": "max"}
 
 
-@dataclass(frozen=True, slots=True)
-class _LatestStatus:
-    """A status, and when it was stored (monotonic seconds)."""
-
-    status: CaptureStatus
-    stored_at: float
-    disconnected_s: float
-
-
 class Metrics(Collector):
     """Called with each status of a capture; collected from any thread."""
 
@@ -76,44 +86,38 @@ class Metrics(Collector):
         self._settings = settings
         self._clock = clock
         self._connected_s = 0.0
-        self._latest: _LatestStatus | None = None
+        #: The newest status, when it was stored (monotonic), and the seconds since the disconnect.
+        self._latest: tuple[CaptureStatus, float, float] | None = None
 
     def __call__(self, status: CaptureStatus) -> None:
         """Store the newest status."""
         if status.connected:
             self._connected_s = status.elapsed_s
         # One assignment: other threads see all of the old status or all of the new one.
-        self._latest = _LatestStatus(
-            status, self._clock.monotonic(), status.elapsed_s - self._connected_s
-        )
+        self._latest = (status, self._clock.monotonic(), status.elapsed_s - self._connected_s)
 
-    @property
-    def session(self) -> str:
-        """The session's name; empty before it begins."""
-        return self._latest.status.session if self._latest else ""
-
-    def problems(self) -> list[Problem] | None:
-        """Return the problems of the capture; ``None`` if it has not begun."""
+    def health_input(self) -> HealthInput | None:
+        """Return everything known of the capture now; ``None`` if it has not begun."""
         latest = self._latest
         if latest is None:
             return None
-        capture = HealthInput(
-            latest.status,
+        status, stored_at, disconnected_s = latest
+        return HealthInput(
+            status,
             utc_datetime(self._clock.wall()),
-            self._age_s(latest),
-            latest.disconnected_s,
-            self._free_bytes(),
+            self._clock.monotonic() - stored_at,
+            disconnected_s,
+            files.free_bytes(self._settings.data_dir),
             self._settings.min_free_space,
             self._settings.flush_interval,
         )
-        return list(find_problems(capture))
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; none before the capture begins."""
-        latest = self._latest
-        if latest is None:
+        capture = self.health_input()
+        if capture is None:
             return
-        status = latest.status
+        status = capture.status
         info = InfoMetricFamily("stocktrace_session", "The session and who records it.")
         info.add_metric([], {"session": status.session, "version": __version__})
         yield info
@@ -122,13 +126,13 @@ class Metrics(Collector):
         for name, (text, value) in _GAUGES.items():
             yield GaugeMetricFamily(f"stocktrace_{name}", text, value(status))
         for name, text, figure in (
-            ("status_age_seconds", "Age of these figures.", self._age_s(latest)),
-            ("disconnected_seconds", "Seconds since the disconnect.", latest.disconnected_s),
-            ("disk_free_bytes", "Free space for the data folder.", self._free_bytes()),
-            ("disk_min_free_bytes", "The capture ends below it.", self._settings.min_free_space),
+            ("status_age_seconds", "Age of these figures.", capture.status_age_s),
+            ("disconnected_seconds", "Seconds since the disconnect.", capture.disconnected_s),
+            ("disk_free_bytes", "Free space for the data folder.", capture.free_bytes),
+            ("disk_min_free_bytes", "The capture ends below it.", capture.min_free_space),
         ):
             yield GaugeMetricFamily(f"stocktrace_{name}", text, figure)
-        kinds = [problem.kind for problem in self.problems() or ()]
+        kinds = [problem.kind for problem in find_problems(capture)]
         counts: dict[str, float] = {kind: kinds.count(kind) for kind in PROBLEM_KINDS}
         text = "Problems that /healthz reports, by kind."
         yield _labelled(GaugeMetricFamily, "problems", text, "kind", counts)
@@ -140,12 +144,6 @@ class Metrics(Collector):
         yield _labelled(GaugeMetricFamily, "session_lag_seconds", text, "quantile", lags)
         if len(status.tickers) <= MAX_TICKERS:
             yield from _per_ticker(status)
-
-    def _age_s(self, latest: _LatestStatus) -> float:
-        return self._clock.monotonic() - latest.stored_at
-
-    def _free_bytes(self) -> int:
-        return files.free_bytes(self._settings.data_dir)
 
 
 def _per_ticker(status: CaptureStatus) -> Iterator[Metric]:
@@ -181,3 +179,103 @@ def _labelled(
     for key, value in values.items():
         family.add_metric([key], value)
     return family
+
+
+@contextlib.contextmanager
+def serve_metrics(
+    settings: Settings, clock: Clock = SYSTEM_CLOCK
+) -> Iterator[Callable[[CaptureStatus], None]]:
+    """Serve at the address in ``settings.metrics``; yield what to call with each status.
+
+    Raises:
+        SettingsError: the address cannot be bound.
+    """
+    metrics = Metrics(settings, clock)
+    with _bind(settings.metrics, metrics) as server:
+        # A daemon: a client that hangs must not hold up the process's end.
+        thread = threading.Thread(
+            target=server.serve_forever,
+            args=(_POLL_INTERVAL_S,),
+            name="stocktrace-metrics",
+            daemon=True,
+        )
+        thread.start()
+        log.info("metrics at %s/metrics, health at %s/healthz", server.url, server.url)
+        try:
+            yield metrics
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _bind(address: str, metrics: Metrics) -> _MetricsServer:
+    parts = urlsplit(f"//{address}")
+    try:
+        family, _, _, _, host_port = socket.getaddrinfo(
+            parts.hostname, parts.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return _MetricsServer(family, host_port, metrics)
+    except OSError as error:
+        raise usage_or(StocktraceError, error, SettingsError)(
+            f"--metrics: Cannot listen on {address} ({error.strerror}). "
+            "Choose another port, or off."
+        ) from error
+
+
+class _MetricsServer(ThreadingHTTPServer):
+    """Answers each request on its own thread, which ends with the process."""
+
+    def __init__(self, family: int, host_port: Any, metrics: Metrics) -> None:
+        self.address_family = family  # read by the socket that the next line makes
+        super().__init__(host_port, _Handler)
+        self.metrics = metrics
+        self.registry = CollectorRegistry()
+        self.registry.register(metrics)
+        ProcessCollector(registry=self.registry)
+
+    def server_bind(self) -> None:
+        """Bind without looking up the host's name, which could delay the capture."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        host = f"[{self.server_name}]" if ":" in self.server_name else self.server_name
+        return f"http://{host}:{self.server_port}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - theirs
+        """Log a failed request, but not a client that disconnected."""
+        error = sys.exception()
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            log.warning("a request for metrics failed: %s: %s", type(error).__name__, error)
+
+
+class _Handler(MetricsHandler):
+    server: _MetricsServer
+    timeout = _CLIENT_TIMEOUT_S
+
+    def do_GET(self) -> None:  # noqa: N802 - the base class calls it so
+        """Answer a request."""
+        path = urlsplit(self.path).path
+        if path == "/metrics":
+            self.registry = self.server.registry
+            super().do_GET()
+        elif path in ("/healthz", "/health"):
+            self._send_health()
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND, explain="Request /metrics or /healthz.")
+
+    def _send_health(self) -> None:
+        capture = self.server.metrics.health_input()
+        session, problems = "", ["the capture has not begun"]
+        if capture is not None:
+            session = capture.status.session
+            problems = [problem.sentence for problem in find_problems(capture)]
+        health = {"healthy": not problems, "session": session, "problems": problems}
+        body = json.dumps(health).encode()
+        self.send_response(HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stocktrace.clock import Clock
 from stocktrace.errors import SettingsError
-from stocktrace.live.metrics import MAX_TICKERS, Metrics
-from stocktrace.live.metrics_server import serve_metrics
+from stocktrace.live.health import find_problems
+from stocktrace.live.metrics import MAX_TICKERS, Metrics, serve_metrics
 from stocktrace.sessions.report import LagReport
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
@@ -137,7 +137,7 @@ def test_every_figure_of_the_status_is_a_metric(settings: Settings) -> None:
 def test_a_capture_that_has_not_begun_has_no_metrics(settings: Settings) -> None:
     metrics = Metrics(settings)
     assert scraped(metrics) == {}
-    assert metrics.problems() is None
+    assert metrics.health_input() is None
 
 
 def test_with_very_many_tickers_only_the_totals_are_exported(settings: Settings) -> None:
@@ -169,7 +169,9 @@ def test_a_capture_without_a_new_status_is_stalled(settings: Settings) -> None:
     metrics(busy())
     now[0] = 60.0
     assert scraped(metrics)["stocktrace_status_age_seconds", ""] == 60.0
-    assert [problem.kind for problem in metrics.problems() or ()] == ["stalled"]
+    capture = metrics.health_input()
+    assert capture is not None
+    assert [problem.kind for problem in find_problems(capture)] == ["stalled"]
 
 
 # --- over HTTP -------------------------------------------------------------------------------
