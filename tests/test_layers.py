@@ -43,7 +43,7 @@ IMPORTERS = {
         "feed.rest",
         "sessions.report",
         "sessions.status",
-        "live.ticker_requests",
+        "live.ticker_changes",
         "query.export",
         "dashboard",
         "cli",

@@ -18,7 +18,7 @@ from stocktrace.units import parse_duration
 
 if TYPE_CHECKING:
     from stocktrace.live.control import ChangeAction, ChangeRequest
-    from stocktrace.live.ticker_requests import ChangeOutcome
+    from stocktrace.live.ticker_changes import ChangeOutcome
 
 SessionFlag = Annotated[
     SessionId | None,
@@ -121,7 +121,7 @@ def _change(action: ChangeAction, tickers: Sequence[str], flags: ChangeFlags) ->
     layout = open_layout(flags.data_dir)
 
     from stocktrace.live.control import ChangeRequest
-    from stocktrace.live.ticker_requests import request_change
+    from stocktrace.live.ticker_changes import request_change
     from stocktrace.sessions.catalog import find_running_capture
 
     running = find_running_capture(layout, flags.session)

@@ -30,8 +30,7 @@ from stocktrace.live.health import StalenessMonitor
 from stocktrace.live.key_lock import KeyHolder
 from stocktrace.live.publishing import Publisher, WindowPublishing
 from stocktrace.live.snapshot import StatusSnapshot
-from stocktrace.live.ticker_changes import TickerChanger
-from stocktrace.live.ticker_requests import open_inbox
+from stocktrace.live.ticker_changes import TickerChanger, open_inbox
 from stocktrace.live.tuning import keep_freed_memory, reduce_garbage_collection
 from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates

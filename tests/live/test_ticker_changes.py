@@ -18,10 +18,10 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.errors import ChangeTimeout, SessionNotRunning
-from stocktrace.live import ticker_requests
+from stocktrace.live import ticker_changes
 from stocktrace.live.control import CaptureControl, ChangeAction, ChangeRequest
 from stocktrace.live.health import SILENT_S, StalenessMonitor
-from stocktrace.live.ticker_requests import ChangeInbox, ChangeOutcome, request_change
+from stocktrace.live.ticker_changes import ChangeInbox, ChangeOutcome, request_change
 from stocktrace.query.coverage import read_coverage
 from stocktrace.sessions import catalog
 from stocktrace.sessions.report import SessionReport
@@ -55,7 +55,7 @@ def alive(layout: Layout, session: str = SESSION) -> Iterator[ChangeInbox]:
     """A session that holds its lock and takes what the test takes."""
     with (
         lock.hold_lock(layout.lock(session), {}),
-        ticker_requests.open_inbox(layout, session) as inbox,
+        ticker_changes.open_inbox(layout, session) as inbox,
     ):
         yield inbox
 
