@@ -55,7 +55,7 @@ IMPORTERS = {
     "zstandard": {"store.tape"},
     "pyarrow": {
         "store", "query", "feed.bulk_decoder", "dashboard.rows", "dashboard.tail", "importing",
-        "live.tuning", "backfill",
+        "live.api", "backfill",
     },
     "pandas": {"store", "query", "backfill.matching", "cli.output", "calendar"},
     "polars": {"query.trades"},

@@ -19,7 +19,7 @@ import contextlib
 import contextvars
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from stocktrace.clock import Clock, Deadline
@@ -31,7 +31,6 @@ from stocktrace.live.key_lock import KeyHolder
 from stocktrace.live.publishing import Publisher, WindowPublishing
 from stocktrace.live.snapshot import StatusSnapshot
 from stocktrace.live.ticker_changes import TickerChanger, open_inbox
-from stocktrace.live.tuning import keep_freed_memory, reduce_garbage_collection
 from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.feed_events import FeedEventRecorder, Mailbox
@@ -104,7 +103,12 @@ class CaptureSession:
         self._feed = FeedClient(settings, key, tickers, self._events, clock)
         if holder.waited_for:
             self._feed.set_gap_start(stamp, holder.waited_for)
-        self._recorder = Recorder(layout, self._intake, settings, self._post_sealed)
+        self._recorder = Recorder(
+            layout,
+            self._intake,
+            settings,
+            lambda sealed: self._mailbox.put(partial(self._on_sealed, sealed)),
+        )
         self._snapshot = StatusSnapshot(
             self._journal, self._intake, self._recorder, deadline, clock
         )
@@ -122,46 +126,36 @@ class CaptureSession:
     def __call__(
         self,
         publisher: Publisher,
-        on_status: Callable[[CaptureStatus], None],
+        listeners: Sequence[Callable[[CaptureStatus], None]],
         control: CaptureControl,
         connection: contextlib.ExitStack,
     ) -> SessionReport:
         """Capture until the deadline or until ``control`` stops it; publish; return the report.
 
-        ``connection`` is closed as soon as the feed has ended.
+        Each status is passed to ``listeners``. ``connection`` is closed as soon as the feed has
+        ended.
         """
-        self._connection = connection
-        with (
-            reduce_garbage_collection(),
-            keep_freed_memory(),
-            open_inbox(self._layout, self.report.session) as inbox,
-        ):
+        self._publishing = WindowPublishing(self._layout, publisher, self._journal)
+        self._listeners, self._control, self._connection = listeners, control, connection
+        with open_inbox(self._layout, self.report.session) as inbox:
             self._ticker_changer = TickerChanger(
                 inbox, control, self._feed, self._journal, self._intake, self._clock
             )
             try:
-                return self._capture(publisher, on_status, control)
+                return self._capture()
             finally:
                 self._status_file.write(self._snapshot())  # the last one stays
 
-    def _capture(
-        self,
-        publisher: Publisher,
-        on_status: Callable[[CaptureStatus], None],
-        control: CaptureControl,
-    ) -> SessionReport:
-        self._publishing = WindowPublishing(self._layout, publisher, self._journal)
-        report, journal = self.report, self._journal
+    def _capture(self) -> SessionReport:
+        report, journal, control = self.report, self._journal, self._control
         journal.audit("start", tickers=report.tickers, settings=report.settings)
         journal.save()
-        self._recording.start()
-        self._syncing.start()
-        self._feed.start()
-        self._recovering.start()
+        for thread in (self._recording, self._syncing, self._feed, self._recovering):
+            thread.start()
         try:
-            self._run_until_end(on_status, control)
+            self._run_until_end()
             self._snapshot.is_stopping = True
-            self._publish_status(on_status)
+            self._publish_status()
             # The report on disk says running until all is published: a kill leads to a recovery.
             state: SessionState = "interrupted" if control.stopping.is_set() else "complete"
             reason = control.reason or "its end time was reached"
@@ -170,13 +164,15 @@ class CaptureSession:
                 state, reason = "failed", f"not connected at the end: {journal.disconnect_reason}"
             self._publishing.collect_finished(wait=True)
             self._recovering.join()
-            self._raise_failures()
+            threads = (self._recording, self._syncing, self._recovering)
+            failures = (*(thread.failure for thread in threads), *self._failures)
+            self._raise_first(*failures, *self._publishing.failures)
             report.duplicates = count_session_duplicates(self._layout, report.session, report.dates)
         except BaseException as error:
-            state = "failed" if isinstance(error, Exception) else "interrupted"
-            reason = str(error) if isinstance(error, Exception) else "interrupted"
             # An interruption must be quick: sealed windows are published later.
             self._interrupted = not isinstance(error, Exception)
+            state = "interrupted" if self._interrupted else "failed"
+            reason = "interrupted" if self._interrupted else str(error)
             self._stop()
             self._publishing.collect_finished(wait=False)
             raise
@@ -187,45 +183,43 @@ class CaptureSession:
             journal.save()
         return report
 
-    # --- while it runs -----------------------------------------------------------------------
-
-    def _run_until_end(
-        self, on_status: Callable[[CaptureStatus], None], control: CaptureControl
-    ) -> None:
+    def _run_until_end(self) -> None:
         status_due = Deadline.after(0, self._clock)
         staleness_due = Deadline.after(STALENESS_INTERVAL_S, self._clock)
-        while not self._deadline.passed() and not control.stopping.is_set():
+        while not self._deadline.passed() and not self._control.stopping.is_set():
             if status_due.passed():
                 status_due = Deadline.after(STATUS_INTERVAL_S, self._clock)
                 self._raise_problems()
                 self._ticker_changer.apply_changes()
-                self._publish_status(on_status)
+                self._publish_status()
             if staleness_due.passed():
                 staleness_due = Deadline.after(STALENESS_INTERVAL_S, self._clock)
                 self._staleness.check(self._clock.wall())
-            try:
-                timeout = min(status_due.remaining(), self._deadline.remaining())
+            timeout = min(status_due.remaining(), self._deadline.remaining())
+            with contextlib.suppress(queue.Empty):
                 self._mailbox.get(timeout=timeout)()
-            except queue.Empty:
-                continue
 
     def _raise_problems(self) -> None:
         """Raise the failure of another thread, or that the disk is full."""
-        self._feed.raise_failure()
-        for thread in (self._recording, self._syncing):
-            if thread.failure is not None:
-                raise chain_failure(thread.failure)
+        self._raise_first(self._recording.failure, self._syncing.failure)
         self._publishing.collect_finished(wait=False)
         free = files.free_bytes(self._layout.root)
         if free < self._settings.min_free_space:
             raise DiskFull(self._layout.root, free)
 
-    def _publish_status(self, on_status: Callable[[CaptureStatus], None]) -> None:
-        """Write the status file, and call the listener of this process."""
+    def _raise_first(self, *failures: BaseException | None) -> None:
+        self._feed.raise_failure()
+        for failure in failures:
+            if failure is not None:
+                raise chain_failure(failure)
+
+    def _publish_status(self) -> None:
+        """Write the status file for other processes, and call the listeners of this one."""
         status = self._snapshot()
         if sentence := self._status_file.write(status):
             self._journal.on_notice(sentence)
-        on_status(status)
+        for listener in self._listeners:
+            listener(status)
 
     def _wake(self) -> None:
         self._mailbox.put(lambda: None)
@@ -238,15 +232,10 @@ class CaptureSession:
                 return  # the recorder has sealed the last one
             tape.sync()
 
-    def _post_sealed(self, sealed: SealedWindow) -> None:
-        self._mailbox.put(partial(self._on_sealed, sealed))
-
     def _on_sealed(self, sealed: SealedWindow) -> None:
         self._journal.window_sealed(sealed)
         if not self._interrupted:
             self._publishing.publish(sealed)
-
-    # --- the end -----------------------------------------------------------------------------
 
     def _stop(self) -> None:
         """End feed, recorder, sync and mailbox, in this order, each under a deadline; only once."""
@@ -263,11 +252,9 @@ class CaptureSession:
         self._recording.join(STOP_RECORDER_TIMEOUT_S)
         self._ended.set()
         self._syncing.join(STOP_FEED_TIMEOUT_S)
-        while True:
-            try:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 self._mailbox.get_nowait()()
-            except queue.Empty:
-                break
         if self._recording.is_alive():
             self._failures.append(
                 StoreError(
@@ -277,12 +264,11 @@ class CaptureSession:
             )
 
     def _abandon_feed(self) -> None:
-        if self._feed.state is FeedState.CONNECTING:
-            sentence = (
-                f"The feed did not end within {STOP_FEED_TIMEOUT_S:g} s while it was connecting. "
-                "Everything received is recorded."
-            )
-        else:
+        sentence = (
+            f"The feed did not end within {STOP_FEED_TIMEOUT_S:g} s while it was connecting. "
+            "Everything received is recorded."
+        )
+        if self._feed.state is not FeedState.CONNECTING:
             self._intake.spill()
             sentence = (
                 "The feed did not end in time. The trades that it still held were rebuilt from the "
@@ -316,14 +302,6 @@ class CaptureSession:
                 self._end_is_marked = self._feed.ended_at > 0
             except Exception as error:  # noqa: BLE001 - raised when all threads have ended
                 self._failures.append(error)
-
-    def _raise_failures(self) -> None:
-        self._feed.raise_failure()
-        threads = (self._recording, self._syncing, self._recovering)
-        failures = (*(thread.failure for thread in threads), *self._failures)
-        for failure in (*failures, *self._publishing.failures):
-            if failure is not None:
-                raise chain_failure(failure)
 
 
 def chain_failure(failure: BaseException) -> StocktraceError:
