@@ -43,6 +43,7 @@ IMPORTERS = {
         "feed.rest",
         "sessions.report",
         "sessions.status",
+        "live.key_lock",
         "live.ticker_changes",
         "query.export",
         "dashboard",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from stocktrace.clock import Clock, Deadline
 from stocktrace.errors import KeyInUse
@@ -74,30 +75,28 @@ def key_lock_path(key: str, url: str) -> Path:
     return Path(tempfile.gettempdir()) / f"stocktrace-{key_id(key, url)}.lock"
 
 
+class _Holder(msgspec.Struct):
+    """The contents of the lock's file, as ``lock.write_holder`` writes them."""
+
+    session: str
+    pid: int
+    ended: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyLock:
     """This host's lock for a key, while it is held.
 
     ``last_disconnect`` is when the last holder ended its connection (epoch ns), if it said so.
     """
 
-    def __init__(self, path: Path, session: str) -> None:
-        self._descriptor = lock.open_lock_file(path)
-        self._facts = {"session": session}
-        try:
-            lock.lock_exclusively(self._descriptor)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        self.last_disconnect = _read_last_disconnect(path)
-        lock.write_holder(self._descriptor, self._facts)
+    descriptor: int
+    session: str
+    last_disconnect: int | None
 
     def record_disconnect(self, stamp: int) -> None:
         """Record for the next holder when the connection ended (epoch ns)."""
-        lock.write_holder(self._descriptor, {**self._facts, "ended": str(stamp)})
-
-    def release(self) -> None:
-        """Release the lock."""
-        os.close(self._descriptor)
+        lock.write_holder(self.descriptor, {"session": self.session, "ended": str(stamp)})
 
 
 @contextlib.contextmanager
@@ -108,26 +107,23 @@ def acquire_key_lock(key: str, url: str, session: str) -> Iterator[KeyLock]:
         KeyInUse: a running capture holds it.
     """
     path = key_lock_path(key, url)
+    descriptor = lock.open_lock_file(path)
     try:
-        key_lock = KeyLock(path, session)
-    except BlockingIOError:
-        raise KeyInUse(_describe_holder(path)) from None
-    try:
-        yield key_lock
+        try:
+            lock.lock_exclusively(descriptor)
+        except BlockingIOError:
+            holder = _read_holder(path)
+            known = holder and f"session {holder.session}, process {holder.pid}"
+            raise KeyInUse(known or "its process is not known") from None
+        last = _read_holder(path)
+        lock.write_holder(descriptor, {"session": session})
+        yield KeyLock(descriptor, session, last.ended if last else None)
     finally:
-        key_lock.release()
+        os.close(descriptor)
 
 
-def _read_last_disconnect(path: Path) -> int | None:
+def _read_holder(path: Path) -> _Holder | None:
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["ended"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return msgspec.json.decode(path.read_bytes(), type=_Holder, strict=False)
+    except (OSError, ValueError):
         return None
-
-
-def _describe_holder(path: Path) -> str:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        return f"session {facts['session']}, process {facts['pid']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its process is not known"
