@@ -45,9 +45,6 @@ _WAITING_STATES = {"SCHEDULED", "PENDING"}
 _ENDED_STATES = {"COMPLETED", "CANCELLED", *FAILED_STATES}
 
 
-# --- splitting -------------------------------------------------------------------------------
-
-
 @dataclass(slots=True)
 class Shard:
     """The tickers of one key, and their expected trades a second."""
@@ -130,9 +127,6 @@ def spread_tickers(
     return added, without_room
 
 
-# --- taking over -----------------------------------------------------------------------------
-
-
 @dataclass(slots=True)
 class ShardRun:
     """A shard and the run that captures it, which has an id once the server has answered.
@@ -152,7 +146,7 @@ class ShardRun:
 
     @property
     def has_ended(self) -> bool:
-        """Return whether the run has ended, in whatever state."""
+        """Return whether the run has ended, in any state."""
         return self.state in _ENDED_STATES
 
 
@@ -201,20 +195,19 @@ class Fleet:
         The tickers of a failed run are reassigned, and those that any ended run was not sent.
         """
         run.state = state
-        failed = state in FAILED_STATES
-        orphans = run.shard.tickers if failed else run.unsent if run.has_ended else []
-        if orphans and self.remaining_s > _MIN_REMAINING_S:
-            self._reassign(run, orphans, alive_at)
-        elif run.has_ended and run.unsent:
-            self._abandon(run, run.unsent, alive_at)
-
-    def _reassign(self, lost: ShardRun, orphans: list[str], alive_at: int) -> None:
-        """Move tickers to running shards with room, and the rest to a new shard.
-
-        A shard that replaces a failed one gets no successor: whatever ended it would end that, too.
-        """
+        if not run.has_ended:
+            return
+        is_worth_it = self.remaining_s > _MIN_REMAINING_S
+        orphans = run.shard.tickers if is_worth_it and state in FAILED_STATES else run.unsent
         for ticker in orphans:
             self.lost_at.setdefault(ticker, alive_at)
+        if is_worth_it and orphans:
+            self._reassign(run, orphans)
+        elif orphans:
+            self._abandon(run, orphans)
+
+    def _reassign(self, lost: ShardRun, orphans: list[str]) -> None:
+        """Move tickers to running shards with room, and the rest to a new shard."""
         running = [run for run in self.runs if run.state == "RUNNING"]
         shards, shard = [run.shard for run in running], lost.shard
         reassigned, without_room = spread_tickers(orphans, shards, self.rates, self.limit)
@@ -227,27 +220,23 @@ class Fleet:
                 count = count_of(len(tickers), "ticker")
                 log.warning("shard %s is lost: %s takes %s", lost.name, heir.name, count)
         if without_room and lost.restarted:
-            self._abandon(lost, without_room, alive_at)
+            # Whatever ended a shard that replaced a failed one would end its successor, too.
+            self._abandon(lost, without_room)
         elif without_room:
             count = count_of(len(without_room), "ticker")
             log.warning("shard %s is lost: a new run takes %s", lost.name, count)
             (successor,) = split_tickers(without_room, 1, self.rates, self.limit)
             self.add(lost.deployment, successor, restarted=True)
 
-    def _abandon(self, run: ShardRun, tickers: list[str], alive_at: int) -> None:
-        for ticker in tickers:
-            self.lost_at.setdefault(ticker, alive_at)
+    def _abandon(self, run: ShardRun, tickers: list[str]) -> None:
         self.abandoned |= set(tickers)
         log.error("shard %s is lost: no other shard takes %s", run.name, " ".join(tickers))
-
-
-# --- the coverage of the lake ----------------------------------------------------------------
 
 
 def write_uncovered_gaps(
     lake: str, session: str, lost_at: Mapping[str, int], end: int, reason: str
 ) -> int:
-    """Write the time in which tickers of lost shards were not captured into a lake's coverage.
+    """Write when tickers of lost shards were not captured into a lake's coverage; count the gaps.
 
     Args:
         lake: Its URL.
@@ -255,9 +244,6 @@ def write_uncovered_gaps(
         lost_at: When each ticker was certainly captured last (epoch ns).
         end: When the fleet ended (epoch ns).
         reason: The reason of the gaps.
-
-    Returns:
-        The number of gaps.
 
     Raises:
         LakeError: the lake cannot be used.

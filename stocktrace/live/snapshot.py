@@ -14,7 +14,7 @@ from stocktrace.latency import LatencyHistogram
 from stocktrace.record.intake import Intake
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.recorder import Recorder
-from stocktrace.sessions.report import Books, GapReport, LagReport, SessionReport
+from stocktrace.sessions.report import Books, LagReport, SessionReport
 from stocktrace.sessions.status import CaptureStatus, ConnectionState
 from stocktrace.units import utc_datetime
 
@@ -34,9 +34,6 @@ class StatusSnapshot:
     #: Whether the feed has ended or is ending.
     is_stopping: bool = False
     _began: float = field(init=False)
-    _gaps: list[GapReport] = field(default_factory=list)
-    _gap_s: float = 0.0
-    _outages: list[GapReport] = field(default_factory=list)
     _recorded: int = 0
     #: Only its frames are read.
     _frames: Books = field(default_factory=Books)
@@ -54,7 +51,7 @@ class StatusSnapshot:
         received = dict(intake.received)
         backlog = intake.pending_rows
         self._count()
-        self._count_gaps()
+        outages = report.outages
         rolled = len(report.windows.keys() | set(report.unpublished))
         return CaptureStatus(
             session=report.session,
@@ -74,10 +71,10 @@ class StatusSnapshot:
             quarantined=self._refused.total(),
             quarantined_by_ticker=dict(self._refused),
             queued={name: queue.rows for name, queue in intake.queues.copy().items() if queue.rows},
-            gaps=len(self._gaps),
-            gap_s=self._gap_s,
-            outages=len(self._outages),
-            last_outage=self._outages[-1] if self._outages else None,
+            gaps=len(report.gaps),
+            gap_s=report.gap_s,
+            outages=len(outages),
+            last_outage=outages[-1] if outages else None,
             latency=LagReport.of(self._latency()),
             trade_frames=self._frames.trade_frames,
             control=self._frames.control,
@@ -104,22 +101,13 @@ class StatusSnapshot:
             return "connected"
         return "reconnecting" if report.reconnects else "connecting"
 
-    def _count_gaps(self) -> None:
-        report = self.journal.report
-        if report.gaps is not self._gaps:  # each gap makes a new list
-            self._gaps = report.gaps
-            self._gap_s, self._outages = report.gap_s, report.outages
-
     def _count(self) -> None:
-        """Update the counts, of windows in the books and of open ones.
-
-        Between its end and its entry in the books, a window is in neither. Counts never decrease,
-        so the last one is kept until then.
-        """
+        # Between its end and its entry in the books, a window is in neither. Counts never decrease,
+        # so the last one is kept until then.
         report = self.journal.report
         recorded = report.books.recorded
-        books = Books()
         windows = list(self.intake.windows)
+        books = Books()
         for part in (report.books, *(window.counts.books for window in windows)):
             books.add(part)
         self._frames = max(self._frames, books, key=lambda each: each.frames)
@@ -139,7 +127,6 @@ class StatusSnapshot:
         self._spilled = max(self._spilled, sum(map(len, spilled.values())))
 
     def _latency(self) -> LatencyHistogram:
-        """Return the latency of the session so far."""
         latency = LatencyHistogram()
         latency.merge(self.recorder.lags)
         if writer := self.recorder.writer:
