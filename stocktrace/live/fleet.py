@@ -236,14 +236,10 @@ class Fleet:
 def write_uncovered_gaps(
     lake: str, session: str, lost_at: Mapping[str, int], end: int, reason: str
 ) -> int:
-    """Write when tickers of lost shards were not captured into a lake's coverage; count the gaps.
+    """Write the time in which tickers were not captured into a lake's coverage; count the gaps.
 
-    Args:
-        lake: Its URL.
-        session: The name of the coverage. Writing it again replaces it.
-        lost_at: When each ticker was certainly captured last (epoch ns).
-        end: When the fleet ended (epoch ns).
-        reason: The reason of the gaps.
+    ``lost_at`` says when each ticker was certainly captured last, and ``end`` when the fleet ended
+    (epoch ns). ``session`` names the coverage: writing it again replaces it.
 
     Raises:
         LakeError: the lake cannot be used.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from stocktrace.calendar import market_of, open_seconds
 from stocktrace.record.intake import Intake
@@ -36,8 +36,7 @@ LATE_MS = 60_000.0
 SILENT_S = 900.0
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """A problem, for a program and for a person."""
 
     kind: ProblemKind
@@ -115,38 +114,26 @@ def _silence_warning(ticker: str, seconds: float) -> str:
 
 
 @dataclass(slots=True)
-class StalenessRules:
-    """Reports each problem once, and again only after it has ended."""
-
-    _late: bool = False
-    _silent: set[str] = field(default_factory=set)
-
-    def check_lag(self, latest_ms: float) -> list[str]:
-        """Return a sentence when trades begin to arrive late (ms after the exchange's time)."""
-        was_late, self._late = self._late, latest_ms > (LATE_MS / 2 if self._late else LATE_MS)
-        return [_lag_warning(latest_ms)] if self._late and not was_late else []
-
-    def check_silence(self, silent: Mapping[str, float]) -> list[str]:
-        """Return a sentence for each newly silent ticker, of those that ``find_silent`` found."""
-        added = [ticker for ticker in silent if ticker not in self._silent]
-        self._silent = set(silent)
-        return [_silence_warning(ticker, silent[ticker]) for ticker in added]
-
-
-@dataclass(frozen=True, slots=True)
 class StalenessMonitor:
-    """Applies the rules to a running capture, and records notices; one thread."""
+    """Records each problem once, and again only after it has ended; one thread."""
 
     journal: SessionJournal
     intake: Intake
     recorder: Recorder
-    rules: StalenessRules = field(default_factory=StalenessRules)
+    _late: bool = False
+    _silent: set[str] = field(default_factory=set)
 
     def check(self, stamp: int) -> None:
         """Record the problems that are new at ``stamp`` (epoch ns)."""
-        lag = self.rules.check_lag(self.recorder.latest_lag_ms)
-        for sentence in lag + self.rules.check_silence(self.silent_tickers(stamp)):
-            self.journal.on_notice(sentence)
+        lag_ms, was_late = self.recorder.latest_lag_ms, self._late
+        self._late = lag_ms > (LATE_MS / 2 if was_late else LATE_MS)
+        if self._late and not was_late:
+            self.journal.on_notice(_lag_warning(lag_ms))
+        silent = self.silent_tickers(stamp)
+        for ticker, seconds in silent.items():
+            if ticker not in self._silent:
+                self.journal.on_notice(_silence_warning(ticker, seconds))
+        self._silent = set(silent)
 
     def silent_tickers(self, stamp: int) -> dict[str, float]:
         """Return the tickers that are silent at ``stamp`` (epoch ns), with the seconds.

@@ -45,6 +45,7 @@ _CLIENT_TIMEOUT_S = 10.0
 _POLL_INTERVAL_S = 0.1
 
 _Value = Callable[[CaptureStatus], float]
+_Family = type[CounterMetricFamily | GaugeMetricFamily]
 # Names without their prefix; Prometheus' client adds "_total" to those of counters.
 _COUNTERS: dict[str, tuple[str, _Value]] = {
     "trades": ("Trades received.", attrgetter("trades")),
@@ -75,6 +76,16 @@ _GAUGES: dict[str, tuple[str, _Value]] = {
         lambda status: status.lag_ms / MS_PER_SECOND,
     ),
 }
+_TICKER_METRICS: tuple[tuple[_Family, str, str, str], ...] = (
+    (CounterMetricFamily, "trades", "Trades received.", "per_ticker"),
+    (
+        CounterMetricFamily,
+        "quarantined",
+        "Trades that the schema refused.",
+        "quarantined_by_ticker",
+    ),
+    (GaugeMetricFamily, "queue_trades", "Trades that wait for the recorder.", "queued"),
+)
 _FRAMES = {"trade": "trade_frames", "control": "control", "undecodable": "undecodable"}
 _QUANTILES = {"0.5": "p50", "0.99": "p99", "1": "max"}
 
@@ -142,38 +153,24 @@ class Metrics(Collector):
         lags = {share: ms / MS_PER_SECOND for share, ms in quantiles.items() if ms is not None}
         text = "Lag of all trades of the session after the exchange's time."
         yield _labelled(GaugeMetricFamily, "session_lag_seconds", text, "quantile", lags)
-        if len(status.tickers) <= MAX_TICKERS:
-            yield from _per_ticker(status)
-
-
-def _per_ticker(status: CaptureStatus) -> Iterator[Metric]:
-    for kind, name, text, values in (
-        (CounterMetricFamily, "trades", "Trades received.", status.per_ticker),
-        (
-            CounterMetricFamily,
-            "quarantined",
-            "Trades that the schema refused.",
-            status.quarantined_by_ticker,
-        ),
-        (GaugeMetricFamily, "queue_trades", "Trades that wait for the recorder.", status.queued),
-    ):
-        counts = {ticker: values.get(ticker, 0) for ticker in status.tickers}
-        yield _labelled(kind, f"ticker_{name}", text, "ticker", counts)
-    yield _labelled(
-        GaugeMetricFamily,
-        "ticker_last_trade_timestamp_seconds",
-        "When the last trade was received; missing before the first.",
-        "ticker",
-        {name: status.last[name] / NS_PER_SECOND for name in status.tickers if name in status.last},
-    )
+        if len(status.tickers) > MAX_TICKERS:
+            return
+        for kind, name, text, field in _TICKER_METRICS:
+            values = getattr(status, field)
+            counts = {ticker: values.get(ticker, 0) for ticker in status.tickers}
+            yield _labelled(kind, f"ticker_{name}", text, "ticker", counts)
+        times = {name: status.last[name] for name in status.tickers if name in status.last}
+        yield _labelled(
+            GaugeMetricFamily,
+            "ticker_last_trade_timestamp_seconds",
+            "When the last trade was received; missing before the first.",
+            "ticker",
+            {name: stamp / NS_PER_SECOND for name, stamp in times.items()},
+        )
 
 
 def _labelled(
-    kind: type[CounterMetricFamily | GaugeMetricFamily],
-    name: str,
-    text: str,
-    label: str,
-    values: Mapping[str, float],
+    kind: _Family, name: str, text: str, label: str, values: Mapping[str, float]
 ) -> Metric:
     family = kind(f"stocktrace_{name}", text, labels=[label])
     for key, value in values.items():
@@ -191,7 +188,7 @@ def serve_metrics(
         SettingsError: the address cannot be bound.
     """
     metrics = Metrics(settings, clock)
-    with _bind(settings.metrics, metrics) as server:
+    with _MetricsServer(settings.metrics, metrics) as server:
         # A daemon: a client that hangs must not hold up the process's end.
         thread = threading.Thread(
             target=server.serve_forever,
@@ -208,26 +205,22 @@ def serve_metrics(
             thread.join()
 
 
-def _bind(address: str, metrics: Metrics) -> _MetricsServer:
-    parts = urlsplit(f"//{address}")
-    try:
-        family, _, _, _, host_port = socket.getaddrinfo(
-            parts.hostname, parts.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return _MetricsServer(family, host_port, metrics)
-    except OSError as error:
-        raise usage_or(StocktraceError, error, SettingsError)(
-            f"--metrics: Cannot listen on {address} ({error.strerror}). "
-            "Choose another port, or off."
-        ) from error
-
-
 class _MetricsServer(ThreadingHTTPServer):
     """Answers each request on its own thread, which ends with the process."""
 
-    def __init__(self, family: int, host_port: Any, metrics: Metrics) -> None:
-        self.address_family = family  # read by the socket that the next line makes
-        super().__init__(host_port, _Handler)
+    def __init__(self, address: str, metrics: Metrics) -> None:
+        parts = urlsplit(f"//{address}")
+        try:
+            # The family is read by the socket that the base class makes.
+            self.address_family, _, _, _, host_port = socket.getaddrinfo(
+                parts.hostname, parts.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            super().__init__(host_port, _Handler)  # type: ignore[arg-type]
+        except OSError as error:
+            raise usage_or(StocktraceError, error, SettingsError)(
+                f"--metrics: Cannot listen on {address} ({error.strerror}). "
+                "Choose another port, or off."
+            ) from error
         self.metrics = metrics
         self.registry = CollectorRegistry()
         self.registry.register(metrics)

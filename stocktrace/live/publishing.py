@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stocktrace.record.journal import SessionJournal
@@ -29,19 +30,21 @@ class Publisher(Protocol):
         """Begin to publish; see ``record.publish.publish_window``."""
 
 
+@dataclass(slots=True)
 class WindowPublishing:
     """Passes rolled windows to ``publisher`` and records the results; one thread."""
 
-    def __init__(self, layout: Layout, publisher: Publisher, journal: SessionJournal) -> None:
-        self._layout, self._publisher, self._journal = layout, publisher, journal
-        self._results: dict[str, PublishFuture] = {}
-        #: Why windows are not published.
-        self.failures: list[Exception] = []
+    layout: Layout
+    publisher: Publisher
+    journal: SessionJournal
+    #: Why windows are not published.
+    failures: list[Exception] = field(default_factory=list)
+    _results: dict[str, PublishFuture] = field(default_factory=dict)
 
     def publish(self, sealed: SealedWindow) -> None:
         """Begin to publish a window."""
         whole = not sealed.spilled
-        self._results[sealed.part.window] = self._publisher(self._layout, sealed.part, whole=whole)
+        self._results[sealed.part.window] = self.publisher(self.layout, sealed.part, whole=whole)
 
     def collect_finished(self, *, wait: bool) -> None:
         """Record the windows that have been published, or ``wait`` for all."""
@@ -53,12 +56,7 @@ class WindowPublishing:
                 published = future.result()
             except Exception as error:  # noqa: BLE001 - the capture continues, and then fails
                 self.failures.append(error)
-                self._journal.record(
-                    "failure",
-                    f"window {window} is not published: {error}",
-                    logging.ERROR,
-                    window=window,
-                    error=str(error),
-                )
-                continue
-            self._journal.window_published(published)
+                text = f"window {window} is not published: {error}"
+                self.journal.record("failure", text, logging.ERROR, window=window, error=str(error))
+            else:
+                self.journal.window_published(published)

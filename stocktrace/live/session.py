@@ -103,12 +103,7 @@ class CaptureSession:
         self._feed = FeedClient(settings, key, tickers, self._events, clock)
         if holder.waited_for:
             self._feed.set_gap_start(stamp, holder.waited_for)
-        self._recorder = Recorder(
-            layout,
-            self._intake,
-            settings,
-            lambda sealed: self._mailbox.put(partial(self._on_sealed, sealed)),
-        )
+        self._recorder = Recorder(layout, self._intake, settings, self._post_sealed)
         self._snapshot = StatusSnapshot(
             self._journal, self._intake, self._recorder, deadline, clock
         )
@@ -132,8 +127,7 @@ class CaptureSession:
     ) -> SessionReport:
         """Capture until the deadline or until ``control`` stops it; publish; return the report.
 
-        Each status is passed to ``listeners``. ``connection`` is closed as soon as the feed has
-        ended.
+        Each status goes to ``listeners``; ``connection`` is closed when the feed has ended.
         """
         self._publishing = WindowPublishing(self._layout, publisher, self._journal)
         self._listeners, self._control, self._connection = listeners, control, connection
@@ -232,6 +226,9 @@ class CaptureSession:
                 return  # the recorder has sealed the last one
             tape.sync()
 
+    def _post_sealed(self, sealed: SealedWindow) -> None:
+        self._mailbox.put(partial(self._on_sealed, sealed))
+
     def _on_sealed(self, sealed: SealedWindow) -> None:
         self._journal.window_sealed(sealed)
         if not self._interrupted:
@@ -295,7 +292,7 @@ class CaptureSession:
 
     def _mark_end(self) -> None:
         """Mark the end of the feed on the tape: coverage does not include the publishing."""
-        # Once, and only if the feed's thread has ended: nobody else writes to the tape then.
+        # Only if the feed's thread has ended: nobody else writes to the tape then.
         if self._feed.ended.is_set() and self._intake.windows and not self._end_is_marked:
             try:
                 self._events.on_ended(self._feed.ended_at)

@@ -52,6 +52,10 @@ class StatusSnapshot:
         backlog = intake.pending_rows
         self._count()
         outages = report.outages
+        latency = LatencyHistogram()
+        latency.merge(self.recorder.lags)
+        if writer := self.recorder.writer:
+            latency.merge(writer.lags)
         rolled = len(report.windows.keys() | set(report.unpublished))
         return CaptureStatus(
             session=report.session,
@@ -75,7 +79,7 @@ class StatusSnapshot:
             gap_s=report.gap_s,
             outages=len(outages),
             last_outage=outages[-1] if outages else None,
-            latency=LagReport.of(self._latency()),
+            latency=LagReport.of(latency),
             trade_frames=self._frames.trade_frames,
             control=self._frames.control,
             undecodable=self._frames.undecodable,
@@ -125,13 +129,6 @@ class StatusSnapshot:
         # For a moment a window is both sealed in the report and still open.
         spilled = report.spilled | {window.part.window: window.spilled for window in windows}
         self._spilled = max(self._spilled, sum(map(len, spilled.values())))
-
-    def _latency(self) -> LatencyHistogram:
-        latency = LatencyHistogram()
-        latency.merge(self.recorder.lags)
-        if writer := self.recorder.writer:
-            latency.merge(writer.lags)
-        return latency
 
     def _behind_s(self, now: float, written: int, received: int) -> float:
         """Return how long the oldest queued trade has waited, to half a second."""

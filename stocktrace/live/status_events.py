@@ -1,13 +1,6 @@
 """Events that the statuses of a capture add up to; Prefect's automations act on them.
 
-==============================  =============================================================
-``stocktrace.feed.gap``         a gap has ended: ``start``, ``end``, ``seconds``, ``reason``,
-                                ``tickers``; ``gaps`` ended since the last event
-``stocktrace.feed.reconnect``   connected again after a disconnect: ``reconnects`` so far,
-                                ``reason``
-``stocktrace.quarantine.burst`` many rows were refused in a minute: ``rows``, ``seconds``,
-                                ``quarantined`` so far, the ``tickers`` with most of them
-==============================  =============================================================
+docs/operations.md lists them with their payloads.
 """
 
 from __future__ import annotations

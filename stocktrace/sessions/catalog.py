@@ -32,10 +32,11 @@ def read_session(layout: Layout, session: str) -> SessionReport:
         FileNotFoundError: the session has no report.
         ValueError: the report is damaged.
     """
-    report = SessionReport.read(layout.report(session))
+    path = layout.report(session)
+    report = SessionReport.read(path)
     if report.state == "running" and not is_in_use(layout, session):
         # It may have ended since: a capture writes its report before it releases its lock.
-        report = SessionReport.read(layout.report(session))
+        report = SessionReport.read(path)
         if report.state == "running":
             report.state = "crashed"
     return report
@@ -60,20 +61,14 @@ def is_finished(layout: Layout, session: str) -> bool:
 
 def finished_sessions(layout: Layout) -> list[str]:
     """Return the finished sessions that no process uses, the oldest first."""
-    return [
-        session
-        for session in layout.all_sessions()
-        if not is_in_use(layout, session) and is_finished(layout, session)
-    ]
+    unused = (name for name in layout.all_sessions() if not is_in_use(layout, name))
+    return [name for name in unused if is_finished(layout, name)]
 
 
 def sessions_to_recover(layout: Layout) -> list[str]:
     """Return the unfinished sessions that no process uses, the oldest first."""
-    return [
-        session
-        for session in layout.all_sessions()
-        if not is_finished(layout, session) and not is_in_use(layout, session)
-    ]
+    unfinished = (name for name in layout.all_sessions() if not is_finished(layout, name))
+    return [name for name in unfinished if not is_in_use(layout, name)]
 
 
 def open_sessions(layout: Layout) -> Iterator[SessionReport]:
@@ -93,9 +88,6 @@ def open_sessions(layout: Layout) -> Iterator[SessionReport]:
 def recovered_state(session: str) -> SessionState:
     """Return the final state of a session that did not write it itself."""
     return "imported" if is_import(session) else "merged" if is_merge(session) else "recovered"
-
-
-# --- captures that run -----------------------------------------------------------------------
 
 
 def running_captures(layout: Layout) -> list[str]:

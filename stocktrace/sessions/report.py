@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -193,7 +192,14 @@ class SessionReport(msgspec.Struct):
     def differences(self) -> list[str]:
         """Return a sentence for each equation of the books that does not hold."""
         sentences = self.books.differences()
-        sentences += _compare_sums(self.books, self.per_ticker.values())
+        for name in ("trades", "recorded", "quarantined"):
+            total = getattr(self.books, name)
+            parts = sum(getattr(books, name) for books in self.per_ticker.values())
+            if total != parts:
+                verb = "received" if name == "trades" else name
+                sentences.append(
+                    f"{count_of(total, 'trade')} {verb} in all, but {parts:,} over the tickers"
+                )
         if not self.unpublished:
             sentences += [
                 f"{name}: {count_of(books.recorded, 'trade')} recorded, "
@@ -215,26 +221,10 @@ class SessionReport(msgspec.Struct):
 
     @classmethod
     def read(cls, path: Path) -> SessionReport:
-        """Return the report in ``path``.
-
-        Raises:
-            ValueError: the file is not a report.
-        """
+        """Return the report in ``path``; ``ValueError`` if it is not a report."""
         return cls.decode(path.read_bytes())
 
     @classmethod
     def decode(cls, text: bytes) -> SessionReport:
         """Return the report in ``text``; ``ValueError`` if it is not a report."""
         return msgspec.json.decode(text, type=cls)
-
-
-def _compare_sums(books: Books, tickers: Iterable[TickerBooks]) -> list[str]:
-    rows, sentences = list(tickers), []
-    for name in ("trades", "recorded", "quarantined"):
-        total, parts = getattr(books, name), sum(getattr(row, name) for row in rows)
-        if total != parts:
-            verb = "received" if name == "trades" else name
-            sentences.append(
-                f"{count_of(total, 'trade')} {verb} in all, but {parts:,} over the tickers"
-            )
-    return sentences

@@ -84,12 +84,7 @@ class CaptureStatus(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return the status in ``path``.
-
-        Raises:
-            FileNotFoundError: the file does not exist.
-            ValueError: the file is not a status.
-        """
+        """Return the status in ``path``; ``ValueError`` if it is not a status."""
         return msgspec.json.decode(path.read_bytes(), type=cls)
 
 

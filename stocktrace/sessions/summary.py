@@ -75,13 +75,12 @@ def find_unrecorded(source: DataSource, tickers: Iterable[str]) -> tuple[list[st
     Reads the latest sessions first, and no more than needed. A ticker counts as recorded if a
     session captured it, even without a trade.
     """
-    unknown, recorded = dict.fromkeys(tickers), set[str]()
-    for some in _recorded_tickers(source) if unknown else ():
-        recorded |= some
-        unknown = dict.fromkeys(ticker for ticker in unknown if ticker not in some)
-        if not unknown:
-            break
-    return list(unknown), recorded
+    unknown, recorded = list(dict.fromkeys(tickers)), set[str]()
+    captured = _recorded_tickers(source)
+    while unknown and (names := next(captured, None)) is not None:
+        recorded |= names
+        unknown = [ticker for ticker in unknown if ticker not in names]
+    return unknown, recorded
 
 
 def _recorded_tickers(source: DataSource) -> Iterator[set[str]]:

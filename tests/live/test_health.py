@@ -11,11 +11,14 @@ from stocktrace.live.health import (
     PROBLEM_KINDS,
     SILENT_S,
     HealthInput,
-    StalenessRules,
+    StalenessMonitor,
     find_problems,
     find_silent,
 )
+from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
+from stocktrace.units import epoch_ns
+from tests.conftest import SESSION
 from tests.statuses import a_status
 
 OPEN = datetime(2026, 11, 23, 15, 30, tzinfo=UTC)  # Monday, an hour after the bell
@@ -125,12 +128,33 @@ def test_without_a_watermark_the_disk_is_not_watched() -> None:
 # --- once, while it lasts --------------------------------------------------------------------
 
 
+class Capture:
+    """A capture as the monitor reads it: ``lag_ms`` behind, and each ticker's last trade."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+        self.report = SessionReport(SESSION, [], OPEN)
+        self.last_trade_at: dict[str, int] = {}
+        self.latest_lag_ms = 0.0
+        self.monitor = StalenessMonitor(self, self, self)  # type: ignore[arg-type]
+
+    def on_notice(self, sentence: str) -> None:
+        self.notices.append(sentence)
+
+    def told(self, now: datetime = OPEN) -> list[str]:
+        """The notices of one check."""
+        self.notices = []
+        self.monitor.check(epoch_ns(now))
+        return self.notices
+
+
 def test_late_trades_are_reported_once_until_they_were_in_time():
-    vigil = StalenessRules()
-    told = [vigil.check_lag(ms) for ms in (100, LATE_MS + 1, LATE_MS * 2, LATE_MS * 0.6)]
-    assert told == [[], ["trades arrive 60 s after the exchange's time"], [], []]
-    assert vigil.check_lag(LATE_MS * 0.4) == []
-    assert vigil.check_lag(LATE_MS * 60) == ["trades arrive 3,600 s after the exchange's time"]
+    capture, told = Capture(), []
+    for lag_ms in (100, LATE_MS + 1, LATE_MS * 2, LATE_MS * 0.6, LATE_MS * 0.4, LATE_MS * 60):
+        capture.latest_lag_ms = lag_ms
+        told.append(capture.told())
+    late = ["trades arrive 60 s after the exchange's time"]
+    assert told == [[], late, [], [], [], ["trades arrive 3,600 s after the exchange's time"]]
 
 
 def test_a_stock_without_a_trade_in_open_market_is_silent():
@@ -154,16 +178,16 @@ def test_only_open_hours_count():
 
 
 def test_a_silent_ticker_is_reported_once_until_it_trades():
-    vigil, first = StalenessRules(), OPEN + LONG
-    traded = dict.fromkeys(("AAPL", "IBM"), first + LONG / 2)
-    told = [
-        vigil.check_silence(find_silent(tickers, last_trades, OPEN, now))
-        for tickers, last_trades, now in (
-            (["AAPL"], {}, first),
-            (["AAPL", "IBM"], {"IBM": first}, first + LONG / 2),
-            (["AAPL", "IBM"], traded, first + LONG),
-            (["AAPL"], traded, first + 1.5 * LONG),
-        )
-    ]
+    capture, first = Capture(), OPEN + LONG
+    told = []
+    for tickers, trades, now in (
+        (["AAPL"], {}, first),
+        (["AAPL", "IBM"], {"IBM": first}, first + LONG / 2),
+        (["AAPL", "IBM"], dict.fromkeys(("AAPL", "IBM"), first + LONG / 2), first + LONG),
+        (["AAPL"], {"AAPL": first + LONG / 2}, first + 1.5 * LONG),
+    ):
+        capture.report.tickers = tickers
+        capture.last_trade_at = {name: epoch_ns(at) for name, at in trades.items()}
+        told.append(capture.told(now))
     silent = ["no AAPL trades for 15 minutes of market hours"]
     assert told == [silent, [], [], silent]
