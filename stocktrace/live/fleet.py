@@ -67,11 +67,7 @@ def measured_rates(reports: Iterable[SessionReport]) -> dict[str, float]:
 
 
 def read_rates(lake: str) -> dict[str, float]:
-    """Return the rates in the last sessions of a lake.
-
-    Raises:
-        LakeError: the lake cannot be read.
-    """
+    """Return the rates in the last sessions of a lake; ``LakeError`` if it cannot be read."""
     return measured_rates(map(SessionReport.decode, Lake.open(lake).reports(_MAX_REPORTS)))
 
 
@@ -80,8 +76,7 @@ def split_tickers(
 ) -> list[Shard]:
     """Split ``tickers`` into ``keys`` shards of at most ``limit`` tickers; 0 means no limit.
 
-    Raises:
-        UsageError: there are too few keys, or more keys than tickers.
+    ``UsageError`` if there are too few keys, or more keys than tickers.
     """
     if limit and len(tickers) > keys * limit:
         raise UsageError(
@@ -239,10 +234,8 @@ def write_uncovered_gaps(
     """Write the time in which tickers were not captured into a lake's coverage; count the gaps.
 
     ``lost_at`` says when each ticker was certainly captured last, and ``end`` when the fleet ended
-    (epoch ns). ``session`` names the coverage: writing it again replaces it.
-
-    Raises:
-        LakeError: the lake cannot be used.
+    (epoch ns). ``session`` names the coverage: writing it again replaces it. ``LakeError`` if the
+    lake cannot be used.
     """
     first = min(lost_at.values(), default=end) // NS_PER_DAY
     dates = [utc_date(day * NS_PER_DAY) for day in range(first, end // NS_PER_DAY + 1)]

@@ -43,8 +43,7 @@ def wait_for_key(
 ) -> Iterator[KeyHolder]:
     """Hold the key lock; wait for it at most for the setting ``wait_for_key``.
 
-    Raises:
-        KeyInUse: another capture still holds it, or ``stopping`` was set.
+    ``KeyInUse`` if another capture still holds it, or ``stopping`` was set.
     """
     patience = Deadline.after(settings.wait_for_key, clock)
     waited_for = ""
@@ -101,11 +100,7 @@ class KeyLock:
 
 @contextlib.contextmanager
 def acquire_key_lock(key: str, url: str, session: str) -> Iterator[KeyLock]:
-    """Hold this host's lock for ``key`` at ``url`` (FINNHUB.md: one connection per key).
-
-    Raises:
-        KeyInUse: a running capture holds it.
-    """
+    """Hold this host's lock for ``key`` at ``url``; ``KeyInUse`` if a capture holds it."""
     path = key_lock_path(key, url)
     descriptor = lock.open_lock_file(path)
     try:

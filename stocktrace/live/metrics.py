@@ -184,8 +184,7 @@ def serve_metrics(
 ) -> Iterator[Callable[[CaptureStatus], None]]:
     """Serve at the address in ``settings.metrics``; yield what to call with each status.
 
-    Raises:
-        SettingsError: the address cannot be bound.
+    ``SettingsError`` if the address cannot be bound.
     """
     metrics = Metrics(settings, clock)
     with _MetricsServer(settings.metrics, metrics) as server:
@@ -197,7 +196,9 @@ def serve_metrics(
             daemon=True,
         )
         thread.start()
-        log.info("metrics at %s/metrics, health at %s/healthz", server.url, server.url)
+        host = f"[{server.server_name}]" if ":" in server.server_name else server.server_name
+        url = f"http://{host}:{server.server_port}"
+        log.info("metrics at %s/metrics, health at %s/healthz", url, url)
         try:
             yield metrics
         finally:
@@ -230,12 +231,6 @@ class _MetricsServer(ThreadingHTTPServer):
         """Bind without looking up the host's name, which could delay the capture."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-
-    @property
-    def url(self) -> str:
-        """The server's address."""
-        host = f"[{self.server_name}]" if ":" in self.server_name else self.server_name
-        return f"http://{host}:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - theirs
         """Log a failed request, but not a client that disconnected."""

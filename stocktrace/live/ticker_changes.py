@@ -143,11 +143,7 @@ class ChangeInbox:
     folder: Path
 
     def take(self) -> Iterator[tuple[str, ChangeRequest]]:
-        """Yield the new requests, each with its name. An invalid one is answered at once.
-
-        Raises:
-            OSError: the folder cannot be changed.
-        """
+        """Yield the new requests, each with its name. An invalid one is answered at once."""
         try:
             paths = sorted(path for path in self.folder.iterdir() if path.match("[0-9]*.json"))
         except FileNotFoundError:  # somebody removed the folder
@@ -168,11 +164,7 @@ class ChangeInbox:
             yield path.stem, replace(change, tickers=tickers)
 
     def answer(self, name: str, outcome: ChangeOutcome) -> None:
-        """Write the outcome of the request ``name`` for its sender.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
+        """Write the outcome of the request ``name`` for its sender; may raise ``StoreError``."""
         with contextlib.suppress(FileNotFoundError):  # somebody removed the folder
             _write(self.folder / f"{name}.answer", msgspec.json.encode(outcome))
 
@@ -196,8 +188,8 @@ class _PendingChange:
     #: When it was applied: the trades of each ticker, and the refusals.
     received: dict[str, int]
     refusals: int
-    #: The refusals at the last look, and when to stop waiting for another.
-    seen_refusals: int
+    #: The new refusals at the last look, and when to stop waiting for another.
+    seen_refusals: int = 0
     deadline: Deadline | None = None
 
 
@@ -260,10 +252,8 @@ class TickerChanger:
             self.feed.set_tickers(wanted)
         if name is not None:
             received = {ticker: self.intake.received[ticker] for ticker in added}
-            count = self.journal.refusals
-            self._pending.append(
-                _PendingChange(name, change, added, removed, received, count, count)
-            )
+            refusals = self.journal.refusals
+            self._pending.append(_PendingChange(name, change, added, removed, received, refusals))
 
     def _is_answered(self, pending: _PendingChange) -> bool:
         journal, report = self.journal, self.journal.report
@@ -278,8 +268,9 @@ class TickerChanger:
         undecided = [name for name in added if received[name] == pending.received[name]]
         if report.refused.keys() >= set(undecided):
             return True
-        if journal.refusals != pending.seen_refusals:
-            pending.seen_refusals = journal.refusals
+        refusals = journal.refusals - pending.refusals
+        if refusals != pending.seen_refusals:
+            pending.seen_refusals = refusals
             pending.deadline = Deadline.after(EXPLANATION_TIMEOUT_S, self.clock)
         elif pending.deadline is None:
             pending.deadline = Deadline.after(ANSWER_TIMEOUT_S, self.clock)
@@ -290,15 +281,8 @@ class TickerChanger:
         refusals = journal.report.refused
         named = [ticker for ticker in pending.change.tickers if ticker in captured]
         refused = {ticker: refusals[ticker] for ticker in named if ticker in refusals}
-        is_unclear = bool(pending.added) and not refused and journal.refusals != pending.refusals
-        self.inbox.answer(
-            pending.name,
-            ChangeOutcome(
-                captured,
-                pending.added,
-                pending.removed,
-                refused,
-                journal.last_refusal if is_unclear else "",
-                journal.connected,
-            ),
-        )
+        is_unclear = pending.added and not refused and journal.refusals != pending.refusals
+        unanswered = journal.last_refusal if is_unclear else ""
+        added, removed = pending.added, pending.removed
+        outcome = ChangeOutcome(captured, added, removed, refused, unanswered, journal.connected)
+        self.inbox.answer(pending.name, outcome)

@@ -28,9 +28,7 @@ def read_report(layout: Layout, session: str) -> SessionReport | None:
 def read_session(layout: Layout, session: str) -> SessionReport:
     """Return the report of a session with its present state, which may be ``crashed``.
 
-    Raises:
-        FileNotFoundError: the session has no report.
-        ValueError: the report is damaged.
+    ``FileNotFoundError`` if it has none, ``ValueError`` if it is damaged.
     """
     path = layout.report(session)
     report = SessionReport.read(path)
