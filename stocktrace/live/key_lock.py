@@ -34,7 +34,11 @@ class KeyHolder:
     session: str
     acquired_at: int
     waited_for: str
-    key_lock: KeyLock
+    descriptor: int
+
+    def record_disconnect(self, stamp: int) -> None:
+        """Record for the next holder when the connection ended (epoch ns)."""
+        lock.write_holder(self.descriptor, {"session": self.session, "ended": str(stamp)})
 
 
 @contextlib.contextmanager
@@ -52,15 +56,16 @@ def wait_for_key(
             acquired_at = clock.wall()
             session = new_session(acquired_at)
             try:
-                key_lock = stack.enter_context(acquire_key_lock(key, settings.url, session))
+                key_lock = acquire_key_lock(key, settings.url, session)
+                descriptor, last_disconnect = stack.enter_context(key_lock)
                 break
             except KeyInUse as error:
                 waited_for = f"hand-over from {error.holder}"
                 if patience.passed() or stopping.wait(POLL_INTERVAL_S):
                     raise
-        if waited_for and key_lock.last_disconnect is not None:  # it was not killed
-            acquired_at = key_lock.last_disconnect
-        yield KeyHolder(session, acquired_at, waited_for, key_lock)
+        if waited_for and last_disconnect is not None:  # it was not killed
+            acquired_at = last_disconnect
+        yield KeyHolder(session, acquired_at, waited_for, descriptor)
 
 
 def key_id(key: str, url: str) -> str:
@@ -82,25 +87,12 @@ class _Holder(msgspec.Struct):
     ended: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KeyLock:
-    """This host's lock for a key, while it is held.
-
-    ``last_disconnect`` is when the last holder ended its connection (epoch ns), if it said so.
-    """
-
-    descriptor: int
-    session: str
-    last_disconnect: int | None
-
-    def record_disconnect(self, stamp: int) -> None:
-        """Record for the next holder when the connection ended (epoch ns)."""
-        lock.write_holder(self.descriptor, {"session": self.session, "ended": str(stamp)})
-
-
 @contextlib.contextmanager
-def acquire_key_lock(key: str, url: str, session: str) -> Iterator[KeyLock]:
-    """Hold this host's lock for ``key`` at ``url``; ``KeyInUse`` if a capture holds it."""
+def acquire_key_lock(key: str, url: str, session: str) -> Iterator[tuple[int, int | None]]:
+    """Hold this host's lock for ``key`` at ``url``; ``KeyInUse`` if a capture holds it.
+
+    Yields its descriptor, and when the last holder ended its connection (epoch ns), if it said so.
+    """
     path = key_lock_path(key, url)
     descriptor = lock.open_lock_file(path)
     try:
@@ -112,7 +104,7 @@ def acquire_key_lock(key: str, url: str, session: str) -> Iterator[KeyLock]:
             raise KeyInUse(known or "its process is not known") from None
         last = _read_holder(path)
         lock.write_holder(descriptor, {"session": session})
-        yield KeyLock(descriptor, session, last.ended if last else None)
+        yield descriptor, last.ended if last else None
     finally:
         os.close(descriptor)
 

@@ -94,7 +94,7 @@ class CaptureSession:
         self._layout, self._settings, self._clock = layout, settings, clock
         self._deadline = deadline
         self._mailbox: Mailbox = queue.SimpleQueue()
-        self._key_lock, session, stamp = holder.key_lock, holder.session, holder.acquired_at
+        self._holder, session, stamp = holder, holder.session, holder.acquired_at
         self.report = new_report(session, tickers, stamp, settings.public())
         self._journal = SessionJournal(layout, self.report, AuditLog(layout.audit, session, clock))
         self._intake = Intake(layout, session, settings, stamp, tickers)
@@ -242,7 +242,7 @@ class CaptureSession:
         if not self._feed.stop(Deadline.after(STOP_FEED_TIMEOUT_S, self._clock)):
             self._abandon_feed()
         if self._feed.ended_at:
-            self._key_lock.record_disconnect(self._feed.ended_at)
+            self._holder.record_disconnect(self._feed.ended_at)
             self._connection.close()
         self._mark_end()
         self._recorder.finish()

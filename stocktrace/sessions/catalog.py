@@ -107,14 +107,14 @@ def find_running_capture(
         UsageError: several are running and none was named.
     """
     running = running_captures(layout)
-    if session is not None:
-        if session not in running:
-            if is_session(session) and layout.report(session).exists():
-                raise SessionNotRunning(f"Session {session} is not running any more.")
-            raise SessionNotRunning(
-                f"Session {session} does not exist in {layout.root}: see `stocktrace sessions`."
-            )
+    if session in running:
         return session
+    if session is not None:
+        if is_session(session) and layout.report(session).exists():
+            raise SessionNotRunning(f"Session {session} is not running any more.")
+        raise SessionNotRunning(
+            f"Session {session} does not exist in {layout.root}: see `stocktrace sessions`."
+        )
     if not running:
         raise SessionNotRunning.none(layout.root)
     if len(running) > 1 and not latest:

@@ -118,7 +118,7 @@ def test_waiting_ends_after_the_timeout_or_a_stop(studio):
 def test_a_free_key_is_not_a_hand_over_however_its_last_holder_ended(studio):
     settings = settings_of(studio, wait_for_key="1h")
     with wait_for_key(studio.key, settings, threading.Event(), SYSTEM_CLOCK) as turn:
-        turn.key_lock.record_disconnect(1)
+        turn.record_disconnect(1)
     before = SYSTEM_CLOCK.wall()
     with wait_for_key(studio.key, settings, threading.Event(), SYSTEM_CLOCK) as turn:
         assert turn.waited_for == ""
