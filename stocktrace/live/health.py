@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from stocktrace.calendar import market_of, open_seconds
 from stocktrace.record.intake import Intake
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.recorder import Recorder
 from stocktrace.sessions.status import CaptureStatus
+from stocktrace.settings import Settings
 from stocktrace.units import MS_PER_SECOND, utc_datetime
 
 #: ``stalled``: the capture's main thread hangs; ``late``: a silent ticker.
@@ -36,58 +37,43 @@ LATE_MS = 60_000.0
 SILENT_S = 900.0
 
 
-class Problem(NamedTuple):
-    """A problem, for a program and for a person."""
-
-    kind: ProblemKind
-    sentence: str
-
-
 @dataclass(frozen=True, slots=True)
 class HealthInput:
-    """Everything known of a capture at ``now`` (UTC).
-
-    The capture ends when the disk has less than ``min_free_space`` bytes. ``flush_interval_s`` is
-    how long a trade may wait.
-    """
+    """Everything known of a capture at ``now`` (UTC)."""
 
     status: CaptureStatus
+    settings: Settings
     now: datetime
     status_age_s: float
     disconnected_s: float
     free_bytes: int
-    min_free_space: int
-    flush_interval_s: float
 
 
-def find_problems(capture: HealthInput) -> Iterator[Problem]:
-    """Yield the problems. Only the disk counts after the feed has ended."""
-    status = capture.status
-    if capture.free_bytes < DISK_FACTOR * capture.min_free_space:
-        yield Problem(
-            "disk",
-            f"the disk has {capture.free_bytes / 1e6:,.0f} MB left, and the capture ends at "
-            f"{capture.min_free_space / 1e6:,.0f} MB",
-        )
+def find_problems(capture: HealthInput) -> Iterator[tuple[ProblemKind, str]]:
+    """Yield the kind and a sentence of each problem. Only the disk counts after the feed's end."""
+    status, settings = capture.status, capture.settings
+    if capture.free_bytes < DISK_FACTOR * settings.min_free_space:
+        left, limit = capture.free_bytes / 1e6, settings.min_free_space / 1e6
+        yield "disk", f"the disk has {left:,.0f} MB left, and the capture ends at {limit:,.0f} MB"
     if status.state in ("ending", "ended"):
         return
     if capture.status_age_s > STALLED_S:
-        yield Problem("stalled", f"no status of the capture for {capture.status_age_s:,.0f} s")
+        yield "stalled", f"no status of the capture for {capture.status_age_s:,.0f} s"
     if capture.disconnected_s > DISCONNECTED_S:
         reason = f": {status.retry.reason}" if status.retry else ""
-        yield Problem("disconnected", f"not connected for {capture.disconnected_s:,.0f} s{reason}")
-    if status.behind_s > max(BEHIND_S, BEHIND_S * capture.flush_interval_s):
-        yield Problem(
+        yield "disconnected", f"not connected for {capture.disconnected_s:,.0f} s{reason}"
+    if status.behind_s > max(BEHIND_S, BEHIND_S * settings.flush_interval):
+        yield (
             "queue",
             f"{status.backlog:,} trades wait for the disk, the oldest for {status.behind_s:,.0f} s",
         )
     if status.lag_ms > LATE_MS:
-        yield Problem("lag", _lag_warning(status.lag_ms))
+        yield "lag", _lag_warning(status.lag_ms)
     last_trades = {name: utc_datetime(stamp) for name, stamp in status.last.items()}
     began = capture.now - timedelta(seconds=status.elapsed_s)
     silent = find_silent(status.tickers, last_trades, began, capture.now)
     for ticker, seconds in silent.items():
-        yield Problem("late", _silence_warning(ticker, seconds))
+        yield "late", _silence_warning(ticker, seconds)
 
 
 def find_silent(

@@ -115,12 +115,11 @@ class Metrics(Collector):
         status, stored_at, disconnected_s = latest
         return HealthInput(
             status,
+            self._settings,
             utc_datetime(self._clock.wall()),
             self._clock.monotonic() - stored_at,
             disconnected_s,
             files.free_bytes(self._settings.data_dir),
-            self._settings.min_free_space,
-            self._settings.flush_interval,
         )
 
     def collect(self) -> Iterator[Metric]:
@@ -140,10 +139,10 @@ class Metrics(Collector):
             ("status_age_seconds", "Age of these figures.", capture.status_age_s),
             ("disconnected_seconds", "Seconds since the disconnect.", capture.disconnected_s),
             ("disk_free_bytes", "Free space for the data folder.", capture.free_bytes),
-            ("disk_min_free_bytes", "The capture ends below it.", capture.min_free_space),
+            ("disk_min_free_bytes", "The capture ends below it.", self._settings.min_free_space),
         ):
             yield GaugeMetricFamily(f"stocktrace_{name}", text, figure)
-        kinds = [problem.kind for problem in find_problems(capture)]
+        kinds = [kind for kind, _ in find_problems(capture)]
         counts: dict[str, float] = {kind: kinds.count(kind) for kind in PROBLEM_KINDS}
         text = "Problems that /healthz reports, by kind."
         yield _labelled(GaugeMetricFamily, "problems", text, "kind", counts)
@@ -259,7 +258,7 @@ class _Handler(MetricsHandler):
         session, problems = "", ["the capture has not begun"]
         if capture is not None:
             session = capture.status.session
-            problems = [problem.sentence for problem in find_problems(capture)]
+            problems = [sentence for _, sentence in find_problems(capture)]
         health = {"healthy": not problems, "session": session, "problems": problems}
         body = json.dumps(health).encode()
         self.send_response(HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK)

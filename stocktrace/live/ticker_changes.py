@@ -49,8 +49,6 @@ _POLL_INTERVAL_S = 0.1
 # After an error the feed waits for others, then asks, then waits for the answer.
 EXPLANATION_TIMEOUT_S = 3 * ANSWER_TIMEOUT_S
 
-NO_TICKERS = "A capture needs at least one ticker: end it instead."
-
 
 @dataclass(frozen=True, slots=True)
 class ChangeOutcome:
@@ -243,7 +241,8 @@ class TickerChanger:
             text = f"tickers are not changed ({change.requested_by}): it would remove all of them"
             self.journal.record("retarget-refused", text, logging.WARNING, by=change.requested_by)
             if name is not None:
-                self.inbox.answer(name, ChangeOutcome(captured, error=NO_TICKERS))
+                error = "A capture needs at least one ticker: end it instead."
+                self.inbox.answer(name, ChangeOutcome(captured, error=error))
             return
         added = tuple(ticker for ticker in wanted if ticker not in set(captured))
         removed = tuple(ticker for ticker in captured if ticker not in set(wanted))

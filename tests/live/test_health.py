@@ -17,6 +17,7 @@ from stocktrace.live.health import (
 )
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
+from stocktrace.settings import Settings
 from stocktrace.units import epoch_ns
 from tests.conftest import SESSION
 from tests.statuses import a_status
@@ -44,11 +45,15 @@ def look(**given: Any) -> HealthInput:
         "disconnected_s": 0.0,
         "free_bytes": 100 * GB,
     }
-    return HealthInput(status, **{**usual, "min_free_space": GB, "flush_interval_s": 1.0, **given})
+    settings = Settings.load(
+        min_free_space=given.pop("min_free_space", "1GB"),
+        flush_interval=given.pop("flush_interval", "1s"),
+    )
+    return HealthInput(status, settings, **{**usual, **given})
 
 
 def told(**given: Any) -> list[tuple[str, str]]:
-    return [(problem.kind, problem.sentence) for problem in find_problems(look(**given))]
+    return list(find_problems(look(**given)))
 
 
 def test_a_healthy_capture_has_no_problems() -> None:
@@ -110,7 +115,7 @@ def test_no_ticker_is_late_while_the_market_is_closed() -> None:
 
 
 def test_a_longer_flush_interval_allows_a_longer_wait() -> None:
-    assert told(behind_s=100.0, flush_interval_s=10.0) == []
+    assert told(behind_s=100.0, flush_interval="10s") == []
 
 
 @pytest.mark.parametrize("state", ["ending", "ended"])
@@ -122,7 +127,7 @@ def test_only_the_disk_is_checked_while_a_capture_publishes_its_end(state: str) 
 
 
 def test_without_a_watermark_the_disk_is_not_watched() -> None:
-    assert told(free_bytes=0, min_free_space=0) == []
+    assert told(free_bytes=0, min_free_space="0") == []
 
 
 # --- once, while it lasts --------------------------------------------------------------------

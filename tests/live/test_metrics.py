@@ -171,7 +171,7 @@ def test_a_capture_without_a_new_status_is_stalled(settings: Settings) -> None:
     assert scraped(metrics)["stocktrace_status_age_seconds", ""] == 60.0
     capture = metrics.health_input()
     assert capture is not None
-    assert [problem.kind for problem in find_problems(capture)] == ["stalled"]
+    assert [kind for kind, _ in find_problems(capture)] == ["stalled"]
 
 
 # --- over HTTP -------------------------------------------------------------------------------
