@@ -120,51 +120,46 @@ def _withdraw(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def open_inbox(layout: Layout, session: str) -> Iterator[ChangeInbox]:
+def open_inbox(layout: Layout, session: str) -> Iterator[Path]:
     """Make the folder of a session's requests, and remove the folders of crashed sessions."""
     for folder in layout.sessions.glob("*.changes"):
         if not is_in_use(layout, folder.stem):
             shutil.rmtree(folder, ignore_errors=True)  # another capture may remove it just now
-    inbox = ChangeInbox(layout.ticker_requests(session))
-    inbox.folder.mkdir()
+    inbox = layout.ticker_requests(session)
+    inbox.mkdir()
     try:
         yield inbox
     finally:
         with contextlib.suppress(OSError):  # an answer may still have to be read
-            inbox.folder.rmdir()
+            inbox.rmdir()
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeInbox:
-    """Takes requests out of the folder and writes answers into it; one thread."""
-
-    folder: Path
-
-    def take(self) -> Iterator[tuple[str, ChangeRequest]]:
-        """Yield the new requests, each with its name. An invalid one is answered at once."""
+def take_requests(inbox: Path) -> Iterator[tuple[str, ChangeRequest]]:
+    """Yield the new requests, each with its name. An invalid one is answered at once."""
+    try:
+        paths = sorted(path for path in inbox.iterdir() if path.match("[0-9]*.json"))
+    except FileNotFoundError:  # somebody removed the folder
+        return
+    for path in paths:
         try:
-            paths = sorted(path for path in self.folder.iterdir() if path.match("[0-9]*.json"))
-        except FileNotFoundError:  # somebody removed the folder
-            return
-        for path in paths:
-            try:
-                text = path.read_bytes()
-                path.unlink()
-            except FileNotFoundError:
-                continue  # withdrawn
-            try:
-                change = msgspec.json.decode(text, type=ChangeRequest)
-                tickers = parse_tickers(change.tickers)  # any process may have written the file
-            except (msgspec.MsgspecError, TickerError) as error:
-                sentence = f"It is not a valid change of tickers: {error}"
-                self.answer(path.stem, ChangeOutcome(error=sentence))
-                continue
-            yield path.stem, replace(change, tickers=tickers)
+            text = path.read_bytes()
+            path.unlink()
+        except FileNotFoundError:
+            continue  # withdrawn
+        try:
+            change = msgspec.json.decode(text, type=ChangeRequest)
+            tickers = parse_tickers(change.tickers)  # any process may have written the file
+        except (msgspec.MsgspecError, TickerError) as error:
+            sentence = f"It is not a valid change of tickers: {error}"
+            write_answer(inbox, path.stem, ChangeOutcome(error=sentence))
+            continue
+        yield path.stem, replace(change, tickers=tickers)
 
-    def answer(self, name: str, outcome: ChangeOutcome) -> None:
-        """Write the outcome of the request ``name`` for its sender; may raise ``StoreError``."""
-        with contextlib.suppress(FileNotFoundError):  # somebody removed the folder
-            _write(self.folder / f"{name}.answer", msgspec.json.encode(outcome))
+
+def write_answer(inbox: Path, name: str, outcome: ChangeOutcome) -> None:
+    """Write the outcome of the request ``name`` for its sender; may raise ``StoreError``."""
+    with contextlib.suppress(FileNotFoundError):  # somebody removed the folder
+        _write(inbox / f"{name}.answer", msgspec.json.encode(outcome))
 
 
 def _write(path: Path, text: bytes) -> None:
@@ -199,7 +194,7 @@ class TickerChanger:
     relative to the tickers at that moment.
     """
 
-    inbox: ChangeInbox
+    inbox: Path
     control: CaptureControl
     feed: FeedClient
     journal: SessionJournal
@@ -213,7 +208,7 @@ class TickerChanger:
         for change in self.control.take_changes():
             self._apply(change)
         try:
-            for name, change in self.inbox.take():
+            for name, change in take_requests(self.inbox):
                 self._apply(change, name)
             for pending in [each for each in self._pending if self._is_answered(each)]:
                 self._pending.remove(pending)
@@ -228,8 +223,8 @@ class TickerChanger:
         try:
             for pending in self._pending:
                 self._answer(pending)
-            for name, _ in self.inbox.take():
-                self.inbox.answer(name, ChangeOutcome(error="The capture is ending."))
+            for name, _ in take_requests(self.inbox):
+                write_answer(self.inbox, name, ChangeOutcome(error="The capture is ending."))
         except (StoreError, OSError) as error:
             self.journal.on_notice(f"changes of tickers cannot be answered: {error}")
         self._pending = []
@@ -242,7 +237,7 @@ class TickerChanger:
             self.journal.record("retarget-refused", text, logging.WARNING, by=change.requested_by)
             if name is not None:
                 error = "A capture needs at least one ticker: end it instead."
-                self.inbox.answer(name, ChangeOutcome(captured, error=error))
+                write_answer(self.inbox, name, ChangeOutcome(captured, error=error))
             return
         added = tuple(ticker for ticker in wanted if ticker not in set(captured))
         removed = tuple(ticker for ticker in captured if ticker not in set(wanted))
@@ -284,4 +279,4 @@ class TickerChanger:
         unanswered = journal.last_refusal if is_unclear else ""
         added, removed = pending.added, pending.removed
         outcome = ChangeOutcome(captured, added, removed, refused, unanswered, journal.connected)
-        self.inbox.answer(pending.name, outcome)
+        write_answer(self.inbox, pending.name, outcome)

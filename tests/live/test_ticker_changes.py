@@ -21,7 +21,12 @@ from stocktrace.errors import ChangeTimeout, SessionNotRunning
 from stocktrace.live import ticker_changes
 from stocktrace.live.control import CaptureControl, ChangeAction, ChangeRequest
 from stocktrace.live.health import SILENT_S, StalenessMonitor
-from stocktrace.live.ticker_changes import ChangeInbox, ChangeOutcome, request_change
+from stocktrace.live.ticker_changes import (
+    ChangeOutcome,
+    request_change,
+    take_requests,
+    write_answer,
+)
 from stocktrace.query.coverage import read_coverage
 from stocktrace.sessions import catalog
 from stocktrace.sessions.report import SessionReport
@@ -51,7 +56,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @contextlib.contextmanager
-def alive(layout: Layout, session: str = SESSION) -> Iterator[ChangeInbox]:
+def alive(layout: Layout, session: str = SESSION) -> Iterator[Path]:
     """A session that holds its lock and takes what the test takes."""
     with (
         lock.hold_lock(layout.lock(session), {}),
@@ -325,29 +330,29 @@ def test_a_change_is_taken_once(layout: Layout, pool: ThreadPoolExecutor) -> Non
         sending = pool.submit(request_change, layout, SESSION, ADD, 60)
         taken = waited_for(inbox)
         assert [change for _, change in taken] == [ADD]
-        assert list(inbox.take()) == []
-        inbox.answer(taken[0][0], ChangeOutcome(("TSLA",), ("TSLA",)))
+        assert list(take_requests(inbox)) == []
+        write_answer(inbox, taken[0][0], ChangeOutcome(("TSLA",), ("TSLA",)))
         assert sending.result() == ChangeOutcome(("TSLA",), ("TSLA",))
-        assert list(inbox.folder.iterdir()) == []
+        assert list(inbox.iterdir()) == []
 
 
-def waited_for(inbox: ChangeInbox) -> list[tuple[str, ChangeRequest]]:
-    return list(eventually(lambda: list(inbox.take())))
+def waited_for(inbox: Path) -> list[tuple[str, ChangeRequest]]:
+    return list(eventually(lambda: list(take_requests(inbox))))
 
 
 def test_changes_are_taken_in_the_order_in_which_they_were_sent(layout: Layout) -> None:
     with alive(layout) as inbox:
         for number in (3, 1, 2):
             text = json.dumps({"action": "add", "tickers": [f"T{number}"], "requested_by": "cli"})
-            (inbox.folder / f"{number:020}_00000000.json").write_text(text)
-        assert [change.tickers for _, change in inbox.take()] == [("T1",), ("T2",), ("T3",)]
+            (inbox / f"{number:020}_00000000.json").write_text(text)
+        assert [change.tickers for _, change in take_requests(inbox)] == [("T1",), ("T2",), ("T3",)]
 
 
 def test_a_change_that_is_not_taken_is_withdrawn(layout: Layout) -> None:
     with alive(layout) as inbox:
         with pytest.raises(ChangeTimeout, match="The change was withdrawn"):
             request_change(layout, SESSION, ADD, 0.2)
-        assert list(inbox.take()) == []
+        assert list(take_requests(inbox)) == []
 
 
 def test_a_change_that_was_taken_and_not_answered_is_not_called_withdrawn(
@@ -366,11 +371,11 @@ def test_a_capture_that_crashes_before_it_answers_is_reported(
     with contextlib.ExitStack() as process:
         inbox = process.enter_context(alive(layout))
         sending = pool.submit(request_change, layout, SESSION, ADD, 60)
-        eventually(lambda: list(inbox.folder.glob("*.json")))
+        eventually(lambda: list(inbox.glob("*.json")))
         process.close()
     with pytest.raises(SessionNotRunning, match="ended before it answered the change"):
         sending.result()
-    assert not inbox.folder.exists()
+    assert not inbox.exists()
 
 
 @pytest.mark.parametrize(
@@ -385,13 +390,11 @@ def test_a_capture_that_crashes_before_it_answers_is_reported(
 )
 def test_an_invalid_request_is_answered_and_changes_nothing(layout: Layout, text: str) -> None:
     with alive(layout) as inbox:
-        (inbox.folder / "1_x.json").write_text(text)
-        (inbox.folder / ".1_x.json.123.tmp").write_text("half a")
-        (inbox.folder / "1_y.json").write_text(
-            '{"action": "add", "tickers": ["A"], "requested_by": "x"}'
-        )
-        assert [change.tickers for _, change in inbox.take()] == [("A",)]
-        answer = json.loads((inbox.folder / "1_x.answer").read_text())
+        (inbox / "1_x.json").write_text(text)
+        (inbox / ".1_x.json.123.tmp").write_text("half a")
+        (inbox / "1_y.json").write_text('{"action": "add", "tickers": ["A"], "requested_by": "x"}')
+        assert [change.tickers for _, change in take_requests(inbox)] == [("A",)]
+        answer = json.loads((inbox / "1_x.answer").read_text())
         assert answer["error"].startswith("It is not a valid change of tickers: ")
 
 
@@ -401,7 +404,7 @@ def test_requests_to_a_crashed_capture_are_removed_and_not_applied(layout: Layou
     (dead / "1_x.json").write_text(GOOD)
     other = "20261123T152958Z_3f9a1c"
     with alive(layout, other), alive(layout) as inbox:
-        assert list(inbox.take()) == []
+        assert list(take_requests(inbox)) == []
         assert not dead.exists()
         assert layout.ticker_requests(other).exists(), "it lives"
 
