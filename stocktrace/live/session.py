@@ -62,17 +62,17 @@ class WorkerThread(threading.Thread):
     """A thread that stores the exception that ends it, and calls ``wake`` then."""
 
     def __init__(self, name: str, work: Callable[[], object], wake: Callable[[], None]) -> None:
-        # A daemon: a thread that hangs in a system call must not keep the process from ending.
-        super().__init__(name=f"stocktrace-{name}", daemon=True)
         # Its messages belong to the capture's context: to the flow run, under Prefect.
-        self._context, self._work = contextvars.copy_context(), work
+        target = partial(contextvars.copy_context().run, work)
+        # A daemon: a thread that hangs in a system call must not keep the process from ending.
+        super().__init__(target=target, name=f"stocktrace-{name}", daemon=True)
         self._wake = wake
         self.failure: BaseException | None = None
 
     def run(self) -> None:
         """Run ``work``."""
         try:
-            self._context.run(self._work)
+            super().run()
         except BaseException as error:  # noqa: BLE001 - raised by the main thread
             self.failure = error
             self._wake()
@@ -127,7 +127,7 @@ class CaptureSession:
     ) -> SessionReport:
         """Capture until the deadline or until ``control`` stops it; publish; return the report.
 
-        Each status goes to ``listeners``; ``connection`` is closed when the feed has ended.
+        ``listeners`` get each status; ``connection`` is closed when the feed has ended.
         """
         self._publishing = WindowPublishing(self._layout, publisher, self._journal)
         self._listeners, self._control, self._connection = listeners, control, connection
