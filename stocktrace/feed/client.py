@@ -19,7 +19,7 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from websocket import WebSocketException
@@ -80,7 +80,11 @@ class FeedListener(Protocol):
 
 
 class FeedClient:
-    """One connection for ``tickers``; ``listener`` receives its events."""
+    """One connection for ``tickers``; ``listener`` receives its events.
+
+    A ticker in ``already_traded`` is never taken for a refused one; only the feed's thread may add
+    to it after the start.
+    """
 
     def __init__(
         self,
@@ -89,11 +93,13 @@ class FeedClient:
         tickers: Iterable[str],
         listener: FeedListener,
         clock: Clock = SYSTEM_CLOCK,
+        already_traded: Container[str] = (),
     ) -> None:
         self._wanted = tuple(dict.fromkeys(tickers))
         self._listener = listener
         self._settings = settings
         self._clock = clock
+        self._already_traded = already_traded
         self._backoff = Backoff(
             settings.backoff_base,
             settings.backoff_cap,
@@ -219,7 +225,7 @@ class FeedClient:
             self._answers_pings,
         )
         self._gap.connection_opened()
-        subscription = Subscription(socket, self._clock)
+        subscription = Subscription(socket, self._clock, self._already_traded)
         reason: str | None = None
         try:
             with self._sending(socket, settings.handshake_timeout):
@@ -313,9 +319,10 @@ class FeedClient:
     ) -> None:
         """Report the errors in ``frames``, and the tickers that they refuse."""
         probe = subscription.probe
-        if probe.is_active:
+        errors = protocol.error_texts(frames)
+        if errors or probe.is_active:
             probe.traded(protocol.decode(frames).rows.tickers)
-        for text in protocol.error_texts(frames):
+        for text in errors:
             self._listener.on_error(text)
             if refused := probe.add_error(text, subscription.tickers, now):
                 self._listener.on_mark(RefusedMark(stamp, (refused,), text))

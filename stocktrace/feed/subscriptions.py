@@ -3,15 +3,15 @@
 Finnhub does not acknowledge a subscription, and its error frame may not name the ticker (Finnhub
 #20): after "Invalid symbol" or "Subscribing to too many symbols" it may mean any ticker. So
 ``RefusalProbe`` subscribes the suspects again, one at a time, and the one whose request is answered
-by an error is refused. Subscribing a subscribed ticker again changes nothing. A ticker that trades
-while the probe runs is not a suspect. The tickers that were added last come first, because one of
-them is the most likely cause.
+by an error is refused. Subscribing a subscribed ticker again changes nothing. A ticker that has
+traded, before or while the probe runs, is not a suspect and is never refused. The tickers that were
+added last come first, because one of them is the most likely cause.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass, field
 
 from stocktrace.clock import Clock
@@ -20,12 +20,14 @@ from stocktrace.feed.socket import BatchSocket
 
 
 class Subscription:
-    """The tickers of ``socket``, whose exceptions pass through; seconds are monotonic."""
+    """The tickers of ``socket``, whose exceptions pass through; see ``RefusalProbe``."""
 
-    def __init__(self, socket: BatchSocket, clock: Clock) -> None:
+    def __init__(
+        self, socket: BatchSocket, clock: Clock, already_traded: Container[str] = ()
+    ) -> None:
         self._socket = socket
         self._clock = clock
-        self.probe = RefusalProbe()
+        self.probe = RefusalProbe(already_traded)
         #: The tickers that the server was asked for.
         self.tickers: tuple[str, ...] = ()
 
@@ -73,8 +75,13 @@ def is_symbol_error(text: str) -> bool:
 
 @dataclass(slots=True)
 class RefusalProbe:
-    """The suspects of one connection, asked for one at a time; seconds are monotonic."""
+    """The suspects of one connection, asked for one at a time; seconds are monotonic.
 
+    ``already_traded`` are the tickers known to have traded; the caller adds to it.
+    """
+
+    already_traded: Container[str] = ()
+    _served: set[str] = field(default_factory=set)
     _suspects: deque[str] = field(default_factory=deque)
     _latest: tuple[str, ...] = ()
     _asked: str | None = None
@@ -100,8 +107,9 @@ class RefusalProbe:
         self._suspects = deque(ticker for ticker in self._suspects if ticker not in dropped)
 
     def traded(self, tickers: Collection[str]) -> None:
-        """Drop these suspects: the server serves them."""
-        if self._asked in tickers:
+        """Take in that the server serves these: they are not suspects."""
+        self._served.update(tickers)
+        if self._asked in self._served:
             self._asked = None
         self.unsubscribed(tickers)
 
@@ -109,15 +117,15 @@ class RefusalProbe:
         """Take in an error; return the ticker that it means, if it is known by now."""
         culprit = find_named_ticker(text, tickers)
         if culprit is not None:
-            if culprit in self._suspects:
-                self._suspects.remove(culprit)
-            return culprit
-        if self._asked is not None:
-            culprit, self._asked = self._asked, None
-            return culprit
+            self.unsubscribed((culprit,))
+            return None if self._has_traded(culprit) else culprit
+        asked, self._asked = self._asked, None
+        if asked is not None and not self._has_traded(asked):
+            return asked
         if not self._suspects and is_symbol_error(text):
             latest = [ticker for ticker in tickers if ticker in self._latest]
-            self._suspects.extend(dict.fromkeys([*latest, *tickers]))
+            suspects = dict.fromkeys([*latest, *tickers])
+            self._suspects.extend(ticker for ticker in suspects if not self._has_traded(ticker))
             # More errors of the first requests may follow.
             self._until = now + ANSWER_TIMEOUT_S
         return None
@@ -126,7 +134,12 @@ class RefusalProbe:
         """Return the ticker to ask for now, if it is time."""
         if now < self._until:
             return None
-        self._asked = self._suspects.popleft() if self._suspects else None
-        if self._asked is not None:
-            self._until = now + ANSWER_TIMEOUT_S
+        self._asked = None
+        while self._suspects and self._asked is None:
+            ticker = self._suspects.popleft()
+            if not self._has_traded(ticker):
+                self._asked, self._until = ticker, now + ANSWER_TIMEOUT_S
         return self._asked
+
+    def _has_traded(self, ticker: str) -> bool:
+        return ticker in self._served or ticker in self.already_traded

@@ -100,7 +100,7 @@ class CaptureSession:
         self._intake = Intake(layout, session, settings, stamp, tickers)
         self._journal.coverage.add(OpeningMark(stamp, connected=False, tickers=tickers))
         self._events = FeedEventRecorder(self._intake, self._journal, self._mailbox, clock)
-        self._feed = FeedClient(settings, key, tickers, self._events, clock)
+        self._feed = FeedClient(settings, key, tickers, self._events, clock, self._intake.received)
         if holder.waited_for:
             self._feed.set_gap_start(stamp, holder.waited_for)
         self._recorder = Recorder(layout, self._intake, settings, self._post_sealed)

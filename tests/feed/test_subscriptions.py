@@ -99,6 +99,26 @@ def test_a_ticker_that_trades_is_not_asked_for_again():
     assert not probe.is_active
 
 
+def test_a_ticker_that_traded_before_the_error_is_neither_asked_for_nor_refused():
+    probe = RefusalProbe({"AAPL": 1})
+    probe.traded(["MSFT"])
+    assert probe.add_error("Invalid symbol", TICKERS, 0.0) is None
+    assert probe.next_suspect(ANSWER_TIMEOUT_S) == "BAD"
+    assert probe.next_suspect(ANSWER_TIMEOUT_S * 2) is None
+    assert probe.add_error("Invalid symbol AAPL", TICKERS, ANSWER_TIMEOUT_S * 2) is None
+
+
+def test_a_ticker_whose_trade_becomes_known_late_is_not_refused():
+    already_traded: set[str] = set()
+    probe = RefusalProbe(already_traded)
+    probe.add_error("Invalid symbol", TICKERS, 0.0)
+    already_traded.add("AAPL")
+    assert probe.next_suspect(ANSWER_TIMEOUT_S) == "BAD"
+    already_traded.add("BAD")
+    assert probe.add_error("Internal error", TICKERS, ANSWER_TIMEOUT_S) is None
+    assert probe.next_suspect(ANSWER_TIMEOUT_S * 2) == "MSFT"
+
+
 def test_an_error_after_a_trade_of_the_ticker_asked_for_means_another():
     probe = RefusalProbe()
     probe.add_error("Invalid symbol", TICKERS, 0.0)

@@ -201,6 +201,25 @@ def test_38_one_bad_symbol_of_fifty_is_found_and_the_others_recorded(
     assert report.reconnects == 0
 
 
+def test_38_a_ticker_that_traded_before_an_error_is_not_refused(studio: Studio) -> None:
+    error = b'{"type":"error","msg":"Invalid symbol"}'
+
+    def scenario(exchange: Simulator) -> Scenario:
+        yield connected
+        exchange.send_raw(frame(("AAPL", 1)))
+        yield lambda status: status.trades == 1
+
+        def some_ticker_is_refused(_: CaptureStatus) -> bool:
+            exchange.send_raw(error)
+            return bool(events(studio.data_dir, "refused"))
+
+        yield some_ticker_is_refused
+
+    with studio.exchange() as exchange:
+        report = record(studio, exchange, scenario(exchange), ["AAPL", "MSFT"])
+    assert list(report.refused) == ["MSFT"]
+
+
 def test_39_odd_frames_are_counted_and_kept_and_harm_no_trade(studio: Studio) -> None:
     with studio.exchange(
         ScriptedSource(numbered(20)), [Fault("malformed", after_trades=10)], settle=0.05
