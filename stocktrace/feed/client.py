@@ -28,17 +28,10 @@ from stocktrace.clock import SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import CannotConnect, FeedStopped
 from stocktrace.feed import protocol
 from stocktrace.feed.handshake import ConnectionLost, Dialer
-from stocktrace.feed.keepalive import KeepaliveMonitor
-from stocktrace.feed.reconnect import Backoff, GapTracker, SharedKeyDetector
+from stocktrace.feed.reconnect import Backoff, GapTracker, KeepaliveMonitor, SharedKeyDetector
 from stocktrace.feed.socket import BatchSocket, ReadPacer, SocketRead
 from stocktrace.feed.subscriptions import Subscription
-from stocktrace.marks import (
-    ConnectedMark,
-    DisconnectedMark,
-    Mark,
-    RefusedMark,
-    SubscriptionMark,
-)
+from stocktrace.marks import ConnectedMark, DisconnectedMark, Mark, RefusedMark, SubscriptionMark
 from stocktrace.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -95,7 +88,8 @@ class FeedClient:
         clock: Clock = SYSTEM_CLOCK,
         already_traded: Container[str] = (),
     ) -> None:
-        self._wanted = tuple(dict.fromkeys(tickers))
+        #: The tickers that shall be subscribed; ``set_tickers`` changes them.
+        self.tickers = tuple(dict.fromkeys(tickers))
         self._listener = listener
         self._settings = settings
         self._clock = clock
@@ -106,7 +100,7 @@ class FeedClient:
             settings.backoff_floor,
             settings.stable_after,
         )
-        self._answers_pings: bool | None = None
+        self._keepalive = KeepaliveMonitor(settings)
         self._pacer = ReadPacer(clock.monotonic())
         self._shared_key = SharedKeyDetector()
         self._gap = GapTracker()
@@ -131,14 +125,9 @@ class FeedClient:
         """Start connecting, on the feed's own thread."""
         self._thread.start()
 
-    @property
-    def tickers(self) -> tuple[str, ...]:
-        """The tickers that shall be subscribed."""
-        return self._wanted
-
     def set_tickers(self, tickers: Iterable[str]) -> None:
         """Change the tickers; a live connection subscribes them within ``TICK_S``."""
-        self._wanted = tuple(dict.fromkeys(tickers))  # one assignment: atomic for the feed's thread
+        self.tickers = tuple(dict.fromkeys(tickers))  # one assignment: atomic for the feed's thread
 
     def stop(self, deadline: Deadline) -> bool:
         """Stop the feed and return ``True`` if its thread ended before the deadline.
@@ -148,12 +137,10 @@ class FeedClient:
         self._stop.set()
         if self._thread.ident is None:
             return True  # it was never started
-        self.ended.wait(min(2 * TICK_S, deadline.remaining()))
-        if not self.ended.is_set():
+        if not self.ended.wait(min(2 * TICK_S, deadline.remaining())):
             self._dialer.abort()
-            self.ended.wait(deadline.remaining())
-        if not self.ended.is_set():
-            log.warning("the feed's thread did not end (state: %s)", self.state.value)
+            if not self.ended.wait(deadline.remaining()):
+                log.warning("the feed's thread did not end (state: %s)", self.state.value)
         return self.ended.is_set()
 
     def raise_failure(self) -> None:
@@ -215,94 +202,73 @@ class FeedClient:
     def _listen(self, socket: BatchSocket) -> str | None:
         """Subscribe and read; return why the connection ended, or ``None`` after ``stop()``."""
         opened = self._clock.monotonic()
-        settings = self._settings
-        keepalive = KeepaliveMonitor(
-            settings.ping_interval,
-            settings.pong_timeout,
-            settings.frame_timeout,
-            settings.idle_timeout,
-            opened,
-            self._answers_pings,
-        )
+        self._keepalive.connection_opened(opened)
         self._gap.connection_opened()
         subscription = Subscription(socket, self._clock, self._already_traded)
         reason: str | None = None
         try:
-            with self._sending(socket, settings.handshake_timeout):
-                subscription.begin(self._wanted)
+            with self._sending(socket, self._settings.handshake_timeout):
+                subscription.change(self.tickers)
             self.state = FeedState.LISTENING
             self._read_at = stamp = self._clock.wall()
             self._gap.data_received(stamp, self._clock.monotonic())
             self._close_gap(stamp)
             self._listener.on_mark(ConnectedMark(stamp, subscription.tickers))
-            while not self._stop.is_set():
-                reason = self._read(socket, keepalive, subscription)
-                if reason is not None:
-                    break
-                if subscription.tickers is not self._wanted:
+            while reason is None and not self._stop.is_set():
+                reason = self._read(socket, subscription)
+                if reason is None and subscription.tickers is not self.tickers:
                     self._change_subscription(socket, subscription)
-            else:
+            if reason is None:
                 with contextlib.suppress(OSError, WebSocketException):  # a courtesy
                     socket.send_close()
         except ConnectionLost as lost:
             reason = str(lost)
         finally:
             socket.shutdown()
-            self._answers_pings = keepalive.answers_pings
         if reason is not None:
             self._on_lost(reason, self._clock.monotonic() - opened)
         return reason
 
-    def _read(
-        self, socket: BatchSocket, keepalive: KeepaliveMonitor, subscription: Subscription
-    ) -> str | None:
+    def _read(self, socket: BatchSocket, subscription: Subscription) -> str | None:
         """Read once; return why the connection ended, if it did."""
-        batch: SocketRead | None
         try:
             batch = socket.recv_batch()
         except TimeoutError:
-            batch = None
+            batch = SocketRead()
         except (OSError, WebSocketException) as error:
             raise self._dialer.as_connection_lost(error) from error
         self._read_at = stamp = self._clock.wall()
         now = self._clock.monotonic()
-        if batch is not None:
+        if batch.size:
             self._gap.data_received(stamp, now)
-            keepalive.received(
+            self._keepalive.received(
                 now, completed=batch.frame_completed, in_frame=socket.in_frame, pong=batch.pongs > 0
             )
-        if batch is not None and batch.frames:
+        if batch.frames:
             self._listener.on_frames(stamp, batch.frames)
             self._find_answers(batch.frames, subscription, stamp, now)
-        if batch is None or not batch.frames or batch.closed is not None:
+        if not batch.frames or batch.closed is not None:
             self._listener.on_tick(stamp)
-        if batch is not None:
-            if batch.closed is not None:
-                return self._dialer.scrub(batch.closed)
-            if wait := self._pacer.delay_after(batch.size, now, drained=batch.drained):
-                time.sleep(wait)  # Event.wait() takes twice the CPU time
-        reason = keepalive.failure(now)
+        if batch.closed is not None:
+            return self._dialer.scrub(batch.closed)
+        if batch.size and (wait := self._pacer.delay_after(batch.size, now, drained=batch.drained)):
+            time.sleep(wait)  # Event.wait() takes twice the CPU time
+        reason = self._keepalive.failure(now)
         if reason is None:
-            self._send_due(socket, keepalive, subscription, now)
+            self._send_due(socket, subscription, now)
         return reason
 
-    def _send_due(
-        self,
-        socket: BatchSocket,
-        keepalive: KeepaliveMonitor,
-        subscription: Subscription,
-        now: float,
-    ) -> None:
+    def _send_due(self, socket: BatchSocket, subscription: Subscription, now: float) -> None:
         """Send a ping, or subscribe a suspect again, if it is time."""
         suspect = subscription.probe.next_suspect(now)
-        ping = keepalive.ping_due(now)
+        ping = self._keepalive.ping_due(now)
         if not (ping or suspect):
             return
         with self._sending(socket, self._settings.pong_timeout):
             if ping:
                 socket.ping()
             if suspect:
-                subscription.resubscribe(suspect)
+                socket.send(protocol.subscribe(suspect))
 
     @contextlib.contextmanager
     def _sending(self, socket: BatchSocket, timeout_s: float) -> Iterator[None]:
@@ -329,7 +295,7 @@ class FeedClient:
 
     def _change_subscription(self, socket: BatchSocket, subscription: Subscription) -> None:
         with self._sending(socket, self._settings.handshake_timeout):
-            added, removed = subscription.change(self._wanted)
+            added, removed = subscription.change(self.tickers)
         if added or removed:
             stamp = self._clock.wall()
             self._listener.on_mark(SubscriptionMark(stamp, tuple(added), tuple(removed)))

@@ -1,4 +1,16 @@
-"""When to reconnect, and since when nobody listens. Pure: callers pass the times.
+"""When a connection counts as lost, when to reconnect, and since when nobody listens.
+
+Pure: callers pass the times, in monotonic seconds unless they are named ``stamp`` (epoch ns).
+
+``KeepaliveMonitor`` never takes "no trades" for a reason, because an illiquid ticker is silent for
+hours. Any received byte is a sign of life (docs/faults.md 1, 2, 4, 5, 7, 20):
+
+- *ping unanswered*: no byte arrived within ``pong_timeout`` of our ping. Servers need not answer
+  pings (docs/finnhub.md): one that sends frames but no pong is not pinged any more, and the idle
+  timeout applies.
+- *half a frame*: a frame began and then no byte came for ``frame_timeout``, or it was not complete
+  after ``MAX_FRAME_S``.
+- *no frame*: no byte for ``idle_timeout``; Finnhub sends a heartbeat about every 60 s.
 
 ``Backoff`` uses full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS 2015): the delay
 before attempt *n* is uniform in [floor, max(floor, min(cap, base * 2^(n-1)))]. With the floor,
@@ -20,12 +32,74 @@ from dataclasses import dataclass, field
 
 from stocktrace.intervals import CONNECTING
 from stocktrace.marks import GapMark
+from stocktrace.settings import Settings
 from stocktrace.units import NS_PER_SECOND
 
+# A frame of 10 MB takes a minute at 1.3 Mbit/s; a slower server is not usable.
+MAX_FRAME_S = 60.0
 # Finnhub answers too many attempts with 429, and wants minutes, not seconds (docs/finnhub.md,
 # "Connection").
 RATE_LIMIT_FLOOR_S = 60.0
 RATE_LIMIT_CAP_S = 600.0
+# So many connections in a row that are shorter than this are hardly caused by the network.
+SHORT_CONNECTION_S = 10.0
+SHORT_CONNECTIONS = 3
+
+
+@dataclass(slots=True)
+class KeepaliveMonitor:
+    """The signs of life of the connection that was opened last, and when it needs a ping."""
+
+    settings: Settings
+    #: ``None`` until the server has answered one, or has let one time out.
+    answers_pings: bool | None = None
+    _last_byte: float = 0.0
+    _pinged: float | None = None
+    _next_ping: float = 0.0
+    _frame_since: float | None = None
+
+    def connection_opened(self, now: float) -> None:
+        """Take in a connection; ``answers_pings`` is still valid for it."""
+        self._last_byte, self._next_ping = now, now + self.settings.ping_interval
+        self._pinged = self._frame_since = None
+
+    def received(self, now: float, *, completed: bool, in_frame: bool, pong: bool) -> None:
+        """Take in bytes: they ``completed`` a frame, they end ``in_frame``, they had a ``pong``."""
+        self._last_byte = now
+        if not in_frame:
+            self._frame_since = None
+        elif completed or self._frame_since is None:
+            self._frame_since = now
+        if pong:
+            self.answers_pings = True
+            self._pinged = None
+
+    def ping_due(self, now: float) -> bool:
+        """Return ``True`` if a ping must be sent now; the caller then sends it."""
+        if self.answers_pings is False or self._pinged is not None or now < self._next_ping:
+            return False
+        self._pinged = now
+        self._next_ping = now + self.settings.ping_interval
+        return True
+
+    def failure(self, now: float) -> str | None:
+        """Return why the connection counts as lost, or ``None``."""
+        silent = now - self._last_byte
+        timeouts = self.settings
+        if self._frame_since is not None:
+            if silent >= timeouts.frame_timeout:
+                return f"half a frame, then nothing for {timeouts.frame_timeout:g} s"
+            if now - self._frame_since >= MAX_FRAME_S:
+                return f"a frame not complete after {MAX_FRAME_S:g} s"
+        if self._pinged is not None and now - self._pinged >= timeouts.pong_timeout:
+            if self._last_byte <= self._pinged:
+                return f"ping unanswered for {timeouts.pong_timeout:g} s"
+            # Frames but no pong: perhaps this server never answers pings.
+            self._pinged = None
+            self.answers_pings = self.answers_pings or False
+        if silent >= timeouts.idle_timeout:
+            return f"no frame for {timeouts.idle_timeout:g} s"
+        return None
 
 
 @dataclass(slots=True)
@@ -54,11 +128,6 @@ class Backoff:
         """Take in that a connection ended after ``seconds``."""
         if seconds >= self.stable_after_s:
             self.failures = 0
-
-
-# So many connections in a row that are shorter than this are hardly caused by the network.
-SHORT_CONNECTION_S = 10.0
-SHORT_CONNECTIONS = 3
 
 
 @dataclass(slots=True)

@@ -31,12 +31,6 @@ class Subscription:
         #: The tickers that the server was asked for.
         self.tickers: tuple[str, ...] = ()
 
-    def begin(self, tickers: tuple[str, ...]) -> None:
-        """Subscribe the first tickers."""
-        for ticker in tickers:
-            self._socket.send(protocol.subscribe(ticker))
-        self.tickers = tickers
-
     def change(self, wanted: tuple[str, ...]) -> tuple[list[str], list[str]]:
         """Subscribe and unsubscribe what differs from ``wanted``; return both lists."""
         current = set(self.tickers)
@@ -51,10 +45,6 @@ class Subscription:
         if added:
             self.probe.subscribed(added, self._clock.monotonic())
         return added, removed
-
-    def resubscribe(self, ticker: str) -> None:
-        """Subscribe a suspect again."""
-        self._socket.send(protocol.subscribe(ticker))
 
 
 # Errors were measured to arrive within 0.2 s; the rest is for slow lines.

@@ -758,7 +758,7 @@ def test_a_frame_that_drips_without_a_pause_is_noticed_too(
         self._size = 10
         hands.monotonic += 1.0
         next(reads)
-        return SocketRead()
+        return SocketRead(size=1)
 
     monkeypatch.setattr(BatchSocket, "recv_batch", drip)
     start(DEFAULTS, clock=hands.clock())

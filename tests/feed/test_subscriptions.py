@@ -35,7 +35,7 @@ def subscription(sent: Sent) -> Subscription:
 
 
 def test_only_what_changed_is_asked_for(subscription: Subscription, sent: Sent) -> None:
-    subscription.begin(("A", "B", "C"))
+    subscription.change(("A", "B", "C"))
     sent.clear()
     assert subscription.change(("D", "B")) == (["D"], ["A", "C"])
     assert sent == [protocol.unsubscribe("A"), protocol.unsubscribe("C"), protocol.subscribe("D")]
@@ -47,7 +47,7 @@ def test_only_what_changed_is_asked_for(subscription: Subscription, sent: Sent) 
 def test_a_suspect_that_was_removed_is_not_subscribed_again(
     subscription: Subscription,
 ) -> None:
-    subscription.begin(("A", "B"))
+    subscription.change(("A", "B"))
     assert subscription.probe.add_error("Invalid symbol", subscription.tickers, 0.0) is None
     assert subscription.probe.is_active
     subscription.change(("B",))
