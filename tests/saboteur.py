@@ -22,7 +22,7 @@ from typing import Any
 # All that a child would import by itself, so that the fork has it.
 import stocktrace.live.api
 import stocktrace.live.session
-import stocktrace.record.feed_events
+import stocktrace.record.journal
 import stocktrace.record.recovery
 import stocktrace.verify
 from stocktrace import cli
@@ -172,7 +172,7 @@ def _watch(saboteur: Saboteur) -> None:
     saboteur.watch(stocktrace.record.recovery, "recount_report", "counting again")
     saboteur.watch(stocktrace.record.recovery, "truncate_torn_tape", "truncating a tape")
     saboteur.watch(stocktrace.live.session.CaptureSession, "_stop", "ending")
-    record_mark = stocktrace.record.feed_events.FeedEventRecorder.on_mark
+    record_mark = stocktrace.record.journal.FeedEventRecorder.on_mark
 
     @wraps(record_mark)
     def on_mark(recorder: Any, mark: Mark) -> None:
@@ -180,4 +180,4 @@ def _watch(saboteur: Saboteur) -> None:
         if isinstance(mark, ConnectedMark):
             saboteur.begin("recording")
 
-    setattr(stocktrace.record.feed_events.FeedEventRecorder, "on_mark", on_mark)  # noqa: B010 - for mypy
+    setattr(stocktrace.record.journal.FeedEventRecorder, "on_mark", on_mark)  # noqa: B010 - for mypy

@@ -48,8 +48,8 @@ from stocktrace.feed.rest import RestClient
 from stocktrace.importing.csv_source import TimedFrame
 from stocktrace.importing.importer import ImportOrigin, import_frames
 from stocktrace.intervals import widen_spans
+from stocktrace.record.publish import upload_session
 from stocktrace.record.recovery import recover
-from stocktrace.record.upload import upload_session
 from stocktrace.store import gap_fills, lock, outbox
 from stocktrace.store.gap_fills import GapFill
 from stocktrace.store.layout import Layout

@@ -19,8 +19,7 @@ from stocktrace.live.control import CaptureControl
 from stocktrace.live.key_lock import wait_for_key
 from stocktrace.live.publishing import Publisher, PublishFuture
 from stocktrace.live.session import CaptureSession
-from stocktrace.record.publish import publish_window
-from stocktrace.record.upload import upload_session
+from stocktrace.record.publish import publish_window, upload_session
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import OFF, Settings

@@ -33,10 +33,15 @@ from stocktrace.live.snapshot import StatusSnapshot
 from stocktrace.live.ticker_changes import TickerChanger, open_inbox
 from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates
-from stocktrace.record.feed_events import FeedEventRecorder, Mailbox
 from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.intake import Intake
-from stocktrace.record.journal import SessionJournal, new_report, report_gaps
+from stocktrace.record.journal import (
+    FeedEventRecorder,
+    Mailbox,
+    SessionJournal,
+    new_report,
+    report_gaps,
+)
 from stocktrace.record.recorder import Recorder, SealedWindow
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import LagReport, SessionReport, SessionState

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stocktrace.errors import StocktraceError
+from stocktrace.record.publish import upload_session, with_lake_of_report
 from stocktrace.record.recovery import claim_session
-from stocktrace.record.upload import upload_session, with_lake_of_report
 from stocktrace.sessions.catalog import read_report
 from stocktrace.store import conversion
 from stocktrace.store.layout import Layout

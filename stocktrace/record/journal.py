@@ -1,20 +1,28 @@
-"""Everything that a running session says: in its report, in the audit log, and to a person."""
+"""Everything that a running session says: in its report, in the audit log, and to a person.
+
+``FeedEventRecorder`` receives the feed's events on the feed's thread. It appends to the tape and
+fills the queues. The journal's part waits in a mailbox, which the thread of the capture reads.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
+import queue
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from stocktrace import marks
 from stocktrace._version import __version__
+from stocktrace.clock import SYSTEM_CLOCK, Clock, ClockJumpDetector
 from stocktrace.feed.subscriptions import is_symbol_error
 from stocktrace.record.coverage import CoverageBuilder
+from stocktrace.record.intake import Intake
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import GapReport, SessionReport, TickerChange
@@ -25,6 +33,9 @@ from stocktrace.text import count_of, printable
 from stocktrace.units import NS_PER_SECOND, utc_datetime
 
 log = logging.getLogger(__name__)
+
+#: Calls that other threads leave for the thread of the capture.
+Mailbox = queue.SimpleQueue[Callable[[], None]]
 
 # The first connection takes a moment; a longer gap is worth a message.
 CONNECTING_S = 1.0
@@ -221,3 +232,61 @@ class SessionJournal:
         """Take in something that a person should know."""
         self.report.notices.append(text)
         self.record("notice", text, logging.WARNING, text=text)
+
+
+class FeedEventRecorder:
+    """A ``FeedListener`` that passes frames and marks to the intake and posts the rest."""
+
+    def __init__(
+        self, intake: Intake, journal: SessionJournal, mailbox: Mailbox, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._intake = intake
+        self._journal = journal
+        self._mailbox = mailbox
+        self._clock = clock
+        self._clock_jumps: ClockJumpDetector | None = None
+
+    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> None:
+        """Append the frames to the tape; the intake decodes them a moment later."""
+        self._check_clock(stamp)
+        self._intake.add_frames(stamp, frames)
+
+    def on_tick(self, stamp: int) -> None:
+        """Begin the next window if it is time, and decode what waits."""
+        self._check_clock(stamp)
+        self._intake.tick(stamp)
+
+    def on_mark(self, mark: marks.Mark) -> None:
+        """Append the mark to the tape, and post it to the journal."""
+        if isinstance(mark, marks.ConnectedMark):
+            self._clock_jumps = ClockJumpDetector(mark.stamp, self._clock.monotonic())
+        elif isinstance(mark, marks.DisconnectedMark):
+            self._clock_jumps = None
+        self._intake.add_mark(mark)
+        self._mailbox.put(partial(self._journal.on_mark, mark))
+
+    def on_error(self, text: str) -> None:
+        """Post an error of the server."""
+        self._mailbox.put(partial(self._journal.on_error, text))
+
+    def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
+        """Post an attempt that failed."""
+        self._intake.tick(stamp)
+        self._mailbox.put(partial(self._journal.on_retry, stamp, reason, wait_s))
+
+    def on_notice(self, text: str) -> None:
+        """Post a notice."""
+        self._mailbox.put(partial(self._journal.on_notice, text))
+
+    def on_ended(self, stamp: int) -> None:
+        """Record the end at ``stamp`` (0 after an exception); the feed's thread has ended."""
+        self._intake.decode()
+        if stamp:
+            self.on_mark(marks.EndedMark(stamp))
+
+    def _check_clock(self, stamp: int) -> None:
+        """Record a pause of the process, or a change of the clock, while the feed listens."""
+        monotonic = self._clock.monotonic()
+        jumps = self._clock_jumps
+        if jumps is not None and (reason := jumps.check(stamp, monotonic)):
+            self.on_mark(marks.PausedMark(stamp, jumps.previous_wall, reason))

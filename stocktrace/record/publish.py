@@ -1,30 +1,41 @@
-"""From a window that has ended to published Parquet: rebuild, archive the tape, convert.
+"""From a window that has ended to the lake: rebuild, archive the tape, convert to Parquet, send.
 
 Each step may be killed anywhere and run again. The suffixes on disk say how far it came: the
 segments of a ``.tape`` may be incomplete, those of a ``.tape.zst`` are complete; a ``.csv`` is
 complete and not published yet.
+
+A lake that fails costs time, never data, and does not stop a capture: the files wait in the outbox,
+and are sent with the next window, at the end of the capture, or by ``stocktrace recover``. Until
+then, ``SessionReport.upload_error`` says why.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from stocktrace.clock import SYSTEM_CLOCK, Clock
+from stocktrace.errors import LakeError
 from stocktrace.record.recorder import SealedWindow, finish_counts
-from stocktrace.record.upload import send_pending
 from stocktrace.record.window_counts import WindowCounts
-from stocktrace.store import conversion, files, lock
+from stocktrace.sessions.report import SessionReport
+from stocktrace.store import conversion, files, lock, outbox
+from stocktrace.store.audit import AuditLog
 from stocktrace.store.batch import Chunk
 from stocktrace.store.conversion import PublishedFile
 from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
+from stocktrace.store.outbox import SentFiles
 from stocktrace.store.partition import find_in_day_file
 from stocktrace.store.segments import SegmentWriter
 from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
+
+log = logging.getLogger(__name__)
 
 # Frames that are decoded together; more exceed the processor's cache (docs/performance.md).
 _BATCH_BYTES = 1 << 18
@@ -129,3 +140,34 @@ def _is_published(layout: Layout, part: WindowId, ticker: str) -> bool:
         or layout.parquet(ticker, part).exists()
         or find_in_day_file(layout, ticker, part) is not None
     )
+
+
+def with_lake_of_report(layout: Layout, report: SessionReport) -> Layout:
+    """Return ``layout`` with its lake, or with the lake that the session was recorded for."""
+    return replace(layout, lake=layout.lake or str(report.settings.get("lake", "")))
+
+
+def send_pending(layout: Layout, session: str) -> tuple[SentFiles, str]:
+    """Send the outbox and the current report; return what was sent, and the error or ``""``."""
+    try:
+        outbox.add_to_outbox(layout, session, layout.report(session))
+        return outbox.send_outbox(layout, session), ""
+    except LakeError as error:
+        return SentFiles(), f"{error} The files wait in the outbox: run `stocktrace recover`."
+
+
+def upload_session(layout: Layout, report: SessionReport, clock: Clock = SYSTEM_CLOCK) -> None:
+    """Send the rest of a session that has ended, its report last, and record the outcome."""
+    if not layout.lake and not layout.outbox(report.session).exists():
+        return
+    path = layout.report(report.session)
+    report.upload_error = ""
+    report.write(path)
+    sent, report.upload_error = send_pending(layout, report.session)
+    audit = AuditLog(layout.audit, report.session, clock)
+    if report.upload_error:
+        report.write(path)
+        audit("unsent", reason=report.upload_error)
+        log.error(report.upload_error)
+    else:
+        audit("send", files=sent.files, size=sent.size)

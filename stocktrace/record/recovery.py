@@ -32,8 +32,12 @@ from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.file_hashes import hash_files, update_hashes
 from stocktrace.record.journal import SessionJournal, new_report, report_gaps
-from stocktrace.record.publish import publish_window, rebuilt_copy
-from stocktrace.record.upload import upload_session, with_lake_of_report
+from stocktrace.record.publish import (
+    publish_window,
+    rebuilt_copy,
+    upload_session,
+    with_lake_of_report,
+)
 from stocktrace.sessions import catalog
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
