@@ -133,12 +133,12 @@ def _decode_rows(
     return TradeColumns(
         counts,
         ticker,
-        list(map(_ticker, tickers)),
+        list(map(_decode_ticker, tickers)),
         numbers[count : 2 * count].cast(pa.int64()).to_numpy(),
         numbers[:count].cast(pa.float64()).to_numpy(),
         numbers[2 * count :].cast(pa.float64()).to_numpy(),
         codes,
-        list(map(_codes, lists)),
+        list(map(_decode_codes, lists)),
     )
 
 
@@ -166,17 +166,8 @@ def _are_json_numbers(texts: pa.StringArray) -> bool:
     return bool((letters[edges[zeros] + 1] == ord(".")).all())
 
 
-_decode_codes: Callable[[str], Codes] = msgspec.json.Decoder(Codes).decode
-
-
-@lru_cache(_MAX_TEXTS)
-def _ticker(text: str) -> str:
-    return msgspec.json.decode(text, type=str)
-
-
-@lru_cache(_MAX_TEXTS)
-def _codes(text: str) -> Codes:
-    return _decode_codes(text)
+_decode_ticker: Callable[[str], str] = lru_cache(_MAX_TEXTS)(msgspec.json.Decoder(str).decode)
+_decode_codes: Callable[[str], Codes] = lru_cache(_MAX_TEXTS)(msgspec.json.Decoder(Codes).decode)
 
 
 def _matches_at(text: bytes, places: Positions, word: bytes) -> bool:

@@ -8,10 +8,7 @@ from __future__ import annotations
 import threading
 from urllib.parse import quote, urlsplit
 
-from websocket import (
-    WebSocketBadStatusException,
-    WebSocketTimeoutException,
-)
+from websocket import WebSocketBadStatusException, WebSocketTimeoutException
 
 from stocktrace.clock import Clock, Deadline
 from stocktrace.errors import CannotConnect, KeyRefused
@@ -90,7 +87,7 @@ class Dialer:
                 raise KeyRefused(status) from None
             return f"HTTP {status} at the handshake", status == 429
         if isinstance(error, (TimeoutError, WebSocketTimeoutException)):
-            return f"no answer to {self._socket.step} in {self._timeout_s:g} s", False
+            return f"no answer to {self._socket.transport.step} in {self._timeout_s:g} s", False
         return f"cannot connect: {self.scrub(error)}", False
 
     def as_connection_lost(self, error: Exception) -> ConnectionLost:
@@ -98,7 +95,7 @@ class Dialer:
         return ConnectionLost(f"connection lost: {self.scrub(error)}")
 
     def scrub(self, message: object) -> str:
-        """Return a message of the server or the library without the key."""
+        """Return a message of the server or the library, without the key."""
         text = str(message).replace(self._key, "***").replace(quote(self._key), "***")
         return text or type(message).__name__
 

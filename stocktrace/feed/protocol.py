@@ -43,7 +43,7 @@ class DecodedFrames:
     frames = ``trade_frames`` + ``control`` + ``undecodable``.
     """
 
-    rows: TradeColumns
+    rows: TradeColumns = field(default_factory=lambda: TradeColumns.of([]))
     trade_frames: int = 0
     control: int = 0
     undecodable: int = 0
@@ -93,7 +93,7 @@ def decode(frames: Sequence[bytes]) -> DecodedFrames:
     if lines is not None:
         return DecodedFrames(TradeColumns.of([line.data for line in lines]), len(lines))
     # A few frames are unusual: decode those exactly.
-    decoded = DecodedFrames(TradeColumns.of([]))
+    decoded = DecodedFrames()
     decoded.rows = TradeColumns.of([_decode_one(frame, decoded) for frame in frames])
     return decoded
 
@@ -156,15 +156,16 @@ def _decode_exactly(frame: bytes, into: DecodedFrames) -> list[Trade]:
     except (ValueError, RecursionError) as error:
         return _refuse_frame(frame, f"not JSON: {_shortened(error)}", into)
     kind = message.get("type") if isinstance(message, dict) else None
-    trades: list[Trade] = []
     if kind == "trade" and isinstance(message.get("data"), list):
+        trades: list[Trade] = []
         into.trade_frames += 1
         for row in message["data"]:
             try:
                 trades.append(_trade(row))
             except WireError as error:
                 into.refused_trades += 1
-                into.refusals.append(RefusedRow(frame, _plain_row(row), str(error)))
+                plain = "null" if row is None else _plain(row)  # None means the whole frame
+                into.refusals.append(RefusedRow(frame, plain, str(error)))
         return trades
     if kind == "trade" or not isinstance(kind, str) or isinstance(kind, _Number):
         return _refuse_frame(frame, "no trades and no known type", into)
@@ -173,7 +174,7 @@ def _decode_exactly(frame: bytes, into: DecodedFrames) -> list[Trade]:
     elif kind not in _CONTROL:
         return _refuse_frame(frame, f"unknown type {_shortened(kind)}", into)
     into.control += 1
-    return trades
+    return []
 
 
 def _refuse_frame(frame: bytes, reason: str, into: DecodedFrames) -> list[Trade]:
@@ -189,11 +190,7 @@ class _Number(str):
 
 
 def _trade(row: Any) -> Trade:
-    """Return the trade in one element of ``data``.
-
-    Raises:
-        WireError: it is not a valid trade; the text is the reason.
-    """
+    """Return the trade in one element of ``data``; a ``WireError`` says what is wrong with it."""
     if not isinstance(row, dict):
         raise WireError("not an object")
     symbol, time, codes = row.get("s"), row.get("t"), row.get("c")
@@ -241,11 +238,6 @@ def _is_exact(text: str) -> bool:
         return False
 
 
-def _plain_row(row: Any) -> Any:
-    """``row`` for the quarantine; never ``None``, which means the whole frame there."""
-    return "null" if row is None else _plain(row)
-
-
 def _plain(value: Any, levels: int = _MAX_LEVELS) -> Any:
     """``value`` as every JSON writer accepts it: numbers as text, valid Unicode, few levels."""
     if isinstance(value, str):
@@ -260,7 +252,7 @@ def _plain(value: Any, levels: int = _MAX_LEVELS) -> Any:
 
 
 def _complete_text(text: str) -> str:
-    """``text`` with halves of surrogate pairs escaped."""
+    """Escape halves of surrogate pairs."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -280,7 +272,7 @@ def unsubscribe(symbol: str) -> str:
 
 
 def _command(kind: str, symbol: str) -> str:
-    return json.dumps({"type": kind, "symbol": symbol}, separators=(",", ":"))
+    return _json({"type": kind, "symbol": symbol})
 
 
 def encode(trades: Sequence[Trade]) -> bytes:

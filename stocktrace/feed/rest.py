@@ -55,10 +55,6 @@ def rest_url(feed: str) -> str:
     return urlunsplit((scheme, parts.netloc.removeprefix("ws."), _PATH, "", ""))
 
 
-def _sleep(seconds: float) -> None:
-    threading.Event().wait(seconds)
-
-
 @dataclass(slots=True)
 class RestClient:
     """A context manager that makes requests to ``url`` with one key; for one thread.
@@ -69,7 +65,7 @@ class RestClient:
     url: str
     key: str = field(repr=False)
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
-    pause: Callable[[float], None] = field(default=_sleep, repr=False)
+    pause: Callable[[float], object] = field(default=threading.Event().wait, repr=False)
     _client: httpx.Client = field(init=False, repr=False)
     _next: float = field(default=0.0, init=False)
 
@@ -99,7 +95,9 @@ class RestClient:
         """
         backoff = Backoff(1.0, 30.0, 0.2, _MINUTE_S, random.SystemRandom())
         reason = ""
-        for attempt in range(1, ATTEMPTS + 1):
+        wait = 0.0
+        for _ in range(ATTEMPTS):
+            self._wait(wait)
             self._wait(self._next - self.clock.monotonic())
             self._next = self.clock.monotonic() + _REQUEST_INTERVAL_S
             try:
@@ -109,15 +107,14 @@ class RestClient:
                 reason, wait = f"{type(error).__name__}: {error}", backoff.next_delay()
             else:
                 if answer.status_code == 200:
-                    self._respect_rate_limit(answer)
+                    if answer.headers.get("X-Ratelimit-Remaining") == "0":
+                        self._next = self.clock.monotonic() + self._until_next_minute()
                     return answer.content
                 self._raise_if_final(answer)
                 reason, wait = f"HTTP {answer.status_code}", self._retry_delay(answer, backoff)
                 if wait > _MAX_RETRY_S:
                     reason += f", retry after {wait:.0f} s"
                     break
-            if attempt < ATTEMPTS:
-                self._wait(wait)
         raise ServerUnavailable(f"{self.url} does not answer ({reason}): run it again later.")
 
     def _raise_if_final(self, answer: httpx.Response) -> None:
@@ -132,18 +129,12 @@ class RestClient:
             raise InvalidResponse(f"{self.url} answered HTTP {status}.")
 
     def _retry_delay(self, answer: httpx.Response, backoff: Backoff) -> float:
-        """Return the seconds until the next attempt."""
         seconds = answer.headers.get("Retry-After", "")
         if seconds.isdecimal():
             return float(seconds)
         if answer.status_code == 429:
             return self._until_next_minute() + random.random()
         return backoff.next_delay()
-
-    def _respect_rate_limit(self, answer: httpx.Response) -> None:
-        """Wait for the next minute if this one has no request left."""
-        if answer.headers.get("X-Ratelimit-Remaining") == "0":
-            self._next = self.clock.monotonic() + self._until_next_minute()
 
     def _until_next_minute(self) -> float:
         return _MINUTE_S - self.clock.wall() / NS_PER_SECOND % _MINUTE_S

@@ -45,28 +45,24 @@ _NO_CLOSE_FRAME = "TCP ended without a close frame"
 _TOKEN = re.compile(r"(token=)[^&\s'\"]+")
 
 
-class _SecretFilter(logging.Filter):
-    """Removes the key from websocket-client's log: its trace has the request and the answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.secrets: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = _TOKEN.sub(r"\1***", record.getMessage())
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        record.msg, record.args = text, ()
-        return True
+_secrets: set[str] = set()
 
 
-_secret_filter = _SecretFilter()
-logging.getLogger("websocket").addFilter(_secret_filter)
+def _remove_secrets(record: logging.LogRecord) -> bool:
+    text = _TOKEN.sub(r"\1***", record.getMessage())
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    record.msg, record.args = text, ()
+    return True
+
+
+# The library's trace has the request, with the key in it, and the answer.
+logging.getLogger("websocket").addFilter(_remove_secrets)
 
 
 def hide_secret(*spellings: str) -> None:
     """Remove these texts from websocket-client's log from now on."""
-    _secret_filter.secrets.update(spelling for spelling in spellings if spelling)
+    _secrets.update(filter(None, spellings))
 
 
 @dataclass(slots=True)
@@ -98,23 +94,18 @@ class BatchSocket(websocket.WebSocket):
         self._buffer = b""
         self._at = 0
         self._pending_error: Exception | None = None
-        self._transport = Transport()
-
-    @property
-    def step(self) -> str:
-        """The answer that ``connect`` waits for."""
-        return self._transport.step
+        #: Its ``step`` is the answer that ``connect`` waits for.
+        self.transport = Transport()
 
     def connect(self, url: str, **options: Any) -> None:
         """Connect within ``timeout`` seconds; ``abort`` ends it at any step.
 
         Raises:
-            CannotConnect: another attempt would end in the same way.
-            TimeoutError: an answer did not come in time; ``step`` says which.
-            OSError: the server cannot be reached.
+            WrongScheme: the server speaks TLS, and the address asks for none.
             WebSocketException: the answer does not follow RFC 6455.
+            CannotConnect, TimeoutError, OSError: see ``Transport.connect``.
         """
-        transport = self._transport
+        transport = self.transport
         sock = transport.connect(url, options["timeout"])
         try:
             super().connect(url, socket=sock, **options)
@@ -169,11 +160,7 @@ class BatchSocket(websocket.WebSocket):
         return batch
 
     def _read_records(self, sock: ssl.SSLSocket, count: int) -> tuple[int, bool]:
-        """Read more after the first ``count`` bytes: TLS returns one record at a time.
-
-        Returns:
-            The number of bytes, and ``True`` if the socket is drained.
-        """
+        """TLS returns one record at a time: read more; return the bytes, and if it is drained."""
         timeout = sock.gettimeout()
         sock.settimeout(0)
         try:
@@ -230,14 +217,18 @@ class BatchSocket(websocket.WebSocket):
         self._need = need
 
     def _read_control_frame(self, batch: SocketRead) -> None:
-        """Read one complete frame that is not plain, through the library."""
+        """Read one frame that is not plain."""
         frame = self.recv_frame()
         if frame.opcode >= ABNF.OPCODE_CLOSE and (
             not frame.fin or len(frame.data) > _CONTROL_BYTES
         ):
             raise WebSocketProtocolException("a control frame in fragments, or too long")
         if frame.opcode == ABNF.OPCODE_PING:
-            self._send_pong(frame.data)
+            try:
+                self.pong(frame.data)
+            except (TimeoutError, WebSocketTimeoutException) as error:
+                # A TimeoutError would mean a read without data.
+                raise WebSocketConnectionClosedException("a ping could not be answered") from error
         elif frame.opcode == ABNF.OPCODE_PONG:
             batch.pongs += 1
         elif frame.opcode == ABNF.OPCODE_CLOSE:
@@ -258,13 +249,6 @@ class BatchSocket(websocket.WebSocket):
                 _, message = self.cont_frame.extract(frame)
                 batch.frames.append(bytes(message.data))
 
-    def _send_pong(self, ping: bytes) -> None:
-        try:
-            self.pong(ping)
-        except (TimeoutError, WebSocketTimeoutException) as error:
-            # A TimeoutError would mean a read without data.
-            raise WebSocketConnectionClosedException("a ping could not be answered") from error
-
     def _recv(self, bufsize: int) -> bytes:
         """Let ``recv_frame`` read the complete frame in the buffer."""
         piece = self._buffer[self._at : self._at + bufsize]
@@ -275,9 +259,8 @@ class BatchSocket(websocket.WebSocket):
 
     def abort(self) -> None:
         """End the connection, from any thread: a waiting call raises."""
-        self._transport.abort()
-        sock = self.sock
-        if sock is not None:
+        self.transport.abort()
+        if (sock := self.sock) is not None:
             shutdown_socket(sock)
 
 

@@ -22,8 +22,9 @@ from stocktrace.errors import BadCertificate, WrongScheme
 
 # OpenSSL's names for an answer that is not TLS.
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
-# OpenSSL's numbers for why it refuses a certificate (X509_V_ERR_…).
-_NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
+# OpenSSL's numbers for why it refuses a certificate (X509_V_ERR_…): not valid yet, or expired;
+# for another host, or another address.
+_WRONG_TIME, _WRONG_NAME = (9, 10), (62, 64)
 
 
 def format_address(host: str, port: int) -> str:
@@ -163,9 +164,9 @@ class Transport:
 
 
 def _remedy(error: ssl.SSLCertVerificationError) -> str:
-    if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
+    if error.verify_code in _WRONG_TIME:
         return "check the clock of this machine, or have the server's certificate renewed"
-    if error.verify_code in (_OTHER_HOST, _OTHER_ADDRESS):
+    if error.verify_code in _WRONG_NAME:
         return "set STOCKTRACE_URL or --url to the name that the certificate is for"
     variable = ssl.get_default_verify_paths().openssl_cafile_env
     now = os.environ.get(variable)

@@ -44,9 +44,8 @@ class CoverageBuilder:
             case marks.ConnectedMark():
                 self._on_connected(mark)
             case marks.DisconnectedMark():
-                self._connected = False
+                self._connected, self._detected = False, stamp
                 self.disconnects += 1
-                self._detected = stamp
                 self._disconnect = (self._last_data or stamp, mark.reason)
             case marks.GapMark():
                 self._on_gap(mark)

@@ -232,10 +232,9 @@ class Intake:
         self._window_count += 1
         spec = self._policy.open(self._session, self._window_count, stamp)
         tape = TapeWriter(self._layout.tape(WindowId.of_window(spec)))
+        connected, tickers = self._connected, self._tickers
         tape.append_mark(
-            OpeningMark(
-                stamp, session=self._session, connected=self._connected, tickers=self._tickers
-            )
+            OpeningMark(stamp, session=self._session, connected=connected, tickers=tickers)
         )
         self.windows.append(OpenWindow(spec, tape))
 
@@ -243,22 +242,18 @@ class Intake:
         self.last_trade_at.update(read.last_received_ns)
         for ticker, rows in read.ticker_rows:
             self.received[ticker] += len(rows)
-            if ticker not in window.spilled:
-                self._enqueue_rows(window, read, ticker, rows)
-
-    def _enqueue_rows(
-        self, window: OpenWindow, read: DecodedRead, ticker: str, rows: range
-    ) -> None:
-        queue = self.queues.get(ticker)
-        if queue is None:
-            queue = self.queues[ticker] = TickerQueue(ticker, self._max_rows_per_ticker)
-        has_room = self.pending_rows + len(rows) <= self._max_rows
-        if not (has_room and queue.put(window, read, rows)):
-            window.spilled.add(ticker)
-            return
-        self._put += len(rows)
-        # The recorder takes a queue off the list before it empties it. So if it misses a chunk, the
-        # queue is not listed any more, and is listed again here.
-        if not queue.listed:
-            queue.listed = True
-            self.listed.append(queue)
+            if ticker in window.spilled:
+                continue
+            queue = self.queues.get(ticker)
+            if queue is None:
+                queue = self.queues[ticker] = TickerQueue(ticker, self._max_rows_per_ticker)
+            has_room = self.pending_rows + len(rows) <= self._max_rows
+            if not (has_room and queue.put(window, read, rows)):
+                window.spilled.add(ticker)
+                continue
+            self._put += len(rows)
+            # The recorder takes a queue off the list before it empties it. So if it misses a chunk,
+            # the queue is not listed any more, and is listed again here.
+            if not queue.listed:
+                queue.listed = True
+                self.listed.append(queue)

@@ -45,19 +45,12 @@ def new_report(
     session: str, tickers: Sequence[str], stamp: int, settings: dict[str, str | int | float]
 ) -> SessionReport:
     """Return the report of a session that begins at ``stamp`` (epoch ns)."""
-    packages = ("websocket-client", "pyarrow", "pandas", "pandera")
+    versions = {"stocktrace": __version__, "python": platform.python_version()}
+    for package in ("websocket-client", "pyarrow", "pandas", "pandera"):
+        versions[package] = version(package)
+    started, host, pid = utc_datetime(stamp), socket.gethostname(), os.getpid()
     return SessionReport(
-        session,
-        list(tickers),
-        utc_datetime(stamp),
-        settings=settings,
-        versions={
-            "stocktrace": __version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
-        host=socket.gethostname(),
-        pid=os.getpid(),
+        session, list(tickers), started, settings=settings, versions=versions, host=host, pid=pid
     )
 
 
@@ -97,20 +90,16 @@ class SessionJournal:
 
     def window_sealed(self, sealed: SealedWindow) -> None:
         """Count a window that is on disk; one with spilled tickers counts when it is rebuilt."""
-        report, part = self.report, sealed.part
-        report.unpublished.append(part.window)
-        self.audit("roll", window=part.window, trades=sealed.books.trades)
-        if sealed.spilled:
-            report.spilled[part.window] = sorted(sealed.spilled)
-            tickers = count_of(len(sealed.spilled), "ticker")
-            self.record(
-                "spill",
-                f"window {part.window}: validation fell behind for {tickers}; "
-                "they will be rebuilt from the tape",
-                logging.WARNING,
-                window=part.window,
-                tickers=sorted(sealed.spilled),
+        window, spilled = sealed.part.window, sorted(sealed.spilled)
+        self.report.unpublished.append(window)
+        self.audit("roll", window=window, trades=sealed.books.trades)
+        if spilled:
+            self.report.spilled[window] = spilled
+            text = (
+                f"window {window}: validation fell behind for {count_of(len(spilled), 'ticker')}; "
+                "they will be rebuilt from the tape"
             )
+            self.record("spill", text, logging.WARNING, window=window, tickers=spilled)
         else:
             self.add_counts(sealed)
         self.save()
@@ -146,8 +135,6 @@ class SessionJournal:
     def save(self) -> None:
         """Write the report to disk."""
         self.report.write(self.layout.report(self.report.session))
-
-    # --- the feed's events -------------------------------------------------------------------
 
     def on_mark(self, mark: marks.Mark) -> None:
         """Take in what happened to the connection."""
@@ -186,14 +173,10 @@ class SessionJournal:
         start = min(mark.start, mark.stamp)  # the clock may have been set back
         seconds = (mark.stamp - start) / NS_PER_SECOND
         self.report.gaps = report_gaps(self.coverage)
-        self.record(
-            "gap",
-            f"gap of {seconds:.1f} s: {mark.reason}",
-            logging.DEBUG if seconds < CONNECTING_S else logging.INFO,
-            start=utc_datetime(start),
-            end=utc_datetime(mark.stamp),
-            reason=mark.reason,
-        )
+        text = f"gap of {seconds:.1f} s: {mark.reason}"
+        level = logging.DEBUG if seconds < CONNECTING_S else logging.INFO
+        begin, end = utc_datetime(start), utc_datetime(mark.stamp)
+        self.record("gap", text, level, start=begin, end=end, reason=mark.reason)
 
     def on_error(self, text: str) -> None:
         """Take in an error of the server."""
@@ -206,18 +189,10 @@ class SessionJournal:
         """Take in that the next attempt is ``wait_s`` after ``stamp`` (epoch ns)."""
         self.disconnect_reason = reason
         attempt = self.retry.attempt + 1 if self.retry is not None else 1
-        self.retry = ReconnectAttempt(
-            attempt, utc_datetime(stamp + int(wait_s * NS_PER_SECOND)), reason
-        )
-        self.record(
-            "retry",
-            f"{reason}; next try in {wait_s:.1f} s",
-            logging.WARNING,
-            reason=reason,
-            wait_s=round(wait_s, 3),
-        )
-
-    # --- events of the capture ---------------------------------------------------------------
+        due = utc_datetime(stamp + int(wait_s * NS_PER_SECOND))
+        self.retry = ReconnectAttempt(attempt, due, reason)
+        text = f"{reason}; next try in {wait_s:.1f} s"
+        self.record("retry", text, logging.WARNING, reason=reason, wait_s=round(wait_s, 3))
 
     def on_ticker_change(
         self, stamp: int, by: str, added: Sequence[str], removed: Sequence[str]
@@ -234,59 +209,57 @@ class SessionJournal:
         self.record("notice", text, logging.WARNING, text=text)
 
 
+@dataclass(slots=True)
 class FeedEventRecorder:
     """A ``FeedListener`` that passes frames and marks to the intake and posts the rest."""
 
-    def __init__(
-        self, intake: Intake, journal: SessionJournal, mailbox: Mailbox, clock: Clock = SYSTEM_CLOCK
-    ) -> None:
-        self._intake = intake
-        self._journal = journal
-        self._mailbox = mailbox
-        self._clock = clock
-        self._clock_jumps: ClockJumpDetector | None = None
+    intake: Intake
+    journal: SessionJournal
+    mailbox: Mailbox
+    clock: Clock = SYSTEM_CLOCK
+    _clock_jumps: ClockJumpDetector | None = None
 
     def on_frames(self, stamp: int, frames: Sequence[bytes]) -> None:
-        """Append the frames to the tape; the intake decodes them a moment later."""
+        """Append the frames to the tape."""
         self._check_clock(stamp)
-        self._intake.add_frames(stamp, frames)
+        self.intake.add_frames(stamp, frames)
 
     def on_tick(self, stamp: int) -> None:
         """Begin the next window if it is time, and decode what waits."""
         self._check_clock(stamp)
-        self._intake.tick(stamp)
+        self.intake.tick(stamp)
 
     def on_mark(self, mark: marks.Mark) -> None:
         """Append the mark to the tape, and post it to the journal."""
         if isinstance(mark, marks.ConnectedMark):
-            self._clock_jumps = ClockJumpDetector(mark.stamp, self._clock.monotonic())
+            self._clock_jumps = ClockJumpDetector(mark.stamp, self.clock.monotonic())
         elif isinstance(mark, marks.DisconnectedMark):
             self._clock_jumps = None
-        self._intake.add_mark(mark)
-        self._mailbox.put(partial(self._journal.on_mark, mark))
+        self.intake.add_mark(mark)
+        self.mailbox.put(partial(self.journal.on_mark, mark))
 
     def on_error(self, text: str) -> None:
         """Post an error of the server."""
-        self._mailbox.put(partial(self._journal.on_error, text))
+        self.mailbox.put(partial(self.journal.on_error, text))
 
     def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
         """Post an attempt that failed."""
-        self._intake.tick(stamp)
-        self._mailbox.put(partial(self._journal.on_retry, stamp, reason, wait_s))
+        self.intake.tick(stamp)
+        self.mailbox.put(partial(self.journal.on_retry, stamp, reason, wait_s))
 
     def on_notice(self, text: str) -> None:
         """Post a notice."""
-        self._mailbox.put(partial(self._journal.on_notice, text))
+        self.mailbox.put(partial(self.journal.on_notice, text))
 
     def on_ended(self, stamp: int) -> None:
         """Record the end at ``stamp`` (0 after an exception); the feed's thread has ended."""
-        self._intake.decode()
+        self.intake.decode()
         if stamp:
             self.on_mark(marks.EndedMark(stamp))
 
     def _check_clock(self, stamp: int) -> None:
         """Record a pause of the process, or a change of the clock, while the feed listens."""
-        monotonic = self._clock.monotonic()
+        monotonic = self.clock.monotonic()
         jumps = self._clock_jumps
         if jumps is not None and (reason := jumps.check(stamp, monotonic)):
             self.on_mark(marks.PausedMark(stamp, jumps.previous_wall, reason))

@@ -15,7 +15,6 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
@@ -82,29 +81,33 @@ def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> 
     Sealed and published segments stay as they are, open ones are written again, and all are
     counted. A lock keeps two rebuilds from writing the same segments.
     """
+
+    def is_published(ticker: str) -> bool:  # or sealed
+        return (
+            layout.csv(ticker, part).exists()
+            or layout.parquet(ticker, part).exists()
+            or find_in_day_file(layout, ticker, part) is not None
+        )
+
     with lock.publish_lock(layout, part.session):
-        return _rebuild(layout, part, tape or layout.tape_of(part))
-
-
-def _rebuild(layout: Layout, part: WindowId, tape: Path) -> SealedWindow:
-    writer = SegmentWriter(layout, part, is_published=partial(_is_published, layout, part))
-    counts = WindowCounts()
-    batch: dict[str, list[Chunk]] = {}
-    rows = 0
-    for read in replay_tape(tape, counts):
-        rows += len(read)
-        for ticker, ticker_rows in read.ticker_rows:
-            batch.setdefault(ticker, []).append((read, ticker_rows))
-        if rows >= _BATCH_ROWS:
+        writer = SegmentWriter(layout, part, is_published=is_published)
+        counts = WindowCounts()
+        batch: dict[str, list[Chunk]] = {}
+        rows = 0
+        for read in replay_tape(tape or layout.tape_of(part), counts):
+            rows += len(read)
+            for ticker, ticker_rows in read.ticker_rows:
+                batch.setdefault(ticker, []).append((read, ticker_rows))
+            if rows >= _BATCH_ROWS:
+                writer.write(list(batch.items()))
+                batch, rows = {}, 0
+        if batch:
             writer.write(list(batch.items()))
-            batch, rows = {}, 0
-    if batch:
-        writer.write(list(batch.items()))
-    writer.quarantine(counts.refused_rows)
-    writer.seal()
-    for path in layout.open_segments(part):
-        path.unlink()  # its ticker is sealed, or has no trades on the tape
-    return finish_counts(counts, writer)
+        writer.quarantine(counts.refused_rows)
+        writer.seal()
+        for path in layout.open_segments(part):
+            path.unlink()  # its ticker is sealed, or has no trades on the tape
+        return finish_counts(counts, writer)
 
 
 @contextlib.contextmanager
@@ -131,15 +134,6 @@ def replay_tape(tape: Path, counts: WindowCounts) -> Iterator[DecodedRead]:
                 entries, size = [], 0
     if entries:
         yield from counts.decode(entries, numbering)
-
-
-def _is_published(layout: Layout, part: WindowId, ticker: str) -> bool:
-    """Return ``True`` if the ticker's segment is sealed or published."""
-    return (
-        layout.csv(ticker, part).exists()
-        or layout.parquet(ticker, part).exists()
-        or find_in_day_file(layout, ticker, part) is not None
-    )
 
 
 def with_lake_of_report(layout: Layout, report: SessionReport) -> Layout:

@@ -23,11 +23,12 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StocktraceError, StoreError, describe
-from stocktrace.marks import OpeningMark
+from stocktrace.marks import Mark, OpeningMark
 from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.file_hashes import hash_files, update_hashes
@@ -74,26 +75,24 @@ def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[RecoveredSessio
     Raises:
         StocktraceError: some sessions could not be recovered; the others are.
     """
-    recovered: list[RecoveredSession] = []
+    outcomes: list[RecoveredSession | None] = []
     failures: list[Exception] = []
     sweep_temporaries(layout)
     for session in catalog.sessions_to_recover(layout):
         try:
-            outcome = recover_session(layout, session, clock)
+            outcomes.append(recover_session(layout, session, clock))
         except (StocktraceError, OSError) as error:
             failures.append(error)
             reason = describe(error, layout.root)
             log.error("session %s cannot be recovered: %s", session, reason)  # noqa: TRY400
-        else:
-            recovered += [outcome] if outcome is not None else []
+    if len(failures) == 1 and isinstance(failures[0], StocktraceError):
+        raise failures[0]
     if failures:
-        if len(failures) == 1 and isinstance(failures[0], StocktraceError):
-            raise failures[0]
         raise StoreError(
             f"{count_of(len(failures), 'session')} cannot be recovered. The first failed: "
             f"{describe(failures[0], layout.root)}"
         ) from failures[0]
-    return recovered
+    return [outcome for outcome in outcomes if outcome is not None]
 
 
 def sweep_temporaries(layout: Layout) -> None:
@@ -136,7 +135,7 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
     with lock.publish_lock(layout, session):  # a conversion of the capture may still run
         for temporary in layout.temporaries(session):
             files.remove_abandoned(temporary)
-        parts = sorted(unfinished_windows(layout, session), key=lambda part: part.window)
+        parts = _unfinished_windows(layout, session)
         # Until the last step, the report lists the windows that are not published yet.
         report.unpublished = sorted({*report.unpublished, *(part.window for part in parts)})
         journal.save()
@@ -160,15 +159,12 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
     else:
         quarantine = [layout.quarantine(WindowId(session, window)) for window in changed_windows]
         update_hashes(layout, report, quarantine)
-    journal.record(
-        "recover",
-        f"session {session} recovered: {count_of(len(parts), 'window')}, "
-        f"{count_of(rows, 'trade')} published"
-        + (f", {count_of(torn, 'torn byte')} set aside" if torn else ""),
-        windows=[part.window for part in parts],
-        rows=rows,
-        torn_bytes=torn,
-    )
+    text = f"session {session} recovered: {count_of(len(parts), 'window')}, "
+    text += f"{count_of(rows, 'trade')} published"
+    if torn:
+        text += f", {count_of(torn, 'torn byte')} set aside"
+    windows = [part.window for part in parts]
+    journal.record("recover", text, windows=windows, rows=rows, torn_bytes=torn)
     journal.save()
     upload_session(layout, report, clock)
     return RecoveredSession(session, len(parts), rows, torn, report.balanced, report.upload_error)
@@ -177,9 +173,8 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
 def _settle_tapes(layout: Layout, part: WindowId, journal: SessionJournal) -> None:
     """Keep one tape of a window that has two, as in a folder that was copied twice."""
     tape, archived = layout.tape(part), layout.archived_tape(part)
-    if not (tape.exists() and archived.exists()):
-        return
-    if (aside := settle_tapes(tape, archived)) is not None:
+    is_double = tape.exists() and archived.exists()
+    if is_double and (aside := settle_tapes(tape, archived)) is not None:
         better = tape if tape.exists() else archived
         text = (
             f"window {part.window} had two tapes that differ: {better.name} was kept, "
@@ -204,9 +199,8 @@ def truncate_torn_tape(tape: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _last_line_end(descriptor: int, size: int) -> int:
+def _last_line_end(descriptor: int, end: int) -> int:
     block = 1 << 16
-    end = size
     while end > 0:
         begin = max(0, end - block)
         newline = os.pread(descriptor, end - begin, begin).rfind(b"\n")
@@ -216,17 +210,17 @@ def _last_line_end(descriptor: int, size: int) -> int:
     return 0
 
 
-def unfinished_windows(layout: Layout, session: str) -> Iterator[WindowId]:
-    """Yield the windows of a session that have a plain tape, or a segment that is not published."""
+def _unfinished_windows(layout: Layout, session: str) -> list[WindowId]:
+    """Return the windows that have a plain tape, or a segment that is not published."""
     parts = {WindowId.of_tape(path) for path in layout.plain_tapes(session)}
     parts.update(map(WindowId.parse, layout.root.glob(f"csv/*/{session}-*.csv*")))
-    yield from parts
+    return sorted(parts, key=lambda part: part.window)
 
 
 def recount_report(
     layout: Layout, session: str, report: SessionReport, journal: SessionJournal
 ) -> None:
-    """Update the report from disk: missing windows, rows in Parquet."""
+    """Count missing windows, and the rows in Parquet, from disk."""
     for part in layout.session_tapes(session):
         if part.window not in report.windows:
             with rebuilt_copy(layout, part) as (_, sealed):
@@ -262,14 +256,12 @@ def coverage_from_tapes(layout: Layout, session: str) -> tuple[CoverageBuilder, 
     before the first frames of its window, which may be missing after a crash.
     """
     coverage, last = CoverageBuilder(), 0
-    for path in layout.session_tapes(session).values():
-        for entry in TapeReader(path):
-            if isinstance(entry, TapeFrames):
-                coverage.data_received(entry.stamp)
-            else:
-                coverage.add(entry)
-                if isinstance(entry, OpeningMark) and last:
-                    continue
+    for entry in _read_tapes(layout, session):
+        if isinstance(entry, TapeFrames):
+            coverage.data_received(entry.stamp)
+        else:
+            coverage.add(entry)
+        if not isinstance(entry, OpeningMark) or not last:
             last = entry.stamp
     coverage.close(last)
     return coverage, last
@@ -277,8 +269,11 @@ def coverage_from_tapes(layout: Layout, session: str) -> tuple[CoverageBuilder, 
 
 def _report_from_tape(layout: Layout, session: str, clock: Clock) -> SessionReport:
     """Make a report for a session without one, or with a damaged one."""
-    for path in layout.session_tapes(session).values():
-        for entry in TapeReader(path):
-            if isinstance(entry, OpeningMark):
-                return new_report(session, entry.tickers, entry.stamp, {**entry.imported})
+    for entry in _read_tapes(layout, session):
+        if isinstance(entry, OpeningMark):
+            return new_report(session, entry.tickers, entry.stamp, {**entry.imported})
     return new_report(session, [], clock.wall(), {})
+
+
+def _read_tapes(layout: Layout, session: str) -> Iterator[TapeFrames | Mark]:
+    return chain.from_iterable(map(TapeReader, layout.session_tapes(session).values()))

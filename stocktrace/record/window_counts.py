@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 from stocktrace.feed import protocol
 from stocktrace.sessions.report import Books
@@ -14,13 +13,13 @@ from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
 from stocktrace.store.quarantine import QuarantinedRow
 from stocktrace.store.tape import TapeFrames
 
-#: The ticker of a refused row that does not name one.
-NO_TICKER = ""
-
 
 @dataclass(slots=True)
 class WindowCounts:
-    """Counts of one window; ``refused_rows`` wait for the quarantine, times are in epoch ns."""
+    """Counts of one window; ``refused_rows`` wait for the quarantine, times are in epoch ns.
+
+    ``undecoded`` are the refused rows by ticker, which is "" if the row does not name one.
+    """
 
     books: Books = field(default_factory=Books)
     received: Counter[str] = field(default_factory=Counter)
@@ -41,30 +40,22 @@ class WindowCounts:
                 yield from self.decode([arrival], numbering)
             return
         read = DecodedRead(arrivals, decoded.rows, numbering)
-        self._count(decoded, read)
-        yield read
-
-    def _count(self, decoded: protocol.DecodedFrames, read: DecodedRead) -> None:
         books = self.books
         books.frames += len(decoded.rows.counts)
         books.trade_frames += decoded.trade_frames
         books.control += decoded.control
         books.undecodable += decoded.undecodable
-        books.trades += decoded.refused_trades
+        books.trades += decoded.refused_trades + len(read)
         self.errors.update(decoded.errors)
         for refusal in decoded.refusals:
-            stamp = read.arrivals[0].stamp
+            row = refusal.row
             self.refused_rows.append(
-                QuarantinedRow(stamp, refusal.frame, refusal.row, refusal.reason)
+                QuarantinedRow(arrivals[0].stamp, refusal.frame, row, refusal.reason)
             )
-            if refusal.row is not None:
-                self.undecoded[_ticker_of(refusal.row)] += 1
-        books.trades += len(read)
+            if row is not None:
+                symbol = row.get("s") if isinstance(row, dict) else None
+                self.undecoded[symbol if isinstance(symbol, str) else ""] += 1
         for ticker, rows in read.ticker_rows:
             self.received[ticker] += len(rows)
         self.last_trades.update(read.last_received_ns)
-
-
-def _ticker_of(row: Any) -> str:
-    symbol = row.get("s") if isinstance(row, dict) else None
-    return symbol if isinstance(symbol, str) else NO_TICKER
+        yield read

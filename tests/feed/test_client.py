@@ -470,7 +470,7 @@ def test_an_attempt_without_an_answer_ends_at_each_step(
     elif step == "TLS":
         url, named = f"wss://{server}", "the TLS handshake"
     feed = start(DEFAULTS, url=url, clock=hands.clock())
-    eventually(lambda: feed._dialer._socket.step == named)
+    eventually(lambda: feed._dialer._socket.transport.step == named)
     if end == "the feed is stopped":
         assert feed.stop(Deadline.after(PATIENCE / 2))
         assert notes.events == [("gap", "connecting")]
