@@ -9,6 +9,7 @@ two return ``None`` for a frame that they do not expect; the exact one explains 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -193,23 +194,34 @@ def _trade(row: Any) -> Trade:
     """Return the trade in one element of ``data``; a ``WireError`` says what is wrong with it."""
     if not isinstance(row, dict):
         raise WireError("not an object")
-    symbol, time, codes = row.get("s"), row.get("t"), row.get("c")
+    symbol, codes = row.get("s"), row.get("c")
     if not _is_text(symbol):
         raise WireError("symbol is missing or not a text")
-    if not isinstance(time, _Number) or not _is_int64(time):
-        raise WireError("time is missing or not a whole number of milliseconds")
-    price, volume = _float("price", row.get("p")), _float("volume", row.get("v"))
+    time = _int64(row.get("t"))
+    price, volume = _float64("price", row.get("p")), _float64("volume", row.get("v"))
     if codes is not None and not (isinstance(codes, list) and all(map(_is_text, codes))):
         raise WireError("conditions are not a list of texts")
-    return Trade(symbol, price, int(Decimal(time)), volume, None if codes is None else tuple(codes))
+    return Trade(symbol, price, time, volume, None if codes is None else tuple(codes))
 
 
-def _float(name: str, number: object) -> float:
+def _int64(number: object) -> int:
+    with contextlib.suppress(InvalidOperation):
+        if isinstance(number, _Number):
+            value = Decimal(number)
+            if -(2**63) <= value < 2**63 and value == value.to_integral_value():
+                return int(value)
+    raise WireError("time is missing or not a whole number of milliseconds")
+
+
+def _float64(name: str, number: object) -> float:
+    """Return ``number`` if a float64 holds all of it."""
     if not isinstance(number, _Number):
         raise WireError(f"{name} is missing or not a number")
-    if not _is_exact(number):
-        raise WireError(f"{name} {_shortened(number)} has more digits than float64 holds")
-    return float(number)
+    value = float(number)
+    with contextlib.suppress(InvalidOperation):
+        if math.isfinite(value) and Decimal(repr(value)) == Decimal(number):
+            return value
+    raise WireError(f"{name} {_shortened(number)} has more digits than float64 holds")
 
 
 def _is_text(value: object) -> TypeGuard[str]:
@@ -219,23 +231,6 @@ def _is_text(value: object) -> TypeGuard[str]:
         and not isinstance(value, _Number)
         and not any("\ud800" <= character <= "\udfff" for character in value)
     )
-
-
-def _is_int64(text: str) -> bool:
-    try:
-        number = Decimal(text)
-        return -(2**63) <= number < 2**63 and number == number.to_integral_value()
-    except InvalidOperation:
-        return False
-
-
-def _is_exact(text: str) -> bool:
-    """Return ``True`` if the nearest float64 is the same number as ``text``."""
-    number = float(text)
-    try:
-        return math.isfinite(number) and Decimal(repr(number)) == Decimal(text)
-    except InvalidOperation:
-        return False
 
 
 def _plain(value: Any, levels: int = _MAX_LEVELS) -> Any:

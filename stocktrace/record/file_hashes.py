@@ -18,7 +18,8 @@ from stocktrace.store.names import WindowId
 def hash_files(layout: Layout, report: SessionReport, coverage: Collection[Path]) -> None:
     """Put the hashes of ``coverage`` and of all quarantine of a session into its report."""
     report.hashes = {}
-    update_hashes(layout, report, [*coverage, *_quarantine(layout, report, _windows(report))])
+    quarantine = _quarantine(layout, report, {*report.windows, *report.unpublished})
+    update_hashes(layout, report, [*coverage, *quarantine])
 
 
 def update_hashes(layout: Layout, report: SessionReport, paths: Collection[Path]) -> None:
@@ -47,7 +48,7 @@ def find_differences(
     listed = {layout.root / name for name in report.hashes}
     present = [
         *(layout.coverage(report.session, date) for date in {*report.dates, *dates}),
-        *_quarantine(layout, report, _windows(report)),
+        *_quarantine(layout, report, {*report.windows, *report.unpublished}),
     ]
     waiting = _quarantine(layout, report, report.unpublished)
     for path in sorted({*listed, *filter(Path.exists, present)}.difference(waiting)):
@@ -58,10 +59,6 @@ def find_differences(
             yield path, "is not in the report of its session"
         elif known != _hash(path):
             yield path, "was changed: its hash is not the one in the report"
-
-
-def _windows(report: SessionReport) -> set[str]:
-    return {*report.windows, *report.unpublished}
 
 
 def _quarantine(layout: Layout, report: SessionReport, windows: Iterable[str]) -> list[Path]:

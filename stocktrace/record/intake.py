@@ -1,4 +1,4 @@
-"""The feed's thread: append to the tape, decode, and fill one bounded queue per ticker.
+"""The feed's thread: append to the tape, decode and count, and fill one bounded queue per ticker.
 
 Nothing here waits. If a queue is full, its ticker *spills* for the window: it is rebuilt from the
 tape when the window has ended.
@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
+from stocktrace.feed import protocol
 from stocktrace.marks import ConnectedMark, DisconnectedMark, Mark, OpeningMark, SubscriptionMark
-from stocktrace.record.window_counts import WindowCounts
+from stocktrace.sessions.report import Books
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
 from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
+from stocktrace.store.quarantine import QuarantinedRow
 from stocktrace.store.tape import TapeFrames, TapeWriter
 from stocktrace.store.window import RollPolicy, WindowSpec
 from stocktrace.units import NS_PER_SECOND
@@ -36,6 +39,53 @@ _DUE_SHARE = 0.75
 # A batch costs 40 µs for each ticker in it, mainly for its file. With each so many tickers more,
 # batches are larger by their normal size.
 _TICKERS_PER_BATCH = 2500
+
+
+@dataclass(slots=True)
+class WindowCounts:
+    """Counts of one window, live or again from its tape; times are in epoch ns.
+
+    ``refused_rows`` wait for the quarantine. ``undecoded`` counts them by ticker, "" without one.
+    """
+
+    books: Books = field(default_factory=Books)
+    received: Counter[str] = field(default_factory=Counter)
+    undecoded: Counter[str] = field(default_factory=Counter)
+    last_trades: dict[str, int] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    refused_rows: list[QuarantinedRow] = field(default_factory=list)
+
+    def decode(
+        self, arrivals: Sequence[TapeFrames], numbering: TickerCodes
+    ) -> Iterator[DecodedRead]:
+        """Decode and count ``arrivals``; yield one read, or one each if rows are refused."""
+        decoded = protocol.decode(
+            list(chain.from_iterable([arrival.frames for arrival in arrivals]))
+        )
+        if decoded.refusals and len(arrivals) > 1:  # a refused row needs its receive time
+            for arrival in arrivals:
+                yield from self.decode([arrival], numbering)
+            return
+        read = DecodedRead(arrivals, decoded.rows, numbering)
+        books = self.books
+        books.frames += len(decoded.rows.counts)
+        books.trade_frames += decoded.trade_frames
+        books.control += decoded.control
+        books.undecodable += decoded.undecodable
+        books.trades += decoded.refused_trades + len(read)
+        self.errors.update(decoded.errors)
+        for refusal in decoded.refusals:
+            row = refusal.row
+            self.refused_rows.append(
+                QuarantinedRow(arrivals[0].stamp, refusal.frame, row, refusal.reason)
+            )
+            if row is not None:
+                symbol = row.get("s") if isinstance(row, dict) else None
+                self.undecoded[symbol if isinstance(symbol, str) else ""] += 1
+        for ticker, rows in read.ticker_rows:
+            self.received[ticker] += len(rows)
+        self.last_trades.update(read.last_received_ns)
+        yield read
 
 
 @dataclass(slots=True)

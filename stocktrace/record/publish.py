@@ -19,8 +19,8 @@ from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import LakeError
+from stocktrace.record.intake import WindowCounts
 from stocktrace.record.recorder import SealedWindow, finish_counts
-from stocktrace.record.window_counts import WindowCounts
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import conversion, files, lock, outbox
 from stocktrace.store.audit import AuditLog

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stocktrace.latency import LatencyHistogram
-from stocktrace.record.intake import Intake, OpenWindow, TickerQueue
-from stocktrace.record.window_counts import WindowCounts
+from stocktrace.record.intake import Intake, OpenWindow, TickerQueue, WindowCounts
 from stocktrace.sessions.report import Books, TickerBooks
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.segments import SegmentWriter
+from stocktrace.store.segments import SegmentWriter, TickerCounts
 from stocktrace.units import utc_datetime
 
 
@@ -40,11 +39,9 @@ def finish_counts(
     books = counts.books
     tickers: dict[str, TickerBooks] = {}
     for name, count in counts.received.items():
-        tally = writer.counts.get(name)
-        tickers[name] = TickerBooks(trades=count, last=utc_datetime(counts.last_trades[name]))
-        if tally is not None:
-            tickers[name].recorded = tally.recorded
-            tickers[name].quarantined = tally.quarantined
+        written = writer.counts.get(name, TickerCounts())
+        last = utc_datetime(counts.last_trades[name])
+        tickers[name] = TickerBooks(count, written.recorded, written.quarantined, last=last)
     for name, count in counts.undecoded.items():
         ticker = tickers.setdefault(name, TickerBooks())
         ticker.trades += count
