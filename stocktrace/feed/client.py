@@ -150,12 +150,11 @@ class FeedClient:
             CannotConnect: another attempt would end in the same way, as after a 401.
             FeedStopped: an exception ended the feed's thread; it is chained.
         """
-        if isinstance(self._failure, CannotConnect):
-            raise self._failure
-        if self._failure is not None:
-            raise FeedStopped(
-                f"The feed stopped: {type(self._failure).__name__}: {self._failure}"
-            ) from self._failure
+        failure = self._failure
+        if isinstance(failure, CannotConnect):
+            raise failure
+        if failure is not None:
+            raise FeedStopped(f"The feed stopped: {type(failure).__name__}: {failure}") from failure
 
     # --- the feed's thread -------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class DecodedFrames:
     frames = ``trade_frames`` + ``control`` + ``undecodable``.
     """
 
-    rows: TradeColumns = field(default_factory=lambda: TradeColumns.of([]))
+    rows: TradeColumns
     trade_frames: int = 0
     control: int = 0
     undecodable: int = 0
@@ -94,7 +94,7 @@ def decode(frames: Sequence[bytes]) -> DecodedFrames:
     if lines is not None:
         return DecodedFrames(TradeColumns.of([line.data for line in lines]), len(lines))
     # A few frames are unusual: decode those exactly.
-    decoded = DecodedFrames()
+    decoded = DecodedFrames(TradeColumns.of([]))
     decoded.rows = TradeColumns.of([_decode_one(frame, decoded) for frame in frames])
     return decoded
 

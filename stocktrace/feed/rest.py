@@ -46,10 +46,7 @@ _PATH = "/api/v1/"
 
 
 def rest_url(feed: str) -> str:
-    """Return the address of REST from that of the WebSocket: its host without ``ws.``.
-
-    ``wss://ws.finnhub.io`` is ``https://finnhub.io/api/v1/``.
-    """
+    """Return the address of REST for a feed: ``https://finnhub.io/api/v1/`` for Finnhub's."""
     parts = urlsplit(feed)
     scheme = {"ws": "http", "wss": "https"}[parts.scheme]
     return urlunsplit((scheme, parts.netloc.removeprefix("ws."), _PATH, "", ""))

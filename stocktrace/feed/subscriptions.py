@@ -73,7 +73,7 @@ class RefusalProbe:
     already_traded: Container[str] = ()
     _served: set[str] = field(default_factory=set)
     _suspects: deque[str] = field(default_factory=deque)
-    _latest: tuple[str, ...] = ()
+    _latest: dict[str, None] = field(default_factory=dict)
     _asked: str | None = None
     _until: float = 0.0
 
@@ -84,7 +84,7 @@ class RefusalProbe:
 
     def subscribed(self, tickers: Iterable[str], now: float) -> None:
         """Take in that more tickers were subscribed: the next errors may mean them."""
-        self._latest, self._until = tuple(tickers), now + ANSWER_TIMEOUT_S
+        self._latest, self._until = dict.fromkeys(tickers), now + ANSWER_TIMEOUT_S
         if self._asked is not None:  # an error may now mean either
             self._suspects.appendleft(self._asked)
             self._asked = None
