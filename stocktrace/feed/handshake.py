@@ -46,12 +46,7 @@ class Dialer:
 
         def connect() -> None:
             try:
-                socket.connect(
-                    self._url,
-                    timeout=self._timeout_s,
-                    redirect_limit=0,  # the key is for this host only
-                    suppress_origin=True,
-                )
+                socket.connect(self._url, timeout=self._timeout_s)
             except Exception as error:  # noqa: BLE001 - raised below
                 failures.append(error)
             finally:

@@ -84,8 +84,8 @@ class SocketRead:
 class BatchSocket(websocket.WebSocket):
     """A ``WebSocket`` whose ``recv_batch`` returns all messages that have arrived."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, enable_multithread=True, skip_utf8_validation=True)
+    def __init__(self) -> None:
+        super().__init__(enable_multithread=True, skip_utf8_validation=True)
         self._space = bytearray(READ_BYTES)
         self._view = memoryview(self._space)
         self._chunks: list[bytes] = []  # bytes that are not part of a complete frame yet
@@ -108,7 +108,8 @@ class BatchSocket(websocket.WebSocket):
         transport = self.transport
         sock = transport.connect(url, options["timeout"])
         try:
-            super().connect(url, socket=sock, **options)
+            # No redirects: the key is for this host only.
+            super().connect(url, socket=sock, redirect_limit=0, suppress_origin=True, **options)
         except WebSocketBadStatusException as error:
             wants_tls = error.status_code == 400 and b"https" in (error.resp_body or b"").lower()
             if wants_tls and not transport.secure:

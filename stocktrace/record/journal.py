@@ -154,7 +154,13 @@ class SessionJournal:
                 text = f"disconnected: {mark.reason}"
                 self.record("disconnect", text, logging.WARNING, **mark.facts)
             case marks.GapMark() | marks.PausedMark():
-                self._on_gap(mark)
+                start = min(mark.start, mark.stamp)  # the clock may have been set back
+                seconds = (mark.stamp - start) / NS_PER_SECOND
+                report.gaps = report_gaps(self.coverage)
+                text = f"gap of {seconds:.1f} s: {mark.reason}"
+                level = logging.DEBUG if seconds < CONNECTING_S else logging.INFO
+                begin, end = utc_datetime(start), utc_datetime(mark.stamp)
+                self.record("gap", text, level, start=begin, end=end, reason=mark.reason)
             case marks.SubscriptionMark():
                 stay = [ticker for ticker in report.tickers if ticker not in set(mark.removed)]
                 report.tickers = [*stay, *mark.added]
@@ -168,15 +174,6 @@ class SessionJournal:
                 report.refused.update(dict.fromkeys(mark.tickers, mark.text))
                 text = f"{' '.join(mark.tickers)} is refused: {mark.text}"
                 self.record("refused", text, logging.WARNING, **mark.facts)
-
-    def _on_gap(self, mark: marks.GapMark | marks.PausedMark) -> None:
-        start = min(mark.start, mark.stamp)  # the clock may have been set back
-        seconds = (mark.stamp - start) / NS_PER_SECOND
-        self.report.gaps = report_gaps(self.coverage)
-        text = f"gap of {seconds:.1f} s: {mark.reason}"
-        level = logging.DEBUG if seconds < CONNECTING_S else logging.INFO
-        begin, end = utc_datetime(start), utc_datetime(mark.stamp)
-        self.record("gap", text, level, start=begin, end=end, reason=mark.reason)
 
     def on_error(self, text: str) -> None:
         """Take in an error of the server."""

@@ -484,7 +484,7 @@ def dial(listener: Listener) -> Iterator[Callable[[Callable[[Peer], object]], Ba
 
         def dial(answer: Callable[[Peer], object]) -> BatchSocket:
             url = f"{listener.url}/?token={KEY}"
-            dialling = pool.submit(ours.connect, url, timeout=PATIENCE, redirect_limit=0)
+            dialling = pool.submit(ours.connect, url, timeout=PATIENCE)
             answer(listener.accept())
             dialling.result(PATIENCE)
             return ours
