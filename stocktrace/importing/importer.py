@@ -28,7 +28,7 @@ from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.journal import SessionJournal, new_report, report_gaps
-from stocktrace.record.publish import publish_window, rebuild_window
+from stocktrace.record.publish import publish_window, rebuild_window, upload_session
 from stocktrace.sessions.catalog import read_report, recovered_state
 from stocktrace.sessions.report import Books, SessionReport, SessionState
 from stocktrace.settings import Settings
