@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import AutomationCore
 
-#: Four heartbeats of flows/prefect_settings.py: one or two may be late on a busy machine.
+#: Four heartbeats of flows/__init__.py: one or two may be late on a busy machine.
 HEARTBEAT_TIMEOUT_S = 120
 
 AutomationChange = Literal["created", "changed", "unchanged"]

@@ -23,7 +23,8 @@ from zoneinfo import ZoneInfo
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from flows import command, prefect_settings
+import flows
+from flows import command
 from flows.fields import check_capture
 from stocktrace import market_hours
 from stocktrace.end_time import parse_until
@@ -643,12 +644,12 @@ def test_a_failed_run_is_status_1(
 
 
 def test_settings_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in prefect_settings.DEFAULTS:
+    for name in flows.DEFAULTS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_LOGGING_EXTRA_LOGGERS", "mine")
-    prefect_settings.set_defaults()
-    assert {name: os.environ[name] for name in prefect_settings.DEFAULTS} == {
-        **prefect_settings.DEFAULTS,
+    flows.set_defaults()
+    assert {name: os.environ[name] for name in flows.DEFAULTS} == {
+        **flows.DEFAULTS,
         "PREFECT_LOGGING_EXTRA_LOGGERS": "mine",
     }
 
@@ -685,8 +686,8 @@ def test_a_deployment_asks_for_what_its_flow_takes(key: str, deployment: dict[st
 def test_the_environment_of_a_worker_is_that_of_a_script() -> None:
     for deployment in deployments():
         env = deployment["work_pool"]["job_variables"]["env"]
-        assert env == {name: prefect_settings.DEFAULTS[name] for name in env}
-        assert set(prefect_settings.DEFAULTS) - set(env) == {
+        assert env == {name: flows.DEFAULTS[name] for name in env}
+        assert set(flows.DEFAULTS) - set(env) == {
             "DO_NOT_TRACK",
             "PREFECT_SERVER_ANALYTICS_ENABLED",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
