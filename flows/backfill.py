@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import msgspec
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
@@ -65,7 +64,7 @@ def backfill(data_dir: str | None = None, url: str | None = None) -> State[Any]:
     )
 
 
-@task(name="backfill", cache_policy=NO_CACHE, persist_result=False)
+@task(name="backfill", persist_result=False)
 def fetch_gaps(settings: dict[str, str | None]) -> tuple[list[GapFill], str, list[str]]:
     """Fill gaps; return the fills so far, why it stopped early, and what is postponed."""
     fills: list[GapFill] = []
@@ -115,7 +114,7 @@ def reconcile(
     )
 
 
-@task(name="reconcile", cache_policy=NO_CACHE, persist_result=False)
+@task(name="reconcile", persist_result=False)
 def compare_day(
     settings: dict[str, str | None], date: str | None, tickers: list[str], min_share: float
 ) -> tuple[list[Completeness], str]:

@@ -27,7 +27,6 @@ from typing import Any, cast
 
 import msgspec
 from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, PrefectWrappedFuture
@@ -157,9 +156,7 @@ def capture(
     return Completed(message=report_line(report), data=result)
 
 
-@task(
-    name="capture", task_run_name="capture", retries=0, cache_policy=NO_CACHE, persist_result=False
-)
+@task(name="capture", task_run_name="capture", retries=0, persist_result=False)
 def record(
     tickers: tuple[str, ...], span: CaptureSpan, settings: dict[str, str | None]
 ) -> tuple[SessionReport, str]:
@@ -194,7 +191,6 @@ def record(
     task_run_name="convert {window}",
     retries=2,
     retry_delay_seconds=[1, 5],
-    cache_policy=NO_CACHE,
     persist_result=False,
 )
 def convert(data_dir: str, session: str, window: str, *, whole: bool, lake: str) -> PublishedWindow:

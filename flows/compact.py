@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
@@ -85,9 +84,7 @@ def compact(
 
 
 # Another process may compact or read a file just now: a minute later it mostly does not.
-@task(
-    name="compact", retries=2, retry_delay_seconds=60, cache_policy=NO_CACHE, persist_result=False
-)
+@task(name="compact", retries=2, retry_delay_seconds=60, persist_result=False)
 def compact_dates(
     settings: dict[str, str | None], date: str | None, older_than: str
 ) -> CompactionResult:
@@ -96,7 +93,7 @@ def compact_dates(
     return compact_days(layout, parse_day(date), older_than=parse_patience(older_than))
 
 
-@task(name="delete", cache_policy=NO_CACHE, persist_result=False)
+@task(name="delete", persist_result=False)
 def delete(settings: dict[str, str | None]) -> PruneResult:
     """Delete verified tapes and CSV past their retention."""
     loaded = Settings.load(**settings)

@@ -9,7 +9,6 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
@@ -52,17 +51,13 @@ def convert(data_dir: str | None = None) -> State[Any]:
 
 
 # Another process may hold a lock or a file for a while; both tasks can be repeated.
-@task(
-    name="recover", retries=2, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False
-)
+@task(name="recover", retries=2, retry_delay_seconds=30, persist_result=False)
 def recover(data_dir: str | None) -> list[RecoveredSession]:
     """Publish data left by crashed captures."""
     return recover_sessions(Layout.from_settings(Settings.load(data_dir=data_dir)))
 
 
-@task(
-    name="convert", retries=2, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False
-)
+@task(name="convert", retries=2, retry_delay_seconds=30, persist_result=False)
 def convert_sealed(data_dir: str | None) -> ConversionResult:
     """Publish the sealed segments of sessions that no process uses."""
     return convert_segments(Layout.from_settings(Settings.load(data_dir=data_dir)))

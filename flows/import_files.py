@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
@@ -103,7 +102,7 @@ def import_files(
     return Completed(message=f"{text}; {trades:,} trades.", data={**counts, "trades": trades})
 
 
-@task(name="import", retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE, persist_result=False)
+@task(name="import", retries=2, retry_delay_seconds=10, persist_result=False)
 def import_batch(
     layout: Layout, work: list[ImportJob], mapping: ColumnMapping, jobs: int | None, only_look: bool
 ) -> list[ImportOutcome]:
