@@ -15,7 +15,7 @@ from uuid import UUID
 
 from cyclopts import Parameter
 
-from flows import script
+from flows import console
 from stocktrace.cli import output
 from stocktrace.errors import UsageError
 from stocktrace.live.status_events import BURST, GAP, RECONNECT
@@ -174,4 +174,4 @@ def _find_block(client: SyncPrefectClient, slug: str) -> UUID:
 
 
 if __name__ == "__main__":
-    script.run_script("flows.automations", main)
+    console.run_script("flows.automations", main)

@@ -10,7 +10,7 @@ import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
@@ -26,22 +26,15 @@ from stocktrace.market_hours import MarketHours
 
 _ON_DISK = "; everything received is on disk."
 
-app = cyclopts.App(
-    name="python -m flows.capture",
-    help="Record live market trades under Prefect.",
-    help_format="plaintext",
-    version_flags=[],
-    result_action="return_value",
-)
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run it. Exits 0 when done, 1 on failure, 2 on wrong usage; 129, 130, 143 on a signal."""
+    app = console.make_app("flows.capture", run, "Record live market trades under Prefect.")
     streams.protect_streams()
     signal.signal(signal.SIGTERM, console.exit_on_signal)
     console.handle_hang_up()
     try:
-        status = app(arguments, exit_on_error=False, print_error=False)
+        status = app(arguments)
     except cyclopts.CycloptsError as error:
         return _exit_with(f"{' '.join(str(error).split())} Try --help.", 2)
     except UsageError as error:
@@ -50,11 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _exit_with(f"Interrupted{_ON_DISK}", 130)
     except Exception as error:  # noqa: BLE001 - a failed run ends in a state: this is Prefect's
         reason = f"Prefect failed ({type(error).__name__}: {error}){_ON_DISK}"
-        return _exit_with(reason, 130 if _was_interrupted(error) else 1)
+        return _exit_with(reason, 130 if _was_raised_by_interrupt(error) else 1)
     return status if isinstance(status, int) else 0
 
 
-@app.default
 def run(
     *tickers: str,
     for_: Annotated[str | None, Parameter(name="--for", help="How long: 30s, 10m, 1h30m.")] = None,
@@ -90,8 +82,10 @@ def run(
         return 0
     _, span = check_capture(tickers, for_, until, now, **settings)
     with interrupting_imports():
-        from flows.capture import capture
+        from prefect.flows import load_flow_from_entrypoint
 
+        # As a worker loads it: this module is below the flow's.
+        capture: Any = load_flow_from_entrypoint("flows.capture.capture")
     _start_server()
     if span.until is not None:  # midnight may have passed while the server started
         until = span.until.isoformat()
@@ -127,8 +121,7 @@ def _start_server() -> None:
         raise failures[0]
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Return whether ``error`` was raised while an interrupt was handled."""
+def _was_raised_by_interrupt(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

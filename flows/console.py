@@ -1,4 +1,4 @@
-"""The console of a process that captures: it may hang up, and nobody needs to read it."""
+"""The console of a process: its arguments and exit status, a hang-up, output that nobody reads."""
 
 from __future__ import annotations
 
@@ -6,12 +6,40 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from stocktrace.cli import streams
+import cyclopts
+
+from stocktrace.cli import output, streams
+from stocktrace.errors import StocktraceError, UsageError
 
 _hang_ups: list[int] = []
+
+
+def make_app(name: str, command: Callable[..., int | None], summary: str = "") -> cyclopts.App:
+    """Return the parser of ``python -m NAME``, which raises errors."""
+    return cyclopts.App(
+        name=f"python -m {name}",
+        help=summary or None,
+        default_command=command,
+        help_format="plaintext",
+        version_flags=[],
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+    )
+
+
+def run_script(name: str, command: Callable[..., int | None]) -> NoReturn:
+    """Run ``command`` as module ``name``. Errors exit with status 1, wrong usage with 2."""
+    streams.protect_streams()
+    try:
+        sys.exit(make_app(name, command)())
+    except (cyclopts.CycloptsError, StocktraceError) as error:
+        output.print_error(" ".join(str(error).split()))
+        sys.exit(2 if isinstance(error, (cyclopts.CycloptsError, UsageError)) else 1)
 
 
 def survive_closed_output() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows import script
+from flows import console
 from flows.command import print_report
 from stocktrace.cli import output
 from stocktrace.cli.capture import DEMO_KEY, DEMO_TICKERS, demo_simulator, print_last_trades
@@ -65,4 +65,4 @@ def main(
 
 
 if __name__ == "__main__":
-    script.run_script("flows.demo", main)
+    console.run_script("flows.demo", main)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml  # type: ignore[import-untyped]
 from cyclopts import Parameter
 
-from flows import script
+from flows import console
 from stocktrace.cli import output
 from stocktrace.errors import StocktraceError, UsageError, usage_or
 
@@ -64,11 +64,10 @@ def _make_runner() -> Runner:
 
         _draining: asyncio.Task[None] | None = None
 
-        def handle_sigterm(self, *args: Any, **kwargs: Any) -> None:
+        def handle_sigterm(self, *_: Any, **__: Any) -> None:
             """Begin to stop; a second signal changes nothing."""
-            del args, kwargs
-            loop = asyncio.get_running_loop()  # a handler runs on the main thread, within its loop
-            loop.call_soon_threadsafe(self._drain)
+            # A handler runs on the main thread, within its loop.
+            asyncio.get_running_loop().call_soon_threadsafe(self._drain)
 
         def _drain(self) -> None:
             if self._draining is None:
@@ -99,29 +98,22 @@ def make_deployment(entry: dict[str, Any]) -> RunnerDeployment:
     """Return the deployment of an entry, without its work pool."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
-    from prefect.client.schemas.schedules import CronSchedule
     from prefect.deployments.runner import RunnerDeployment
+    from prefect.schedules import Schedule
 
-    schedules = [
-        DeploymentScheduleCreate(
-            schedule=CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"]),
-            active=schedule.get("active", True),
-            slug=schedule["slug"],
-        )
-        for schedule in entry.get("schedules", ())
-    ]
+    schedules = [Schedule(**schedule) for schedule in entry.get("schedules", ())]
     limit = entry.get("concurrency_limit")
+    same: dict[str, Any] = {
+        name: entry.get(name) for name in ("parameters", "triggers", "description", "tags")
+    }
     return RunnerDeployment.from_entrypoint(
         entry["entrypoint"],
         entry["name"],
-        schedules=schedules,
-        parameters=entry.get("parameters", {}),
-        triggers=entry.get("triggers", []),
-        description=entry.get("description"),
-        tags=entry.get("tags", []),
+        schedules=[DeploymentScheduleCreate.from_schedule(schedule) for schedule in schedules],
         concurrency_limit=None if limit is None else ConcurrencyLimitConfig(**limit),
+        **same,
     )
 
 
 if __name__ == "__main__":
-    script.run_script("flows.serve", serve)
+    console.run_script("flows.serve", serve)

@@ -600,9 +600,8 @@ def test_until_is_resolved_when_the_command_is_given(
     key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server takes seconds to start, and midnight may come in the meantime."""
+    import prefect.flows
     from prefect.states import Failed
-
-    from flows import capture as module
 
     meant = datetime.now(UTC) + timedelta(minutes=1)
     given: list[str | None] = []
@@ -615,7 +614,7 @@ def test_until_is_resolved_when_the_command_is_given(
 
     monkeypatch.setattr("stocktrace.end_time.parse_until", lambda text, now: meant)
     monkeypatch.setattr(command, "_start_server", lambda: None)
-    monkeypatch.setattr(module, "capture", capture)
+    monkeypatch.setattr(prefect.flows, "load_flow_from_entrypoint", lambda _: capture)
     assert command.run("AAPL", until="tomorrow 00:01 UTC") == 1
     assert given == [meant.isoformat()]
 

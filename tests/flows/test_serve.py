@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from flows import script, serve
+from flows import console, serve
 from stocktrace.errors import StocktraceError, UsageError
 from tests.station import ROOT
 
@@ -75,7 +75,7 @@ def test_a_disk_that_fails_under_the_file_is_not_called_wrong_usage(
         serve.read_deployments(serve.FILE)
     assert not isinstance(failed.value, UsageError)
     with pytest.raises(SystemExit) as ended:
-        script.run_script("flows.serve", serve.serve)
+        console.run_script("flows.serve", serve.serve)
     assert ended.value.code == 1
     assert "cannot be read (Input/output error)" in capsys.readouterr().err
 
