@@ -13,7 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 SHARING = "tests/flows/"
 #: These are there and start servers of their own.
-ALONE = ("tests/flows/test_fleet.py", "tests/flows/test_turn.py")
+ALONE = ("tests/flows/test_lost_worker.py", "tests/flows/test_turn.py")
 #: By their beginning, the longest first; all others come after them.
 FIRST = (
     *ALONE,

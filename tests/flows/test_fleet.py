@@ -1,193 +1,349 @@
-"""A fleet on one machine: two keys, two homes, Prefect on PostgreSQL, an S3 store."""
+"""What a fleet does when its flow runs end this way or that; the server is a table of states."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
+import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
 
-import psutil
 import pytest
 
 import stocktrace
-from stocktrace.sessions.report import SessionReport
-from stocktrace.simulator import Simulator, SimulatorSettings, SyntheticMarket
-from stocktrace.store.lake import Lake
-from tests.cloud import Store, postgres, s3
-from tests.conftest import Row, sent
-from tests.station import Station
+from stocktrace.live.fleet import Fleet, Shard
 
-TICKERS = [f"T{number:03}" for number in range(400)]
-KEYS = ("firstkeyofthefleet", "secondkeyofthefleet")
-# Prefect marks a dead run after 120 s; then the heir has a minute, and some more for what is late.
-LASTING_S = 270
-SCRIPT = """
-import json, sys
-from flows.fleet import fleet
-print(json.dumps(fleet(**json.loads(sys.argv[1]))))
-"""
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import StateType
+
+    from flows.fleet import FleetRuns
+
+HEARTBEAT = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
 
 
-@dataclass(slots=True)
-class Site(Station):
-    """A machine of the fleet, all but for the machine."""
+class Server:
+    """Flow runs and their states; remembers what was started and sent.
 
-    more: dict[str, str] = field(default_factory=dict)
+    ``fails`` says before which calls the answer is lost, and ``late`` after which of them: then
+    it was done all the same.
+    """
 
-    @property
-    def env(self) -> dict[str, str]:
-        found = {**super(Site, self).env, **self.more}
-        if not self.key:
-            del found["STOCKTRACE_HOME"]  # set when deploying, it would be that of all workers
-        return found
+    def __init__(self) -> None:
+        self.states: dict[UUID, StateType] = {}
+        self.keys: dict[str, Any] = {}
+        self.started: list[tuple[str, list[str]]] = []
+        self.sent: list[tuple[UUID, list[str]]] = []
+        self.shown: list[str] = []
+        self.fails: set[str] = set()
+        self.late: set[str] = set()
 
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
+    @contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        if name in self.fails:
+            raise ConnectionError
+        yield
+        if name in self.late:
+            raise TimeoutError
+
+    def run_deployment(
+        self, name: str, parameters: dict[str, Any], timeout: float, idempotency_key: str
+    ) -> Any:
+        from prefect.client.schemas.objects import StateType
+
+        assert timeout == 0
+        with self.call("start"):
+            if idempotency_key not in self.keys:
+                run = SimpleNamespace(id=uuid4(), name=f"run{len(self.started)}")
+                self.states[run.id] = StateType.RUNNING
+                self.started.append((name, parameters["tickers"]))
+                self.keys[idempotency_key] = run
+            return self.keys[idempotency_key]
+
+    def read_flow_run(self, run: UUID) -> Any:
+        from prefect.exceptions import ObjectNotFound
+
+        with self.call("read"):
+            if run not in self.states:
+                raise ObjectNotFound(Exception())
+            (name,) = [one.name for one in self.keys.values() if one.id == run]
+            return SimpleNamespace(name=name, state=SimpleNamespace(type=self.states[run]))
+
+    def read_events(self, *_: object, limit: int) -> Any:
+        assert limit == 1
+        with self.call("events"):
+            return SimpleNamespace(events=[SimpleNamespace(occurred=HEARTBEAT)])
+
+    def set_flow_run_state(self, run: UUID, state: Any) -> None:
+        with self.call("cancel"):
+            self.states[run] = state.type
+
+    def send(self, command: Any, run: UUID) -> None:
+        assert command.action == "add"
+        with self.call("send"):
+            self.sent.append((run, command.symbols))
+
+    def show(self, text: str, _: str) -> None:
+        with self.call("show"):
+            self.shown.append(text)
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    with s3(tmp_path / "store") as running:
-        for name, text in running.env.items():
-            monkeypatch.setenv(name, text)
-        yield running
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    from flows import fleet
+    from flows.ticker_commands import TickerCommand
+
+    server = Server()
+
+    def send(command: Any, run: UUID) -> None:  # a bound method would not get the command
+        server.send(command, run)
+
+    # Prefect reads all its settings anew for that, 20 ms each time.
+    monkeypatch.setattr(fleet, "temporary_settings", lambda _: nullcontext())
+    monkeypatch.setattr(fleet, "run_deployment", server.run_deployment)
+    monkeypatch.setattr(TickerCommand, "send_to", send)
+    monkeypatch.setattr(fleet, "create_markdown_artifact", server.show)
+    return server
 
 
-def recorded(lake: str) -> dict[str, list[Row]]:
-    """What is in the lake, by ticker, in the order of arrival."""
-    table = stocktrace.read_trades(TICKERS, data_dir=lake, backend="pyarrow")
-    found: dict[str, list[Row]] = {ticker: [] for ticker in TICKERS}
-    columns = (table["ts_event"].cast("int64"), *table.select(["price", "volume", "conditions"]))
-    for ticker, *row in zip(
-        table["symbol"].to_pylist(), *(each.to_pylist() for each in columns), strict=True
-    ):
-        found[ticker].append((row[0], row[1], row[2], row[3]))
-    return found
+def runs_of(*shards: list[str], limit: int = 3, remaining_s: float = 600.0) -> FleetRuns:
+    from flows.fleet import FleetRuns
+
+    end = datetime.now(UTC) + timedelta(seconds=remaining_s)
+    runs = FleetRuns(Fleet(end, limit, {}), {"url": None})
+    for number, tickers in enumerate(shards):
+        runs.fleet.add(f"capture/{number}", Shard(list(tickers), 1.0))
+    return runs
 
 
-def reports(lake: str) -> list[SessionReport]:
-    return [SessionReport.decode(text) for text in Lake.open(lake).reports(9)]
+def started(
+    server: Any, *shards: list[str], limit: int = 3, remaining_s: float = 600.0
+) -> FleetRuns:
+    runs = runs_of(*shards, limit=limit, remaining_s=remaining_s)
+    assert runs.check(server)
+    assert runs.check(server)
+    return runs
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_fleet_loses_a_worker_and_nothing_else(tmp_path: Path, store: Store) -> None:
-    lake = store.url("fleet")
-    with ExitStack() as stack:
-        exchanges = [
-            stack.enter_context(
-                Simulator(
-                    SyntheticMarket(seed=number, rate=150.0),
-                    SimulatorSettings(key=key, symbol_limit=0, keep=True),
-                )
-            )
-            for number, key in enumerate(KEYS)
-        ]
-        head = Site(tmp_path / "head", "")
-        head.more = {"PREFECT_API_DATABASE_CONNECTION_URL": stack.enter_context(postgres())}
-        sites = [
-            Site(
-                tmp_path / f"site{number}", key, head.port, {**store.env, "STOCKTRACE_URL": one.url}
-            )
-            for number, (key, one) in enumerate(zip(KEYS, exchanges, strict=True))
-        ]
-        for site in (head, *sites):
-            site.folder.mkdir()
-        stack.enter_context(head.server())
-        head.deploy()
-        words = [
-            "worker",
-            "start",
-            "--pool",
-            "stocktrace",
-            "--work-queue",
-            "shards",
-            "--limit",
-            "1",
-        ]
-        workers = [
-            stack.enter_context(site.process("worker", "-m", "prefect", *words)) for site in sites
-        ]
-        asked = {
-            "tickers": TICKERS,
-            "keys": 2,
-            "limit": 0,
-            "lake": lake,
-            "duration": f"{LASTING_S}s",
-            "roll_interval": "20s",
-        }
-        parent = stack.enter_context(
-            subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, json.dumps(asked)],
-                env={**head.env, **store.env},
-                cwd=head.folder,
-                stdout=subprocess.PIPE,
-                stderr=stack.enter_context((tmp_path / "fleet.log").open("ab")),
-                text=True,
-            )
-        )
-        for one in exchanges:
-            one.wait_for(lambda one: one.sent_trades > 3000, timeout=180)
-        doomed, heir = exchanges
-        assert {len(one.connections[0].subscriptions) for one in exchanges} == {200}
+def end(server: Any, runs: FleetRuns, number: int, state: str) -> None:
+    from prefect.client.schemas.objects import StateType
 
-        family = psutil.Process(workers[0].pid).children(recursive=True)
-        workers[0].kill()
-        for each in family:
-            each.kill()
-        killed = time.time()
-        # The heir takes them over, and listens to them for a while.
-        heir.wait_for(lambda one: len(one.subscriptions) == 400, timeout=240)
-        more = heir.sent_trades + 2000
-        heir.wait_for(lambda one: one.sent_trades > more, timeout=60)
-        heir.mute()  # what was sent can then be received to its end
-        told, _ = parent.communicate(timeout=LASTING_S + 120)
-        assert parent.returncode == 0, (tmp_path / "fleet.log").read_text()[-3000:]
-
-        # The dead machine comes back: what its capture had read is published, too.
-        run = [sys.executable, "-m", "stocktrace", "recover", "--data-dir", str(sites[0].data)]
-        subprocess.run(run, env=sites[0].env, cwd=sites[0].folder, check=True)
-
-    result = json.loads(told.splitlines()[-1])
-    assert sorted(one["state"] for one in result["shards"].values()) == ["COMPLETED", "CRASHED"]
-    dead, alive = (sent(one.connections[0].frames) for one in exchanges)
-    found = recorded(lake)
-    lost = 0
-    for ticker in TICKERS:
-        first, then = dead.get(ticker, []), alive.get(ticker, [])
-        # All that was sent to the one that lived, and before it all that the dead one had read.
-        own = len(found[ticker]) - len(then)
-        # Sessions stand in the order in which they began, whoever was first.
-        assert found[ticker] in (first[:own] + then, then + first[:own]), ticker
-        # What it had not read was on its way when it was killed.
-        late = first[own:]
-        lost += len(late)
-        assert all(row[0] > (killed - 2) * 1000 for row in late), ticker
-    assert sum(map(len, found.values())) == heir.sent_trades + doomed.sent_trades - lost
-    told_by = {report.state: report for report in reports(lake)}
-    assert set(told_by) == {"recovered", "complete"}
-    assert all(report.balanced and not report.upload_error for report in told_by.values())
-
-    gaps = stocktrace.read_gaps(data_dir=lake)
-    named = gaps[gaps["reason"] == "its shard was lost"]
-    assert result["gaps"] == 200
-    assert set(named["symbol"]) == set(doomed.connections[0].subscriptions)
-    # From the last heartbeat, 30 s before the kill at most, until the heir listened.
-    assert (named["start"].astype("int64") / 1e6 > killed - 35).all()
-    assert ((named["end"] - named["start"]).dt.total_seconds() > 60).all()
-    assert not list(leaks(tmp_path, [store.secret, *KEYS]))
+    run = runs.fleet.runs[number].run
+    assert run is not None
+    server.states[run] = StateType(state)
 
 
-def leaks(folder: Path, secrets: list[str]) -> Iterator[Path]:
-    """Files that hold a secret; the store's own may."""
-    for path in folder.rglob("*"):
-        if path.is_file() and "store" not in path.relative_to(folder).parts:
-            data = path.read_bytes()
-            if any(secret.encode() in data for secret in secrets):
-                yield path
+def test_survivors_with_room_take_over(server: Any) -> None:
+    runs = started(server, ["A", "B"], ["C"])
+    assert runs.check(server)
+    end(server, runs, 0, "CRASHED")
+    assert runs.check(server)
+    assert server.sent == [(runs.fleet.runs[1].run, ["A", "B"])]
+    assert runs.fleet.lost_at == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
+    assert runs.fleet.runs[1].shard.tickers == ["C", "A", "B"]
+    assert runs.check(server), "it is taken over once"
+    assert len(server.sent) == 1
+    end(server, runs, 1, "COMPLETED")
+    assert not runs.check(server)
+
+
+def test_tickers_without_room_get_one_new_run_of_the_same_deployment(server: Any) -> None:
+    runs = started(server, ["A", "B"], ["C", "D"])
+    runs.check(server)
+    end(server, runs, 0, "FAILED")
+    runs.check(server)
+    assert server.sent == [(runs.fleet.runs[1].run, ["A"])]
+    assert server.started[2:] == [("capture/0", ["B"])]
+    end(server, runs, 2, "FAILED")
+    runs.check(server)
+    assert len(server.started) == 3
+    assert runs.fleet.abandoned == {"B"}
+    end(server, runs, 1, "COMPLETED")
+    assert not runs.check(server)
+
+
+def test_a_shard_that_was_cancelled_is_not_taken_over(server: Any) -> None:
+    runs = started(server, ["A"], ["B"])
+    runs.check(server)
+    end(server, runs, 0, "CANCELLED")
+    runs.check(server)
+    assert (server.sent, server.started[2:], runs.fleet.lost_at) == ([], [], {})
+
+
+def test_a_shard_that_fails_at_its_end_time_is_not_taken_over(server: Any) -> None:
+    from flows.fleet import result
+
+    runs = started(server, ["A"], ["B"], remaining_s=1.0)
+    runs.check(server)
+    end(server, runs, 0, "FAILED")
+    end(server, runs, 1, "COMPLETED")
+    assert not runs.check(server)
+    assert (server.sent, server.started[2:]) == ([], [])
+    failed: Any = result(runs.fleet, "file:///nowhere")
+    assert failed.message == "run0 failed: see their flow runs."
+
+
+@pytest.mark.parametrize("call", ["start", "read", "events", "send", "show"])
+@pytest.mark.parametrize("how", ["fails", "late"])
+def test_each_ticker_is_reassigned_once_whichever_call_fails(
+    server: Any, call: str, how: str
+) -> None:
+    runs = started(server, ["A", "B"], ["C", "D"])
+    away = getattr(server, how)
+    end(server, runs, 0, "CRASHED")
+    away.add(call)
+    for _ in range(3):
+        assert runs.check(server)
+    assert runs.outage.failures >= 3
+    away.clear()
+    assert runs.check(server)
+    assert runs.check(server)
+    # What was sent again changes nothing there: it is the same to the same run.
+    assert {(run, *some) for run, some in server.sent} == {(runs.fleet.runs[1].run, "A")}
+    assert server.started[2:] == [("capture/0", ["B"])]
+    assert [one.shard.tickers for one in runs.fleet.runs] == [[], ["C", "D", "A"], ["B"]]
+    assert runs.fleet.lost_at == dict.fromkeys("AB", int(HEARTBEAT.timestamp() * 10**9))
+    assert f"Prefect did not answer {runs.outage.failures} calls." in server.shown[-1]
+    for number in (1, 2):
+        end(server, runs, number, "COMPLETED")
+    assert not runs.check(server)
+    assert not runs.fleet.abandoned
+
+
+def test_a_fleet_starts_each_shard_once_however_often_it_asks(server: Any) -> None:
+    runs = runs_of(["A"], ["B"])
+    server.late.add("start")
+    assert runs.check(server)
+    server.late.clear()
+    assert runs.check(server)
+    assert server.started == [("capture/0", ["A"]), ("capture/1", ["B"])]
+
+
+def test_a_run_is_named_by_what_it_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import fleet
+
+    def named(**asked: Any) -> str:
+        flow_run = SimpleNamespace(parameters=asked)
+        monkeypatch.setattr(fleet, "runtime", SimpleNamespace(flow_run=flow_run))
+        return fleet.run_name()
+
+    assert named(tickers=["A"], keys=1, duration="30m") == "1 ticker, 1 key · 30m"
+    assert named(tickers=["A", "B"], keys=2, until="close") == "2 tickers, 2 keys · until close"
+    assert named() == "0 tickers, 0 keys · until "
+
+
+def test_a_fleet_that_starts_early_counts_from_its_scheduled_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    class Known(Exception):
+        """When it ends is known."""
+
+    def make(fleet: Fleet, parameters: dict[str, str]) -> None:
+        raise Known(parameters["until"], fleet.end)
+
+    from flows import fleet
+
+    scheduled = datetime.now(UTC) + timedelta(seconds=30)
+    flow_run = SimpleNamespace(scheduled_start_time=scheduled, parameters={})
+    monkeypatch.setattr(fleet, "runtime", SimpleNamespace(flow_run=flow_run))
+    monkeypatch.setattr(fleet, "FleetRuns", make)
+    end = scheduled + timedelta(hours=1)
+    with pytest.raises(Known) as known:
+        fleet.fleet.fn(["A"], 1, f"file://{tmp_path}", duration="1h")
+    assert known.value.args == (end.isoformat(), end)
+
+
+def test_an_outage_is_logged_once_and_on_the_page_until_it_ends(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = started(server, ["A"], ["B"])
+    end(server, runs, 0, "CRASHED")
+    server.fails.add("send")
+    with caplog.at_level(logging.INFO, "stocktrace"):
+        runs.check(server)
+        runs.check(server)
+        assert "**Not handed over yet:** A" in server.shown[-1]
+        server.fails.clear()
+        runs.check(server)
+        runs.check(server)
+    assert [one.message for one in caplog.records] == [
+        "shard run0 is lost: run1 takes 1 ticker",
+        "Prefect cannot be asked (ConnectionError); recording continues",
+        "shard run1 was sent 1 ticker",
+        "Prefect can be asked again; 2 calls failed",
+    ]
+    assert "Not handed over" not in server.shown[-1]
+
+
+@pytest.mark.parametrize("state", ["CRASHED", "CANCELLED"])
+def test_tickers_that_an_ended_shard_was_not_sent_are_reassigned(server: Any, state: str) -> None:
+    runs = started(server, ["A"], ["B"], ["C", "D", "E"])
+    end(server, runs, 0, "CRASHED")
+    server.fails.add("send")
+    runs.check(server)
+    assert runs.fleet.runs[1].unsent == ["A"]
+    end(server, runs, 1, state)
+    runs.check(server)
+    server.fails.clear()
+    runs.check(server)
+    assert server.sent == []
+    assert server.started[3:] == [("capture/1", ["A", "B"] if state == "CRASHED" else ["A"])]
+
+
+def test_tickers_that_could_not_be_sent_in_time_are_named(server: Any) -> None:
+    runs = started(server, ["A"], ["B"])
+    end(server, runs, 0, "CRASHED")
+    server.fails.add("send")
+    runs.check(server)
+    runs.fleet.end = datetime.now(UTC)
+    end(server, runs, 1, "COMPLETED")
+    assert not runs.check(server)
+    assert runs.fleet.abandoned == {"A"}
+    assert "**Not captured any more:** A" in server.shown[-1]
+
+
+def test_a_shard_that_no_worker_started_in_time_ends_with_the_fleet_and_is_named(
+    server: Any,
+) -> None:
+    runs = started(server, ["A"], ["B"])
+    end(server, runs, 0, "SCHEDULED")
+    runs.check(server)
+    runs.fleet.end = datetime.now(UTC)
+    end(server, runs, 1, "COMPLETED")
+    server.fails.add("cancel")
+    assert runs.check(server), "it might still be started"
+    server.fails.clear()
+    assert not runs.check(server)
+    assert server.states[runs.fleet.runs[0].run] == "CANCELLED"
+    assert runs.fleet.abandoned == {"A"}
+    assert set(runs.fleet.lost_at) == {"A"}
+
+
+def test_a_run_that_was_deleted_in_prefect_neither_ends_nor_delays_the_fleet(server: Any) -> None:
+    runs = started(server, ["A"], ["B"])
+    del server.states[runs.fleet.runs[0].run]
+    assert runs.check(server)
+    end(server, runs, 1, "COMPLETED")
+    assert not runs.check(server)
+    assert (server.sent, server.started[2:], runs.fleet.abandoned) == ([], [], set())
+
+
+def test_the_result_names_the_gaps_and_where_everything_is(server: Any, tmp_path: Any) -> None:
+    from flows.fleet import LOST, result
+
+    runs = started(server, ["A"], ["B"])
+    runs.check(server)
+    end(server, runs, 0, "CRASHED")
+    runs.check(server)
+    runs.fleet.lost_at = {"A": int((datetime.now(UTC) - timedelta(seconds=9)).timestamp() * 10**9)}
+    end(server, runs, 1, "COMPLETED")
+    runs.check(server)
+    lake = f"file://{tmp_path}/lake"
+    state: Any = result(runs.fleet, lake)
+    assert state.message == "2 shards recorded, 1 gap between them."
+    came = state.data
+    assert (came["lake"], came["gaps"]) == (lake, 1)
+    assert [one["tickers"] for one in came["shards"].values()] == [[], ["B", "A"]]
+
+    assert list(stocktrace.read_gaps("A", data_dir=lake)["reason"]) == [LOST]
