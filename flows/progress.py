@@ -15,11 +15,7 @@ from typing import Self, cast
 from uuid import UUID
 
 from prefect import get_client, runtime
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.events import emit_event
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -73,8 +69,7 @@ class ProgressReporter:
         self._executor = ThreadPoolExecutor(1, "stocktrace-progress")
         self._call: Future[None] | None = None
         self._cancel_check_due = self._progress_due = Deadline.after(0)
-        self._progress: UUID | None = None
-        self._page: UUID | None = None
+        self._artifacts: dict[str, UUID] = {}
         self._status: CaptureStatus | None = None
         self._shown: CaptureStatus | None = None
         self._events = StatusEventDetector()
@@ -123,29 +118,22 @@ class ProgressReporter:
             self._outage.on_success()
 
     def _emit(self, event: StatusEvent) -> None:
-        """Put an event of the session into Prefect's queue, related to the flow run."""
-        run = {
-            "prefect.resource.id": f"prefect.flow-run.{runtime.flow_run.id}",
-            "prefect.resource.role": "flow-run",
-            "prefect.resource.name": runtime.flow_run.name or "",
-        }
+        """Put an event of the session into Prefect's queue, which relates it to the flow run."""
         resource = {
             "prefect.resource.id": f"stocktrace.session.{event.session}",
             "prefect.resource.name": event.session,
         }
         try:
-            emit_event(
-                event.name, resource, event.occurred_at, related=[run], payload=event.payload
-            )
+            emit_event(event.name, resource, event.occurred_at, payload=event.payload)
         except Exception:  # noqa: BLE001 - the queue is local: this is not an outage of the server
             self._outage.failures += 1
 
     def _update(self) -> None:
         self._try(self._check_cancelled)
-        if self._progress_due.passed():
+        if self._progress_due.passed() and (status := self._status):
             self._progress_due = Deadline.after(PROGRESS_INTERVAL_S)
-            self._try(self._show_progress)
-            self._try(self._show_status)
+            self._try(partial(self._show_progress, status))
+            self._try(partial(self._show_status, status))
 
     def _check_cancelled(self) -> None:
         """Stop if the run was cancelled: a script gets no signal, and a worker may fail to send."""
@@ -163,24 +151,14 @@ class ProgressReporter:
         tags = dict.fromkeys([*run.tags, "stocktrace", *self._tickers[:_MAX_TICKER_TAGS]])
         client.update_flow_run(run.id, tags=list(tags)).raise_for_status()
 
-    def _show_progress(self, share: float | None = None) -> None:
-        status = self._status
-        if status is None:
-            return
-        if share is None:
-            share = status.elapsed_s / (status.elapsed_s + status.remaining_s)
+    def _show_progress(self, status: CaptureStatus, *, complete: bool = False) -> None:
+        share = 1.0 if complete else status.elapsed_s / (status.elapsed_s + status.remaining_s)
         percent, text = round(100 * share, 1), progress_line(status)
-        if self._progress is None:
-            artifact = create_progress_artifact(percent, PROGRESS_ARTIFACT, text)
-            self._progress = cast("UUID", artifact)
-        else:
-            update_progress_artifact(self._progress, percent, text)
+        self._save(create_progress_artifact, percent, PROGRESS_ARTIFACT, text)
 
-    def _show_status(self) -> None:
-        status = self._status
-        if status is None:
-            return
-        self._save_page(status_page(status, self._shown), status_line(status))
+    def _show_status(self, status: CaptureStatus) -> None:
+        page = status_page(status, self._shown)
+        self._save(create_markdown_artifact, page, REPORT_ARTIFACT, status_line(status))
         self._shown = status
 
     def _show_report(self) -> None:
@@ -188,14 +166,15 @@ class ProgressReporter:
         if self._status is None:
             return
         report = SessionReport.read(self._layout.report(self._status.session))
-        if self._progress is not None and report.state == "complete":
-            self._show_progress(1.0)
+        if PROGRESS_ARTIFACT in self._artifacts and report.state == "complete":
+            self._show_progress(self._status, complete=True)
         # First without the picture: it takes longer, and the time may not suffice.
-        self._save_page(report_page(report, self._layout, self.failures), report_line(report))
-        picture = self._draw_picture(report.session)
-        self._save_page(
-            report_page(report, self._layout, self.failures, picture), report_line(report)
-        )
+        self._show_page(report, "")
+        self._show_page(report, self._draw_picture(report.session))
+
+    def _show_page(self, report: SessionReport, picture: str) -> None:
+        page = report_page(report, self._layout, self.failures, picture)
+        self._save(create_markdown_artifact, page, REPORT_ARTIFACT, report_line(report))
 
     def _draw_picture(self, session: str) -> str:
         """Return the picture as SVG, or a sentence that says why it is missing."""
@@ -207,10 +186,10 @@ class ProgressReporter:
             return f"It is too large for Prefect: run stocktrace report {session}."
         return picture
 
-    def _save_page(self, text: str, line: str) -> None:
-        """Create the page, or replace it."""
-        if self._page is None:
-            self._page = cast("UUID", create_markdown_artifact(text, REPORT_ARTIFACT, line))
+    def _save(self, create: Callable[..., object], data: str | float, key: str, line: str) -> None:
+        """Create an artifact, or replace it in place."""
+        if key in self._artifacts:
+            update = ArtifactUpdate(data=data, description=line)
+            get_client(sync_client=True).update_artifact(self._artifacts[key], update)
         else:
-            update = ArtifactUpdate(data=text, description=line)
-            get_client(sync_client=True).update_artifact(self._page, update)
+            self._artifacts[key] = cast("UUID", create(data, key, line))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import flows  # noqa: F401 - sets Prefect's variables, before the first fixture imports Prefect
 from tests.station import Api, reading
 
 

@@ -44,11 +44,12 @@ def shown(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     from flows.capture import capture
 
     pages: list[tuple[Any, str]] = []
-    put = progress.ProgressReporter._save_page
+    put = progress.ProgressReporter._save
 
-    def note(self: Any, text: str, line: str) -> None:
-        put(self, text, line)
-        pages.append((self._page, text))
+    def note(self: Any, create: Any, data: Any, key: str, line: str) -> None:
+        put(self, create, data, key, line)
+        if key == progress.REPORT_ARTIFACT:
+            pages.append((self._artifacts[key], data))
 
     folder = tmp_path_factory.mktemp("shown")
     market = SyntheticMarket(seed=5, rate=200.0)
@@ -58,7 +59,7 @@ def shown(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shown:
         patch.setenv("FINNHUB_API_KEY", KEY)
         patch.setattr(progress, "CANCEL_CHECK_INTERVAL_S", 0.2)
         patch.setattr(progress, "PROGRESS_INTERVAL_S", 0.2)
-        patch.setattr(progress.ProgressReporter, "_save_page", note)
+        patch.setattr(progress.ProgressReporter, "_save", note)
         with Simulator(market, SimulatorSettings(key=KEY), faults) as exchange:
             state = capture(
                 TICKERS,
