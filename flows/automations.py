@@ -74,12 +74,14 @@ def crash_automation() -> AutomationCore:
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
+    silence = f"No heartbeat for {HEARTBEAT_TIMEOUT_S} s"
     ends = ("Completed", "Failed", "Cancelled", "Crashed")
+    mark = ChangeFlowRunState(
+        state=StateType.CRASHED, message=f"{silence}: its process or machine failed."
+    )
     return AutomationCore(
         name="stocktrace: mark runs without a heartbeat Crashed",
-        description=(
-            f"No heartbeat for {HEARTBEAT_TIMEOUT_S} s; the next capture recovers its data."
-        ),
+        description=f"{silence}; the next capture recovers its data.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ends)},
@@ -94,40 +96,25 @@ def crash_automation() -> AutomationCore:
             threshold=1,
             within=timedelta(seconds=HEARTBEAT_TIMEOUT_S),
         ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED,
-                message=f"No heartbeat for {HEARTBEAT_TIMEOUT_S} s: its process or machine failed.",
-            )
-        ],
+        actions=[mark],
     )
 
 
 def alert_automations(block: UUID) -> list[AutomationCore]:
     """Send gaps, repeated reconnects and bursts of quarantined rows through a block."""
+    gap = "{{ event.payload.seconds }} s without data: {{ event.payload.reason }}"
+    reconnects = (
+        "{{ event.payload.reconnects }} connections lost, three of them within ten minutes: "
+        "{{ event.payload.reason }}"
+    )
+    burst = (
+        "{{ event.payload.rows }} rows refused within {{ event.payload.seconds }} s: "
+        "{{ event.payload.tickers | join(', ') }}"
+    )
     return [
-        _alert(
-            block,
-            GAP,
-            "alert on gaps",
-            "{{ event.payload.seconds }} s without data: {{ event.payload.reason }}",
-        ),
-        _alert(
-            block,
-            RECONNECT,
-            "alert on repeated reconnects",
-            "{{ event.payload.reconnects }} connections lost, three of them within ten minutes: "
-            "{{ event.payload.reason }}",
-            times=3,
-            within_s=600,
-        ),
-        _alert(
-            block,
-            BURST,
-            "alert on quarantined rows",
-            "{{ event.payload.rows }} rows refused within {{ event.payload.seconds }} s: "
-            "{{ event.payload.tickers | join(', ') }}",
-        ),
+        _alert(block, GAP, "alert on gaps", gap),
+        _alert(block, RECONNECT, "alert on repeated reconnects", reconnects, 3, within_s=600),
+        _alert(block, BURST, "alert on quarantined rows", burst),
     ]
 
 
@@ -137,6 +124,11 @@ def _alert(
     from prefect.events.actions import SendNotification
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
+    notification = SendNotification(
+        block_document_id=block,
+        subject="stocktrace: {{ flow_run.name }}",
+        body=f"{body}\n\n{{{{ flow_run | ui_url }}}}",
+    )
     return AutomationCore(
         name=f"stocktrace: {name}",
         description=f"On {event}.",
@@ -148,13 +140,7 @@ def _alert(
             threshold=times,
             within=timedelta(seconds=within_s),
         ),
-        actions=[
-            SendNotification(
-                block_document_id=block,
-                subject="stocktrace: {{ flow_run.name }}",
-                body=f"{body}\n\n{{{{ flow_run | ui_url }}}}",
-            )
-        ],
+        actions=[notification],
     )
 
 

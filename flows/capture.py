@@ -3,8 +3,7 @@
     python -m flows.capture AAPL MSFT --for 30m
 
 The capturing task is called, not submitted, so that a cancellation reaches it. It is never
-retried, because a second capture is another session. Windows are converted while it runs. Recording
-does not depend on Prefect's server. ``stocktrace convert`` publishes what a cancelled run left.
+retried, because a second capture is another session. Recording does not depend on Prefect's server.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ if __name__ == "__main__":  # before the imports: Prefect alone takes 5 s
 
 import contextlib
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -44,7 +42,6 @@ from stocktrace.end_time import CaptureSpan
 from stocktrace.errors import MarketClosed, StocktraceError
 from stocktrace.live import api
 from stocktrace.live.control import CaptureControl
-from stocktrace.live.publishing import PublishFuture
 from stocktrace.record.publish import PublishedWindow, publish_window
 from stocktrace.sessions.report import SessionReport
 from stocktrace.settings import Settings
@@ -54,7 +51,7 @@ from stocktrace.store.names import WindowId
 
 log = logging.getLogger("stocktrace.flow")
 
-# Never closed: see _shield_from_lease_loss.
+# Never closed: a process runs one flow.
 _SHIELD = contextlib.ExitStack()
 
 
@@ -165,8 +162,7 @@ def record(
     The settings are loaded here: as a parameter they would contain the API key.
     """
     loaded = Settings.load(**settings)
-    layout = Layout(loaded.data_dir)
-    control, lease = CaptureControl(), KeyLease(loaded)
+    layout, control, lease = Layout(loaded.data_dir), CaptureControl(), KeyLease(loaded)
     commands = TickerCommands(control)
     with (
         contextlib.closing(lease),
@@ -178,7 +174,7 @@ def record(
             duration=span.duration,
             until=span.until,
             settings=loaded,
-            publisher=submit_window,
+            publisher=WindowConversion,
             on_status=progress.on_status,
             control=control,
             guard=lease,
@@ -199,46 +195,38 @@ def convert(data_dir: str, session: str, window: str, *, whole: bool, lake: str)
     return publish_window(layout, WindowId(session, window), whole=whole)
 
 
-def submit_window(layout: Layout, part: WindowId, *, whole: bool) -> PublishFuture:
-    """Convert a window in a task of the flow run; the capture's ``Publisher``."""
-    future: PrefectFuture[PublishedWindow] | None = None
-    try:
-        future = convert.submit(
-            str(layout.root), part.session, part.window, whole=whole, lake=layout.lake
-        )
-    except Exception as error:  # noqa: BLE001 - the window is published without Prefect
-        _warn(part, error)
-    return WindowConversion(layout, part, whole, future)
-
-
-@dataclass(frozen=True, slots=True)
 class WindowConversion:
-    """A window's task; if Prefect fails, ``result`` converts the window itself."""
+    """A task of the flow run that converts a window; if Prefect fails, ``result`` converts it."""
 
-    layout: Layout
-    part: WindowId
-    whole: bool
-    future: PrefectFuture[PublishedWindow] | None
+    def __init__(self, layout: Layout, part: WindowId, *, whole: bool) -> None:
+        self._layout, self._part, self._whole = layout, part, whole
+        self._future: PrefectFuture[PublishedWindow] | None = None
+        try:
+            self._future = convert.submit(
+                str(layout.root), part.session, part.window, whole=whole, lake=layout.lake
+            )
+        except Exception as error:  # noqa: BLE001 - the window is published without Prefect
+            self._warn(error)
 
     def done(self) -> bool:
         """Return whether the task has ended; asks its thread, never the server."""
-        future = self.future
+        future = self._future
         return not isinstance(future, PrefectWrappedFuture) or bool(future.wrapped_future.done())
 
     def result(self) -> PublishedWindow:
         """Wait for the window, or raise why it cannot be published."""
-        if self.future is not None:
+        if self._future is not None:
             try:
-                return self.future.result()
+                return self._future.result()
             except StocktraceError:
                 raise
             except Exception as error:  # noqa: BLE001 - as above
-                _warn(self.part, error)
-        return publish_window(self.layout, self.part, whole=self.whole)
+                self._warn(error)
+        return publish_window(self._layout, self._part, whole=self._whole)
 
-
-def _warn(part: WindowId, error: Exception) -> None:
-    log.warning("Prefect could not convert window %s (%s): it is done without", part.window, error)
+    def _warn(self, error: Exception) -> None:
+        window = self._part.window
+        log.warning("Prefect could not convert window %s (%s): it is done without", window, error)
 
 
 def _log_to_flow_run() -> None:
@@ -252,12 +240,10 @@ def _log_to_flow_run() -> None:
 
 
 def _shield_from_lease_loss() -> None:
-    """Let a capture continue when Prefect cannot renew its slot in the deployment's limit.
-
-    Prefect would raise in the middle of the session if the server is away for some seconds at the
-    wrong moment (PrefectHQ/prefect#18802, #21064), and has no setting for it. Its own shield is
-    used until the end: such a process runs one flow and no other.
-    """
+    """Let a capture continue when Prefect cannot renew its slot in the deployment's limit."""
+    # Prefect would raise in the middle of the session if the server is away for some seconds at the
+    # wrong moment (PrefectHQ/prefect#18802, #21064), and has no setting for it. Its own shield is
+    # used until the end.
     context = FlowRunContext.get()
     state = context.flow_run.state if context and context.flow_run else None
     if state is None or state.state_details.deployment_concurrency_lease_id is None:

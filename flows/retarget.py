@@ -9,14 +9,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from prefect import flow, get_client, runtime
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Failed
 from pydantic import Field
 
@@ -73,15 +67,13 @@ def retarget(
 
 def _running_captures() -> list[FlowRun]:
     """Return the flow runs that capture, the oldest first."""
-    running = FlowRunFilterStateType(any_=[StateType.RUNNING])
+    captures = FlowFilter.model_validate({"name": {"any_": [capture.name]}})
+    running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
     runs: list[FlowRun] = []
     with get_client(sync_client=True) as client:
         while True:
             page = client.read_flow_runs(
-                flow_filter=FlowFilter(name=FlowFilterName(any_=[capture.name])),
-                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
-                limit=_PAGE,
-                offset=len(runs),
+                flow_filter=captures, flow_run_filter=running, limit=_PAGE, offset=len(runs)
             )
             runs += page
             if len(page) < _PAGE:

@@ -61,16 +61,11 @@ class TickerCommands:
         self._thread.join(STOP_TIMEOUT_S)
 
     def _run(self) -> None:
-        commands: GetInputHandler[TickerCommand] | None = None
+        commands: GetInputHandler[TickerCommand] = receive_input(
+            TickerCommand, flow_run_id=UUID(runtime.flow_run.id), poll_interval=0, timeout=0
+        )
         while not self._ended.is_set():
             try:
-                if commands is None:
-                    commands = receive_input(
-                        TickerCommand,
-                        flow_run_id=UUID(runtime.flow_run.id),
-                        poll_interval=0,
-                        timeout=0,
-                    )
                 while not self._ended.is_set() and (command := next(commands, None)):
                     self._control.request_change(command.symbols, command.action, by="prefect")
             except (TickerError, ValidationError) as error:

@@ -326,8 +326,8 @@ def test_a_conversion_that_prefect_lost_is_done_without_prefect(
     done: list[WindowId] = []
     monkeypatch.setattr(module, "publish_window", lambda _, part, *, whole: done.append(part))
     part = WindowId("20261123T142958Z_3f9a1c", "20261123T143000Z_00002")
-    lost: Any = Lost()
-    module.WindowConversion(Layout(tmp_path), part, whole=True, future=lost).result()
+    monkeypatch.setattr(module.convert, "submit", lambda *_, **__: Lost())
+    module.WindowConversion(Layout(tmp_path), part, whole=True).result()
     assert done == [part]
 
 
