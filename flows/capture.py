@@ -33,10 +33,10 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import console
-from flows.fields import Duration, LakeUrl, Tickers, Until, Url, check_capture
+from flows.fields import CAPTURE_FLOW, Duration, LakeUrl, Tickers, Until, Url, check_capture
 from flows.key_lease import KeyLease
 from flows.progress import ProgressReporter
-from flows.ticker_commands import TickerCommands
+from flows.retarget import TickerCommands
 from stocktrace import market_hours
 from stocktrace.end_time import CaptureSpan
 from stocktrace.errors import MarketClosed, StocktraceError
@@ -75,7 +75,7 @@ def now() -> datetime:
 
 
 @flow(
-    name="stocktrace-capture",
+    name=CAPTURE_FLOW,
     flow_run_name=run_name,
     persist_result=False,  # the report on disk has it
     # One conversion at a time, so that it does not compete with the feed for two cores.

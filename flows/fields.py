@@ -12,6 +12,9 @@ from stocktrace import end_time, settings, units
 from stocktrace.end_time import CaptureSpan
 from stocktrace.trade import parse_tickers
 
+#: The flow whose runs are captures.
+CAPTURE_FLOW = "stocktrace-capture"
+
 Ticker = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_\-/^][A-Za-z0-9.:_\-/^ ,]*$")]
 Tickers = Annotated[list[Ticker], Field(min_length=1, examples=[["AAPL", "BINANCE:BTCUSDT"]])]
 Duration = Annotated[str, Field(pattern=f"^{units.DURATION}$", examples=["30m"])]

@@ -40,8 +40,8 @@ from flows import console
 from flows.automations import crash_automation, save_automation
 from flows.capture import describe_span
 from flows.fields import Duration, LakeUrl, Tickers, Until, Url
+from flows.retarget import TickerCommand
 from flows.server_outage import ServerOutage
-from flows.ticker_commands import TickerCommand
 from stocktrace import market_hours
 from stocktrace.end_time import CaptureSpan
 from stocktrace.errors import LakeError, StocktraceError, UsageError

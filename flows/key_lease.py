@@ -44,7 +44,7 @@ _LOCKED, _GONE, _BUSY = 423, 410, 503
 
 
 class _ServerBusy(Exception):
-    """The server's database was locked."""
+    pass
 
 
 def _raise_if_busy(response: Any) -> None:
@@ -134,14 +134,7 @@ class KeyLease:
 
     def _step(self, client: SyncPrefectClient) -> float:
         """Renew or take the slot; return the seconds until the next step."""
-        if self._lease is not None and self._renew(client, self._lease):
-            self._is_taken = False
-            return RENEW_INTERVAL_S
-        with contextlib.suppress(OSError, ValueError):  # no earlier capture left a lease
-            old_lease = UUID(self._lease_file.read_text(encoding="utf-8"))
-            client.release_concurrency_slots_with_lease(old_lease)
-        client.upsert_global_concurrency_limit_by_name(self.name, 1)
-        if self._acquire(client):
+        if (self._lease is not None and self._renew(client, self._lease)) or self._take(client):
             self._is_taken = False
             self._decided.set()
             return RENEW_INTERVAL_S
@@ -166,7 +159,11 @@ class KeyLease:
             self._lease = None
         return self._lease is not None
 
-    def _acquire(self, client: SyncPrefectClient) -> bool:
+    def _take(self, client: SyncPrefectClient) -> bool:
+        with contextlib.suppress(OSError, ValueError):  # no earlier capture left a lease
+            old_lease = UUID(self._lease_file.read_text(encoding="utf-8"))
+            client.release_concurrency_slots_with_lease(old_lease)
+        client.upsert_global_concurrency_limit_by_name(self.name, 1)
         try:
             answer = client.increment_concurrency_slots_with_lease(
                 [self.name], 1, "concurrency", LEASE_S, self._holder

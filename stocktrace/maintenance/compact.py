@@ -39,11 +39,7 @@ class CompactionResult:
 
 
 def compact_days(
-    layout: Layout,
-    day: date | None = None,
-    *,
-    older_than: float = 0.0,
-    clock: Clock = SYSTEM_CLOCK,
+    layout: Layout, day: date | None = None, *, older_than: float = 0.0, clock: Clock = SYSTEM_CLOCK
 ) -> CompactionResult:
     """Compact all dates that ended over ``older_than`` seconds ago, or just ``day``.
 
@@ -58,30 +54,21 @@ def compact_days(
     result = CompactionResult()
     with compaction_lock(layout):
         audit = AuditLog(layout.audit, "", clock)
-        _finish_swaps(layout, result)
-        crashed = _crashed_dates(layout)
-        reasons = _unpublished_dates(layout) | {
-            name: f"session {session} crashed: run `stocktrace recover`"
-            for name, session in crashed.items()
-        }
+        for staged in layout.compaction_leftovers():  # finish what a killed compaction began
+            try:
+                finish_swap(layout, partition_ticker(staged), partition_date(staged))
+            except StocktraceError as error:
+                result.failed.append(str(error))
+        postponed = _postponed_dates(layout)
         for name in layout.dates():
             if name != str(day) if day is not None else name > last.isoformat():
                 continue
-            if name in reasons:
-                result.postponed[name] = reasons[name]
-                result.crashed += [crashed[name]] if name in crashed else []
+            if name in postponed:
+                result.postponed[name], crashed = postponed[name]
+                result.crashed += crashed
             else:
                 _compact_date(layout, name, result, audit)
     return result
-
-
-def _finish_swaps(layout: Layout, result: CompactionResult) -> None:
-    """Finish what a killed compaction began."""
-    for staged in layout.compaction_leftovers():
-        try:
-            finish_swap(layout, partition_ticker(staged), partition_date(staged))
-        except StocktraceError as error:
-            result.failed.append(str(error))
 
 
 def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: AuditLog) -> None:
@@ -104,19 +91,16 @@ def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: Au
             )
 
 
-def _crashed_dates(layout: Layout) -> dict[str, str]:
-    """Dates with windows of a crashed session, and that session."""
-    dates: dict[str, str] = {}
+def _postponed_dates(layout: Layout) -> dict[str, tuple[str, list[str]]]:
+    """Dates that cannot be compacted yet, with the reason and the crashed session, if any."""
+    dates: dict[str, tuple[str, list[str]]] = {}
+    parts = [WindowId.of_tape(path) for path in layout.plain_tapes()]
+    parts += [WindowId.parse(path) for path in layout.all_segments()]
+    for part in parts:
+        dates[part.date] = f"window {part.window} of {part.session} is not published", []
     for session in sessions_to_recover(layout):
         report = read_report(layout, session)
         parts = [WindowId(session, window) for window in (report.windows if report else ())]
         for part in (*parts, *layout.session_tapes(session)):
-            dates[part.date] = session
+            dates[part.date] = f"session {session} crashed: run `stocktrace recover`", [session]
     return dates
-
-
-def _unpublished_dates(layout: Layout) -> dict[str, str]:
-    """Dates with an unpublished window, and the sentence that says so."""
-    parts = [WindowId.of_tape(path) for path in layout.plain_tapes()]
-    parts += [WindowId.parse(path) for path in layout.all_segments()]
-    return {part.date: f"window {part.window} of {part.session} is not published" for part in parts}

@@ -92,7 +92,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     from flows import fleet
-    from flows.ticker_commands import TickerCommand
+    from flows.retarget import TickerCommand
 
     server = Server()
 

@@ -47,13 +47,13 @@ def begun(server: str) -> Iterator[Callable[[str], UUID]]:
 @pytest.fixture
 def steered(monkeypatch: pytest.MonkeyPatch) -> Callable[[UUID | None], Any]:
     """A ``Steer`` as in the process of a flow run, with the handle that it moves."""
-    from flows import ticker_commands
+    from flows import retarget as module
 
-    monkeypatch.setattr(ticker_commands, "POLL_INTERVAL_S", 0.05)
+    monkeypatch.setattr(module, "POLL_INTERVAL_S", 0.05)
 
     def make(run: UUID | None = None) -> Any:
         monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(run or UUID(int=0)))
-        return ticker_commands.TickerCommands(CaptureControl())
+        return module.TickerCommands(CaptureControl())
 
     return make
 
@@ -153,13 +153,13 @@ class Flaky:
 def test_an_outage_of_the_api_is_counted_and_ends_no_capture(
     steered: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from flows import ticker_commands
+    from flows import retarget as module
 
     flaky = Flaky()
-    monkeypatch.setattr(ticker_commands, "receive_input", flaky)
+    monkeypatch.setattr(module, "receive_input", flaky)
     for answer in (ConnectionError(), TimeoutError(), RuntimeError("Prefect's own")):
         flaky.answers.put(answer)
-    flaky.answers.put(ticker_commands.TickerCommand(symbols=["TSLA"], action="set"))
+    flaky.answers.put(module.TickerCommand(symbols=["TSLA"], action="set"))
     with caplog.at_level(logging.INFO, "stocktrace.flow"), steered() as steering:
         assert taken(steering) == [ChangeRequest("set", ("TSLA",), "prefect")]
         eventually(lambda: len(caplog.messages) == 2)
@@ -174,7 +174,7 @@ def test_an_outage_of_the_api_is_counted_and_ends_no_capture(
 def test_an_invalid_command_is_logged_and_the_next_is_applied(
     begun: Callable[[str], UUID], steered: Callable[[UUID], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    from flows.ticker_commands import TickerCommand
+    from flows.retarget import TickerCommand
 
     run = begun("steered")
     with steered(run) as steer:
