@@ -27,11 +27,5 @@ DEFAULTS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
 
-
-def set_defaults() -> None:
-    """Set the variables that are not set."""
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
-
-
-set_defaults()
+for _name, _value in DEFAULTS.items():
+    os.environ.setdefault(_name, _value)

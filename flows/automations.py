@@ -9,6 +9,7 @@ off stays off.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
@@ -148,15 +149,12 @@ def _find_block(client: SyncPrefectClient, slug: str) -> UUID:
     from prefect.exceptions import ObjectNotFound
 
     kind, _, name = slug.partition("/")
-    try:
-        block = client.read_block_document_by_name(name, kind) if kind and name else None
-    except ObjectNotFound:
-        block = None
-    if block is None:
-        raise UsageError(
-            f"Unknown block {slug!r}. Name it as TYPE/NAME, as `prefect block ls` lists it."
-        )
-    return block.id
+    with suppress(ObjectNotFound):
+        if kind and name:
+            return client.read_block_document_by_name(name, kind).id
+    raise UsageError(
+        f"Unknown block {slug!r}. Name it as TYPE/NAME, as `prefect block ls` lists it."
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Gaps filled and days reconciled with ticks from Finnhub's REST API, as Prefect flows.
-
-Both can be started again at any time. The API key is the worker's and never a parameter.
-"""
+"""Flows that fill gaps and reconcile days with Finnhub's REST API; each can be run again."""
 
 from __future__ import annotations
 
@@ -52,16 +49,16 @@ def backfill(data_dir: str | None = None, url: str | None = None) -> State[Any]:
         rows = [msgspec.to_builtins(fill) for fill in fills[:MAX_ROWS]]
         create_table_artifact(rows, key=BACKFILL_ARTIFACT)
     reasons = [fill.reason for fill in fills if fill.state == "open"]
-    if failure or reasons:
-        text = f"not repaired: {count_of(len(reasons), 'gap')}, the first: {', '.join(reasons[:1])}"
-        return Failed(message=failure or text)
+    if reasons and not failure:
+        failure = f"not repaired: {count_of(len(reasons), 'gap')}, the first: {reasons[0]}"
+    if failure:
+        return Failed(message=failure)
     counts = dict(Counter(fill.state for fill in fills))
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
-    text = "; ".join([states] * bool(states) + postponed) or "nothing to repair"
     trades = sum(fill.rows for fill in fills)
-    return Completed(
-        message=f"{text}; {count_of(trades, 'trade')}.", data={**counts, "trades": trades}
-    )
+    repaired = "; ".join([states] * bool(states) + postponed) or "nothing to repair"
+    text = f"{repaired}; {count_of(trades, 'trade')}."
+    return Completed(message=text, data={**counts, "trades": trades})
 
 
 @task(name="backfill", persist_result=False)
@@ -103,15 +100,12 @@ def reconcile(
         table = [msgspec.to_builtins(row) for row in rows[:MAX_ROWS]]
         create_table_artifact(table, key=COMPLETENESS_ARTIFACT)
     incomplete = [f"{row.symbol}: {row.reason}" for row in rows if row.state != "complete"]
-    if failure or incomplete:
-        text = (
-            f"not complete: {len(incomplete)} of {count_of(len(rows), 'ticker')}, "
-            f"first {', '.join(incomplete[:1])}"
-        )
-        return Failed(message=failure or text)
-    return Completed(
-        message=f"{count_of(len(rows), 'ticker')} complete.", data={"complete": len(rows)}
-    )
+    tickers_compared = count_of(len(rows), "ticker")
+    if incomplete and not failure:
+        failure = f"not complete: {len(incomplete)} of {tickers_compared}, first {incomplete[0]}"
+    if failure:
+        return Failed(message=failure)
+    return Completed(message=f"{tickers_compared} complete.", data={"complete": len(rows)})
 
 
 @task(name="reconcile", persist_result=False)

@@ -98,13 +98,11 @@ def run(
 
 
 def _start_server() -> None:
-    """Start Prefect's own server, if no other is set, where Ctrl-C does not reach it.
-
-    The terminal sends signals to both processes, and the server must hear how the run ended. A
-    thread's signal mask is inherited by its child, and the main thread stays interruptible.
-    """
+    """Start Prefect's own server, if no other is set, where Ctrl-C does not reach it."""
     from prefect import get_client
 
+    # The terminal sends signals to both processes, and the server must hear how the run ended. A
+    # thread's signal mask is inherited by its child, and the main thread stays interruptible.
     failures: list[Exception] = []
 
     def start() -> None:

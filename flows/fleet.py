@@ -8,10 +8,9 @@ missing) marks a crashed shard. Its tickers are reassigned to running shards wit
 run for the next free worker. Time in which a ticker was not captured becomes a gap in the lake's
 coverage.
 
-Prefect's server may be slow or unreachable at any moment. Every decision is therefore recorded in
-the ``Fleet`` first, and carried out at each check until the server has confirmed it. Starting a
-run uses an idempotency key, and sending the same tickers again changes nothing. A run that ended
-without having received its tickers loses them to another.
+Prefect's server may be unreachable at any moment. Every decision is therefore recorded in the
+``Fleet`` first, and carried out at each check until the server has confirmed it: a run is started
+with an idempotency key, and sending the same tickers again changes nothing.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """One capture per API key across machines, by a slot in a global concurrency limit of Prefect.
 
-The key lease comes after the host's key lock and covers what the lock cannot see. A thread takes
-the slot, renews its lease, takes it again if the server lost it, and releases it. The holder of the
-host's lock also releases the slot of a capture that was killed here or is about to end. Without an
-answer of the server the capture continues (docs/decisions/0004-one-key-many-machines.md).
+The key lease comes after the host's key lock and covers what the lock cannot see. The holder of the
+lock also releases the slot of a capture that was killed here or is about to end. Without an answer
+of the server the capture continues (docs/decisions/0004-one-key-many-machines.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A capture in Prefect's UI: its progress, a page with its status, and at the end its report.
 
-The page is one artifact that is replaced in place and becomes the report. The server may be slow or
-unreachable. It is called on a separate thread, one call at a time; failures are counted and
-logged, and never reach the capture.
+The page is one artifact that is replaced in place and becomes the report. The server, which may be
+slow or unreachable, is called on a separate thread; failures never reach the capture.
 """
 
 from __future__ import annotations
@@ -27,13 +26,7 @@ from stocktrace.live.control import CaptureControl
 from stocktrace.live.status_events import StatusEvent, StatusEventDetector
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus
-from stocktrace.show.markdown import (
-    progress_line,
-    report_line,
-    report_page,
-    status_line,
-    status_page,
-)
+from stocktrace.show import markdown
 from stocktrace.show.picture import MOST_PANELS, draw_picture
 from stocktrace.show.view import ReportView
 from stocktrace.store.layout import Layout
@@ -142,10 +135,7 @@ class ProgressReporter:
             self._control.stop("cancelled in Prefect")
 
     def _tag(self) -> None:
-        """Add tags, so that a ticker's runs can be found.
-
-        Tags set around the flow would apply to its tasks, which ask the server for a slot for each.
-        """
+        # Tags set around the flow would apply to its tasks, which ask for a slot for each.
         client = get_client(sync_client=True)
         run = client.read_flow_run(UUID(runtime.flow_run.id))
         tags = dict.fromkeys([*run.tags, "stocktrace", *self._tickers[:_MAX_TICKER_TAGS]])
@@ -153,12 +143,13 @@ class ProgressReporter:
 
     def _show_progress(self, status: CaptureStatus, *, complete: bool = False) -> None:
         share = 1.0 if complete else status.elapsed_s / (status.elapsed_s + status.remaining_s)
-        percent, text = round(100 * share, 1), progress_line(status)
+        percent, text = round(100 * share, 1), markdown.progress_line(status)
         self._save(create_progress_artifact, percent, PROGRESS_ARTIFACT, text)
 
     def _show_status(self, status: CaptureStatus) -> None:
-        page = status_page(status, self._shown)
-        self._save(create_markdown_artifact, page, REPORT_ARTIFACT, status_line(status))
+        page = markdown.status_page(status, self._shown)
+        line = markdown.status_line(status)
+        self._save(create_markdown_artifact, page, REPORT_ARTIFACT, line)
         self._shown = status
 
     def _show_report(self) -> None:
@@ -173,8 +164,9 @@ class ProgressReporter:
         self._show_page(report, self._draw_picture(report.session))
 
     def _show_page(self, report: SessionReport, picture: str) -> None:
-        page = report_page(report, self._layout, self.failures, picture)
-        self._save(create_markdown_artifact, page, REPORT_ARTIFACT, report_line(report))
+        page = markdown.report_page(report, self._layout, self.failures, picture)
+        line = markdown.report_line(report)
+        self._save(create_markdown_artifact, page, REPORT_ARTIFACT, line)
 
     def _draw_picture(self, session: str) -> str:
         """Return the picture as SVG, or a sentence that says why it is missing."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
+from importlib import import_module, reload
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -646,7 +646,7 @@ def test_settings_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in flows.DEFAULTS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_LOGGING_EXTRA_LOGGERS", "mine")
-    flows.set_defaults()
+    reload(flows)
     assert {name: os.environ[name] for name in flows.DEFAULTS} == {
         **flows.DEFAULTS,
         "PREFECT_LOGGING_EXTRA_LOGGERS": "mine",
