@@ -37,19 +37,11 @@ class BarGrid:
     closes: EpochMs
 
     @classmethod
-    def of_days(cls, every_ms: int, days: Sequence[date]) -> Self:
-        """Return the grid of consecutive UTC days."""
-        midnights = [datetime.combine(day, datetime.min.time(), UTC) for day in days]
-        opens = np.array([epoch_ms(midnight) for midnight in midnights], np.int64)
-        return cls(every_ms, opens, opens + MS_PER_DAY)
-
-    @classmethod
-    def of_sessions(cls, every_ms: int, days: Sequence[date], hours: str) -> Self:
-        """Return the grid of the US sessions of New York days.
-
-        Raises:
-            UsageError: ``hours`` is unknown.
-        """
+    def of(cls, every_ms: int, days: Sequence[date], hours: BarHours = None) -> Self:
+        """Return the grid of consecutive UTC days, or of the US sessions of New York days."""
+        if not hours:
+            midnights = np.array(days, "datetime64[ms]").view(np.int64)
+            return cls(every_ms, midnights, midnights + MS_PER_DAY)
         if hours not in _SESSIONS:
             raise UsageError(f"Unknown session {hours!r}. Use 'regular', 'extended' or None.")
         sessions = [each for each in map(_SESSIONS[hours], days) if each is not None]
@@ -59,15 +51,15 @@ class BarGrid:
             np.array([epoch_ms(each.closes) for each in sessions], np.int64),
         )
 
-    def begin(self, at_least: datetime | None) -> datetime | None:
-        """Return the start of the grid, at least ``at_least``; ``None`` for an empty grid."""
-        opens = [_datetime_of(int(each)) for each in self.opens[:1]]
-        return max([*opens, *([at_least] if at_least else [])]) if opens else None
-
-    def end(self, at_most: datetime | None) -> datetime | None:
-        """Return the end of the grid, at most ``at_most``; ``None`` for an empty grid."""
-        closes = [_datetime_of(int(each)) for each in self.closes[-1:]]
-        return min([*closes, *([at_most] if at_most else [])]) if closes else None
+    def bounds(self, query: TradeQuery) -> tuple[datetime, datetime] | None:
+        """Return where both the grid and the query begin and end; ``None`` for an empty grid."""
+        if not len(self.opens):
+            return None
+        opens, closes = (
+            datetime.fromtimestamp(int(ms) / MS_PER_SECOND, UTC)
+            for ms in (self.opens[0], self.closes[-1])
+        )
+        return max(opens, query.begin or opens), min(closes, query.end or closes)
 
     def starts(self, times: EpochMs) -> tuple[EpochMs, npt.NDArray[np.bool_]]:
         """Return for each time the start of its bar, and whether it has a bar."""
@@ -115,7 +107,7 @@ def make_grid(
             last = min(last, _day_of(query.end, hours))
     span = (last - first).days + 1 if first and last else 0
     days = [first + timedelta(days=n) for n in range(span)] if first else []
-    return BarGrid.of_sessions(every_ms, days, hours) if hours else BarGrid.of_days(every_ms, days)
+    return BarGrid.of(every_ms, days, hours)
 
 
 def _bar_length(every: str | float | timedelta) -> int:
@@ -132,7 +124,3 @@ def _bar_length(every: str | float | timedelta) -> int:
 def _day_of(moment: datetime, hours: BarHours) -> date:
     """Return the date of a moment: in New York if ``hours`` are set, otherwise in UTC."""
     return moment.astimezone(NEW_YORK if hours else UTC).date()
-
-
-def _datetime_of(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / MS_PER_SECOND, UTC)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,17 @@ import pyarrow as pa
 
 from stocktrace.errors import UsageError
 from stocktrace.query.bar_grid import BarGrid, BarHours, EpochMs, make_grid
+from stocktrace.query.coverage import gap_seconds, running_since
 from stocktrace.query.criteria import Day, Moment, TradeQuery
-from stocktrace.query.listened_time import ListenedTime, running_since
 from stocktrace.query.sale_conditions import bar_eligibility
 from stocktrace.query.trades import Backend, Duplicates, convert_to_backend, read_query
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import WindowId, encode_ticker
+from stocktrace.store.partition import WindowRowsReader, list_window_rows, retry_on_compaction
+from stocktrace.store.segments import read_open_segment
 from stocktrace.store.source import DataSource, open_source
-from stocktrace.units import US_PER_MS, epoch_ms
+from stocktrace.units import MS_PER_SECOND, US_PER_MS, epoch_ms
 
 #: The columns of a bar; the prices and ``vwap`` are missing if no trade of the bar makes them.
 BARS = pa.schema(
@@ -37,8 +42,8 @@ BARS = pa.schema(
     ]
 )
 _BARS_BY_RECEIPT = BARS.remove(BARS.get_field_index("gap_seconds"))
+_TRADE_COLUMNS = ["ts_event", "price", "volume", "conditions"]
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 
 def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one question
@@ -99,9 +104,8 @@ def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one qu
     unknown = running_since(source)
     tables = []
     for ticker, columns in bars.items():
-        starts, ends = columns.starts, grid.ends(columns.starts)
-        listened = ListenedTime.of(source, ticker, starts, ends, unknown)
-        tables.append(columns.table(ticker, BARS, gap_seconds=listened.gap_seconds(starts, ends)))
+        gaps = gap_seconds(source, ticker, columns.starts, grid.ends(columns.starts), unknown)
+        tables.append(columns.table(ticker, BARS, gap_seconds=gaps))
     return convert_to_backend(pa.concat_tables(tables), backend)
 
 
@@ -111,15 +115,6 @@ class _TickerBars:
 
     starts: EpochMs
     values: dict[str, npt.NDArray[Any]]
-
-    @classmethod
-    def none(cls) -> _TickerBars:
-        """No bars."""
-        names = BARS.names[2:-1]
-        values = {
-            name: np.empty(0, np.int64 if name == "trade_count" else np.float64) for name in names
-        }
-        return cls(np.empty(0, np.int64), values)
 
     def with_empty_bars(self, starts: EpochMs) -> _TickerBars:
         """Return bars at all ``starts``, which include those of the bars; new bars are empty."""
@@ -147,18 +142,50 @@ def _read_bars(
     source: DataSource, query: TradeQuery, ticker: str, grid: BarGrid, duplicates: Duplicates
 ) -> _TickerBars:
     """Read the bars that have trades."""
-    begin, end = grid.begin(query.begin), grid.end(query.end)
-    if begin is None or end is None:
-        return _TickerBars.none()
-    within = TradeQuery((ticker,), begin, end)
-    trades = read_query(source, within, ["ts_event", "price", "volume", "conditions"], duplicates)
+    bounds = grid.bounds(query)
+    if bounds is None:
+        trades = TRADE_SCHEMA.empty_table()
+    else:
+        trades = read_query(source, TradeQuery((ticker,), *bounds), _TRADE_COLUMNS, duplicates)
     return _make_bars(ticker, trades, trades["ts_event"].to_numpy().astype(np.int64), grid)
 
 
-def make_bars_by_receipt(ticker: str, trades: pa.Table, grid: BarGrid) -> pa.Table:
-    """Return ``trades`` of one ticker as bars by receive time: ``BARS`` without ``gap_seconds``."""
+def read_session_bars(
+    layout: Layout, session: str, ticker: str, every_s: int, begin: datetime, end: datetime
+) -> pa.Table:
+    """Read the trades that ``session`` recorded of ``ticker`` as bars, by receive time.
+
+    By receive time, because the session's gaps are: the trades of a replay may have happened at any
+    time. Bars have ``every_s`` seconds and cover the UTC days from ``begin`` to ``end``. The trades
+    come from CSV, Parquet or compacted files; ``ConversionError`` if one is damaged.
+
+    Returns:
+        The columns of ``read_bars`` without ``gap_seconds``.
+    """
+    days = [begin.date() + timedelta(n) for n in range((end.date() - begin.date()).days + 1)]
+    dates = [day.isoformat() for day in days]
+    batches = retry_on_compaction(lambda: list(_read_batches(layout, session, ticker, dates)))
+    trades = pa.Table.from_batches(batches, TRADE_SCHEMA)
     times = trades["ts_recv"].to_numpy().astype(np.int64) // US_PER_MS
-    return _make_bars(ticker, trades, times, grid).table(ticker, _BARS_BY_RECEIPT)
+    bars = _make_bars(ticker, trades, times, BarGrid.of(every_s * MS_PER_SECOND, days))
+    return bars.table(ticker, _BARS_BY_RECEIPT)
+
+
+def _read_batches(
+    layout: Layout, session: str, ticker: str, dates: list[str]
+) -> Iterator[pa.RecordBatch]:
+    # Read CSV first: if it is published in the meantime, its window is found in Parquet.
+    unpublished = {
+        WindowId.parse(path): list(read_open_segment(path))
+        for path in layout.root.glob(f"csv/{encode_ticker(ticker)}/{session}-*.csv*")
+    }
+    with WindowRowsReader() as reader:
+        for date in dates:
+            for rows in list_window_rows(layout.partition(ticker, date), session):
+                unpublished.pop(rows.part, None)
+                yield from reader.rows(rows)
+    for window in sorted(unpublished, key=lambda each: each.number):
+        yield from unpublished[window]
 
 
 def _make_bars(ticker: str, trades: pa.Table, times: EpochMs, grid: BarGrid) -> _TickerBars:
@@ -167,30 +194,15 @@ def _make_bars(ticker: str, trades: pa.Table, times: EpochMs, grid: BarGrid) -> 
     counts = in_grid & (makes_price | makes_volume)
     # A stable sort leaves trades of one millisecond in the order of arrival.
     order = np.flatnonzero(counts)[np.argsort(times[counts], kind="stable")]
-    return _aggregate(
-        starts[order],
-        trades["price"].to_numpy()[order],
-        trades["volume"].to_numpy()[order],
-        makes_price[order],
-        makes_volume[order],
-    )
-
-
-def _aggregate(
-    starts: EpochMs, price: Floats, volume: Floats, makes_price: Bools, makes_volume: Bools
-) -> _TickerBars:
-    """Aggregate trades in order of time."""
-    if not len(starts):
-        return _TickerBars.none()
-    firsts = np.flatnonzero(np.diff(starts, prepend=starts[0] - 1))
-    prices = np.where(makes_price, price, np.nan)
-    volumes = np.where(makes_volume, volume, 0.0)
+    starts, firsts = np.unique(starts[order], return_index=True)
+    price = trades["price"].to_numpy()[order]
+    volumes = np.where(makes_volume[order], trades["volume"].to_numpy()[order], 0.0)
     total = np.add.reduceat(volumes, firsts)
     turnover = np.add.reduceat(volumes * price, firsts)
     return _TickerBars(
-        starts[firsts],
+        starts,
         {
-            **aggregate_prices(firsts, prices, prices, prices, prices),
+            **_aggregate_prices(firsts, np.where(makes_price[order], price, np.nan)),
             "volume": total,
             "trade_count": np.add.reduceat((volumes > 0).astype(np.int64), firsts),
             "vwap": np.divide(turnover, total, out=np.full(len(total), np.nan), where=total > 0),
@@ -198,33 +210,29 @@ def _aggregate(
     )
 
 
-def aggregate_prices(
-    firsts: npt.NDArray[np.int64], opens: Floats, highs: Floats, lows: Floats, closes: Floats
-) -> dict[str, Floats]:
-    """Return open, high, low and close of groups of rows; a group begins at each of ``firsts``.
-
-    A row without a price has nan in all columns; a group without a price gets nan.
-    """
-    at, has_price = np.arange(len(closes)), ~np.isnan(closes)
+def _aggregate_prices(firsts: npt.NDArray[np.int64], prices: Floats) -> dict[str, Floats]:
+    """Return the columns of prices of the groups that begin at ``firsts``; nan is not a price."""
+    at, has_price = np.arange(len(prices)), ~np.isnan(prices)
     first = np.minimum.reduceat(np.where(has_price, at, len(at) - 1), firsts)
     last = np.maximum.reduceat(np.where(has_price, at, 0), firsts)
-    high = np.fmax.reduceat(highs, firsts)
+    high = np.fmax.reduceat(prices, firsts)
+    # Without a price in the group, ``first`` and ``last`` are rows of other groups.
     without_price = np.isnan(high)
     return {
-        "open": np.where(without_price, np.nan, opens[first]),
+        "open": np.where(without_price, np.nan, prices[first]),
         "high": high,
-        "low": np.fmin.reduceat(lows, firsts),
-        "close": np.where(without_price, np.nan, closes[last]),
+        "low": np.fmin.reduceat(prices, firsts),
+        "close": np.where(without_price, np.nan, prices[last]),
     }
 
 
 def _all_starts(query: TradeQuery, grid: BarGrid, bars: dict[str, _TickerBars]) -> EpochMs:
     """Return where bars begin within the bounds, or from the first bar with trades to the last."""
     starts = np.concatenate([columns.starts for columns in bars.values()])
-    begin, end = grid.begin(query.begin), grid.end(query.end)
-    if begin is None or end is None:  # the query has no day or no session
+    bounds = grid.bounds(query)
+    if bounds is None:  # the query has no day or no session
         return starts
-    first, last = epoch_ms(begin), epoch_ms(end)
+    first, last = map(epoch_ms, bounds)
     if query.date is None and query.begin is None:
         first = int(starts.min()) if len(starts) else last
     if query.date is None and query.end is None:

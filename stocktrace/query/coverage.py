@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, time
+from datetime import UTC, datetime, time
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +15,13 @@ import pyarrow.compute as pc
 from stocktrace.intervals import TimeSpan, merge_spans
 from stocktrace.store.coverage import COVERAGE_SCHEMA, read_coverage_file
 from stocktrace.store.gap_fills import GapKey, add_fill_states
-from stocktrace.store.source import open_source
+from stocktrace.store.partition import partition_date
+from stocktrace.store.source import DataSource, open_source
+from stocktrace.units import MS_PER_SECOND, US_PER_MS, US_PER_SECOND, epoch_ms
+
+#: Later than any time in epoch ms.
+LATEST_MS = 2**62
+Int64Array = npt.NDArray[np.int64]
 
 
 def read_coverage(
@@ -41,19 +49,21 @@ def read_coverage(
     """
     source = open_source(data_dir)
     names = [tickers] if isinstance(tickers, str) else list(tickers)
-    tables = []
-    for path in source.coverage_files(date, session):
-        table = read_coverage_file(path, source.files)
-        tables.append(
-            table.filter(pc.is_in(table["symbol"], pa.array(names, pa.string())))
-            if names
-            else table
-        )
-    table = pa.concat_tables(tables) if tables else COVERAGE_SCHEMA.empty_table()
-    frame: pd.DataFrame = table.sort_by(
-        [("start", "ascending"), ("symbol", "ascending")]
-    ).to_pandas()
+    rows = pc.field("symbol").isin(pa.array(names, pa.string())) if names else None
+    table = _read_files(source, source.coverage_files(date, session), rows)
+    order = [("start", "ascending"), ("symbol", "ascending")]
+    frame: pd.DataFrame = table.sort_by(order).to_pandas()
     return frame
+
+
+def _read_files(
+    source: DataSource, paths: Iterable[str], rows: pc.Expression | None = None
+) -> pa.Table:
+    tables = [COVERAGE_SCHEMA.empty_table()]
+    for path in paths:
+        table = read_coverage_file(path, source.files)
+        tables.append(table if rows is None else table.filter(rows))
+    return pa.concat_tables(tables)
 
 
 def read_gaps(
@@ -103,8 +113,7 @@ def read_all_gaps(data_dir: str | Path) -> list[GapKey]:
     """Return the gaps of all sessions that ended, by start."""
     frame = read_coverage(data_dir=data_dir)
     rows = frame[frame["state"] == "gap"]
-    times = (rows[name].astype("int64").tolist() for name in ("start", "end"))
-    return list(zip(rows["session"], rows["symbol"], *times, strict=True))
+    return list(zip(rows["session"], rows["symbol"], *_span_columns(rows), strict=True))
 
 
 def listened_spans(
@@ -117,7 +126,65 @@ def listened_spans(
     spans: dict[str, list[TimeSpan]] = {}
     frame = pd.concat([read_coverage(tickers, date=date, data_dir=data_dir) for date in dates])
     rows = frame[frame["state"] == "listening"]
-    times = (rows[name].astype("int64") for name in ("start", "end"))
-    for ticker, start, end in zip(rows["symbol"], *times, strict=True):
+    for ticker, start, end in zip(rows["symbol"], *_span_columns(rows), strict=True):
         spans.setdefault(ticker, []).append((start, end))
     return {ticker: merge_spans(pieces) for ticker, pieces in spans.items()}
+
+
+def _span_columns(coverage: pd.DataFrame) -> tuple[list[int], list[int]]:
+    """Return the starts and the ends of some rows, in epoch us."""
+    return coverage["start"].astype("int64").tolist(), coverage["end"].astype("int64").tolist()
+
+
+# --- the gaps in bars --------------------------------------------------------------------------
+
+
+def running_since(source: DataSource) -> int:
+    """Return when the first of the running sessions began (epoch ms)."""
+    names = (f"{session[:15]}+0000" for session in source.running_sessions())
+    starts = (datetime.strptime(name, "%Y%m%dT%H%M%S%z") for name in names)
+    return min(map(epoch_ms, starts), default=LATEST_MS)
+
+
+def gap_seconds(
+    source: DataSource, ticker: str, starts: Int64Array, ends: Int64Array, unknown: int
+) -> npt.NDArray[np.float64]:
+    """Return how many seconds of each bar (epoch ms, in order) no session listened to ``ticker``.
+
+    From ``unknown`` on (epoch ms, of ``running_since``) a session is running, which writes its
+    coverage when it ends: a gap there is nan.
+    """
+    if not len(starts):
+        return np.zeros(0)
+    first, last = (
+        datetime.fromtimestamp(int(ms) / MS_PER_SECOND, UTC).date().isoformat()
+        for ms in (starts[0], ends[-1])
+    )
+    paths = [
+        path for path in source.coverage_files() if first <= partition_date(Path(path)) <= last
+    ]
+    rows = (pc.field("symbol") == ticker) & (pc.field("state") == "listening")
+    listened = _listened_seconds(_read_files(source, paths, rows), starts, ends)
+    seconds: npt.NDArray[np.float64] = np.round((ends - starts) / MS_PER_SECOND - listened, 6)
+    seconds = np.maximum(seconds, 0.0)
+    seconds[(ends > unknown) & (seconds > 0)] = np.nan
+    return seconds
+
+
+def _listened_seconds(
+    table: pa.Table, starts: Int64Array, ends: Int64Array
+) -> npt.NDArray[np.float64]:
+    spans = merge_spans(zip(*_span_columns(table.to_pandas()), strict=True))
+    if not spans:
+        return np.zeros(len(starts))
+    edges = np.array(spans, np.int64).ravel()
+    # Cumulated listened time grows between a start and its end, and is constant otherwise.
+    lengths = np.diff(edges)
+    lengths[1::2] = 0
+    cumulated = np.concatenate(([0], np.cumsum(lengths)))
+    at_starts, at_ends = (
+        np.interp((times * US_PER_MS - edges[0]).astype(float), edges - edges[0], cumulated)
+        for times in (starts, ends)
+    )
+    seconds: npt.NDArray[np.float64] = (at_ends - at_starts) / US_PER_SECOND
+    return seconds

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Self
 
 from stocktrace.errors import StoreError, UsageError
+from stocktrace.query.bars import read_session_bars
 from stocktrace.query.coverage import join_midnight_gaps, read_gaps
-from stocktrace.query.session_bars import read_session_bars
 from stocktrace.sessions.catalog import read_session
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.summary import SessionSummary

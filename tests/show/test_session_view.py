@@ -10,7 +10,7 @@ import pytest
 from stocktrace.cli import run
 from stocktrace.errors import StoreError
 from stocktrace.maintenance.compact import compact_days
-from stocktrace.query.session_bars import read_session_bars
+from stocktrace.query.bars import read_session_bars
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import GapReport, SessionReport
 from stocktrace.sessions.status import CaptureStatus
