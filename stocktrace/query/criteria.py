@@ -39,11 +39,7 @@ class TradeQuery:
         day: Day | None = None,
         by: TimeColumn = "ts_event",
     ) -> Self:
-        """Parse the arguments of a reader.
-
-        Raises:
-            UsageError: An argument is wrong.
-        """
+        """Parse the arguments of a reader; ``UsageError`` if one is wrong."""
         names = parse_tickers((tickers,) if isinstance(tickers, str) else tuple(tickers))
         if day is not None and (start is not None or end is not None):
             raise UsageError("Set date, or start and end, not both.")
@@ -83,11 +79,7 @@ class TradeQuery:
 
 
 def parse_day(day: Day | None) -> date | None:
-    """Parse a date from ISO text.
-
-    Raises:
-        UsageError: The text is not a date.
-    """
+    """Parse a date from ISO text; ``UsageError`` if it is not one."""
     if day is None or isinstance(day, date):
         return day
     try:
@@ -97,11 +89,7 @@ def parse_day(day: Day | None) -> date | None:
 
 
 def parse_moment(when: Moment | None) -> datetime | None:
-    """Return a time in UTC, from ISO text or a ``datetime``; naive means UTC.
-
-    Raises:
-        UsageError: The text is not a time.
-    """
+    """Return ISO text or a ``datetime`` (naive means UTC) in UTC; ``UsageError`` for other text."""
     if when is None:
         return None
     try:

@@ -17,12 +17,12 @@ after it: the result for a row does not depend on which rows are requested.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -67,20 +67,16 @@ _EPOCH = date(1970, 1, 1)
 
 
 def mark_duplicates(source: DataSource, ticker: str, day: str) -> pa.Table:
-    """Return a ticker's published trades of a UTC date, in reading order.
-
-    Returns:
-        The columns of ``TRADE_SCHEMA`` and ``IS_DUPLICATE``.
+    """Return a ticker's published trades of a UTC date, in reading order, with ``IS_DUPLICATE``.
 
     Raises:
         ConversionError: A file is damaged.
     """
-    return retry_on_compaction(partial(_mark_duplicates, source, ticker, midnight_us(day)))
-
-
-def _mark_duplicates(source: DataSource, ticker: str, begin: int) -> pa.Table:
+    begin = midnight_us(day)
     end = begin + US_PER_DAY
-    received = read_received(source, ticker, begin - MAX_DELAY_US, end + MAX_DELAY_US)
+    received = retry_on_compaction(
+        lambda: read_received(source, ticker, begin - MAX_DELAY_US, end + MAX_DELAY_US)
+    )
     keys, times = number_keys(received.trades.select(KEY)), received.times
     flags = np.zeros(len(keys), np.bool_)
     for session in range(len(received.sessions)):
@@ -101,21 +97,17 @@ def count_session_duplicates(layout: Layout, session: str, dates: Iterable[str])
 
 
 def _count_session_duplicates(layout: Layout, session: str, dates: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = defaultdict(int)
+    def day_of(window: tuple[str, WindowRows]) -> tuple[str, str]:
+        return window[0], window[1].part.date
+
+    counts: Counter[str] = Counter()
     with WindowRowsReader() as reader:
-        for (ticker, _), group in groupby(session_rows(layout, session, dates), _ticker_and_date):
+        for (ticker, _), group in groupby(session_rows(layout, session, dates), day_of):
             windows = [rows for _, rows in group]
             if any(_count_duplicates(reader.head(rows, _SAMPLE_ROWS)) for rows in windows):
-                tables = [
-                    pa.Table.from_batches(reader.rows(each), TRADE_SCHEMA) for each in windows
-                ]
-                counts[ticker] += _count_duplicates(pa.concat_tables(tables))
+                batches = chain.from_iterable(map(reader.rows, windows))
+                counts[ticker] += _count_duplicates(pa.Table.from_batches(batches, TRADE_SCHEMA))
     return dict(sorted(counts.items()))
-
-
-def _ticker_and_date(window: tuple[str, WindowRows]) -> tuple[str, str]:
-    ticker, rows = window
-    return ticker, rows.part.date
 
 
 def _count_duplicates(trades: pa.Table) -> int:
@@ -145,12 +137,9 @@ def number_keys(trades: pa.Table) -> Int64Array:
 def _number_conditions(texts: pa.ChunkedArray) -> Int64Array:
     """Return a number for each list of codes; their order, which varies, does not matter."""
     encoded = texts.combine_chunks().dictionary_encode()
-    known: dict[tuple[str, ...], int] = {}
-    numbers = [
-        known.setdefault(tuple(sorted(text.split())), len(known))
-        for text in encoded.dictionary.to_pylist()
-    ]
-    by_row: Int64Array = np.array(numbers, np.int64)[encoded.indices.to_numpy()]
+    lists = [" ".join(sorted(text.split())) for text in encoded.dictionary.to_pylist()]
+    numbers = np.unique(np.array(lists, object), return_inverse=True)[1]
+    by_row: Int64Array = numbers[encoded.indices.to_numpy()]
     return by_row
 
 
@@ -188,9 +177,7 @@ def _find_runs(fits: BoolArray) -> list[tuple[int, int]]:
     """Return ``(begin, end)`` of runs of at least ``MIN_RUN``, joined over few exceptions."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], fits, [False]))))
     runs = edges.reshape(-1, 2)
-    long_runs: list[tuple[int, int]] = [
-        (int(begin), int(end)) for begin, end in runs[runs[:, 1] - runs[:, 0] >= MIN_RUN]
-    ]
+    long_runs = runs[runs[:, 1] - runs[:, 0] >= MIN_RUN].tolist()
     if not long_runs:
         return []
     exceptions = np.concatenate(([0], np.cumsum(~fits)))

@@ -1,4 +1,7 @@
-"""Write rows as CSV, JSON or Parquet, batch by batch, so that memory does not grow with them."""
+"""Write rows as CSV, JSON or Parquet, batch by batch, so that memory does not grow with them.
+
+Functions that read rows raise ``StoreError`` if a file is damaged or was compacted in the meantime.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +53,6 @@ def collect_tickers(rows: RowBatches, tickers: set[str]) -> RowBatches:
     """Return ``rows``; while they are read, their tickers are added to ``tickers``.
 
     The first batch is read at once: ``tickers`` stays empty only without rows.
-
-    Raises:
-        StoreError: As for ``last_rows``.
     """
 
     def collect() -> Iterator[pa.RecordBatch]:
@@ -72,11 +72,7 @@ def traded_tickers(bars: pa.Table) -> set[str]:
 
 
 def last_rows(rows: RowBatches, count: int) -> RowBatches:
-    """Read ``rows`` to their end and return the last ``count``; 0 returns all of them unread.
-
-    Raises:
-        StoreError: A file is damaged, or was compacted while it was read.
-    """
+    """Read ``rows`` to their end and return the last ``count``; 0 returns all of them unread."""
     if not count:
         return rows
     batches: deque[pa.RecordBatch] = deque()
@@ -91,11 +87,7 @@ def last_rows(rows: RowBatches, count: int) -> RowBatches:
 
 
 def to_frame(rows: RowBatches) -> pd.DataFrame:
-    """Return all ``rows`` as a DataFrame.
-
-    Raises:
-        StoreError: As for ``last_rows``.
-    """
+    """Return all ``rows`` as a DataFrame."""
     data: pd.DataFrame = pa.Table.from_batches(_read_batches(rows), rows.schema).to_pandas()
     return data
 
@@ -105,9 +97,6 @@ def write_csv(rows: RowBatches, write: Callable[[str], object]) -> None:
 
     A spreadsheet may take a text that begins with one of ``= + - @`` for a formula. Escaping it
     would change the data.
-
-    Raises:
-        StoreError: As for ``last_rows``.
     """
     write(",".join(rows.schema.names) + "\n")
     options = pacsv.WriteOptions(include_header=False)
@@ -118,11 +107,7 @@ def write_csv(rows: RowBatches, write: Callable[[str], object]) -> None:
 
 
 def write_json_lines(rows: RowBatches, write: Callable[[str], object]) -> None:
-    """Write JSON, one object a line: times as ISO text with microseconds, numbers with all digits.
-
-    Raises:
-        StoreError: As for ``last_rows``.
-    """
+    """Write JSON, one object a line: times as ISO text with microseconds, numbers in full."""
     encode = msgspec.json.Encoder().encode_lines
     for batch in _read_batches(rows):
         data = pa.table([_iso(column) for column in batch.columns], batch.schema.names)
@@ -139,7 +124,7 @@ def write_parquet(rows: RowBatches, path: Path) -> None:
     """Write a Parquet file; it appears, or replaces an older file, when it is complete.
 
     Raises:
-        StoreError: As for ``last_rows``; or the file cannot be written.
+        StoreError: Also if the file cannot be written.
         UsageError: ``path`` is neither a file nor a pipe.
     """
     with (

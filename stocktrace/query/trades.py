@@ -114,12 +114,7 @@ def read_trades(  # noqa: PLR0913 - keyword arguments with defaults, all of one 
 def read_query(
     source: DataSource, query: TradeQuery, names: Sequence[str], duplicates: Duplicates = "keep"
 ) -> pa.Table:
-    """Read the columns ``names`` of the trades of a query, and ``is_duplicate`` if it is marked.
-
-    Raises:
-        UsageError: ``duplicates`` is unknown.
-        StoreError: A file is damaged.
-    """
+    """Read columns of the trades of a query; errors as in ``read_trades``."""
     if duplicates not in get_args(Duplicates):
         raise UsageError(f"duplicates must be 'keep', 'mark' or 'drop', not {duplicates!r}.")
     days, columns = query.days(source.dates()), list(names)
@@ -149,11 +144,9 @@ def _judge_duplicates(
     columns: list[str],
     duplicates: Duplicates,
 ) -> pa.Table:
-    fields = [
-        *(_COLUMNS.field(name) for name in columns),
-        *([IS_DUPLICATE] if duplicates == "mark" else []),
-    ]
-    schema = pa.schema(fields)
+    schema = pa.schema([_COLUMNS.field(name) for name in columns])
+    if duplicates == "mark":
+        schema = schema.append(IS_DUPLICATE)
     tables = [schema.empty_table()]
     for ticker, day in days:
         trades = mark_duplicates(source, ticker, day)
@@ -180,11 +173,7 @@ def _dataset(source: DataSource, days: Sequence[tuple[str, str]], query: TradeQu
 
 
 def convert_to_backend(table: pa.Table, backend: Backend) -> Any:
-    """Return ``table`` as a pandas or polars DataFrame, or as it is.
-
-    Raises:
-        UsageError: ``backend`` is unknown.
-    """
+    """Return ``table`` as a DataFrame of ``backend``; ``UsageError`` if that is unknown."""
     if backend == "pyarrow":
         return table
     if backend == "polars":

@@ -13,21 +13,24 @@ in the audit log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from stocktrace.errors import ConversionError, LayoutError
 from stocktrace.record.recorder import SealedWindow
-from stocktrace.sessions.catalog import read_report
+from stocktrace.sessions.catalog import is_in_use, read_report
 from stocktrace.sessions.report import SessionReport
+from stocktrace.store import parquet, partition
+from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId
-from stocktrace.verify.coverage import check_coverage
+from stocktrace.store.names import WindowId, is_day_file, is_session
+from stocktrace.store.partition import partition_date, partition_ticker, window_rows_in
 from stocktrace.verify.day_files import DayFiles
 from stocktrace.verify.finding import Finding
-from stocktrace.verify.folder import dates_of_sessions, unknown_files
 from stocktrace.verify.rebuild_day import rebuild_day
+from stocktrace.verify.session import check_coverage, check_hashes, check_report
 from stocktrace.verify.tapes import check_tape, find_extra_tapes, find_missing_tapes
-from stocktrace.verify.totals import check_hashes, check_report
 from stocktrace.verify.window import check_against_tape, check_without_tape
 
 __all__ = ["Finding", "dates_of_sessions", "unknown_files", "verify"]
@@ -92,3 +95,101 @@ def _check_against_tapes(
         if windows and report.windows.keys() <= windows == counted.keys():
             yield from check_coverage(layout, report, days.dates, proven, repair=repair)
         proven |= {layout.quarantine(sealed.part) for sealed in counted.values()}
+
+
+# --- the data folder as a whole ----------------------------------------------------------------
+
+
+def dates_of_sessions(layout: Layout, sessions: Sequence[str] = ()) -> dict[str, set[str]]:
+    """Return the sessions that are not running, each with the UTC dates under which it has files.
+
+    If all ``sessions`` have a report or a tape, return only these, without dates and without
+    reading the rest of the folder.
+    """
+    if sessions and all(is_session(name) and layout.has(name) for name in sessions):
+        dates: dict[str, set[str]] = {name: set() for name in sessions}
+    else:
+        dates = _dates_of_all(layout)
+    return {name: dates[name] for name in sorted(dates) if not is_in_use(layout, name)}
+
+
+def _dates_of_all(layout: Layout) -> dict[str, set[str]]:
+    dates: dict[str, set[str]] = {name: set() for name in layout.all_sessions()}
+    files = {
+        (path.name[: path.name.find("-")], partition_date(path.parent))
+        for path in _parquet_files(layout)
+    }
+    for folder in partition.partition_folders(layout):
+        for path in partition.day_files(folder):
+            with contextlib.suppress(ConversionError):
+                files |= {
+                    (piece.part.session, partition_date(folder)) for piece in window_rows_in(path)
+                }
+    for name, date in files:
+        if is_session(name):
+            dates.setdefault(name, set()).add(date)
+    for path in layout.root.glob("coverage/date=*/*.parquet"):
+        if path.stem in dates:
+            dates[path.stem].add(partition_date(path))
+    return dates
+
+
+def _parquet_files(layout: Layout) -> Iterator[Path]:
+    for path in sorted(layout.dataset.rglob("*.parquet")):
+        if not any(part.startswith(".") for part in path.relative_to(layout.dataset).parts):
+            yield path
+
+
+def unknown_files(layout: Layout) -> Iterator[Finding]:
+    """Yield the published files that readers take for trades although no session wrote them."""
+    for path in _parquet_files(layout):
+        if path.parent == layout.anchor(partition_date(path.parent)).parent:
+            if not _is_anchor(path):
+                yield Finding("", path, "has rows in a place for files without rows: remove it")
+            continue
+        try:
+            if is_day_file(path):
+                yield from (Finding("", path, problem) for problem in _misplaced_rows(layout, path))
+                continue
+            part = WindowId.parse(path)
+            ticker = partition_ticker(path.parent)
+        except LayoutError as error:
+            yield Finding("", path, str(error))
+            continue
+        if path != layout.parquet(ticker, part):
+            yield Finding(part.session, path, "is in the wrong folder: remove it")
+
+
+def _is_anchor(path: Path) -> bool:
+    try:
+        return not content_hash(parquet.read_trade_file(path)).rows
+    except ConversionError:
+        return False
+
+
+def _misplaced_rows(layout: Layout, path: Path) -> Iterator[str]:
+    """Describe why readers would return wrong trades although the file may be intact."""
+    try:
+        windows = {piece.part for piece in window_rows_in(path)}
+    except ConversionError as error:
+        yield str(error)
+        return
+    date = partition_date(path.parent)
+    if path.parent != layout.partition(partition_ticker(path.parent), date) or any(
+        part.date != date for part in windows
+    ):
+        yield "is in the wrong folder: remove it"
+    for other in sorted(path.parent.glob("*.parquet")):
+        if other != path and not windows.isdisjoint(_windows_in(other)):
+            yield f"has trades that {other.name} has too: remove one of the files"
+
+
+def _windows_in(path: Path) -> set[WindowId]:
+    try:
+        return (
+            {piece.part for piece in window_rows_in(path)}
+            if is_day_file(path)
+            else {WindowId.parse(path)}
+        )
+    except (ConversionError, LayoutError):
+        return set()  # it has a finding of its own

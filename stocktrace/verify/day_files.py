@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stocktrace.errors import ConversionError, LayoutError
+from stocktrace.errors import ConversionError
 from stocktrace.store import footer
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId, is_day_file
+from stocktrace.store.names import WindowId
 from stocktrace.store.parquet import RowRangeReader
 from stocktrace.store.partition import (
     WindowRows,
     day_files,
-    partition_date,
     partition_folders,
     partition_ticker,
     window_rows_in,
@@ -37,9 +34,8 @@ class DayFiles:
     dates: set[str]
     windows: dict[WindowId, dict[str, WindowRows]] = field(default_factory=dict)
     damaged: dict[Path, str] = field(default_factory=dict)
-    _contents: dict[Path, dict[WindowId, str]] = field(default_factory=dict)
-    _problems: dict[Path, str | None] = field(default_factory=dict)
-    _reported: set[Path] = field(default_factory=set)
+    #: The hashes of the windows in each file; ``None`` for a file whose problem was reported.
+    _contents: dict[Path, dict[WindowId, str] | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.read()
@@ -72,67 +68,28 @@ class DayFiles:
     def problem(self, piece: WindowRows, wanted: str | None = None) -> str | None:
         """Describe what is wrong with rows whose hash should be ``wanted`` or the footer's."""
         path = piece.path
-        if path not in self._problems:
-            self._problems[path] = self._read(path)
-        if (problem := self._problems[path]) is not None:
-            is_known = path in self._reported
-            self._reported.add(path)
-            return None if is_known else problem  # once, for all its windows
-        if self._contents[path][piece.part] != (wanted or piece.content):
+        if path not in self._contents:
+            try:
+                self._contents[path] = _read_contents(path)
+            except ConversionError as error:
+                self._contents[path] = None
+                return str(error)
+            if footer.has_wrong_statistics(path):
+                self._contents[path] = None
+                return WRONG_STATISTICS
+        contents = self._contents[path]
+        if contents is None:
+            return None
+        if contents[piece.part] != (wanted or piece.content):
             return f"has other trades of window {piece.part.stem} ({piece.rows:,})"
         if piece.content != (wanted or piece.content):
             return f"its footer does not match the content of window {piece.part.stem}"
         return None
 
-    def _read(self, path: Path) -> str | None:
-        try:
-            with RowRangeReader(path) as file:
-                self._contents[path] = {
-                    piece.part: content_hash(file.rows(piece.offset, piece.rows)).hexdigest()
-                    for piece in window_rows_in(path)
-                }
-        except ConversionError as error:
-            return str(error)
-        if footer.has_wrong_statistics(path):
-            return WRONG_STATISTICS
-        return None
 
-
-def misplaced_rows(layout: Layout, path: Path) -> Iterator[str]:
-    """Describe why readers would return wrong trades although the file may be intact."""
-    try:
-        windows = {piece.part for piece in window_rows_in(path)}
-    except ConversionError as error:
-        yield str(error)
-        return
-    date = partition_date(path.parent)
-    if path.parent != layout.partition(partition_ticker(path.parent), date) or any(
-        part.date != date for part in windows
-    ):
-        yield "is in the wrong folder: remove it"
-    for other in sorted(path.parent.glob("*.parquet")):
-        if other != path and not windows.isdisjoint(_windows_in(other)):
-            yield f"has trades that {other.name} has too: remove one of the files"
-
-
-def _windows_in(path: Path) -> set[WindowId]:
-    try:
-        return (
-            {piece.part for piece in window_rows_in(path)}
-            if is_day_file(path)
-            else {WindowId.parse(path)}
-        )
-    except (ConversionError, LayoutError):
-        return set()  # it has a finding of its own
-
-
-def sessions_in_days(layout: Layout) -> set[tuple[str, str]]:
-    """The sessions in day files, each with the UTC date of the file's folder."""
-    sessions = set()
-    for folder in partition_folders(layout):
-        for path in day_files(folder):
-            with contextlib.suppress(ConversionError):
-                sessions |= {
-                    (piece.part.session, partition_date(folder)) for piece in window_rows_in(path)
-                }
-    return sessions
+def _read_contents(path: Path) -> dict[WindowId, str]:
+    with RowRangeReader(path) as file:
+        return {
+            piece.part: content_hash(file.rows(piece.offset, piece.rows)).hexdigest()
+            for piece in window_rows_in(path)
+        }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -31,20 +30,13 @@ def rebuild_day(layout: Layout, path: Path, wrong: WindowId | None = None) -> bo
     The caller holds ``layout.compaction``. Returns False, and changes nothing, if rows are missing.
     """
     ticker, date = partition_ticker(path.parent), partition_date(path.parent)
-    published: dict[WindowId, WindowRows] = {}
-    all_known = True
-    for file in files_in_order(path.parent):
-        try:
-            published |= {piece.part: piece for piece in window_rows_in(file)}
-        except ConversionError:
-            if is_day_file(file):
-                all_known = False
-            else:  # its name is that of its window
-                part = WindowId.parse(file)
-                published[part] = WindowRows(part, file, 0, 0, "", 0)
-    parts = set(published) | (set() if all_known else set(_taped_windows(layout, date)))
-    if not all_known and not _all_taped(layout, date, parts):
-        return False
+    published, all_known = _published_windows(path.parent)
+    parts = set(published)
+    if not all_known:
+        taped = map(WindowId.of_tape, layout.archived_tapes())
+        parts |= {part for part in taped if part.date == date}
+        if not _has_all_windows(layout, date, parts):
+            return False
     with files.temporary_folder(layout.scratch) as folder:
         sources = []
         for part in sorted(parts, key=lambda part: (part.session, part.window)):
@@ -57,13 +49,29 @@ def rebuild_day(layout: Layout, path: Path, wrong: WindowId | None = None) -> bo
             with rebuilt_copy(layout, part) as (scratch, sealed):
                 if find_shortage(layout, read_report(layout, part.session), sealed):
                     return False
-                segment = _move_segment(scratch.csv(ticker, part), folder)
-            if segment is not None:
-                content = content_hash(segments.read_segment(segment)).hexdigest()
-                sources.append(
-                    CompactionSource(part, partial(segments.read_segment, segment), content)
-                )
+                segment = scratch.csv(ticker, part)
+                if not segment.exists():
+                    continue  # the tape does not have a trade of the ticker
+                moved = shutil.move(segment, folder / segment.name)
+            read = partial(segments.read_segment, Path(moved))
+            sources.append(CompactionSource(part, read, content_hash(read()).hexdigest()))
         return bool(sources) and replace_day(layout, ticker, date, sources) is not None
+
+
+def _published_windows(folder: Path) -> tuple[dict[WindowId, WindowRows], bool]:
+    """Return the windows of a folder, and whether it has no others."""
+    published: dict[WindowId, WindowRows] = {}
+    all_known = True
+    for file in files_in_order(folder):
+        try:
+            published |= {piece.part: piece for piece in window_rows_in(file)}
+        except ConversionError:
+            if is_day_file(file):
+                all_known = False
+            else:  # its name is that of its window
+                part = WindowId.parse(file)
+                published[part] = WindowRows(part, file, 0, 0, "", 0)
+    return published, all_known
 
 
 def _is_intact(piece: WindowRows) -> bool:
@@ -83,19 +91,7 @@ def _has_intact_archive(layout: Layout, part: WindowId) -> bool:
     )
 
 
-def _move_segment(segment: Path, folder: Path) -> Path | None:
-    """Move a segment to ``folder``; ``None`` if the tape has no trade of its ticker."""
-    return Path(shutil.move(segment, folder / segment.name)) if segment.exists() else None
-
-
-def _taped_windows(layout: Layout, date: str) -> Iterator[WindowId]:
-    for path in layout.archived_tapes():
-        part = WindowId.of_tape(path)
-        if part.date == date:
-            yield part
-
-
-def _all_taped(layout: Layout, date: str, parts: set[WindowId]) -> bool:
+def _has_all_windows(layout: Layout, date: str, parts: set[WindowId]) -> bool:
     """Return True if ``parts`` has all windows of the reports with trades on ``date``."""
     for path in layout.sessions.glob("*.json"):
         report = read_report(layout, path.stem)

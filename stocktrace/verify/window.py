@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
@@ -51,20 +50,21 @@ def _compare_files(
     layout: Layout, scratch: Layout, part: WindowId, days: DayFiles, *, repair: bool
 ) -> Iterator[Finding]:
     """Compare each file of a window with those in ``scratch``."""
-    window = _WindowFiles(layout, part, layout.tape_of(part))
+    tape, expected = layout.tape_of(part), set[Path]()
     segments = {scratch.ticker_of_csv(path): path for path in scratch.sealed_segments(part)}
     for ticker, segment in segments.items():
         if days.is_broken(ticker, part):
             continue  # the day file has a finding
         if piece := days.of_part(part).get(ticker):
-            yield from _check_day_rows(days, piece, segment, window.tape, repair=repair)
+            yield from _check_day_rows(days, piece, segment, tape, repair=repair)
             continue
-        for path, problem, repairable in window.wrong_files(ticker, segment):
+        expected |= {layout.parquet(ticker, part), layout.csv(ticker, part)}
+        for path, problem, repairable in _wrong_files(layout, part, ticker, segment, tape):
             if repair and repairable:
                 _restore_file(layout, part, ticker, segment)
             yield Finding(part.session, path, problem, repaired=repair and repairable)
-    for path in window.files:
-        if path not in window.expected:
+    for path in sorted([*layout.published_window(part), *layout.sealed_segments(part)]):
+        if path not in expected:
             yield Finding(part.session, path, "has trades that the tape does not have")
     for ticker, piece in days.of_part(part).items():
         if ticker not in segments:
@@ -88,47 +88,32 @@ def _check_day_rows(
             days.read()
 
 
-@dataclass(slots=True)
-class _WindowFiles:
-    """The files of one window on disk; ``expected`` are those that may exist."""
-
-    layout: Layout
-    part: WindowId
-    tape: Path
-    expected: set[Path] = field(default_factory=set)
-
-    @property
-    def files(self) -> list[Path]:
-        """The files with trades that readers and ``convert`` find."""
-        published = self.layout.published_window(self.part)
-        return sorted([*published, *self.layout.sealed_segments(self.part)])
-
-    def wrong_files(self, ticker: str, segment: Path) -> Iterator[tuple[Path, str, bool]]:
-        """Yield each wrong file of a ticker, the problem, and whether the tape can repair it."""
-        final = self.layout.parquet(ticker, self.part)
-        sealed = self.layout.csv(ticker, self.part)
-        self.expected |= {final, sealed}
-        if sealed.exists() and not filecmp.cmp(sealed, segment, shallow=False):
-            yield sealed, f"differs from {self.tape}", True
-        if not final.exists():
-            if not sealed.exists():
-                yield final, "is missing", True
-            return
-        wanted = content_hash(segments.read_segment(segment))
-        try:
-            content = content_hash(parquet.read_trade_file(final))
-            footer = read_footer(final)
-        except ConversionError as error:
-            yield final, str(error), True
-            return
-        if content.hexdigest() != wanted.hexdigest():
-            difference = f"has other trades ({content.rows:,}) than the {wanted.rows:,}"
-            if self.tape.suffix == ".tape" and footer.get("content") == content.hexdigest():
-                yield self.tape, f"{final}, which is intact, {difference} here", False
-            else:
-                yield final, f"{difference} of {self.tape}", True
-        elif problem := _footer_problem(final, footer, self.part, wanted.hexdigest()):
-            yield final, problem, True
+def _wrong_files(
+    layout: Layout, part: WindowId, ticker: str, segment: Path, tape: Path
+) -> Iterator[tuple[Path, str, bool]]:
+    """Yield each wrong file of a ticker, the problem, and whether the tape can repair it."""
+    final, sealed = layout.parquet(ticker, part), layout.csv(ticker, part)
+    if sealed.exists() and not filecmp.cmp(sealed, segment, shallow=False):
+        yield sealed, f"differs from {tape}", True
+    if not final.exists():
+        if not sealed.exists():
+            yield final, "is missing", True
+        return
+    wanted = content_hash(segments.read_segment(segment))
+    try:
+        content = content_hash(parquet.read_trade_file(final))
+        footer = read_footer(final)
+    except ConversionError as error:
+        yield final, str(error), True
+        return
+    if content.hexdigest() != wanted.hexdigest():
+        difference = f"has other trades ({content.rows:,}) than the {wanted.rows:,}"
+        if tape.suffix == ".tape" and footer.get("content") == content.hexdigest():
+            yield tape, f"{final}, which is intact, {difference} here", False
+        else:
+            yield final, f"{difference} of {tape}", True
+    elif problem := _footer_problem(final, footer, part, wanted.hexdigest()):
+        yield final, problem, True
 
 
 def _restore_file(layout: Layout, part: WindowId, ticker: str, segment: Path) -> None:

@@ -1,4 +1,4 @@
-"""Check the report of a session against its tapes, its published files, its hashes and itself."""
+"""Check the report and the coverage of a session against its tapes, its files and its hashes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
+from stocktrace.intervals import CoverageInterval
 from stocktrace.record.file_hashes import find_differences, update_hashes
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.recorder import SealedWindow
-from stocktrace.record.recovery import recount_report
+from stocktrace.record.recovery import coverage_from_tapes, recount_report
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
 from stocktrace.store.audit import AuditLog
+from stocktrace.store.coverage import read_coverage_file, write_coverage
 from stocktrace.store.footer import read_footer
 from stocktrace.store.layout import Layout
+from stocktrace.store.tape import LATEST_NS
+from stocktrace.store.window import utc_date
+from stocktrace.units import NS_PER_US
 from stocktrace.verify.day_files import DayFiles
 from stocktrace.verify.finding import Finding
+
+#: A row of coverage: ticker, start and end (epoch us), whether it is a gap, reason.
+_Row = tuple[str, int, int, str, str]
 
 
 def check_report(
@@ -45,10 +53,9 @@ def check_report(
     if problems and repair and not unpublished and report.windows.keys() <= counted.keys():
         _repair_report(layout, report)
         repaired = report.balanced
-    for problem in unpublished:
-        yield Finding(session, layout.report(session), problem)
-    for problem in problems:
-        yield Finding(session, layout.report(session), problem, repaired=repaired)
+    path = layout.report(session)
+    yield from (Finding(session, path, problem) for problem in unpublished)
+    yield from (Finding(session, path, problem, repaired=repaired) for problem in problems)
 
 
 def _check_tickers(
@@ -57,10 +64,7 @@ def _check_tickers(
     on_disk: dict[str, TickerBooks] = {}
     for sealed in counted.values():
         for ticker, counts in sealed.tickers.items():
-            books = on_disk.setdefault(ticker, TickerBooks())
-            books.trades += counts.trades
-            books.recorded += counts.recorded
-            books.quarantined += counts.quarantined
+            on_disk.setdefault(ticker, TickerBooks()).add(counts)
     for ticker, path in layout.published_files(report.session, days.dates):
         books = on_disk.setdefault(ticker, TickerBooks())
         books.files += 1
@@ -94,6 +98,70 @@ def _repair_report(layout: Layout, report: SessionReport) -> None:
     audit("repair", file=str(layout.report(report.session)))
 
 
+def check_coverage(
+    layout: Layout, report: SessionReport, dates: Iterable[str], proven: set[Path], *, repair: bool
+) -> Iterator[Finding]:
+    """Compare the intervals on disk with those of the marks, up to the last line of the tapes.
+
+    Files are searched under the dates of the marks and under ``dates``. Files that end there too
+    are added to ``proven``.
+    """
+    if report.ended is None:
+        return  # its recovery writes the coverage
+    session = report.session
+    coverage, last = coverage_from_tapes(layout, session)
+    wanted = _rows_by_file(layout, session, coverage.intervals, last)
+    problems: dict[Path, str] = {}
+    others = {layout.coverage(session, date) for date in dates} - wanted.keys()
+    for path in sorted({*wanted, *(path for path in others if path.exists())}):
+        try:
+            rows = _rows_of(path, last) if path.exists() else None
+        except ConversionError as error:
+            problems[path] = str(error)
+            continue
+        if rows is None:
+            problems[path] = "is missing"
+        elif rows == wanted.get(path, set()):
+            proven |= {path} if rows == _rows_of(path, LATEST_NS) else set()
+        else:
+            problems[path] = f"differs from the marks on {layout.tapes(session)}"
+    if repair and problems:
+        write_coverage(layout, session, coverage.intervals)
+    for path, problem in problems.items():
+        yield Finding(session, path, problem, repaired=repair and path in wanted)
+
+
+def _rows_by_file(
+    layout: Layout, session: str, intervals: Iterable[CoverageInterval], last: int
+) -> dict[Path, set[_Row]]:
+    files: dict[Path, set[_Row]] = {}
+    for interval in intervals:
+        for part in interval.split_at_midnight():
+            start, end = part.start // NS_PER_US, part.end // NS_PER_US
+            rows = files.setdefault(layout.coverage(session, utc_date(part.start)), set())
+            rows.update(_clip((part.ticker, start, end, part.reason, part.sources), last))
+    return files
+
+
+def _rows_of(path: Path, last: int) -> set[_Row]:
+    table = read_coverage_file(path)
+    times = (table[name].cast("int64").to_pylist() for name in ("start", "end"))
+    texts = (table[name].to_pylist() for name in ("symbol", "reason", "sources", "state"))
+    clipped: set[_Row] = set()
+    for start, end, ticker, reason, sources, state in zip(*times, *texts, strict=True):
+        if state != ("gap" if reason else "listening"):
+            raise ConversionError(f"{path} has the state {state!r} with the reason {reason!r}.")
+        clipped.update(_clip((ticker, start, end, reason, sources), last))
+    return clipped
+
+
+def _clip(row: _Row, last: int) -> Iterator[_Row]:
+    """The part of ``row`` before ``last`` (epoch ns)."""
+    ticker, start, end, reason, sources = row
+    if start < last // NS_PER_US:
+        yield ticker, start, min(end, last // NS_PER_US), reason, sources
+
+
 def check_hashes(
     layout: Layout,
     report: SessionReport,
@@ -108,6 +176,7 @@ def check_hashes(
     Files with a finding are left out. If the tapes prove a file right (``proven``), or it was
     repaired from them, the report is wrong: with ``repair`` it gets the new hash.
     """
+    report_file = layout.report(report.session)
     repaired: dict[Path, bool] = {}
     for finding in findings:
         repaired[finding.path] = finding.repaired and repaired.get(finding.path, True)
@@ -118,10 +187,10 @@ def check_hashes(
         elif path in proven:
             outdated.append(path)
             text = f"does not have the hash of {path}, which matches the tapes"
-            yield Finding(report.session, layout.report(report.session), text, repaired=repair)
+            yield Finding(report.session, report_file, text, repaired=repair)
         else:
             yield Finding(report.session, path, problem)
     if repair and outdated:
         update_hashes(layout, report, outdated)
-        report.write(layout.report(report.session))
-        AuditLog(layout.audit, report.session)("repair", file=str(layout.report(report.session)))
+        report.write(report_file)
+        AuditLog(layout.audit, report.session)("repair", file=str(report_file))
