@@ -18,16 +18,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stocktrace.errors import ConversionError, LayoutError
-from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.catalog import is_in_use, read_report
-from stocktrace.sessions.report import SessionReport
 from stocktrace.store import parquet, partition
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, is_day_file, is_session
 from stocktrace.store.partition import partition_date, partition_ticker, window_rows_in
+from stocktrace.verify.check import Finding, SessionCheck
 from stocktrace.verify.day_files import DayFiles
-from stocktrace.verify.finding import Finding
 from stocktrace.verify.rebuild_day import rebuild_day
 from stocktrace.verify.session import check_coverage, check_hashes, check_report
 from stocktrace.verify.tapes import check_tape, find_extra_tapes, find_missing_tapes
@@ -45,56 +43,46 @@ def verify(
     files, from ``dates_of_sessions``.
     """
     report, dates = read_report(layout, session), set(dates)
+    tapes = layout.session_tapes(session)
+    all_dates = {part.date for part in tapes} | (report.dates if report else set()) | dates
+    check = SessionCheck(layout, session, report, DayFiles(layout, session, all_dates), repair)
     findings: list[Finding] = []
-    proven: set[Path] = set()
-    for finding in _check_against_tapes(layout, session, report, dates, proven, repair=repair):
+    for finding in _check_against_tapes(check, tapes):
         findings.append(finding)
         yield finding
     if report is not None:
-        yield from check_hashes(layout, report, dates, findings, proven, repair=repair)
+        yield from check_hashes(check, report, dates, findings)
 
 
-def _check_against_tapes(
-    layout: Layout,
-    session: str,
-    report: SessionReport | None,
-    dates: Iterable[str],
-    proven: set[Path],
-    *,
-    repair: bool,
-) -> Iterator[Finding]:
-    """Check everything against the tapes; add files that they prove right to ``proven``."""
+def _check_against_tapes(check: SessionCheck, tapes: dict[WindowId, Path]) -> Iterator[Finding]:
+    layout, session, report, days = check.layout, check.session, check.report, check.days
     if report is None:
         problem = "the report is missing or cannot be read: run `stocktrace recover`"
-        yield Finding(session, layout.report(session), problem)
+        yield check.finding(layout.report(session), problem)
     yield from find_extra_tapes(layout, session)
-    tapes = layout.session_tapes(session)
     if report is not None:
         yield from find_missing_tapes(layout, report, tapes)
     reported = [WindowId(session, window) for window in (report.windows if report else ())]
-    report_dates = {part.date for part in tapes} | (report.dates if report is not None else set())
-    days = DayFiles(layout, session, report_dates | set(dates))
     published = [WindowId.parse(path) for _, path in layout.published_files(session, days.dates)]
     for path, problem in days.damaged.items():
-        yield Finding(session, path, problem, repaired=repair and rebuild_day(layout, path))
+        yield check.finding(path, problem, repaired=check.repair and rebuild_day(layout, path))
     days.read()
-    counted: dict[str, SealedWindow] = {}
     for part in sorted(
         {*tapes, *published, *reported, *days.windows}, key=lambda part: part.window
     ):
         problems = check_tape(session, tapes[part]) if part in tapes else []
         yield from problems
         if part in tapes and not problems:
-            yield from check_against_tape(layout, part, days, report, counted, repair=repair)
+            yield from check_against_tape(check, part)
         else:
-            yield from check_without_tape(layout, part, days, report)
+            yield from check_without_tape(check, part)
     if report is not None:
-        yield from check_report(layout, report, counted, days, repair=repair)
+        yield from check_report(check, report)
         windows = {part.window for part in tapes}
         # Old tapes are deleted: the others do not have the start of the coverage.
-        if windows and report.windows.keys() <= windows == counted.keys():
-            yield from check_coverage(layout, report, days.dates, proven, repair=repair)
-        proven |= {layout.quarantine(sealed.part) for sealed in counted.values()}
+        if windows and report.windows.keys() <= windows == check.counted.keys():
+            yield from check_coverage(check, report)
+        check.proven.update(layout.quarantine(sealed.part) for sealed in check.counted.values())
 
 
 # --- the data folder as a whole ----------------------------------------------------------------

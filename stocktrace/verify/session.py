@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
 from stocktrace.intervals import CoverageInterval
 from stocktrace.record.file_hashes import find_differences, update_hashes
 from stocktrace.record.journal import SessionJournal
-from stocktrace.record.recorder import SealedWindow
 from stocktrace.record.recovery import coverage_from_tapes, recount_report
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
 from stocktrace.store.audit import AuditLog
@@ -20,23 +19,15 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.tape import LATEST_NS
 from stocktrace.store.window import utc_date
 from stocktrace.units import NS_PER_US
-from stocktrace.verify.day_files import DayFiles
-from stocktrace.verify.finding import Finding
+from stocktrace.verify.check import Finding, SessionCheck
 
 #: A row of coverage: ticker, start and end (epoch us), whether it is a gap, reason.
 _Row = tuple[str, int, int, str, str]
 
 
-def check_report(
-    layout: Layout,
-    report: SessionReport,
-    counted: dict[str, SealedWindow],
-    days: DayFiles,
-    *,
-    repair: bool,
-) -> Iterator[Finding]:
+def check_report(check: SessionCheck, report: SessionReport) -> Iterator[Finding]:
     """Find where the books differ from the tapes, the published files and each other."""
-    session = report.session
+    counted = check.counted
     unpublished = [
         f"window {window} is not published: run `stocktrace recover`"
         for window in report.unpublished
@@ -45,37 +36,35 @@ def check_report(
     for window, sealed in counted.items():
         books: Books | None = report.windows.get(window)
         if books != sealed.books:
-            tape = layout.tape_of(sealed.part)
+            tape = check.layout.tape_of(sealed.part)
             problems.append(f"window {window}: {books} in the report, {sealed.books} on {tape}")
     if not unpublished:
-        problems += _check_tickers(layout, report, counted, days)
+        problems += _check_tickers(check, report)
     repaired = False
-    if problems and repair and not unpublished and report.windows.keys() <= counted.keys():
-        _repair_report(layout, report)
+    if problems and check.repair and not unpublished and report.windows.keys() <= counted.keys():
+        _repair_report(check.layout, report)
         repaired = report.balanced
-    path = layout.report(session)
-    yield from (Finding(session, path, problem) for problem in unpublished)
-    yield from (Finding(session, path, problem, repaired=repaired) for problem in problems)
+    path = check.layout.report(check.session)
+    yield from (check.finding(path, problem) for problem in unpublished)
+    yield from (check.finding(path, problem, repaired=repaired) for problem in problems)
 
 
-def _check_tickers(
-    layout: Layout, report: SessionReport, counted: dict[str, SealedWindow], days: DayFiles
-) -> Iterator[str]:
+def _check_tickers(check: SessionCheck, report: SessionReport) -> Iterator[str]:
     on_disk: dict[str, TickerBooks] = {}
-    for sealed in counted.values():
+    for sealed in check.counted.values():
         for ticker, counts in sealed.tickers.items():
             on_disk.setdefault(ticker, TickerBooks()).add(counts)
-    for ticker, path in layout.published_files(report.session, days.dates):
+    for ticker, path in check.layout.published_files(check.session, check.days.dates):
         books = on_disk.setdefault(ticker, TickerBooks())
         books.files += 1
         with contextlib.suppress(ConversionError):  # the file has a finding of its own
             books.parquet += int(read_footer(path)["rows"])
     compacted = set()
-    for pieces in days.windows.values():
+    for pieces in check.days.windows.values():
         for ticker, piece in pieces.items():
             on_disk.setdefault(ticker, TickerBooks()).parquet += piece.rows
             compacted.add(ticker)  # it has fewer files than in the report
-    all_counted = report.windows.keys() <= counted.keys()
+    all_counted = report.windows.keys() <= check.counted.keys()
     for ticker in sorted({*on_disk, *report.per_ticker}):
         reported = report.per_ticker.get(ticker, TickerBooks())
         books = on_disk.get(ticker, TickerBooks())
@@ -98,21 +87,18 @@ def _repair_report(layout: Layout, report: SessionReport) -> None:
     audit("repair", file=str(layout.report(report.session)))
 
 
-def check_coverage(
-    layout: Layout, report: SessionReport, dates: Iterable[str], proven: set[Path], *, repair: bool
-) -> Iterator[Finding]:
+def check_coverage(check: SessionCheck, report: SessionReport) -> Iterator[Finding]:
     """Compare the intervals on disk with those of the marks, up to the last line of the tapes.
 
-    Files are searched under the dates of the marks and under ``dates``. Files that end there too
-    are added to ``proven``.
+    Files that end there too are proven.
     """
     if report.ended is None:
         return  # its recovery writes the coverage
-    session = report.session
+    layout, session = check.layout, check.session
     coverage, last = coverage_from_tapes(layout, session)
     wanted = _rows_by_file(layout, session, coverage.intervals, last)
     problems: dict[Path, str] = {}
-    others = {layout.coverage(session, date) for date in dates} - wanted.keys()
+    others = {layout.coverage(session, date) for date in check.days.dates} - wanted.keys()
     for path in sorted({*wanted, *(path for path in others if path.exists())}):
         try:
             rows = _rows_of(path, last) if path.exists() else None
@@ -122,13 +108,14 @@ def check_coverage(
         if rows is None:
             problems[path] = "is missing"
         elif rows == wanted.get(path, set()):
-            proven |= {path} if rows == _rows_of(path, LATEST_NS) else set()
+            if rows == _rows_of(path, LATEST_NS):
+                check.proven.add(path)
         else:
             problems[path] = f"differs from the marks on {layout.tapes(session)}"
-    if repair and problems:
+    if check.repair and problems:
         write_coverage(layout, session, coverage.intervals)
     for path, problem in problems.items():
-        yield Finding(session, path, problem, repaired=repair and path in wanted)
+        yield check.finding(path, problem, repaired=check.repair and path in wanted)
 
 
 def _rows_by_file(
@@ -163,20 +150,14 @@ def _clip(row: _Row, last: int) -> Iterator[_Row]:
 
 
 def check_hashes(
-    layout: Layout,
-    report: SessionReport,
-    dates: Iterable[str],
-    findings: Iterable[Finding],
-    proven: Collection[Path],
-    *,
-    repair: bool,
+    check: SessionCheck, report: SessionReport, dates: Iterable[str], findings: Iterable[Finding]
 ) -> Iterator[Finding]:
     """Find coverage and quarantine files whose hash differs from the report.
 
-    Files with a finding are left out. If the tapes prove a file right (``proven``), or it was
-    repaired from them, the report is wrong: with ``repair`` it gets the new hash.
+    Files with a finding are left out. If the tapes prove a file right, or it was repaired from
+    them, the report is wrong: with ``repair`` it gets the new hash.
     """
-    report_file = layout.report(report.session)
+    layout, report_file = check.layout, check.layout.report(check.session)
     repaired: dict[Path, bool] = {}
     for finding in findings:
         repaired[finding.path] = finding.repaired and repaired.get(finding.path, True)
@@ -184,13 +165,13 @@ def check_hashes(
     for path, problem in find_differences(layout, report, dates):
         if path in repaired:
             outdated += [path] if repaired[path] else []
-        elif path in proven:
+        elif path in check.proven:
             outdated.append(path)
             text = f"does not have the hash of {path}, which matches the tapes"
-            yield Finding(report.session, report_file, text, repaired=repair)
+            yield check.finding(report_file, text, repaired=check.repair)
         else:
-            yield Finding(report.session, path, problem)
-    if repair and outdated:
+            yield check.finding(path, problem)
+    if check.repair and outdated:
         update_hashes(layout, report, outdated)
         report.write(report_file)
-        AuditLog(layout.audit, report.session)("repair", file=str(report_file))
+        AuditLog(layout.audit, check.session)("repair", file=str(report_file))

@@ -17,7 +17,7 @@ from stocktrace.store.names import WindowId
 from stocktrace.store.partition import list_window_rows, partition_folders
 from stocktrace.store.tape import TapeReader
 from stocktrace.text import count_of
-from stocktrace.verify.finding import Finding
+from stocktrace.verify.check import Finding
 
 
 def check_tape(session: str, tape: Path) -> list[Finding]:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from stocktrace.errors import ConversionError
 from stocktrace.record.publish import rebuilt_copy
-from stocktrace.record.recorder import SealedWindow
-from stocktrace.sessions.report import SessionReport
 from stocktrace.store import conversion, parquet, segments
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.footer import has_wrong_statistics, read_footer
@@ -18,74 +16,64 @@ from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.partition import WindowRows
 from stocktrace.store.quarantine import QuarantineEncoder, parse_quarantine
-from stocktrace.verify.day_files import WRONG_STATISTICS, DayFiles
-from stocktrace.verify.finding import Finding
+from stocktrace.verify.check import Finding, SessionCheck
+from stocktrace.verify.day_files import WRONG_STATISTICS
 from stocktrace.verify.rebuild_day import rebuild_day
 from stocktrace.verify.tapes import find_shortage
 
 
-def check_against_tape(
-    layout: Layout,
-    part: WindowId,
-    days: DayFiles,
-    report: SessionReport | None,
-    counted: dict[str, SealedWindow],
-    *,
-    repair: bool,
-) -> Iterator[Finding]:
-    """Compare each file of a window with its tape, and add the books to ``counted``.
+def check_against_tape(check: SessionCheck, part: WindowId) -> Iterator[Finding]:
+    """Compare each file of a window with its tape, and count the window.
 
     A tape that has less than the books prove is a finding itself, and proves nothing.
     """
-    with rebuilt_copy(layout, part) as (scratch, sealed):
-        if problem := find_shortage(layout, report, sealed):
-            yield Finding(part.session, layout.tape_of(part), problem)
-            yield from check_without_tape(layout, part, days, report)
+    with rebuilt_copy(check.layout, part) as (scratch, sealed):
+        if problem := find_shortage(check.layout, check.report, sealed):
+            yield check.finding(check.layout.tape_of(part), problem)
+            yield from check_without_tape(check, part)
         else:
-            counted[part.window] = sealed
-            yield from _compare_files(layout, scratch, part, days, repair=repair)
+            check.counted[part.window] = sealed
+            yield from _compare_files(check, scratch, part)
+            yield from _check_quarantine(check, scratch, part)
 
 
-def _compare_files(
-    layout: Layout, scratch: Layout, part: WindowId, days: DayFiles, *, repair: bool
-) -> Iterator[Finding]:
-    """Compare each file of a window with those in ``scratch``."""
+def _compare_files(check: SessionCheck, scratch: Layout, part: WindowId) -> Iterator[Finding]:
+    """Compare each file of a window with trades with those in ``scratch``."""
+    layout, days = check.layout, check.days
     tape, expected = layout.tape_of(part), set[Path]()
     segments = {scratch.ticker_of_csv(path): path for path in scratch.sealed_segments(part)}
     for ticker, segment in segments.items():
         if days.is_broken(ticker, part):
             continue  # the day file has a finding
         if piece := days.of_part(part).get(ticker):
-            yield from _check_day_rows(days, piece, segment, tape, repair=repair)
+            yield from _check_day_rows(check, piece, segment, tape)
             continue
         expected |= {layout.parquet(ticker, part), layout.csv(ticker, part)}
         for path, problem, repairable in _wrong_files(layout, part, ticker, segment, tape):
-            if repair and repairable:
+            if check.repair and repairable:
                 _restore_file(layout, part, ticker, segment)
-            yield Finding(part.session, path, problem, repaired=repair and repairable)
+            yield check.finding(path, problem, repaired=check.repair and repairable)
     for path in sorted([*layout.published_window(part), *layout.sealed_segments(part)]):
         if path not in expected:
-            yield Finding(part.session, path, "has trades that the tape does not have")
+            yield check.finding(path, "has trades that the tape does not have")
     for ticker, piece in days.of_part(part).items():
         if ticker not in segments:
             problem = f"has trades of window {part.stem} that the tape does not have"
-            repaired = repair and rebuild_day(layout, piece.path, part)
-            yield Finding(part.session, piece.path, problem, repaired=repaired)
-    yield from _check_quarantine(layout, scratch, part, repair=repair)
+            repaired = check.repair and rebuild_day(layout, piece.path, part)
+            yield check.finding(piece.path, problem, repaired=repaired)
 
 
 def _check_day_rows(
-    days: DayFiles, piece: WindowRows, segment: Path, tape: Path, *, repair: bool
+    check: SessionCheck, piece: WindowRows, segment: Path, tape: Path
 ) -> Iterator[Finding]:
     """Compare the rows of a window in a day file with the segment of the tape."""
     wanted = content_hash(segments.read_segment(segment)).hexdigest()
-    problem = days.problem(piece, wanted)
-    if problem is not None:
-        archived = tape.suffix == ".zst"
-        repaired = repair and archived and rebuild_day(days.layout, piece.path, piece.part)
-        yield Finding(piece.part.session, piece.path, problem, repaired=repaired)
+    if problem := check.days.problem(piece, wanted):
+        can_repair = check.repair and tape.suffix == ".zst"
+        repaired = can_repair and rebuild_day(check.layout, piece.path, piece.part)
+        yield check.finding(piece.path, problem, repaired=repaired)
         if repaired:
-            days.read()
+            check.days.read()
 
 
 def _wrong_files(
@@ -126,18 +114,16 @@ def _restore_file(layout: Layout, part: WindowId, ticker: str, segment: Path) ->
     conversion.publish_segment(layout, sealed, overwrite=True)
 
 
-def _check_quarantine(
-    layout: Layout, scratch: Layout, part: WindowId, *, repair: bool
-) -> Iterator[Finding]:
-    path, wanted = layout.quarantine(part), scratch.quarantine(part)
+def _check_quarantine(check: SessionCheck, scratch: Layout, part: WindowId) -> Iterator[Finding]:
+    path, wanted = check.layout.quarantine(part), scratch.quarantine(part)
     if _read_refused(path) != _read_refused(wanted):
-        if repair and wanted.exists():
+        if check.repair and wanted.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(wanted, path)
-        elif repair:
+        elif check.repair:
             path.unlink()
-        problem = f"differs from {layout.tape_of(part)}"
-        yield Finding(part.session, path, problem, repaired=repair)
+        problem = f"differs from {check.layout.tape_of(part)}"
+        yield check.finding(path, problem, repaired=check.repair)
 
 
 def _read_refused(path: Path) -> list[tuple[str, bytes]] | None:
@@ -173,28 +159,26 @@ def _footer_problem(path: Path, footer: dict[str, str], part: WindowId, content:
     return None
 
 
-def check_without_tape(
-    layout: Layout, part: WindowId, days: DayFiles, report: SessionReport | None
-) -> Iterator[Finding]:
+def check_without_tape(check: SessionCheck, part: WindowId) -> Iterator[Finding]:
     """Compare the content of a window with its footers, and its rows with the report."""
-    rows = 0
+    layout, rows = check.layout, 0
     for path in layout.published_window(part):
         try:
             footer = read_footer(path)
             content = content_hash(parquet.read_trade_file(path))
         except ConversionError as error:
-            yield Finding(part.session, path, str(error))
+            yield check.finding(path, str(error))
             continue
         rows += content.rows
         if problem := _footer_problem(path, footer, part, content.hexdigest()):
-            yield Finding(part.session, path, problem)
-    for piece in days.of_part(part).values():
+            yield check.finding(path, problem)
+    for piece in check.days.of_part(part).values():
         rows += piece.rows
-        if problem := days.problem(piece):
-            yield Finding(part.session, piece.path, problem)
-    books = report.windows.get(part.window) if report is not None else None
+        if problem := check.days.problem(piece):
+            yield check.finding(piece.path, problem)
+    books = check.report.windows.get(part.window) if check.report is not None else None
     if books is not None and rows != books.recorded and not layout.sealed_segments(part):
         problem = (
             f"cannot prove its trades: {rows:,} are published, but {books.recorded:,} reported"
         )
-        yield Finding(part.session, layout.archived_tape(part), problem)
+        yield check.finding(layout.archived_tape(part), problem)
