@@ -37,7 +37,7 @@ from flows.fields import CAPTURE_FLOW, Duration, LakeUrl, Tickers, Until, Url, c
 from flows.key_lease import KeyLease
 from flows.progress import ProgressReporter
 from flows.retarget import TickerCommands
-from stocktrace import market_hours
+from stocktrace import calendar
 from stocktrace.end_time import CaptureSpan
 from stocktrace.errors import MarketClosed, StocktraceError
 from stocktrace.live import api
@@ -85,7 +85,7 @@ def capture(
     tickers: Tickers,
     duration: Duration | None = None,
     until: Until | None = None,
-    market: market_hours.MarketHours = "always",
+    market: calendar.MarketHours = "always",
     wait_for_key: Duration | None = None,
     data_dir: str | None = None,
     url: Url | None = None,
@@ -129,8 +129,8 @@ def capture(
     _shield_from_lease_loss()
     try:
         scheduled = runtime.flow_run.scheduled_start_time
-        moment = market_hours.reference_time(now(), scheduled)
-        market_hours.check_schedule(market, tickers, moment, scheduled)
+        moment = calendar.reference_time(now(), scheduled)
+        calendar.check_schedule(market, tickers, moment, scheduled)
         names, span = check_capture(tickers, duration, until, moment, **settings)
         report, folder = record(names, span, settings)
     except MarketClosed as closed:

@@ -17,12 +17,12 @@ from cyclopts import Parameter
 
 from flows import console
 from flows.fields import check_capture
-from stocktrace import market_hours
+from stocktrace import calendar
+from stocktrace.calendar import MarketHours
 from stocktrace.cli import output, streams
 from stocktrace.cli.signals import interrupting_imports
 from stocktrace.end_time import HELP
 from stocktrace.errors import MarketClosed, UsageError
-from stocktrace.market_hours import MarketHours
 
 _ON_DISK = "; everything received is on disk."
 
@@ -76,7 +76,7 @@ def run(
     }
     now = datetime.now(UTC)
     try:
-        market_hours.check_schedule(market, tickers, now)
+        calendar.check_schedule(market, tickers, now)
     except MarketClosed as closed:
         output.print_line(f"Skipped: {closed}")
         return 0

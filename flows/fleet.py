@@ -41,7 +41,7 @@ from flows.capture import describe_span
 from flows.fields import Duration, LakeUrl, Tickers, Until, Url
 from flows.retarget import TickerCommand
 from flows.server_outage import ServerOutage
-from stocktrace import market_hours
+from stocktrace import calendar
 from stocktrace.end_time import CaptureSpan
 from stocktrace.errors import LakeError, StocktraceError, UsageError
 from stocktrace.live.fleet import (
@@ -112,7 +112,7 @@ def fleet(
     """
     console.survive_closed_output()
     try:
-        now = market_hours.reference_time(datetime.now(UTC), runtime.flow_run.scheduled_start_time)
+        now = calendar.reference_time(datetime.now(UTC), runtime.flow_run.scheduled_start_time)
         span = CaptureSpan.of(duration, until, now)
         rates = read_rates(lake)
         shards = split_tickers(parse_tickers(tickers), keys, rates, limit)

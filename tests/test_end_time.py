@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.end_time import parse_until
+from stocktrace.end_time import CaptureSpan, parse_until
 from stocktrace.errors import SettingsError, UsageError
 
 NEW_YORK = ZoneInfo("America/New_York")
 # A Monday; in New York it is 09:30, in Tokyo Monday 23:30, in Auckland Tuesday 03:30.
 NOW = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+LATE = datetime(2026, 11, 23, 23, 59, 30, tzinfo=UTC)
 
 
 def told(text: str, now: datetime) -> str:
@@ -159,3 +160,35 @@ def test_any_future_iso_time_is_accepted(seconds: int, zone: str | None) -> None
     moment = NOW + timedelta(seconds=seconds)
     written = moment.astimezone(ZoneInfo(zone)) if zone else moment
     assert parse_until(written.isoformat(), NOW) == moment
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("tomorrow 00:01 UTC", "2026-11-24T00:01+00:00"),
+        ("tomorrow 00:01 Asia/Tokyo", "2026-11-25T00:01+09:00"),  # it is the 24th there
+        ("tomorrow  16:00:30 America/New_York", "2026-11-24T16:00:30-05:00"),
+    ],
+)
+def test_tomorrow_is_the_day_after_today_in_that_zone(text: str, moment: str):
+    assert parse_until(text, LATE) == datetime.fromisoformat(moment)
+
+
+def test_tomorrow_is_a_calendar_day_even_if_the_clocks_change():
+    before, after = (datetime(*day, 12, tzinfo=NEW_YORK) for day in ((2026, 10, 31), (2026, 11, 1)))
+    assert parse_until("tomorrow 12:00 America/New_York", before.astimezone(UTC)) == after
+    assert after.astimezone(UTC) - before.astimezone(UTC) == timedelta(hours=25)
+
+
+def test_tomorrow_alone_is_refused():
+    with pytest.raises(SettingsError, match="is not a time"):
+        parse_until("tomorrow", LATE)
+
+
+def test_a_span_is_a_duration_or_an_end_time():
+    assert CaptureSpan.of("1h30m", None) == CaptureSpan(5400.0, None)
+    noon = datetime(2026, 11, 23, 12, tzinfo=NEW_YORK)
+    assert CaptureSpan.of(None, "close", noon) == CaptureSpan(None, noon.replace(hour=16))
+    for words in ((None, None), ("30m", "16:00")):
+        with pytest.raises(UsageError, match="not both"):
+            CaptureSpan.of(*words)

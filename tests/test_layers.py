@@ -21,7 +21,7 @@ GROUND = {
 #: The floors from the ground up: a module imports from its own floor and from those below.
 FLOORS = (
     GROUND,
-    {"end_time", "market_hours", "feed", "store"},
+    {"end_time", "feed", "store"},
     {"query", "sessions", "simulator"},
     {"record"},
     {"live", "verify", "importing"},

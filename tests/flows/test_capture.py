@@ -26,7 +26,7 @@ import yaml  # type: ignore[import-untyped]
 import flows
 from flows import command
 from flows.fields import check_capture
-from stocktrace import market_hours
+from stocktrace import calendar
 from stocktrace.end_time import parse_until
 from stocktrace.errors import KeyRefused, MarketClosed, SettingsError
 from stocktrace.query.trades import read_trades
@@ -586,7 +586,7 @@ def test_while_its_market_is_closed_a_run_is_skipped_without_a_failure(
     def closed(*_: object) -> None:
         raise MarketClosed("The US market is closed today.")
 
-    monkeypatch.setattr(market_hours, "check_schedule", closed)
+    monkeypatch.setattr(calendar, "check_schedule", closed)
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert command.main(["AAPL", "--until", "close", "--market", "us"]) == 0
@@ -678,7 +678,7 @@ def test_a_deployment_asks_for_what_its_flow_takes(key: str, deployment: dict[st
         # It may have passed for today; whether it is understood is what matters.
         assert parse_until(asked["until"], opening) > opening
         asked |= {"until": None, "duration": "1s"}
-    market_hours.check_schedule(asked.pop("market"), asked["tickers"], opening)
+    calendar.check_schedule(asked.pop("market"), asked["tickers"], opening)
     assert check_capture(**asked)[0] == tuple(given["tickers"])
 
 
