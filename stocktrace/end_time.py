@@ -43,9 +43,7 @@ class CaptureSpan:
         """Parse a duration or an end time; ``now`` (aware) defaults to the present.
 
         Raises:
-            SettingsError: the text is not valid, or the time has passed.
-            MarketClosed: the text is ``close``, and no session closes today after ``now``.
-            UsageError: both are set, or neither.
+            UsageError: both are set, or neither; or as ``parse_until`` and ``parse_duration``.
         """
         if duration is not None and until is None:
             return cls(parse_duration(duration), None)
@@ -68,13 +66,12 @@ def parse_until(text: str, now: datetime) -> datetime:
     """
     if text in CLOSES:
         return session_close(now, CLOSES[text])
-    match = _WALL_TIME.fullmatch(text)
     try:
-        if match is None:
+        if match := _WALL_TIME.fullmatch(text):
+            moment = _wall_time(match, now)
+        else:
             moment = datetime.fromisoformat(text)
             moment = moment if moment.tzinfo else _local_time(moment, now)
-        else:
-            moment = _wall_time(match, now)
     except SettingsError:
         raise
     except ValueError:
@@ -104,8 +101,7 @@ def parse_time_zone(name: str) -> ZoneInfo:
     """Return a time zone by its IANA name.
 
     Raises:
-        SettingsError: the zone does not exist.
-        StocktraceError: its file cannot be read.
+        SettingsError: the zone does not exist; ``StocktraceError`` if its file cannot be read.
     """
     try:
         return ZoneInfo(name)

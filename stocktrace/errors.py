@@ -1,31 +1,11 @@
 """Every exception that stocktrace raises on purpose.
 
     StocktraceError
-    ├── UsageError                the user can correct it: exit status 2
-    │   ├── SettingsError         a setting is missing or wrong
-    │   ├── TickerError           a ticker that cannot be subscribed to or stored
-    │   └── MarketClosed          the market has no session now
-    ├── FeedError                 the connection to Finnhub
-    │   ├── CannotConnect         final: another attempt would fail in the same way
-    │   │   ├── KeyRefused        HTTP 401 or 403 at the handshake, 401 from REST
-    │   │   ├── BadCertificate    the server's certificate cannot be verified
-    │   │   └── WrongScheme       ws:// to a TLS server, or wss:// to a plain one
-    │   ├── PlanForbidden         HTTP 403 from REST: the key's plan has no historical ticks
-    │   ├── TicksNotFound         HTTP 404 from REST: the ticks do not exist, or not yet
-    │   ├── InvalidResponse       a REST response that cannot be used
-    │   ├── ServerUnavailable     REST failed on every attempt
-    │   └── FeedStopped           the feed's thread ended; the reason is its ``__cause__``
-    ├── KeyInUse                  another capture uses the same key
-    ├── SessionNotRunning         the session is not running
-    ├── SessionCrashed            the session's process ended without closing it
-    ├── ChangeTimeout             a running capture did not answer in time
-    ├── WireError                 a frame that violates Finnhub's protocol
-    └── StoreError                the disk, or a file on it
-        ├── LayoutError           a file name that does not follow the layout
-        ├── TapeError             a tape that cannot be read
-        ├── DiskFull              the disk is full, or below the required free space
-        ├── ConversionError       a written file does not equal its source
-        └── LakeError             the lake cannot be used, or holds different data
+    ├── UsageError: SettingsError, TickerError, MarketClosed
+    ├── FeedError: PlanForbidden, TicksNotFound, InvalidResponse, ServerUnavailable, FeedStopped
+    │   └── CannotConnect: KeyRefused, BadCertificate, WrongScheme
+    ├── KeyInUse, SessionNotRunning, SessionCrashed, ChangeTimeout, WireError
+    └── StoreError: LayoutError, TapeError, DiskFull, ConversionError, LakeError
 
 Attributes hold the facts. ``str()`` is one sentence for a person: what is wrong, and what to do.
 """
@@ -53,7 +33,7 @@ class StocktraceError(Exception):
 
 
 class UsageError(StocktraceError, ValueError):
-    """The user can correct this; the message says how.
+    """The user can correct this; the message says how. Exit status 2.
 
     It is a ``ValueError`` because pydantic collects those from validators.
     """
@@ -81,7 +61,7 @@ class CannotConnect(FeedError):
 
 @dataclass(eq=False)
 class KeyRefused(CannotConnect):
-    """The server refused the API key."""
+    """The server refused the API key: HTTP 401 or 403 at the handshake, 401 from REST."""
 
     status: int
 
@@ -108,7 +88,7 @@ class BadCertificate(CannotConnect):
 
 @dataclass(eq=False)
 class WrongScheme(CannotConnect):
-    """The address of ``server`` must start with ``scheme``."""
+    """The address of ``server`` must start with ``scheme``: one of the two uses TLS."""
 
     server: str
     scheme: str
@@ -122,7 +102,7 @@ class WrongScheme(CannotConnect):
 
 
 class PlanForbidden(FeedError):
-    """The plan of the API key does not include historical ticks."""
+    """The plan of the API key does not include historical ticks: HTTP 403 from REST."""
 
     def __str__(self) -> str:
         return (
@@ -132,19 +112,19 @@ class PlanForbidden(FeedError):
 
 
 class TicksNotFound(FeedError):
-    """The server does not have the ticks of a ticker and date, or has not loaded them yet."""
+    """HTTP 404 from REST: it does not have the ticks of a ticker and date, or not yet."""
 
 
 class InvalidResponse(FeedError):
-    """A response that cannot be used, or holds less than it announced."""
+    """A REST response that cannot be used, or holds less than it announced."""
 
 
 class ServerUnavailable(FeedError):
-    """The server did not answer, or answered with errors only, on every attempt."""
+    """REST did not answer, or answered with errors only, on every attempt."""
 
 
 class FeedStopped(FeedError):
-    """The feed ended before the capture did."""
+    """The feed's thread ended before the capture did; the reason is its ``__cause__``."""
 
 
 @dataclass(eq=False)
@@ -244,7 +224,7 @@ class ConversionError(StoreError):
 
 
 class LakeError(StoreError):
-    """The lake cannot be used; unsent files stay on this machine."""
+    """The lake cannot be used, or holds different data; unsent files stay on this machine."""
 
 
 def is_usage(error: Exception) -> bool:

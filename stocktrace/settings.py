@@ -6,6 +6,8 @@ In order of precedence: a flag, ``STOCKTRACE_<NAME>`` in the environment, the sa
 The API key comes from ``FINNHUB_API_KEY`` in the environment or ``.env`` only: a flag would show it
 in the list of processes. The URL of a lake appears in reports and logs, so it cannot hold
 credentials; those belong in the variables of the store.
+
+Whatever is missing or wrong raises ``SettingsError``, which names it.
 """
 
 from __future__ import annotations
@@ -98,11 +100,7 @@ def is_lake_url(text: str) -> bool:
 
 
 def parse_lake_url(url: str) -> str:
-    """Return ``url`` without a trailing slash; empty means without a lake.
-
-    Raises:
-        SettingsError: it is not the URL of a lake, or contains credentials.
-    """
+    """Return ``url`` without a trailing slash; empty means without a lake."""
     if not url:
         return url
     try:
@@ -131,11 +129,8 @@ def parse_lake_url(url: str) -> str:
 
 
 def local_lake_path(path: Path) -> Path:
-    """Return ``path`` if it is on this machine.
-
-    Raises:
-        SettingsError: it is the URL of a lake, in which ``Path`` leaves one slash.
-    """
+    """Return ``path`` if it is on this machine."""
+    # In the URL of a lake, ``Path`` leaves one slash.
     if is_lake_url(str(path).replace(":/", "://", 1)):
         raise SettingsError(
             "The data folder must be on this machine. `stocktrace trades`, `bars` and `gaps` read "
@@ -153,7 +148,7 @@ Keep = Annotated[float | None, BeforeValidator(parse_keep), "DURATION"]
 Size = Annotated[int, BeforeValidator(parse_size), "SIZE"]
 #: ``HOST:PORT``, or ``off``.
 Listener = Annotated[str, BeforeValidator(_parse_listener), "ADDRESS"]
-Count = Annotated[int, "N"]
+Count = Annotated[int, Field(ge=1), "N"]
 
 
 class Settings(BaseSettings):
@@ -210,15 +205,14 @@ class Settings(BaseSettings):
         1.0, description="Maximum delay before a trade is written to CSV."
     )
     # A larger batch validates no faster (docs/performance.md).
-    batch_rows: Count = Field(50_000, ge=1, description="Maximum trades per validated batch.")
+    batch_rows: Count = Field(50_000, description="Maximum trades per validated batch.")
     # A queued trade takes about 300 bytes: 30 MB for one ticker, 150 MB for all.
     max_pending_rows_per_ticker: Count = Field(
         100_000,
-        ge=1,
         description="Maximum queued trades per ticker. Overflow is rebuilt from the tape.",
     )
     max_pending_rows: Count = Field(
-        500_000, ge=1, description="Maximum queued trades. Overflow is rebuilt from the tape."
+        500_000, description="Maximum queued trades. Overflow is rebuilt from the tape."
     )
     # Bounds the loss of a power cut. A killed process loses nothing: the system has the data.
     sync_interval: Seconds = Field(1.0, description="Time between two syncs of the tape to disk.")
@@ -250,23 +244,17 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **sources: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources in order of precedence; pydantic calls this."""
-        del file_secret_settings
         file = InitSettingsSource(settings_cls, dict(read_settings_file(cls.model_fields)))
-        return init_settings, env_settings, dotenv_settings, file
+        names = ("init_settings", "env_settings", "dotenv_settings")
+        return *(sources[name] for name in names), file
 
     @classmethod
     def load(cls, **given: Any) -> Settings:
-        """Return the settings; those ``given``, unless ``None``, take precedence.
-
-        Raises:
-            SettingsError: one is wrong; the message names it.
-        """
+        """Return the settings; those ``given``, unless ``None``, take precedence."""
         given = {name: value for name, value in given.items() if value is not None}
         if unknown := sorted(given.keys() - cls.model_fields.keys()):
             raise SettingsError(f"Unknown setting {', '.join(unknown)}.")
@@ -281,11 +269,7 @@ class Settings(BaseSettings):
             raise SettingsError(_explain(error, given)) from None
 
     def key(self) -> str:
-        """Return the API key.
-
-        Raises:
-            SettingsError: it is missing, or cannot be a key.
-        """
+        """Return the API key, if it can be one."""
         key = self.finnhub_api_key.get_secret_value().strip() if self.finnhub_api_key else ""
         if not key:
             raise SettingsError(
@@ -300,14 +284,10 @@ class Settings(BaseSettings):
 
     def public(self) -> dict[str, str | int | float]:
         """Return all settings except the key, for reports and logs."""
+        values = {name: FOREVER if value is None else value for name, value in self if name != _KEY}
         return {
-            name: value
-            if isinstance(value, (int, float))
-            else FOREVER
-            if value is None
-            else str(value)
-            for name, value in self
-            if name != _KEY
+            name: value if isinstance(value, (int, float)) else str(value)
+            for name, value in values.items()
         }
 
 
@@ -316,11 +296,7 @@ TUNING = "flush_interval"
 
 
 def read_settings_file(names: Collection[str]) -> dict[str, _TomlValue]:
-    """Return the settings in ``stocktrace.toml``, empty without such a file.
-
-    Raises:
-        SettingsError: the file cannot be read, or sets something that is not in ``names``.
-    """
+    """Return the settings in ``stocktrace.toml``, all in ``names``; empty without such a file."""
     try:
         values = tomllib.loads(SETTINGS_FILE.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -51,8 +51,8 @@ def parse_tickers(words: str | Iterable[str]) -> tuple[str, ...]:
     Raises:
         TickerError: a word is not a ticker, or no word is left.
     """
-    words = (words,) if isinstance(words, str) else words
-    tickers = dict.fromkeys(part.strip() for word in words for part in word.split(","))
+    text = words if isinstance(words, str) else ",".join(words)
+    tickers = dict.fromkeys(part.strip() for part in text.split(","))
     tickers.pop("", None)
     if not tickers:
         raise TickerError("Name at least one ticker, such as AAPL or BINANCE:BTCUSDT.")

@@ -2,6 +2,8 @@
 
 A time is an integer since the epoch (UTC): ns from the clock and on the tape, us on disk, ms in
 Finnhub's messages. A name, or the docstring of the parameter, says which.
+
+The functions that parse a text raise ``SettingsError`` if it is not valid or out of range.
 """
 
 from __future__ import annotations
@@ -60,11 +62,7 @@ def epoch_ms(when: datetime) -> int:
 
 
 def parse_duration(text: object) -> float:
-    """Seconds in ``30s``, ``10m``, ``1h30m``, a number of seconds or a ``timedelta``.
-
-    Raises:
-        SettingsError: ``text`` is not a duration between 1 ms and 366 days.
-    """
+    """Seconds in ``30s``, ``1h30m``, a number of seconds or a ``timedelta``: 1 ms to 366 days."""
     if isinstance(text, timedelta):
         seconds = text.total_seconds()
     elif isinstance(text, (int, float)):
@@ -80,20 +78,12 @@ def parse_duration(text: object) -> float:
 
 
 def parse_patience(text: object) -> float:
-    """Seconds, like ``parse_duration``, or 0.
-
-    Raises:
-        SettingsError: ``text`` is neither.
-    """
+    """Seconds, like ``parse_duration``, or 0."""
     return 0.0 if re.fullmatch(_ZERO, str(text)) else parse_duration(text)
 
 
 def parse_keep(text: object) -> float | None:
-    """Seconds to keep something: ``None`` for ``forever``, 0 for ``0s``.
-
-    Raises:
-        SettingsError: ``text`` is neither ``forever`` nor a duration.
-    """
+    """Seconds to keep something: ``None`` for ``forever``, 0 for ``0s``."""
     if text is None or text == FOREVER:
         return None
     try:
@@ -105,11 +95,7 @@ def parse_keep(text: object) -> float | None:
 
 
 def parse_size(text: object) -> int:
-    """Bytes in ``64MB``, ``1GB`` or a number.
-
-    Raises:
-        SettingsError: ``text`` is not a size, or too large.
-    """
+    """Bytes in ``64MB``, ``1GB`` or a number."""
     match = _SIZE.fullmatch(str(text))
     if match is None:
         raise SettingsError(f"{text!r} is not a size: write it like 64MB or 1GB.")
