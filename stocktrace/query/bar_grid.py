@@ -101,10 +101,11 @@ def make_grid(
         one_day = timedelta(days=1)  # a trade can happen on the day before or after its receipt
         first = date.fromisoformat(min(dates)) - one_day if dates else None
         last = date.fromisoformat(max(dates)) + one_day if dates else None
+        zone = NEW_YORK if hours else UTC
         if first and query.begin:
-            first = max(first, _day_of(query.begin, hours))
+            first = max(first, query.begin.astimezone(zone).date())
         if last and query.end:
-            last = min(last, _day_of(query.end, hours))
+            last = min(last, query.end.astimezone(zone).date())
     span = (last - first).days + 1 if first and last else 0
     days = [first + timedelta(days=n) for n in range(span)] if first else []
     return BarGrid.of(every_ms, days, hours)
@@ -119,8 +120,3 @@ def _bar_length(every: str | float | timedelta) -> int:
     ):
         raise UsageError(f"A bar must have whole milliseconds and at most a day, not {every}.")
     return milliseconds
-
-
-def _day_of(moment: datetime, hours: BarHours) -> date:
-    """Return the date of a moment: in New York if ``hours`` are set, otherwise in UTC."""
-    return moment.astimezone(NEW_YORK if hours else UTC).date()

@@ -97,16 +97,13 @@ def join_midnight_gaps(gaps: pd.DataFrame) -> dict[tuple[str, datetime, datetime
     names = ["session", "symbol", "reason", "start", "end"]
     for session, symbol, reason, start, end in gaps[names].itertuples(index=False):
         at = start.to_pydatetime()
-        began = starts.pop((session, symbol, reason, at), at) if _is_midnight(at) else at
+        is_midnight = at.time() == time.min
+        began = starts.pop((session, symbol, reason, at), at) if is_midnight else at
         starts[session, symbol, reason, end.to_pydatetime()] = began
     joined: dict[tuple[str, datetime, datetime, str], set[str]] = {}
     for (session, symbol, reason, end), start in starts.items():
         joined.setdefault((session, start, end, reason), set()).add(symbol)
     return joined
-
-
-def _is_midnight(when: datetime) -> bool:
-    return when.time() == time.min
 
 
 def read_all_gaps(data_dir: str | Path) -> list[GapKey]:

@@ -48,21 +48,13 @@ class TradeQuery:
         return cls(names, parse_moment(start), parse_moment(end), parse_day(day), by)
 
     def days(self, dates: Iterable[str]) -> list[tuple[str, str]]:
-        """Return each ticker with each of ``dates`` that can hold the trades."""
-        days = [day for day in dates if self._may_hold(day)]
-        return [(ticker, day) for ticker in self.tickers for day in days]
-
-    def _may_hold(self, day: str) -> bool:
-        """Return whether trades of the query can have been received on ``day``.
-
-        ``validation`` lets an event be a day ahead of its receipt. Late trades arrive within a day.
-        """
-        if self.date is not None:
-            return day == self.date.isoformat()
+        """Return each ticker with each of ``dates`` on which the trades can have been received."""
+        # ``validation`` lets an event be a day ahead of its receipt. Late trades arrive in a day.
         slack = timedelta(days=1 if self.by == "ts_event" else 0)
-        return (self.begin is None or (self.begin - slack).date().isoformat() <= day) and (
-            self.end is None or day <= (self.end + slack).date().isoformat()
-        )
+        first = self.date or (self.begin and (self.begin - slack).date()) or date.min
+        last = self.date or (self.end and (self.end + slack).date()) or date.max
+        days = [day for day in dates if first.isoformat() <= day <= last.isoformat()]
+        return [(ticker, day) for ticker in self.tickers for day in days]
 
     @property
     def rows(self) -> pc.Expression | None:

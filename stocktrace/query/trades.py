@@ -46,15 +46,7 @@ def scan(
 
     It consists only of the files that can hold them. The library that reads it (DuckDB, polars,
     pandas, pyarrow) takes the columns and rows that it needs: files of other tickers and dates are
-    not opened, row groups of other times are not read.
-
-    Args:
-        tickers: One or more Finnhub symbols.
-        start: First time, inclusive; ISO text or aware ``datetime`` (naive means UTC).
-        end: Last time, exclusive.
-        date: A UTC date of receipt instead.
-        by: The time that ``start`` and ``end`` select by: the exchange's, or that of receipt.
-        data_dir: The data folder, default as in the settings; or the URL of a lake.
+    not opened, row groups of other times are not read. Arguments as for ``read_trades``.
 
     Returns:
         Columns ``symbol`` str · ``ts_event`` timestamp[ms, UTC] · ``ts_recv`` timestamp[us, UTC] ·

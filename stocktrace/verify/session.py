@@ -16,12 +16,11 @@ from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import read_coverage_file, write_coverage
 from stocktrace.store.footer import read_footer
 from stocktrace.store.layout import Layout
-from stocktrace.store.tape import LATEST_NS
 from stocktrace.store.window import utc_date
 from stocktrace.units import NS_PER_US
 from stocktrace.verify.check import Finding, SessionCheck
 
-#: A row of coverage: ticker, start and end (epoch us), whether it is a gap, reason.
+#: A row of coverage: ticker, start and end (epoch us), reason of a gap, sources.
 _Row = tuple[str, int, int, str, str]
 
 
@@ -95,23 +94,25 @@ def check_coverage(check: SessionCheck, report: SessionReport) -> Iterator[Findi
     if report.ended is None:
         return  # its recovery writes the coverage
     layout, session = check.layout, check.session
-    coverage, last = coverage_from_tapes(layout, session)
-    wanted = _rows_by_file(layout, session, coverage.intervals, last)
+    coverage, last_ns = coverage_from_tapes(layout, session)
+    last = last_ns // NS_PER_US
+    wanted = _rows_by_file(layout, session, coverage.intervals)
     problems: dict[Path, str] = {}
     others = {layout.coverage(session, date) for date in check.days.dates} - wanted.keys()
     for path in sorted({*wanted, *(path for path in others if path.exists())}):
+        if not path.exists():
+            problems[path] = "is missing"
+            continue
         try:
-            rows = _rows_of(path, last) if path.exists() else None
+            rows = _read_rows(path)
         except ConversionError as error:
             problems[path] = str(error)
             continue
-        if rows is None:
-            problems[path] = "is missing"
-        elif rows == wanted.get(path, set()):
-            if rows == _rows_of(path, LATEST_NS):
-                check.proven.add(path)
-        else:
+        until_last = _clip(rows, last)
+        if until_last != _clip(wanted.get(path, set()), last):
             problems[path] = f"differs from the marks on {layout.tapes(session)}"
+        elif until_last == rows:
+            check.proven.add(path)
     if check.repair and problems:
         write_coverage(layout, session, coverage.intervals)
     for path, problem in problems.items():
@@ -119,34 +120,36 @@ def check_coverage(check: SessionCheck, report: SessionReport) -> Iterator[Findi
 
 
 def _rows_by_file(
-    layout: Layout, session: str, intervals: Iterable[CoverageInterval], last: int
+    layout: Layout, session: str, intervals: Iterable[CoverageInterval]
 ) -> dict[Path, set[_Row]]:
     files: dict[Path, set[_Row]] = {}
     for interval in intervals:
         for part in interval.split_at_midnight():
             start, end = part.start // NS_PER_US, part.end // NS_PER_US
-            rows = files.setdefault(layout.coverage(session, utc_date(part.start)), set())
-            rows.update(_clip((part.ticker, start, end, part.reason, part.sources), last))
+            row = part.ticker, start, end, part.reason, part.sources
+            files.setdefault(layout.coverage(session, utc_date(part.start)), set()).add(row)
     return files
 
 
-def _rows_of(path: Path, last: int) -> set[_Row]:
+def _read_rows(path: Path) -> set[_Row]:
     table = read_coverage_file(path)
     times = (table[name].cast("int64").to_pylist() for name in ("start", "end"))
     texts = (table[name].to_pylist() for name in ("symbol", "reason", "sources", "state"))
-    clipped: set[_Row] = set()
+    rows: set[_Row] = set()
     for start, end, ticker, reason, sources, state in zip(*times, *texts, strict=True):
         if state != ("gap" if reason else "listening"):
             raise ConversionError(f"{path} has the state {state!r} with the reason {reason!r}.")
-        clipped.update(_clip((ticker, start, end, reason, sources), last))
-    return clipped
+        rows.add((ticker, start, end, reason, sources))
+    return rows
 
 
-def _clip(row: _Row, last: int) -> Iterator[_Row]:
-    """The part of ``row`` before ``last`` (epoch ns)."""
-    ticker, start, end, reason, sources = row
-    if start < last // NS_PER_US:
-        yield ticker, start, min(end, last // NS_PER_US), reason, sources
+def _clip(rows: set[_Row], last: int) -> set[_Row]:
+    """Return the parts of ``rows`` before ``last`` (epoch us)."""
+    return {
+        (ticker, start, min(end, last), reason, sources)
+        for ticker, start, end, reason, sources in rows
+        if start < last
+    }
 
 
 def check_hashes(
