@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from stocktrace import end_time, settings, units
+from stocktrace import addresses, end_time, settings, units
 from stocktrace.end_time import CaptureSpan
 from stocktrace.trade import parse_tickers
 
@@ -24,7 +24,7 @@ Until = Annotated[str, Field(pattern=end_time.PATTERN, examples=["close"])]
 Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2026-11-23"])]
 # Without "?" and "@": a key in the address is refused before it is written anywhere.
 Url = Annotated[str, Field(pattern=r"^wss?://[^\s?@]+$", examples=["wss://ws.finnhub.io"])]
-LakeUrl = Annotated[str, Field(pattern=settings.LAKE_URL_PATTERN, examples=["s3://bucket/prefix"])]
+LakeUrl = Annotated[str, Field(pattern=addresses.LAKE_URL_PATTERN, examples=["s3://bucket/prefix"])]
 
 
 def check_capture(

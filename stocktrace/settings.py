@@ -4,22 +4,17 @@ In order of precedence: a flag, ``STOCKTRACE_<NAME>`` in the environment, the sa
 ``stocktrace.toml`` in the working folder, the default below.
 
 The API key comes from ``FINNHUB_API_KEY`` in the environment or ``.env`` only: a flag would show it
-in the list of processes. The URL of a lake appears in reports and logs, so it cannot hold
-credentials; those belong in the variables of the store.
-
-Whatever is missing or wrong raises ``SettingsError``, which names it.
+in the list of processes. Whatever is missing or wrong raises ``SettingsError``, which names it.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -29,13 +24,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from stocktrace import addresses
 from stocktrace.errors import SettingsError, StocktraceError, describe, usage_or
 from stocktrace.units import FOREVER, parse_duration, parse_keep, parse_patience, parse_size
 
 SETTINGS_FILE = Path("stocktrace.toml")
-FINNHUB = "wss://ws.finnhub.io"
-OFF = "off"
-LOOPBACK = "127.0.0.1"
 
 _PREFIX = "STOCKTRACE_"
 # The folder of deployments; prefect.yaml reads it, we do not.
@@ -45,100 +38,6 @@ _KEY = "finnhub_api_key"
 _KEY_ALIASES = (_KEY, "api_key", "key", "token")
 _TomlValue = str | int | float
 
-_LISTENER = re.compile(
-    r"(?:(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):)?(?P<port>\d{1,5})", re.ASCII
-)
-# Each store that can hold a lake, with the options that its URL may have.
-_LAKE_OPTIONS = {
-    "s3": {"endpoint_override", "region", "scheme"},
-    "gs": {"endpoint_override", "project_id", "scheme"},
-    "abfs": {"blob_storage_authority", "dfs_storage_authority", "enable_tls"},
-    "file": set[str](),
-}
-
-
-def _parse_feed_url(url: str) -> str:
-    if "token=" in url.lower() or "@" in url:
-        raise SettingsError("Take the key out of the URL; it belongs in FINNHUB_API_KEY.")
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # an invalid port or IPv6 address
-        valid = False
-    if not valid:
-        raise SettingsError(f"{url!r} is not a WebSocket address. Write it like {FINNHUB}.")
-    return url
-
-
-def _parse_listener(address: object) -> str:
-    """Return ``address`` as ``HOST:PORT``, or ``off``."""
-    text = str(address)
-    if text == OFF:
-        return text
-    match = _LISTENER.fullmatch(text)
-    if match is None or int(match["port"]) > 65535:
-        raise SettingsError(
-            f"{text!r} is not an address to listen on. Write it like 9464, 0.0.0.0:9464 or {OFF}."
-        )
-    return f"{match['host'] or LOOPBACK}:{match['port']}"
-
-
-def _lake_pattern(scheme: str, options: set[str]) -> str:
-    account = "([^\\s?@:]+@)?" if scheme == "abfs" else ""
-    option = f"({'|'.join(sorted(options))})=[^\\s&]*"
-    return f"{scheme}://{account}[^\\s?@]+" + (rf"(\?{option}(&{option})*)?" if options else "")
-
-
-#: Matches the URLs that ``parse_lake_url`` accepts; a form checks it before it stores a secret.
-LAKE_URL_PATTERN = f"^({'|'.join(_lake_pattern(*each) for each in _LAKE_OPTIONS.items())})$"
-
-
-def is_lake_url(text: str) -> bool:
-    """Return whether ``text`` is the URL of a lake, and not a path on this machine."""
-    scheme, separator, _ = text.partition("://")
-    return bool(separator) and scheme in _LAKE_OPTIONS
-
-
-def parse_lake_url(url: str) -> str:
-    """Return ``url`` without a trailing slash; empty means without a lake."""
-    if not url:
-        return url
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # an invalid IPv6 address
-        parts = urlsplit("")
-    known = _LAKE_OPTIONS.get(parts.scheme)
-    if known is None or not (parts.path if parts.scheme == "file" else parts.netloc):
-        # Not repeated in the message: it may contain a secret.
-        raise SettingsError(
-            "This is not the URL of a lake. Write it like s3://bucket/prefix, gs://…, abfs://… or "
-            "file:///path."
-        )
-    # On Azure, container@account is an address.
-    if parts.password or (parts.username and parts.scheme != "abfs"):
-        raise SettingsError(
-            "Take the credentials out of the URL of the lake; they belong in the variables of "
-            "its store, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        )
-    if unknown := sorted(parse_qs(parts.query, keep_blank_values=True).keys() - known):
-        raise SettingsError(
-            f"Unknown option {unknown[0]} in the URL of the lake. Options of {parts.scheme}://: "
-            f"{', '.join(sorted(known)) or 'none'}."
-        )
-    return url.rstrip("/")
-
-
-def local_lake_path(path: Path) -> Path:
-    """Return ``path`` if it is on this machine."""
-    # In the URL of a lake, ``Path`` leaves one slash.
-    if is_lake_url(str(path).replace(":/", "://", 1)):
-        raise SettingsError(
-            "The data folder must be on this machine. `stocktrace trades`, `bars` and `gaps` read "
-            "a lake, and --lake sends to it; other commands do not change or compact it."
-        )
-    return path
-
-
 # The text behind the validator is what `--help` calls such a value.
 Seconds = Annotated[float, BeforeValidator(parse_duration), "DURATION"]
 #: Seconds, or 0.
@@ -147,7 +46,7 @@ Patience = Annotated[float, BeforeValidator(parse_patience), "DURATION"]
 Keep = Annotated[float | None, BeforeValidator(parse_keep), "DURATION"]
 Size = Annotated[int, BeforeValidator(parse_size), "SIZE"]
 #: ``HOST:PORT``, or ``off``.
-Listener = Annotated[str, BeforeValidator(_parse_listener), "ADDRESS"]
+Listener = Annotated[str, BeforeValidator(addresses.parse_listener), "ADDRESS"]
 Count = Annotated[int, Field(ge=1), "N"]
 
 
@@ -164,15 +63,15 @@ class Settings(BaseSettings):
     )
 
     finnhub_api_key: SecretStr | None = Field(None, validation_alias="FINNHUB_API_KEY", repr=False)
-    data_dir: Annotated[Path, AfterValidator(local_lake_path), "PATH"] = Field(
+    data_dir: Annotated[Path, AfterValidator(addresses.local_lake_path), "PATH"] = Field(
         Path("data"), description="Folder for everything that is recorded."
     )
     # Empty: no lake (docs/decisions/0005-lake.md).
-    lake: Annotated[str, AfterValidator(parse_lake_url), "URL"] = Field(
+    lake: Annotated[str, AfterValidator(addresses.parse_lake_url), "URL"] = Field(
         "", description="Also send published files here: s3://, gs://, abfs:// or file://."
     )
-    url: Annotated[str, AfterValidator(_parse_feed_url), "URL"] = Field(
-        FINNHUB, description="Address of the trade WebSocket."
+    url: Annotated[str, AfterValidator(addresses.parse_feed_url), "URL"] = Field(
+        addresses.FINNHUB, description="Address of the trade WebSocket."
     )
     # A second capture with the same key is usually a mistake, to be reported at once
     # (FINNHUB.md, #158).
@@ -181,7 +80,8 @@ class Settings(BaseSettings):
     )
     # Without a host only this machine can connect, since nobody has to log in.
     metrics: Listener = Field(
-        OFF, description='Serve /metrics (Prometheus) and /healthz on PORT or HOST:PORT, or "off".'
+        addresses.OFF,
+        description='Serve /metrics (Prometheus) and /healthz on PORT or HOST:PORT, or "off".',
     )
     # Fresh Parquet against a fixed cost of 2 kB per file: 30 % at 10 minutes (docs/storage.md),
     # which compaction removes.

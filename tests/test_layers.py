@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 #: Ground modules, for everybody; they import only one another.
 GROUND = {
-    "_version", "calendar", "clock", "errors", "intervals", "latency", "marks", "settings", "text",
-    "trade", "trade_columns", "units",
+    "_version", "addresses", "calendar", "clock", "errors", "intervals", "latency", "marks",
+    "settings", "text", "trade", "trade_columns", "units",
 }  # fmt: skip
 
 #: The floors from the ground up: a module imports from its own floor and from those below.

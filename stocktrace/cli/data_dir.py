@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from stocktrace.addresses import is_lake_url
 from stocktrace.errors import UsageError
-from stocktrace.settings import Settings, is_lake_url
+from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
     from stocktrace.store.layout import Layout

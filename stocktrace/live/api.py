@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 import pyarrow as pa
 
+from stocktrace.addresses import OFF
 from stocktrace.clock import SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import UsageError, is_usage
 from stocktrace.live.control import CaptureControl
@@ -22,7 +23,7 @@ from stocktrace.live.session import CaptureSession
 from stocktrace.record.publish import publish_window, upload_session
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus
-from stocktrace.settings import OFF, Settings
+from stocktrace.settings import Settings
 from stocktrace.store import files, lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import pyarrow.fs as pafs
 
-from stocktrace.settings import Settings, is_lake_url, parse_lake_url
+from stocktrace.addresses import is_lake_url, parse_lake_url
+from stocktrace.settings import Settings
 from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import is_locked
