@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from stocktrace import addresses
+from stocktrace.addresses import FINNHUB, OFF
 from stocktrace.errors import SettingsError, StocktraceError, describe, usage_or
 from stocktrace.units import FOREVER, parse_duration, parse_keep, parse_patience, parse_size
 
@@ -71,7 +72,7 @@ class Settings(BaseSettings):
         "", description="Also send published files here: s3://, gs://, abfs:// or file://."
     )
     url: Annotated[str, AfterValidator(addresses.parse_feed_url), "URL"] = Field(
-        addresses.FINNHUB, description="Address of the trade WebSocket."
+        FINNHUB, description="Address of the trade WebSocket."
     )
     # A second capture with the same key is usually a mistake, to be reported at once
     # (FINNHUB.md, #158).
@@ -80,7 +81,7 @@ class Settings(BaseSettings):
     )
     # Without a host only this machine can connect, since nobody has to log in.
     metrics: Listener = Field(
-        addresses.OFF,
+        OFF,
         description='Serve /metrics (Prometheus) and /healthz on PORT or HOST:PORT, or "off".',
     )
     # Fresh Parquet against a fixed cost of 2 kB per file: 30 % at 10 minutes (docs/storage.md),

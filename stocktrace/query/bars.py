@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 
 from stocktrace.errors import UsageError
@@ -42,8 +42,9 @@ BARS = pa.schema(
     ]
 )
 _BARS_BY_RECEIPT = BARS.remove(BARS.get_field_index("gap_seconds"))
+#: The columns of the bars of one ticker.
+Columns = dict[str, npt.NDArray[Any]]
 _TRADE_COLUMNS = ["ts_event", "price", "volume", "conditions"]
-Floats = npt.NDArray[np.float64]
 
 
 def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one question
@@ -99,48 +100,24 @@ def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one qu
     grid = make_grid(source, query, every, session)
     bars = {ticker: _read_bars(source, query, ticker, grid, duplicates) for ticker in query.tickers}
     if empty == "keep":
-        starts = _all_starts(query, grid, bars)
-        bars = {ticker: columns.with_empty_bars(starts) for ticker, columns in bars.items()}
+        traded = np.concatenate([columns["start"] for columns in bars.values()])
+        all_starts = pd.Index(_all_starts(query, grid, traded), name="start")
+        for ticker, columns in bars.items():
+            frame = pd.DataFrame(columns).set_index("start").reindex(all_starts)
+            filled = frame.fillna({"volume": 0.0, "trade_count": 0}).reset_index()
+            bars[ticker] = {name: filled[name].to_numpy() for name in columns}
     unknown = running_since(source)
     tables = []
     for ticker, columns in bars.items():
-        gaps = gap_seconds(source, ticker, columns.starts, grid.ends(columns.starts), unknown)
-        tables.append(columns.table(ticker, BARS, gap_seconds=gaps))
+        starts = columns["start"]
+        gaps = gap_seconds(source, ticker, starts, grid.ends(starts), unknown)
+        tables.append(_make_table(ticker, {**columns, "gap_seconds": gaps}, BARS))
     return convert_to_backend(pa.concat_tables(tables), backend)
-
-
-@dataclass(frozen=True, slots=True)
-class _TickerBars:
-    """Bars of one ticker; ``values`` are the columns between ``start`` and ``gap_seconds``."""
-
-    starts: EpochMs
-    values: dict[str, npt.NDArray[Any]]
-
-    def with_empty_bars(self, starts: EpochMs) -> _TickerBars:
-        """Return bars at all ``starts``, which include those of the bars; new bars are empty."""
-        at = np.searchsorted(starts, self.starts)
-        values = {}
-        for name, column in self.values.items():
-            empty = 0 if name in ("volume", "trade_count") else np.nan
-            values[name] = np.full(len(starts), empty, column.dtype)
-            values[name][at] = column
-        return _TickerBars(starts, values)
-
-    def table(self, ticker: str, schema: pa.Schema, **more: Floats) -> pa.Table:
-        """Return the bars, and ``more`` columns, as a table of ``schema``."""
-        columns = {
-            "symbol": np.full(len(self.starts), ticker, object),
-            "start": self.starts.view("datetime64[ms]"),
-            **self.values,
-            **more,
-        }
-        arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema]
-        return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _read_bars(
     source: DataSource, query: TradeQuery, ticker: str, grid: BarGrid, duplicates: Duplicates
-) -> _TickerBars:
+) -> Columns:
     """Read the bars that have trades."""
     bounds = grid.bounds(query)
     if bounds is None:
@@ -168,7 +145,7 @@ def read_session_bars(
     trades = pa.Table.from_batches(batches, TRADE_SCHEMA)
     times = trades["ts_recv"].to_numpy().astype(np.int64) // US_PER_MS
     bars = _make_bars(ticker, trades, times, BarGrid.of(every_s * MS_PER_SECOND, days))
-    return bars.table(ticker, _BARS_BY_RECEIPT)
+    return _make_table(ticker, bars, _BARS_BY_RECEIPT)
 
 
 def _read_batches(
@@ -188,53 +165,50 @@ def _read_batches(
         yield from unpublished[window]
 
 
-def _make_bars(ticker: str, trades: pa.Table, times: EpochMs, grid: BarGrid) -> _TickerBars:
+def _make_bars(ticker: str, trades: pa.Table, times: EpochMs, grid: BarGrid) -> Columns:
+    """Return the bars with trades: the columns from ``start`` (epoch ms) to ``vwap``."""
     starts, in_grid = grid.starts(times)
     makes_price, makes_volume = bar_eligibility(ticker, trades["conditions"])
     counts = in_grid & (makes_price | makes_volume)
     # A stable sort leaves trades of one millisecond in the order of arrival.
     order = np.flatnonzero(counts)[np.argsort(times[counts], kind="stable")]
     starts, firsts = np.unique(starts[order], return_index=True)
-    price = trades["price"].to_numpy()[order]
+    price, makes_price = trades["price"].to_numpy()[order], makes_price[order]
     volumes = np.where(makes_volume[order], trades["volume"].to_numpy()[order], 0.0)
     total = np.add.reduceat(volumes, firsts)
     turnover = np.add.reduceat(volumes * price, firsts)
-    return _TickerBars(
-        starts,
-        {
-            **_aggregate_prices(firsts, np.where(makes_price[order], price, np.nan)),
-            "volume": total,
-            "trade_count": np.add.reduceat((volumes > 0).astype(np.int64), firsts),
-            "vwap": np.divide(turnover, total, out=np.full(len(total), np.nan), where=total > 0),
-        },
-    )
-
-
-def _aggregate_prices(firsts: npt.NDArray[np.int64], prices: Floats) -> dict[str, Floats]:
-    """Return the columns of prices of the groups that begin at ``firsts``; nan is not a price."""
-    at, has_price = np.arange(len(prices)), ~np.isnan(prices)
-    first = np.minimum.reduceat(np.where(has_price, at, len(at) - 1), firsts)
-    last = np.maximum.reduceat(np.where(has_price, at, 0), firsts)
+    prices, at = np.where(makes_price, price, np.nan), np.arange(len(price))
     high = np.fmax.reduceat(prices, firsts)
-    # Without a price in the group, ``first`` and ``last`` are rows of other groups.
-    without_price = np.isnan(high)
+    first = np.minimum.reduceat(np.where(makes_price, at, len(at) - 1), firsts)
+    last = np.maximum.reduceat(np.where(makes_price, at, 0), firsts)
+    without_price = np.isnan(high)  # then the first and the last are trades of other bars
     return {
+        "start": starts,
         "open": np.where(without_price, np.nan, prices[first]),
         "high": high,
         "low": np.fmin.reduceat(prices, firsts),
         "close": np.where(without_price, np.nan, prices[last]),
+        "volume": total,
+        "trade_count": np.add.reduceat((volumes > 0).astype(np.int64), firsts),
+        "vwap": np.divide(turnover, total, out=np.full(len(total), np.nan), where=total > 0),
     }
 
 
-def _all_starts(query: TradeQuery, grid: BarGrid, bars: dict[str, _TickerBars]) -> EpochMs:
+def _make_table(ticker: str, bars: Columns, schema: pa.Schema) -> pa.Table:
+    starts = bars["start"].view("datetime64[ms]")
+    columns = {**bars, "symbol": np.full(len(starts), ticker, object), "start": starts}
+    arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _all_starts(query: TradeQuery, grid: BarGrid, traded: EpochMs) -> EpochMs:
     """Return where bars begin within the bounds, or from the first bar with trades to the last."""
-    starts = np.concatenate([columns.starts for columns in bars.values()])
     bounds = grid.bounds(query)
     if bounds is None:  # the query has no day or no session
-        return starts
+        return traded
     first, last = map(epoch_ms, bounds)
     if query.date is None and query.begin is None:
-        first = int(starts.min()) if len(starts) else last
+        first = int(traded.min()) if len(traded) else last
     if query.date is None and query.end is None:
-        last = int(starts.max()) + 1 if len(starts) else first
+        last = int(traded.max()) + 1 if len(traded) else first
     return grid.between(first, last)

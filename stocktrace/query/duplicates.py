@@ -31,16 +31,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from stocktrace.store import footer
+from stocktrace.store import footer, partition
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 from stocktrace.store.layout import Layout
 from stocktrace.store.parquet import open_parquet
-from stocktrace.store.partition import (
-    WindowRows,
-    WindowRowsReader,
-    retry_on_compaction,
-    session_rows,
-)
 from stocktrace.store.source import DataSource
 from stocktrace.units import US_PER_DAY, epoch_us
 
@@ -74,7 +68,7 @@ def mark_duplicates(source: DataSource, ticker: str, day: str) -> pa.Table:
     """
     begin = midnight_us(day)
     end = begin + US_PER_DAY
-    received = retry_on_compaction(
+    received = partition.retry_on_compaction(
         lambda: read_received(source, ticker, begin - MAX_DELAY_US, end + MAX_DELAY_US)
     )
     keys, times = number_keys(received.trades.select(KEY)), received.times
@@ -93,16 +87,16 @@ def count_session_duplicates(layout: Layout, session: str, dates: Iterable[str])
     at the beginning of each window and then counted day by day: those received within
     ``MAX_DELAY_US`` of midnight may be missed.
     """
-    return retry_on_compaction(partial(_count_session_duplicates, layout, session, dates))
+    return partition.retry_on_compaction(partial(_count_session_duplicates, layout, session, dates))
 
 
 def _count_session_duplicates(layout: Layout, session: str, dates: Iterable[str]) -> dict[str, int]:
-    def day_of(window: tuple[str, WindowRows]) -> tuple[str, str]:
+    def day_of(window: tuple[str, partition.WindowRows]) -> tuple[str, str]:
         return window[0], window[1].part.date
 
     counts: Counter[str] = Counter()
-    with WindowRowsReader() as reader:
-        for (ticker, _), group in groupby(session_rows(layout, session, dates), day_of):
+    with partition.WindowRowsReader() as reader:
+        for (ticker, _), group in groupby(partition.session_rows(layout, session, dates), day_of):
             windows = [rows for _, rows in group]
             if any(_count_duplicates(reader.head(rows, _SAMPLE_ROWS)) for rows in windows):
                 batches = chain.from_iterable(map(reader.rows, windows))
@@ -186,19 +180,14 @@ def _find_runs(fits: BoolArray) -> list[tuple[int, int]]:
         allowed = 1 + (end - begin) // _KEYS_PER_EXCEPTION
         return bool(exceptions[end] - exceptions[begin] <= allowed)
 
+    begin, end = 0, 0  # an empty run, which the first one can join
     joined: list[tuple[int, int]] = []
-    for begin, end in long_runs:
-        previous_end = joined[-1][1] if joined else 0
-        if not is_tolerable(previous_end, begin):
+    for next_begin, next_end in long_runs:
+        if not is_tolerable(end, next_begin):
             joined.append((begin, end))
-        elif joined:
-            joined[-1] = (joined[-1][0], end)
-        else:
-            joined.append((0, end))
-    begin, end = joined[-1]
-    if is_tolerable(end, len(fits)):
-        joined[-1] = (begin, len(fits))
-    return joined
+            begin = next_begin
+        end = next_end
+    return [*joined, (begin, len(fits) if is_tolerable(end, len(fits)) else end)]
 
 
 # --- trades by receive time, with their sessions -----------------------------------------------

@@ -6,18 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stocktrace.errors import ConversionError
-from stocktrace.store import footer
+from stocktrace.store import footer, partition
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.parquet import RowRangeReader
-from stocktrace.store.partition import (
-    WindowRows,
-    day_files,
-    partition_folders,
-    partition_ticker,
-    window_rows_in,
-)
 
 WRONG_STATISTICS = "its footer has wrong statistics, which make readers skip rows"
 
@@ -32,7 +25,7 @@ class DayFiles:
     layout: Layout
     session: str
     dates: set[str]
-    windows: dict[WindowId, dict[str, WindowRows]] = field(default_factory=dict)
+    windows: dict[WindowId, dict[str, partition.WindowRows]] = field(default_factory=dict)
     damaged: dict[Path, str] = field(default_factory=dict)
     #: The hashes of the windows in each file; ``None`` for a file whose problem was reported.
     _contents: dict[Path, dict[WindowId, str] | None] = field(default_factory=dict)
@@ -44,15 +37,16 @@ class DayFiles:
         """List the files again, after some were rebuilt."""
         self.windows, self.damaged = {}, {}
         for date in sorted(self.dates):
-            for folder in partition_folders(self.layout, date):
-                for path in day_files(folder):
+            for folder in partition.partition_folders(self.layout, date):
+                for path in partition.day_files(folder):
                     self._add(path)
 
     def _add(self, path: Path) -> None:
         try:
-            for piece in window_rows_in(path):
+            for piece in partition.window_rows_in(path):
                 if piece.part.session == self.session:
-                    self.windows.setdefault(piece.part, {})[partition_ticker(path.parent)] = piece
+                    ticker = partition.partition_ticker(path.parent)
+                    self.windows.setdefault(piece.part, {})[ticker] = piece
         except ConversionError as error:
             self.damaged[path] = str(error)
 
@@ -61,11 +55,11 @@ class DayFiles:
         folder = self.layout.partition(ticker, part.date)
         return any(path.parent == folder for path in self.damaged)
 
-    def of_part(self, part: WindowId) -> dict[str, WindowRows]:
+    def of_part(self, part: WindowId) -> dict[str, partition.WindowRows]:
         """Return the rows of a window, by ticker."""
         return self.windows.get(part, {})
 
-    def problem(self, piece: WindowRows, wanted: str | None = None) -> str | None:
+    def problem(self, piece: partition.WindowRows, wanted: str | None = None) -> str | None:
         """Describe what is wrong with rows whose hash should be ``wanted`` or the footer's."""
         path = piece.path
         if path not in self._contents:
@@ -91,5 +85,5 @@ def _read_contents(path: Path) -> dict[WindowId, str]:
     with RowRangeReader(path) as file:
         return {
             piece.part: content_hash(file.rows(piece.offset, piece.rows)).hexdigest()
-            for piece in window_rows_in(path)
+            for piece in partition.window_rows_in(path)
         }

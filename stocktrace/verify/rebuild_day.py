@@ -9,18 +9,11 @@ from pathlib import Path
 from stocktrace.errors import ConversionError
 from stocktrace.record.publish import rebuilt_copy
 from stocktrace.sessions.catalog import read_report
-from stocktrace.store import files, segments
+from stocktrace.store import files, partition, segments
 from stocktrace.store.checksum import content_hash
 from stocktrace.store.compaction import CompactionSource, replace_day
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, is_day_file
-from stocktrace.store.partition import (
-    WindowRows,
-    files_in_order,
-    partition_date,
-    partition_ticker,
-    window_rows_in,
-)
 from stocktrace.verify.tapes import check_tape, find_shortage
 
 
@@ -29,7 +22,7 @@ def rebuild_day(layout: Layout, path: Path, wrong: WindowId | None = None) -> bo
 
     The caller holds ``layout.compaction``. Returns False, and changes nothing, if rows are missing.
     """
-    ticker, date = partition_ticker(path.parent), partition_date(path.parent)
+    ticker, date = partition.partition_ticker(path.parent), partition.partition_date(path.parent)
     published, all_known = _published_windows(path.parent)
     parts = set(published)
     if not all_known:
@@ -58,23 +51,23 @@ def rebuild_day(layout: Layout, path: Path, wrong: WindowId | None = None) -> bo
         return bool(sources) and replace_day(layout, ticker, date, sources) is not None
 
 
-def _published_windows(folder: Path) -> tuple[dict[WindowId, WindowRows], bool]:
+def _published_windows(folder: Path) -> tuple[dict[WindowId, partition.WindowRows], bool]:
     """Return the windows of a folder, and whether it has no others."""
-    published: dict[WindowId, WindowRows] = {}
+    published: dict[WindowId, partition.WindowRows] = {}
     all_known = True
-    for file in files_in_order(folder):
+    for file in partition.files_in_order(folder):
         try:
-            published |= {piece.part: piece for piece in window_rows_in(file)}
+            published |= {piece.part: piece for piece in partition.window_rows_in(file)}
         except ConversionError:
             if is_day_file(file):
                 all_known = False
             else:  # its name is that of its window
                 part = WindowId.parse(file)
-                published[part] = WindowRows(part, file, 0, 0, "", 0)
+                published[part] = partition.WindowRows(part, file, 0, 0, "", 0)
     return published, all_known
 
 
-def _is_intact(piece: WindowRows) -> bool:
+def _is_intact(piece: partition.WindowRows) -> bool:
     try:
         return content_hash(piece.read()).hexdigest() == piece.content
     except ConversionError:
