@@ -81,8 +81,7 @@ class Settings(BaseSettings):
     )
     # Without a host only this machine can connect, since nobody has to log in.
     metrics: Listener = Field(
-        OFF,
-        description='Serve /metrics (Prometheus) and /healthz on PORT or HOST:PORT, or "off".',
+        OFF, description='Serve /metrics (Prometheus) and /healthz on PORT or HOST:PORT, or "off".'
     )
     # Fresh Parquet against a fixed cost of 2 kB per file: 30 % at 10 minutes (docs/storage.md),
     # which compaction removes.
@@ -109,8 +108,7 @@ class Settings(BaseSettings):
     batch_rows: Count = Field(50_000, description="Maximum trades per validated batch.")
     # A queued trade takes about 300 bytes: 30 MB for one ticker, 150 MB for all.
     max_pending_rows_per_ticker: Count = Field(
-        100_000,
-        description="Maximum queued trades per ticker. Overflow is rebuilt from the tape.",
+        100_000, description="Maximum queued trades per ticker. Overflow is rebuilt from the tape."
     )
     max_pending_rows: Count = Field(
         500_000, description="Maximum queued trades. Overflow is rebuilt from the tape."

@@ -174,10 +174,8 @@ def _misplaced_rows(layout: Layout, path: Path) -> Iterator[str]:
 
 def _windows_in(path: Path) -> set[WindowId]:
     try:
-        return (
-            {piece.part for piece in window_rows_in(path)}
-            if is_day_file(path)
-            else {WindowId.parse(path)}
-        )
+        if not is_day_file(path):
+            return {WindowId.parse(path)}
+        return {piece.part for piece in window_rows_in(path)}
     except (ConversionError, LayoutError):
         return set()  # it has a finding of its own
