@@ -43,20 +43,25 @@ class ProtectedStream(io.FileIO):
         self._is_device = stat.S_ISCHR(os.fstat(number).st_mode)
         # A failure of standard error cannot be reported anywhere.
         self._is_error = is_error
-        self._outbox: OutputQueue | None = None
         #: The reader has closed its end.
         self.gone = False
+        # Output that waits for the reader, and the thread that waits with it.
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        self._size = self._dropped = 0
+        self._in_background = False
 
     def write(self, data: Any, /) -> int:
         """Write all of ``data``, or drop it. A missing reader is not an error."""
         view = memoryview(data).cast("B")
-        if self._outbox is not None:
-            self._outbox.put(bytes(view))
+        if self._in_background:
+            self._keep(bytes(view))
         else:
-            self.pass_on(view)
+            self._pass_on(view)
         return len(view)
 
-    def pass_on(self, data: memoryview) -> None:
+    def _pass_on(self, data: memoryview) -> None:
         """Write ``data`` on the calling thread, which waits for the reader."""
         try:
             while data and not self.gone:
@@ -72,63 +77,36 @@ class ProtectedStream(io.FileIO):
                 raise
 
     def _nobody_reads(self, error: OSError) -> bool:
-        if self._is_error or self._outbox is not None:
+        if self._is_error or self._in_background:
             return True
         return error.errno in _NO_READER or (self._is_device and error.errno in _NO_TERMINAL)
+
+    # --- in the background -------------------------------------------------------------------
 
     def write_in_background(self) -> None:
         """From now on, let a thread wait for the reader."""
         # Standard output is not a problem if it is a file, which never blocks, or a pipe, whose
         # reader waits for all of it: a capture prints there only when it has ended.
-        if self._outbox is None and (self._is_error or self._is_device):
-            self._outbox = OutputQueue(self, MAX_WAITING_BYTES if self._is_error else None)
+        self._in_background = self._is_error or self._is_device
+        if self._in_background and self._thread is None:
+            # A daemon: the process does not wait for it if a terminal reads nothing.
+            self._thread = threading.Thread(target=self._run, name="stocktrace-output", daemon=True)
+            self._thread.start()
 
     @property
     def is_behind(self) -> bool:
         """The reader has not read everything yet."""
-        return self._outbox is not None and self._outbox.is_behind
+        return self._in_background and self._size > 0
 
-    def finish(self) -> None:
-        """Wait while the reader reads; drop the rest if it does not."""
-        if self._outbox is not None:
-            self.gone = not self._outbox.drain(STALLED_S) or self.gone
-            self._outbox = None
-
-
-class OutputQueue:
-    """Output that waits for the reader of a stream, up to ``most`` bytes; ``None`` is unlimited."""
-
-    def __init__(self, stream: ProtectedStream, most: int | None) -> None:
-        self._stream, self._most = stream, most
-        self._changed = threading.Condition()
-        self._waiting: deque[bytes] = deque()
-        self._size = 0
-        self._dropped = 0
-        # A daemon: the process does not wait for it if a terminal reads nothing.
-        threading.Thread(target=self._run, name="stocktrace-output", daemon=True).start()
-
-    @property
-    def is_behind(self) -> bool:
-        """Some output waits."""
-        return self._size > 0
-
-    def put(self, data: bytes) -> None:
+    def _keep(self, data: bytes) -> None:
         """Keep ``data`` for the reader, or count it as dropped, without waiting."""
         with self._changed:
-            if self._most is not None and self._size and self._size + len(data) > self._most:
+            if self._is_error and self._size and self._size + len(data) > MAX_WAITING_BYTES:
                 self._dropped += data.count(b"\n")
                 return
             self._waiting.append(data)
             self._size += len(data)
             self._changed.notify_all()
-
-    def drain(self, patience: float) -> bool:
-        """Wait until all is read; ``False`` if nothing was read for ``patience`` seconds."""
-        with self._changed:
-            while left := self._size:
-                if not self._changed.wait_for(lambda: self._size != left, patience):
-                    return False
-        return True
 
     def _run(self) -> None:
         while True:
@@ -137,7 +115,7 @@ class OutputQueue:
                 data = self._waiting.popleft()
             for start in range(0, len(data), _PIECE):
                 piece = data[start : start + _PIECE]
-                self._stream.pass_on(memoryview(piece))
+                self._pass_on(memoryview(piece))
                 with self._changed:
                     self._size -= len(piece)
                     self._changed.notify_all()
@@ -145,6 +123,14 @@ class OutputQueue:
                 count, self._dropped = self._dropped, 0
                 lines = count_of(count, "line")
                 log.warning("%s of output were dropped because nobody read standard error.", lines)
+
+    def finish(self) -> None:
+        """Wait while the reader reads; drop the rest if it reads nothing for ``STALLED_S``."""
+        with self._changed:
+            while self._in_background and (left := self._size):
+                if not self._changed.wait_for(lambda: self._size != left, STALLED_S):
+                    self.gone, self._in_background = True, False
+        self._in_background = False
 
 
 def protect_streams() -> None:
