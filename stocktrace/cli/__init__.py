@@ -35,22 +35,17 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         status = app(arguments, exit_on_error=False, print_error=False)
         output.flush()
+        return status if isinstance(status, int) else 0
     except cyclopts.CycloptsError as error:
-        return _exit_with(f"{_explain(error)} Try `stocktrace --help`.", 2)
+        sentence, status = f"{_explain(error)} Try `stocktrace --help`.", 2
     except StocktraceError as error:
-        return _exit_with(str(error), 2 if isinstance(error, UsageError) else 1)
+        sentence, status = str(error), 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        return _exit_with("interrupted", 130)
+        sentence, status = "interrupted", 130
     except output.ReaderGone:
         return 0
     except OSError as error:
-        return _exit_with(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
-    return status if isinstance(status, int) else 0
-
-
-def _exit_with(sentence: str, status: int) -> int:
-    from stocktrace.cli import output
-
+        sentence, status = f"{error.filename or 'The system'}: {error.strerror or error}.", 1
     output.print_error(sentence)
     return status
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from stocktrace.cli import output
-from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.cli.help import Date, DryRun, Json, Url
+from stocktrace.cli.parameters import DataDir, Date, DryRun, Json, Url, open_layout
 from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 RestUrl = Annotated[
     Url | None, Parameter(help="The WebSocket (also STOCKTRACE_URL). REST is on the same host.")
 ]
+_TickerList = Annotated[list[str] | None, Parameter(metavar="TICKER...", consume_multiple=True)]
 
 
 def backfill(
@@ -44,7 +47,7 @@ def backfill(
             plan = plan_fills(layout)
             fills = [*plan.changed, *(fill for task in plan.tasks for fill, _ in task.parts)]
         else:
-            with open_rest(Settings.load(data_dir=data_dir, url=url)) as rest:
+            with _open_rest(data_dir, url) as rest:
                 fills.extend(fill_gaps(layout, rest))
     finally:
         if as_json:
@@ -54,28 +57,22 @@ def backfill(
             _print(fills)
     if not as_json:
         postponed = describe_postponed(plan_fills(layout))
-        if not fills and not postponed:
-            output.print_line("no gaps to fill")
-        for sentence in postponed:
+        for sentence in postponed or ([] if fills else ["no gaps to fill"]):
             output.print_line(sentence)
     return 1 if not dry_run and any(fill.state == "open" for fill in fills) else 0
 
 
-def open_rest(settings: Settings) -> RestClient:
-    """Return a client of the REST API on the host of the settings, with their key.
-
-    Raises:
-        SettingsError: the key is missing.
-    """
+def _open_rest(data_dir: Path | None, url: str | None) -> RestClient:
     from stocktrace.feed.rest import RestClient, rest_url
 
+    settings = Settings.load(data_dir=data_dir, url=url)
     return RestClient(rest_url(settings.url), settings.key())
 
 
 def _print(fills: Sequence[GapFill]) -> None:
-    kinds: dict[tuple[str, str, str, str], list[GapFill]] = {}
+    kinds: dict[tuple[str, str, str, str], list[GapFill]] = defaultdict(list)
     for fill in fills:
-        kinds.setdefault((fill.date, fill.state, fill.reason, fill.source), []).append(fill)
+        kinds[fill.date, fill.state, fill.reason, fill.source].append(fill)
     output.print_table(
         ["date", "gaps", "tickers", "state", "trades", "session", "reason"],
         [
@@ -96,9 +93,7 @@ def _print(fills: Sequence[GapFill]) -> None:
 def reconcile(
     *,
     date: Date | None = None,
-    tickers: Annotated[
-        list[str] | None, Parameter(metavar="TICKER...", consume_multiple=True)
-    ] = None,
+    tickers: _TickerList = None,
     min_share: Annotated[float, Parameter(metavar="SHARE", validator=Number(gte=0, lte=1))] = 0.99,
     url: RestUrl = None,
     data_dir: DataDir = None,
@@ -126,18 +121,15 @@ def reconcile(
     day = parse_day(date) or last_trading_day()
     wanted = parse_tickers(tickers) if tickers else ()
     rows = []
-    with open_rest(Settings.load(data_dir=data_dir, url=url)) as rest:
+    with _open_rest(data_dir, url) as rest:
         for row in reconcile_day(layout, rest, day, wanted, min_share):
             rows.append(row)
             if as_json:
                 output.print_json(row)
     if not as_json:
-        counts = ("trades", "repaired", "ticks", "ticks_matched", "ticks_listened")
+        counts = attrgetter("trades", "repaired", "ticks", "ticks_matched", "ticks_listened")
         output.print_table(
             ["ticker", "state", "trades", "repaired", "ticks", "matched", "listened", "reason"],
-            [
-                (row.symbol, row.state, *(f"{getattr(row, name):,}" for name in counts), row.reason)
-                for row in rows
-            ],
+            [(row.symbol, row.state, *map("{:,}".format, counts(row)), row.reason) for row in rows],
         )
     return 0 if all(row.state == "complete" for row in rows) else 1

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from stocktrace.cli.data_dir import DataDir, open_layout
+from stocktrace.cli.parameters import DataDir, open_layout
 from stocktrace.dashboard.server import PORT, bind_port, page_address, run_server
 from stocktrace.errors import UsageError
-
-if TYPE_CHECKING:
-    from stocktrace.sessions.status import CaptureStatus
 
 DashboardFlag = Annotated[
     bool, Parameter(name="--dashboard", help="Show a live page in the browser while it runs.")
@@ -51,10 +49,10 @@ def dashboard(
 
 
 @contextlib.contextmanager
-def run_dashboard(data_dir: Path, *, wanted: bool) -> Iterator[Callable[[CaptureStatus], None]]:
+def run_dashboard(data_dir: Path, *, wanted: bool) -> Iterator[Callable[[str], None]]:
     """Run a page of ``data_dir`` in a process that ends with this one, however this one ends.
 
-    Yields a function to call with each status; its first call logs the address.
+    Yields a function that logs the address for a session, once.
     """
     if not wanted:
         yield lambda _: None
@@ -72,13 +70,10 @@ def run_dashboard(data_dir: Path, *, wanted: bool) -> Iterator[Callable[[Capture
             start_new_session=True,  # Ctrl-C is for the capture; the page shows how it ends
         )
         address = page_address(listener)
-    logged = False
 
-    def log_address(status: CaptureStatus) -> None:
-        nonlocal logged
-        if not logged:
-            logged = True
-            log.info("live page: %s?session=%s", address, status.session)
+    @functools.cache
+    def log_address(session: str) -> None:
+        log.info("live page: %s?session=%s", address, session)
 
     try:
         yield log_address

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.cli.help import Date, Duration, Json, Url
+from stocktrace.cli.parameters import DataDir, Date, Duration, Json, Url, open_layout
 from stocktrace.errors import UsageError
 from stocktrace.settings import Settings
 from stocktrace.text import count_of
 from stocktrace.units import parse_patience
-
-if TYPE_CHECKING:
-    from stocktrace.store.layout import Layout
 
 LakeUrl = Annotated[
     Url | None, Parameter(help="The lake to send to. Defaults to that of the session.")
@@ -43,8 +38,7 @@ def convert(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
     else:
         trades = count_of(conversion.rows, "trade")
         print(f"{count_of(conversion.files, 'segment')} converted, {trades}")
-    for sentence in conversion.failed:
-        output.print_error(sentence)
+    output.print_error(*conversion.failed)
     return 1 if conversion.failed else 0
 
 
@@ -65,17 +59,12 @@ def recover(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
     if as_json:
         output.print_json(recovered)
     elif recovered:
+        books = {True: "balance", False: "DO NOT balance"}
         output.print_table(
             ["session", "windows", "trades published", "torn bytes", "books"],
             [
-                (
-                    session.session,
-                    session.windows,
-                    session.rows,
-                    session.torn_bytes,
-                    "balance" if session.balanced else "DO NOT balance",
-                )
-                for session in recovered
+                (row.session, row.windows, row.rows, row.torn_bytes, books[row.balanced])
+                for row in recovered
             ],
         )
     else:
@@ -136,8 +125,7 @@ def compact(
             print(f"deleted: {tapes} and {csv}, {pruned.size:,} bytes")
         for day, reason in result.postponed.items():
             output.print_line(f"{day} waits: {reason}")
-    for sentence in (*result.failed, *pruned.refused):
-        output.print_error(sentence)
+    output.print_error(*result.failed, *pruned.refused)
     return 1 if result.failed or pruned.refused or result.crashed or date in result.postponed else 0
 
 
@@ -158,33 +146,31 @@ def verify(
     """
     layout = open_layout(data_dir)
 
-    from stocktrace.store.lock import compaction_lock, no_compaction
-
-    # Nothing can be compared while a compaction replaces files.
-    with compaction_lock(layout) if repair else no_compaction(layout):
-        return _verify(layout, sessions, repair=repair, as_json=as_json)
-
-
-def _verify(layout: Layout, sessions: Sequence[str], *, repair: bool, as_json: bool) -> int:
     from stocktrace.record.recovery import claim_session
+    from stocktrace.store.lock import compaction_lock, no_compaction
     from stocktrace.verify import dates_of_sessions, unknown_files
     from stocktrace.verify import verify as verify_session
 
-    dates = dates_of_sessions(layout, sessions)
-    if unknown := [session for session in sessions if session not in dates]:
-        raise UsageError(
-            f"No ended session {unknown[0]} in {layout.root}. See `stocktrace sessions`."
-        )
-    findings = [] if sessions else list(unknown_files(layout))
     verified = 0
-    for session in sessions or dates:
-        # The claim keeps a recovery from moving files while they are compared.
-        with claim_session(layout, session) as claimed:
-            if claimed:
-                findings += verify_session(layout, session, dates[session], repair=repair)
-                verified += 1
-            else:
-                output.print_error(f"Session {session} is being recovered; it was not verified.")
+    # Nothing can be compared while a compaction replaces files.
+    with compaction_lock(layout) if repair else no_compaction(layout):
+        dates = dates_of_sessions(layout, sessions)
+        for session in sessions:
+            if session not in dates:
+                raise UsageError(
+                    f"No ended session {session} in {layout.root}. See `stocktrace sessions`."
+                )
+        findings = [] if sessions else list(unknown_files(layout))
+        for session in sessions or dates:
+            # The claim keeps a recovery from moving files while they are compared.
+            with claim_session(layout, session) as claimed:
+                if claimed:
+                    findings += verify_session(layout, session, dates[session], repair=repair)
+                    verified += 1
+                else:
+                    output.print_error(
+                        f"Session {session} is being recovered; it was not verified."
+                    )
     if as_json:
         output.print_json(findings)
     else:
@@ -233,8 +219,7 @@ def audit(*, data_dir: DataDir = None) -> int:
     from stocktrace.store.audit import check_audit_log
 
     problems = list(check_audit_log(layout.audit))
-    for sentence in problems:
-        output.print_error(sentence)
+    output.print_error(*problems)
     if not problems:
         print(f"the hash chain of {layout.audit} is intact")
     return 1 if problems else 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,8 @@ from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
 from stocktrace.cli.streams import stream_of
-from stocktrace.intervals import CONNECTING
-from stocktrace.text import count_of, describe_gaps, printable
+from stocktrace.text import count_of, printable
+from stocktrace.trade import parse_tickers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # Most tickers, and changes of them, in a summary.
 _MOST_LINES = 20
+# Most names in a sentence: of the recorded tickers, and of those that one may be meant for.
+_MOST_NAMES = 10
+_MOST_NEAR = 3
 _FORMATS = Group.create_ordered(
     "For programs", help="One of these instead of a table.", validator=mutually_exclusive
 )
@@ -33,23 +37,21 @@ _FORMATS = Group.create_ordered(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFormat:
-    """How rows are printed: as a table, unless one of these is set."""
+    """How rows are printed: as a table, unless one of these is set.
 
-    json: Annotated[bool, Parameter(group=_FORMATS, help="Print JSON, one object per line.")] = (
-        False
-    )
-    csv: Annotated[
-        bool,
-        Parameter(
-            group=_FORMATS,
-            help="Print CSV. Texts are unchanged, so a spreadsheet may run =1+1 as a formula.",
-        ),
-    ] = False
-    parquet: Annotated[
-        Path | None,
-        Parameter(group=_FORMATS, metavar="PATH", help="Write a Parquet file, or to a named pipe."),
-    ] = None
+    Args:
+        json: Print JSON, one object per line.
+        csv: Print CSV. Texts are unchanged, so a spreadsheet may run =1+1 as a formula.
+        parquet: Write a Parquet file, or to a named pipe.
+    """
 
+    json: Annotated[bool, Parameter(group=_FORMATS)] = False
+    csv: Annotated[bool, Parameter(group=_FORMATS)] = False
+    parquet: Annotated[Path | None, Parameter(group=_FORMATS, metavar="PATH")] = None
+
+
+#: For the parameter of a command that prints rows.
+FormatFlag = Annotated[OutputFormat | None, Parameter(name="*")]
 
 # The columns of a list of sessions, with their types for programs.
 _SESSION = {
@@ -61,16 +63,13 @@ _SESSION = {
     **dict.fromkeys(("gaps", "quarantined", "unpublished"), "int64"),
 }
 
-#: For the parameter of a command that prints rows.
-FormatFlag = Annotated[OutputFormat | None, Parameter(name="*")]
-
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table with numbers on the right. Control characters in the data are replaced."""
     texts = [[_plain(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
     numeric = [
-        bool(texts) and all(text.replace(",", "").replace(".", "").isdigit() for text in column)
+        all(text.replace(",", "").replace(".", "").isdigit() for text in column)
         for column in zip(*texts, strict=True)
     ] or [False] * len(columns)
     for line in (columns, *texts):
@@ -96,6 +95,7 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
     size = sum(ticker.size for ticker in tickers.values())
     published = sum(ticker.parquet for ticker in tickers.values())
     reason = "" if report.reason == report.state else f" ({_plain(report.reason)})"
+    differences = report.differences()
     print(f"session {report.session}: {report.state}{reason}")
     print(
         f"  {count_of(books.frames, 'frame')} = {books.trade_frames:,} with trades "
@@ -105,7 +105,6 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
         f"  {count_of(books.trades, 'trade')} = {books.recorded:,} recorded "
         f"+ {books.quarantined:,} quarantined; {published:,} in Parquet"
     )
-    differences = report.differences()
     print(f"  the books DO NOT balance: {differences}" if differences else "  the books balance")
     print(f"  {report.gap_summary}; {count_of(report.reconnects, 'reconnect')}")
     for text, count in report.errors.items():
@@ -123,13 +122,10 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
         print(f"  {windows} not in Parquet yet. Run `stocktrace recover`.")
     print(f"  {count_of(files, 'Parquet file')}, {size:,} bytes, in {data_dir / 'parquet'}")
     busiest = sorted(tickers.items(), key=lambda item: -item[1].trades)
-    columns = ("trades", "recorded", "quarantined", "parquet", "files")
+    counts = attrgetter("trades", "recorded", "quarantined", "parquet", "files")
     print_table(
         ["ticker", "trades", "recorded", "quarantined", "in Parquet", "files"],
-        [
-            (name, *(f"{getattr(ticker, column):,}" for column in columns))
-            for name, ticker in busiest[:_MOST_LINES]
-        ],
+        [(name, *map("{:,}".format, counts(ticker))) for name, ticker in busiest[:_MOST_LINES]],
     )
     if len(busiest) > _MOST_LINES:
         print(f"and {len(busiest) - _MOST_LINES} more in {data_dir / 'sessions'}")
@@ -155,24 +151,84 @@ def print_rows(rows: RowBatches, form: OutputFormat | None) -> None:
         except BrokenPipeError:  # the file is a pipe whose reader ended
             raise ReaderGone from None
     elif form.csv:
-        export.write_csv(rows, to_reader)
+        export.write_csv(rows, _to_reader)
     elif form.json:
-        export.write_json_lines(rows, to_reader)
+        export.write_json_lines(rows, _to_reader)
     else:
         print_trades(export.to_frame(rows))
 
 
+def print_known(
+    root: str | Path, tickers: Sequence[str], seen: set[str], show: Callable[[], None]
+) -> int:
+    """Call ``show``, and report tickers that were never recorded; status 1 if there are any.
+
+    ``seen`` holds the tickers of the rows that were shown; before ``show``, it is empty only if
+    nothing will be shown. If none of the tickers was recorded, ``show`` is not called: an empty
+    result does not replace a file.
+    """
+    from stocktrace.sessions.summary import find_unrecorded
+    from stocktrace.store.source import open_source
+
+    names = parse_tickers(tickers) if tickers else ()
+    shown = bool(seen) or not names
+    if shown:
+        show()
+    # This reads what was recorded, so only tickers without any rows are looked for.
+    missing = [name for name in names if name not in seen]
+    unknown, recorded = find_unrecorded(open_source(root), missing) if missing else ([], set())
+    if not shown and len(unknown) < len(names):
+        show()
+    if unknown:
+        print_error(_describe_unknown(unknown, recorded, root))
+    return 1 if unknown else 0
+
+
+def _describe_unknown(unknown: Sequence[str], recorded: set[str], root: str | Path) -> str:
+    near = dict.fromkeys(name for ticker in unknown for name in _near_names(ticker, recorded))
+    known = f"Recorded tickers: {_join(sorted(recorded))}."
+    return (
+        f"Unknown ticker{'s' if len(unknown) > 1 else ''} {_join(map(repr, unknown))}. "
+        + (known if recorded else f"Nothing was recorded in {root} yet.")
+        + (f" Did you mean {', '.join(list(near)[:_MOST_NAMES])}?" if near else "")
+    )
+
+
+def _near_names(ticker: str, recorded: set[str]) -> list[str]:
+    """Return the tickers that ``ticker`` may be meant for, the nearest first.
+
+    Case does not matter, and BTCUSDT may mean BINANCE:BTCUSDT.
+    """
+    wanted = ticker.upper()
+    names: dict[str, list[str]] = {}
+    for name in sorted(recorded):
+        names.setdefault(name.upper(), []).append(name)
+    same = [name for name in names if wanted in (name, name.rpartition(":")[2])]
+    similar = difflib.get_close_matches(wanted, names, _MOST_NEAR)
+    nearest = [name for upper in dict.fromkeys([*same, *similar]) for name in names[upper]]
+    return nearest[:_MOST_NEAR]
+
+
+def _join(names: Iterable[str]) -> str:
+    first = list(names)
+    more = len(first) - _MOST_NAMES
+    return ", ".join(first[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def print_sessions(summaries: Sequence[SessionSummary], form: OutputFormat | None) -> None:
     """Print one row for each session."""
-    rows = [tuple(getattr(summary, name) for name in _SESSION) for summary in summaries]
+    rows = list(map(attrgetter(*_SESSION), summaries))
     if form is None:
-        print_table(
-            list(_SESSION),
-            [
-                (session, state, f"{started:%Y-%m-%d %H:%M:%S}", *map(_number, counts))
-                for session, state, started, *counts in rows
-            ],
-        )
+        texts = [
+            (
+                session,
+                state,
+                f"{started:%Y-%m-%d %H:%M:%S}",
+                *("?" if count is None else f"{count:,}" for count in counts),
+            )
+            for session, state, started, *counts in rows
+        ]
+        print_table(list(_SESSION), texts)
         return
 
     import pandas as pd
@@ -183,25 +239,15 @@ def print_sessions(summaries: Sequence[SessionSummary], form: OutputFormat | Non
     print_rows(export.rows_of_frame(frame), form)
 
 
-def _number(count: int | None) -> str:
-    return "?" if count is None else f"{count:,}"
-
-
-def print_gaps(gaps: Mapping[tuple[str, datetime, datetime, str], Collection[str]]) -> None:
-    """Print the total of a table of gaps, which ``join_midnight_gaps`` made."""
-    seconds = sum((end - start).total_seconds() for _, start, end, _ in gaps)
-    connecting = sum(reason == CONNECTING for *_, reason in gaps)
-    print(describe_gaps(len(gaps), seconds, connecting) + ("; one row per ticker" if gaps else ""))
-
-
 def print_line(text: str) -> None:
     """Print one line on stdout."""
     print(_plain(text))
 
 
-def print_error(sentence: str) -> None:
-    """Print an error on stderr."""
-    print(f"stocktrace: {_plain(sentence)}", file=sys.stderr)
+def print_error(*sentences: str) -> None:
+    """Print errors on stderr."""
+    for sentence in sentences:
+        print(f"stocktrace: {_plain(sentence)}", file=sys.stderr)
 
 
 def print_json(value: object) -> None:
@@ -214,26 +260,17 @@ def to_stdout(text: str) -> None:
     sys.stdout.write(text)
 
 
-def to_reader(text: str) -> None:
-    """Write ``text`` unchanged to stdout.
-
-    Raises:
-        ReaderGone: nobody reads it.
-    """
-    to_stdout(text)
-    check_reader()
-
-
 class ReaderGone(Exception):
     """Nobody reads standard output any more, as after ``| head``; the rest need not be printed."""
 
 
-def check_reader() -> None:
-    """Stop a command that only prints, if nobody reads its output.
+def _to_reader(text: str) -> None:
+    to_stdout(text)
+    check_reader()
 
-    Raises:
-        ReaderGone: nobody does.
-    """
+
+def check_reader() -> None:
+    """Raise ``ReaderGone`` if nobody reads what a command that only prints has printed."""
     stream = stream_of(sys.stdout)
     if stream is not None and stream.gone:
         raise ReaderGone

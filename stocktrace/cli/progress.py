@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from stocktrace.cli.streams import stream_of
 from stocktrace.errors import UsageError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stocktrace.sessions.status import CaptureStatus
 
 ProgressMode = Literal["auto", "live", "log", "none"]
+ShowStatus: TypeAlias = "Callable[[CaptureStatus], None]"
 
 LOG_EVERY_S = 30.0
 # The rate is measured over the last so many statuses, half a second apart.
@@ -37,7 +38,7 @@ class TickerRates:
         self._statuses: deque[CaptureStatus] = deque(maxlen=_RATE_STATUSES)
 
     def add(self, status: CaptureStatus) -> float:
-        """Add a status; returns the rate of all tickers."""
+        """Add a status and return the rate of all tickers."""
         self._statuses.append(status)
         return self._rate(lambda status: status.trades)
 
@@ -58,12 +59,6 @@ class ProgressLines:
         self._every_s = every_s
         self._next = every_s
         self._rates = TickerRates()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
     def __call__(self, status: CaptureStatus) -> None:
         """Log a line if it is time."""
@@ -86,45 +81,39 @@ class ProgressLines:
             )
 
 
-class LiveDisplay:
-    """A few lines that stay in place on stderr, and are removed when the capture ends."""
+@contextlib.contextmanager
+def live_display() -> Iterator[ShowStatus]:
+    """Keep a few lines in place on stderr, which are removed when the capture ends."""
+    from rich.console import Console
+    from rich.highlighter import NullHighlighter
+    from rich.live import Live
+    from rich.logging import RichHandler
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.highlighter import NullHighlighter
-        from rich.live import Live as RichLive
-        from rich.logging import RichHandler
+    console = Console(stderr=True)
+    handler = RichHandler(
+        console=console,
+        show_path=False,
+        show_level=False,
+        log_time_format="%H:%M:%S",
+        highlighter=NullHighlighter(),
+    )
+    rates = TickerRates()
+    # Log lines are printed above the live lines, not through them.
+    root = logging.getLogger()
+    before, root.handlers[:] = root.handlers[:], [handler]
+    try:
+        with Live(console=console, transient=True, auto_refresh=False) as live:
 
-        self._console = Console(stderr=True)
-        self._live = RichLive(console=self._console, transient=True, auto_refresh=False)
-        self._handler = RichHandler(
-            console=self._console,
-            show_path=False,
-            show_level=False,
-            log_time_format="%H:%M:%S",
-            highlighter=NullHighlighter(),
-        )
-        self._rates = TickerRates()
-        self._stack = contextlib.ExitStack()
+            def draw(status: CaptureStatus) -> None:
+                rate = rates.add(status)
+                stream = stream_of(sys.stderr)
+                # The terminal may not have finished what was drawn before.
+                if stream is None or not stream.is_behind:
+                    live.update(render_status(status, rate, rates), refresh=True)
 
-    def __enter__(self) -> Self:
-        # Log lines are printed above the live lines, not through them.
-        root = logging.getLogger()
-        before = root.handlers[:]
-        root.handlers[:] = [self._handler]
-        self._stack.callback(root.handlers.__setitem__, slice(None), before)
-        self._stack.enter_context(self._live)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def __call__(self, status: CaptureStatus) -> None:
-        """Draw, unless the terminal has not finished what was drawn before."""
-        rate = self._rates.add(status)
-        stream = stream_of(sys.stderr)
-        if stream is None or not stream.is_behind:
-            self._live.update(render_status(status, rate, self._rates), refresh=True)
+            yield draw
+    finally:
+        root.handlers[:] = before
 
 
 def render_status(status: CaptureStatus, rate: float, rates: TickerRates) -> RenderableType:
@@ -182,41 +171,36 @@ def _state(status: CaptureStatus) -> Text:
     return Text(words, "yellow")
 
 
-def until_it_fails(show: Callable[[CaptureStatus], None]) -> Callable[[CaptureStatus], None]:
+def until_it_fails(show: ShowStatus) -> ShowStatus:
     """Return ``show``, which after an error is not called again: the capture must go on."""
     failed = False
 
     def show_unless_failed(status: CaptureStatus) -> None:
         nonlocal failed
-        if failed:
-            return
         try:
-            show(status)
+            if not failed:
+                show(status)
         except Exception as error:  # noqa: BLE001 - no error may stop the capture
             failed = True
-            log.warning(
-                "Cannot show the progress (%s: %s). The capture continues.",
-                type(error).__name__,
-                error,
-            )
+            text = f"{type(error).__name__}: {error}"
+            log.warning("Cannot show the progress (%s). The capture continues.", text)
 
     return show_unless_failed
 
 
-def make_progress(mode: ProgressMode) -> LiveDisplay | ProgressLines | contextlib.nullcontext[None]:
+def make_progress(mode: ProgressMode) -> contextlib.AbstractContextManager[ShowStatus]:
     """Return the display for ``--progress``; ``auto`` is live in a terminal, and otherwise lines.
 
-    Raises:
-        UsageError: ``live`` without a terminal that supports it.
+    ``live`` without a terminal that supports it is a ``UsageError``.
     """
-    if mode in ("auto", "live") and _is_terminal():
-        return LiveDisplay()
+    if (
+        mode in ("auto", "live")
+        and sys.stderr.isatty()
+        and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    ):
+        return live_display()
     if mode == "live":
         raise UsageError(
             "Standard error is not a terminal that supports --progress live. Use --progress log."
         )
-    return contextlib.nullcontext() if mode == "none" else ProgressLines()
-
-
-def _is_terminal() -> bool:
-    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    return contextlib.nullcontext((lambda _: None) if mode == "none" else ProgressLines())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,10 +9,22 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from stocktrace.cli import output
-from stocktrace.cli.data_dir import DataDir, DataDirOrLake, find_source, open_layout
-from stocktrace.cli.help import Date, Duration, Integer, SessionId, Tickers, Time
 from stocktrace.cli.output import FormatFlag
+from stocktrace.cli.parameters import (
+    DataDir,
+    DataDirOrLake,
+    Date,
+    Duration,
+    Integer,
+    SessionId,
+    Tickers,
+    Time,
+    find_source,
+    open_layout,
+)
 from stocktrace.errors import SessionCrashed
+from stocktrace.intervals import CONNECTING
+from stocktrace.text import describe_gaps
 from stocktrace.trade import parse_tickers
 
 if TYPE_CHECKING:
@@ -22,9 +32,6 @@ if TYPE_CHECKING:
 
 # As many trades as fit on a screen; the help of `trades` says the same.
 _TABLE_ROWS = 20
-# Most names in a sentence: of the recorded tickers, and of those that one may be meant for.
-_MOST_NAMES = 10
-_MOST_NEAR = 3
 
 
 def trades(
@@ -52,7 +59,7 @@ def trades(
         tail: Only the last N; 0 means all. Defaults to 20 in a table, and to all for programs.
         duplicates: What to do with trades that the feed sent more than once.
     """
-    source = find_source(data_dir)
+    root = find_source(data_dir)
 
     from stocktrace.query import export
     from stocktrace.query.trades import read_trades, scan
@@ -60,21 +67,15 @@ def trades(
     if tail is None:
         tail = _TABLE_ROWS if form is None else 0
     if duplicates == "keep":
-        rows = export.rows_of_trades(scan(tickers, start, end, date=date, data_dir=source))
+        rows = export.rows_of_trades(scan(tickers, start, end, date=date, data_dir=root))
     else:
         rows = read_trades(
-            tickers,
-            start,
-            end,
-            date=date,
-            duplicates=duplicates,
-            backend="pyarrow",
-            data_dir=source,
+            tickers, start, end, date=date, duplicates=duplicates, backend="pyarrow", data_dir=root
         ).to_reader()
     seen: set[str] = set()
     rows = export.collect_tickers(rows, seen)
-    return _print_known(
-        source, tickers, seen, lambda: output.print_rows(export.last_rows(rows, tail), form)
+    return output.print_known(
+        root, tickers, seen, lambda: output.print_rows(export.last_rows(rows, tail), form)
     )
 
 
@@ -107,7 +108,7 @@ def bars(
         empty: What to do with bars without trades.
         duplicates: What to do with trades that the feed sent more than once.
     """
-    source = find_source(data_dir)
+    root = find_source(data_dir)
 
     from stocktrace.query import export
     from stocktrace.query.bars import read_bars
@@ -122,10 +123,12 @@ def bars(
         empty=empty,
         duplicates=duplicates,
         backend="pyarrow",
-        data_dir=source,
+        data_dir=root,
     )
     seen = export.traded_tickers(table)
-    return _print_known(source, tickers, seen, lambda: output.print_rows(table.to_reader(), form))
+    return output.print_known(
+        root, tickers, seen, lambda: output.print_rows(table.to_reader(), form)
+    )
 
 
 def gaps(
@@ -146,7 +149,7 @@ def gaps(
         date: A UTC date: 2026-11-23.
         session: Only this session.
     """
-    source = find_source(data_dir)
+    root = find_source(data_dir)
 
     from stocktrace.query import export
     from stocktrace.query.coverage import join_midnight_gaps, read_gaps
@@ -155,7 +158,7 @@ def gaps(
 
     parse_day(date)
     names = parse_tickers(tickers) if tickers else ()
-    table = read_gaps(names, date=date, session=session, data_dir=source)
+    table = read_gaps(names, date=date, session=session, data_dir=root)
 
     def show() -> None:
         if form is not None:
@@ -165,18 +168,19 @@ def gaps(
         shown = table.assign(seconds=seconds, repair=table["repair"].replace("open", "not yet"))
         shown = shown[["session", "symbol", "start", "end", "seconds", "reason", "repair"]]
         output.print_rows(export.rows_of_frame(shown), form)
-        unlisted = (
-            _sessions_without_gaps(Layout(source), session) if isinstance(source, Path) else []
-        )
-        if len(table) or not unlisted:
-            output.print_gaps(join_midnight_gaps(table))
-        for sentence in unlisted:
-            output.print_error(sentence)
+        unlisted = _describe_open(Layout(root), session) if isinstance(root, Path) else []
+        joined = join_midnight_gaps(table)
+        if joined or not unlisted:
+            total_s = sum((end - start).total_seconds() for _, start, end, _ in joined)
+            connecting = sum(reason == CONNECTING for *_, reason in joined)
+            note = "; one row per ticker" if joined else ""
+            output.print_line(describe_gaps(len(joined), total_s, connecting) + note)
+        output.print_error(*unlisted)
 
-    return _print_known(source, names, set(table["symbol"]), show)
+    return output.print_known(root, names, set(table["symbol"]), show)
 
 
-def _sessions_without_gaps(layout: Layout, session: str | None) -> list[str]:
+def _describe_open(layout: Layout, session: str | None) -> list[str]:
     """Return a sentence for each open session, whose gaps are not listed yet."""
     from stocktrace.sessions.catalog import open_sessions
 
@@ -188,25 +192,6 @@ def _sessions_without_gaps(layout: Layout, session: str | None) -> list[str]:
         for report in open_sessions(layout)
         if session in (None, report.session)
     ]
-
-
-def _print_known(
-    source: str | Path, tickers: Sequence[str], seen: set[str], show: Callable[[], None]
-) -> int:
-    """Call ``show``, and report tickers that were never recorded; status 1 if there are any.
-
-    ``seen`` holds the tickers of the rows that were shown; before ``show``, it is empty only if
-    nothing will be shown. If none of the tickers was recorded, ``show`` is not called: an empty
-    result does not replace a file.
-    """
-    names = parse_tickers(tickers) if tickers else ()
-    unknown, sentence = ([], "") if seen else _unknown_tickers(source, names)
-    if not names or len(unknown) < len(names):
-        show()
-        unknown, sentence = _unknown_tickers(source, [name for name in names if name not in seen])
-    if sentence:
-        output.print_error(sentence)
-    return 1 if unknown else 0
 
 
 def sessions(*, form: FormatFlag = None, data_dir: DataDir = None) -> int:
@@ -233,8 +218,8 @@ def sessions(*, form: FormatFlag = None, data_dir: DataDir = None) -> int:
         summaries.append(summary)
         if summary.state == "crashed":
             crashed.append(str(SessionCrashed(summary.session)))
+            report.reason = report.reason or crashed[-1]
         if form is not None and form.json:
-            report.reason = report.reason or (crashed[-1] if summary.state == "crashed" else "")
             output.print_json(report)
     if form is None and not summaries and not damaged:
         output.print_line(
@@ -242,8 +227,7 @@ def sessions(*, form: FormatFlag = None, data_dir: DataDir = None) -> int:
         )
     elif form is None or not form.json:
         output.print_sessions(summaries, form)
-    for sentence in (*crashed, *damaged):
-        output.print_error(sentence)
+    output.print_error(*crashed, *damaged)
     return 1 if damaged else 0
 
 
@@ -272,7 +256,7 @@ def report(
     _write_file(out or Path(f"{session}.html"), render_page(view))
     if svg is not None:
         _write_file(svg, draw_picture(view))
-    if view.state == "crashed":
+    if view.summary.state == "crashed":
         output.print_error(str(SessionCrashed(session)))
     return 0
 
@@ -286,51 +270,3 @@ def _write_file(path: Path, text: str) -> None:
         file.write(text.encode())
     if not files.is_stdout(path):
         print(path)
-
-
-def _unknown_tickers(source: str | Path, tickers: Sequence[str]) -> tuple[list[str], str]:
-    """Return which of ``tickers`` were never recorded at ``source``, and a sentence about them.
-
-    This reads what was recorded, so it should be asked only about tickers without any rows.
-    """
-    if not tickers:
-        return [], ""
-
-    from stocktrace.sessions.summary import find_unrecorded
-    from stocktrace.store.source import open_source
-
-    unknown, recorded = find_unrecorded(open_source(source), tickers)
-    if not unknown:
-        return [], ""
-    sentences = [f"Unknown ticker{'s' if len(unknown) > 1 else ''} {_join(map(repr, unknown))}."]
-    sentences.append(
-        f"Recorded tickers: {_join(sorted(recorded))}."
-        if recorded
-        else f"Nothing was recorded in {source} yet."
-    )
-    near = dict.fromkeys(name for ticker in unknown for name in _near_names(ticker, recorded))
-    if near:
-        sentences.append(f"Did you mean {', '.join(list(near)[:_MOST_NAMES])}?")
-    return unknown, " ".join(sentences)
-
-
-def _near_names(ticker: str, recorded: Collection[str]) -> list[str]:
-    """Return the tickers that ``ticker`` may be meant for, the nearest first.
-
-    Case does not matter, and BTCUSDT may mean BINANCE:BTCUSDT.
-    """
-    wanted = ticker.upper()
-    names: dict[str, list[str]] = {}
-    for name in sorted(recorded):
-        names.setdefault(name.upper(), []).append(name)
-    same = [name for name in names if wanted in (name, name.rpartition(":")[2])]
-    similar = difflib.get_close_matches(wanted, names, _MOST_NEAR)
-    nearest = [name for upper in dict.fromkeys([*same, *similar]) for name in names[upper]]
-    return nearest[:_MOST_NEAR]
-
-
-def _join(names: Iterable[str]) -> str:
-    first, more = list(names), 0
-    if len(first) > _MOST_NAMES:
-        first, more = first[:_MOST_NAMES], len(first) - _MOST_NAMES
-    return ", ".join(first) + (f" and {more:,} more" if more else "")

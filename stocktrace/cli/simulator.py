@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from stocktrace.cli.capture import DEMO_KEY, For
-from stocktrace.cli.help import Duration, Integer, SessionId
+from stocktrace.cli.parameters import Duration, Integer, SessionId
 from stocktrace.cli.signals import handle_signals
 from stocktrace.errors import StoreError, UsageError
 from stocktrace.settings import Settings
@@ -83,18 +83,15 @@ def simulator(
         run_simulator,
     )
 
-    recording = find_recording(tape, session, data_dir)
-    source: FrameSource = (
-        SyntheticMarket(seed=seed, rate=rate)
-        if recording is None
-        else TapeSource(
+    source: FrameSource = SyntheticMarket(seed=seed, rate=rate)
+    if (recording := find_recording(tape, session, data_dir)) is not None:
+        source = TapeSource(
             recording,
             speed=speed,
             times=timestamps,
             replay_disconnects=disconnects == "replay",
             errors=session is None,
         )
-    )
     settings = SimulatorSettings(
         key=key,
         port=port,
@@ -103,9 +100,8 @@ def simulator(
         second_connection=second_connection,
         rest=RestSettings() if rest else None,
     )
-    duration = parse_duration(for_) if for_ is not None else None
     stop = threading.Event()
-    timer = threading.Timer(duration, stop.set) if duration is not None else None
+    timer = None if for_ is None else threading.Timer(parse_duration(for_), stop.set)
     server = Simulator(source, settings, faults)
     with handle_signals(stop.set) as caught, server:
         print(server.url, flush=True)
@@ -117,18 +113,12 @@ def simulator(
 
 
 def _parse_faults(texts: Sequence[str] | None, seed: int | None) -> list[Fault]:
-    """Return the faults of the flags.
-
-    Raises:
-        UsageError: one of them is wrong.
-    """
     if not texts and seed is None:
         return []
 
     from stocktrace.simulator.faults import parse_fault, random_faults
 
-    faults = [parse_fault(text) for text in texts or ()]
-    return faults if seed is None else [*faults, *random_faults(seed)]
+    return [*map(parse_fault, texts or ()), *(random_faults(seed) if seed is not None else ())]
 
 
 def find_recording(

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.data_dir import DataDir, open_layout
-from stocktrace.cli.help import Duration, Json, SessionId, Tickers, add_command, make_app
+from stocktrace.cli.parameters import DataDir, Duration, Json, SessionId, Tickers, open_layout
+from stocktrace.live.control import ChangeAction, ChangeRequest
 from stocktrace.text import count_of
 from stocktrace.trade import parse_tickers
 from stocktrace.units import parse_duration
 
-if TYPE_CHECKING:
-    from stocktrace.live.control import ChangeAction, ChangeRequest
-    from stocktrace.live.ticker_changes import ChangeOutcome
-
 SessionFlag = Annotated[
-    SessionId | None,
-    Parameter(name="--session", help="Needed if several captures are running."),
+    SessionId | None, Parameter(name="--session", help="Needed if several captures are running.")
 ]
 
 
@@ -87,69 +82,45 @@ def list_(*, session: SessionFlag = None, data_dir: DataDir = None, as_json: Jso
         names = ("session", "tickers", "changes", "refused")
         output.print_json({name: getattr(report, name) for name in names})
         return 0
-    changes = {ticker: change for change in report.changes for ticker in change.added}
+    added = dict.fromkeys(report.tickers, (report.started, ""))
+    added |= {name: (change.at, change.by) for change in report.changes for name in change.added}
     output.print_table(
         ["ticker", "since", "by", "refused"],
         [
-            (
-                ticker,
-                f"{changes[ticker].at if ticker in changes else report.started:%Y-%m-%d %H:%M:%S}",
-                changes[ticker].by if ticker in changes else "",
-                report.refused.get(ticker, ""),
-            )
-            for ticker in report.tickers
+            (name, f"{added[name][0]:%Y-%m-%d %H:%M:%S}", added[name][1], report.refused.get(name))
+            for name in report.tickers
         ],
     )
     return 0
-
-
-app = make_app(
-    "tickers",
-    "List or change the tickers of a running capture.\n\nFor example:\n\n"
-    "    stocktrace tickers list\n    stocktrace tickers add NVDA",
-    "stocktrace",
-    version_flags=[],
-)
-add_command(app, list_, sort_key=0)
-add_command(app, add, "TICKERS...", sort_key=1)
-add_command(app, remove, "TICKERS...", sort_key=2)
-add_command(app, set_, "TICKERS...", sort_key=3)
 
 
 def _change(action: ChangeAction, tickers: Sequence[str], flags: ChangeFlags) -> int:
     names, patience = parse_tickers(tickers), parse_duration(flags.wait)
     layout = open_layout(flags.data_dir)
 
-    from stocktrace.live.control import ChangeRequest
     from stocktrace.live.ticker_changes import request_change
     from stocktrace.sessions.catalog import find_running_capture
 
     running = find_running_capture(layout, flags.session)
-    request = ChangeRequest(action, names, "cli")
-    outcome = request_change(layout, running, request, patience)
+    outcome = request_change(layout, running, ChangeRequest(action, names, "cli"), patience)
     if flags.as_json:
         output.print_json({"session": running, **msgspec.to_builtins(outcome)})
     elif not outcome.error:
-        _print(running, request, outcome)
-    sentences = [f"The server refused {ticker}: {text}" for ticker, text in outcome.refused.items()]
+        changed = [
+            *(f"+{name}" for name in outcome.added),
+            *(f"-{name}" for name in outcome.removed),
+        ]
+        captured = count_of(len(outcome.captured), "ticker")
+        print(f"session {running}: {' '.join(changed) or 'nothing to change'}; {captured}")
+        if outcome.added and not outcome.connected:
+            print("  not connected now: they will be subscribed when the connection is back")
+        absent = sorted(set(names) - set(outcome.removed))
+        if action == "remove" and absent:
+            print(f"  not captured before: {' '.join(absent)}")
+    sentences = [f"The server refused {name}: {text}" for name, text in outcome.refused.items()]
     if outcome.unanswered:
         sentences.append(f"The server says: {outcome.unanswered}. See `stocktrace tickers list`.")
     if outcome.error:
         sentences.append(outcome.error)
-    for sentence in sentences:
-        output.print_error(sentence)
+    output.print_error(*sentences)
     return 1 if sentences else 0
-
-
-def _print(session: str, request: ChangeRequest, outcome: ChangeOutcome) -> None:
-    changed = [*(f"+{t}" for t in outcome.added), *(f"-{t}" for t in outcome.removed)]
-    print(
-        f"session {session}: {' '.join(changed) or 'nothing to change'}; "
-        f"{count_of(len(outcome.captured), 'ticker')}"
-    )
-    if outcome.added and not outcome.connected:
-        print("  not connected now: they will be subscribed when the connection is back")
-    if request.action == "remove" and (
-        absent := sorted(set(request.tickers) - set(outcome.removed))
-    ):
-        print(f"  not captured before: {' '.join(absent)}")

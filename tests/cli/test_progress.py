@@ -10,14 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 from rich.console import Console
+from rich.logging import RichHandler
 
-from stocktrace.cli.progress import (
-    LiveDisplay,
-    ProgressLines,
-    TickerRates,
-    make_progress,
-    render_status,
-)
+from stocktrace.cli.progress import ProgressLines, TickerRates, make_progress, render_status
 from stocktrace.errors import UsageError
 from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
 from tests.conftest import Scenario, Studio, connected
@@ -65,9 +60,9 @@ def test_each_ticker_has_its_rate() -> None:
 
 def test_lines_come_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "stocktrace")
-    with ProgressLines(every_s=30) as look:
-        for second in range(0, 100, 10):
-            look(status(second, second * 5, up=second < 60))
+    look = ProgressLines(every_s=30)
+    for second in range(0, 100, 10):
+        look(status(second, second * 5, up=second < 60))
     rest = "lag=80ms waiting=7 quarantined=0 reconnects=1 gaps=0"
     assert [record.getMessage() for record in caplog.records] == [
         f"connected=yes elapsed=00:00:30 left=00:01:10 trades=150 rate=5/s {rest}",
@@ -80,9 +75,9 @@ def test_a_display_that_starts_late_logs_a_line_at_once_and_then_now_and_then(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "stocktrace")
-    with ProgressLines(every_s=30) as look:
-        for second in range(65, 100, 5):
-            look(status(second))
+    look = ProgressLines(every_s=30)
+    for second in range(65, 100, 5):
+        look(status(second))
     assert [record.getMessage().split()[1] for record in caplog.records] == [
         "elapsed=00:01:05",
         "elapsed=00:01:30",
@@ -128,7 +123,8 @@ def test_no_color_turns_colours_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", term)
-    assert isinstance(make_progress("auto"), ProgressLines)
+    with make_progress("auto") as look:
+        assert isinstance(look, ProgressLines)
 
 
 def test_live_progress_without_a_terminal_is_refused_with_a_way_out() -> None:
@@ -140,15 +136,13 @@ def test_a_terminal_shows_the_live_display_below_the_log_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     before = logging.getLogger().handlers[:]
-    look = make_progress("auto")
-    assert isinstance(look, LiveDisplay)
-    look._console = Console(file=terminal, width=160)
-    look._live.console = look._console
-    with look:
-        assert logging.getLogger().handlers == [look._handler]
+    with make_progress("auto") as look:
+        (handler,) = logging.getLogger().handlers
+        assert isinstance(handler, RichHandler)
         look(status(10, 1234))
         logging.getLogger("stocktrace").warning("a word [bold]as it is[/bold]")
         look(status(11, 1300, up=False))
@@ -168,7 +162,8 @@ def test_a_terminal_shows_the_live_display_below_the_log_lines(
 def test_without_a_terminal_there_are_log_lines_without_escapes(
     studio: Studio, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(make_progress("auto"), ProgressLines)
+    with make_progress("auto") as look:
+        assert isinstance(look, ProgressLines)
     handler = logging.StreamHandler(sys.stderr)
     logging.getLogger("stocktrace").addHandler(handler)
     try:
@@ -188,6 +183,12 @@ def test_without_a_terminal_there_are_log_lines_without_escapes(
     assert report.errors == {"no \x1b[2J\x07 such \nthing": 1}
 
 
-def test_none_shows_nothing() -> None:
+def test_none_shows_nothing(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, "stocktrace")
     with make_progress("none") as look:
-        assert look is None
+        look(status(0))
+        look(status(90))
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")

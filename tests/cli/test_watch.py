@@ -71,7 +71,7 @@ def test_a_capture_in_another_process_is_shown_until_it_ends(
             studio.handle.stop("enough")
 
     monkeypatch.setattr(
-        "stocktrace.cli.watch.make_progress", lambda _: contextlib.nullcontext(look)
+        "stocktrace.cli.capture.make_progress", lambda _: contextlib.nullcontext(look)
     )
     with studio.exchange(SyntheticMarket(rate=2000)) as exchange, recorded(studio, exchange):
         status, out, err = watch()

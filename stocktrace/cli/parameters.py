@@ -1,4 +1,4 @@
-"""The data folder, or the lake, that a command reads or changes."""
+"""The parameters that several commands share, and the data folder or lake that they name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ from stocktrace.settings import Settings
 if TYPE_CHECKING:
     from stocktrace.store.layout import Layout
 
+# The values of parameters, as `--help` calls them.
+Date = Annotated[str, Parameter(metavar="DATE")]
+Duration = Annotated[str, Parameter(metavar="DURATION")]
+Integer = Annotated[int, Parameter(metavar="N")]
+SessionId = Annotated[str, Parameter(metavar="SESSION")]
+Time = Annotated[str, Parameter(metavar="TIME")]
+Url = Annotated[str, Parameter(metavar="URL")]
+
+Tickers = Annotated[str, Parameter(help="Such as AAPL, BRK.B or BINANCE:BTCUSDT.")]
+DryRun = Annotated[bool, Parameter(help="Say what would be done, and change nothing.")]
+Json = Annotated[bool, Parameter(name="--json", help="Print JSON, for programs to read.")]
 DataDirOrLake = Annotated[
     str | None,
     Parameter(
@@ -27,11 +38,7 @@ DataDir = Annotated[
 
 
 def open_layout(data_dir: Path | None, lake: str | None = None) -> Layout:
-    """Return the layout of the data folder, which sends to ``lake``.
-
-    Raises:
-        UsageError: the folder does not exist.
-    """
+    """Return the layout of the data folder, which sends to ``lake``; it must exist (UsageError)."""
     from stocktrace.store.layout import Layout
 
     layout = Layout.from_settings(Settings.load(data_dir=data_dir, lake=lake))
@@ -41,11 +48,7 @@ def open_layout(data_dir: Path | None, lake: str | None = None) -> Layout:
 
 
 def find_source(data_dir: str | None) -> str | Path:
-    """Return the data folder, or the lake, to read from.
-
-    Raises:
-        UsageError: the folder does not exist.
-    """
+    """Return the data folder, or the lake, to read from; errors as in ``open_layout``."""
     if data_dir is not None and is_lake_url(data_dir):
         return data_dir
     return open_layout(None if data_dir is None else Path(data_dir)).root
