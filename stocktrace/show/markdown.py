@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from operator import attrgetter
 
 from stocktrace.live.fleet import Fleet
 from stocktrace.maintenance.convert import ConversionResult
@@ -62,31 +63,34 @@ def status_page(status: CaptureStatus, before: CaptureStatus | None) -> str:
     """Describe a running capture. Rates are since ``before``, or since the session began."""
     seconds = status.elapsed_s - (before.elapsed_s if before else 0.0)
     earlier = before.per_ticker if before else {}
+    counts = {**dict.fromkeys(status.tickers, 0), **status.per_ticker}
+    busiest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_BUSIEST]
 
     def rate(now: int, then: int) -> str:
         return f"{(now - then) / seconds:,.1f}" if seconds > 0 else "0.0"
 
+    parts = [f"# {_STATES[status.state]}"]
+    if (retry := status.retry) is not None:
+        when = f"{retry.at:%H:%M:%S} UTC"
+        parts.append(f"**Attempt {retry.attempt} at {when}:** {escape_markdown(retry.reason)}")
     elapsed, left = format_clock(status.elapsed_s), format_clock(status.remaining_s)
-    parts = [
-        f"# {_STATES[status.state]}",
+    parts += [
         f"Session {escape_markdown(status.session)}, {elapsed} elapsed, {left} left.",
         _table(
             ("Trades", "A second", "Lag 50 % / 99 %", "Gaps", "Quarantined", "Waiting", "Parquet"),
-            [
-                (
-                    status.trades,
-                    rate(status.trades, before.trades if before else 0),
-                    f"{_milliseconds(status.latency.p50)} / {_milliseconds(status.latency.p99)}",
-                    f"{status.gaps:,} ({status.gap_s:.1f} s)",
-                    status.quarantined,
-                    status.backlog,
-                    f"{status.published:,} of {count_of(status.rolled, 'window')}",
-                )
-            ],
+            (
+                status.trades,
+                rate(status.trades, before.trades if before else 0),
+                f"{_milliseconds(status.latency.p50)} / {_milliseconds(status.latency.p99)}",
+                f"{status.gaps:,} ({status.gap_s:.1f} s)",
+                status.quarantined,
+                status.backlog,
+                f"{status.published:,} of {count_of(status.rolled, 'window')}",
+            ),
         ),
         _table(
             ("Ticker", "Trades", "A second", "Quarantined", "Waiting"),
-            [
+            *(
                 (
                     name or NAMELESS,
                     count,
@@ -94,15 +98,12 @@ def status_page(status: CaptureStatus, before: CaptureStatus | None) -> str:
                     status.quarantined_by_ticker.get(name, 0),
                     status.queued.get(name, 0),
                 )
-                for name, count in _busiest(status)[:MAX_BUSIEST]
-            ],
+                for name, count in busiest
+            ),
         ),
     ]
     if len(status.tickers) > MAX_BUSIEST:
         parts.append(f"… and {len(status.tickers) - MAX_BUSIEST} more.")
-    if (retry := status.retry) is not None:
-        when = f"{retry.at:%H:%M:%S} UTC"
-        parts.insert(1, f"**Attempt {retry.attempt} at {when}:** {escape_markdown(retry.reason)}")
     if (gap := status.last_outage) is not None:
         span = f"{_time(gap.start)} to {gap.end:%H:%M:%S} UTC"
         parts.append(
@@ -111,11 +112,6 @@ def status_page(status: CaptureStatus, before: CaptureStatus | None) -> str:
     if status.written_at is not None:
         parts.append(f"As of {_time(status.written_at)} UTC.")
     return "\n\n".join(parts) + "\n"
-
-
-def _busiest(status: CaptureStatus) -> list[tuple[str, int]]:
-    counts = {**dict.fromkeys(status.tickers, 0), **status.per_ticker}
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _milliseconds(value: float | None) -> str:
@@ -142,13 +138,13 @@ def report_page(report: SessionReport, layout: Layout, failures: int = 0, pictur
     parts = [
         f"# {escape_markdown(report.state.capitalize())}: {escape_markdown(report.reason)}",
         f"Session {escape_markdown(report.session)}, {span}.",
-        *([_picture(picture)] if picture else []),
+        *_picture(picture),
         "## Books",
         *_books(report),
         "## Tickers",
         *_tickers(report),
         "## Gaps",
-        *_gaps(report.gaps),
+        _gaps(report.gaps),
         "## Files",
         *_files(report, layout),
     ]
@@ -157,24 +153,23 @@ def report_page(report: SessionReport, layout: Layout, failures: int = 0, pictur
     return "\n\n".join(parts) + "\n"
 
 
-def _picture(picture: str) -> str:
-    if not picture.startswith("<svg"):
-        return f"No picture: {escape_markdown(picture)}"
-    data = base64.b64encode(picture.encode()).decode()
-    return f"![Price and volume, gaps shaded](data:image/svg+xml;base64,{data})"
+def _picture(picture: str) -> Iterator[str]:
+    if picture.startswith("<svg"):
+        data = base64.b64encode(picture.encode()).decode()
+        yield f"![Price and volume, gaps shaded](data:image/svg+xml;base64,{data})"
+    elif picture:
+        yield f"No picture: {escape_markdown(picture)}"
 
 
 def _books(report: SessionReport) -> Iterator[str]:
     books = report.books
-    published = sum(one.parquet for one in report.per_ticker.values())
+    published = sum(ticker.parquet for ticker in report.per_ticker.values())
     yield _table(
         ("Frames", "", "Trades", ""),
-        [
-            ("received", books.frames, "received", books.trades),
-            ("with trades", books.trade_frames, "recorded", books.recorded),
-            ("control", books.control, "quarantined", books.quarantined),
-            ("undecodable", books.undecodable, "in Parquet", published),
-        ],
+        ("received", books.frames, "received", books.trades),
+        ("with trades", books.trade_frames, "recorded", books.recorded),
+        ("control", books.control, "quarantined", books.quarantined),
+        ("undecodable", books.undecodable, "in Parquet", published),
     )
     if differences := report.differences():
         yield f"**The books do not balance:** {escape_markdown('; '.join(differences))}."
@@ -184,34 +179,22 @@ def _books(report: SessionReport) -> Iterator[str]:
 
 def _tickers(report: SessionReport) -> Iterator[str]:
     busiest = sorted(report.per_ticker.items(), key=lambda item: (-item[1].trades, item[0]))
+    counts = attrgetter("trades", "recorded", "quarantined", "parquet", "files")
     yield _table(
         ("Ticker", "Trades", "Recorded", "Quarantined", "In Parquet", "Files", "kB"),
-        [
-            (
-                name or NAMELESS,
-                books.trades,
-                books.recorded,
-                books.quarantined,
-                books.parquet,
-                books.files,
-                books.size // 1000,
-            )
-            for name, books in busiest[:MAX_ROWS]
-        ],
+        *((name or NAMELESS, *counts(books), books.size // 1000) for name, books in busiest),
     )
-    yield from _more(busiest)
     if silent := [name for name in report.tickers if name not in report.per_ticker]:
         more = f" … and {len(silent) - MAX_ROWS} more" if len(silent) > MAX_ROWS else ""
         yield f"No trades of {escape_markdown(', '.join(silent[:MAX_ROWS]))}{more}."
 
 
-def _gaps(gaps: Sequence[GapReport]) -> Iterator[str]:
+def _gaps(gaps: Sequence[GapReport]) -> str:
     if not gaps:
-        yield "None."
-        return
-    yield _table(
+        return "None."
+    return _table(
         ("From (UTC)", "To", "Seconds", "Tickers", "Reason"),
-        [
+        *(
             (
                 _time(gap.start),
                 _time(gap.end),
@@ -219,15 +202,9 @@ def _gaps(gaps: Sequence[GapReport]) -> Iterator[str]:
                 gap.tickers,
                 gap.reason,
             )
-            for gap in gaps[:MAX_ROWS]
-        ],
+            for gap in gaps
+        ),
     )
-    yield from _more(gaps)
-
-
-def _more(rows: Sequence[object]) -> Iterator[str]:
-    if len(rows) > MAX_ROWS:
-        yield f"… and {len(rows) - MAX_ROWS} more."
 
 
 def _files(report: SessionReport, layout: Layout) -> Iterator[str]:
@@ -235,11 +212,9 @@ def _files(report: SessionReport, layout: Layout) -> Iterator[str]:
     size = sum(books.size for books in report.per_ticker.values())
     yield _table(
         ("What", "Where"),
-        [
-            (f"{count_of(files, 'Parquet file')}, {size // 1000:,} kB", layout.dataset.resolve()),
-            ("the tape", layout.tapes(report.session).resolve()),
-            ("the report", layout.report(report.session).resolve()),
-        ],
+        (f"{count_of(files, 'Parquet file')}, {size // 1000:,} kB", layout.dataset.resolve()),
+        ("the tape", layout.tapes(report.session).resolve()),
+        ("the report", layout.report(report.session).resolve()),
     )
     if report.unpublished:
         yield (
@@ -278,11 +253,8 @@ def conversion_line(recovered: Sequence[RecoveredSession], conversion: Conversio
         f"{count_of(len(recovered), 'session')} recovered, "
         f"{count_of(conversion.files, 'segment')} converted, {count_of(rows, 'trade')} published"
     )
-    unbalanced = [session.session for session in recovered if not session.balanced]
-    problems = [
-        *conversion.failed,
-        *(f"the books of {session} do not balance" for session in unbalanced),
-    ]
+    unbalanced = (session.session for session in recovered if not session.balanced)
+    problems = conversion.failed + [f"the books of {name} do not balance" for name in unbalanced]
     if not problems:
         return f"{text}."
     return f"{text}; {count_of(len(problems), 'problem')}, the first: {problems[0]}"
@@ -306,10 +278,10 @@ def fleet_page(fleet: Fleet, failures: int) -> str:
     parts = [
         _table(
             ("Shard", "State", "Tickers", "Expected trades/s"),
-            [
+            *(
                 (run.name, run.state.capitalize(), len(run.shard.tickers), f"{run.shard.rate:.1f}")
                 for run in fleet.runs
-            ],
+            ),
         )
     ]
     if waiting := fleet.unsent:
@@ -322,17 +294,15 @@ def fleet_page(fleet: Fleet, failures: int) -> str:
     return "\n\n".join(parts)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table whose numbers are aligned right, as in its first row."""
-    body = list(rows)
-    first: Sequence[object] = body[0] if body else head
-    rule = ["---:" if _is_number(value) else "---" for value in first]
-    texts = [[_cell(value) for value in row] for row in body]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (list(head), rule, *texts))
-
-
-def _is_number(value: object) -> bool:
-    return str(value).replace(".", "", 1).isdigit()
+def _table(head: Sequence[str], *rows: Sequence[object]) -> str:
+    """Return the first rows as a table, with numbers aligned right, and the number of the rest."""
+    first: Sequence[object] = rows[0] if rows else head
+    numeric = [str(value).replace(".", "", 1).isdigit() for value in first]
+    lines = [head, ["---:" if right else "---" for right in numeric]]
+    lines += [[_cell(value) for value in row] for row in rows[:MAX_ROWS]]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rest = len(rows) - MAX_ROWS
+    return f"{table}\n\n… and {rest} more." if rest > 0 else table
 
 
 def _cell(value: object) -> str:

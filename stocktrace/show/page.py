@@ -5,6 +5,7 @@ The template escapes all values, so that text from the data is text on the page.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -15,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from stocktrace._version import __version__
 from stocktrace.sessions.report import TickerBooks
 from stocktrace.show.picture import draw_picture
-from stocktrace.show.view import NAMELESS, ReportBar, ReportView
+from stocktrace.show.view import NAMELESS, ReportView
 from stocktrace.text import count_of, format_clock, format_duration
 
 #: Most rows of a table; the session's report on disk has all of them.
@@ -44,7 +45,7 @@ def render_page(view: ReportView) -> str:
     return environment.get_template("session.html").render(
         view=view,
         report=view.report,
-        rows=_rows(view),
+        rows=list(_rows(view)),
         data=_data(view),
         picture=draw_picture(view),
         charts=resources.files("stocktrace").joinpath(_CHARTS).read_text(encoding="utf-8"),
@@ -70,31 +71,27 @@ class _TickerRow:
     @property
     def change(self) -> float | None:
         """Change from the first price to the last, in percent."""
-        if self.first is None or self.last is None or self.first == 0:
+        if not self.first or self.last is None:
             return None
         return round(100 * (self.last / self.first - 1), 2)
 
 
-def _rows(view: ReportView) -> list[_TickerRow]:
+def _rows(view: ReportView) -> Iterator[_TickerRow]:
     report = view.report
-    names = dict.fromkeys([*view.bars, *report.per_ticker, *report.tickers])
-    return [_row(view, name, view.bars.get(name)) for name in names]
-
-
-def _row(view: ReportView, name: str, bars: list[ReportBar] | None) -> _TickerRow:
-    report, known = view.report, bars or []
-    priced = [bar for bar in known if bar.close is not None]
-    return _TickerRow(
-        name or NAMELESS,
-        report.per_ticker.get(name, TickerBooks()),
-        priced[0].open if priced else None,
-        max((bar.high for bar in priced if bar.high is not None), default=None),
-        min((bar.low for bar in priced if bar.low is not None), default=None),
-        priced[-1].close if priced else None,
-        sum(bar.volume for bar in known) if bars is not None else None,
-        report.silent.get(name),
-        report.refused.get(name, ""),
-    )
+    for name in dict.fromkeys([*view.bars, *report.per_ticker, *report.tickers]):
+        bars = view.bars.get(name, [])
+        priced = [bar for bar in bars if bar.close is not None]
+        yield _TickerRow(
+            name or NAMELESS,
+            report.per_ticker.get(name, TickerBooks()),
+            priced[0].open if priced else None,
+            max((bar.high for bar in priced if bar.high is not None), default=None),
+            min((bar.low for bar in priced if bar.low is not None), default=None),
+            priced[-1].close if priced else None,
+            sum(bar.volume for bar in bars) if name in view.bars else None,
+            report.silent.get(name),
+            report.refused.get(name, ""),
+        )
 
 
 def _data(view: ReportView) -> dict[str, Any]:

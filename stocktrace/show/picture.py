@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -46,7 +46,8 @@ def draw_picture(view: ReportView) -> str:
     A gap of some of the tickers has one in the panel of each of them.
     """
     shown = [(name, bars) for name, bars in view.bars.items() if bars][:MOST_PANELS]
-    scale = _TimeScale.of(view)
+    begin = view.begin.timestamp()
+    scale = _TimeScale(begin, max(view.end.timestamp(), begin + 1))
     bottom = _TOP + max(len(shown), 1) * (_PANEL + _SPACE)
     height = bottom + 24
     root = Element(
@@ -59,35 +60,33 @@ def draw_picture(view: ReportView) -> str:
             "role": "img",
         },
     )
-    _text(root, "title", f"Session {view.report.session}: price, volume and gaps")
-    SubElement(root, "style").text = _STYLE
-    _rect(root, "paper", 0.5, 0.5, _WIDTH - 1, height - 1).set("rx", "6")
-    _text(root, "text", _headline(view), {"class": "head", "x": _n(_LEFT), "y": "26"})
-    _draw_time_axis(root, scale, _TOP, bottom)
+    _add(root, "title", text=f"Session {view.report.session}: price, volume and gaps")
+    _add(root, "style", text=_STYLE)
+    _add(root, "rect", "paper", x=0.5, y=0.5, width=_WIDTH - 1, height=height - 1, rx=6)
+    _add(root, "text", "head", _headline(view), x=_LEFT, y=26)
+    for x, text in scale.ticks():
+        _add(root, "path", "axis", d=f"M{_n(x)} {_n(_TOP)}V{_n(bottom)}")
+        _add(root, "text", text=text, x=x, y=bottom + 15, text_anchor="middle")
     for gap in view.gaps:
         for top, end in _gap_areas(gap, [name for name, _ in shown], bottom):
             left, right = scale.x(gap.start.timestamp()), scale.x(gap.end.timestamp())
-            rect = _rect(root, "gap", left, top, max(right - left, _NARROWEST), end - top)
-            _text(rect, "title", f"{_seconds(gap)}: {gap.reason}")
+            width = max(right - left, _NARROWEST)
+            rect = _add(root, "rect", "gap", x=left, y=top, width=width, height=end - top)
+            seconds = (gap.end - gap.start).total_seconds()
+            _add(rect, "title", text=f"{seconds:,.1f} s: {gap.reason}")
     for panel, (name, bars) in enumerate(shown):
         _draw_panel(root, scale, _TOP + panel * (_PANEL + _SPACE), name, bars, view)
     if not shown:
-        place = {"x": _n(_LEFT), "y": _n(_TOP + _PANEL / 2)}
-        _text(root, "text", "No trades were recorded.", place)
+        _add(root, "text", text="No trades were recorded.", x=_LEFT, y=_TOP + _PANEL / 2)
     return tostring(root, encoding="unicode")
 
 
 @dataclass(frozen=True, slots=True)
 class _TimeScale:
-    """Maps time (epoch s) to x; covers at least one second."""
+    """Maps time (epoch s) to x."""
 
     begin: float
     end: float
-
-    @classmethod
-    def of(cls, view: ReportView) -> _TimeScale:
-        begin = view.begin.timestamp()
-        return cls(begin, max(view.end.timestamp(), begin + 1))
 
     def x(self, moment: float) -> float:
         share = (moment - self.begin) / (self.end - self.begin)
@@ -124,18 +123,17 @@ def _draw_panel(
     bars: Sequence[ReportBar],
     view: ReportView,
 ) -> None:
-    _text(root, "text", name, {"class": "name", "x": _n(_LEFT), "y": _n(top + 14)})
-    base = top + _PANEL
-    SubElement(root, "path", {"class": "axis", "d": f"M{_n(_LEFT)} {_n(base)}H{_n(scale.x(1e12))}"})
-    edge = _n(_WIDTH - _RIGHT + 8)
+    _add(root, "text", "name", name, x=_LEFT, y=top + 14)
+    base, edge = top + _PANEL, _WIDTH - _RIGHT + 8
+    _add(root, "path", "axis", d=f"M{_n(_LEFT)} {_n(base)}H{_n(scale.x(1e12))}")
     middle = {bar: scale.x(bar.start + view.every_s / 2) for bar in bars}
     width = max((scale.x(scale.begin + view.every_s) - _LEFT) * 0.8, 0.5)
     most = max(bar.volume for bar in bars)
     if most > 0:
         tall = (_VOLUME - 4) / most
         lines = (f"M{_n(x)} {_n(base)}v{_n(-bar.volume * tall)}" for bar, x in middle.items())
-        _lines(root, "volume", lines, width)
-        _text(root, "text", _short(most), {"x": edge, "y": _n(base - 2)})
+        _add(root, "path", "volume", stroke_width=width, d="".join(lines))
+        _add(root, "text", text=_short(most), x=edge, y=base - 2)
     priced = list(_priced(middle))
     if not priced:
         return
@@ -146,15 +144,15 @@ def _draw_panel(
         return top + _TITLE + (1 - share) * (_PRICE - 16)
 
     ranges = (f"M{_n(p.x)} {_n(y(p.high))}V{_n(y(p.low) + 0.1)}" for p in priced)
-    _lines(root, "range", ranges, width)
+    _add(root, "path", "range", stroke_width=width, d="".join(ranges))
     gaps = sorted(scale.x(gap.start.timestamp()) for gap in view.gaps if gap.concerns(name))
-    line = "".join(
-        f"{'L' if on else 'M'}{_n(p.x)} {_n(y(p.close))}"
-        for p, on in zip(priced, _is_connected([p.x for p in priced], gaps), strict=True)
-    )
-    SubElement(root, "path", {"class": "price", "d": line})
+    line, stretch = "", -1
+    for point in priced:
+        before, stretch = stretch, bisect(gaps, point.x)
+        line += f"{'L' if stretch == before else 'M'}{_n(point.x)} {_n(y(point.close))}"
+    _add(root, "path", "price", d=line)
     for price in dict.fromkeys((high, low)):
-        _text(root, "text", f"{price:,.7g}", {"x": edge, "y": _n(y(price) + 4)})
+        _add(root, "text", text=f"{price:,.7g}", x=edge, y=y(price) + 4)
 
 
 class _PricePoint(NamedTuple):
@@ -172,17 +170,6 @@ def _priced(middle: Mapping[ReportBar, float]) -> Iterator[_PricePoint]:
             yield _PricePoint(x, bar.high, bar.low, bar.close)
 
 
-def _is_connected(places: Sequence[float], gaps: Sequence[float]) -> Iterator[bool]:
-    """Yield for each place whether the line connects it to the one before, without a gap."""
-    for at, x in enumerate(places):
-        yield at > 0 and bisect(gaps, places[at - 1]) == bisect(gaps, x)
-
-
-def _lines(root: Element, kind: str, lines: Iterable[str], width: float) -> None:
-    place = {"class": kind, "stroke-width": _n(width), "d": "".join(lines)}
-    SubElement(root, "path", place)
-
-
 def _short(value: float) -> str:
     """``1.2M``."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -191,35 +178,26 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _draw_time_axis(root: Element, scale: _TimeScale, top: float, bottom: float) -> None:
-    for x, text in scale.ticks():
-        SubElement(root, "path", {"class": "axis", "d": f"M{_n(x)} {_n(top)}V{_n(bottom)}"})
-        place = {"x": _n(x), "y": _n(bottom + 15), "text-anchor": "middle"}
-        _text(root, "text", text, place)
-
-
 def _headline(view: ReportView) -> str:
     summary = view.summary
     trades = "trades not counted yet"
     if summary.trades is not None:
         trades = count_of(summary.trades, "trade")
     return (
-        f"{view.begin:%Y-%m-%d %H:%M:%S} to {view.end:%H:%M:%S} UTC · {view.state} · "
+        f"{view.begin:%Y-%m-%d %H:%M:%S} to {view.end:%H:%M:%S} UTC · {summary.state} · "
         f"{trades} · {count_of(summary.gaps, 'gap')}"
     )
 
 
-def _seconds(gap: GapStretch) -> str:
-    return f"{(gap.end - gap.start).total_seconds():,.1f} s"
-
-
-def _rect(parent: Element, kind: str, x: float, y: float, width: float, height: float) -> Element:
-    place = {"x": _n(x), "y": _n(y), "width": _n(width), "height": _n(height)}
-    return SubElement(parent, "rect", {"class": kind, **place})
-
-
-def _text(parent: Element, tag: str, text: str, attributes: dict[str, str] | None = None) -> None:
-    SubElement(parent, tag, attributes or {}).text = _NO_XML.sub("\ufffd", text)
+def _add(
+    parent: Element, tag: str, kind: str = "", text: str = "", **attributes: float | str
+) -> Element:
+    """Add an element of the class ``kind`` with a text."""
+    element = SubElement(parent, tag, {"class": kind} if kind else {})
+    for name, value in attributes.items():
+        element.set(name.replace("_", "-"), value if isinstance(value, str) else _n(value))
+    element.text = _NO_XML.sub("\ufffd", text)
+    return element
 
 
 def _n(value: float) -> str:

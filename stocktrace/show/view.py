@@ -83,11 +83,18 @@ class ReportView:
             UsageError: the session does not exist.
             StoreError: its report, or one of its files, is damaged.
         """
-        report = _read_report(layout, session)
+        path = layout.report(session)
+        if not (is_session(session) and path.exists()):
+            raise UsageError(f"No session {session} in {layout.root}. See `stocktrace sessions`.")
+        try:
+            report = read_session(layout, session)
+        except ValueError as error:
+            raise StoreError(f"{path} is not a session report: {error}.") from error
         summary = SessionSummary.of(layout, report)
         begin, end = report.started, _end(report, summary)
         every_s = length_of_bars((end - begin).total_seconds())
-        busiest = sorted(report.tickers, key=lambda name: (-_trades(report, name), name))
+        trades = {name: books.trades for name, books in report.per_ticker.items()}
+        busiest = sorted(report.tickers, key=lambda name: (-trades.get(name, 0), name))
         removed = sorted(set(report.per_ticker) - set(report.tickers))
         bars = {
             name: _read_bars(layout, session, name, every_s, begin, end)
@@ -103,21 +110,6 @@ class ReportView:
             _read_gaps(layout, report),
             _count_quarantine(layout, session),
         )
-
-    @property
-    def state(self) -> str:
-        """The state of the session."""
-        return self.summary.state
-
-    @property
-    def is_closed(self) -> bool:
-        """The books are final."""
-        return self.state not in ("running", "crashed")
-
-    @property
-    def quarantined(self) -> int:
-        """Number of rows and frames in quarantine."""
-        return sum(self.quarantine.values())
 
     @property
     def without_trades(self) -> list[str]:
@@ -137,16 +129,6 @@ def length_of_bars(seconds: float) -> int:
     return next(fitting, LENGTHS_S[-1])
 
 
-def _read_report(layout: Layout, session: str) -> SessionReport:
-    path = layout.report(session)
-    if not (is_session(session) and path.exists()):
-        raise UsageError(f"No session {session} in {layout.root}. See `stocktrace sessions`.")
-    try:
-        return read_session(layout, session)
-    except ValueError as error:
-        raise StoreError(f"{path} is not a session report: {error}.") from error
-
-
 def _end(report: SessionReport, summary: SessionSummary) -> datetime:
     if report.ended is not None:
         return report.ended
@@ -159,38 +141,29 @@ def _end(report: SessionReport, summary: SessionSummary) -> datetime:
     return max([status, *trades, *gaps])
 
 
-def _trades(report: SessionReport, ticker: str) -> int:
-    return report.per_ticker[ticker].trades if ticker in report.per_ticker else 0
-
-
 def _read_bars(
     layout: Layout, session: str, ticker: str, every_s: int, begin: datetime, end: datetime
 ) -> list[ReportBar]:
-    rows = read_session_bars(layout, session, ticker, every_s, begin, end).to_pylist()
+    columns = ("open", "high", "low", "close", "volume", "trade_count")
     return [
-        ReportBar(
-            int(row["start"].timestamp()),
-            *(row[name] for name in ("open", "high", "low", "close", "volume", "trade_count")),
-        )
-        for row in rows
+        ReportBar(int(row["start"].timestamp()), *(row[name] for name in columns))
+        for row in read_session_bars(layout, session, ticker, every_s, begin, end).to_pylist()
     ]
 
 
 def _read_gaps(layout: Layout, report: SessionReport) -> list[GapStretch]:
     """Read the gaps from the coverage, or from the report until the coverage is written."""
     table = read_gaps(session=report.session, data_dir=layout.root)
-    if not len(table):
-        # The report counts the tickers of a gap, but does not name them.
-        count = len(report.tickers)
+    if len(table):
         return [
-            GapStretch(
-                gap.start, gap.end, gap.reason, None if gap.tickers >= count else frozenset()
-            )
-            for gap in report.gaps
+            GapStretch(start, end, reason, frozenset(tickers))
+            for (_, start, end, reason), tickers in sorted(join_midnight_gaps(table).items())
         ]
+    # The report counts the tickers of a gap, but does not name them.
+    count, some = len(report.tickers), frozenset[str]()
     return [
-        GapStretch(start, end, reason, frozenset(tickers))
-        for (_, start, end, reason), tickers in sorted(join_midnight_gaps(table).items())
+        GapStretch(gap.start, gap.end, gap.reason, None if gap.tickers >= count else some)
+        for gap in report.gaps
     ]
 
 
