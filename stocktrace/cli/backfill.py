@@ -47,7 +47,7 @@ def backfill(
             plan = plan_fills(layout)
             fills = [*plan.changed, *(fill for task in plan.tasks for fill, _ in task.parts)]
         else:
-            with _open_rest(data_dir, url) as rest:
+            with open_rest(data_dir, url) as rest:
                 fills.extend(fill_gaps(layout, rest))
     finally:
         if as_json:
@@ -62,7 +62,7 @@ def backfill(
     return 1 if not dry_run and any(fill.state == "open" for fill in fills) else 0
 
 
-def _open_rest(data_dir: Path | None, url: str | None) -> RestClient:
+def open_rest(data_dir: Path | None, url: str | None) -> RestClient:
     from stocktrace.feed.rest import RestClient, rest_url
 
     settings = Settings.load(data_dir=data_dir, url=url)
@@ -121,7 +121,7 @@ def reconcile(
     day = parse_day(date) or last_trading_day()
     wanted = parse_tickers(tickers) if tickers else ()
     rows = []
-    with _open_rest(data_dir, url) as rest:
+    with open_rest(data_dir, url) as rest:
         for row in reconcile_day(layout, rest, day, wanted, min_share):
             rows.append(row)
             if as_json:
