@@ -16,8 +16,8 @@ from flows.fields import Date
 from stocktrace.backfill.fill import fill_gaps
 from stocktrace.backfill.plan import describe_postponed, plan_fills
 from stocktrace.backfill.reconcile import Completeness, last_trading_day, reconcile_day
-from stocktrace.cli.backfill import open_rest
 from stocktrace.errors import StocktraceError
+from stocktrace.feed.rest import RestClient
 from stocktrace.query.criteria import parse_day
 from stocktrace.settings import Settings
 from stocktrace.show.markdown import MAX_ROWS
@@ -68,7 +68,7 @@ def fetch_gaps(settings: dict[str, str | None]) -> tuple[list[GapFill], str, lis
     try:
         loaded = Settings.load(**settings)
         layout = Layout.from_settings(loaded)
-        with open_rest(loaded) as rest:
+        with RestClient.open(loaded) as rest:
             fills.extend(fill_gaps(layout, rest))
         return fills, "", describe_postponed(plan_fills(layout))
     except StocktraceError as error:
@@ -118,7 +118,7 @@ def compare_day(
         loaded = Settings.load(**settings)
         layout, day = Layout.from_settings(loaded), parse_day(date) or last_trading_day()
         symbols = parse_tickers(tickers) if tickers else ()
-        with open_rest(loaded) as rest:
+        with RestClient.open(loaded) as rest:
             rows.extend(reconcile_day(layout, rest, day, symbols, min_share))
     except StocktraceError as error:
         return rows, str(error)

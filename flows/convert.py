@@ -13,8 +13,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from stocktrace.errors import StocktraceError
-from stocktrace.maintenance.convert import ConversionResult, convert_segments
-from stocktrace.record.recovery import RecoveredSession
+from stocktrace.maintenance.convert import convert_segments
+from stocktrace.record.recovery import ConversionResult, RecoveredSession
 from stocktrace.record.recovery import recover as recover_sessions
 from stocktrace.settings import Settings
 from stocktrace.show.markdown import conversion_line, conversion_page

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from operator import attrgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -16,7 +15,6 @@ from stocktrace.cli.parameters import DataDir, Date, DryRun, Json, Url, open_lay
 from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
-    from stocktrace.feed.rest import RestClient
     from stocktrace.store.gap_fills import GapFill
 
 RestUrl = Annotated[
@@ -40,6 +38,7 @@ def backfill(
 
     from stocktrace.backfill.fill import fill_gaps
     from stocktrace.backfill.plan import describe_postponed, plan_fills
+    from stocktrace.feed.rest import RestClient
 
     fills: list[GapFill] = []
     try:
@@ -47,7 +46,7 @@ def backfill(
             plan = plan_fills(layout)
             fills = [*plan.changed, *(fill for task in plan.tasks for fill, _ in task.parts)]
         else:
-            with open_rest(data_dir, url) as rest:
+            with RestClient.open(Settings.load(data_dir=data_dir, url=url)) as rest:
                 fills.extend(fill_gaps(layout, rest))
     finally:
         if as_json:
@@ -60,13 +59,6 @@ def backfill(
         for sentence in postponed or ([] if fills else ["no gaps to fill"]):
             output.print_line(sentence)
     return 1 if not dry_run and any(fill.state == "open" for fill in fills) else 0
-
-
-def open_rest(data_dir: Path | None, url: str | None) -> RestClient:
-    from stocktrace.feed.rest import RestClient, rest_url
-
-    settings = Settings.load(data_dir=data_dir, url=url)
-    return RestClient(rest_url(settings.url), settings.key())
 
 
 def _print(fills: Sequence[GapFill]) -> None:
@@ -115,13 +107,14 @@ def reconcile(
     layout = open_layout(data_dir)
 
     from stocktrace.backfill.reconcile import last_trading_day, reconcile_day
+    from stocktrace.feed.rest import RestClient
     from stocktrace.query.criteria import parse_day
     from stocktrace.trade import parse_tickers
 
     day = parse_day(date) or last_trading_day()
     wanted = parse_tickers(tickers) if tickers else ()
     rows = []
-    with open_rest(data_dir, url) as rest:
+    with RestClient.open(Settings.load(data_dir=data_dir, url=url)) as rest:
         for row in reconcile_day(layout, rest, day, wanted, min_share):
             rows.append(row)
             if as_json:

@@ -31,6 +31,7 @@ from stocktrace.errors import (
     TicksNotFound,
 )
 from stocktrace.feed.reconnect import Backoff
+from stocktrace.settings import Settings
 from stocktrace.units import NS_PER_SECOND
 
 #: How often a request is made before ``ServerUnavailable`` is raised.
@@ -73,6 +74,11 @@ class RestClient:
             timeout=_TIMEOUT,
             mounts={"all://127.0.0.1": None, "all://localhost": None},  # never through a proxy
         )
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Return a client for the host and the key of the settings; raises ``SettingsError``."""
+        return cls(rest_url(settings.url), settings.key())
 
     def __enter__(self) -> Self:
         return self

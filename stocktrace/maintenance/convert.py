@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from stocktrace.errors import StocktraceError
 from stocktrace.record.publish import upload_session, with_lake_of_report
-from stocktrace.record.recovery import claim_session
+from stocktrace.record.recovery import ConversionResult, claim_session
 from stocktrace.sessions.catalog import read_report
 from stocktrace.store import conversion
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-
-
-@dataclass(slots=True)
-class ConversionResult:
-    """Files and rows that were published, and failures as messages."""
-
-    files: int = 0
-    rows: int = 0
-    failed: list[str] = field(default_factory=list)
 
 
 def convert_segments(layout: Layout) -> ConversionResult:

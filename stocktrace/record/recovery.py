@@ -22,7 +22,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -67,6 +67,15 @@ class RecoveredSession:
     torn_bytes: int
     balanced: bool
     upload_error: str = ""
+
+
+@dataclass(slots=True)
+class ConversionResult:
+    """Files and rows that were published, and failures as messages."""
+
+    files: int = 0
+    rows: int = 0
+    failed: list[str] = field(default_factory=list)
 
 
 def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[RecoveredSession]:

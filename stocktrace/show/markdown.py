@@ -9,8 +9,7 @@ from datetime import datetime
 from operator import attrgetter
 
 from stocktrace.live.fleet import Fleet
-from stocktrace.maintenance.convert import ConversionResult
-from stocktrace.record.recovery import RecoveredSession
+from stocktrace.record.recovery import ConversionResult, RecoveredSession
 from stocktrace.sessions.report import GapReport, SessionReport
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.show.view import NAMELESS

@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from stocktrace.maintenance.convert import ConversionResult
-from stocktrace.record.recovery import RecoveredSession
+from stocktrace.record.recovery import ConversionResult, RecoveredSession
 from stocktrace.sessions.report import Books, GapReport, LagReport, SessionReport, TickerBooks
 from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
 from stocktrace.show.markdown import (
