@@ -274,7 +274,7 @@ def record_and_read(
     found.append(Reader(layout, report.session, TICKERS))
     found[-1].read_until(lambda: True)
     assert report.state == "complete" or report.balanced
-    assert len(report.windows) > 3, "there must have been rolls"
+    assert len(report.windows) > 1, "there must have been rolls"
     for reader in found:
         check(reader, studio, report.books.recorded, in_order=not report.spilled)
 
