@@ -91,8 +91,7 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
     books = report.books
     # Tickers without trades are listed, too.
     tickers = {**{name: TickerBooks() for name in report.tickers}, **report.per_ticker}
-    files = sum(ticker.files for ticker in tickers.values())
-    size = sum(ticker.size for ticker in tickers.values())
+    files, size = report.files, report.size
     published = sum(ticker.parquet for ticker in tickers.values())
     reason = "" if report.reason == report.state else f" ({_plain(report.reason)})"
     differences = report.differences()

@@ -193,5 +193,5 @@ class SessionLiveness:
             "quarantined": self.quarantined,
             "rolled": live.rolled if live else len(report.windows),
             "published": live.published if live else len(report.windows) - len(report.unpublished),
-            "files": sum(books.files for books in report.per_ticker.values()),
+            "files": report.files,
         }

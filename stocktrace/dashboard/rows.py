@@ -20,8 +20,6 @@ from stocktrace.latency import BUCKET_COUNT, BUCKETS_PER_OCTAVE, LatencyHistogra
 from stocktrace.query.sale_conditions import bar_eligibility
 from stocktrace.units import US_PER_MS, US_PER_SECOND
 
-#: Any US stock: the meaning of condition codes is the same for all of them.
-_A_STOCK = "A"
 #: Steps of a history: half an hour second by second; a trading day in steps of 16 s. 2 MB.
 STEPS = 1800
 _QUANTILES = np.array([0.5, 0.95, 0.99])
@@ -66,7 +64,7 @@ class TickerRows:
         received = table["ts_recv"].to_numpy().view(np.int64)
         lag_ms = (received - table["ts_event"].to_numpy().view(np.int64) * US_PER_MS) / US_PER_MS
         price, volume = table["price"].to_numpy(), table["volume"].to_numpy()
-        prices, volumes = bar_eligibility(_A_STOCK, table["conditions"])
+        prices, volumes = bar_eligibility(table["conditions"])
         all_rows = np.ones(table.num_rows, np.bool_)
         parts, begin = [], 0
         for ticker, count, written in portions:

@@ -26,9 +26,9 @@ import pyarrow as pa
 from stocktrace.clock import Deadline
 from stocktrace.dashboard.rows import TickerRows
 from stocktrace.sessions.report import SessionReport
+from stocktrace.store.dataset import PublishedRows, list_published
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import OPEN, WindowId, is_day_file
-from stocktrace.store.partition import WindowRows, files_in_order, window_rows_in
+from stocktrace.store.names import OPEN, WindowId
 from stocktrace.store.segments import HEADER, parse_lines
 from stocktrace.trade import is_ticker
 from stocktrace.units import NS_PER_US
@@ -148,22 +148,17 @@ class TickerTail:
                 segments[number] = path
         return segments
 
-    def _published(self) -> dict[int, WindowRows | Path]:
-        """Return the windows in Parquet that are not done: files, or parts of a day file."""
-        published: dict[int, WindowRows | Path] = {}
-        for date in self._dates():
-            for path in files_in_order(self._layout.partition(self._ticker, date)):
-                if is_day_file(path):
-                    for piece in window_rows_in(path):
-                        if piece.part.session == self._session:
-                            published[piece.part.number] = piece
-                elif path.name.startswith(self._session):
-                    published[WindowId.parse(path).number] = path
-        return {n: source for n, source in published.items() if n not in self._done}
+    def _published(self) -> dict[int, PublishedRows]:
+        """Return the windows in Parquet that are not done."""
+        published = list_published(self._layout, self._dates(), self._session)
+        return {
+            window.number: rows
+            for window, rows in published.items()
+            if window.number not in self._done
+        }
 
-    def _read_parquet(self, number: int, source: WindowRows | Path) -> Iterator[TickerRows]:
-        pieces = window_rows_in(source) if isinstance(source, Path) else [source]
-        table = pa.Table.from_batches([batch for piece in pieces for batch in piece.read()])
+    def _read_parquet(self, number: int, published: PublishedRows) -> Iterator[TickerRows]:
+        table = pa.concat_tables(published.read([self._ticker]))
         position = self._positions.setdefault(number, _TailPosition())
         rest = table.slice(position.rows)
         position.rows = table.num_rows

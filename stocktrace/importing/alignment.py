@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -32,16 +31,10 @@ from stocktrace.query.duplicates import (
 )
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 from stocktrace.store.coverage import COVERAGE_SCHEMA
+from stocktrace.store.dataset import list_published
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
-from stocktrace.store.partition import (
-    list_window_rows,
-    partition_date,
-    partition_folders,
-    partition_ticker,
-    retry_on_compaction,
-)
-from stocktrace.store.source import FolderSource
+from stocktrace.store.source import FolderSource, tickers_of_date
 from stocktrace.trade import Trade
 from stocktrace.units import NS_PER_US, US_PER_DAY, US_PER_SECOND
 
@@ -69,18 +62,15 @@ class RecorderData:
 
     def days(self) -> set[tuple[str, str]]:
         """The tickers and UTC dates (by its own clock) that can have trades."""
-        return {
-            (partition_ticker(folder), partition_date(folder))
-            for folder in partition_folders(self.layout)
-        }
+        source = FolderSource(self.layout)
+        return {(ticker, day) for day in source.dates() for ticker in tickers_of_date(source, day)}
 
     def digest(self) -> bytes:
         """A digest of everything published, whatever the files it is in."""
         parts = sorted(
-            (partition_ticker(folder), rows.part.session, rows.part.window, rows.content)
-            for folder in partition_folders(self.layout)
-            for rows in list_window_rows(folder)
-            if not is_import(rows.part.session)
+            (window.session, window.window, rows.content.hash)
+            for window, rows in list_published(self.layout, self.layout.dates()).items()
+            if not is_import(window.session)
         )
         return hashlib.blake2b(repr((parts, list(self.coverage()))).encode()).digest()
 
@@ -90,9 +80,7 @@ class RecorderData:
         The trades of sessions that ran at the same time are united; they have one clock.
         """
         source, offset = FolderSource(self.layout), self.offset_us
-        received = retry_on_compaction(
-            partial(read_received, source, ticker, begin + offset, end + offset)
-        )
+        received = read_received(source, ticker, begin + offset, end + offset)
         trades = received.trades[:0]
         for session in sorted(received.sessions):
             if not is_import(session):

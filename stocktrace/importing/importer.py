@@ -24,7 +24,6 @@ from stocktrace.errors import StoreError
 from stocktrace.importing.csv_source import CsvSource, EmptySource, TimedFrame
 from stocktrace.intervals import CoverageInterval
 from stocktrace.marks import CoveredMark, EndedMark, OpeningMark
-from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.journal import SessionJournal, new_report, report_gaps
@@ -175,7 +174,6 @@ def publish_tapes(
     for window in tapes.windows:
         journal.window_published(publish_window(layout, WindowId(session, window), whole=False))
     report.tickers = sorted(name for name, books in report.per_ticker.items() if books.recorded)
-    report.duplicates = count_session_duplicates(layout, session, report.dates)
     report.gaps = report_gaps(CoverageBuilder(list(coverage)))
     hash_files(layout, report, write_coverage(layout, session, coverage))
     report.state = state or recovered_state(session)

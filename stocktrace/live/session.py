@@ -32,7 +32,6 @@ from stocktrace.live.publishing import Publisher, WindowPublishing
 from stocktrace.live.snapshot import StatusSnapshot
 from stocktrace.live.ticker_changes import TickerChanger, open_inbox
 from stocktrace.marks import OpeningMark
-from stocktrace.query.duplicates import count_session_duplicates
 from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.intake import Intake
 from stocktrace.record.journal import (
@@ -166,7 +165,6 @@ class CaptureSession:
             threads = (self._recording, self._syncing, self._recovering)
             failures = (*(thread.failure for thread in threads), *self._failures)
             self._raise_first(*failures, *self._publishing.failures)
-            report.duplicates = count_session_duplicates(self._layout, report.session, report.dates)
         except BaseException as error:
             # An interruption must be quick: sealed windows are published later.
             self._interrupted = not isinstance(error, Exception)

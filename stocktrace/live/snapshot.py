@@ -87,7 +87,7 @@ class StatusSnapshot:
             behind_s=self._behind_s(now, intake.taken, intake.taken + backlog),
             rolled=rolled,
             published=rolled - len(report.unpublished),
-            files=sum(books.files for books in report.per_ticker.values()),
+            files=report.files,
             parquet=sum(books.parquet for books in report.per_ticker.values()),
             spilled=self._spilled,
             notices=len(report.notices),

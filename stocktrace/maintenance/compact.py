@@ -1,4 +1,4 @@
-"""Compaction of a data folder: merge each finished day of a ticker into one file.
+"""Compaction of a data folder: merge the files of each finished date into one.
 
 A date is compacted when it has ended (UTC) and nothing of it is still unpublished: no plain tape,
 no segment, no crashed session with windows of it. Files that a recovery publishes later stay beside
@@ -15,11 +15,10 @@ from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StocktraceError, UsageError
 from stocktrace.sessions.catalog import read_report, sessions_to_recover
 from stocktrace.store.audit import AuditLog
-from stocktrace.store.compaction import CompactedDay, compact_day, finish_swap
+from stocktrace.store.compaction import CompactedDate, compact_date, finish_swap
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock
 from stocktrace.store.names import WindowId
-from stocktrace.store.partition import partition_date, partition_folders, partition_ticker
 from stocktrace.units import utc_datetime
 
 log = logging.getLogger(__name__)
@@ -27,12 +26,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class CompactionResult:
-    """Compacted days, postponed dates with the reason, and failures as messages.
+    """Compacted dates, postponed dates with the reason, and failures as messages.
 
     ``crashed`` are the sessions whose recovery is needed first.
     """
 
-    done: list[CompactedDay] = field(default_factory=list)
+    done: list[CompactedDate] = field(default_factory=list)
     postponed: dict[str, str] = field(default_factory=dict)
     crashed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -56,7 +55,7 @@ def compact_days(
         audit = AuditLog(layout.audit, "", clock)
         for staged in layout.compaction_leftovers():  # finish what a killed compaction began
             try:
-                finish_swap(layout, partition_ticker(staged), partition_date(staged))
+                finish_swap(layout, staged.name.removeprefix("date="))
             except StocktraceError as error:
                 result.failed.append(str(error))
         postponed = _postponed_dates(layout)
@@ -72,23 +71,15 @@ def compact_days(
 
 
 def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: AuditLog) -> None:
-    for folder in partition_folders(layout, name):
-        try:
-            done = compact_day(layout, partition_ticker(folder), name)
-        except StocktraceError as error:
-            result.failed.append(str(error))
-            continue
-        if done is not None:
-            result.done.append(done)
-            audit(
-                "compact",
-                date=name,
-                ticker=done.ticker,
-                files=done.files,
-                rows=done.rows,
-                before=done.size_before,
-                size=done.size,
-            )
+    try:
+        done = compact_date(layout, name)
+    except StocktraceError as error:
+        result.failed.append(str(error))
+        return
+    if done is not None:
+        result.done.append(done)
+        before = done.size_before
+        audit("compact", date=name, files=done.files, rows=done.rows, before=before, size=done.size)
 
 
 def _postponed_dates(layout: Layout) -> dict[str, tuple[str, list[str]]]:

@@ -10,11 +10,11 @@ from stocktrace.errors import ConversionError
 from stocktrace.sessions.catalog import finished_sessions
 from stocktrace.store import segments
 from stocktrace.store.audit import AuditLog
-from stocktrace.store.checksum import content_hash
+from stocktrace.store.checksum import hash_tables
+from stocktrace.store.dataset import find_published
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock
 from stocktrace.store.names import WindowId, decode_ticker
-from stocktrace.store.partition import find_window_rows
 from stocktrace.units import utc_datetime
 from stocktrace.verify import verify
 
@@ -77,9 +77,9 @@ def _prune_tapes(
 def _prune_csv(layout: Layout, path: Path, result: PruneResult, clock: Clock) -> None:
     ticker, part = decode_ticker(path.parent.name), WindowId.parse(path)
     try:
-        rows = find_window_rows(layout, ticker, part)
-        wanted = content_hash(segments.read_segment(path)).hexdigest()
-        published = content_hash(rows.read()).hexdigest() if rows is not None else None
+        rows = find_published(layout, part)
+        wanted = hash_tables(segments.read_segments([path]))
+        published = hash_tables(rows.read([ticker])) if rows is not None else None
     except ConversionError as error:
         result.refused.append(str(error))
         return

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
+from stocktrace.calendar import Market, market_of
 from stocktrace.errors import UsageError
 from stocktrace.query.bar_grid import BarGrid, BarHours, EpochMs, make_grid
-from stocktrace.query.coverage import gap_seconds, running_since
+from stocktrace.query.coverage import gap_seconds
 from stocktrace.query.criteria import Day, Moment, TradeQuery
 from stocktrace.query.sale_conditions import bar_eligibility
 from stocktrace.query.trades import Backend, Duplicates, convert_to_backend, read_query
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, encode_ticker
-from stocktrace.store.partition import WindowRowsReader, list_window_rows, retry_on_compaction
 from stocktrace.store.segments import read_open_segment
-from stocktrace.store.source import DataSource, open_source
+from stocktrace.store.source import DataSource, FolderSource, open_source, read_rows
 from stocktrace.units import MS_PER_SECOND, US_PER_MS, epoch_ms
 
 #: The columns of a bar; the prices and ``vwap`` are missing if no trade of the bar makes them.
@@ -42,9 +41,9 @@ BARS = pa.schema(
     ]
 )
 _BARS_BY_RECEIPT = BARS.remove(BARS.get_field_index("gap_seconds"))
-#: The columns of the bars of one ticker.
+#: Columns of bars.
 Columns = dict[str, npt.NDArray[Any]]
-_TRADE_COLUMNS = ["ts_event", "price", "volume", "conditions"]
+_TRADE_COLUMNS = ["symbol", "ts_event", "price", "volume", "conditions"]
 
 
 def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one question
@@ -98,33 +97,40 @@ def read_bars(  # noqa: PLR0913 - keyword arguments with defaults, all of one qu
         raise UsageError(f"For bars, duplicates must be 'keep' or 'drop', not {duplicates!r}.")
     source, query = open_source(data_dir), TradeQuery.of(tickers, start, end, date)
     grid = make_grid(source, query, every, session)
-    bars = {ticker: _read_bars(source, query, ticker, grid, duplicates) for ticker in query.tickers}
+    bars = _read_bars(source, query, grid, duplicates)
     if empty == "keep":
-        traded = np.concatenate([columns["start"] for columns in bars.values()])
-        all_starts = pd.Index(_all_starts(query, grid, traded), name="start")
-        for ticker, columns in bars.items():
-            frame = pd.DataFrame(columns).set_index("start").reindex(all_starts)
-            filled = frame.fillna({"volume": 0.0, "trade_count": 0}).reset_index()
-            bars[ticker] = {name: filled[name].to_numpy() for name in columns}
-    unknown = running_since(source)
-    tables = []
-    for ticker, columns in bars.items():
-        starts = columns["start"]
-        gaps = gap_seconds(source, ticker, starts, grid.ends(starts), unknown)
-        tables.append(_make_table(ticker, {**columns, "gap_seconds": gaps}, BARS))
-    return convert_to_backend(pa.concat_tables(tables), backend)
+        bars = _add_empty_bars(bars, _all_starts(query, grid, bars["start"]), len(query.tickers))
+    starts = bars["start"]
+    gaps = gap_seconds(source, query.tickers, bars["ticker"], starts, grid.ends(starts))
+    return convert_to_backend(
+        _make_table(query.tickers, {**bars, "gap_seconds": gaps}, BARS), backend
+    )
 
 
 def _read_bars(
-    source: DataSource, query: TradeQuery, ticker: str, grid: BarGrid, duplicates: Duplicates
+    source: DataSource, query: TradeQuery, grid: BarGrid, duplicates: Duplicates
 ) -> Columns:
-    """Read the bars that have trades."""
+    """Read the bars that have trades, of all tickers in one pass."""
     bounds = grid.bounds(query)
     if bounds is None:
         trades = TRADE_SCHEMA.empty_table()
     else:
-        trades = read_query(source, TradeQuery((ticker,), *bounds), _TRADE_COLUMNS, duplicates)
-    return _make_bars(ticker, trades, trades["ts_event"].to_numpy().astype(np.int64), grid)
+        trades = read_query(source, TradeQuery(query.tickers, *bounds), _TRADE_COLUMNS, duplicates)
+    return _make_bars(query.tickers, trades, trades["ts_event"].cast("int64").to_numpy(), grid)
+
+
+def _add_empty_bars(bars: Columns, starts: EpochMs, tickers: int) -> Columns:
+    """Return bars at all ``starts``, a superset of those of ``bars``, of so many ``tickers``."""
+    at = bars["ticker"] * len(starts) + np.searchsorted(starts, bars["start"])
+    filled = {
+        "ticker": np.repeat(np.arange(tickers), len(starts)),
+        "start": np.tile(starts, tickers),
+    }
+    for name in bars.keys() - filled.keys():
+        empty = 0 if name in ("volume", "trade_count") else np.nan
+        filled[name] = np.full(tickers * len(starts), empty, bars[name].dtype)
+        filled[name][at] = bars[name]
+    return filled
 
 
 def read_session_bars(
@@ -141,38 +147,40 @@ def read_session_bars(
     """
     days = [begin.date() + timedelta(n) for n in range((end.date() - begin.date()).days + 1)]
     dates = [day.isoformat() for day in days]
-    batches = retry_on_compaction(lambda: list(_read_batches(layout, session, ticker, dates)))
-    trades = pa.Table.from_batches(batches, TRADE_SCHEMA)
-    times = trades["ts_recv"].to_numpy().astype(np.int64) // US_PER_MS
-    bars = _make_bars(ticker, trades, times, BarGrid.of(every_s * MS_PER_SECOND, days))
-    return _make_table(ticker, bars, _BARS_BY_RECEIPT)
-
-
-def _read_batches(
-    layout: Layout, session: str, ticker: str, dates: list[str]
-) -> Iterator[pa.RecordBatch]:
     # Read CSV first: if it is published in the meantime, its window is found in Parquet.
     unpublished = {
-        WindowId.parse(path): list(read_open_segment(path))
+        WindowId.parse(path).number: read_open_segment(path)
         for path in layout.root.glob(f"csv/{encode_ticker(ticker)}/{session}-*.csv*")
     }
-    with WindowRowsReader() as reader:
-        for date in dates:
-            for rows in list_window_rows(layout.partition(ticker, date), session):
-                unpublished.pop(rows.part, None)
-                yield from reader.rows(rows)
-    for window in sorted(unpublished, key=lambda each: each.number):
-        yield from unpublished[window]
+    columns = [*TRADE_SCHEMA.names, "window_number"]
+    published = read_rows(FolderSource(layout), dates, columns, tickers=[ticker], session=session)
+    known = set(published["window_number"].unique().to_pylist())
+    tables = [unpublished[number] for number in sorted(unpublished.keys() - known)]
+    trades = pa.concat_tables([published.select(TRADE_SCHEMA.names), *tables])
+    times = trades["ts_recv"].cast("int64").to_numpy() // US_PER_MS
+    bars = _make_bars([ticker], trades, times, BarGrid.of(every_s * MS_PER_SECOND, days))
+    return _make_table([ticker], bars, _BARS_BY_RECEIPT)
 
 
-def _make_bars(ticker: str, trades: pa.Table, times: EpochMs, grid: BarGrid) -> Columns:
-    """Return the bars with trades: the columns from ``start`` (epoch ms) to ``vwap``."""
+def _make_bars(tickers: Sequence[str], trades: pa.Table, times: EpochMs, grid: BarGrid) -> Columns:
+    """Return the bars with trades, by ticker and time.
+
+    Columns: ``ticker`` (a place in ``tickers``), then those from ``start`` (epoch ms) to ``vwap``.
+    """
+    symbols = trades["symbol"].combine_chunks().dictionary_encode()
+    places = {ticker: at for at, ticker in enumerate(tickers)}
+    codes = np.array([places[name] for name in symbols.dictionary.to_pylist()], np.int64)
+    ticker = codes[symbols.indices.to_numpy()]
     starts, in_grid = grid.starts(times)
-    makes_price, makes_volume = bar_eligibility(ticker, trades["conditions"])
-    counts = in_grid & (makes_price | makes_volume)
+    makes_price, makes_volume = bar_eligibility(trades["conditions"])
+    # The codes of other markets are unknown: there every trade counts.
+    is_elsewhere = np.array([market_of(name) is not Market.US for name in tickers])[ticker]
+    makes_price, makes_volume = makes_price | is_elsewhere, makes_volume | is_elsewhere
+    rows = np.flatnonzero(in_grid & (makes_price | makes_volume))
     # A stable sort leaves trades of one millisecond in the order of arrival.
-    order = np.flatnonzero(counts)[np.argsort(times[counts], kind="stable")]
-    starts, firsts = np.unique(starts[order], return_index=True)
+    order = rows[np.lexsort((times[rows], ticker[rows]))]
+    ticker, starts = ticker[order], starts[order]
+    firsts = np.flatnonzero((np.diff(ticker, prepend=-1) != 0) | (np.diff(starts, prepend=-1) != 0))
     price, makes_price = trades["price"].to_numpy()[order], makes_price[order]
     volumes = np.where(makes_volume[order], trades["volume"].to_numpy()[order], 0.0)
     total = np.add.reduceat(volumes, firsts)
@@ -183,7 +191,8 @@ def _make_bars(ticker: str, trades: pa.Table, times: EpochMs, grid: BarGrid) -> 
     last = np.maximum.reduceat(np.where(makes_price, at, 0), firsts)
     without_price = np.isnan(high)  # then the first and the last are trades of other bars
     return {
-        "start": starts,
+        "ticker": ticker[firsts],
+        "start": starts[firsts],
         "open": np.where(without_price, np.nan, prices[first]),
         "high": high,
         "low": np.fmin.reduceat(prices, firsts),
@@ -194,9 +203,9 @@ def _make_bars(ticker: str, trades: pa.Table, times: EpochMs, grid: BarGrid) -> 
     }
 
 
-def _make_table(ticker: str, bars: Columns, schema: pa.Schema) -> pa.Table:
-    starts = bars["start"].view("datetime64[ms]")
-    columns = {**bars, "symbol": np.full(len(starts), ticker, object), "start": starts}
+def _make_table(tickers: Sequence[str], bars: Columns, schema: pa.Schema) -> pa.Table:
+    symbols = pa.array(tickers, pa.string()).take(pa.array(bars["ticker"]))
+    columns = {**bars, "symbol": symbols, "start": bars["start"].view("datetime64[ms]")}
     arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from stocktrace.intervals import TimeSpan, merge_spans
 from stocktrace.store.coverage import COVERAGE_SCHEMA, read_coverage_file
 from stocktrace.store.gap_fills import GapKey, add_fill_states
-from stocktrace.store.partition import partition_date
 from stocktrace.store.source import DataSource, open_source
 from stocktrace.units import MS_PER_SECOND, US_PER_MS, US_PER_SECOND, epoch_ms
 
@@ -50,7 +49,7 @@ def read_coverage(
     source = open_source(data_dir)
     names = [tickers] if isinstance(tickers, str) else list(tickers)
     rows = pc.field("symbol").isin(pa.array(names, pa.string())) if names else None
-    table = _read_files(source, source.coverage_files(date, session), rows)
+    table = _read_files(source, source.coverage_files([date] if date else None, session), rows)
     order = [("start", "ascending"), ("symbol", "ascending")]
     frame: pd.DataFrame = table.sort_by(order).to_pandas()
     return frame
@@ -136,42 +135,52 @@ def _span_columns(coverage: pd.DataFrame) -> tuple[list[int], list[int]]:
 # --- the gaps in bars --------------------------------------------------------------------------
 
 
-def running_since(source: DataSource) -> int:
+def gap_seconds(
+    source: DataSource,
+    tickers: Sequence[str],
+    bar_tickers: Int64Array,
+    starts: Int64Array,
+    ends: Int64Array,
+) -> npt.NDArray[np.float64]:
+    """Return how many seconds of each bar (epoch ms) no session listened to its ticker.
+
+    ``bar_tickers`` are places in ``tickers``, in order. While a session is running, which writes
+    its coverage when it ends, a gap after its start is nan.
+    """
+    seconds = np.zeros(len(starts))
+    if not len(starts):
+        return seconds
+    first, last = (
+        datetime.fromtimestamp(int(ms) / MS_PER_SECOND, UTC).date()
+        for ms in (starts.min(), ends.max())
+    )
+    days = [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
+    names = pa.array(tickers, pa.string())
+    rows = pc.field("symbol").isin(names) & (pc.field("state") == "listening")
+    listened = _read_files(source, source.coverage_files(days), rows).to_pandas()
+    spans: dict[str, list[TimeSpan]] = {}
+    for ticker, start, end in zip(listened["symbol"], *_span_columns(listened), strict=True):
+        spans.setdefault(ticker, []).append((start, end))
+    edges = np.searchsorted(bar_tickers, np.arange(len(tickers) + 1))
+    for at, ticker in enumerate(tickers):
+        bars = slice(edges[at], edges[at + 1])
+        seconds[bars] = _listened_seconds(spans.get(ticker, []), starts[bars], ends[bars])
+    seconds = np.maximum(np.round((ends - starts) / MS_PER_SECOND - seconds, 6), 0.0)
+    seconds[(ends > _running_since(source)) & (seconds > 0)] = np.nan
+    return seconds
+
+
+def _running_since(source: DataSource) -> int:
     """Return when the first of the running sessions began (epoch ms)."""
     names = (f"{session[:15]}+0000" for session in source.running_sessions())
     starts = (datetime.strptime(name, "%Y%m%dT%H%M%S%z") for name in names)
     return min(map(epoch_ms, starts), default=LATEST_MS)
 
 
-def gap_seconds(
-    source: DataSource, ticker: str, starts: Int64Array, ends: Int64Array, unknown: int
-) -> npt.NDArray[np.float64]:
-    """Return how many seconds of each bar (epoch ms, in order) no session listened to ``ticker``.
-
-    From ``unknown`` on (epoch ms, of ``running_since``) a session is running, which writes its
-    coverage when it ends: a gap there is nan.
-    """
-    if not len(starts):
-        return np.zeros(0)
-    first, last = (
-        datetime.fromtimestamp(int(ms) / MS_PER_SECOND, UTC).date().isoformat()
-        for ms in (starts[0], ends[-1])
-    )
-    paths = [
-        path for path in source.coverage_files() if first <= partition_date(Path(path)) <= last
-    ]
-    rows = (pc.field("symbol") == ticker) & (pc.field("state") == "listening")
-    listened = _listened_seconds(_read_files(source, paths, rows), starts, ends)
-    seconds: npt.NDArray[np.float64] = np.round((ends - starts) / MS_PER_SECOND - listened, 6)
-    seconds = np.maximum(seconds, 0.0)
-    seconds[(ends > unknown) & (seconds > 0)] = np.nan
-    return seconds
-
-
 def _listened_seconds(
-    table: pa.Table, starts: Int64Array, ends: Int64Array
+    listened: Iterable[TimeSpan], starts: Int64Array, ends: Int64Array
 ) -> npt.NDArray[np.float64]:
-    spans = merge_spans(zip(*_span_columns(table.to_pandas()), strict=True))
+    spans = merge_spans(listened)
     if not spans:
         return np.zeros(len(starts))
     edges = np.array(spans, np.int64).ravel()

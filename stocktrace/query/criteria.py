@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal, Self
@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from stocktrace.errors import UsageError
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
+from stocktrace.store.source import DataSource
+from stocktrace.store.trade_file import Bounds
 from stocktrace.trade import parse_tickers
 
 Moment = str | datetime
@@ -47,27 +49,44 @@ class TradeQuery:
             raise UsageError(f"by must be 'ts_event' or 'ts_recv', not {by!r}.")
         return cls(names, parse_moment(start), parse_moment(end), parse_day(day), by)
 
-    def days(self, dates: Iterable[str]) -> list[tuple[str, str]]:
-        """Return each ticker with each of ``dates`` on which the trades can have been received."""
+    def dates(self, source: DataSource) -> list[str]:
+        """Return the dates of ``source`` on which the trades can have been received."""
+        if self.date is not None:
+            return [self.date.isoformat()]
         # ``validation`` lets an event be a day ahead of its receipt. Late trades arrive in a day.
         slack = timedelta(days=1 if self.by == "ts_event" else 0)
-        first = self.date or (self.begin and (self.begin - slack).date()) or date.min
-        last = self.date or (self.end and (self.end + slack).date()) or date.max
-        days = [day for day in dates if first.isoformat() <= day <= last.isoformat()]
-        return [(ticker, day) for ticker in self.tickers for day in days]
+        first = (self.begin and (self.begin - slack).date()) or date.min
+        last = (self.end and (self.end + slack).date()) or date.max
+        return [day for day in source.dates() if first.isoformat() <= day <= last.isoformat()]
 
     @property
-    def rows(self) -> pc.Expression | None:
-        """The condition on a row; ``None`` if the query is for all rows of its days."""
-        time, unit = pc.field(self.by), TRADE_SCHEMA.field(self.by).type
-        bounds = []
+    def bounds(self) -> Bounds:
+        """The condition on the time of a row, in the unit of its column."""
+        if self.begin is None and self.end is None:
+            return {}
+        begin, end = (
+            None if moment is None else int(self._time(moment).value)
+            for moment in (self.begin, self.end)
+        )
+        return {self.by: (begin, end)}
+
+    @property
+    def rows(self) -> pc.Expression:
+        """The condition on a row, for other readers."""
+        rows = pc.field("symbol").isin(pa.array(self.tickers, pa.string()))
         if self.begin is not None:
-            bounds.append(time >= _round_up(self.begin, unit))
+            rows &= pc.field(self.by) >= self._time(self.begin)
         if self.end is not None:
-            bounds.append(time < _round_up(self.end, unit))
-        if not bounds:
-            return None
-        return bounds[0] if len(bounds) == 1 else bounds[0] & bounds[1]
+            rows &= pc.field(self.by) < self._time(self.end)
+        return rows
+
+    def _time(self, moment: datetime) -> pa.Scalar:
+        """Return the first time of the column ``by`` that is not before ``moment``."""
+        unit = TRADE_SCHEMA.field(self.by).type
+        scalar = pa.scalar(moment, pa.timestamp("us", "UTC"))
+        if unit.unit == "ms":
+            return pc.ceil_temporal(scalar, unit="millisecond").cast(unit)
+        return scalar
 
 
 def parse_day(day: Day | None) -> date | None:
@@ -89,9 +108,3 @@ def parse_moment(when: Moment | None) -> datetime | None:
     except ValueError:
         raise UsageError(f"{when!r} is not a valid time. Example: 2026-11-23T14:30Z.") from None
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _round_up(moment: datetime, unit: pa.TimestampType) -> pa.Scalar:
-    """Return the first time of ``unit`` that is not before ``moment``."""
-    scalar = pa.scalar(moment, pa.timestamp("us", "UTC"))
-    return pc.ceil_temporal(scalar, unit="millisecond").cast(unit) if unit.unit == "ms" else scalar

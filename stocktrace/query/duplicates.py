@@ -17,25 +17,18 @@ after it: the result for a row does not depend on which rows are requested.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
-from itertools import chain, groupby
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
-from stocktrace.store import footer, partition
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
-from stocktrace.store.layout import Layout
-from stocktrace.store.parquet import open_parquet
-from stocktrace.store.source import DataSource
+from stocktrace.store.dataset import PublishedRows
+from stocktrace.store.source import DataSource, read_rows
+from stocktrace.store.trade_file import TradeFileReader
 from stocktrace.units import US_PER_DAY, epoch_us
 
 Int64Array = npt.NDArray[np.int64]
@@ -56,7 +49,6 @@ _MAX_REPEATS = 4
 _KEYS_PER_EXCEPTION = 8
 # A feed that sends everything twice shows it at once; an honest one costs 1 ms a window.
 _SAMPLE_ROWS = 1000
-_RECEIVED = TRADE_SCHEMA.get_field_index("ts_recv")
 _EPOCH = date(1970, 1, 1)
 
 
@@ -68,10 +60,8 @@ def mark_duplicates(source: DataSource, ticker: str, day: str) -> pa.Table:
     """
     begin = midnight_us(day)
     end = begin + US_PER_DAY
-    received = partition.retry_on_compaction(
-        lambda: read_received(source, ticker, begin - MAX_DELAY_US, end + MAX_DELAY_US)
-    )
-    keys, times = number_keys(received.trades.select(KEY)), received.times
+    received = read_received(source, ticker, begin - MAX_DELAY_US, end + MAX_DELAY_US)
+    keys, times = number_keys(received.trades), received.times
     flags = np.zeros(len(keys), np.bool_)
     for session in range(len(received.sessions)):
         rows = np.flatnonzero(received.session == session)
@@ -80,44 +70,53 @@ def mark_duplicates(source: DataSource, ticker: str, day: str) -> pa.Table:
     return marked.filter(pa.array((times >= begin) & (times < end)))
 
 
-def count_session_duplicates(layout: Layout, session: str, dates: Iterable[str]) -> dict[str, int]:
-    """Return how many of a session's published trades are duplicates, by ticker if there are any.
+def count_window_duplicates(published: PublishedRows) -> dict[str, int]:
+    """Return how many of a window's trades are duplicates, by ticker if there are any.
 
-    Only files under ``dates``, those of the session's windows, are read. Duplicates are looked for
-    at the beginning of each window and then counted day by day: those received within
-    ``MAX_DELAY_US`` of midnight may be missed.
+    Each window is judged by itself: those received within ``MAX_DELAY_US`` of its begin or end may
+    be missed. Tickers are looked at more closely only if their first trades repeat.
+
+    Raises:
+        ConversionError: The rows cannot be read.
     """
-    return partition.retry_on_compaction(partial(_count_session_duplicates, layout, session, dates))
+    suspects: set[str] = set()
+    for path in published.paths:
+        with TradeFileReader(path) as file:
+            for table in file.read_heads(_SAMPLE_ROWS, TRADE_SCHEMA.names):
+                suspects |= _find_suspects(table)
+    counts: dict[str, int] = {}
+    for ticker in sorted(suspects):
+        trades = pa.concat_tables(published.read([ticker]))
+        flags = find_duplicates(number_keys(trades), receive_times(trades))
+        if count := int(flags.sum()):
+            counts[ticker] = count
+    return counts
 
 
-def _count_session_duplicates(layout: Layout, session: str, dates: Iterable[str]) -> dict[str, int]:
-    def day_of(window: tuple[str, partition.WindowRows]) -> tuple[str, str]:
-        return window[0], window[1].part.date
-
-    counts: Counter[str] = Counter()
-    with partition.WindowRowsReader() as reader:
-        for (ticker, _), group in groupby(partition.session_rows(layout, session, dates), day_of):
-            windows = [rows for _, rows in group]
-            if any(_count_duplicates(reader.head(rows, _SAMPLE_ROWS)) for rows in windows):
-                batches = chain.from_iterable(map(reader.rows, windows))
-                counts[ticker] += _count_duplicates(pa.Table.from_batches(batches, TRADE_SCHEMA))
-    return dict(sorted(counts.items()))
-
-
-def _count_duplicates(trades: pa.Table) -> int:
-    return int(find_duplicates(number_keys(trades), receive_times(trades)).sum())
+def _find_suspects(trades: pa.Table) -> set[str]:
+    """Return the tickers with enough repeated keys to be a run."""
+    symbols = trades["symbol"].combine_chunks().dictionary_encode()
+    codes = symbols.indices.to_numpy().astype(np.int64)
+    keys = number_keys(trades, codes)
+    _, firsts, counts = np.unique(keys, return_index=True, return_counts=True)
+    repeated = np.bincount(codes[firsts[counts > 1]], minlength=len(symbols.dictionary))
+    return {symbols.dictionary[at].as_py() for at in np.flatnonzero(repeated >= MIN_RUN).tolist()}
 
 
 # --- the method --------------------------------------------------------------------------------
 
 
-def number_keys(trades: pa.Table) -> Int64Array:
-    """Return a number for the key of each row; equal trades have the same. One ticker only."""
+def number_keys(trades: pa.Table, *more: Int64Array) -> Int64Array:
+    """Return a number for the key of each row; equal trades have the same.
+
+    The trades are of one ticker, or ``more`` columns tell the tickers apart.
+    """
     columns = [
         trades["ts_event"].cast("int64").to_numpy(),
         trades["price"].to_numpy(),
         trades["volume"].to_numpy(),
         _number_conditions(trades["conditions"]),
+        *more,
     ]
     order = np.lexsort(columns)
     differs = np.zeros(len(order), np.bool_)
@@ -221,47 +220,23 @@ def midnight_us(day: str) -> int:
 def read_received(source: DataSource, ticker: str, begin: int, end: int) -> ReceivedTrades:
     """Read what was received of ``ticker`` at ``begin`` <= t < ``end`` (epoch us).
 
-    Row groups of other times are not read.
+    Row groups of other tickers and times are not read.
 
     Raises:
         ConversionError: A file is damaged.
-        FileNotFoundError: A day was compacted while it was read.
     """
-    indices: dict[str, int] = {}
-    tables, sessions = [TRADE_SCHEMA.empty_table()], [np.empty(0, np.int64)]
-    for number in range(begin // US_PER_DAY, (end - 1) // US_PER_DAY + 1):
-        day = (_EPOCH + timedelta(number)).isoformat()
-        for path in source.trade_files(ticker, day):
-            table, session = _read_rows(path, source.files, indices, begin, end)
-            tables.append(table)
-            sessions.append(session)
-    return ReceivedTrades(pa.concat_tables(tables), np.concatenate(sessions), list(indices))
-
-
-def _read_rows(
-    path: str, filesystem: pafs.FileSystem, indices: dict[str, int], begin: int, end: int
-) -> tuple[pa.Table, Int64Array]:
-    with open_parquet(path, TRADE_SCHEMA, filesystem) as file:
-        metadata = file.metadata
-        groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
-        needed = [at for at, group in enumerate(groups) if _may_contain(group, begin, end)]
-        if not needed:
-            return TRADE_SCHEMA.empty_table(), np.empty(0, np.int64)
-        windows = footer.list_windows(Path(path), footer.parse_footer(metadata))
-        session = np.repeat(
-            [indices.setdefault(window.session, len(indices)) for window, _, _ in windows],
-            [rows for _, rows, _ in windows],
-        )
-        by_group = np.split(session, np.cumsum([group.num_rows for group in groups])[:-1])
-        session = np.concatenate([by_group[at] for at in needed])
-        table = file.read_row_groups(needed)
-    times = receive_times(table)
-    inside = (times >= begin) & (times < end)
-    return table.filter(pa.array(inside)), session[inside]
-
-
-def _may_contain(group: pq.RowGroupMetaData, begin: int, end: int) -> bool:
-    limits = group.column(_RECEIVED).statistics
-    if limits is None or not limits.has_min_max:
-        return True
-    return bool(limits.max_raw >= begin and limits.min_raw < end)
+    columns = [*TRADE_SCHEMA.names, "session"]
+    days = range(begin // US_PER_DAY, (end - 1) // US_PER_DAY + 1)
+    table = read_rows(
+        source,
+        [(_EPOCH + timedelta(day)).isoformat() for day in days],
+        columns,
+        tickers=[ticker],
+        bounds={"ts_recv": (begin, end)},
+    )
+    sessions = table["session"].combine_chunks().dictionary_encode()
+    return ReceivedTrades(
+        table.select(TRADE_SCHEMA.names),
+        sessions.indices.to_numpy().astype(np.int64),
+        sessions.dictionary.to_pylist(),
+    )

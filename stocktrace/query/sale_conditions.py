@@ -8,9 +8,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-
-from stocktrace.calendar import Market, market_of
 
 #: Average price, odd lot, sold out of sequence and similar: they count towards volume only.
 VOLUME_ONLY = frozenset(["3", "5", "10", "11", "12", "17", "22", "25", "26", "37"])
@@ -19,13 +16,10 @@ EXCLUDED = frozenset(["16", "27", "31", "34", "36", "38", "39", "40", "41"])
 
 
 def bar_eligibility(
-    ticker: str, conditions: pa.ChunkedArray
+    conditions: pa.ChunkedArray,
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return which trades count towards prices and which towards volume."""
-    if market_of(ticker) is not Market.US:
-        every = np.ones(len(conditions), np.bool_)
-        return every, every
-    encoded = pc.dictionary_encode(conditions).combine_chunks()
+    """Return which US trades count towards prices and which towards volume."""
+    encoded = conditions.combine_chunks().dictionary_encode()
     codes = [set(text.split()) for text in encoded.dictionary.to_pylist()]
     volume = np.array([not each & EXCLUDED for each in codes], np.bool_)
     price = np.array([not each & (EXCLUDED | VOLUME_ONLY) for each in codes], np.bool_)

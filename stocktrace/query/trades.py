@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from stocktrace.errors import StoreError, UsageError
+from stocktrace.errors import ConversionError, StoreError, UsageError
 from stocktrace.query.criteria import Day, Moment, TimeColumn, TradeQuery
 from stocktrace.query.duplicates import IS_DUPLICATE, mark_duplicates
-from stocktrace.store.arrow_schema import TRADE_SCHEMA
-from stocktrace.store.parquet import UNREADABLE
-from stocktrace.store.partition import retry_on_compaction
-from stocktrace.store.source import DataSource, open_source
+from stocktrace.store.arrow_schema import FILE_SCHEMA, TRADE_SCHEMA
+from stocktrace.store.source import DataSource, open_source, read_rows
 from stocktrace.trade import COLUMNS
 
 Backend = Literal["pandas", "pyarrow", "polars"]
 #: Keep duplicates (``query.duplicates``), mark them in a column, or drop them.
 Duplicates = Literal["keep", "mark", "drop"]
 
-_COLUMNS = pa.schema([pa.field("symbol", pa.string()), *TRADE_SCHEMA])
-_DATASET = pa.schema([*_COLUMNS, pa.field("date", pa.string())])
+_DATASET = FILE_SCHEMA.append(pa.field("date", pa.string()))
 # By default, pyarrow reads damaged pages as data.
 _FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -45,20 +42,28 @@ def scan(
     """Return the published trades of ``tickers`` as a dataset that is not read yet.
 
     It consists only of the files that can hold them. The library that reads it (DuckDB, polars,
-    pandas, pyarrow) takes the columns and rows that it needs: files of other tickers and dates are
-    not opened, row groups of other times are not read. Arguments as for ``read_trades``.
+    pandas, pyarrow) takes the columns and rows that it needs: files of other dates are not opened,
+    row groups of other tickers and times are not read. Arguments as for ``read_trades``.
 
     Returns:
         Columns ``symbol`` str · ``ts_event`` timestamp[ms, UTC] · ``ts_recv`` timestamp[us, UTC] ·
-        ``price``, ``volume`` double · ``conditions`` str · ``date`` str, that of receipt; by ticker
-        and date, then in the order of arrival. Reading raises ``FileNotFoundError`` if a day was
-        compacted after the scan: scan again.
+        ``price``, ``volume`` double · ``conditions`` str · ``session`` str and ``window_number``
+        int, which recorded it · ``date`` str, that of receipt; by date and ticker, then in the
+        order of arrival. Reading raises ``FileNotFoundError`` if a date was compacted after the
+        scan: scan again.
 
     Raises:
         UsageError: An argument is wrong.
     """
     query, source = TradeQuery.of(tickers, start, end, date, by), open_source(data_dir)
-    return _dataset(source, query.days(source.dates()), query)
+    fragments = [
+        _FORMAT.make_fragment(
+            file.path, source.files, ds.field("date") == date, file_size=file.size
+        )
+        for date in query.dates(source)
+        for file in source.trade_files(date)
+    ]
+    return ds.FileSystemDataset(fragments, _DATASET, _FORMAT, source.files).filter(query.rows)
 
 
 def read_trades(  # noqa: PLR0913 - keyword arguments with defaults, all of one question
@@ -109,59 +114,46 @@ def read_query(
     """Read columns of the trades of a query; errors as in ``read_trades``."""
     if duplicates not in get_args(Duplicates):
         raise UsageError(f"duplicates must be 'keep', 'mark' or 'drop', not {duplicates!r}.")
-    days, columns = query.days(source.dates()), list(names)
-
-    def read(days: Sequence[tuple[str, str]]) -> pa.Table:
-        return _dataset(source, days, query).to_table(columns)
-
+    dates, columns = query.dates(source), [*dict.fromkeys(["symbol", *names])]
     try:
         if duplicates != "keep":
-            return _judge_duplicates(source, query, days, columns, duplicates)
-        try:
-            return read(days)
-        except FileNotFoundError:  # a day was compacted while it was read: read day by day
-            return pa.concat_tables(retry_on_compaction(partial(read, [day])) for day in days)
-    except UNREADABLE as error:
-        text = " ".join(str(error).split())
-        tickers = ", ".join(query.tickers)
-        raise StoreError(
-            f"A file of {tickers} is damaged: {text}. Run `stocktrace verify` to find it."
-        ) from error
+            return _judge_duplicates(source, query, dates, list(names), duplicates)
+        table = read_rows(source, dates, columns, tickers=query.tickers, bounds=query.bounds)
+    except ConversionError as error:
+        raise StoreError(f"{error} Run `stocktrace verify` to find all damaged files.") from error
+    return _by_ticker(table, query.tickers).select(list(names))
+
+
+def _by_ticker(table: pa.Table, tickers: Sequence[str]) -> pa.Table:
+    """Order rows by ticker, in the order of ``tickers``; those of one ticker keep their order."""
+    if len(tickers) == 1 or not len(table):
+        return table
+    symbols = table["symbol"].combine_chunks().dictionary_encode()
+    places = {ticker: at for at, ticker in enumerate(tickers)}
+    ranks = np.array([places[ticker] for ticker in symbols.dictionary.to_pylist()])
+    by_row = ranks[symbols.indices.to_numpy()]
+    if (by_row[1:] >= by_row[:-1]).all():
+        return table
+    return table.take(pa.array(np.argsort(by_row, kind="stable")))
 
 
 def _judge_duplicates(
     source: DataSource,
     query: TradeQuery,
-    days: Sequence[tuple[str, str]],
+    dates: Sequence[str],
     columns: list[str],
     duplicates: Duplicates,
 ) -> pa.Table:
-    schema = pa.schema([_COLUMNS.field(name) for name in columns])
-    if duplicates == "mark":
-        schema = schema.append(IS_DUPLICATE)
-    tables = [schema.empty_table()]
-    for ticker, day in days:
-        trades = mark_duplicates(source, ticker, day)
-        if duplicates == "drop":
-            trades = trades.filter(~pc.field(IS_DUPLICATE.name))
-        if query.rows is not None:
-            trades = trades.filter(query.rows)
-        symbol = pa.repeat(pa.scalar(ticker), len(trades))
-        tables.append(trades.append_column(_COLUMNS.field("symbol"), symbol).select(schema.names))
-    return pa.concat_tables(tables)
-
-
-def _dataset(source: DataSource, days: Sequence[tuple[str, str]], query: TradeQuery) -> ds.Dataset:
-    """Return the files of ``days``, with the columns of their paths, filtered by time."""
-    fragments = [
-        _FORMAT.make_fragment(
-            path, source.files, (ds.field("symbol") == ticker) & (ds.field("date") == day)
-        )
-        for ticker, day in days
-        for path in source.trade_files(ticker, day)
-    ]
-    dataset = ds.FileSystemDataset(fragments, _DATASET, _FORMAT, source.files)
-    return dataset if query.rows is None else dataset.filter(query.rows)
+    names = [*columns, IS_DUPLICATE.name] if duplicates == "mark" else columns
+    fields = [*TRADE_SCHEMA, IS_DUPLICATE]
+    tables = [pa.schema(fields).empty_table()]
+    for ticker in query.tickers:
+        for date in dates:
+            trades = mark_duplicates(source, ticker, date)
+            if duplicates == "drop":
+                trades = trades.filter(~pc.field(IS_DUPLICATE.name))
+            tables.append(trades.filter(query.rows))
+    return pa.concat_tables(tables).select(names)
 
 
 def convert_to_backend(table: pa.Table, backend: Backend) -> Any:

@@ -108,15 +108,15 @@ class SessionJournal:
         """Count a window whose trades are in Parquet."""
         if published.rebuilt_window is not None:
             self.add_counts(published.rebuilt_window)
-        for file in published.files:
-            ticker = self.report.ticker_books(file.ticker)
-            ticker.parquet += file.rows
-            ticker.files += 1
-            ticker.size += file.size
-        window = published.part.window
-        self.report.unpublished.remove(window)
-        rows = sum(file.rows for file in published.files)
-        self.audit("convert", window=window, files=len(published.files), rows=rows)
+        report, file, window = self.report, published.file, published.part.window
+        if file is not None:
+            report.files += 1
+            report.size += file.size
+            for ticker, rows in file.rows.items():
+                report.ticker_books(ticker).parquet += rows
+        report.add_duplicates(published.duplicates)
+        report.unpublished.remove(window)
+        self.audit("convert", window=window, rows=sum(file.rows.values()) if file else 0)
         self.report.upload_error = published.upload_error
         if published.upload_error:
             self.record("unsent", published.upload_error, logging.WARNING, window=window)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import LakeError
+from stocktrace.query.duplicates import count_window_duplicates
 from stocktrace.record.intake import WindowCounts
 from stocktrace.record.recorder import SealedWindow, finish_counts
 from stocktrace.sessions.report import SessionReport
@@ -26,11 +27,11 @@ from stocktrace.store import conversion, files, lock, outbox
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.batch import Chunk
 from stocktrace.store.conversion import PublishedFile
+from stocktrace.store.dataset import find_published
 from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.outbox import SentFiles
-from stocktrace.store.partition import find_in_day_file
 from stocktrace.store.segments import SegmentWriter
 from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
 
@@ -43,13 +44,16 @@ _BATCH_ROWS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class PublishedWindow:
-    """A window whose trades are all in Parquet; ``rebuilt_window`` has its books if it was rebuilt.
+    """A window whose trades are all in Parquet: in ``file``, unless there are none.
 
-    ``upload_error`` says why the files are not in the lake, if one is set.
+    ``duplicates`` counts by ticker the trades that the feed had sent before. ``rebuilt_window`` has
+    the books of a window that was rebuilt. ``upload_error`` says why the file is not in the lake,
+    if one is set.
     """
 
     part: WindowId
-    files: tuple[PublishedFile, ...]
+    file: PublishedFile | None
+    duplicates: dict[str, int]
     rebuilt_window: SealedWindow | None = None
     upload_error: str = ""
 
@@ -67,12 +71,11 @@ def publish_window(
         tape = layout.tape(part)
         if tape.exists():
             archive_tape(tape, layout.archived_tape(part))
-        converted = [
-            conversion.publish_segment(layout, path) for path in layout.sealed_segments(part)
-        ]
+        file = conversion.convert_window(layout, part)
+    published = find_published(layout, part)
+    duplicates = count_window_duplicates(published) if published is not None else {}
     upload_error = send_pending(layout, part.session)[1] if layout.lake and sending else ""
-    published = tuple(file for file in converted if file is not None)
-    return PublishedWindow(part, published, rebuilt, upload_error)
+    return PublishedWindow(part, file, duplicates, rebuilt, upload_error)
 
 
 def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> SealedWindow:
@@ -81,16 +84,11 @@ def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> 
     Sealed and published segments stay as they are, open ones are written again, and all are
     counted. A lock keeps two rebuilds from writing the same segments.
     """
-
-    def is_published(ticker: str) -> bool:  # or sealed
-        return (
-            layout.csv(ticker, part).exists()
-            or layout.parquet(ticker, part).exists()
-            or find_in_day_file(layout, ticker, part) is not None
-        )
-
     with lock.publish_lock(layout, part.session):
-        writer = SegmentWriter(layout, part, is_published=is_published)
+        published = find_published(layout, part) is not None
+        writer = SegmentWriter(
+            layout, part, is_published=lambda name: published or layout.csv(name, part).exists()
+        )
         counts = WindowCounts()
         batch: dict[str, list[Chunk]] = {}
         rows = 0

@@ -29,7 +29,7 @@ from pathlib import Path
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StocktraceError, StoreError, describe
 from stocktrace.marks import Mark, OpeningMark
-from stocktrace.query.duplicates import count_session_duplicates
+from stocktrace.query.duplicates import count_window_duplicates
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.file_hashes import hash_files, update_hashes
 from stocktrace.record.journal import SessionJournal, new_report, report_gaps
@@ -44,9 +44,9 @@ from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
+from stocktrace.store.dataset import list_published
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.partition import session_rows
 from stocktrace.store.tape import TapeFrames, TapeReader, settle_tapes
 from stocktrace.text import count_of
 from stocktrace.units import utc_datetime
@@ -160,9 +160,8 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
         published = publish_window(layout, part, whole=whole, sending=False)
         if published.rebuilt_window is not None and part.window not in report.windows:
             journal.add_counts(published.rebuilt_window)
-        rows += sum(file.rows for file in published.files)
+        rows += sum(published.file.rows.values()) if published.file is not None else 0
     recount_report(layout, session, report, journal)
-    report.duplicates = count_session_duplicates(layout, session, report.dates)
     if crashed:
         _close_report(layout, session, report, torn)
     else:
@@ -235,14 +234,15 @@ def recount_report(
             with rebuilt_copy(layout, part) as (_, sealed):
                 journal.add_counts(sealed)
     for books in report.per_ticker.values():
-        books.parquet = books.files = books.size = 0
-    counted: set[Path] = set()
-    for ticker, piece in session_rows(layout, session, report.dates):
-        books = report.ticker_books(ticker)
-        books.parquet += piece.rows
-        books.files += piece.path not in counted
-        books.size += piece.size
-        counted.add(piece.path)
+        books.parquet = 0
+    report.duplicates.clear()
+    published = list_published(layout, report.dates, session)
+    for rows in published.values():
+        for ticker, count in rows.count_trades().items():
+            report.ticker_books(ticker).parquet += count
+        report.add_duplicates(count_window_duplicates(rows))
+    paths = {path for rows in published.values() for path in rows.paths}
+    report.files, report.size = len(paths), sum(path.stat().st_size for path in paths)
     report.unpublished = []
 
 

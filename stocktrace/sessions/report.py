@@ -61,8 +61,6 @@ class TickerBooks(msgspec.Struct):
     recorded: int = 0
     quarantined: int = 0
     parquet: int = 0
-    files: int = 0
-    size: int = 0
     last: datetime | None = None
 
     def add(self, other: TickerBooks) -> None:
@@ -131,6 +129,8 @@ class SessionReport(msgspec.Struct):
     per_ticker: dict[str, TickerBooks] = msgspec.field(default_factory=dict)
     windows: dict[str, Books] = msgspec.field(default_factory=dict)
     unpublished: list[str] = msgspec.field(default_factory=list)
+    files: int = 0
+    size: int = 0
     upload_error: str = ""
     gaps: list[GapReport] = msgspec.field(default_factory=list)
     changes: list[TickerChange] = msgspec.field(default_factory=list)
@@ -147,6 +147,11 @@ class SessionReport(msgspec.Struct):
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     host: str = ""
     pid: int = 0
+
+    def add_duplicates(self, counts: dict[str, int]) -> None:
+        """Add the duplicates in a window, by ticker."""
+        for ticker, count in counts.items():
+            self.duplicates[ticker] = self.duplicates.get(ticker, 0) + count
 
     def ticker_books(self, ticker: str) -> TickerBooks:
         """Return the books of a ticker, which are made if it has none yet."""

@@ -10,7 +10,7 @@ from typing import Self
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import read_last_status
 from stocktrace.store.layout import Layout
-from stocktrace.store.source import DataSource
+from stocktrace.store.source import DataSource, tickers_of_date
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +92,4 @@ def _recorded_tickers(source: DataSource) -> Iterator[set[str]]:
         removed = (ticker for change in report.changes for ticker in change.removed)
         yield {*report.tickers, *report.per_ticker, *report.added_at, *removed}
     for date in reversed(source.dates()):
-        yield source.tickers(date)
+        yield tickers_of_date(source, date)

@@ -178,10 +178,10 @@ def _books(report: SessionReport) -> Iterator[str]:
 
 def _tickers(report: SessionReport) -> Iterator[str]:
     busiest = sorted(report.per_ticker.items(), key=lambda item: (-item[1].trades, item[0]))
-    counts = attrgetter("trades", "recorded", "quarantined", "parquet", "files")
+    counts = attrgetter("trades", "recorded", "quarantined", "parquet")
     yield _table(
-        ("Ticker", "Trades", "Recorded", "Quarantined", "In Parquet", "Files", "kB"),
-        *((name or NAMELESS, *counts(books), books.size // 1000) for name, books in busiest),
+        ("Ticker", "Trades", "Recorded", "Quarantined", "In Parquet"),
+        *((name or NAMELESS, *counts(books)) for name, books in busiest),
     )
     if silent := [name for name in report.tickers if name not in report.per_ticker]:
         more = f" … and {len(silent) - MAX_ROWS} more" if len(silent) > MAX_ROWS else ""
@@ -207,11 +207,10 @@ def _gaps(gaps: Sequence[GapReport]) -> str:
 
 
 def _files(report: SessionReport, layout: Layout) -> Iterator[str]:
-    files = sum(books.files for books in report.per_ticker.values())
-    size = sum(books.size for books in report.per_ticker.values())
+    size = f"{count_of(report.files, 'Parquet file')}, {report.size // 1000:,} kB"
     yield _table(
         ("What", "Where"),
-        (f"{count_of(files, 'Parquet file')}, {size // 1000:,} kB", layout.dataset.resolve()),
+        (size, layout.dataset.resolve()),
         ("the tape", layout.tapes(report.session).resolve()),
         ("the report", layout.report(report.session).resolve()),
     )

@@ -1,116 +1,106 @@
-"""Merge the files of a ticker's day into one, in a step that no reader sees half of.
+"""Merge the files of a date into one, in a step that no reader sees half of.
 
-1. The file is built in ``compacting/date=…/symbol=…``, where no reader looks, from the windows'
-   rows in order (``partition``). The rows of each are compared with the hash in its footer.
-2. The file is read back, compared and synced.
-3. The two *folders* are swapped. A reader that lists the folder finds all old files or the new one.
-   No name is used for two contents (``day-<n>``), so a reader that listed the old files either
-   reads them or misses them; it never mixes them with the new one.
+1. The file is built in ``compacting/date=…``, where no reader looks: the rows of all windows,
+   sorted by ticker, and within one by session and window. A large date becomes several files.
+2. The files are read back. The rows of each window must have the hash that the footer of its old
+   file says. Then they are synced.
+3. The two *folders* are swapped. A reader that lists the folder finds all old files or all new
+   ones. No name is used for two contents (``day-<n>``), so a reader that listed the old files
+   either reads them or misses them; it never mixes them with the new ones.
 4. The old folder, now in ``compacting``, is deleted.
 
 After a crash the next run finds a folder in ``compacting`` and finishes the work: nothing in it is
 deleted before its windows are found in the dataset.
-
-``ConversionError`` says that a file is damaged; nothing was changed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from stocktrace.errors import ConversionError, StocktraceError, StoreError
-from stocktrace.store import files, footer, lock
-from stocktrace.store.checksum import ContentHash, content_hash
+from stocktrace.store import files, lock
+from stocktrace.store.arrow_schema import FILE_SCHEMA
+from stocktrace.store.checksum import Content
+from stocktrace.store.dataset import day_files, files_in_order, hash_windows
+from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, day_number, is_day_file
-from stocktrace.store.parquet import RowRangeReader, trade_writer
-from stocktrace.store.partition import (
-    WindowRowsReader,
-    files_in_order,
-    list_window_rows,
-    window_rows_in,
-)
+from stocktrace.store.trade_file import DATE_FORMAT, TradeFileReader, with_texts, write_trade_files
 
-# 3 % smaller than level 9, for 2.2 times the time, 1.8 µs a trade; once a day, outside the hours of
-# capture (docs/storage.md).
-COMPACTED_ZSTD_LEVEL = 15
-# Much smaller than a window's: for 3 % more bytes, readers skip the groups whose times do not
-# match, so that reading an hour of one ticker costs an hour (docs/reading.md).
-COMPACTED_ROW_GROUP = 1 << 15
+# Larger files gain nothing, and cannot be sent to a lake or read in parallel as well.
+MAX_BYTES = 1 << 28
+# So many rows are sorted at a time, in about 100 MB.
+_SORT_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class CompactedDay:
-    """A ticker's day that is one file now, of ``rows`` trades that were in ``files`` files."""
+class CompactedDate:
+    """A date that is in ``paths`` now, with ``rows`` trades that were in ``files`` files."""
 
-    ticker: str
     date: str
-    path: Path
+    paths: tuple[Path, ...]
     files: int
     rows: int
     size_before: int
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class CompactionSource:
-    """A function that reads the rows of a window, and their hash."""
+def compact_date(layout: Layout, date: str) -> CompactedDate | None:
+    """Merge the files of a UTC date; ``None`` if they are merged already.
 
-    window: WindowId
-    read: Callable[[], Iterator[pa.RecordBatch]]
-    content: str
+    The caller holds ``lock.compaction_lock``, and no process records that date any more.
 
-
-def compact_day(layout: Layout, ticker: str, date: str) -> CompactedDay | None:
-    """Merge the files of a ticker's day into one; ``None`` if it is one already.
-
-    The caller holds ``lock.compaction_lock``, and no process records that day any more.
+    Raises:
+        ConversionError: A file is damaged, or two have the same window; nothing was changed.
     """
-    finish_swap(layout, ticker, date)
-    live = layout.partition(ticker, date)
-    paths = files_in_order(live)
-    if not paths or (len(paths) == 1 and is_day_file(paths[0])):
+    finish_swap(layout, date)
+    paths = files_in_order(layout.date_folder(date))
+    if all(map(is_day_file, paths)):
         return None
-    windows = list_window_rows(live)
-    for rows, following in pairwise(windows):
-        if rows.part == following.part:
-            raise ConversionError(f"{live} has {rows.part.stem} twice: run `stocktrace verify`.")
-    with WindowRowsReader() as reader:
-        sources = [
-            CompactionSource(rows.part, partial(reader.rows, rows), rows.content)
-            for rows in windows
-        ]
-        return replace_day(layout, ticker, date, sources)
+    return replace_date(layout, date, paths)
 
 
-def replace_day(
-    layout: Layout, ticker: str, date: str, sources: Sequence[CompactionSource]
-) -> CompactedDay | None:
-    """Replace all files of a ticker's day by one with the rows of ``sources``.
+def replace_date(layout: Layout, date: str, sources: Sequence[Path]) -> CompactedDate | None:
+    """Replace all files of a date by one with the rows of ``sources``.
 
-    Returns ``None`` if the files changed in the meantime: the next run compacts the day.
+    Returns ``None`` if the files changed in the meantime: the next run compacts the date.
     """
-    live, staged = layout.partition(ticker, date), layout.compaction_staging(ticker, date)
+    live, staged = layout.date_folder(date), layout.compaction_staging(date)
     before = _folder_state(live)
-    path = staged / f"day-{_last_day_number(live) + 1:05}.parquet"
+    number = _last_day_number(live) + 1
+    windows = _windows_of(sources)
     try:
-        with files.disk_errors(path):
+        with files.disk_errors(staged):
             staged.mkdir(parents=True)
-            expected = _write(sources, path)
-            _check_written(path, expected)
-            files.sync_file(path)
+            names = (
+                staged
+                / (f"day-{number:05}.parquet" if at == 1 else f"day-{number:05}-{at:03}.parquet")
+                for at in itertools.count(1)
+            )
+            written = write_trade_files(
+                names,
+                merge_files(sources, windows),
+                lambda: windows,
+                rows=sum(content.rows for content in windows.values()),
+                form=DATE_FORMAT,
+                max_bytes=MAX_BYTES,
+            )
+            _check_written(written, windows)
+            for path in written:
+                files.sync_file(path)
             files.sync_file(staged)
-            # Conversions share the lock on the date's folder. With the exclusive lock, no file is
-            # being published there, and none can appear between the check and the swap.
-            with lock.lock_folder(live.parent, exclusive=True):
+            # Conversions share the lock on the dataset. With the exclusive lock, no file is being
+            # published there, and none can appear between the check and the swap.
+            with lock.lock_folder(layout.dataset, exclusive=True):
                 unchanged = _folder_state(live) == before
                 if unchanged:
                     files.swap_folders(staged, live)
@@ -118,18 +108,22 @@ def replace_day(
                     files.sync_file(staged.parent)
     except BaseException:
         with contextlib.suppress(StocktraceError, OSError):  # otherwise the next run does it
-            finish_swap(layout, ticker, date)
+            finish_swap(layout, date)
         raise
-    finish_swap(layout, ticker, date)
+    finish_swap(layout, date)
     if not unchanged:
         return None
-    final = live / path.name
-    rows = sum(content.rows for content in expected.values())
-    size_before = sum(size for _, size, _ in before.values())
-    return CompactedDay(ticker, date, final, len(before), rows, size_before, final.stat().st_size)
+    return CompactedDate(
+        date,
+        tuple(live / path.name for path in written),
+        len(before),
+        sum(content.rows for content in windows.values()),
+        sum(size for _, size, _ in before.values()),
+        sum((live / path.name).stat().st_size for path in written),
+    )
 
 
-def finish_swap(layout: Layout, ticker: str, date: str) -> bool:
+def finish_swap(layout: Layout, date: str) -> bool:
     """Remove what a compaction left in ``compacting``; return whether it left something.
 
     That is a new folder that was never swapped, or the old one. The old one is deleted only when
@@ -138,23 +132,21 @@ def finish_swap(layout: Layout, ticker: str, date: str) -> bool:
     Raises:
         StoreError: The dataset lacks a window of the old folder.
     """
-    staged, live = layout.compaction_staging(ticker, date), layout.partition(ticker, date)
-    exists = staged.exists()
-    if exists:
-        if _last_day_number(staged) <= _last_day_number(live):
-            _check_replaced(staged, live)
-        with files.disk_errors(staged):
-            shutil.rmtree(staged)
-    with contextlib.suppress(OSError):  # it has folders of other tickers, or does not exist
-        staged.parent.rmdir()
-    return exists
+    staged, live = layout.compaction_staging(date), layout.date_folder(date)
+    if not staged.exists():
+        return False
+    if _last_day_number(staged) <= _last_day_number(live):
+        _check_replaced(staged, live)
+    with files.disk_errors(staged):
+        shutil.rmtree(staged)
+    return True
 
 
 def _check_replaced(old: Path, live: Path) -> None:
-    published = {rows.part for rows in list_window_rows(live)}
+    published = {window for path in files_in_order(live) for window in read_windows(path)}
     for path in files_in_order(old):
         try:
-            windows = [rows.part for rows in window_rows_in(path)]
+            windows = read_windows(path)
         except ConversionError:
             continue  # compaction stops at such a file: only a repair can have replaced it
         for window in windows:
@@ -165,75 +157,114 @@ def _check_replaced(old: Path, live: Path) -> None:
 
 
 def _last_day_number(folder: Path) -> int:
-    """Return how often the day had been compacted when ``folder`` was made."""
-    return max(
-        (day_number(path) for path in files_in_order(folder) if is_day_file(path)), default=0
-    )
+    """Return how often the date had been compacted when ``folder`` was made."""
+    return max(map(day_number, day_files(folder)), default=0)
 
 
 def _folder_state(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Return inode, size and time of each file in a folder."""
+    """Return inode, size and time of each file in a folder.
+
+    Raises:
+        StoreError: A file is not stocktrace's, and would be deleted with the folder.
+    """
     state = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix != ".parquet":  # it would be deleted with the folder
+        if path.suffix != ".parquet":
             raise StoreError(f"{path} is not a file of stocktrace: move it out of the data folder.")
         status = path.stat()
         state[path.name] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return state
 
 
-def _write(sources: Iterable[CompactionSource], path: Path) -> dict[WindowId, ContentHash]:
-    """Write the rows of ``sources`` and return the hash of each window."""
-    contents: dict[WindowId, ContentHash] = {}
-    whole = ContentHash()
+def _windows_of(sources: Sequence[Path]) -> dict[WindowId, Content]:
+    """Return the windows in ``sources``, by session and time.
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        for source in sources:
-            content = contents[source.window] = ContentHash()
-            for batch in source.read():
-                content.update(batch)
-                whole.update(batch)
-                yield batch
-            if content.hexdigest() != source.content:
-                raise ConversionError(
-                    f"The rows of {source.window.stem} do not match the hash in the footer of "
-                    "their file: run `stocktrace verify --repair`."
-                )
-
-    with trade_writer(path, COMPACTED_ZSTD_LEVEL) as writer:
-        for table in _row_groups(batches()):
-            writer.write_table(table, COMPACTED_ROW_GROUP)
-        windows = [
-            (window, content.rows, content.hexdigest()) for window, content in contents.items()
-        ]
-        footer.add_footer(writer, parts=footer.format_windows(windows), content=whole.hexdigest())
-    return contents
+    Raises:
+        ConversionError: A window is in two files.
+    """
+    windows: dict[WindowId, Content] = {}
+    days: set[int] = set()
+    for path in sources:
+        if is_day_file(path):
+            if day_number(path) in days:
+                continue  # a further file of the same date lists the same windows
+            days.add(day_number(path))
+        found = read_windows(path)
+        for window in found.keys() & windows.keys():
+            raise ConversionError(f"{path} has {window.stem} again: run `stocktrace verify`.")
+        windows |= found
+    return dict(sorted(windows.items(), key=lambda item: (item[0].session, item[0].window)))
 
 
-def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Yield the rows of ``batches`` as tables of ``COMPACTED_ROW_GROUP`` rows, and the rest."""
-    pending: list[pa.RecordBatch] = []
+def merge_files(sources: Sequence[Path], windows: dict[WindowId, Content]) -> Iterator[pa.Table]:
+    """Yield the rows of files (``FILE_SCHEMA``) by ticker, then in the order of ``windows``.
+
+    Memory is bounded: tickers are merged in ranges of about ``_SORT_ROWS`` rows. Of a ticker that
+    has more, one window after another is read.
+    """
+    order = {(window.session, window.number): at for at, window in enumerate(windows)}
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(TradeFileReader(path)) for path in sources]
+        counts = Counter[str]()
+        for reader in readers:
+            counts.update(reader.count_trades())
+        for tickers in _ticker_ranges(counts):
+            if len(tickers) == 1 and counts[tickers[0]] > _SORT_ROWS:
+                yield from _read_window_by_window(readers, tickers[0], order)
+            else:
+                tables = [reader.read(tickers=tickers) for reader in readers]
+                yield _sort(with_texts(tables, FILE_SCHEMA.names), order)
+
+
+def _ticker_ranges(counts: Counter[str]) -> Iterator[list[str]]:
+    """Yield all tickers in order, in lists of about ``_SORT_ROWS`` rows."""
+    tickers: list[str] = []
     rows = 0
-    for batch in batches:
-        pending.append(batch)
-        rows += batch.num_rows
-        while rows >= COMPACTED_ROW_GROUP:
-            table = pa.Table.from_batches(pending)
-            yield table.slice(0, COMPACTED_ROW_GROUP)
-            pending = table.slice(COMPACTED_ROW_GROUP).to_batches()
-            rows -= COMPACTED_ROW_GROUP
-    if rows:
-        yield pa.Table.from_batches(pending)
+    for ticker, count in sorted(counts.items()):
+        if tickers and rows + count > _SORT_ROWS:
+            yield tickers
+            tickers, rows = [], 0
+        tickers.append(ticker)
+        rows += count
+    if tickers:
+        yield tickers
 
 
-def _check_written(path: Path, expected: dict[WindowId, ContentHash]) -> None:
-    """Read a file back and compare it, window by window, with what was to be written."""
-    with RowRangeReader(path) as file:
-        written = {
-            rows.part: content_hash(file.rows(rows.offset, rows.rows))
-            for rows in window_rows_in(path)
-        }
-    if list(written) != list(expected) or any(
-        written[window].hexdigest() != expected[window].hexdigest() for window in expected
-    ):
-        raise ConversionError(f"{path} does not hold the rows that were written.")
+def _read_window_by_window(
+    readers: Sequence[TradeFileReader], ticker: str, order: dict[tuple[str, int], int]
+) -> Iterator[pa.Table]:
+    for session, number in order:
+        bounds = {"window_number": (number, number + 1)}
+        for reader in readers:
+            table = reader.read(tickers=[ticker], session=session, bounds=bounds)
+            yield with_texts([table], FILE_SCHEMA.names)
+
+
+def _sort(table: pa.Table, order: dict[tuple[str, int], int]) -> pa.Table:
+    """Sort rows by ticker and window; those of one window keep their order."""
+    symbols = table["symbol"].combine_chunks().dictionary_encode()
+    ranks = np.argsort(np.argsort(symbols.dictionary.to_numpy(zero_copy_only=False)))
+    windows = np.empty(len(table), np.int64)
+    sessions = table["session"].combine_chunks().dictionary_encode()
+    keys = sessions.indices.to_numpy().astype(np.int64) << 32 | table["window_number"].to_numpy()
+    for key in np.unique(keys).tolist():
+        windows[keys == key] = order[sessions.dictionary[key >> 32].as_py(), key & 0xFFFFFFFF]
+    rows = np.lexsort((windows, ranks[symbols.indices.to_numpy()]))
+    return table.take(pa.array(rows))
+
+
+def _check_written(paths: Sequence[Path], windows: dict[WindowId, Content]) -> None:
+    """Read files back and compare them, window by window, with what was to be written.
+
+    Raises:
+        ConversionError: They differ, and so a source differs from its footer.
+    """
+    written = hash_windows(paths)
+    for window, content in windows.items():
+        if written.pop(window, None) != content:
+            raise ConversionError(
+                f"The rows of {window.stem} do not match the hash in the footer of their file: "
+                "run `stocktrace verify --repair`."
+            )
+    if written:
+        raise ConversionError(f"{paths[0]} does not hold the rows that were to be written.")

@@ -1,159 +1,158 @@
-"""Convert one sealed segment to one Parquet file, and publish it only when it is whole.
+"""Convert the sealed segments of a window to one Parquet file; publish it only when it is whole.
 
-1. Write the file outside the dataset, with page checksums.
-2. Read it back with checksums and compare its content with the segment's.
+1. Write the file outside the dataset, with page checksums: all tickers, sorted.
+2. Read it back with checksums and compare its content with that of the segments.
 3. Sync it, rename it into the dataset, sync the folder.
-4. Only then delete the segment.
+4. Only then delete the segments.
 
-Doing it again changes nothing. A file that already has the final name is trusted only after it was
-read and compared, too (docs/storage.md).
+Doing it again changes nothing. Segments that are left of a window that is published are deleted
+only after they were compared with its rows (docs/storage.md).
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stocktrace.errors import ConversionError
-from stocktrace.store import files, lock, outbox, partition
-from stocktrace.store.arrow_schema import TRADE_SCHEMA
-from stocktrace.store.checksum import ContentHash, content_hash
-from stocktrace.store.footer import add_footer
+from stocktrace.store import files, lock, outbox
+from stocktrace.store.arrow_schema import FILE_SCHEMA, TRADE_SCHEMA
+from stocktrace.store.checksum import Content, ContentHash, hash_tables
+from stocktrace.store.dataset import PublishedRows, find_published, hash_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.parquet import ROW_GROUP, publish_table, read_trade_file, trade_writer
-from stocktrace.store.segments import read_segment
+from stocktrace.store.segments import read_segments
+from stocktrace.store.trade_file import WINDOW_FORMAT, write_trade_files
 
-# What pyarrow (26), polars (2.1) or DuckDB (2.0) may take for a number, a date, a time or a boolean
-# (TRUE is listed at Nasdaq) in the name of a partition.
-_GUESSED_TYPE = re.compile(r"[-.^]*\d.*|[-^]*(?:inf|infinity|nan|true|false)", re.IGNORECASE)
+_SESSION, _NUMBER = (FILE_SCHEMA.field(name) for name in ("session", "window_number"))
+# A line of CSV, about.
+_ROW_BYTES = 80
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """A published file: ``rows`` trades of ``ticker`` in ``size`` bytes."""
+    """A published file of ``size`` bytes; ``rows`` are the trades of each ticker."""
 
-    ticker: str
     path: Path
-    rows: int
+    rows: dict[str, int]
     size: int
 
 
-def publish_segment(
-    layout: Layout, segment: Path, *, overwrite: bool = False
+def convert_window(
+    layout: Layout, window: WindowId, *, overwrite: bool = False
 ) -> PublishedFile | None:
-    """Publish a sealed segment; ``None`` if another process is publishing it or has done so.
+    """Publish the sealed segments of a window; ``None`` if there are none.
 
-    ``overwrite`` writes the file again even if its rows are right: its footer may be wrong.
+    The caller keeps others from publishing the session (``lock.publish_lock``). ``overwrite``
+    writes the file again even if the window is published.
 
     Raises:
-        ConversionError: The written rows are not those of the segment, which stays.
+        ConversionError: The written rows are not those of the segments, which stay.
     """
-    window, ticker = WindowId.parse(segment), layout.ticker_of_csv(segment)
-    try:
-        source = segment.open("rb")
-    except FileNotFoundError:
+    segments = {layout.ticker_of_csv(path): path for path in layout.sealed_segments(window)}
+    if not segments:
         return None
-    with source:
-        try:
-            fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-        if not segment.exists():  # it was published between the open and the lock
-            return None
-        final = layout.parquet(ticker, window)
-        files.make_folder(final.parent)
-        # A compaction locks the date while it replaces the folder of the ticker.
-        with lock.lock_folder(final.parent.parent, exclusive=False):
-            published = _find_in_day_file(layout, ticker, segment, window)
-            if published is None:
-                content = _publish(layout, ticker, segment, window, overwrite=overwrite)
-                published = PublishedFile(ticker, final, content.rows, final.stat().st_size)
-                if layout.lake:  # before the segment is deleted: one of both survives a crash
-                    for path in filter(Path.exists, (layout.anchor(window.date), final)):
-                        outbox.add_to_outbox(layout, window.session, path)
-        _delete_segment(layout, ticker, segment, window)
-    return published
+    tickers = sorted(segments)
+    paths = [segments[ticker] for ticker in tickers]
+    final = layout.window_file(window)
+    files.make_folder(final.parent)
+    # A compaction locks the dataset while it replaces the folder of a date.
+    with lock.lock_folder(layout.dataset, exclusive=False):
+        published = None if overwrite else find_published(layout, window)
+        if published is None:
+            rows = _publish(layout, window, tickers, paths)
+        else:
+            rows = _compare(published, tickers, paths)
+            final = published.paths[0]
+        if layout.lake:  # before the segments are deleted: one of both survives a crash
+            outbox.add_to_outbox(layout, window.session, final)
+    for path in paths:
+        _delete_segment(layout, path, window)
+    return PublishedFile(final, rows, final.stat().st_size)
 
 
-def _delete_segment(layout: Layout, ticker: str, segment: Path, window: WindowId) -> None:
+def _delete_segment(layout: Layout, segment: Path, window: WindowId) -> None:
     """Delete a published segment, or move it away if CSV is kept."""
     if layout.keeps_csv:
-        target = layout.kept_csv(ticker, window)
+        target = layout.kept_csv(layout.ticker_of_csv(segment), window)
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.disk_errors(target):
             segment.replace(target)
     else:
-        segment.unlink()
-
-
-def _find_in_day_file(
-    layout: Layout, ticker: str, segment: Path, window: WindowId
-) -> PublishedFile | None:
-    """Return the compacted file of the day if it has the window of ``segment``."""
-    window_rows = partition.find_in_day_file(layout, ticker, window)
-    if window_rows is None:
-        return None
-    published = content_hash(window_rows.read())
-    if published.hexdigest() != content_hash(read_segment(segment)).hexdigest():
-        raise ConversionError(f"{window_rows.path} holds other rows than {segment}.")
-    return PublishedFile(ticker, window_rows.path, window_rows.rows, window_rows.size)
+        segment.unlink(missing_ok=True)
 
 
 def _publish(
-    layout: Layout, ticker: str, segment: Path, window: WindowId, *, overwrite: bool
-) -> ContentHash:
-    final = layout.parquet(ticker, window)
-    if final.exists() and not overwrite:
-        with contextlib.suppress(ConversionError):  # damaged: it is written again
-            expected = content_hash(read_segment(segment))
-            if content_hash(read_trade_file(final)).hexdigest() == expected.hexdigest():
-                return expected
+    layout: Layout, window: WindowId, tickers: Sequence[str], paths: Sequence[Path]
+) -> dict[str, int]:
+    """Write, check and publish the file of a window; return the trades of each ticker."""
+    final = layout.window_file(window)
     layout.converting.mkdir(parents=True, exist_ok=True)
+    about = sum(path.stat().st_size for path in paths) // _ROW_BYTES
     with files.locked_temporary(layout.converting / final.name) as temporary:
-        expected = _write_trades(read_segment(segment), temporary, window)
-        written = content_hash(read_trade_file(temporary))
-        if written.hexdigest() != expected.hexdigest():
+        rows, expected = write_window_file(temporary, window, read_segments(paths), about)
+        if list(rows) != list(tickers):
             raise ConversionError(
-                f"{temporary} does not hold the {expected.rows} rows of {segment}."
+                f"A segment of {window.stem} has rows of another ticker, or none."
             )
-        _publish_anchor(layout, ticker, window)
+        if hash_windows([temporary]) != {window: expected}:
+            raise ConversionError(
+                f"{temporary} does not hold the {expected.rows} rows of {window.stem}."
+            )
         files.publish_file(temporary, final)
-    return expected
+    return rows
 
 
-def _publish_anchor(layout: Layout, ticker: str, window: WindowId) -> None:
-    """Keep readers that guess types from taking tickers for numbers, dates or booleans."""
-    # They guess the type of a partition from all its values: ``7203`` and ``007`` alone would be
-    # read as 7203 and 7. The anchor's partition is neither a number nor a ticker.
-    anchor = layout.anchor(window.date)
-    if _GUESSED_TYPE.fullmatch(ticker) and not anchor.exists():
-        # The temporary file has the session's name so that its recovery finds it.
-        temporary = layout.converting / f"{window.stem}.{anchor.name}"
-        publish_table(TRADE_SCHEMA.empty_table(), anchor, temporary, store_schema=False)
+def write_window_file(
+    path: Path, window: WindowId, tables: Iterable[pa.Table], rows: int
+) -> tuple[dict[str, int], Content]:
+    """Write the rows of a window (``TRADE_SCHEMA``, sorted by ticker); about ``rows``.
+
+    Returns the trades of each ticker, in the order of the file, and the content.
+    """
+    content, counts = ContentHash(), Counter[str]()
+
+    def add_columns() -> Iterator[pa.Table]:
+        for table in tables:
+            for batch in table.to_batches():
+                content.update(batch)
+            for count in table["symbol"].value_counts():
+                counts[count["values"].as_py()] += count["counts"].as_py()
+            yield (
+                table
+                .append_column(_SESSION, pa.repeat(window.session, len(table)))
+                .append_column(_NUMBER, pa.repeat(pa.scalar(window.number, pa.int32()), len(table)))
+            )  # fmt: skip
+
+    def windows() -> dict[WindowId, Content]:
+        return {window: content.content()}
+
+    with files.disk_errors(path):
+        write_trade_files([path], add_columns(), windows, rows=rows, form=WINDOW_FORMAT)
+    return dict(counts), windows()[window]
 
 
-def _write_trades(rows: Iterator[pa.RecordBatch], path: Path, window: WindowId) -> ContentHash:
-    content = ContentHash()
-    batches: list[pa.RecordBatch] = []
-    with files.disk_errors(path), trade_writer(path) as writer:
-        for batch in rows:
+def _compare(
+    published: PublishedRows, tickers: Sequence[str], paths: Sequence[Path]
+) -> dict[str, int]:
+    """Compare segments with the published rows of their tickers; return the trades of all tickers.
+
+    Raises:
+        ConversionError: They differ.
+    """
+    content, counts = ContentHash(), Counter[str]()
+    for table in published.read():
+        counts.update(table["symbol"].to_pylist())
+        of_tickers = table.filter(pc.is_in(table["symbol"], pa.array(tickers, pa.string())))
+        for batch in of_tickers.select(TRADE_SCHEMA.names).to_batches():
             content.update(batch)
-            batches.append(batch)
-            if sum(len(each) for each in batches) >= ROW_GROUP:
-                writer.write_table(pa.Table.from_batches(batches), ROW_GROUP)
-                batches = []
-        if not content.rows:
-            raise ConversionError("The segment has no rows: nothing is published.")
-        if batches:
-            writer.write_table(pa.Table.from_batches(batches), ROW_GROUP)
-        add_footer(
-            writer, session=window.session, window=window.window, content=content.hexdigest()
+    if content.content() != hash_tables(read_segments(paths)):
+        raise ConversionError(
+            f"{published.paths[0]} holds other rows of {published.window.stem} than its segments."
         )
-    return content
+    return dict(counts)

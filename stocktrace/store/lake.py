@@ -1,6 +1,6 @@
 """The lake: an object store to which several machines publish, and from which readers read.
 
-Below its URL are the same names as in a data folder: ``parquet/date=…/symbol=…/…``,
+Below its URL are the same names as in a data folder: ``parquet/date=…/…``,
 ``coverage/date=…/<session>.parquet`` and ``sessions/<session>.json``. Names consist of those of
 session and window, so that sending a file again replaces the file itself.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from stocktrace.errors import LakeError
-from stocktrace.store.names import encode_ticker, reading_order, tickers_in
+from stocktrace.store.names import reading_order
+from stocktrace.store.trade_file import TradeFile
 
 # The defaults delay a window for minutes if the store does not accept connections.
 _CONNECT_S = 5.0
@@ -89,26 +90,24 @@ class Lake:
         names = (info.base_name for info in self._list("parquet"))
         return sorted(name.removeprefix("date=") for name in names if name.startswith("date="))
 
-    def trade_files(self, ticker: str, date: str) -> list[str]:
+    def trade_files(self, date: str) -> list[TradeFile]:
         """See ``FolderSource``."""
-        folder = f"parquet/date={date}/symbol={encode_ticker(ticker)}"
-        paths = [info.path for info in self._list(folder) if info.path.endswith(".parquet")]
-        return sorted(paths, key=lambda path: reading_order(Path(path)))
+        infos = [info for info in self._list(f"parquet/date={date}") if info.extension == "parquet"]
+        infos.sort(key=lambda info: reading_order(Path(info.path)))
+        return [TradeFile(info.path, info.size) for info in infos]
 
-    def coverage_files(self, date: str | None = None, session: str | None = None) -> list[str]:
+    def coverage_files(
+        self, dates: Iterable[str] | None = None, session: str | None = None
+    ) -> list[str]:
         """See ``FolderSource``."""
-        dates = [date] if date else [info.base_name[5:] for info in self._list("coverage")]
+        if dates is None:
+            dates = [info.base_name.removeprefix("date=") for info in self._list("coverage")]
         files = (info.path for each in dates for info in self._list(f"coverage/date={each}"))
         return sorted(path for path in files if session in (None, Path(path).stem))
 
     def gap_fills(self) -> list[str]:
         """See ``FolderSource``."""
         return sorted(info.path for info in self._list("repairs"))
-
-    def tickers(self, date: str) -> set[str]:
-        """See ``FolderSource``."""
-        names = (info.base_name for info in self._list(f"parquet/date={date}"))
-        return set(tickers_in(name.removeprefix("symbol=") for name in names))
 
     def reports(self, last: int | None = None) -> Iterator[bytes]:
         """See ``FolderSource``."""

@@ -12,10 +12,10 @@
       sessions/<session>.changes/                     requests to change its tickers
       log/audit.jsonl                                 one line an event
       coverage/date=<UTC date>/<session>.parquet      when each ticker was listened to
-      parquet/date=<UTC date>/symbol=<ticker>/<session>-<window>.parquet
-      parquet/date=<UTC date>/symbol=<ticker>/day-<n>.parquet   once compacted; n counts how often
-      parquet/date=<UTC date>/symbol=~/anchor.parquet   no rows; keeps numeric tickers text
-      compacting/date=<UTC date>/symbol=<ticker>/       will replace that folder
+      parquet/date=<UTC date>/<session>-<window>.parquet   all tickers of a window
+      parquet/date=<UTC date>/day-<n>.parquet           of a date, compacted; n counts how often
+      parquet/date=<UTC date>/day-<n>-002.parquet       … and more of a large date
+      compacting/date=<UTC date>/                       will replace that folder
       converting/.<session>-*.tmp                       will become a published file
       .scratch.*.tmp/                                   windows rebuilt for comparison
       csv-kept/<ticker>/<session>-<window>.csv          published, kept because of ``csv_retention``
@@ -32,7 +32,6 @@ where a rename is atomic.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -118,17 +117,17 @@ class Layout:
         """The segment of a ticker that is kept after it was published."""
         return self.root / "csv-kept" / encode_ticker(ticker) / f"{window.stem}.csv"
 
-    def partition(self, ticker: str, date: str) -> Path:
-        """The folder of a ticker's published trades of a UTC date."""
-        return self.dataset / f"date={date}" / f"symbol={encode_ticker(ticker)}"
+    def date_folder(self, date: str) -> Path:
+        """The folder of the published trades of a UTC date."""
+        return self.dataset / f"date={date}"
 
-    def parquet(self, ticker: str, window: WindowId) -> Path:
-        """The published file of a ticker's window, until its day is compacted."""
-        return self.partition(ticker, window.date) / f"{window.stem}.parquet"
+    def window_file(self, window: WindowId) -> Path:
+        """The published file of a window, until its date is compacted."""
+        return self.date_folder(window.date) / f"{window.stem}.parquet"
 
-    def compaction_staging(self, ticker: str, date: str) -> Path:
-        """The folder that will replace ``partition``."""
-        return self.root / "compacting" / f"date={date}" / f"symbol={encode_ticker(ticker)}"
+    def compaction_staging(self, date: str) -> Path:
+        """The folder that will replace ``date_folder``."""
+        return self.root / "compacting" / f"date={date}"
 
     def has(self, session: str) -> bool:
         """Return whether a session exists here, published or still to be recovered."""
@@ -180,10 +179,6 @@ class Layout:
         """When the tickers of a session were listened to, on a UTC date."""
         return self.root / "coverage" / f"date={date}" / f"{session}.parquet"
 
-    def anchor(self, date: str) -> Path:
-        """The file without rows that keeps numeric tickers text (``conversion``)."""
-        return self.dataset / f"date={date}" / "symbol=~" / "anchor.parquet"
-
     def outbox(self, session: str) -> Path:
         """The files of a session that are to be sent to the lake (``outbox``)."""
         return self.root / "outbox" / session
@@ -218,7 +213,7 @@ class Layout:
 
     def compaction_leftovers(self) -> list[Path]:
         """List the staging folders of killed compactions."""
-        return sorted(self.root.glob("compacting/date=*/symbol=*"))
+        return sorted(self.root.glob("compacting/date=*"))
 
     def open_segments(self, window: WindowId) -> list[Path]:
         """List the segments of a window that are not sealed."""
@@ -227,16 +222,6 @@ class Layout:
     def sealed_segments(self, window: WindowId | None = None) -> list[Path]:
         """List the segments, of one window or of all, that are sealed but not published."""
         return sorted(self.root.glob(f"csv/*/{window.stem if window else '*'}.csv"))
-
-    def published_files(self, session: str, dates: Iterable[str]) -> Iterator[tuple[str, Path]]:
-        """Yield ``(ticker, path)`` of a session's own files under ``dates``."""
-        for date in sorted(dates):
-            for path in sorted(self.dataset.glob(f"date={date}/symbol=*/{session}-*.parquet")):
-                yield decode_ticker(path.parent.name.removeprefix("symbol=")), path
-
-    def published_window(self, window: WindowId) -> list[Path]:
-        """List the published files of a window under its date."""
-        return sorted(self.dataset.glob(f"date={window.date}/symbol=*/{window.stem}.parquet"))
 
     def session_tapes(self, session: str) -> dict[WindowId, Path]:
         """Return the tapes of a session by window, in order; the better one where there are two."""

@@ -30,7 +30,7 @@ _STAMP = r"\d{8}T\d{6}Z"
 _SESSION = rf"{_STAMP}_(?:[0-9a-f]{{6}}|[0-9a-f]{{16}}_(?:import|merge))"
 _WINDOW = rf"{_STAMP}_\d{{5,}}"
 _WINDOW_FILE = re.compile(rf"(?P<session>{_SESSION})-(?P<window>{_WINDOW})\.(?:csv|parquet|jsonl)")
-_DAY_FILE = re.compile(r"day-(?P<number>\d{5,})\.parquet")
+_DAY_FILE = re.compile(r"day-(?P<number>\d{5,})(?:-\d{3,})?\.parquet")
 _TAPE = re.compile(rf"(?P<session>{_SESSION})/(?P<window>{_WINDOW})\.tape(?:\.zst)?")
 
 # Device names of Windows; with or without a suffix, they cannot be files there.

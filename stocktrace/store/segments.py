@@ -12,7 +12,6 @@ When a segment is read, every type is declared and nothing is guessed. What is n
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,66 +125,72 @@ class SegmentWriter:
         self._quarantine.seal()
 
 
-_BLOCK_BYTES = 1 << 20
+# So much CSV is parsed at a time: small segments together, a large one in pieces.
+_BLOCK_BYTES = 1 << 23
 _PARSE_OPTIONS = pcsv.ParseOptions(quote_char=False)
 _CONVERT_OPTIONS = pcsv.ConvertOptions(
-    column_types=TRADE_SCHEMA,
-    include_columns=TRADE_SCHEMA.names,
-    null_values=[],
-    strings_can_be_null=False,
+    column_types=TRADE_SCHEMA, null_values=[], strings_can_be_null=False
 )
 
 
-def read_segment(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a sealed segment; raises ``ConversionError`` also if it is truncated."""
-    with path.open("rb") as file:
-        header = file.readline()
-        file.seek(0, os.SEEK_END)
-        has_rows = file.tell() > len(header)
-        if header != HEADER:
-            raise ConversionError(f"{path} does not begin with the header of a segment.")
-        file.seek(-1, os.SEEK_END)
-        # A number that was cut off still parses: a row is complete only with its line feed.
-        if file.read(1) != b"\n":
-            raise ConversionError(f"{path} is truncated: the last line is incomplete.")
-    if has_rows:
-        yield from _parse_segment(path, path)
-
-
-def read_open_segment(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a segment that may still be appended to: those of its complete lines.
+def read_segments(paths: Iterable[Path]) -> Iterator[pa.Table]:
+    """Yield the rows of sealed segments (``TRADE_SCHEMA``), in the order of ``paths``.
 
     Raises:
+        ConversionError: A segment is truncated, or a file is not a segment.
+    """
+    blocks: list[bytes] = []
+    size = 0
+    for path in paths:
+        for lines in _read_lines(path):
+            blocks.append(lines)
+            size += len(lines)
+            if size >= _BLOCK_BYTES:
+                yield parse_lines(b"".join(blocks), path)
+                blocks, size = [], 0
+    if blocks:
+        yield parse_lines(b"".join(blocks), path)
+
+
+def _read_lines(path: Path) -> Iterator[bytes]:
+    """Yield a segment without its header, in blocks of complete lines."""
+    with path.open("rb") as file:
+        if file.readline() != HEADER:
+            raise ConversionError(f"{path} does not begin with the header of a segment.")
+        rest = b""
+        while block := file.read(_BLOCK_BYTES):
+            end = block.rfind(b"\n") + 1
+            if end:
+                yield rest + block[:end]
+            rest = block[end:] if end else rest + block
+    # A number that was cut off still parses: a row is complete only with its line feed.
+    if rest:
+        raise ConversionError(f"{path} is truncated: the last line is incomplete.")
+
+
+def read_open_segment(path: Path) -> pa.Table:
+    """Read a segment that may still be appended to: the rows of its complete lines.
+
+    Raises:
+        ConversionError: The file is not a segment.
         FileNotFoundError: The file does not exist (any more).
     """
     data = path.read_bytes()
     lines = data[: data.rfind(b"\n") + 1]
     if not HEADER.startswith(lines[: len(HEADER)]):
         raise ConversionError(f"{path} does not begin with the header of a segment.")
-    if len(lines) > len(HEADER):
-        yield from _parse_segment(path, pa.BufferReader(lines))
+    return parse_lines(lines[len(HEADER) :], path)
 
 
-def _parse_segment(path: Path, source: Path | pa.BufferReader) -> Iterator[pa.RecordBatch]:
-    options = pcsv.ReadOptions(
-        use_threads=False, block_size=_BLOCK_BYTES, column_names=list(COLUMNS), skip_rows=1
-    )
-    try:
-        with pcsv.open_csv(source, options, _PARSE_OPTIONS, _CONVERT_OPTIONS) as reader:
-            for batch in reader:
-                yield batch.cast(TRADE_SCHEMA)
-    except pa.ArrowInvalid as error:
-        raise ConversionError(f"{path} is not a segment: {error}.") from error
-
-
-def parse_lines(lines: bytes) -> pa.Table:
-    """Parse complete lines without a header, of one or more segments, in their order."""
+def parse_lines(lines: bytes, path: Path | str = "A segment") -> pa.Table:
+    """Parse complete lines without a header, of segments up to ``path``, in their order."""
     if not lines:
         return TRADE_SCHEMA.empty_table()
-    options = pcsv.ReadOptions(use_threads=False, column_names=list(COLUMNS))
+    options = pcsv.ReadOptions(
+        use_threads=False, column_names=list(COLUMNS), block_size=len(lines) + 1
+    )
     try:
-        return pcsv.read_csv(
-            pa.BufferReader(lines), options, _PARSE_OPTIONS, _CONVERT_OPTIONS
-        ).cast(TRADE_SCHEMA)
+        table = pcsv.read_csv(pa.BufferReader(lines), options, _PARSE_OPTIONS, _CONVERT_OPTIONS)
+        return table.cast(TRADE_SCHEMA)
     except pa.ArrowInvalid as error:
-        raise ConversionError(f"These are not lines of a segment: {error}.") from error
+        raise ConversionError(f"{path} is not a segment: {error}.") from error

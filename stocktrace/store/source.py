@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from stocktrace.addresses import is_lake_url, parse_lake_url
 from stocktrace.settings import Settings
+from stocktrace.store.dataset import files_in_order, retry_on_compaction
 from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import is_locked
-from stocktrace.store.names import is_import, is_merge, is_session, tickers_in
-from stocktrace.store.partition import files_in_order, partition_folders
+from stocktrace.store.names import is_import, is_merge, is_session
+from stocktrace.store.trade_file import Bounds, TradeFile, TradeFileReader, with_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +33,25 @@ class FolderSource:
         """Return the UTC dates that have published trades, sorted."""
         return self.layout.dates()
 
-    def tickers(self, date: str) -> set[str]:
-        """Return the tickers that have published trades of a date."""
-        names = (path.name.removeprefix("symbol=") for path in partition_folders(self.layout, date))
-        return set(tickers_in(names))
-
     def reports(self, last: int | None = None) -> Iterator[bytes]:
         """Yield the reports of all or the ``last`` so many sessions, the latest first."""
         for path in sorted(self.layout.sessions.glob("*.json"), reverse=True)[:last]:
             with contextlib.suppress(FileNotFoundError):  # deleted in the meantime
                 yield path.read_bytes()
 
-    def trade_files(self, ticker: str, date: str) -> list[str]:
-        """Return the files of a ticker's date in reading order."""
-        return [str(path) for path in files_in_order(self.layout.partition(ticker, date))]
+    def trade_files(self, date: str) -> list[TradeFile]:
+        """Return the files of a date in reading order."""
+        return [TradeFile(str(path)) for path in files_in_order(self.layout.date_folder(date))]
 
-    def coverage_files(self, date: str | None = None, session: str | None = None) -> list[str]:
-        """Return the files of coverage, of one date and one session or of all, sorted."""
-        paths = self.layout.root.glob(f"coverage/date={date or '*'}/{session or '*'}.parquet")
+    def coverage_files(
+        self, dates: Iterable[str] | None = None, session: str | None = None
+    ) -> list[str]:
+        """Return the files of coverage, of some dates and one session or of all, sorted."""
+        paths = [
+            path
+            for date in (("*",) if dates is None else dates)
+            for path in self.layout.root.glob(f"coverage/date={date}/{session or '*'}.parquet")
+        ]
         return sorted(map(str, paths))
 
     def gap_fills(self) -> list[str]:
@@ -82,3 +86,47 @@ def open_source(data_dir: str | Path | None) -> DataSource:
     return FolderSource(
         Layout(Path(data_dir) if data_dir is not None else Settings.load().data_dir)
     )
+
+
+def read_rows(
+    source: DataSource,
+    dates: Iterable[str],
+    columns: Sequence[str],
+    *,
+    tickers: Collection[str] = (),
+    session: str = "",
+    bounds: Bounds | None = None,
+) -> pa.Table:
+    """Read the published rows of ``dates`` that match (``TradeFileReader.read``), in reading order.
+
+    Raises:
+        ConversionError: A file is damaged.
+    """
+
+    def read(date: str) -> list[pa.Table]:
+        tables = []
+        for file in source.trade_files(date):
+            with TradeFileReader(file.path, source.files, file.size) as reader:
+                table = reader.read(columns, tickers=tickers, session=session, bounds=bounds)
+                tables.append(table)
+        return tables
+
+    tables = (table for date in dates for table in retry_on_compaction(partial(read, date)))
+    return with_texts([table for table in tables if len(table)], columns)
+
+
+def tickers_of_date(source: DataSource, date: str) -> set[str]:
+    """Return the tickers that have published trades of a date.
+
+    Raises:
+        ConversionError: A file is damaged.
+    """
+
+    def read() -> set[str]:
+        tickers: set[str] = set()
+        for file in source.trade_files(date):
+            with TradeFileReader(file.path, source.files, file.size) as reader:
+                tickers |= reader.count_trades().keys()
+        return tickers
+
+    return retry_on_compaction(read)
