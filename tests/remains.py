@@ -2,7 +2,8 @@
 
 Three windows of one session, with every kind of half-done work that a kill can leave:
 
-1. counted in the report; its tape is archived, AAPL is published, MSFT is sealed;
+1. counted in the report; its tape is archived, and it is published, but the segment of MSFT is
+   left;
 2. its tape stands; AAPL is sealed, MSFT is open (killed while sealing);
 3. its tape ends in a torn line; AAPL is open, with half a row.
 """
@@ -117,7 +118,10 @@ def dead(root: Path) -> Layout:
     journal.add_counts(rebuild_window(layout, PARTS[0]))
     journal.save()
     archive_tape(layout.tape(PARTS[0]), layout.archived_tape(PARTS[0]))
-    conversion.publish_segment(layout, layout.csv("AAPL", PARTS[0]))
+    left = layout.csv("MSFT", PARTS[0])
+    text = left.read_bytes()
+    conversion.convert_window(layout, PARTS[0])
+    left.write_bytes(text)
     rebuild_window(layout, PARTS[1])
     layout.csv("MSFT", PARTS[1]).rename(layout.open_csv("MSFT", PARTS[1]))
     with layout.open_csv("AAPL", PARTS[2]).open("wb") as segment:
@@ -134,8 +138,6 @@ def litter(layout: Layout) -> None:
     scratch.mkdir(parents=True)
     for path in (
         layout.converting / f".{PARTS[0].stem}.parquet.0a1b2c3d.{NOBODY}.tmp",
-        layout.converting / f".anchor.parquet.0a1b2c3d.{NOBODY}.tmp",
-        layout.converting / f".{SESSION}-{PARTS[0].date}.parquet.0a1b2c3d.{NOBODY}.tmp",
         layout.tapes(SESSION) / f".{PARTS[0].window}.tape.zst.{NOBODY}.tmp",
         layout.sessions / f".{SESSION}.json.{NOBODY}.tmp",
         scratch / "half",

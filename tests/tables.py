@@ -6,35 +6,36 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from stocktrace.store import parquet
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
-from stocktrace.store.checksum import content_hash
+from stocktrace.store.conversion import write_window_file
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
+from stocktrace.store.trade_file import TradeFileReader, with_texts
 
 #: Event time (epoch ms), price, volume, conditions; received when it happened.
 Row = tuple[int, float, float, str]
+#: All columns of a trade but its ticker.
+COLUMNS = pa.schema(list(TRADE_SCHEMA)[1:])
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:
-    """``rows`` as they are published."""
-    times = pa.array([row[0] for row in rows], pa.int64())
-    columns = [
-        times.cast(TRADE_SCHEMA.types[0]),
-        pa.array([row[0] * 1000 for row in rows], pa.int64()).cast(TRADE_SCHEMA.types[1]),
-        *(
-            pa.array([row[at] for row in rows], kind)
-            for at, kind in enumerate(TRADE_SCHEMA.types[2:], 1)
-        ),
-    ]
-    return pa.Table.from_arrays(columns, schema=TRADE_SCHEMA)
+    """``rows`` of one ticker as they are published (``COLUMNS``)."""
+    times, prices, volumes, conditions = zip(*rows, strict=True) if rows else ((), (), (), ())
+    received = [time * 1000 for time in times]
+    columns = [pa.array(times, pa.int64()), pa.array(received, pa.int64())]
+    return pa.table([*columns, prices, volumes, conditions], COLUMNS.names).cast(COLUMNS)
 
 
-def put(layout: Layout, ticker: str, part: WindowId, table: pa.Table) -> None:
-    """Publish a window; what was there is replaced."""
-    path = layout.parquet(ticker, part)
+def put(layout: Layout, ticker: str, window: WindowId, table: pa.Table) -> None:
+    """Publish a ticker's rows (with ``COLUMNS``) of a window; those of other tickers stay."""
+    path = layout.window_file(window)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with parquet.trade_writer(path) as writer:
-        writer.write_table(table)
-        content = content_hash(iter(table.to_batches())).hexdigest()
-        writer.add_key_value_metadata({"stocktrace.content": content})
+    symbols = pa.repeat(pa.scalar(ticker), len(table))
+    tables = {ticker: table.select(COLUMNS.names).add_column(0, TRADE_SCHEMA.field(0), symbols)}
+    if path.exists():
+        with TradeFileReader(path) as file:
+            for name in file.count_trades().keys() - {ticker}:
+                rows = file.read(TRADE_SCHEMA.names, tickers=[name])
+                tables[name] = with_texts([rows], TRADE_SCHEMA.names)
+    in_order = [tables[name] for name in sorted(tables)]
+    write_window_file(path, window, in_order, sum(map(len, in_order)))

@@ -23,8 +23,8 @@ def report() -> SessionReport:
         NOW,
         books=Books(5, 3, 1, 1, trades=6, recorded=5, quarantined=1),
         per_ticker={
-            "A": TickerBooks(4, 4, 0, 4, 1, 900, NOW),
-            "B": TickerBooks(2, 1, 1, 1, 1, 800, NOW),
+            "A": TickerBooks(4, 4, 0, 4, NOW),
+            "B": TickerBooks(2, 1, 1, 1, NOW),
         },
     )
 

@@ -82,7 +82,7 @@ def test_a_capture_leaves_its_last_status_with_the_figures_of_its_report(studio:
     assert (status.backlog, status.queued) == (0, {})
     assert status.latency == report.latency
     assert (status.rolled, status.published) == (len(report.windows),) * 2
-    assert status.files == sum(one.files for one in report.per_ticker.values())
+    assert status.files == report.files == len(report.windows)
     assert status.written_at is not None
     assert report.ended is not None
     assert abs((status.written_at - report.ended).total_seconds()) < 60
