@@ -1,4 +1,4 @@
-"""Conversion of a data folder: publish every sealed segment that no other process publishes."""
+"""Conversion of a data folder: publish every recorded window that no other process publishes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from operator import attrgetter
 
 from stocktrace.errors import StocktraceError
 from stocktrace.record.publish import upload_session, with_lake_of_report
-from stocktrace.record.recovery import ConversionResult, claim_session
+from stocktrace.record.recovery import (
+    ConversionResult,
+    claim_session,
+    is_recorded_completely,
+)
 from stocktrace.sessions.catalog import read_report
 from stocktrace.store import conversion, lock
 from stocktrace.store.layout import Layout
@@ -14,9 +18,10 @@ from stocktrace.store.names import WindowId
 
 
 def convert_segments(layout: Layout) -> ConversionResult:
-    """Publish every sealed segment and send pending files to the lake; repeating changes nothing.
+    """Publish the sealed segments and send pending files to the lake; repeating changes nothing.
 
-    Segments of a session that is running or being recovered are left to that process.
+    Segments of a session that is running or being recovered are left to that process, and those of
+    a window that crashed before all were sealed to `stocktrace recover`.
     """
     result = ConversionResult()
     sessions: dict[str, set[WindowId]] = {}
@@ -41,6 +46,12 @@ def _convert(
     report = read_report(layout, session)
     target = layout if report is None else with_lake_of_report(layout, report)
     for window in sorted(windows, key=attrgetter("number")):
+        if not is_recorded_completely(layout, window):
+            result.failed.append(
+                f"Session {session} crashed before its window {window.window} was recorded "
+                "completely: run `stocktrace recover`."
+            )
+            continue
         try:
             with lock.publish_lock(layout, session):
                 converted = conversion.convert_window(target, window)

@@ -81,13 +81,13 @@ def publish_window(
 def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> SealedWindow:
     """Record a window again from its tape, in the same way as live.
 
-    Sealed and published segments stay as they are, open ones are written again, and all are
-    counted. A lock keeps two rebuilds from writing the same segments.
+    Sealed segments and a published file stay as they are, open segments are written again, and all
+    trades are counted. A lock keeps two rebuilds from writing the same segments.
     """
     with lock.publish_lock(layout, part.session):
-        published = find_published(layout, part) is not None
+        is_published = find_published(layout, part) is not None
         writer = SegmentWriter(
-            layout, part, is_published=lambda name: published or layout.csv(name, part).exists()
+            layout, part, lambda name: is_published or layout.csv(name, part).exists()
         )
         counts = WindowCounts()
         batch: dict[str, list[Chunk]] = {}

@@ -6,9 +6,10 @@
    set aside, and the report says so. Truncate each plain tape after its last complete line; the
    rest is moved to ``<window>.torn`` beside it and counted. Delete temporary files.
 3. Rebuild each window with a plain tape through the code that recorded it: open segments are
-   discarded, sealed and published ones stay, and missing ones are written and sealed.
+   discarded, sealed ones stay, and missing ones are written and sealed, unless the window is
+   published.
 4. Also rebuild each window that has an open segment although its tape is archived.
-5. Archive the tapes and convert every sealed segment.
+5. Archive the tapes, and convert every window that has sealed segments.
 6. Count again: windows that are missing in the report, rows in Parquet, coverage from the marks.
 7. Write the report as ``recovered``.
 8. Send the outbox to the lake that is set, or that the session was recorded for.
@@ -27,7 +28,7 @@ from itertools import chain
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.errors import StocktraceError, StoreError, describe
+from stocktrace.errors import ConversionError, StocktraceError, StoreError, describe
 from stocktrace.marks import Mark, OpeningMark
 from stocktrace.query.duplicates import count_window_duplicates
 from stocktrace.record.coverage import CoverageBuilder
@@ -56,9 +57,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RecoveredSession:
-    """A crashed session: ``rows`` were published now, ``torn_bytes`` were set aside.
+    """A crashed session: ``torn_bytes`` were set aside.
 
-    ``upload_error`` says why it is not in the lake, if one is set.
+    ``rows`` are those of windows that had segments left. ``upload_error`` says why it is not in the
+    lake, if one is set.
     """
 
     session: str
@@ -121,7 +123,12 @@ def recover_session(
     with claim_session(layout, session) as claimed:
         if not claimed or catalog.is_finished(layout, session):
             return None
-        return _recover_claimed(layout, session, clock)
+        try:
+            return _recover_claimed(layout, session, clock)
+        except ConversionError as error:
+            raise ConversionError(
+                f"{error} Run `stocktrace verify --repair`, then `stocktrace recover`."
+            ) from error
 
 
 @contextlib.contextmanager
@@ -156,7 +163,7 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
     rows = 0
     for part in parts:
-        whole = not layout.tape(part).exists() and not layout.open_segments(part)
+        whole = is_recorded_completely(layout, part)
         published = publish_window(layout, part, whole=whole, sending=False)
         if published.rebuilt_window is not None and part.window not in report.windows:
             journal.add_counts(published.rebuilt_window)
@@ -223,6 +230,11 @@ def _unfinished_windows(layout: Layout, session: str) -> list[WindowId]:
     parts = {WindowId.of_tape(path) for path in layout.plain_tapes(session)}
     parts.update(map(WindowId.parse, layout.root.glob(f"csv/*/{session}-*.csv*")))
     return sorted(parts, key=lambda part: part.window)
+
+
+def is_recorded_completely(layout: Layout, window: WindowId) -> bool:
+    """Return whether all segments of a window are sealed: its tape is archived, none is open."""
+    return not layout.tape(window).exists() and not layout.open_segments(window)
 
 
 def recount_report(

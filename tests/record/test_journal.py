@@ -36,6 +36,7 @@ from stocktrace.units import utc_datetime
 from tests.conftest import NOON, SESSION, WINDOW, frame
 
 PART = WindowId(SESSION, WINDOW)
+FILE = PublishedFile(Path("window"), {"A": 2, "B": 1}, 900)
 
 
 def audited(journal: SessionJournal) -> list[dict[str, Any]]:
@@ -89,12 +90,12 @@ def test_a_published_window_is_not_waiting_any_more_and_has_its_rows(
     journal: SessionJournal,
 ) -> None:
     journal.window_sealed(sealed())
-    files = (PublishedFile("A", Path("a"), 2, 900), PublishedFile("B", Path("b"), 1, 800))
-    journal.window_published(PublishedWindow(PART, files))
+    journal.window_published(PublishedWindow(PART, FILE, {"A": 1}))
     report = SessionReport.read(journal.layout.report(SESSION))
     assert (report.unpublished, report.balanced) == ([], True)
-    assert report.per_ticker["A"] == TickerBooks(3, 2, 1, 2, 1, 900, utc_datetime(NOON))
-    assert audited(journal)[1] == {"event": "convert", "window": WINDOW, "files": 2, "rows": 3}
+    assert (report.files, report.size, report.duplicates) == (1, 900, {"A": 1})
+    assert report.per_ticker["A"] == TickerBooks(3, 2, 1, 2, utc_datetime(NOON))
+    assert audited(journal)[1] == {"event": "convert", "window": WINDOW, "rows": 3}
 
 
 def test_a_window_that_spilled_is_counted_when_it_was_rebuilt(
@@ -104,9 +105,7 @@ def test_a_window_that_spilled_is_counted_when_it_was_rebuilt(
     assert journal.report.books == Books()
     assert journal.report.spilled == {WINDOW: ["A", "B"]}
     assert "validation fell behind for 2 tickers" in caplog.text
-    journal.window_published(
-        PublishedWindow(PART, (PublishedFile("A", Path("a"), 2, 9),), rebuilt_window=sealed())
-    )
+    journal.window_published(PublishedWindow(PART, FILE, {}, rebuilt_window=sealed()))
     assert journal.report.books == sealed().books
 
 
@@ -114,13 +113,17 @@ def test_windows_add_up(journal: SessionJournal) -> None:
     journal.window_sealed(sealed())
     other = WindowId(SESSION, "20261123T144000Z_00002")
     second = sealed()
+    journal.window_published(PublishedWindow(PART, FILE, {"A": 1}))
     journal.window_sealed(
         SealedWindow(other, second.books, second.tickers, second.errors, LatencyHistogram())
     )
+    journal.window_published(PublishedWindow(other, FILE, {"A": 2, "B": 3}))
     report = journal.report
+    assert (report.files, report.size) == (2, 1800)
+    assert report.duplicates == {"A": 3, "B": 3}
     assert list(report.windows) == [WINDOW, other.window]
     assert report.books == Books(6, 4, 2, trades=8, recorded=6, quarantined=2)
-    assert report.per_ticker["B"] == TickerBooks(2, 2, last=utc_datetime(NOON + 1000))
+    assert report.per_ticker["B"] == TickerBooks(2, 2, 0, 2, utc_datetime(NOON + 1000))
     assert report.errors == {"no": 4}
 
 

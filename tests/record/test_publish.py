@@ -19,21 +19,21 @@ from stocktrace.record.publish import publish_window, rebuild_window
 from stocktrace.sessions.report import Books
 from stocktrace.simulator import synthetic_frames
 from stocktrace.store import conversion, lock
+from stocktrace.store.conversion import PublishedFile
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import parse_quarantine
 from stocktrace.store.segments import SegmentWriter
 from stocktrace.store.tape import TapeWriter
 from tests.conftest import NOON, SESSION, WINDOW, frame, published, sent, tree
+from tests.opened import opened_below
+from tests.tables import put, table_of
 
 PART = WindowId(SESSION, WINDOW)
 STEM = PART.stem
 TAPE = f"tape/{SESSION}/{WINDOW}.tape"
 ARCHIVED = f"{TAPE}.zst"
-
-
-def final(ticker: str) -> str:
-    return f"parquet/date=2026-11-23/symbol={ticker}/{STEM}.parquet"
+FINAL = f"parquet/date=2026-11-23/{STEM}.parquet"
 
 
 @pytest.fixture
@@ -56,8 +56,9 @@ def test_an_incomplete_window_is_rebuilt_from_its_tape(layout: Layout) -> None:
     done = publish_window(layout, PART, whole=False)
     assert done.rebuilt_window is not None
     assert done.rebuilt_window.books == Books(4, 2, 1, 1, trades=3, recorded=2, quarantined=1)
-    assert [(one.ticker, one.rows) for one in done.files] == [("A", 2)]
-    assert tree(layout.root) == [final("A"), f"quarantine/{STEM}.jsonl", ARCHIVED]
+    size = layout.window_file(PART).stat().st_size
+    assert done.file == PublishedFile(layout.window_file(PART), {"A": 2}, size)
+    assert tree(layout.root) == [FINAL, f"quarantine/{STEM}.jsonl", ARCHIVED]
     assert published(layout.root) == {"A": sent([frames[0], frames[3]])["A"]}
     text = layout.quarantine(PART).read_text()
     reasons = {refused.reason.partition(":")[0] for refused in parse_quarantine(text.splitlines())}
@@ -86,7 +87,7 @@ def test_publishing_again_changes_nothing(layout: Layout) -> None:
     publish_window(layout, PART, whole=False)
     before = {name: (layout.root / name).stat().st_mtime_ns for name in tree(layout.root)}
     again = publish_window(layout, PART)
-    assert (again.files, again.rebuilt_window) == ((), None)
+    assert (again.file, again.rebuilt_window) == (None, None)
     once_more = publish_window(layout, PART, whole=False)
     assert once_more.rebuilt_window is not None
     assert once_more.rebuilt_window.books.recorded == 1
@@ -94,22 +95,63 @@ def test_publishing_again_changes_nothing(layout: Layout) -> None:
     assert after == before
 
 
-def test_tickers_that_are_sealed_or_published_stay_and_the_rest_is_rebuilt(layout: Layout) -> None:
+def test_tickers_that_are_sealed_stay_and_the_rest_is_rebuilt(layout: Layout) -> None:
     frames = [frame(("A", 1), ("B", 2), ("C", 3))]
     tape(layout, frames)
     rebuild_window(layout, PART)
-    conversion.publish_segment(layout, layout.csv("A", PART))
     layout.csv("C", PART).rename(layout.open_csv("C", PART))
-    kept = [layout.parquet("A", PART), layout.csv("B", PART)]
+    kept = [layout.csv("A", PART), layout.csv("B", PART)]
     before = [path.stat().st_mtime_ns for path in kept]
+    assert rebuild_window(layout, PART).books.recorded == 3
+    assert [path.stat().st_mtime_ns for path in kept] == before
     done = publish_window(layout, PART, whole=False)
     assert done.rebuilt_window is not None
     assert {
         name: one.recorded for name, one in done.rebuilt_window.tickers.items()
     } == dict.fromkeys("ABC", 1)
-    assert kept[0].stat().st_mtime_ns == before[0]
-    assert tree(layout.root) == [*map(final, "ABC"), ARCHIVED]
+    assert tree(layout.root) == [FINAL, ARCHIVED]
     assert published(layout.root) == sent(frames)
+
+
+def test_segments_that_are_left_of_a_published_window_are_deleted_if_they_agree(
+    layout: Layout,
+) -> None:
+    frames = [frame(("A", 1), ("B", 2), ("C", 3))]
+    tape(layout, frames)
+    rebuild_window(layout, PART)
+    left = {ticker: layout.csv(ticker, PART).read_bytes() for ticker in "AC"}
+    publish_window(layout, PART)
+    before = layout.window_file(PART).stat().st_mtime_ns
+    for ticker, text in left.items():
+        layout.csv(ticker, PART).write_bytes(text)
+    done = publish_window(layout, PART, whole=False)
+    assert done.file is not None
+    assert done.file.rows == {"A": 1, "B": 1, "C": 1}
+    assert tree(layout.root) == [FINAL, ARCHIVED]
+    assert layout.window_file(PART).stat().st_mtime_ns == before
+    layout.csv("C", PART).write_bytes(left["C"].replace(b",3,", b",4,"))
+    with pytest.raises(ConversionError, match="holds other rows"):
+        publish_window(layout, PART)
+    assert tree(layout.root) == [f"csv/C/{STEM}.csv", FINAL, ARCHIVED]
+
+
+def test_duplicates_are_counted_when_their_window_is_published(layout: Layout) -> None:
+    """Again, too: a retry of a window that was killed late counts the same."""
+    tape(layout, [each for n in range(1, 41) for each in [frame(("A", n)), frame(("B", n))] * 2])
+    assert publish_window(layout, PART, whole=False).duplicates == {"A": 40, "B": 40}
+    assert publish_window(layout, PART).duplicates == {"A": 40, "B": 40}
+
+
+def test_publishing_a_window_opens_no_file_of_another_one(layout: Layout) -> None:
+    others = [WindowId(SESSION, f"20261123T14{n}000Z_0000{n}") for n in range(2, 5)]
+    others += [WindowId("20261123T100000Z_aaaaaa", "20261123T100000Z_00001")]
+    for other in others:
+        put(layout, "A", other, table_of([(NOON // 10**6, 1.0, 1.0, "")]))
+    tape(layout, [frame(("A", 1))])
+    with opened_below([layout.dataset]) as opened:
+        publish_window(layout, PART, whole=False)
+    assert layout.window_file(PART) in opened
+    assert not opened & {layout.window_file(other) for other in others}
 
 
 def test_an_open_segment_of_a_ticker_that_is_not_on_the_tape_is_deleted(layout: Layout) -> None:
@@ -118,14 +160,14 @@ def test_an_open_segment_of_a_ticker_that_is_not_on_the_tape_is_deleted(layout: 
     ghost.parent.mkdir(parents=True)
     ghost.write_text("half")
     publish_window(layout, PART, whole=False)
-    assert tree(layout.root) == [final("A"), ARCHIVED]
+    assert tree(layout.root) == [FINAL, ARCHIVED]
 
 
 def test_an_archived_tape_can_be_rebuilt_from_too(layout: Layout) -> None:
     frames = [frame(("A", 1))]
     tape(layout, frames)
     publish_window(layout, PART, whole=False)
-    layout.parquet("A", PART).unlink()
+    layout.window_file(PART).unlink()
     publish_window(layout, PART, whole=False)
     assert published(layout.root) == sent(frames)
 
@@ -163,9 +205,9 @@ def test_a_window_that_is_published_twice_at_once_has_each_trade_once(
     assert {
         one.rebuilt_window.books.recorded for one in done if one.rebuilt_window is not None
     } == {10}
-    assert sum(one.rows for each in done for one in each.files) == 10
+    assert [one.file.rows for one in done if one.file is not None] == [{"A": 5, "B": 5}]
     assert published(layout.root) == sent(frames)
-    assert tree(layout.root) == [final("A"), final("B"), ARCHIVED]
+    assert tree(layout.root) == [FINAL, ARCHIVED]
 
 
 def test_a_window_waits_for_a_process_that_publishes_another_of_its_session(
@@ -197,7 +239,7 @@ def test_a_window_waits_for_a_process_that_publishes_another_of_its_session(
         assert tree(layout.root) == [TAPE]
     other.communicate(timeout=60)
     assert other.returncode == 0
-    assert tree(layout.root) == [final("A"), ARCHIVED]
+    assert tree(layout.root) == [FINAL, ARCHIVED]
 
 
 def test_a_window_without_a_tape_is_converted_without_a_lock(layout: Layout) -> None:
@@ -206,15 +248,17 @@ def test_a_window_without_a_tape_is_converted_without_a_lock(layout: Layout) -> 
     layout.tape(PART).unlink()
     layout.tapes(SESSION).rmdir()
     publish_window(layout, PART)
-    assert tree(layout.root) == [final("A")]
+    assert tree(layout.root) == [FINAL]
 
 
 KILLS = {
     "writing": (SegmentWriter, "write"),
     "sealing": (SegmentWriter, "seal"),
     "archiving": (module, "archive_tape"),
-    "converting": (conversion, "publish_segment"),
+    "converting": (conversion, "convert_window"),
+    "writing the file": (conversion, "write_window_file"),
     "publishing": (Path, "replace"),
+    "deleting a segment": (conversion, "_delete_segment"),
     "renaming": (Path, "rename"),
 }
 
@@ -247,17 +291,17 @@ def test_killed_at_any_step_the_next_run_publishes_each_trade_once(
     wanted = sent(frames)
     del wanted["D"]
     assert published(layout.root) == wanted
-    assert tree(layout.root) == [*map(final, "ABC"), f"quarantine/{STEM}.jsonl", ARCHIVED]
+    assert tree(layout.root) == [FINAL, f"quarantine/{STEM}.jsonl", ARCHIVED]
 
 
-def test_one_segment_that_cannot_be_converted_fails_the_window_and_stays(layout: Layout) -> None:
+def test_one_segment_that_cannot_be_converted_fails_the_window_and_all_stay(layout: Layout) -> None:
     tape(layout, [frame(("A", 1), ("B", 2))])
     rebuild_window(layout, PART)
     path = layout.csv("B", PART)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ConversionError, match="is truncated"):
         publish_window(layout, PART)
-    assert tree(layout.root) == [f"csv/B/{STEM}.csv", final("A"), ARCHIVED]
+    assert tree(layout.root) == [*(f"csv/{name}/{STEM}.csv" for name in "AB"), ARCHIVED]
 
 
 def test_a_tape_that_cannot_be_archived_is_reported_and_stays(

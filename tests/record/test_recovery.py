@@ -64,7 +64,7 @@ def findings(layout: Layout) -> list[Any]:
 
 
 def test_the_data_of_a_killed_session_is_published_each_trade_once(layout: Layout) -> None:
-    assert recover(layout, STILL) == [RecoveredSession(SESSION, 3, 10, len(TORN), balanced=True)]
+    assert recover(layout, STILL) == [RecoveredSession(SESSION, 3, 12, len(TORN), balanced=True)]
     assert prices(layout) == PRICES
     stems = [part.stem for part in PARTS]
     assert tree(layout.root) == sorted(
@@ -72,10 +72,7 @@ def test_the_data_of_a_killed_session_is_published_each_trade_once(layout: Layou
             f"coverage/date={DATE}/{SESSION}.parquet",
             "log/audit.jsonl",
             "log/audit.lock",
-            *(f"parquet/date={DATE}/symbol=AAPL/{stem}.parquet" for stem in stems),
-            *(f"parquet/date={DATE}/symbol=MSFT/{stem}.parquet" for stem in stems[:2]),
-            f"parquet/date={DATE}/symbol=7203/{stems[2]}.parquet",
-            f"parquet/date={DATE}/symbol=~/anchor.parquet",
+            *(f"parquet/date={DATE}/{stem}.parquet" for stem in stems),
             *(f"quarantine/{stem}.jsonl" for stem in stems[:2]),
             f"sessions/{SESSION}.json",
             f"sessions/{SESSION}.lock",
@@ -99,9 +96,11 @@ def test_the_report_of_a_recovered_session_agrees_with_the_tape(layout: Layout) 
     assert sorted(report.windows) == [part.window for part in PARTS]
     assert report.unpublished == []
     assert report.reconnects == 1
-    counts = {name: (one.recorded, one.quarantined, one.parquet, one.files)
+    counts = {name: (one.recorded, one.quarantined, one.parquet)
               for name, one in report.per_ticker.items()}  # fmt: skip
-    assert counts == {"AAPL": (6, 1, 6, 3), "MSFT": (4, 1, 4, 2), "7203": (2, 0, 2, 1)}
+    assert counts == {"AAPL": (6, 1, 6), "MSFT": (4, 1, 4), "7203": (2, 0, 2)}
+    sizes = [layout.window_file(part).stat().st_size for part in PARTS]
+    assert (report.files, report.size) == (3, sum(sizes))
     assert report.gaps == [
         GapReport(utc_datetime(stamp(0, 0)), utc_datetime(stamp(0, 1)), "connecting", 3),
         GapReport(
@@ -215,11 +214,11 @@ def a_pid_namespace() -> list[str]:
 
 
 def test_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio: Studio) -> None:
-    layout, convert, ended = Layout(studio.data_dir), conversion._write_trades, list[int]()
+    layout, convert, ended = Layout(studio.data_dir), conversion.write_window_file, list[int]()
     program = "from stocktrace.cli import main; main()"
     elsewhere = [*a_pid_namespace(), sys.executable, "-c", program]
 
-    def converting(*arguments: Any) -> Any:
+    def converting(*arguments: Any, **options: Any) -> Any:
         """What a capture does on its publishing thread, while the other process recovers."""
         made = convert(*arguments)
         with files.temporary_folder(layout.scratch):
@@ -236,7 +235,7 @@ def test_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio:
         yield all_of(exchange)
 
     with pytest.MonkeyPatch.context() as patch, studio.exchange() as exchange:
-        patch.setattr(conversion, "_write_trades", converting)
+        patch.setattr(conversion, "write_window_file", converting)
         studio.record(exchange, ["TSLA"], scenario())
     assert ended == [0]
     assert prices(layout) == {"TSLA": [1.0]}
@@ -293,7 +292,7 @@ def test_killed_twice_the_result_is_the_same(
 STEPS = [
     "rebuild_window",
     "archive_tape",
-    "publish_segment",
+    "convert_window",
     "recount_report",
     "_close_report",
     "truncate_torn_tape",
@@ -309,7 +308,7 @@ def test_a_step_that_fails_can_be_done_again(
     home = {
         "rebuild_window": "stocktrace.record.publish",
         "archive_tape": "stocktrace.record.publish",
-        "publish_segment": "stocktrace.store.conversion",
+        "convert_window": "stocktrace.store.conversion",
     }.get(step, "stocktrace.record.recovery")
     work = getattr(sys.modules[home], step)
 
@@ -597,10 +596,10 @@ def test_an_open_segment_beside_an_archived_tape_is_rebuilt(layout: Layout) -> N
     report = SessionReport.read(layout.report(SESSION))
     report.state = "running"
     report.write(layout.report(SESSION))
-    layout.parquet("MSFT", PARTS[1]).unlink()
+    layout.window_file(PARTS[1]).unlink()
     layout.open_csv("MSFT", PARTS[1]).write_text("half")
     (recovered,) = recover(layout, STILL)
-    assert (recovered.rows, recovered.balanced) == (2, True)
+    assert (recovered.rows, recovered.balanced) == (4, True)
     assert prices(layout) == PRICES
 
 
@@ -645,7 +644,7 @@ def test_of_two_recoveries_at_once_one_does_the_work(
 STEPS_OF_A_CONVERSION = {
     "rebuilding": (SegmentWriter, "write"),
     "archiving": (module, "archive_tape"),
-    "converting": (conversion, "_write_trades"),
+    "converting": (conversion, "write_window_file"),
     "publishing": (conversion, "_delete_segment"),
 }
 
@@ -720,9 +719,12 @@ def test_a_session_that_cannot_be_recovered_does_not_prevent_others(
     layout: Layout, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = other_session(layout)
-    layout.parquet("AAPL", PARTS[0]).write_bytes(b"PAR1 and no more")
-    with pytest.raises(ConversionError, match="cannot be read"):
+    layout.window_file(PARTS[0]).write_bytes(b"PAR1 and no more")
+    with pytest.raises(ConversionError) as caught:
         recover(layout, STILL)
+    assert str(caught.value).startswith(f"{layout.window_file(PARTS[0])} cannot be read: ")
+    advice = " Run `stocktrace verify --repair`, then `stocktrace recover`."
+    assert str(caught.value).endswith(advice)
     assert f"session {SESSION} cannot be recovered" in caplog.text
     assert SessionReport.read(layout.report(other)).state == "recovered"
 
@@ -791,7 +793,7 @@ def test_a_capture_whose_recovery_fails_says_so_at_its_end(
     studio: Studio, a_dead_session: Layout
 ) -> None:
     layout = remains.copy(a_dead_session, studio.data_dir)
-    layout.parquet("AAPL", PARTS[0]).write_bytes(b"PAR1 and no more")
+    layout.window_file(PARTS[0]).write_bytes(b"PAR1 and no more")
 
     def scenario() -> Scenario:
         yield connected
@@ -801,8 +803,8 @@ def test_a_capture_whose_recovery_fails_says_so_at_its_end(
     with studio.exchange() as exchange, pytest.raises(ConversionError, match="cannot be read"):
         studio.record(exchange, ["TSLA"], scenario())
     # It fails, but loses nothing of its own.
-    (path,) = (studio.data_dir / "parquet").rglob("symbol=TSLA/*.parquet")
-    assert path.is_file()
+    layout.window_file(PARTS[0]).unlink()
+    assert published(studio.data_dir) == {"TSLA": sent([frame(("TSLA", 1))])["TSLA"]}
 
 
 @pytest.fixture(autouse=True)
