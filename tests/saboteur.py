@@ -166,7 +166,7 @@ def play(job: Job) -> None:
 def _watch(saboteur: Saboteur) -> None:
     saboteur.watch(publish, "archive_tape", "archiving")
     saboteur.watch(publish, "rebuild_window", "rebuilding")
-    saboteur.watch(conversion, "publish_segment", "converting")
+    saboteur.watch(conversion, "convert_window", "converting")
     saboteur.watch(segments.SegmentWriter, "seal", "sealing")
     saboteur.watch(stocktrace.record.recovery, "_recover_claimed", "recovering")
     saboteur.watch(stocktrace.record.recovery, "recount_report", "counting again")

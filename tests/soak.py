@@ -38,7 +38,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import zstandard
@@ -298,22 +297,29 @@ def must(holds: bool, otherwise: str) -> None:
 
 
 def published(data: Path) -> dict[tuple[str, str, str], list[Row]]:
-    """The rows of all Parquet files, by session, window and ticker."""
-    found: dict[tuple[str, str, str], list[Row]] = {}
-    for path in sorted(data.glob("parquet/date=*/symbol=*/*.parquet")):
+    """The rows of all Parquet files, by session, window and ticker.
+
+    Each file has one window, as its name and its rows say, sorted by ticker.
+    """
+    found: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for path in sorted(data.glob("parquet/*/*")):
         session, _, window = path.stem.partition("-")
-        ticker = unquote(path.parent.name.removeprefix("symbol="))
         table = pq.ParquetFile(path).read()
-        found[session, window, ticker] = list(
-            zip(
-                table["ts_event"].cast("int64").to_pylist(),
-                table["price"].to_pylist(),
-                table["volume"].to_pylist(),
-                table["conditions"].to_pylist(),
-                table["ts_recv"].cast("int64").to_pylist(),
-                strict=True,
-            )
+        tickers = table["symbol"].to_pylist()
+        numbers = table["window_number"].to_pylist()
+        windows = set(zip(table["session"].to_pylist(), numbers, strict=True))
+        must(windows == {(session, int(window[-5:]))}, f"{path} has rows of {windows}")
+        must(tickers == sorted(tickers), f"{path} is not sorted by ticker")
+        rows = zip(
+            table["ts_event"].cast("int64").to_pylist(),
+            table["price"].to_pylist(),
+            table["volume"].to_pylist(),
+            table["conditions"].to_pylist(),
+            table["ts_recv"].cast("int64").to_pylist(),
+            strict=True,
         )
+        for ticker, row in zip(tickers, rows, strict=True):
+            found[session, window, ticker].append(row)
     return found
 
 

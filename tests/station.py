@@ -151,7 +151,7 @@ class Station:
         """Have a worker capture for ten minutes; gives the run's id when trades are published."""
         window = {"duration": "10m", "roll_interval": "2s"}
         run = self.start("ad-hoc", tickers=tickers, url=url, data_dir=str(folder), **window)
-        eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+        eventually(lambda: list(folder.glob("parquet/*/*.parquet")), within=120)
         return run
 
     def ended(self, api: Api, run: str) -> dict[str, Any]:

@@ -343,7 +343,7 @@ def test_an_undone_backfill_leaves_the_gap_open(layout: Layout) -> None:
     with exchange(TRADES) as server:
         repaired(layout, server)
         (report,) = imports(layout)
-        for pattern in ("tape/{}", "sessions/{}.json", "parquet/date=*/symbol=*/{}-*"):
+        for pattern in ("tape/{}", "sessions/{}.json", "parquet/date=*/{}-*"):
             for path in layout.root.glob(pattern.format(report.session)):
                 for each in [*path.glob("*"), path]:
                     each.unlink() if each.is_file() else each.rmdir()

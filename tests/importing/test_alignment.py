@@ -19,7 +19,7 @@ Arrival = tuple[int, list[Trade]]
 
 
 def table(arrivals: Sequence[Arrival]) -> pa.Table:
-    rows = [(event, stamp, *rest) for stamp, trades in arrivals for event, *rest in trades]
+    rows = [("A", event, stamp, *rest) for stamp, trades in arrivals for event, *rest in trades]
     columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in TRADE_SCHEMA]
     return pa.table(columns, names=TRADE_SCHEMA.names).cast(TRADE_SCHEMA)
 

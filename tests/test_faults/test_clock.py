@@ -92,7 +92,7 @@ def test_19_a_clock_set_back_over_midnight_opens_nothing_again(studio: Studio) -
         hands.stepped += 20  # into the next day
         exchange.send_raw(frame(("AAPL", 2)))
         yield trades(2)
-        yield lambda _: len(list(folder.glob("parquet/*/*/[!.]*.parquet"))) == 1
+        yield lambda _: len(list(folder.glob("parquet/*/[!.]*.parquet"))) == 1
         tapes.update(snapshot(folder / "tape", "*.tape.zst"))
         tapes.update(snapshot(folder / "parquet", "[!.]*.parquet"))
         hands.stepped -= 30  # and back into the one before
@@ -109,12 +109,12 @@ def test_19_a_clock_set_back_over_midnight_opens_nothing_again(studio: Studio) -
     assert tapes.items() <= after.items()
     assert [name[-5:] for name in report.windows] == ["00001", "00002", "00003"]
     days = {
-        path.parent.parent.name: sorted(
+        path.parent.name: sorted(
             price
-            for each in path.parent.parent.glob("*/*.parquet")
+            for each in path.parent.glob("*.parquet")
             for price in pq.ParquetFile(each).read()["price"].to_pylist()
         )
-        for path in studio.data_dir.glob("parquet/*/*/*.parquet")
+        for path in studio.data_dir.glob("parquet/*/*.parquet")
     }
     assert days == {"date=2026-11-24": [1, 3], "date=2026-11-25": [2]}
     reasons = [event["reason"] for event in events(studio.data_dir, "gap")]
@@ -157,8 +157,8 @@ def test_33_a_burst_across_midnight_is_split_exactly(studio: Studio) -> None:
     with studio.exchange(SyntheticMarket(rate=2000), settle=0.05) as exchange:
         report = record(studio, exchange, scenario(exchange), ["AAPL", "MSFT"], clock=hands.clock())
     rows = {utc_date(midnight - 1): 0, utc_date(midnight): 0}
-    for path in studio.data_dir.glob("parquet/*/*/*.parquet"):
-        date = path.parent.parent.name.removeprefix("date=")
+    for path in studio.data_dir.glob("parquet/*/*.parquet"):
+        date = path.parent.name.removeprefix("date=")
         received = pq.ParquetFile(path).read()["ts_recv"].to_pylist()
         assert {f"{stamp:%Y-%m-%d}" for stamp in received} == {date}
         rows[date] += len(received)
@@ -208,7 +208,7 @@ def test_34_the_repeated_hour_has_its_own_files(
     finally:
         monkeypatch.undo()
         time.tzset()
-    files = list(studio.data_dir.glob("parquet/date=2026-11-01/*/*.parquet"))
+    files = list(studio.data_dir.glob("parquet/date=2026-11-01/*.parquet"))
     assert len(files) >= 4
     (rows,) = published(studio.data_dir).values()
     assert [row[1] for row in rows] == [1, 2, 3, 4, 5] * 2

@@ -19,6 +19,7 @@ from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import recover, truncate_torn_tape
 from stocktrace.simulator import ScriptedSource, SyntheticMarket
 from stocktrace.store import audit, conversion
+from stocktrace.store.dataset import window_files
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
 from stocktrace.verify import verify
@@ -51,6 +52,10 @@ from tests.waiting import eventually
 FRAMES = [frame(("AAPL", n)) for n in range(1, 6)]
 
 
+def convert(data_dir: Path) -> conversion.PublishedFile | None:
+    return conversion.convert_window(Layout(data_dir), PART)
+
+
 def sealed(data_dir: Path, prices: range = range(1, 6)) -> Path:
     """A sealed segment with its tape, as a session leaves it that crashes before it publishes."""
     crashed_session(data_dir, [frame(("AAPL", n)) for n in prices])
@@ -66,7 +71,7 @@ def temporaries(data_dir: Path) -> list[str]:
 DEATHS = {
     "before the first row": "parquet.pq.ParquetWriter.write_table = die",
     "before the footer": "parquet.pq.ParquetWriter.close = die",
-    "before it is read again": "conversion.read_trade_file = die",
+    "before it is read again": "conversion.hash_windows = die",
     "before the name": "files.publish_file = die",
     "before the source goes": "conversion.PublishedFile = die; Path.unlink = die",
 }
@@ -75,6 +80,7 @@ import os, sys
 from pathlib import Path
 from stocktrace.store import conversion, files, parquet
 from stocktrace.store.layout import Layout
+from stocktrace.store.names import WindowId
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), {number})
@@ -82,7 +88,7 @@ def die(*args, **kwargs):
 layout = Layout(Path(sys.argv[1]))
 (segment,) = layout.root.glob("csv/*/*.csv")
 {patch}
-conversion.publish_segment(layout, segment)
+conversion.convert_window(layout, WindowId.parse(segment))
 """
 
 
@@ -136,9 +142,9 @@ def test_21_a_csv_torn_at_any_byte_is_refused(tmp_path: Path) -> None:
             rows += 1  # it lost whole rows, which only a comparison with the tape can show
             continue
         with pytest.raises(ConversionError):
-            conversion.publish_segment(Layout(tmp_path), segment)
+            convert(tmp_path)
         assert segment.read_bytes() == text[:end]
-        assert not list(tmp_path.glob("parquet/*/*/*.parquet"))
+        assert not list(tmp_path.glob("parquet/*/*.parquet"))
         assert temporaries(tmp_path) == []
     assert rows == 2
 
@@ -185,19 +191,22 @@ def test_24_a_truncated_file_is_not_accepted_because_it_exists(tmp_path: Path, c
     layout = Layout(tmp_path)
     segment = sealed(tmp_path)
     text = segment.read_bytes()
-    conversion.publish_segment(layout, segment)
-    final = layout.parquet("AAPL", PART)
+    convert(tmp_path)
+    final = layout.window_file(PART)
     whole = final.read_bytes()
 
-    final.write_bytes(whole[:cut])  # beside its source: the next conversion sees through it
+    final.write_bytes(whole[:cut])  # beside its source, which stays
     segment.write_bytes(text)
-    assert conversion.publish_segment(layout, segment) is not None
-    assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
+    with pytest.raises(ConversionError, match="cannot be read"):
+        convert(tmp_path)
+    with pytest.raises(ConversionError, match="Run `stocktrace verify --repair`, then"):
+        recover(layout)
+    assert segment.read_bytes() == text
 
-    recover(layout)
-    final.write_bytes(whole[:cut])  # without: verify finds it and the tape brings it back
+    # Verify finds it, and the tape brings it back.
     found = list(verify(layout, SESSION, repair=True))
-    assert [finding.path for finding in found] == [final]
+    assert final in [finding.path for finding in found]
+    recover(layout)
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
     assert findings(tmp_path) == []
 
@@ -265,7 +274,9 @@ def test_25_a_truncated_csv_is_reported_and_rebuilt_from_the_tape(tmp_path: Path
 def test_26_rows_in_and_none_out_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    layout = Layout(tmp_path)
     segment = sealed(tmp_path)
+    archive_tape(layout.tape(PART), layout.archived_tape(PART))
     monkeypatch.setattr(pq.ParquetWriter, "write_table", lambda *_: None)
     assert cli.run(["convert", "--data-dir", str(tmp_path)]) == 1
     assert "does not hold the 5 rows" in capsys.readouterr().err
@@ -273,7 +284,7 @@ def test_26_rows_in_and_none_out_is_a_failure(
     text = segment.read_bytes()
     segment.write_bytes(text.splitlines(keepends=True)[0])
     assert cli.run(["convert", "--data-dir", str(tmp_path)]) == 1
-    assert "has no rows" in capsys.readouterr().err
+    assert "has rows of another ticker, or none" in capsys.readouterr().err
     assert segment.exists()
     assert published(tmp_path) == {}
     assert temporaries(tmp_path) == []
@@ -288,23 +299,19 @@ def test_27_the_source_stays_when_the_writer_raises(
         with monkeypatch.context() as patch:
             patch.setattr(pq.ParquetWriter, broken, failing(getattr(pq.ParquetWriter, broken)))
             with pytest.raises(StoreError, match=r"Cannot write .*Input/output error"):
-                conversion.publish_segment(Layout(tmp_path), segment)
+                convert(tmp_path)
         assert segment.read_bytes() == text
         assert published(tmp_path) == {}
         assert temporaries(tmp_path) == []
-    conversion.publish_segment(Layout(tmp_path), segment)
+    convert(tmp_path)
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
 
 
 def failing(works: Callable[..., object]) -> Callable[..., object]:
-    """Fails once: a writer is closed again when it is forgotten."""
-    failed = False
+    """Does its work, or the writer would be closed again when it is forgotten; then fails."""
 
     def fail(*given: object) -> object:
-        nonlocal failed
-        if failed:
-            return works(*given)
-        failed = True
+        works(*given)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     return fail
@@ -319,7 +326,7 @@ def test_27_the_source_stays_when_a_term_comes_in_the_middle(
     die_converting(run_dying, tmp_path, DEATHS[death], signal.SIGTERM)
     assert segment.read_bytes() == text
     with contextlib.suppress(FileNotFoundError):
-        conversion.publish_segment(Layout(tmp_path), segment)
+        convert(tmp_path)
     assert published(tmp_path) == {"AAPL": recorded(range(1, 6))}
 
 
@@ -330,7 +337,7 @@ def test_41_a_killed_capture_is_recovered_by_the_next_without_double_rows(
     with studio.exchange(SyntheticMarket(rate=2000), settle=0.05) as exchange:
         process = launch(exchange, *tickers, roll_interval="1s", flush_interval="200ms")
         eventually(lambda: list(studio.data_dir.glob("tape/*/*_00003.tape")))
-        eventually(lambda: list(studio.data_dir.glob("parquet/*/*/*")))
+        eventually(lambda: list(studio.data_dir.glob("parquet/*/*")))
         process.signal(signal.SIGKILL)
         assert process.end()[0] == -signal.SIGKILL
         first = report_of(studio.data_dir)
@@ -361,7 +368,7 @@ def test_44_data_of_a_crashed_session_is_published_while_the_next_begins(studio:
     assert segment.exists()
 
     def scenario(exchange) -> Scenario:
-        yield lambda _: len(list(layout.published_files(SESSION, [PART.date]))) == 2
+        yield lambda _: len(window_files(layout, PART.date, SESSION)) == 2
         yield all_of(exchange)
 
     with studio.exchange(ScriptedSource(numbered(3, "MSFT")), settle=0.05) as exchange:

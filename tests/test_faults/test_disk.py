@@ -267,7 +267,7 @@ def test_31_verify_names_a_parquet_file_with_other_values(
     layout = Layout(tmp_path)
     crashed_session(tmp_path, FRAMES)
     recover(layout)
-    path = layout.parquet("AAPL", PART)
+    path = layout.window_file(PART)
     text, whole, named = path.read_bytes(), read_as(path), 0
     for flipped in flips(text, 100):
         path.write_bytes(flipped)
