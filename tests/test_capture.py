@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,7 @@ from stocktrace.sessions.report import Books, SessionReport
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.simulator import Fault, ScriptedSource, SyntheticMarket, synthetic_frames
 from stocktrace.store.layout import Layout
+from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeWriter
 from tests.conftest import (
     Row,
@@ -51,7 +53,9 @@ from tests.conftest import (
     trades,
     tree,
 )
+from tests.opened import opened_below
 from tests.sampling import sizes
+from tests.tables import put, table_of
 
 MARKET = (
     *(f"T{n:02}" for n in range(40)),
@@ -423,6 +427,33 @@ def test_roll_interval_publishes_while_it_runs(studio: Studio) -> None:
     assert report.balanced
     starts = [datetime.strptime(name[:16], "%Y%m%dT%H%M%SZ") for name in report.windows]  # noqa: DTZ007
     assert starts == sorted(starts)
+
+
+def test_the_end_of_a_capture_opens_no_file_of_another_session_or_of_a_window_before(
+    studio: Studio,
+) -> None:
+    layout = Layout(studio.data_dir)
+    today = datetime.now(UTC).strftime("%Y%m%d")
+    for number in range(1, 4):
+        other = WindowId(f"{today}T000000Z_aaaaaa", f"{today}T000000Z_0000{number}")
+        put(layout, "AAPL", other, table_of([(0, 1.0, 1.0, "")]))
+    before: set[Path] = set()
+
+    def scenario(exchange: Any) -> Scenario:
+        yield from feeding(exchange, lambda: studio.statuses[-1].published >= 2)
+        before.update(sorted(layout.dataset.glob("*/*"))[:5])  # a third window may be under way
+        opened.append(watch.enter_context(opened_below([layout.dataset])))
+        exchange.send_raw(frame(("AAPL", 1)))
+        yield all_of(exchange)
+
+    opened: list[set[Path]] = []
+    with ExitStack() as watch, studio.exchange() as exchange:
+        report = studio.record(exchange, scenario=scenario(exchange), roll_size=1000)
+    assert report.balanced
+    last = layout.window_file(WindowId(report.session, max(report.windows)))
+    assert len(before) == 5
+    assert last in opened[0]
+    assert not opened[0] & before
 
 
 def test_roll_size_ends_a_window_too(studio: Studio) -> None:
