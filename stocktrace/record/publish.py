@@ -15,6 +15,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
@@ -27,7 +28,7 @@ from stocktrace.store import conversion, files, lock, outbox
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.batch import Chunk
 from stocktrace.store.conversion import PublishedFile
-from stocktrace.store.dataset import find_published
+from stocktrace.store.dataset import find_published, retry_on_compaction
 from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -72,10 +73,14 @@ def publish_window(
         if tape.exists():
             archive_tape(tape, layout.archived_tape(part))
         file = conversion.convert_window(layout, part)
-    published = find_published(layout, part)
-    duplicates = count_window_duplicates(published) if published is not None else {}
+    duplicates = retry_on_compaction(partial(_count_duplicates, layout, part))
     upload_error = send_pending(layout, part.session)[1] if layout.lake and sending else ""
     return PublishedWindow(part, file, duplicates, rebuilt, upload_error)
+
+
+def _count_duplicates(layout: Layout, window: WindowId) -> dict[str, int]:
+    published = find_published(layout, window)
+    return {} if published is None else count_window_duplicates(published)
 
 
 def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> SealedWindow:

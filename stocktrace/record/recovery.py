@@ -24,6 +24,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -45,7 +46,7 @@ from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
-from stocktrace.store.dataset import list_published
+from stocktrace.store.dataset import list_published, retry_on_compaction
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeFrames, TapeReader, settle_tapes
@@ -245,17 +246,22 @@ def recount_report(
         if part.window not in report.windows:
             with rebuilt_copy(layout, part) as (_, sealed):
                 journal.add_counts(sealed)
+    retry_on_compaction(partial(_count_published, layout, report))
+    report.unpublished = []
+
+
+def _count_published(layout: Layout, report: SessionReport) -> None:
+    """Count a session's published rows and files, and its duplicates, from disk."""
     for books in report.per_ticker.values():
         books.parquet = 0
     report.duplicates.clear()
-    published = list_published(layout, report.dates, session)
+    published = list_published(layout, report.dates, report.session)
     for rows in published.values():
         for ticker, count in rows.count_trades().items():
             report.ticker_books(ticker).parquet += count
         report.add_duplicates(count_window_duplicates(rows))
     paths = {path for rows in published.values() for path in rows.paths}
     report.files, report.size = len(paths), sum(path.stat().st_size for path in paths)
-    report.unpublished = []
 
 
 def _close_report(layout: Layout, session: str, report: SessionReport, torn: int) -> None:

@@ -69,11 +69,12 @@ def convert_window(
         else:
             rows = _compare(published, tickers, paths)
             final = published.paths[0]
+        size = final.stat().st_size
         if layout.lake:  # before the segments are deleted: one of both survives a crash
             outbox.add_to_outbox(layout, window.session, final)
     for path in paths:
         _delete_segment(layout, path, window)
-    return PublishedFile(final, rows, final.stat().st_size)
+    return PublishedFile(final, rows, size)
 
 
 def _delete_segment(layout: Layout, segment: Path, window: WindowId) -> None:
