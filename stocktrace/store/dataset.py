@@ -127,7 +127,8 @@ def window_files(layout: Layout, date: str, session: str | None = None) -> list[
 
 def day_files(folder: Path) -> tuple[Path, ...]:
     """Return the files of a compacted date: none if it is not compacted yet."""
-    return tuple(sorted(filter(is_day_file, _list_folder(folder, "day-*.parquet"))))
+    paths = filter(is_day_file, _list_folder(folder, "day-*.parquet"))
+    return tuple(sorted(paths, key=reading_order))
 
 
 def files_in_order(folder: Path) -> list[Path]:

@@ -108,8 +108,11 @@ def is_day_file(path: Path) -> bool:
 
 
 def reading_order(path: Path) -> tuple[bool, str]:
-    """Return the sort key of the files of a folder: the day's first, then late windows."""
-    return not is_day_file(path), path.name
+    """Return the sort key of the files of a folder: the day's first, then late windows.
+
+    The stem, because ``day-00001-002.parquet`` sorts before ``day-00001.parquet``.
+    """
+    return not is_day_file(path), path.stem
 
 
 def day_number(path: Path) -> int:

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import LayoutError, TickerError
-from stocktrace.store.names import WindowId, decode_ticker, encode_ticker, is_session, new_session
+from stocktrace.store.names import (
+    WindowId,
+    decode_ticker,
+    encode_ticker,
+    is_session,
+    new_session,
+    reading_order,
+)
 from stocktrace.trade import is_ticker, parse_tickers
 from tests.conftest import NOON, SESSION, WINDOW
 from tests.store.conftest import STRANGE
@@ -137,3 +144,14 @@ def test_a_window_id_has_the_time_at_which_it_was_opened() -> None:
     assert WindowId(SESSION, "20261123T144001Z_00002").opened_at == datetime(
         2026, 11, 23, 14, 40, 1, tzinfo=UTC
     )
+
+
+def test_the_parts_of_a_date_are_read_in_order_and_before_late_windows() -> None:
+    names = [
+        "day-00001.parquet",
+        "day-00001-002.parquet",
+        "day-00001-003.parquet",
+        f"{SESSION}-{WINDOW}.parquet",
+    ]
+    shuffled = [ROOT / names[at] for at in (3, 1, 0, 2)]
+    assert [path.name for path in sorted(shuffled, key=reading_order)] == names
