@@ -1,193 +1,64 @@
 """Follows a session while it is recorded, and reads every row exactly once, wherever it is stored.
 
-The windows of a ticker are read one after another; one that is rebuilt from its tape may appear
-late. An open window is read up to its last complete line. When it is sealed (``.csv``) or
-published, its remaining rows are read and it is done. If the CSV is already deleted, they are read
-from Parquet behind the rows that were read before: both hold the same rows in the same order.
+A window is open (``.csv.open``), sealed (``.csv``) or published (Parquet, with all its tickers).
+An open one is read up to its last complete line; the next window of its ticker waits for it. When a
+window is published, the rows that were not read from CSV are read from Parquet: both hold the same
+rows of a ticker in the same order. Its file is opened once for all tickers.
 
-    list CSV ─▶ list Parquet ─▶ unchanged in between? ─▶ read the next window, and the next
+    list CSV of all tickers ─▶ list Parquet ─▶ read what is new in Parquet ─▶ read CSV
 
 The order of listing matters: a window is in Parquet before its CSV is deleted, so a window that
-moves between the two listings is in both. A window that appeared and moved between them has
-changed the folder of CSVs, and everything is listed again.
+moves between the two listings is in both. A CSV that moves later is missed when it is opened, and
+everything is listed again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from stocktrace.clock import Deadline
+from stocktrace.dashboard.csv_tail import (
+    MAX_BYTES,
+    CsvLines,
+    TailPosition,
+    TickerTail,
+    is_settled,
+    last_change,
+)
 from stocktrace.dashboard.rows import TickerRows
 from stocktrace.sessions.report import SessionReport
-from stocktrace.store.dataset import PublishedRows, list_published
+from stocktrace.store.dataset import day_files, window_files
+from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import OPEN, WindowId
-from stocktrace.store.segments import HEADER, parse_lines
+from stocktrace.store.names import WindowId
+from stocktrace.store.trade_file import TradeFileReader, split_tickers
 from stocktrace.trade import is_ticker
-from stocktrace.units import NS_PER_US
 
-# One read takes at most about this much, so that a late start fills the page step by step.
-_BYTES = 8_000_000
+# One read takes at most about so many, so that a late start fills the page step by step.
 _ROWS = 500_000
-# A folder changed less than this ago may change again within one tick of the file system's clock.
-_SETTLED_NS = 100_000_000
 _TRIES = 5
+_COLUMNS = ["symbol", "ts_event", "ts_recv", "price", "volume", "conditions", "window_number"]
+#: Files with the same windows, and the numbers of those of the session.
+_Files = tuple[tuple[Path, ...], set[int]]
 
 
 @dataclass(slots=True)
-class CsvLines:
-    """The CSV lines of one read, of one ticker after another; they are parsed together."""
+class _Budget:
+    """What one read may take: about ``_ROWS`` rows, and the time until a deadline."""
 
-    text: list[bytes] = field(default_factory=list)
-    portions: list[tuple[str, int, int | None]] = field(default_factory=list)
-    size: int = 0
-
-    def parse(self) -> list[TickerRows]:
-        """Return the lines as rows."""
-        if not self.text:
-            return []
-        return TickerRows.split(parse_lines(b"".join(self.text)), self.portions)
-
-
-@dataclass(slots=True)
-class _TailPosition:
-    """How far a window was read: bytes of its CSV and rows."""
-
-    offset: int = 0
+    deadline: Deadline
     rows: int = 0
 
-
-class _FileMoved(Exception):
-    """A file was sealed, published or deleted before it was read: list again."""
-
-
-class TickerTail:
-    """Reads one ticker of a session; ``dates`` returns where rows of it can be published."""
-
-    def __init__(
-        self, layout: Layout, session: str, ticker: str, dates: Callable[[], list[str]]
-    ) -> None:
-        self._layout, self._session, self._ticker = layout, session, ticker
-        self._dates = dates
-        self._folder = layout.csv(ticker, WindowId(session, "")).parent
-        self._done: set[int] = set()  # numbers of the windows that were read completely
-        self._positions: dict[int, _TailPosition] = {}  # of the windows that were read in part
-        self._open: tuple[int, Path] | None = None
-        self._listed: int | None = None  # the last change of the folder of CSVs that was listed
-        self.is_behind = True  #: True if the last read did not take everything
-
-    def read(self, lines: CsvLines) -> Iterator[TickerRows]:
-        """Read what is new: add CSV to ``lines``, yield rows from Parquet."""
-        self.is_behind = False
-        if self._listed is not None and self._listed == _last_change(self._folder):
-            try:
-                if self._open is not None:
-                    self.is_behind = not self._read_csv(*self._open, lines)
-                return
-            except FileNotFoundError:
-                pass  # it was sealed or deleted: list
-        for _ in range(_TRIES):
-            try:
-                yield from self._list_and_read(lines)
-            except (FileNotFoundError, _FileMoved):
-                continue
-            return
-        self.is_behind = True
-
-    def _list_and_read(self, lines: CsvLines) -> Iterator[TickerRows]:
-        self._listed = None
-        before = _last_change(self._folder)
-        segments = self._segments()
-        published = self._published() if self._may_be_published(segments) else {}
-        if _last_change(self._folder) != before:
-            raise _FileMoved
-        self._open = None
-        numbers = segments.keys() | published.keys()
-        if not self._positions.keys() <= numbers:
-            return  # a window is being rebuilt and does not exist at the moment: wait for it
-        for number in sorted(numbers):
-            if lines.size >= _BYTES:
-                self.is_behind = True
-                return
-            path = segments.get(number)
-            if path is None:
-                yield from self._read_parquet(number, published[number])
-            else:
-                if not self._read_csv(number, path, lines):
-                    self.is_behind = True
-                    return
-                if path.name.endswith(OPEN):
-                    self._open = number, path
-                    break
-            self._positions.pop(number, None)
-            self._done.add(number)
-        self._listed = before if time.time_ns() - before > _SETTLED_NS else None
-
-    def _may_be_published(self, segments: dict[int, Path]) -> bool:
-        """Check whether a window may be in Parquet only: not if all windows to come have a CSV."""
-        known = segments.keys() | self._done
-        return not segments or any(number not in known for number in range(1, max(segments)))
-
-    def _segments(self) -> dict[int, Path]:
-        """Return the CSVs that are not done, by the number of their window; sealed before open."""
-        segments: dict[int, Path] = {}
-        try:
-            paths = [path for path in self._folder.iterdir() if path.name.startswith(self._session)]
-        except FileNotFoundError:
-            return segments
-        for path in sorted(paths, reverse=True):  # `.csv` replaces `.csv.open`
-            number = WindowId.parse(path).number
-            if number not in self._done:
-                segments[number] = path
-        return segments
-
-    def _published(self) -> dict[int, PublishedRows]:
-        """Return the windows in Parquet that are not done."""
-        published = list_published(self._layout, self._dates(), self._session)
-        return {
-            window.number: rows
-            for window, rows in published.items()
-            if window.number not in self._done
-        }
-
-    def _read_parquet(self, number: int, published: PublishedRows) -> Iterator[TickerRows]:
-        table = pa.concat_tables(published.read([self._ticker]))
-        position = self._positions.setdefault(number, _TailPosition())
-        rest = table.slice(position.rows)
-        position.rows = table.num_rows
-        if rest.num_rows:
-            yield from TickerRows.split(rest, [(self._ticker, rest.num_rows, None)])
-
-    def _read_csv(self, number: int, path: Path, lines: CsvLines) -> bool:
-        """Add complete lines behind the offset to ``lines``. Return True if these are all.
-
-        A window that is being rebuilt from the tape is continued when it is longer than before.
-        """
-        position = self._positions.setdefault(number, _TailPosition())
-        with path.open("rb") as file:
-            stat = os.fstat(file.fileno())
-            if stat.st_size <= position.offset:
-                return True
-            file.seek(position.offset)
-            text = file.read(_BYTES)
-        is_all = position.offset + len(text) >= stat.st_size
-        text = text[: text.rfind(b"\n") + 1]
-        position.offset += len(text)
-        header = len(HEADER) if text.startswith(HEADER) else 0
-        count = text.count(b"\n") - (header > 0)
-        if count:
-            position.rows += count
-            lines.text.append(text[header:])
-            lines.portions.append((self._ticker, count, stat.st_mtime_ns // NS_PER_US))
-            lines.size += len(text)
-        return is_all
+    @property
+    def is_spent(self) -> bool:
+        return self.rows >= _ROWS or self.deadline.passed()
 
 
 class SessionTail:
@@ -198,6 +69,10 @@ class SessionTail:
         self._dates: list[str] = []
         self._dates_version = 0, 0
         self._tails: dict[str, TickerTail] = {}
+        self._published: set[int] = set()  # numbers of the windows that are in Parquet
+        self._done: set[int] = set()  # and were read from there
+        self._listed: list[int] | None = None  # the last changes of the folders that were listed
+        self._file_rows: Iterator[TickerRows] | None = None  # of files that are being read
         self.add_tickers(tickers)
 
     def _read_dates(self) -> list[str]:
@@ -206,7 +81,7 @@ class SessionTail:
         They are read again when the tapes or the report have changed, once for all tickers.
         """
         report = self._layout.report(self._session)
-        version = _last_change(self._layout.tapes(self._session)), _last_change(report)
+        version = last_change(self._layout.tapes(self._session)), last_change(report)
         if version != self._dates_version:
             dates = {part.date for part in self._layout.session_tapes(self._session)}
             with contextlib.suppress(FileNotFoundError, ValueError):
@@ -218,13 +93,15 @@ class SessionTail:
         """Read these tickers, too. Rows of an invalid ticker are in quarantine only."""
         for ticker in tickers:
             if ticker not in self._tails and is_ticker(ticker):
-                tail = TickerTail(self._layout, self._session, ticker, self._read_dates)
-                self._tails[ticker] = tail
+                self._tails[ticker] = TickerTail(
+                    self._layout, self._session, ticker, self._published, self._done
+                )
+                self._listed = None
 
     @property
     def is_behind(self) -> bool:
         """True if the last read did not take everything."""
-        return any(tail.is_behind for tail in self._tails.values())
+        return self._file_rows is not None or any(tail.is_behind for tail in self._tails.values())
 
     def read(self, deadline: Deadline) -> Iterator[TickerRows]:
         """Yield what is new, each row once; about as much as can be read until the deadline.
@@ -232,23 +109,142 @@ class SessionTail:
         Raises:
             ConversionError: a file is damaged.
         """
-        lines, taken = CsvLines(), 0
-        for tail in sorted(self._tails.values(), key=lambda tail: tail.is_behind):
-            if tail.is_behind and (taken >= _ROWS or deadline.passed()):
+        tails = sorted(self._tails.values(), key=lambda tail: tail.is_behind)
+        budget = _Budget(deadline)
+        for _ in range(_TRIES):
+            is_listed = self._file_rows is None
+            try:
+                if not (yield from self._read_parquet(tails, budget)):
+                    return
+            except FileNotFoundError:  # a compaction replaced the file: list again
                 continue
-            for rows in tail.read(lines):
-                taken += len(rows)
-                yield rows
-            if lines.size >= _BYTES:
+            if is_listed:
+                tails = yield from self._read_csv(tails, budget)
+            if not tails:
+                return
+
+    def _read_parquet(
+        self, tails: list[TickerTail], budget: _Budget
+    ) -> Generator[TickerRows, None, bool]:
+        """Yield rows of files, which are listed if the last read is done; return if it is done."""
+        if self._file_rows is None:
+            for tail in tails:
+                tail.list_segments()
+            self._file_rows = self._read_files()
+        for rows in self._file_rows:
+            yield rows
+            budget.rows += len(rows)
+            if budget.is_spent:
+                return False
+        return True
+
+    def _read_csv(
+        self, tails: list[TickerTail], budget: _Budget
+    ) -> Generator[TickerRows, None, list[TickerTail]]:
+        """Yield rows of segments; return the tickers of those that moved after they were listed."""
+        moved, lines = [], CsvLines()
+        for tail in tails:
+            if tail.is_behind and budget.is_spent:
+                continue
+            if not tail.read(lines):
+                moved.append(tail)
+            if lines.size >= MAX_BYTES:
                 yield from lines.parse()
-                taken += sum(count for _, count, _ in lines.portions)
+                budget.rows += sum(count for _, count, _ in lines.portions)
                 lines = CsvLines()
         yield from lines.parse()
+        return moved
+
+    def _read_files(self) -> Iterator[TickerRows]:
+        """Yield the rows that are new in Parquet."""
+        try:
+            folders = [self._layout.date_folder(date) for date in self._read_dates()]
+            changes = [last_change(folder) for folder in folders]
+            if changes == self._listed:
+                return
+            self._listed = None
+            files = self._list_files()
+            for _, numbers in files:
+                self._published |= numbers
+            missed = set[int]().union(*(tail.missed for tail in self._tails.values()))
+            for paths, numbers in files:
+                if numbers - self._done or numbers & missed:
+                    yield from self._read_file(paths, numbers)
+            # A ticker that was added in the meantime needs another look.
+            if all(map(is_settled, changes)) and not any(
+                tail.missed for tail in self._tails.values()
+            ):
+                self._listed = changes
+        finally:
+            self._file_rows = None
+
+    def _list_files(self) -> list[_Files]:
+        """Return the files that can have rows of the session, with the numbers of its windows."""
+        files: list[_Files] = []
+        for date in self._read_dates():
+            if days := day_files(self._layout.date_folder(date)):
+                windows = read_windows(days[0])
+                numbers = {each.number for each in windows if each.session == self._session}
+                files += [(days, numbers)] if numbers else []
+            for path in window_files(self._layout, date, self._session):
+                files.append(((path,), {WindowId.parse(path).number}))
+        return sorted(files, key=lambda file: min(file[1]))
+
+    def _read_file(self, paths: tuple[Path, ...], numbers: set[int]) -> Iterator[TickerRows]:
+        """Yield the rows of some windows behind those that were read from CSV."""
+        tails = dict(self._tails)
+        seen = Counter[tuple[str, int]]()
+        for path in paths:
+            with TradeFileReader(path) as file:
+                if len(paths) == 1 and file.rows == _count_read(tails.values(), numbers):
+                    continue
+                counts = {name: n for name, n in file.count_trades().items() if name in tails}
+                for tickers in split_tickers(counts, _ROWS):
+                    table = file.read(_COLUMNS, tickers=tickers, session=self._session)
+                    yield from self._split_new_rows(table, seen)
+        for ticker, tail in self._tails.items():
+            if ticker not in tails:
+                tail.missed |= numbers
+                continue
+            tail.missed -= numbers
+            for number in numbers:
+                tail.positions.pop(number, None)
+        self._done |= numbers
+
+    def _split_new_rows(
+        self, table: pa.Table, seen: Counter[tuple[str, int]]
+    ) -> Iterator[TickerRows]:
+        """Yield the rows of ``table`` that were not read; ``seen`` are those of tables before."""
+        if not len(table):
+            return
+        symbols = table["symbol"].combine_chunks()
+        names, codes = symbols.dictionary.to_pylist(), symbols.indices.to_numpy()
+        windows = table["window_number"].to_numpy()
+        is_begin = (np.diff(codes, prepend=-1) != 0) | (np.diff(windows, prepend=-1) != 0)
+        begins = np.flatnonzero(is_begin).tolist()
+        is_new = np.zeros(len(table), np.bool_)
+        portions: list[tuple[str, int, int | None]] = []
+        for begin, end in zip(begins, [*begins[1:], len(table)], strict=True):
+            ticker, number = names[codes[begin]], int(windows[begin])
+            tail = self._tails[ticker]
+            if number in self._done and number not in tail.missed:
+                continue
+            position = tail.positions.setdefault(number, TailPosition())
+            first = begin + max(0, position.rows - seen[ticker, number])
+            seen[ticker, number] += end - begin
+            if first < end:
+                position.rows = seen[ticker, number]
+                is_new[first:end] = True
+                portions.append((ticker, end - first, None))
+        if portions:
+            yield from TickerRows.split(table.filter(pa.array(is_new)), portions)
 
 
-def _last_change(path: Path) -> int:
-    """Return when the folder, or the file, last changed (epoch ns); 0 if it does not exist."""
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
+def _count_read(tails: Iterable[TickerTail], numbers: set[int]) -> int:
+    """Return how many rows of some windows were read."""
+    return sum(
+        position.rows
+        for tail in tails
+        for number, position in tail.positions.items()
+        if number in numbers
+    )

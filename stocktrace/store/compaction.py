@@ -34,7 +34,13 @@ from stocktrace.store.dataset import day_files, files_in_order, hash_windows
 from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, day_number, is_day_file
-from stocktrace.store.trade_file import DATE_FORMAT, TradeFileReader, with_texts, write_trade_files
+from stocktrace.store.trade_file import (
+    DATE_FORMAT,
+    TradeFileReader,
+    split_tickers,
+    with_texts,
+    write_trade_files,
+)
 
 # Larger files gain nothing, and cannot be sent to a lake or read in parallel as well.
 MAX_BYTES = 1 << 28
@@ -208,26 +214,12 @@ def merge_files(sources: Sequence[Path], windows: dict[WindowId, Content]) -> It
         counts = Counter[str]()
         for reader in readers:
             counts.update(reader.count_trades())
-        for tickers in _ticker_ranges(counts):
+        for tickers in split_tickers(counts, _SORT_ROWS):
             if len(tickers) == 1 and counts[tickers[0]] > _SORT_ROWS:
                 yield from _read_window_by_window(readers, tickers[0], order)
             else:
                 tables = [reader.read(tickers=tickers) for reader in readers]
                 yield _sort(with_texts(tables, FILE_SCHEMA.names), order)
-
-
-def _ticker_ranges(counts: Counter[str]) -> Iterator[list[str]]:
-    """Yield all tickers in order, in lists of about ``_SORT_ROWS`` rows."""
-    tickers: list[str] = []
-    rows = 0
-    for ticker, count in sorted(counts.items()):
-        if tickers and rows + count > _SORT_ROWS:
-            yield tickers
-            tickers, rows = [], 0
-        tickers.append(ticker)
-        rows += count
-    if tickers:
-        yield tickers
 
 
 def _read_window_by_window(

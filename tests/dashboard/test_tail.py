@@ -5,25 +5,32 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stocktrace.clock import Clock, Deadline
+from stocktrace.dashboard import csv_tail, tail
 from stocktrace.dashboard.chart import GrowingBars
 from stocktrace.dashboard.rows import TickerRows
 from stocktrace.dashboard.tail import SessionTail
+from stocktrace.errors import ConversionError
 from stocktrace.maintenance.compact import compact_days
 from stocktrace.record.journal import new_report
 from stocktrace.sessions.report import Books
 from stocktrace.simulator import ScriptedSource, SyntheticMarket, synthetic_frames
-from stocktrace.store import conversion
-from stocktrace.store.conversion import publish_segment
+from stocktrace.store import compaction, parquet
+from stocktrace.store.conversion import convert_window
+from stocktrace.store.dataset import window_files
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import HEADER
+from stocktrace.store.trade_file import DATE_FORMAT, TradeFileReader
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, published, trades
 
 PART = WindowId(SESSION, "20261123T143000Z_00001")
@@ -48,11 +55,12 @@ class Reader:
 
     def read(self) -> list[float]:
         """Read what is new. Return the prices."""
-        batches = list(self.tail.read(Deadline.after(60)))
-        for rows in batches:
+        prices: list[float] = []
+        for rows in self.tail.read(Deadline.after(60)):
             self.prices[rows.ticker] += rows.price.tolist()
             self.bars.add(rows)
-        return [price for rows in batches for price in rows.price.tolist()]
+            prices += rows.price.tolist()
+        return prices
 
     def read_until(self, done: Callable[[], bool]) -> None:
         """Read until ``done`` returns True, and once more."""
@@ -81,15 +89,21 @@ def reader(layout: Layout) -> Reader:
     return Reader(layout, SESSION, ["A"])
 
 
-def write(layout: Layout, part: WindowId, *lines: bytes) -> Path:
-    path = layout.open_csv("A", part)
+def write(layout: Layout, part: WindowId, *lines: bytes, ticker: str = "A") -> Path:
+    path = layout.open_csv(ticker, part)
+    path.parent.mkdir(exist_ok=True)
     with path.open("ab") as file:
         file.write((b"" if file.tell() else HEADER) + b"".join(lines))
     return path
 
 
-def seal(layout: Layout, part: WindowId) -> Path:
-    return layout.open_csv("A", part).rename(layout.csv("A", part))
+def seal(layout: Layout, part: WindowId, ticker: str = "A") -> Path:
+    return layout.open_csv(ticker, part).rename(layout.csv(ticker, part))
+
+
+def publish(layout: Layout, part: WindowId) -> None:
+    seal(layout, part)
+    convert_window(layout, part)
 
 
 def test_rows_are_read_as_they_are_appended(layout: Layout, reader: Reader) -> None:
@@ -124,9 +138,9 @@ def test_a_window_that_is_sealed_published_or_compacted_is_read_once(
     assert reader.read() == list(range(seen))
     write(layout, PART, *(line(n) for n in range(seen, 4)))
     if state != "open":
-        sealed = seal(layout, PART)
+        seal(layout, PART)
         if state != "sealed":
-            conversion.publish_segment(layout, sealed)
+            convert_window(layout, PART)
         if state == "compacted":
             compact_days(layout, clock=TOMORROW)
         write(layout, NEXT, line(9))
@@ -143,8 +157,8 @@ def test_windows_published_between_two_reads_are_read_from_parquet(
     for number in range(2, 6):
         part = WindowId(SESSION, f"20261123T14300{number}Z_0000{number}")
         write(layout, part, line(number))
-        publish_segment(layout, seal(layout, part))
-    publish_segment(layout, seal(layout, PART))
+        publish(layout, part)
+    publish(layout, PART)
     assert reader.read() == [2, 3, 4, 5]
 
 
@@ -190,9 +204,127 @@ def test_a_window_that_appears_after_the_next_one_loses_no_row(
 def test_rows_of_other_sessions_are_not_read(layout: Layout, reader: Reader) -> None:
     other = WindowId("20261123T142957Z_000000", PART.window)
     write(layout, other, line(7))
-    conversion.publish_segment(layout, seal(layout, other))
+    publish(layout, other)
     write(layout, PART, line(1))
     assert reader.read() == [1]
+
+
+def test_a_published_window_is_opened_once_for_all_tickers(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickers = [f"T{number:03}" for number in range(200)]
+    for part in (PART, NEXT):
+        for ticker in tickers:
+            write(layout, part, line(part.number, ticker), ticker=ticker)
+            seal(layout, part, ticker)
+        convert_window(layout, part)
+    opened: list[Any] = []
+    listed: list[str] = []
+
+    def open_file(source: Any, *given: Any, **options: Any) -> pq.ParquetFile:
+        opened.append(source)
+        return pq.ParquetFile(source, *given, **options)
+
+    def list_files(layout: Layout, date: str, session: str) -> list[Path]:
+        listed.append(date)
+        return window_files(layout, date, session)
+
+    monkeypatch.setattr(parquet, "pq", SimpleNamespace(ParquetFile=open_file))
+    monkeypatch.setattr(tail, "window_files", list_files)
+    monkeypatch.setattr(csv_tail, "_SETTLED_NS", 0)
+    reader = Reader(layout, SESSION, tickers)
+    reader.read()
+    assert reader.prices == {ticker: [1, 2] for ticker in tickers}
+    assert reader.read() == []
+    assert opened == [layout.window_file(PART), layout.window_file(NEXT)]
+    assert listed == ["2026-11-23"]
+
+
+def test_rows_that_were_read_from_csv_are_not_decoded_again(
+    layout: Layout, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(layout, PART, line(1))
+    assert reader.read() == [1]
+    publish(layout, PART)
+    monkeypatch.delattr(TradeFileReader, "read")
+    assert reader.read() == []
+    assert not reader.tail.is_behind
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+def test_a_ticker_that_is_added_late_has_the_windows_that_were_read_before(
+    layout: Layout, reader: Reader, is_compacted: bool
+) -> None:
+    for number, ticker in enumerate("AB"):
+        write(layout, PART, line(number, ticker), ticker=ticker)
+        seal(layout, PART, ticker)
+    convert_window(layout, PART)
+    assert reader.read() == [0]
+    if is_compacted:
+        compact_days(layout, clock=TOMORROW)
+    reader.tail.add_tickers(["B"])
+    assert reader.read() == [1]
+    assert reader.read() == []
+
+
+def test_a_date_of_several_files_is_read_in_steps(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "MAX_BYTES", 1)
+    monkeypatch.setattr(tail, "_ROWS", 2)
+    other = WindowId("20261123T142957Z_000000", PART.window)
+    for part in (PART, NEXT, other):
+        for number, ticker in enumerate("ABC"):
+            write(layout, part, *[line(10 * part.number + number, ticker)] * 2, ticker=ticker)
+            seal(layout, part, ticker)
+        convert_window(layout, part)
+    with monkeypatch.context() as patch:
+        small = replace(DATE_FORMAT, group_rows=3)
+        patch.setattr(compaction, "DATE_FORMAT", small)
+        compact_days(layout, clock=TOMORROW)
+    assert len(list(layout.dataset.glob("*/*.parquet"))) > 2
+    reader = Reader(layout, SESSION, "ABC")
+    steps = [reader.read()]
+    while reader.tail.is_behind:
+        steps.append(reader.read())
+    assert max(map(len, steps)) <= 4
+    assert reader.prices == {
+        ticker: [10 + number, 10 + number, 20 + number, 20 + number]
+        for number, ticker in enumerate("ABC")
+    }
+
+
+def test_a_compaction_while_files_are_read_repeats_and_loses_no_row(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail, "_ROWS", 1)
+    for part in (PART, NEXT):
+        for ticker in "AB":
+            write(layout, part, line(part.number, ticker), ticker=ticker)
+            seal(layout, part, ticker)
+        convert_window(layout, part)
+    reader = Reader(layout, SESSION, "AB")
+    assert reader.read() == [1]
+    compact_days(layout, clock=TOMORROW)
+    reader.read_until(lambda: True)
+    assert reader.prices == {"A": [1, 2], "B": [1, 2]}
+
+
+def test_a_damaged_file_is_an_error_and_no_row_is_read_twice(
+    layout: Layout, reader: Reader
+) -> None:
+    for part in (PART, NEXT):
+        write(layout, part, line(part.number))
+        publish(layout, part)
+    damaged = layout.window_file(NEXT)
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1])
+    for _ in range(2):
+        with pytest.raises(ConversionError, match="cannot be read"):
+            reader.read()
+        assert reader.prices == {"A": [1]}
+    damaged.write_bytes(content)
+    assert reader.read() == [2]
 
 
 def test_trades_that_make_no_price_are_counted() -> None:
