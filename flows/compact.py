@@ -32,7 +32,7 @@ def compact(
     tape_retention: Keep | None = None,
     csv_retention: Keep | None = None,
 ) -> dict[str, Any] | State[Any]:
-    """Merge each ticker's ended day into one file. Delete tapes and CSV past their retention.
+    """Merge each ended day into one file. Delete tapes and CSV past their retention.
 
     Crashed sessions are recovered first.
 
@@ -66,8 +66,8 @@ def compact(
         return Failed(message=f"{count_of(len(problems), 'problem')}, the first: {problems[0]}")
     files = sum(day.files for day in compaction.done)
     text = (
-        f"{count_of(len(recovered), 'session')} recovered, {count_of(files, 'file')} compacted "
-        f"into {len(compaction.done):,}, "
+        f"{count_of(len(recovered), 'session')} recovered, "
+        f"{count_of(len(compaction.done), 'day')} of {count_of(files, 'file')} compacted, "
         f"{count_of(pruning.tapes, 'tape')} and {pruning.csv:,} CSV deleted."
     )
     data = {
@@ -88,7 +88,7 @@ def compact(
 def compact_dates(
     settings: dict[str, str | None], date: str | None, older_than: str
 ) -> CompactionResult:
-    """Merge each ticker's ended day into one file. Running it again changes nothing."""
+    """Merge each ended day into one file. Running it again changes nothing."""
     layout = Layout.from_settings(Settings.load(**settings))
     return compact_days(layout, parse_day(date), older_than=parse_patience(older_than))
 

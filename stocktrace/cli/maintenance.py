@@ -23,7 +23,7 @@ def convert(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
     """Publish finished CSV segments as Parquet, and send unsent files to the lake.
 
     A capture does this itself, and `stocktrace recover` does it for crashed ones. Segments of
-    running captures are left to them. Exits 1 if a segment could not be converted.
+    running captures are left to them. Exits 1 if a window could not be converted.
 
     $ stocktrace convert
     $ stocktrace convert --lake s3://bucket/prefix
@@ -37,7 +37,7 @@ def convert(*, data_dir: DataDir = None, lake: LakeUrl = None, as_json: Json = F
         output.print_json(conversion)
     else:
         trades = count_of(conversion.rows, "trade")
-        print(f"{count_of(conversion.files, 'segment')} converted, {trades}")
+        print(f"{count_of(conversion.files, 'window')} converted, {trades}")
     output.print_error(*conversion.failed)
     return 1 if conversion.failed else 0
 
@@ -84,7 +84,7 @@ def compact(
 ) -> int:
     """Merge each finished day into one file. Delete tapes and CSV past their retention.
 
-    Each ticker has one file for each day. Exits 1 if a file is damaged, or if a day waits for
+    The file has all tickers. Exits 1 if a file is damaged, or if a day waits for
     `stocktrace recover`.
 
     $ stocktrace compact
@@ -111,15 +111,13 @@ def compact(
     if as_json:
         output.print_json({"compaction": result, "pruning": pruned})
     else:
-        files = sum(day.files for day in result.done)
-        before = sum(day.size_before for day in result.done)
-        size = sum(day.size for day in result.done)
-        print(
-            f"compacted: {count_of(files, 'file')} of {before:,} bytes into "
-            f"{count_of(len(result.done), 'file')} of {size:,} bytes, one per ticker and day"
-            if result.done
-            else "nothing to compact"
-        )
+        for done in result.done:
+            print(
+                f"{done.date}: {count_of(done.files, 'file')} of {done.size_before:,} bytes "
+                f"compacted into {len(done.paths):,} of {done.size:,} bytes"
+            )
+        if not result.done:
+            print("nothing to compact")
         if pruned.tapes or pruned.csv:
             tapes, csv = count_of(pruned.tapes, "tape"), count_of(pruned.csv, "CSV file")
             print(f"deleted: {tapes} and {csv}, {pruned.size:,} bytes")

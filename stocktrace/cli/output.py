@@ -91,7 +91,6 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
     books = report.books
     # Tickers without trades are listed, too.
     tickers = {**{name: TickerBooks() for name in report.tickers}, **report.per_ticker}
-    files, size = report.files, report.size
     published = sum(ticker.parquet for ticker in tickers.values())
     reason = "" if report.reason == report.state else f" ({_plain(report.reason)})"
     differences = report.differences()
@@ -119,11 +118,12 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
     if report.unpublished:
         windows = count_of(len(report.unpublished), "window")
         print(f"  {windows} not in Parquet yet. Run `stocktrace recover`.")
-    print(f"  {count_of(files, 'Parquet file')}, {size:,} bytes, in {data_dir / 'parquet'}")
+    files = count_of(report.files, "Parquet file")
+    print(f"  {files}, {report.size:,} bytes, in {data_dir / 'parquet'}")
     busiest = sorted(tickers.items(), key=lambda item: -item[1].trades)
-    counts = attrgetter("trades", "recorded", "quarantined", "parquet", "files")
+    counts = attrgetter("trades", "recorded", "quarantined", "parquet")
     print_table(
-        ["ticker", "trades", "recorded", "quarantined", "in Parquet", "files"],
+        ["ticker", "trades", "recorded", "quarantined", "in Parquet"],
         [(name, *map("{:,}".format, counts(ticker))) for name, ticker in busiest[:_MOST_LINES]],
     )
     if len(busiest) > _MOST_LINES:

@@ -249,7 +249,7 @@ def conversion_line(recovered: Sequence[RecoveredSession], conversion: Conversio
     rows = conversion.rows + sum(session.rows for session in recovered)
     text = (
         f"{count_of(len(recovered), 'session')} recovered, "
-        f"{count_of(conversion.files, 'segment')} converted, {count_of(rows, 'trade')} published"
+        f"{count_of(conversion.files, 'window')} converted, {count_of(rows, 'trade')} published"
     )
     unbalanced = (session.session for session in recovered if not session.balanced)
     problems = conversion.failed + [f"the books of {name} do not balance" for name in unbalanced]

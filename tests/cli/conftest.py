@@ -88,8 +88,7 @@ def data(tmp_path: Path) -> Path:
         Trade("AAPL", 0.1, t + 1, 0.25),
         Trade("7203", 3.0, t, 1.0),
     )
-    for segment in layout.sealed_segments(PART):
-        conversion.publish_segment(layout, segment)
+    conversion.convert_window(layout, PART)
     return layout.root
 
 

@@ -95,10 +95,10 @@ def test_recover_fails_if_the_books_do_not_balance(run: Command, dead: Layout) -
 
 
 def test_recover_says_in_a_sentence_what_it_could_not_do(run: Command, dead: Layout) -> None:
-    dead.parquet("AAPL", PARTS[0]).write_bytes(b"PAR1")
+    dead.window_file(PARTS[0]).write_bytes(b"PAR1")
     status, out, err = run("recover")
     assert (status, out) == (1, "")
-    assert err.startswith(f"stocktrace: {dead.parquet('AAPL', PARTS[0])} cannot be read")
+    assert err.startswith(f"stocktrace: {dead.window_file(PARTS[0])} cannot be read")
     assert err.count("\n") == 1
 
 
@@ -113,7 +113,7 @@ def test_recover_works_as_a_process(dead: Layout) -> None:
 def test_convert_leaves_the_segments_of_a_live_capture_to_it(run: Command, dead: Layout) -> None:
     """It counts what it publishes: with a file converted by another its books would not balance."""
     with lock.hold_lock(dead.lock(SESSION), {}):
-        assert run("convert") == (0, "0 segments converted, 0 trades\n", "")
+        assert run("convert") == (0, "0 windows converted, 0 trades\n", "")
     assert run("convert") == (0, "2 segments converted, 4 trades\n", "")
     assert run("convert", "--json")[1] == '{"files":0,"rows":0,"failed":[]}\n'
     assert run("recover")[0] == 0
@@ -141,7 +141,7 @@ def test_verify_reports_that_nothing_is_wrong(run: Command, whole: Layout) -> No
 
 
 def test_verify_names_the_file_and_repairs_it_on_request(run: Command, whole: Layout) -> None:
-    path = whole.parquet("AAPL", PARTS[1])
+    path = whole.window_file(PARTS[1])
     path.unlink()
     status, out, _ = run("verify")
     assert status == 1
@@ -165,9 +165,9 @@ def test_verify_prints_json_for_programs(run: Command, whole: Layout) -> None:
 
 
 def test_verify_fails_until_everything_is_repaired(run: Command, whole: Layout) -> None:
-    whole.parquet("AAPL", PARTS[1]).unlink()
-    stray = whole.parquet("AAPL", PARTS[0]).with_name("stray.parquet")
-    shutil.copy(whole.parquet("AAPL", PARTS[0]), stray)
+    whole.window_file(PARTS[1]).unlink()
+    stray = whole.window_file(PARTS[0]).with_name("stray.parquet")
+    shutil.copy(whole.window_file(PARTS[0]), stray)
     status, out, _ = run("verify", "--repair")
     assert status == 1
     assert f"{stray} is not a file of stocktrace" in out

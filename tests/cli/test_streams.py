@@ -77,7 +77,7 @@ def test_57_verify_without_a_reader_exits_with_the_status_of_its_findings(
     layout = remains.copy(a_whole_session, tmp_path / "data")
     command = [*STOCKTRACE, "verify", "--data-dir", str(layout.root)]
     assert subprocess.run(command, stdout=nobody, check=False).returncode == 0
-    next(layout.root.glob("parquet/*/symbol=AAPL/*")).unlink()
+    next(layout.dataset.glob("*/*.parquet")).unlink()
     for streams in ({"stdout": nobody}, {"stdout": nobody, "stderr": nobody}):
         assert subprocess.run(command, check=False, **streams).returncode == 1  # type: ignore[call-overload]
 

@@ -230,7 +230,7 @@ def test_wrong_options_of_trades_are_reported(
 
 
 def test_a_damaged_file_is_reported_and_not_shown(say: Callable[..., Said], data: Path) -> None:
-    path = Layout(data).parquet("AAPL", PART)
+    path = Layout(data).window_file(PART)
     path.write_bytes(path.read_bytes()[:-9])
     said = say("trades", "AAPL", "--data-dir", data)
     assert said.status == 1
@@ -276,9 +276,9 @@ def test_an_empty_folder_has_no_sessions(say: Callable[..., Said], tmp_path: Pat
 
 def test_convert_publishes_sealed_segments_once(say: Callable[..., Said], tmp_path: Path) -> None:
     sealed(tmp_path, *(Trade(name, 1.0, NOON // 10**6, 1.0) for name in ("A:B", "C")))
-    assert say("convert", "--data-dir", tmp_path).out == "2 segments converted, 2 trades\n"
+    assert say("convert", "--data-dir", tmp_path).out == "1 window converted, 2 trades\n"
     before = {name: (tmp_path / name).stat().st_mtime_ns for name in tree(tmp_path)}
-    assert say("convert", "--data-dir", tmp_path) == Said(0, "0 segments converted, 0 trades\n", "")
+    assert say("convert", "--data-dir", tmp_path) == Said(0, "0 windows converted, 0 trades\n", "")
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in tree(tmp_path)} == before
     said = say("convert", "--json", "--data-dir", tmp_path)
     assert json.loads(said.out) == {"files": 0, "rows": 0, "failed": []}

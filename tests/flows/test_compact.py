@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stocktrace.store.names import WindowId
-from stocktrace.store.partition import files_in_order, partition_folders
+from stocktrace.store.dataset import files_in_order
 from tests import remains
 from tests.conftest import SESSION
 from tests.tables import put, table_of
@@ -25,9 +25,9 @@ def test_the_tasks_recover_compact_and_delete(tmp_path: Path) -> None:
     asked: dict[str, str | None] = {"data_dir": str(layout.root)}
     assert [one.session for one in recover.fn(str(layout.root))] == [SESSION]
     done = compact_dates.fn(asked, None, "7d")
-    assert [(one.ticker, one.date) for one in done.done] == [("AAPL", "2020-11-20")]
-    (folder,) = partition_folders(layout, "2020-11-20")
-    assert [path.name for path in files_in_order(folder)] == ["day-00001.parquet"]
+    assert [one.date for one in done.done] == ["2020-11-20"]
+    paths = files_in_order(layout.date_folder("2020-11-20"))
+    assert [path.name for path in paths] == ["day-00001.parquet"]
     deleted = delete.fn({**asked, "tape_retention": "365d"})
     assert (deleted.tapes, deleted.csv, deleted.refused) == (0, 0, [])
 
@@ -40,7 +40,7 @@ def test_a_completed_run_has_its_result_in_a_sentence(server: str, tmp_path: Pat
     state: Any = compact(older_than="7d", data_dir=str(layout.root), return_state=True)
     assert state.is_completed()
     assert state.message == (
-        "1 session recovered, 1 file compacted into 1, 0 tapes and 0 CSV deleted."
+        "1 session recovered, 1 day of 1 file compacted, 0 tapes and 0 CSV deleted."
     )
     found = state.result()
     assert (found["recovered"], found["compacted"]) == ([SESSION], 1)

@@ -248,7 +248,7 @@ def test_the_page_shows_what_a_person_must_know() -> None:
         reason="its end time was reached",
         ended=after(60),
         books=Books(10, 9, 1, 0, 9, 8, 1),
-        per_ticker={"A": TickerBooks(5, 5, 0, 5, 2, 2000), "B": TickerBooks(4, 3, 1, 3, 2, 900)},
+        per_ticker={"A": TickerBooks(5, 5, 0, 5), "B": TickerBooks(4, 3, 1, 3)},
         gaps=[GapReport(after(1), after(3.5), "connection lost", 4)],
         reconnects=1,
         latency=LagReport(80.0, 250.0, 900.0),
