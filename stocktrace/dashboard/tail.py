@@ -34,11 +34,12 @@ from stocktrace.dashboard.csv_tail import (
 )
 from stocktrace.dashboard.rows import TickerRows
 from stocktrace.sessions.report import SessionReport
+from stocktrace.store.compaction import split_tickers
 from stocktrace.store.dataset import day_files, window_files
 from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.trade_file import TradeFileReader, split_tickers
+from stocktrace.store.trade_file import TradeFileReader
 from stocktrace.trade import is_ticker
 
 # One read takes at most about so many, so that a late start fills the page step by step.

@@ -34,13 +34,7 @@ from stocktrace.store.dataset import day_files, files_in_order, hash_windows
 from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, day_number, is_day_file
-from stocktrace.store.trade_file import (
-    DATE_FORMAT,
-    TradeFileReader,
-    split_tickers,
-    with_texts,
-    write_trade_files,
-)
+from stocktrace.store.trade_file import DATE_FORMAT, TradeFileReader, with_texts, write_trade_files
 
 # Larger files gain nothing, and cannot be sent to a lake or read in parallel as well.
 MAX_BYTES = 1 << 28
@@ -220,6 +214,20 @@ def merge_files(sources: Sequence[Path], windows: dict[WindowId, Content]) -> It
             else:
                 tables = [reader.read(tickers=tickers) for reader in readers]
                 yield _sort(with_texts(tables, FILE_SCHEMA.names), order)
+
+
+def split_tickers(counts: Mapping[str, int], rows: int) -> Iterator[list[str]]:
+    """Yield the tickers, which have ``counts`` rows, in order, in lists of about ``rows`` rows."""
+    tickers: list[str] = []
+    total = 0
+    for ticker, count in sorted(counts.items()):
+        if tickers and total + count > rows:
+            yield tickers
+            tickers, total = [], 0
+        tickers.append(ticker)
+        total += count
+    if tickers:
+        yield tickers
 
 
 def _read_window_by_window(

@@ -289,20 +289,6 @@ class TradeFileReader:
         return statistics if statistics is not None and statistics.has_min_max else None
 
 
-def split_tickers(counts: Mapping[str, int], rows: int) -> Iterator[list[str]]:
-    """Yield the tickers, which have ``counts`` rows, in order, in lists of about ``rows`` rows."""
-    tickers: list[str] = []
-    total = 0
-    for ticker, count in sorted(counts.items()):
-        if tickers and total + count > rows:
-            yield tickers
-            tickers, total = [], 0
-        tickers.append(ticker)
-        total += count
-    if tickers:
-        yield tickers
-
-
 def _is_any_within(tickers: Sequence[str], limits: tuple[str, str]) -> bool:
     first, last = limits
     at = bisect.bisect_left(tickers, first)

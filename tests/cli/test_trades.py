@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from stocktrace.errors import SessionCrashed
+from stocktrace.sessions import summary
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store.layout import Layout
-from stocktrace.store.source import FolderSource
+from stocktrace.store.names import WindowId
+from stocktrace.store.source import FolderSource, tickers_of_date
 from stocktrace.trade import Trade
 from tests.cli.conftest import PART, Said, sealed
 from tests.conftest import NOON, SESSION, Studio, tree
+
+NEXT = WindowId(SESSION, "20261123T143100Z_00002")
 
 
 def test_trades_are_printed_as_a_table(say: Callable[..., Said], data: Path) -> None:
@@ -26,12 +30,12 @@ def test_trades_are_printed_as_a_table(say: Callable[..., Said], data: Path) -> 
     assert said.out == (
         "symbol  ts_event                       ts_recv                         "
         "  price  volume  conditions\n"
+        "7203    2026-11-23 14:30:00.000+00:00  2026-11-23 14:30:00.000005+00:00"
+        "    3.0     1.0\n"
         "AAPL    2026-11-23 14:30:00.000+00:00  2026-11-23 14:30:00.000005+00:00"
         "    1.5   100.0  1 12\n"
         "AAPL    2026-11-23 14:30:00.001+00:00  2026-11-23 14:30:00.000005+00:00"
         "    0.1    0.25\n"
-        "7203    2026-11-23 14:30:00.000+00:00  2026-11-23 14:30:00.000005+00:00"
-        "    3.0     1.0\n"
     )
 
 
@@ -39,9 +43,9 @@ def test_trades_are_printed_as_csv(say: Callable[..., Said], data: Path) -> None
     said = say("trades", "AAPL", "7203", "--csv", "--data-dir", data)
     rows = list(csv.DictReader(io.StringIO(said.out)))
     assert [(row["symbol"], float(row["price"]), row["conditions"]) for row in rows] == [
+        ("7203", 3.0, ""),
         ("AAPL", 1.5, "1 12"),
         ("AAPL", 0.1, ""),
-        ("7203", 3.0, ""),
     ]
 
 
@@ -164,7 +168,7 @@ def test_reports_are_only_read_for_tickers_without_rows(
 ) -> None:
     """And of a ticker that has no rows, only the sessions back to the last that asked for it."""
     read: list[str] = []
-    reports, tickers = FolderSource.reports, FolderSource.tickers
+    reports = FolderSource.reports
 
     def counted(shelf: FolderSource, last: int | None = None) -> Iterator[bytes]:
         for text in reports(shelf, last):
@@ -173,10 +177,10 @@ def test_reports_are_only_read_for_tickers_without_rows(
 
     def listed(shelf: FolderSource, date: str) -> set[str]:
         read.append(date)
-        return tickers(shelf, date)
+        return tickers_of_date(shelf, date)
 
     monkeypatch.setattr(FolderSource, "reports", counted)
-    monkeypatch.setattr(FolderSource, "tickers", listed)
+    monkeypatch.setattr(summary, "tickers_of_date", listed)
     sessions = [f"2026112{day}T000000Z_00000{day}" for day in range(4, 8)]
     for session, ticker in zip(sessions, ("A", "MSFT", "B", "C"), strict=True):
         recorded(data, ticker, session=session)
@@ -288,14 +292,15 @@ def test_convert_names_a_torn_segment_exits_1_and_converts_the_rest(
     say: Callable[..., Said], tmp_path: Path
 ) -> None:
     layout = sealed(tmp_path, *(Trade(name, 1.0, NOON // 10**6, 1.0) for name in ("A", "B")))
-    torn = layout.csv("A", PART)
+    torn, whole = layout.csv("A", PART), layout.csv("B", NEXT)
+    layout.csv("B", PART).rename(whole)
     text = torn.read_bytes()[:-3]
     torn.write_bytes(text)
     foreign = torn.with_name("mine.csv")
     foreign.write_text("x")
     said = say("convert", "--data-dir", tmp_path)
     assert said.status == 1
-    assert said.out == "1 segment converted, 1 trade\n"
+    assert said.out == "1 window converted, 1 trade\n"
     assert sorted(said.err.splitlines()) == [
         f"stocktrace: {torn} is truncated: the last line is incomplete.",
         f"stocktrace: {foreign} is not a file of stocktrace: move it out of the data folder.",
@@ -305,7 +310,7 @@ def test_convert_names_a_torn_segment_exits_1_and_converts_the_rest(
         [
             str(torn.relative_to(tmp_path)),
             str(foreign.relative_to(tmp_path)),
-            str(layout.parquet("B", PART).relative_to(tmp_path)),
+            str(layout.window_file(NEXT).relative_to(tmp_path)),
             str(layout.lock(SESSION).relative_to(tmp_path)),
         ]
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from stocktrace.store.names import WindowId
 from stocktrace.store.dataset import files_in_order
+from stocktrace.store.names import WindowId
 from tests import remains
 from tests.conftest import SESSION
 from tests.tables import put, table_of

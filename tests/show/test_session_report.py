@@ -265,7 +265,7 @@ def test_the_page_shows_what_a_person_must_know() -> None:
         "Lag, p50 80 ms p99 250 ms, maximum 900 ms",
         "price: > 0 1",
         "no trades for 00:30:00 of market hours",
-        "C 0 0 0 0 0 no trades",
+        "C 0 0 0 no trades",
     ):
         assert told in text
 
