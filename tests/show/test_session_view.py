@@ -58,7 +58,7 @@ def test_a_running_session_shows_what_is_in_the_open_segments(studio: Studio) ->
     ) as exchange:
 
         def look(status: CaptureStatus) -> bool:
-            if not (status.outages and status.recorded):
+            if not (status.outages and status.recorded >= 100):
                 return False
             seen.append(ReportView.read(Layout(studio.data_dir), status.session))
             return True
