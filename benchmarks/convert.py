@@ -1,4 +1,4 @@
-"""CPU time per row, from a sealed CSV segment to Parquet, compared with pandas without checks.
+"""CPU time per row, from sealed CSV segments to Parquet, compared with pandas without checks.
 
 python -m benchmarks.convert [--rounds 5] [--rows 500000]
 """
@@ -19,10 +19,11 @@ import sys, time
 from pathlib import Path
 from stocktrace.store import conversion
 from stocktrace.store.layout import Layout
+from stocktrace.store.names import WindowId
 layout = Layout(Path(sys.argv[1]))
+window = WindowId.parse(next(layout.root.glob("csv/*/*.csv")))
 began = time.process_time()
-for path in sorted(layout.root.glob("csv/*/*.csv")):
-    conversion.publish_segment(layout, path)
+conversion.convert_window(layout, window)
 print(time.process_time() - began)
 """
 _PANDAS = """
@@ -72,7 +73,7 @@ def main() -> None:
     given = parser.parse_args()
     medians: dict[str, dict[str, float]] = {}
     rows = []
-    for files in (1, 50):
+    for files in (1, 50, 5000):
         runs: dict[str, list[float]] = {"stocktrace": [], "pandas": []}
         with tempfile.TemporaryDirectory(prefix="stocktrace-bench-") as original:
             write_segments(Path(original), given.rows // files, files)
@@ -91,7 +92,7 @@ def main() -> None:
         medians[str(files)] = {name: bench.median(values) for name, values in runs.items()}
         ours, pandas = medians[str(files)]["stocktrace"], medians[str(files)]["pandas"]
         rows.append([str(files), f"{ours:.0f} ns", f"{pandas:.0f} ns", f"{ours / pandas:.2f}"])
-    head = [f"files for {given.rows:,} rows", "stocktrace, verified", "pandas, unverified", "ratio"]
+    head = [f"tickers, {given.rows:,} rows", "stocktrace, verified", "pandas, unverified", "ratio"]
     print(bench.table(head, rows))
     bench.log(f"saved to {bench.save('convert', medians)}")
 

@@ -24,9 +24,9 @@ import pyarrow.dataset as ds
 
 from stocktrace.query.bars import read_bars
 from stocktrace.query.trades import read_trades
-from stocktrace.store import compaction, parquet
+from stocktrace.store import compaction
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
-from stocktrace.store.checksum import content_hash
+from stocktrace.store.conversion import write_window_file
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 
@@ -40,6 +40,7 @@ TRADES_A_FRAME = 4
 
 def publish(layout: Layout, trades: int, windows: int) -> None:
     """Publish four tickers with the same number of trades each."""
+    tables = []
     for seed, ticker in enumerate(TICKERS):
         dice = np.random.default_rng(seed)
         count = trades // len(TICKERS)
@@ -51,24 +52,22 @@ def publish(layout: Layout, trades: int, windows: int) -> None:
         codes = pa.array(["1", "1 12", "1 8", "1 8 12"]).take(pa.array(dice.integers(0, 4, count)))
         table = pa.Table.from_arrays(
             [
-                pa.array(happened).cast(TRADE_SCHEMA.types[0]),
-                pa.array(arrived).cast(TRADE_SCHEMA.types[1]),
+                pa.repeat(ticker, count),
+                pa.array(happened).cast(TRADE_SCHEMA.types[1]),
+                pa.array(arrived).cast(TRADE_SCHEMA.types[2]),
                 pa.array(price),
                 pa.array(volume),
                 codes,
             ],
             schema=TRADE_SCHEMA,
         )
-        for number in range(windows):
-            begin, end = (count * at // windows for at in (number, number + 1))
-            part = WindowId(f"{DATE.replace('-', '')}T142958Z_3f9a1c", _window(number, windows))
-            path = layout.parquet(ticker, part)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            chunk = table.slice(begin, end - begin).combine_chunks()
-            with parquet.trade_writer(path) as writer:
-                writer.write_table(chunk)
-                content = content_hash(iter(chunk.to_batches())).hexdigest()
-                writer.add_key_value_metadata({"stocktrace.content": content})
+        tables.append(table)
+    layout.date_folder(DATE).mkdir(parents=True)
+    for number in range(windows):
+        part = WindowId(f"{DATE.replace('-', '')}T142958Z_3f9a1c", _window(number, windows))
+        begin, end = (count * at // windows for at in (number, number + 1))
+        chunks = [table.slice(begin, end - begin) for table in tables]
+        write_window_file(layout.window_file(part), part, chunks, sum(map(len, chunks)))
 
 
 def _window(number: int, windows: int) -> str:
@@ -148,8 +147,7 @@ def main() -> None:
         layout = Layout(Path(name))
         publish(layout, options.trades, options.windows)
         _report(layout, f"files of {options.windows} windows")
-        for ticker in TICKERS:
-            assert compaction.compact_day(layout, ticker, DATE) is not None
+        assert compaction.compact_date(layout, DATE) is not None
         _report(layout, "compacted")
 
 
