@@ -52,7 +52,7 @@ _Files = tuple[tuple[Path, ...], set[int]]
 
 @dataclass(slots=True)
 class _Budget:
-    """What one read may take: about ``_ROWS`` rows, and the time until a deadline."""
+    """The limits of one read: about ``_ROWS`` rows, and the time until a deadline."""
 
     deadline: Deadline
     rows: int = 0
