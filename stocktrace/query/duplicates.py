@@ -109,7 +109,7 @@ def _find_suspects(trades: pa.Table) -> set[str]:
 def number_keys(trades: pa.Table, *more: Int64Array) -> Int64Array:
     """Return a number for the key of each row; equal trades have the same.
 
-    The trades are of one ticker, or ``more`` columns tell the tickers apart.
+    All trades belong to one ticker, or ``more`` columns distinguish the tickers.
     """
     columns = [
         trades["ts_event"].cast("int64").to_numpy(),

@@ -45,7 +45,7 @@ _BATCH_ROWS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class PublishedWindow:
-    """A window whose trades are all in Parquet: in ``file``, unless there are none.
+    """A window whose trades are all in Parquet: in ``file``, unless it has no trades.
 
     ``duplicates`` counts by ticker the trades that the feed had sent before. ``rebuilt_window`` has
     the books of a window that was rebuilt. ``upload_error`` says why the file is not in the lake,

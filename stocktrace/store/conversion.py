@@ -46,7 +46,7 @@ class PublishedFile:
 def convert_window(
     layout: Layout, window: WindowId, *, overwrite: bool = False
 ) -> PublishedFile | None:
-    """Publish the sealed segments of a window; ``None`` if there are none.
+    """Publish the sealed segments of a window; return ``None`` if it has no segment.
 
     The caller keeps others from publishing the session (``lock.publish_lock``). ``overwrite``
     writes the file again even if the window is published.

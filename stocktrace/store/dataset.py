@@ -137,7 +137,7 @@ def files_in_order(folder: Path) -> list[Path]:
 
 
 def _list_folder(folder: Path, pattern: str) -> list[Path]:
-    """List files of a date; again if compaction replaced the folder meanwhile.
+    """List files of a date; again if compaction replaced the folder in the meantime.
 
     The old folder can be emptied while it is listed, and then seems to have fewer files.
     """

@@ -4,7 +4,7 @@
 
 A row group ends where a ticker ends, so that a reader of one ticker decodes little else. Small
 tickers share a group, large ones are cut. The groups' statistics of ``symbol`` and of both times
-tell every reader which groups it needs.
+show every reader which groups it needs.
 """
 
 from __future__ import annotations
