@@ -180,7 +180,7 @@ def _windows_of(sources: Sequence[Path]) -> dict[WindowId, Content]:
     """Return the windows in ``sources``, by session and time.
 
     Raises:
-        ConversionError: A window is in two files.
+        ConversionError: A window is in two files, or a file does not have the window of its name.
     """
     windows: dict[WindowId, Content] = {}
     days: set[int] = set()
@@ -190,6 +190,8 @@ def _windows_of(sources: Sequence[Path]) -> dict[WindowId, Content]:
                 continue  # a further file of the same date lists the same windows
             days.add(day_number(path))
         found = read_windows(path)
+        if not is_day_file(path) and found.keys() != {WindowId.parse(path)}:
+            raise ConversionError(f"The footer of {path} names another window.")
         for window in found.keys() & windows.keys():
             raise ConversionError(f"{path} has {window.stem} again: run `stocktrace verify`.")
         windows |= found

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stocktrace._version import __version__
-from stocktrace.errors import ConversionError
+from stocktrace.errors import ConversionError, LayoutError
 from stocktrace.store.checksum import Content
 from stocktrace.store.names import WindowId
 from stocktrace.store.parquet import UNREADABLE, open_parquet
@@ -48,11 +48,11 @@ def read_windows(path: Path) -> dict[WindowId, Content]:
     try:
         sessions: Any = json.loads(metadata[_WINDOWS])
         return {
-            WindowId(session, window): Content(int(rows), str(content))
+            WindowId.parse(Path(f"{session}-{window}.parquet")): Content(int(rows), str(content))
             for session, windows in sessions.items()
             for window, (rows, content) in windows.items()
         }
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
+    except (KeyError, ValueError, AttributeError, TypeError, LayoutError) as error:
         raise ConversionError(
             f"The footer of {path} does not list its windows: {error}."
         ) from error
@@ -81,6 +81,8 @@ def _has_wrong_statistics(file: pq.ParquetFile, group: int) -> bool:
         statistics = column.statistics
         if group_facts.num_rows != len(values) or column.num_values != len(values):
             return True
+        if statistics is None and at == 0:
+            return True  # ``TradeFileReader`` needs those of ``symbol``
         if statistics is None:
             continue  # then readers skip no rows
         if statistics.null_count:

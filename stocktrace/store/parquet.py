@@ -31,12 +31,12 @@ def open_parquet(
     filesystem: pafs.FileSystem | None = None,
     *,
     size: int | None = None,
-    read_dictionary: Sequence[str] = (),
+    read_dictionary: Sequence[int] = (),
 ) -> Iterator[pq.ParquetFile]:
     """Open a file with page checksums; reading it inside the context raises ``ConversionError``.
 
-    The columns of ``read_dictionary`` are read as dictionaries. If the ``size`` of a file in a lake
-    is known, no request is made for it.
+    The columns ``read_dictionary``, by number, are read as dictionaries. If the ``size`` of a file
+    in a lake is known, no request is made for it.
 
     Raises:
         ConversionError: The file is damaged, or its columns are not those of ``schema``.

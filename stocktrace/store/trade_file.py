@@ -36,6 +36,7 @@ _SHARED_ROWS = 1 << 13, 1 << 15
 _SHARED_GROUPS = 64
 # As dictionaries, texts cost a tenth to decode; only the rows that match become texts.
 _TEXTS = ["symbol", "conditions", "session"]
+_TEXT_COLUMNS = [FILE_SCHEMA.get_field_index(name) for name in _TEXTS]
 _READ_SCHEMA = pa.schema(
     field.with_type(pa.dictionary(pa.int32(), pa.string())) if field.name in _TEXTS else field
     for field in FILE_SCHEMA
@@ -169,7 +170,7 @@ class TradeFileReader:
         self._path = path
         self._open = contextlib.ExitStack()
         self._file = self._open.enter_context(
-            open_parquet(path, FILE_SCHEMA, filesystem, size=size, read_dictionary=_TEXTS)
+            open_parquet(path, FILE_SCHEMA, filesystem, size=size, read_dictionary=_TEXT_COLUMNS)
         )
         self._metadata = self._file.metadata
 
@@ -200,16 +201,24 @@ class TradeFileReader:
             ConversionError: The rows cannot be read.
         """
         wanted, bounds = sorted(tickers), bounds or {}
-        groups = self._groups(wanted, bounds)
         needed = {*columns, *bounds}
         needed |= {"symbol"} if wanted else set()
         needed |= {"session"} if session else set()
-        if not groups:
-            return _READ_SCHEMA.empty_table().select(columns)
         with reading(self._path):
-            table = self._file.read_row_groups(groups, [*needed], use_threads=False)
+            table = self._read_groups(self._groups(wanted, bounds), needed)
+        if not len(table):
+            return table.select(columns)
         mask = _mask(table, wanted, session, bounds)
         return _filter(table.select(columns), mask)
+
+    def _read_groups(self, groups: Sequence[int], columns: Collection[str]) -> pa.Table:
+        """Read row groups; a damaged page header can leave indices without texts."""
+        if not groups:
+            return _READ_SCHEMA.empty_table().select([*columns])
+        table = self._file.read_row_groups(groups, [*columns], use_threads=False)
+        for name in set(columns) & set(_TEXTS):
+            table[name].validate(full=True)
+        return table
 
     def read_heads(self, count: int, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield about the first ``count`` rows of each ticker, and all of small ones.
@@ -218,10 +227,10 @@ class TradeFileReader:
         """
         previous = ""
         for group in range(self._metadata.num_row_groups):
-            first, last = self._tickers(group)
             with reading(self._path):
+                first, last = self._tickers(group)
                 if first < last:
-                    table = self._file.read_row_group(group, [*columns], use_threads=False)
+                    table = self._read_groups([group], columns)
                 elif first != previous:
                     batches = self._file.iter_batches(count, [group], [*columns], use_threads=False)
                     table = pa.Table.from_batches(itertools.islice(batches, 1))
@@ -238,7 +247,7 @@ class TradeFileReader:
         """
         counts: dict[str, int] = {}
         with reading(self._path):
-            table = self._file.read(["symbol"], use_threads=False)
+            table = self._read_groups(range(self._metadata.num_row_groups), ["symbol"])
         for chunk in table["symbol"].chunks:
             rows = np.bincount(chunk.indices.to_numpy(), minlength=len(chunk.dictionary))
             for ticker, count in zip(chunk.dictionary.to_pylist(), rows.tolist(), strict=True):
@@ -284,7 +293,11 @@ class TradeFileReader:
         )
 
     def _statistics(self, group: int, name: str) -> pq.Statistics | None:
-        column = self._metadata.row_group(group).column(FILE_SCHEMA.get_field_index(name))
+        at = FILE_SCHEMA.get_field_index(name)
+        column = self._metadata.row_group(group).column(at)
+        if column.physical_type != self._file.schema.column(at).physical_type:
+            # pyarrow 26 would abort if it were asked for the statistics.
+            raise ConversionError(f"{self._path} cannot be read: its footer is damaged.")
         statistics = column.statistics
         return statistics if statistics is not None and statistics.has_min_max else None
 
