@@ -11,12 +11,14 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from stocktrace.errors import ConversionError
 from stocktrace.store.arrow_schema import FILE_SCHEMA
 from stocktrace.store.checksum import Content, ContentHash
 from stocktrace.store.footer import read_windows
@@ -155,11 +157,13 @@ def _inode(folder: Path) -> int:
         return 0
 
 
-def hash_windows(paths: Iterable[Path]) -> dict[WindowId, Content]:
+def hash_windows(
+    paths: Iterable[Path], on_damage: Callable[[Path, ConversionError], None] | None = None
+) -> dict[WindowId, Content]:
     """Read files of trades and return what they hold of each window.
 
     The windows' names are those of the footers; rows of other windows have a window named after
-    their number.
+    their number. ``on_damage`` is called for what cannot be read, which is left out.
 
     Raises:
         ConversionError: The rows or the footer cannot be read.
@@ -167,11 +171,16 @@ def hash_windows(paths: Iterable[Path]) -> dict[WindowId, Content]:
     names: dict[tuple[str, int], WindowId] = {}
     hashes: dict[tuple[str, int], ContentHash] = {}
     for path in paths:
-        names |= {(window.session, window.number): window for window in read_windows(path)}
-        with TradeFileReader(path) as file:
-            for batch in file.batches():
-                for key, rows in split_windows(batch):
-                    hashes.setdefault(key, ContentHash()).update(rows)
+        try:
+            names |= {(window.session, window.number): window for window in read_windows(path)}
+            with TradeFileReader(path) as file:
+                for batch in file.batches(on_damage and partial(on_damage, path)):
+                    for key, rows in split_windows(batch):
+                        hashes.setdefault(key, ContentHash()).update(rows)
+        except ConversionError as error:
+            if on_damage is None:
+                raise
+            on_damage(path, error)
     return {
         names.get(key, WindowId(key[0], f"_{key[1]:05}")): content.content()
         for key, content in hashes.items()

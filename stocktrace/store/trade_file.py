@@ -255,15 +255,27 @@ class TradeFileReader:
                     counts[ticker] = counts.get(ticker, 0) + count
         return counts
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, on_damage: Callable[[ConversionError], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Yield all rows (``FILE_SCHEMA``), in their order.
+
+        With ``on_damage``, it is called for each row group that cannot be read, and the others are
+        read nevertheless.
 
         Raises:
             ConversionError: The rows cannot be read.
         """
-        with reading(self._path):
-            for batch in self._file.iter_batches(_BATCH_ROWS, use_threads=False):
-                yield batch.cast(FILE_SCHEMA)
+        groups = list(range(self._metadata.num_row_groups))
+        for some in [groups] if on_damage is None else [[group] for group in groups]:
+            try:
+                with reading(self._path):
+                    for batch in self._file.iter_batches(_BATCH_ROWS, some, use_threads=False):
+                        yield batch.cast(FILE_SCHEMA)
+            except ConversionError as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
 
     def _groups(self, tickers: Sequence[str], bounds: Bounds) -> list[int]:
         """Return the row groups that can have rows of ``tickers`` (sorted) within ``bounds``."""

@@ -15,23 +15,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from stocktrace.errors import ConversionError, LayoutError
 from stocktrace.sessions.catalog import is_in_use, read_report
-from stocktrace.store import parquet, partition
-from stocktrace.store.checksum import content_hash
+from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, is_day_file, is_session
-from stocktrace.store.partition import partition_date, partition_ticker, window_rows_in
 from stocktrace.verify.check import Finding, SessionCheck
-from stocktrace.verify.day_files import DayFiles
-from stocktrace.verify.rebuild_day import rebuild_day
+from stocktrace.verify.compacted import check_compacted
+from stocktrace.verify.published import SessionFiles
 from stocktrace.verify.session import check_coverage, check_hashes, check_report
 from stocktrace.verify.tapes import check_tape, find_extra_tapes, find_missing_tapes
 from stocktrace.verify.window import check_against_tape, check_without_tape
 
 __all__ = ["Finding", "dates_of_sessions", "unknown_files", "verify"]
+
+_WRONG_FOLDER = "is in the wrong folder: remove it"
 
 
 def verify(
@@ -45,37 +46,34 @@ def verify(
     report, dates = read_report(layout, session), set(dates)
     tapes = layout.session_tapes(session)
     all_dates = {part.date for part in tapes} | (report.dates if report else set()) | dates
-    check = SessionCheck(layout, session, report, DayFiles(layout, session, all_dates), repair)
-    findings: list[Finding] = []
-    for finding in _check_against_tapes(check, tapes):
-        findings.append(finding)
-        yield finding
+    check = SessionCheck(layout, session, report, SessionFiles(layout, session, all_dates), repair)
+    yield from _check_against_tapes(check, tapes)
     if report is not None:
-        yield from check_hashes(check, report, dates, findings)
+        yield from check_hashes(check, report, dates)
 
 
 def _check_against_tapes(check: SessionCheck, tapes: dict[WindowId, Path]) -> Iterator[Finding]:
-    layout, session, report, days = check.layout, check.session, check.report, check.days
+    layout, session, report, published = check.layout, check.session, check.report, check.files
     if report is None:
         problem = "the report is missing or cannot be read: run `stocktrace recover`"
         yield check.finding(layout.report(session), problem)
     yield from find_extra_tapes(layout, session)
     if report is not None:
         yield from find_missing_tapes(layout, report, tapes)
-    reported = [WindowId(session, window) for window in (report.windows if report else ())]
-    published = [WindowId.parse(path) for _, path in layout.published_files(session, days.dates)]
-    for path, problem in days.damaged.items():
-        yield check.finding(path, problem, repaired=check.repair and rebuild_day(layout, path))
-    days.read()
-    for part in sorted(
-        {*tapes, *published, *reported, *days.windows}, key=lambda part: part.window
-    ):
+    for path in published.misplaced:
+        yield check.finding(path, _WRONG_FOLDER)
+    reported = {WindowId(session, window) for window in (report.windows if report else ())}
+    for part in sorted({*tapes} | published.windows() | reported, key=lambda part: part.window):
+        for first, second in pairwise(published.of_window(part)):
+            problem = f"has trades of window {part.stem} that {second.paths[0]} has too"
+            yield check.finding(first.paths[0], f"{problem}: remove one of the files")
         problems = check_tape(session, tapes[part]) if part in tapes else []
         yield from problems
         if part in tapes and not problems:
             yield from check_against_tape(check, part)
         else:
             yield from check_without_tape(check, part)
+    yield from check_compacted(check)
     if report is not None:
         yield from check_report(check, report)
         windows = {part.window for part in tapes}
@@ -103,23 +101,21 @@ def dates_of_sessions(layout: Layout, sessions: Sequence[str] = ()) -> dict[str,
 
 def _dates_of_all(layout: Layout) -> dict[str, set[str]]:
     dates: dict[str, set[str]] = {name: set() for name in layout.all_sessions()}
-    files = {
-        (path.name[: path.name.find("-")], partition_date(path.parent))
-        for path in _parquet_files(layout)
-    }
-    for folder in partition.partition_folders(layout):
-        for path in partition.day_files(folder):
+    for path in _parquet_files(layout):
+        sessions = {path.name[: path.name.find("-")]}
+        if is_day_file(path):
             with contextlib.suppress(ConversionError):
-                files |= {
-                    (piece.part.session, partition_date(folder)) for piece in window_rows_in(path)
-                }
-    for name, date in files:
-        if is_session(name):
-            dates.setdefault(name, set()).add(date)
+                sessions = {window.session for window in read_windows(path)}
+        for name in filter(is_session, sessions):
+            dates.setdefault(name, set()).add(_date_of(path))
     for path in layout.root.glob("coverage/date=*/*.parquet"):
         if path.stem in dates:
-            dates[path.stem].add(partition_date(path))
+            dates[path.stem].add(_date_of(path))
     return dates
+
+
+def _date_of(path: Path) -> str:
+    return path.parent.name.removeprefix("date=")
 
 
 def _parquet_files(layout: Layout) -> Iterator[Path]:
@@ -131,51 +127,15 @@ def _parquet_files(layout: Layout) -> Iterator[Path]:
 def unknown_files(layout: Layout) -> Iterator[Finding]:
     """Yield the published files that readers take for trades although no session wrote them."""
     for path in _parquet_files(layout):
-        if path.parent == layout.anchor(partition_date(path.parent)).parent:
-            if not _is_anchor(path):
-                yield Finding("", path, "has rows in a place for files without rows: remove it")
-            continue
+        is_below_date = path.parent == layout.date_folder(_date_of(path))
         try:
             if is_day_file(path):
-                yield from (Finding("", path, problem) for problem in _misplaced_rows(layout, path))
-                continue
-            part = WindowId.parse(path)
-            ticker = partition_ticker(path.parent)
-        except LayoutError as error:
+                dates = {window.date for window in read_windows(path)}
+                if not is_below_date or dates != {_date_of(path)}:
+                    yield Finding("", path, _WRONG_FOLDER)
+            else:
+                window = WindowId.parse(path)
+                if not is_below_date:  # `verify` compares the date
+                    yield Finding(window.session, path, _WRONG_FOLDER)
+        except (ConversionError, LayoutError) as error:
             yield Finding("", path, str(error))
-            continue
-        if path != layout.parquet(ticker, part):
-            yield Finding(part.session, path, "is in the wrong folder: remove it")
-
-
-def _is_anchor(path: Path) -> bool:
-    try:
-        return not content_hash(parquet.read_trade_file(path)).rows
-    except ConversionError:
-        return False
-
-
-def _misplaced_rows(layout: Layout, path: Path) -> Iterator[str]:
-    """Describe why readers would return wrong trades although the file may be intact."""
-    try:
-        windows = {piece.part for piece in window_rows_in(path)}
-    except ConversionError as error:
-        yield str(error)
-        return
-    date = partition_date(path.parent)
-    if path.parent != layout.partition(partition_ticker(path.parent), date) or any(
-        part.date != date for part in windows
-    ):
-        yield "is in the wrong folder: remove it"
-    for other in sorted(path.parent.glob("*.parquet")):
-        if other != path and not windows.isdisjoint(_windows_in(other)):
-            yield f"has trades that {other.name} has too: remove one of the files"
-
-
-def _windows_in(path: Path) -> set[WindowId]:
-    try:
-        if not is_day_file(path):
-            return {WindowId.parse(path)}
-        return {piece.part for piece in window_rows_in(path)}
-    except (ConversionError, LayoutError):
-        return set()  # it has a finding of its own

@@ -8,7 +8,7 @@ from pathlib import Path
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store.layout import Layout
-from stocktrace.verify.day_files import DayFiles
+from stocktrace.verify.published import SessionFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +26,19 @@ class SessionCheck:
     """A verification that runs; with ``repair`` the tape replaces wrong files.
 
     ``counted`` are the windows whose tapes are complete, by name; the tapes prove the files
-    ``proven`` right.
+    ``proven`` right. ``wrong`` says of each file with a finding whether it was repaired.
     """
 
     layout: Layout
     session: str
     report: SessionReport | None
-    days: DayFiles
+    files: SessionFiles
     repair: bool
     counted: dict[str, SealedWindow] = field(default_factory=dict)
     proven: set[Path] = field(default_factory=set)
+    wrong: dict[Path, bool] = field(default_factory=dict)
 
     def finding(self, path: Path, problem: str, *, repaired: bool = False) -> Finding:
         """Return a finding about a file of the session."""
+        self.wrong[path] = repaired and self.wrong.get(path, True)
         return Finding(self.session, path, problem, repaired)

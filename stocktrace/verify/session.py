@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,11 +13,12 @@ from stocktrace.record.recovery import coverage_from_tapes, recount_report
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import read_coverage_file, write_coverage
-from stocktrace.store.footer import read_footer
 from stocktrace.store.layout import Layout
 from stocktrace.store.window import utc_date
+from stocktrace.text import count_of
 from stocktrace.units import NS_PER_US
 from stocktrace.verify.check import Finding, SessionCheck
+from stocktrace.verify.published import SessionFiles
 
 #: A row of coverage: ticker, start and end (epoch us), reason of a gap, sources.
 _Row = tuple[str, int, int, str, str]
@@ -40,7 +40,17 @@ def check_report(check: SessionCheck, report: SessionReport) -> Iterator[Finding
     if not unpublished:
         problems += _check_tickers(check, report)
     repaired = False
-    if problems and check.repair and not unpublished and report.windows.keys() <= counted.keys():
+    unreadable = any(
+        check.layout.dataset in path.parents and not repaired
+        for path, repaired in check.wrong.items()
+    )
+    if (
+        problems
+        and check.repair
+        and not unpublished
+        and not unreadable
+        and report.windows.keys() <= counted.keys()
+    ):
         _repair_report(check.layout, report)
         repaired = report.balanced
     path = check.layout.report(check.session)
@@ -53,22 +63,21 @@ def _check_tickers(check: SessionCheck, report: SessionReport) -> Iterator[str]:
     for sealed in check.counted.values():
         for ticker, counts in sealed.tickers.items():
             on_disk.setdefault(ticker, TickerBooks()).add(counts)
-    for ticker, path in check.layout.published_files(check.session, check.days.dates):
-        books = on_disk.setdefault(ticker, TickerBooks())
-        books.files += 1
-        with contextlib.suppress(ConversionError):  # the file has a finding of its own
-            books.parquet += int(read_footer(path)["rows"])
-    compacted = set()
-    for pieces in check.days.windows.values():
-        for ticker, piece in pieces.items():
-            on_disk.setdefault(ticker, TickerBooks()).parquet += piece.rows
-            compacted.add(ticker)  # it has fewer files than in the report
-    all_counted = report.windows.keys() <= check.counted.keys()
+    names = []
+    files = SessionFiles(check.layout, check.session, check.files.dates)  # after repairs
+    published = files.count_trades()
+    if published is not None:  # otherwise a file has a finding of its own
+        names.append("parquet")
+        for ticker, rows in published.items():
+            on_disk.setdefault(ticker, TickerBooks()).parquet = rows
+        own = [each for each in files.sets if not each.is_compacted]
+        if len(own) == len(files.windows()) != report.files:  # compacted, they are fewer
+            yield f"{count_of(report.files, 'file')} in the report, {len(own):,} on disk"
+    if report.windows.keys() <= check.counted.keys():
+        names += ["trades", "recorded", "quarantined"]
     for ticker in sorted({*on_disk, *report.per_ticker}):
         reported = report.per_ticker.get(ticker, TickerBooks())
         books = on_disk.get(ticker, TickerBooks())
-        names = ["parquet"] + (["files"] if ticker not in compacted else [])
-        names += ["trades", "recorded", "quarantined"] if all_counted else []
         for name in names:
             if getattr(reported, name) != getattr(books, name):
                 yield f"{ticker}: {getattr(reported, name)} {name}, on disk {getattr(books, name)}"
@@ -98,7 +107,7 @@ def check_coverage(check: SessionCheck, report: SessionReport) -> Iterator[Findi
     last = last_ns // NS_PER_US
     wanted = _rows_by_file(layout, session, coverage.intervals)
     problems: dict[Path, str] = {}
-    others = {layout.coverage(session, date) for date in check.days.dates} - wanted.keys()
+    others = {layout.coverage(session, date) for date in check.files.dates} - wanted.keys()
     for path in sorted({*wanted, *(path for path in others if path.exists())}):
         if not path.exists():
             problems[path] = "is missing"
@@ -153,7 +162,7 @@ def _clip(rows: set[_Row], last: int) -> set[_Row]:
 
 
 def check_hashes(
-    check: SessionCheck, report: SessionReport, dates: Iterable[str], findings: Iterable[Finding]
+    check: SessionCheck, report: SessionReport, dates: Iterable[str]
 ) -> Iterator[Finding]:
     """Find coverage and quarantine files whose hash differs from the report.
 
@@ -161,13 +170,10 @@ def check_hashes(
     them, the report is wrong: with ``repair`` it gets the new hash.
     """
     layout, report_file = check.layout, check.layout.report(check.session)
-    repaired: dict[Path, bool] = {}
-    for finding in findings:
-        repaired[finding.path] = finding.repaired and repaired.get(finding.path, True)
     outdated: list[Path] = []
     for path, problem in find_differences(layout, report, dates):
-        if path in repaired:
-            outdated += [path] if repaired[path] else []
+        if path in check.wrong:
+            outdated += [path] if check.wrong[path] else []
         elif path in check.proven:
             outdated.append(path)
             text = f"does not have the hash of {path}, which matches the tapes"

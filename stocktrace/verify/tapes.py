@@ -12,9 +12,9 @@ from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import Books, SessionReport
 from stocktrace.store.audit import deleted_files
+from stocktrace.store.dataset import find_published
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.partition import list_window_rows, partition_folders
 from stocktrace.store.tape import TapeReader
 from stocktrace.text import count_of
 from stocktrace.verify.check import Finding
@@ -103,11 +103,8 @@ def _adds_up(report: SessionReport) -> bool:
 
 
 def _published_rows(layout: Layout, part: WindowId) -> int:
-    """Count the published rows of a window by the footers."""
-    rows = 0
-    for folder in partition_folders(layout, part.date):
-        with contextlib.suppress(ConversionError):
-            rows += sum(
-                piece.rows for piece in list_window_rows(folder, part.session) if piece.part == part
-            )
-    return rows
+    """Count the published rows of a window by the footer."""
+    with contextlib.suppress(ConversionError):
+        published = find_published(layout, part)
+        return published.content.rows if published is not None else 0
+    return 0

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import filecmp
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from stocktrace.errors import ConversionError
 from stocktrace.record.publish import rebuilt_copy
-from stocktrace.store import conversion, parquet, segments
-from stocktrace.store.checksum import content_hash
-from stocktrace.store.footer import has_wrong_statistics, read_footer
+from stocktrace.record.recorder import SealedWindow
+from stocktrace.store import lock
+from stocktrace.store.checksum import Content, hash_tables
+from stocktrace.store.conversion import convert_window
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.partition import WindowRows
 from stocktrace.store.quarantine import QuarantineEncoder, parse_quarantine
+from stocktrace.store.segments import read_segments
 from stocktrace.verify.check import Finding, SessionCheck
-from stocktrace.verify.day_files import WRONG_STATISTICS
-from stocktrace.verify.rebuild_day import rebuild_day
 from stocktrace.verify.tapes import find_shortage
+
+#: A file, what is wrong with it, and whether the tape can repair it.
+_Problem = tuple[Path, str, bool]
 
 
 def check_against_tape(check: SessionCheck, part: WindowId) -> Iterator[Finding]:
@@ -33,85 +34,88 @@ def check_against_tape(check: SessionCheck, part: WindowId) -> Iterator[Finding]
             yield from check_without_tape(check, part)
         else:
             check.counted[part.window] = sealed
-            yield from _compare_files(check, scratch, part)
+            yield from _compare_files(check, scratch, sealed)
             yield from _check_quarantine(check, scratch, part)
 
 
-def _compare_files(check: SessionCheck, scratch: Layout, part: WindowId) -> Iterator[Finding]:
-    """Compare each file of a window with trades with those in ``scratch``."""
-    layout, days = check.layout, check.days
-    tape, expected = layout.tape_of(part), set[Path]()
+def _compare_files(check: SessionCheck, scratch: Layout, sealed: SealedWindow) -> Iterator[Finding]:
+    """Compare the segments and the rows of a window with those in ``scratch``."""
+    layout, part = check.layout, sealed.part
     segments = {scratch.ticker_of_csv(path): path for path in scratch.sealed_segments(part)}
-    for ticker, segment in segments.items():
-        if days.is_broken(ticker, part):
-            continue  # the day file has a finding
-        if piece := days.of_part(part).get(ticker):
-            yield from _check_day_rows(check, piece, segment, tape)
-            continue
-        expected |= {layout.parquet(ticker, part), layout.csv(ticker, part)}
-        for path, problem, repairable in _wrong_files(layout, part, ticker, segment, tape):
-            if check.repair and repairable:
-                _restore_file(layout, part, ticker, segment)
-            yield check.finding(path, problem, repaired=check.repair and repairable)
-    for path in sorted([*layout.published_window(part), *layout.sealed_segments(part)]):
-        if path not in expected:
-            yield check.finding(path, "has trades that the tape does not have")
-    for ticker, piece in days.of_part(part).items():
-        if ticker not in segments:
-            problem = f"has trades of window {part.stem} that the tape does not have"
-            repaired = check.repair and rebuild_day(layout, piece.path, part)
-            yield check.finding(piece.path, problem, repaired=repaired)
+    taped = hash_tables(read_segments(segments[ticker] for ticker in sorted(segments)))
+    problems = [
+        *_wrong_segments(layout, part, segments),
+        *_wrong_rows(check, sealed, taped),
+    ]
+    # All segments of a window are published together, so all must be right.
+    repaired = check.repair and all(can_repair for _, _, can_repair in problems)
+    if problems and repaired:
+        _restore_files(check, part, segments, {path for path, _, _ in problems})
+    for path, problem, _ in problems:
+        yield check.finding(path, problem, repaired=repaired)
 
 
-def _check_day_rows(
-    check: SessionCheck, piece: WindowRows, segment: Path, tape: Path
-) -> Iterator[Finding]:
-    """Compare the rows of a window in a day file with the segment of the tape."""
-    wanted = content_hash(segments.read_segment(segment)).hexdigest()
-    if problem := check.days.problem(piece, wanted):
-        can_repair = check.repair and tape.suffix == ".zst"
-        repaired = can_repair and rebuild_day(check.layout, piece.path, piece.part)
-        yield check.finding(piece.path, problem, repaired=repaired)
-        if repaired:
-            check.days.read()
+def _wrong_segments(
+    layout: Layout, part: WindowId, segments: Mapping[str, Path]
+) -> Iterator[_Problem]:
+    for path in layout.sealed_segments(part):
+        wanted = segments.get(layout.ticker_of_csv(path))
+        if wanted is None:
+            yield path, "has trades that the tape does not have", False
+        elif not filecmp.cmp(path, wanted, shallow=False):
+            yield path, f"differs from {layout.tape_of(part)}", True
 
 
-def _wrong_files(
-    layout: Layout, part: WindowId, ticker: str, segment: Path, tape: Path
-) -> Iterator[tuple[Path, str, bool]]:
-    """Yield each wrong file of a ticker, the problem, and whether the tape can repair it."""
-    final, sealed = layout.parquet(ticker, part), layout.csv(ticker, part)
-    if sealed.exists() and not filecmp.cmp(sealed, segment, shallow=False):
-        yield sealed, f"differs from {tape}", True
-    if not final.exists():
-        if not sealed.exists():
+def _wrong_rows(check: SessionCheck, sealed: SealedWindow, taped: Content) -> Iterator[_Problem]:
+    """Yield what is wrong with the file of a window; note it for the files of a compacted date."""
+    layout, part = check.layout, sealed.part
+    tape, final = layout.tape_of(part), layout.window_file(part)
+    counts = {name: books.recorded for name, books in sealed.tickers.items() if books.recorded}
+    published = check.files.of_window(part)
+    if not published and any(not layout.csv(ticker, part).exists() for ticker in counts):
+        hiding = check.files.hiding(part)
+        for files in hiding:
+            files.wrong.add(part)  # the file has a finding
+        if not hiding:
             yield final, "is missing", True
-        return
-    wanted = content_hash(segments.read_segment(segment))
-    try:
-        content = content_hash(parquet.read_trade_file(final))
-        footer = read_footer(final)
-    except ConversionError as error:
-        yield final, str(error), True
-        return
-    if content.hexdigest() != wanted.hexdigest():
-        difference = f"has other trades ({content.rows:,}) than the {wanted.rows:,}"
-        if tape.suffix == ".tape" and footer.get("content") == content.hexdigest():
-            yield tape, f"{final}, which is intact, {difference} here", False
-        else:
-            yield final, f"{difference} of {tape}", True
-    elif problem := _footer_problem(final, footer, part, wanted.hexdigest()):
-        yield final, problem, True
+    for files in published:
+        problem, repairable = files.footer_problem(part), True
+        if files.held(part) != taped:
+            problem, repairable = files.describe_rows(part), taped.rows > 0
+            tickers = files.compare_counts(part, counts)
+            if tape.suffix == ".tape" and files.is_intact(part):
+                # Only an archived tape proves by its checksum that it is right.
+                text = f"{files.paths[0]}, which is intact, {problem} than the {taped.rows:,} here"
+                yield tape, f"{text}{tickers}", False
+                problem, repairable = None, False
+            else:
+                problem = f"{problem} than the {taped.rows:,} of {tape}{tickers}"
+        if files.is_compacted:
+            files.note_problem(part, problem, repairable=repairable)
+        elif problem := files.damage.get(final) or problem:
+            yield final, problem, repairable
 
 
-def _restore_file(layout: Layout, part: WindowId, ticker: str, segment: Path) -> None:
-    """Publish the segment of the tape; it replaces a wrong file."""
-    sealed = layout.csv(ticker, part)
-    sealed.parent.mkdir(parents=True, exist_ok=True)
-    temporary = sealed.with_suffix(".csv.open")
-    shutil.copyfile(segment, temporary)
-    temporary.replace(sealed)
-    conversion.publish_segment(layout, sealed, overwrite=True)
+def _restore_files(
+    check: SessionCheck, part: WindowId, segments: Mapping[str, Path], wrong: set[Path]
+) -> None:
+    """Publish the segments of the tape instead of ``wrong`` files.
+
+    If the date is compacted, only wrong segments are replaced, and a recovery compares them.
+    """
+    layout, final = check.layout, check.layout.window_file(part)
+    published = [*check.files.of_window(part), *check.files.hiding(part)]
+    converts = final in wrong or not any(files.is_compacted for files in published)
+    for ticker, segment in segments.items():
+        sealed = layout.csv(ticker, part)
+        if converts or sealed in wrong:
+            sealed.parent.mkdir(parents=True, exist_ok=True)
+            temporary = layout.open_csv(ticker, part)
+            shutil.copyfile(segment, temporary)
+            temporary.replace(sealed)
+    if converts:
+        with lock.publish_lock(layout, part.session):
+            convert_window(layout, part, overwrite=final in wrong)
 
 
 def _check_quarantine(check: SessionCheck, scratch: Layout, part: WindowId) -> Iterator[Finding]:
@@ -148,37 +152,21 @@ def _read_refused(path: Path) -> list[tuple[str, bytes]] | None:
     return sorted((row.line(with_frame=False), row.frame) for row in refused)
 
 
-def _footer_problem(path: Path, footer: dict[str, str], part: WindowId, content: str) -> str | None:
-    """Describe what is wrong in the footer of a file whose pages are right."""
-    if (footer.get("session"), footer.get("window")) != (part.session, part.window):
-        return "its footer names another session or window"
-    if footer.get("content") != content:
-        return "its footer does not match its content"
-    if has_wrong_statistics(path):
-        return WRONG_STATISTICS
-    return None
-
-
 def check_without_tape(check: SessionCheck, part: WindowId) -> Iterator[Finding]:
     """Compare the content of a window with its footers, and its rows with the report."""
     layout, rows = check.layout, 0
-    for path in layout.published_window(part):
-        try:
-            footer = read_footer(path)
-            content = content_hash(parquet.read_trade_file(path))
-        except ConversionError as error:
-            yield check.finding(path, str(error))
-            continue
-        rows += content.rows
-        if problem := _footer_problem(path, footer, part, content.hexdigest()):
+    published = check.files.of_window(part)
+    for files in published:
+        rows += files.held(part).rows
+        problem, path = files.footer_problem(part), files.paths[0]
+        if files.is_compacted:
+            files.note_problem(part, problem, repairable=False)
+        elif problem := files.damage.get(path) or problem:
             yield check.finding(path, problem)
-    for piece in check.days.of_part(part).values():
-        rows += piece.rows
-        if problem := check.days.problem(piece):
-            yield check.finding(piece.path, problem)
     books = check.report.windows.get(part.window) if check.report is not None else None
-    if books is not None and rows != books.recorded and not layout.sealed_segments(part):
-        problem = (
-            f"cannot prove its trades: {rows:,} are published, but {books.recorded:,} reported"
-        )
-        yield check.finding(layout.archived_tape(part), problem)
+    if books is None or rows == books.recorded or layout.sealed_segments(part):
+        return
+    if len(published) > 1 or any(files.damage for files in published) or check.files.hiding(part):
+        return  # the rows cannot be counted, and there is a finding
+    problem = f"cannot prove its trades: {rows:,} are published, but {books.recorded:,} reported"
+    yield check.finding(layout.archived_tape(part), problem)

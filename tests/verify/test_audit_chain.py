@@ -37,7 +37,7 @@ def test_captures_recoveries_and_repairs_write_one_chain(studio: Studio) -> None
     quick: dict[str, Any] = {"backoff_base": "10ms", "backoff_floor": "10ms"}
     with studio.exchange() as exchange:
         report = studio.record(exchange, ["AAPL"], cut_off(exchange), **quick)
-    layout.parquet("AAPL", remains.PARTS[1]).unlink()
+    layout.window_file(remains.PARTS[1]).unlink()
     dead = json.loads(layout.report(SESSION).read_text())
     layout.report(SESSION).write_text(json.dumps({**dead, "books": {}}))
     assert all(one.repaired for one in verify(layout, SESSION, repair=True))

@@ -25,6 +25,7 @@ from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import SessionReport
 from stocktrace.simulator import synthetic_frames
+from stocktrace.store.compaction import compact_date
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeFrames, TapeReader
 from stocktrace.verify import unknown_files, verify
@@ -34,7 +35,7 @@ from tests.remains import PARTS, STILL, stamp
 
 TICKERS = ["AAPL", "MSFT"]
 #: Flips of each kind of file; together 1,000.
-ALL = {"tape.zst": 200, "tape": 200, "csv": 200, "parquet": 300, "coverage": 100}
+ALL = {"tape.zst": 200, "tape": 200, "csv": 200, "parquet": 150, "day": 150, "coverage": 100}
 KINDS = list(ALL)
 
 
@@ -72,13 +73,19 @@ def recorded(root: Path) -> Layout:
     recover(layout, STILL)
     unarchive(layout, 1)
     # The third window as it is between being sealed and published.
-    for ticker in TICKERS:
-        layout.parquet(ticker, PARTS[2]).unlink()
+    layout.window_file(PARTS[2]).unlink()
     rebuild_window(layout, PARTS[2])
     report = SessionReport.read(layout.report(SESSION))
     report.unpublished.append(PARTS[2].window)
     report.write(layout.report(SESSION))
     return layout
+
+
+def compacted(layout: Layout, root: Path) -> Layout:
+    """A copy of the folder whose date is compacted."""
+    copy = remains.copy(layout, root)
+    assert compact_date(copy, PARTS[0].date) is not None
+    return copy
 
 
 def unarchive(layout: Layout, window: int) -> None:
@@ -94,7 +101,8 @@ def target(layout: Layout, kind: str) -> Path:
         "tape.zst": layout.archived_tape(PARTS[0]),
         "tape": layout.tape(PARTS[1]),
         "csv": layout.csv("AAPL", PARTS[2]),
-        "parquet": layout.parquet("AAPL", PARTS[0]),
+        "parquet": layout.window_file(PARTS[0]),
+        "day": layout.date_folder(PARTS[0].date) / "day-00001.parquet",
         "coverage": layout.coverage(SESSION, PARTS[0].date),
     }[kind]
 
@@ -106,7 +114,7 @@ def parquet_values(path: Path, *, checked: bool) -> Any:
     """All rows, and what two filters let through: they go by the statistics."""
     options: dict[str, Any] = {"page_checksum_verification": checked, "partitioning": None}
     table = pq.read_table(path, **options)
-    column = table.schema.names[2]
+    column = "price" if "price" in table.schema.names else "start"
     middle = pc.quantile(table[column].cast("int64") if column == "start" else table[column])[0]
     if column == "start":
         middle = pa.scalar(int(middle.as_py()), pa.int64()).cast(table.schema.field(column).type)
@@ -191,6 +199,13 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return recorded(tmp_path_factory.mktemp("flips") / "data")
 
 
+@pytest.fixture(scope="module")
+def layouts(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Layout]:
+    """The folder of each kind of file."""
+    copy = compacted(layout, tmp_path_factory.mktemp("compacted") / "data")
+    return {kind: copy if kind == "day" else layout for kind in KINDS}
+
+
 def test_the_session_verifies_except_its_unpublished_window(layout: Layout) -> None:
     assert [one.problem for one in findings(layout)] == [
         f"window {PARTS[2].window} is not published: run `stocktrace recover`"
@@ -198,17 +213,19 @@ def test_the_session_verifies_except_its_unpublished_window(layout: Layout) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit_that_changes_what_a_reader_gets_is_found(layout: Layout, kind: str) -> None:
-    figures = flip_and_look(layout, kind, ALL[kind] // 16)
+def test_a_flipped_bit_that_changes_what_a_reader_gets_is_found(
+    layouts: dict[str, Layout], kind: str
+) -> None:
+    figures = flip_and_look(layouts[kind], kind, ALL[kind] // 16)
     assert figures.missed == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand_flipped_bits_that_change_a_value_are_found(
-    layout: Layout, kind: str, record_property: Any
+    layouts: dict[str, Layout], kind: str, record_property: Any
 ) -> None:
-    figures = flip_and_look(layout, kind, ALL[kind])
+    figures = flip_and_look(layouts[kind], kind, ALL[kind])
     record_property(kind, repr(figures))
     assert figures.missed == []
 
@@ -217,13 +234,13 @@ def test_a_published_window_equals_its_tape_before_the_flip(layout: Layout) -> N
     """What is published stays right when a bit of its tape flips later, repaired or not."""
     path = target(layout, "tape")
     whole = path.read_bytes()
-    published = [layout.parquet(ticker, PARTS[1]).read_bytes() for ticker in TICKERS]
+    published = layout.window_file(PARTS[1]).read_bytes()
     price = whole.index(b'"p":1') + 4
     path.write_bytes(whole[:price] + b"2" + whole[price + 1 :])
     assert any(
         one.path == path and not one.repaired for one in verify(layout, SESSION, repair=True)
     )
-    assert [layout.parquet(ticker, PARTS[1]).read_bytes() for ticker in TICKERS] == published
+    assert layout.window_file(PARTS[1]).read_bytes() == published
     path.write_bytes(whole)
 
 
@@ -234,8 +251,9 @@ def main() -> None:
     totals: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         layout = recorded(Path(folder) / "data")
+        copy = compacted(layout, Path(folder) / "compacted")
         for kind, count in ALL.items():
-            figures = flip_and_look(layout, kind, count)
+            figures = flip_and_look(copy if kind == "day" else layout, kind, count)
             print(kind, figures)  # noqa: T201 - the figures
             for name in ("flips", "changed", "failed", "past_checksums", "found"):
                 totals[name] += getattr(figures, name)

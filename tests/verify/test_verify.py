@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,22 @@ import pytest
 import zstandard
 
 from stocktrace.intervals import CoverageInterval
+from stocktrace.record.publish import rebuild_window
 from stocktrace.sessions.report import SessionReport
-from stocktrace.store import audit, parquet
+from stocktrace.store import audit, footer
+from stocktrace.store.arrow_schema import FILE_SCHEMA
 from stocktrace.store.audit import AuditLog
+from stocktrace.store.checksum import Content
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import QuarantinedRow, QuarantineEncoder, parse_quarantine
-from stocktrace.store.segments import HEADER
+from stocktrace.store.trade_file import (
+    WINDOW_FORMAT,
+    TradeFileReader,
+    with_texts,
+    write_trade_files,
+)
 from stocktrace.verify import Finding, dates_of_sessions, unknown_files, verify
 from stocktrace.verify.window import _read_refused
 from tests import remains
@@ -50,18 +59,18 @@ def files_of(layout: Layout) -> set[str]:
     return {path for path, _, _ in look(layout)}
 
 
-def final(layout: Layout, ticker: str = "AAPL", part: WindowId = PARTS[1]) -> Path:
-    return layout.parquet(ticker, part)
+def final(layout: Layout, part: WindowId = PARTS[1]) -> Path:
+    return layout.window_file(part)
 
 
-def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], **metadata: str) -> None:
-    """Another Parquet file in the place of one, whole in itself; ``metadata`` as it was or told."""
-    with pq.ParquetFile(path) as file:
-        table, before = file.read(), file.metadata.metadata
-    with parquet.trade_writer(path) as writer:
-        writer.write_table(change(table))
-        kept = {k.decode(): v.decode() for k, v in before.items() if k.startswith(b"stocktrace.")}
-        writer.add_key_value_metadata({**kept, **metadata})
+def rewrite(
+    path: Path, change: Callable[[pa.Table], pa.Table], windows: footer.Windows | None = None
+) -> None:
+    """Another file of trades in the place of one; its footer as it was, or with ``windows``."""
+    listed = windows or footer.read_windows(path)
+    with TradeFileReader(path) as file:
+        table = change(with_texts([file.read()], FILE_SCHEMA.names))
+    write_trade_files([path], [table], lambda: listed, rows=len(table), form=WINDOW_FORMAT)
 
 
 def alter_report(layout: Layout, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -204,7 +213,19 @@ def cut_short(path: Path) -> None:
 def one_price_changed(table: pa.Table) -> pa.Table:
     prices = table["price"].to_pylist()
     prices[0] += 0.01
-    return table.set_column(2, table.schema.field("price"), pa.array(prices, pa.float64()))
+    at = table.schema.get_field_index("price")
+    return table.set_column(at, table.schema.field(at), pa.array(prices, pa.float64()))
+
+
+def of_another_ticker(table: pa.Table) -> pa.Table:
+    symbols = [*table["symbol"].to_pylist()[:-1], "TSLA"]
+    return table.set_column(0, table.schema.field(0), pa.array(symbols))
+
+
+def of_another_session(table: pa.Table) -> pa.Table:
+    at = table.schema.get_field_index("session")
+    sessions = [*table["session"].to_pylist()[:-1], "20261123T100000Z_bbbbbb"]
+    return table.set_column(at, table.schema.field(at), pa.array(sessions))
 
 
 def flip_in_page(path: Path) -> None:
@@ -222,21 +243,35 @@ def damage_quarantine(layout: Layout) -> None:
 
 
 def sealed_with_another_price(layout: Layout) -> None:
-    path = final(layout)
-    rows = [row for batch in parquet.read_trade_file(path) for row in batch.to_pylist()]
+    final(layout).unlink()
+    rebuild_window(layout, PARTS[1])
     segment = layout.csv("AAPL", PARTS[1])
-    segment.parent.mkdir(parents=True, exist_ok=True)
-    segment.write_bytes(HEADER)
-    with segment.open("a") as file:
-        for row in rows:
-            file.write(
-                f"AAPL,{row['ts_event']:%Y-%m-%d %H:%M:%S}.000Z,"
-                f"{row['ts_recv']:%Y-%m-%d %H:%M:%S}.000000Z,6,100,1\n"
-            )
-    path.unlink()
+    segment.write_text(segment.read_text().replace(",5,", ",6,", 1))
 
 
-PARQUET = f"parquet/date={DATE}/symbol=AAPL/{PARTS[1].stem}.parquet"
+def list_again(layout: Layout, change: Callable[[Content], Content], part: WindowId) -> None:
+    """A file whose footer says something else than it did, of ``part``."""
+    (content,) = footer.read_windows(final(layout)).values()
+    rewrite(final(layout), lambda table: table, {part: change(content)})
+
+
+def with_another_type(layout: Layout) -> None:
+    with pq.ParquetFile(final(layout)) as file:
+        table, metadata = file.read(), file.metadata.metadata
+    number = table.schema.get_field_index("window_number")
+    table = table.set_column(number, "window_number", table["window_number"].cast("int64"))
+    pq.write_table(table.replace_schema_metadata(metadata), final(layout))
+
+
+def with_wrong_statistics(layout: Layout) -> None:
+    """The last ticker of a row group is another one, in the footer only."""
+    text = final(layout).read_bytes()
+    begin = len(text) - 8 - int.from_bytes(text[-8:-4], "little")
+    assert b"MSFT" in text[begin:]
+    final(layout).write_bytes(text[:begin] + text[begin:].replace(b"MSFT", b"MSFS"))
+
+
+PARQUET = f"parquet/date={DATE}/{PARTS[1].stem}.parquet"
 REPORT = f"sessions/{SESSION}.json"
 COVERAGE = f"coverage/date={DATE}/{SESSION}.parquet"
 QUARANTINE = f"quarantine/{PARTS[0].stem}.jsonl"
@@ -256,41 +291,69 @@ WRONGS: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
     "a price is another": (
         lambda layout: rewrite(final(layout), one_price_changed),
         PARQUET,
-        "has other trades (2) than the 2",
+        "has other trades (4) than the 4 of ",
     ),
     "a row is missing": (
         lambda layout: rewrite(final(layout), lambda table: table.slice(1)),
         PARQUET,
-        "has other trades (1) than the 2",
+        f"(3) than the 4 of {{tapes}}/{PARTS[1].window}.tape.zst: AAPL 1 instead of 2",
+    ),
+    "a row is of another ticker": (
+        lambda layout: rewrite(final(layout), of_another_ticker),
+        PARQUET,
+        ": MSFT 1 instead of 2, TSLA 1 instead of 0",
+    ),
+    "a row is of another session": (
+        lambda layout: rewrite(final(layout), of_another_session),
+        PARQUET,
+        "has 1 row of window 2 of 20261123T100000Z_bbbbbb, which its footer does not list",
     ),
     "a row is there twice": (
         lambda layout: rewrite(final(layout), lambda table: pa.concat_tables([table, table])),
         PARQUET,
-        "has other trades (4) than the 2",
+        "has other trades (8) than the 4",
     ),
     "rows are in another order": (
-        lambda layout: rewrite(final(layout, "AAPL", PARTS[0]), lambda table: table.take([1, 0])),
+        lambda layout: rewrite(final(layout, PARTS[0]), lambda table: table.take([1, 0, 2, 3])),
         PARQUET.replace(PARTS[1].stem, PARTS[0].stem),
-        "has other trades (2) than the 2",
+        "has other trades (4) than the 4",
     ),
     "a column has another name": (
         lambda layout: pq.write_table(
-            pq.ParquetFile(final(layout)).read().rename_columns(["a", "b", "c", "d", "e"]),
-            final(layout),
+            pq.ParquetFile(final(layout)).read().rename_columns(list("abcdefgh")), final(layout)
         ),
         PARQUET,
-        "has unexpected columns",
+        "does not list its windows",
     ),
     "the footer tells another content": (
-        lambda layout: rewrite(final(layout), lambda t: t, **{"stocktrace.content": "0" * 32}),
+        lambda layout: list_again(layout, lambda one: replace(one, hash="0" * 32), PARTS[1]),
+        PARQUET,
+        "its footer does not match its content",
+    ),
+    "the footer tells another number of rows": (
+        lambda layout: list_again(layout, lambda one: replace(one, rows=5), PARTS[1]),
         PARQUET,
         "its footer does not match its content",
     ),
     "the footer tells another window": (
-        lambda layout: rewrite(final(layout), lambda t: t, **{"stocktrace.window": "x"}),
+        lambda layout: list_again(layout, lambda one: one, PARTS[2]),
         PARQUET,
         "its footer names another session or window",
     ),
+    "the footer tells another time of its window": (
+        lambda layout: list_again(
+            layout, lambda one: one, WindowId(SESSION, "20261123T143101Z_00002")
+        ),
+        PARQUET,
+        "its footer names another session or window",
+    ),
+    "the footer tells what is no window": (
+        lambda layout: list_again(layout, lambda one: one, WindowId(SESSION, "x")),
+        PARQUET,
+        "does not list its windows",
+    ),
+    "a column has another type": (with_another_type, PARQUET, "has unexpected columns"),
+    "the footer has wrong statistics": (with_wrong_statistics, PARQUET, "wrong statistics"),
     "a segment holds another price": (
         sealed_with_another_price,
         f"csv/AAPL/{PARTS[1].stem}.csv",
@@ -362,6 +425,7 @@ def test_a_wrong_file_is_found_and_repaired_from_the_tape(
     damage(layout)
     before = snapshot(layout)
     found = look(layout)
+    problem = problem.replace("{tapes}", str(layout.tapes(SESSION)))
     assert [name for name, text, _ in found if name == path and problem in text], found
     assert not any(repaired for _, _, repaired in found)
     assert snapshot(layout) == before, "looking changes nothing"
@@ -391,28 +455,16 @@ def test_an_unpublished_window_is_found(layout: Layout) -> None:
 def test_a_file_in_the_folder_of_another_date_is_found_even_if_its_rows_are_right(
     layout: Layout,
 ) -> None:
-    elsewhere = layout.dataset / "date=2026-11-24" / "symbol=AAPL" / final(layout).name
+    elsewhere = layout.dataset / "date=2026-11-24" / final(layout).name
     elsewhere.parent.mkdir(parents=True)
     shutil.copy(final(layout), elsewhere)
     name = str(elsewhere.relative_to(layout.root))
-    assert (name, "is in the wrong folder: remove it", False) in look(layout, repair=True)
-    assert name in files_of(layout)
-
-
-def test_a_file_in_the_folder_of_another_ticker_is_found(layout: Layout) -> None:
-    elsewhere = layout.parquet("TSLA", PARTS[1])
-    elsewhere.parent.mkdir(parents=True)
-    shutil.copy(final(layout), elsewhere)
-    assert (
-        str(elsewhere.relative_to(layout.root)),
-        "has trades that the tape does not have",
-        False,
-    ) in look(layout)
+    assert look(layout, repair=True) == [(name, "is in the wrong folder: remove it", False)]
+    assert files_of(layout) == {name}
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["symbol=AAPL/copy.parquet", "symbol=a%3ab/x.parquet", "loose.parquet"],
+    "name", ["copy.parquet", f"symbol=AAPL/{PARTS[1].stem}.parquet", f"{SESSION}-copy.parquet"]
 )
 def test_a_file_that_no_session_recorded_is_found(layout: Layout, name: str) -> None:
     path = layout.dataset / f"date={DATE}" / name
@@ -420,17 +472,6 @@ def test_a_file_that_no_session_recorded_is_found(layout: Layout, name: str) -> 
     shutil.copy(final(layout), path)
     assert str(path.relative_to(layout.root)) in files_of(layout)
     assert [*dates_of_sessions(layout)] == [SESSION]
-
-
-def test_an_anchor_with_rows_is_found(layout: Layout) -> None:
-    shutil.copy(final(layout), layout.anchor(DATE))
-    assert look(layout) == [
-        (
-            f"parquet/date={DATE}/symbol=~/anchor.parquet",
-            "has rows in a place for files without rows: remove it",
-            False,
-        )
-    ]
 
 
 def test_a_session_with_published_files_only_is_known(layout: Layout) -> None:
@@ -487,7 +528,7 @@ def test_without_tape_and_file_the_report_shows_that_trades_are_missing(layout: 
     found = look(layout, repair=True)
     assert (
         f"tape/{SESSION}/{PARTS[1].window}.tape.zst",
-        "cannot prove its trades: 2 are published, but 4 reported",
+        "cannot prove its trades: 0 are published, but 4 reported",
         False,
     ) in found
     assert (REPORT, "AAPL: 6 parquet, on disk 4", False) in found
@@ -501,9 +542,7 @@ def test_an_intact_file_is_not_replaced_from_a_plain_tape(
     before = snapshot(layout)
     ((name, problem, repaired),) = look(layout, repair=True)
     assert name == str(tape.relative_to(layout.root))
-    assert problem == (
-        f"{final(layout, 'MSFT')}, which is intact, has other trades (2) than the 2 here"
-    )
+    assert problem == (f"{final(layout)}, which is intact, has other trades (4) than the 4 here")
     assert not repaired
     assert snapshot(layout) == before
 

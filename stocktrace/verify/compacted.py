@@ -1,0 +1,148 @@
+"""Report what is wrong with the files of a compacted date, and rebuild them."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stocktrace.errors import ConversionError
+from stocktrace.record.publish import rebuilt_copy
+from stocktrace.sessions.catalog import read_report
+from stocktrace.store import files
+from stocktrace.store.checksum import Content
+from stocktrace.store.compaction import finish_swap, replace_date
+from stocktrace.store.conversion import convert_window
+from stocktrace.store.dataset import files_in_order
+from stocktrace.store.footer import read_windows
+from stocktrace.store.layout import Layout
+from stocktrace.store.names import WindowId
+from stocktrace.store.trade_file import WINDOW_FORMAT, write_trade_files
+from stocktrace.verify.check import Finding, SessionCheck
+from stocktrace.verify.published import FileSet, key_of
+from stocktrace.verify.tapes import check_tape, find_shortage
+
+
+def check_compacted(check: SessionCheck) -> Iterator[Finding]:
+    """Yield what was found wrong with compacted files, after their repair."""
+    for day in check.files.sets:
+        if not day.is_compacted or not (day.damage or day.problems):
+            continue
+        repaired, reason = False, ""
+        if check.repair and (day.damage or day.wrong):
+            try:
+                _rebuild_date(check.layout, day)
+                repaired = True
+            except ConversionError as error:
+                reason = f"; it cannot be repaired: {error}"
+        for path, problem in day.damage.items():
+            yield check.finding(path, f"{problem}{reason}", repaired=repaired)
+        for problem, repairable in day.problems:
+            text = f"{problem}{reason if repairable else ''}"
+            yield check.finding(day.paths[0], text, repaired=repaired and repairable)
+
+
+def _rebuild_date(layout: Layout, day: FileSet) -> None:
+    """Replace the files of a date: the tapes replace the windows that are wrong or damaged.
+
+    The caller holds ``lock.compaction_lock``.
+
+    Raises:
+        ConversionError: Rows are missing; nothing was changed.
+    """
+    folder = day.paths[0].parent
+    date = folder.name.removeprefix("date=")
+    finish_swap(layout, date)
+    others = [path for path in files_in_order(folder) if path not in day.paths]
+    rebuilt = {key_of(window) for window in day.wrong}
+    kept = {
+        window: content
+        for window, content in day.listed.items()
+        if key_of(window) not in rebuilt and day.is_intact(window)
+    }
+    windows = {*day.listed, *day.wrong} - kept.keys()
+    if not day.listed:
+        windows |= _windows_of_tapes(layout, date, others)
+    if unlisted := day.read().keys() - {key_of(window) for window in {*kept, *windows}}:
+        session, number = min(unlisted)
+        raise ConversionError(f"No tape has window {number} of {session}.")
+    with files.temporary_folder(layout.scratch) as scratch:
+        sources = [_write_from_tape(layout, window, scratch) for window in windows]
+        if lost := [
+            window
+            for window, path in zip(windows, sources, strict=True)
+            if path is None and window in day.listed
+        ]:
+            raise ConversionError(f"The tape of window {lost[0].stem} does not have its trades.")
+        if kept:
+            sources.append(_copy_windows(day, kept, scratch / "day-00000.parquet"))
+        if replace_date(layout, date, [*filter(None, sources), *others]) is None:
+            raise ConversionError(f"The files in {folder} changed in the meantime.")
+
+
+def _windows_of_tapes(layout: Layout, date: str, others: list[Path]) -> set[WindowId]:
+    """Return all windows of a date that are not in the files ``others``.
+
+    Raises:
+        ConversionError: A window with trades has no tape.
+    """
+    published = {window for path in others for window in read_windows(path)}
+    tapes = map(WindowId.of_tape, layout.archived_tapes())
+    taped = {window for window in tapes if window.date == date} - published
+    for path in layout.sessions.glob("*.json"):
+        report = read_report(layout, path.stem)
+        if report is None:
+            raise ConversionError(f"{path} cannot be read.")
+        for name, books in report.windows.items():
+            window = WindowId(report.session, name)
+            if window.date == date and books.recorded and window not in published | taped:
+                raise ConversionError(f"Window {window.stem} has no tape.")
+    return taped
+
+
+def _write_from_tape(layout: Layout, window: WindowId, folder: Path) -> Path | None:
+    """Write the file of a window from its tape; return ``None`` if it has no trades.
+
+    Raises:
+        ConversionError: The tape is missing, damaged or incomplete, or only an archive would prove
+            that it is right.
+    """
+    archived = layout.archived_tape(window)
+    if (
+        not archived.exists()
+        or layout.tape_of(window) != archived
+        or check_tape(window.session, archived)
+    ):
+        raise ConversionError(f"Window {window.stem} has no intact archived tape.")
+    with rebuilt_copy(layout, window) as (scratch, sealed):
+        if problem := find_shortage(layout, read_report(layout, window.session), sealed):
+            raise ConversionError(f"{archived} {problem}.")
+        file = convert_window(scratch, window)
+        return Path(shutil.move(file.path, folder)) if file is not None else None
+
+
+def _copy_windows(day: FileSet, windows: Mapping[WindowId, Content], path: Path) -> Path:
+    """Write the rows of some windows of a compacted date into ``path``."""
+    numbers: dict[str, list[int]] = {}
+    for window in windows:
+        numbers.setdefault(window.session, []).append(window.number)
+
+    def is_copied(batch: pa.RecordBatch) -> pa.Array:
+        masks = (
+            pc.and_(
+                pc.equal(batch["session"], session),
+                pc.is_in(batch["window_number"], pa.array(values, pa.int32())),
+            )
+            for session, values in numbers.items()
+        )
+        return functools.reduce(pc.or_, masks)
+
+    tables = (pa.Table.from_batches([batch.filter(is_copied(batch))]) for batch in day.batches())
+    rows = sum(content.rows for content in windows.values())
+    with files.disk_errors(path):
+        write_trade_files([path], tables, lambda: windows, rows=rows, form=WINDOW_FORMAT)
+    return path
