@@ -25,6 +25,7 @@ from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
 from stocktrace.simulator import Fault, FrameSource, ScriptedSource, Simulator, SimulatorSettings
+from stocktrace.store import compaction
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeFrames, TapeReader
 from tests import order
@@ -72,6 +73,7 @@ def _clean(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setenv("TMPDIR", str(temporary))
     patch.setattr(tempfile, "tempdir", str(temporary))
     patch.setattr(os, "fsync", lambda _: None)  # what the disk holds is asked elsewhere
+    patch.setattr(compaction, "LISTING_S", 0.0)  # nobody else lists these folders
     patch.chdir(folder)
 
 

@@ -13,9 +13,9 @@ from datetime import date, timedelta
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import StocktraceError, UsageError
-from stocktrace.sessions.catalog import read_report, sessions_to_recover
+from stocktrace.sessions.catalog import is_finished, is_in_use
 from stocktrace.store.audit import AuditLog
-from stocktrace.store.compaction import CompactedDate, compact_date, finish_swap
+from stocktrace.store.compaction import CompactedDate, compact_date, finish_swap, is_compacted
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock
 from stocktrace.store.names import WindowId
@@ -53,45 +53,68 @@ def compact_days(
     result = CompactionResult()
     with compaction_lock(layout):
         audit = AuditLog(layout.audit, "", clock)
-        for staged in layout.compaction_leftovers():  # finish what a killed compaction began
-            try:
-                finish_swap(layout, staged.name.removeprefix("date="))
-            except StocktraceError as error:
-                result.failed.append(str(error))
-        postponed = _postponed_dates(layout)
-        for name in layout.dates():
-            if name != str(day) if day is not None else name > last.isoformat():
-                continue
+        # A killed compaction left these.
+        swapped = [staged.name.removeprefix("date=") for staged in layout.compaction_leftovers()]
+        ended = [name for name in layout.dates() if name <= str(last)]
+        chosen = ended if day is None else [str(day)]
+        dates = [name for name in chosen if not is_compacted(layout, name)]
+        postponed = _postponed_dates(layout, dates) if dates else {}
+        for name in dates:
             if name in postponed:
                 result.postponed[name], crashed = postponed[name]
                 result.crashed += crashed
-            else:
-                _compact_date(layout, name, result, audit)
+            elif _compact_date(layout, name, result, audit):
+                swapped.append(name)
+            # Not all at the end: a backlog of dates would be on the disk twice.
+            swapped = _finish_swaps(layout, swapped, result, wait=False)
+        _finish_swaps(layout, swapped, result, wait=True)
     return result
 
 
-def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: AuditLog) -> None:
+def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: AuditLog) -> bool:
+    """Compact a date; return whether its old folder is still to be deleted."""
     try:
         done = compact_date(layout, name)
     except StocktraceError as error:
         result.failed.append(str(error))
-        return
+        return False
     if done is not None:
         result.done.append(done)
         before = done.size_before
         audit("compact", date=name, files=done.files, rows=done.rows, before=before, size=done.size)
+    return done is not None
 
 
-def _postponed_dates(layout: Layout) -> dict[str, tuple[str, list[str]]]:
-    """Dates that cannot be compacted yet, with the reason and the crashed session, if any."""
-    dates: dict[str, tuple[str, list[str]]] = {}
-    parts = [WindowId.of_tape(path) for path in layout.plain_tapes()]
-    parts += [WindowId.parse(path) for path in layout.all_segments()]
-    for part in parts:
-        dates[part.date] = f"window {part.window} of {part.session} is not published", []
-    for session in sessions_to_recover(layout):
-        report = read_report(layout, session)
-        parts = [WindowId(session, window) for window in (report.windows if report else ())]
-        for part in (*parts, *layout.session_tapes(session)):
-            dates[part.date] = f"session {session} crashed: run `stocktrace recover`", [session]
-    return dates
+def _finish_swaps(
+    layout: Layout, dates: list[str], result: CompactionResult, *, wait: bool
+) -> list[str]:
+    """Delete the old folders of dates that readers had time to list; return the others."""
+    rest = []
+    for name in dates:
+        try:
+            if not finish_swap(layout, name, wait=wait):
+                rest.append(name)
+        except StocktraceError as error:
+            result.failed.append(str(error))
+    return rest
+
+
+def _postponed_dates(layout: Layout, dates: list[str]) -> dict[str, tuple[str, list[str]]]:
+    """Return which of ``dates`` cannot be compacted yet, with the reason and a crashed session.
+
+    Only the reports of sessions with tapes of these dates are read.
+    """
+    postponed: dict[str, tuple[str, list[str]]] = {}
+    plain = [WindowId.of_tape(path) for path in layout.plain_tapes()]
+    for window in (*plain, *map(WindowId.parse, layout.all_segments())):
+        reason = f"window {window.window} of {window.session} is not published"
+        postponed[window.date] = reason, []
+    windows = {*plain, *map(WindowId.of_tape, layout.archived_tapes())}
+    sessions = {window.session for window in windows if window.date in dates}
+    for session in sorted(sessions):
+        if not is_finished(layout, session) and not is_in_use(layout, session):
+            reason = f"session {session} crashed: run `stocktrace recover`"
+            for window in windows:
+                if window.session == session:
+                    postponed[window.date] = reason, [session]
+    return {name: postponed[name] for name in dates if name in postponed}

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import ConversionError
-from stocktrace.sessions.catalog import finished_sessions
-from stocktrace.store import segments
+from stocktrace.sessions.catalog import is_finished, is_in_use
 from stocktrace.store.audit import AuditLog
-from stocktrace.store.checksum import hash_tables
+from stocktrace.store.conversion import compare_segments
 from stocktrace.store.dataset import find_published
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock
-from stocktrace.store.names import WindowId, decode_ticker
+from stocktrace.store.names import WindowId
 from stocktrace.units import utc_datetime
 from stocktrace.verify import verify
 
@@ -38,8 +37,8 @@ def prune_data(
     """Delete tapes and published CSV older than so many seconds; ``None`` means never.
 
     The tapes of a session are deleted together, when it has ended, all its windows are old enough
-    and ``verify`` finds nothing wrong with it. A CSV file is deleted when the published rows equal
-    it.
+    and ``verify`` finds nothing wrong with it. The CSV files of a window are deleted together, when
+    the published rows equal them.
 
     Raises:
         StoreError: another process compacts or verifies.
@@ -47,13 +46,17 @@ def prune_data(
     result = PruneResult()
     with compaction_lock(layout):
         if csv_retention is not None:
+            windows: dict[WindowId, list[Path]] = {}
             for path in layout.kept_segments():
-                if _age(WindowId.parse(path), clock) > csv_retention:
-                    _prune_csv(layout, path, result, clock)
+                windows.setdefault(WindowId.parse(path), []).append(path)
+            for window, paths in windows.items():
+                if _age(window, clock) > csv_retention:
+                    _prune_csv(layout, window, paths, result, clock)
         if tape_retention is not None:
-            for session in finished_sessions(layout):
+            for session in layout.taped_sessions():
                 tapes = layout.session_tapes(session)
-                if tapes and min(_age(part, clock) for part in tapes) > tape_retention:
+                is_old = tapes and min(_age(window, clock) for window in tapes) > tape_retention
+                if is_old and not is_in_use(layout, session) and is_finished(layout, session):
                     _prune_tapes(layout, session, list(tapes.values()), result, clock)
     return result
 
@@ -74,20 +77,26 @@ def _prune_tapes(
         folder.rmdir()
 
 
-def _prune_csv(layout: Layout, path: Path, result: PruneResult, clock: Clock) -> None:
-    ticker, part = decode_ticker(path.parent.name), WindowId.parse(path)
+def _prune_csv(
+    layout: Layout, window: WindowId, paths: list[Path], result: PruneResult, clock: Clock
+) -> None:
+    """Delete the segments of a window if its published rows equal them."""
     try:
-        rows = find_published(layout, part)
-        wanted = hash_tables(segments.read_segments([path]))
-        published = hash_tables(rows.read([ticker])) if rows is not None else None
+        _compare_with_published(layout, window, paths)
     except ConversionError as error:
-        result.refused.append(str(error))
+        result.refused.append(f"{error} Run `stocktrace verify`.")
         return
-    if published != wanted:
-        result.refused.append(f"{path}: differs from the published rows; run `stocktrace verify`")
-        return
-    result.csv += 1
-    result.size += _delete(path, AuditLog(layout.audit, part.session, clock))
+    audit = AuditLog(layout.audit, window.session, clock)
+    for path in paths:
+        result.csv += 1
+        result.size += _delete(path, audit)
+
+
+def _compare_with_published(layout: Layout, window: WindowId, paths: list[Path]) -> None:
+    published = find_published(layout, window)
+    if published is None:
+        raise ConversionError(f"The trades of {paths[0]} are not published.")
+    compare_segments(published, {layout.ticker_of_csv(path): path for path in paths})
 
 
 def _delete(path: Path, audit: AuditLog) -> int:

@@ -7,7 +7,8 @@
 3. The two *folders* are swapped. A reader that lists the folder finds all old files or all new
    ones. No name is used for two contents (``day-<n>``), so a reader that listed the old files
    either reads them or misses them; it never mixes them with the new ones.
-4. The old folder, now in ``compacting``, is deleted.
+4. The old folder, now in ``compacting``, is deleted by ``finish_swap``, some seconds later: a
+   reader that is listing it would otherwise find some files or none, and no error.
 
 After a crash the next run finds a folder in ``compacting`` and finishes the work: nothing in it is
 deleted before its windows are found in the dataset.
@@ -18,8 +19,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,8 @@ from stocktrace.store.trade_file import DATE_FORMAT, TradeFileReader, with_texts
 MAX_BYTES = 1 << 28
 # So many rows are sorted at a time, in about 100 MB.
 _SORT_ROWS = 1 << 20
+#: So long after a swap, the old folder is there for those who were listing it.
+LISTING_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +61,30 @@ class CompactedDate:
 def compact_date(layout: Layout, date: str) -> CompactedDate | None:
     """Merge the files of a UTC date; ``None`` if they are merged already.
 
-    The caller holds ``lock.compaction_lock``, and no process records that date any more.
+    The caller holds ``lock.compaction_lock``, and no process records that date any more. The old
+    files are left to ``finish_swap``.
 
     Raises:
         ConversionError: A file is damaged, or two have the same window; nothing was changed.
     """
     finish_swap(layout, date)
-    paths = files_in_order(layout.date_folder(date))
-    if all(map(is_day_file, paths)):
+    if is_compacted(layout, date):
         return None
-    return replace_date(layout, date, paths)
+    return replace_date(layout, date, files_in_order(layout.date_folder(date)))
+
+
+def is_compacted(layout: Layout, date: str) -> bool:
+    """Return whether the files of a date are merged, or it has none."""
+    return all(map(is_day_file, files_in_order(layout.date_folder(date))))
 
 
 def replace_date(layout: Layout, date: str, sources: Sequence[Path]) -> CompactedDate | None:
     """Replace all files of a date by one with the rows of ``sources``.
 
-    Returns ``None`` if the files changed in the meantime: the next run compacts the date.
+    Returns ``None`` if the files changed in the meantime: the next run compacts the date. The old
+    files are left to ``finish_swap``.
     """
+    finish_swap(layout, date)
     live, staged = layout.date_folder(date), layout.compaction_staging(date)
     before = _folder_state(live)
     number = _last_day_number(live) + 1
@@ -108,10 +119,10 @@ def replace_date(layout: Layout, date: str, sources: Sequence[Path]) -> Compacte
                     files.sync_file(staged.parent)
     except BaseException:
         with contextlib.suppress(StocktraceError, OSError):  # otherwise the next run does it
-            finish_swap(layout, date)
+            finish_swap(layout, date, wait=False)
         raise
-    finish_swap(layout, date)
     if not unchanged:
+        finish_swap(layout, date)
         return None
     return CompactedDate(
         date,
@@ -123,20 +134,26 @@ def replace_date(layout: Layout, date: str, sources: Sequence[Path]) -> Compacte
     )
 
 
-def finish_swap(layout: Layout, date: str) -> bool:
-    """Remove what a compaction left in ``compacting``; return whether it left something.
+def finish_swap(layout: Layout, date: str, *, wait: bool = True) -> bool:
+    """Delete the folder of a date in ``compacting``; return whether it is gone.
 
     That is a new folder that was never swapped, or the old one. The old one is deleted only when
-    the dataset has all its windows.
+    the dataset has all its windows, and ``LISTING_S`` after the swap; until then it is left there,
+    or this function waits.
 
     Raises:
         StoreError: The dataset lacks a window of the old folder.
     """
     staged, live = layout.compaction_staging(date), layout.date_folder(date)
     if not staged.exists():
-        return False
-    if _last_day_number(staged) <= _last_day_number(live):
+        return True
+    if any(staged.iterdir()) and _last_day_number(staged) <= _last_day_number(live):
         _check_replaced(staged, live)
+        # The swap changed it last. Whatever the wall clock did since, nobody waits longer.
+        left_s = min(staged.stat().st_ctime + LISTING_S - time.time(), LISTING_S)
+        if left_s > 0 and not wait:
+            return False
+        time.sleep(max(left_s, 0))
     with files.disk_errors(staged):
         shutil.rmtree(staged)
     return True
@@ -206,15 +223,15 @@ def merge_files(sources: Sequence[Path], windows: dict[WindowId, Content]) -> It
     """
     order = {(window.session, window.number): at for at, window in enumerate(windows)}
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(TradeFileReader(path)) for path in sources]
+        readers = {path: stack.enter_context(TradeFileReader(path)) for path in sources}
         counts = Counter[str]()
-        for reader in readers:
+        for reader in readers.values():
             counts.update(reader.count_trades())
         for tickers in split_tickers(counts, _SORT_ROWS):
             if len(tickers) == 1 and counts[tickers[0]] > _SORT_ROWS:
-                yield from _read_window_by_window(readers, tickers[0], order)
+                yield from _read_window_by_window(readers, tickers[0], windows)
             else:
-                tables = [reader.read(tickers=tickers) for reader in readers]
+                tables = [reader.read(tickers=tickers) for reader in readers.values()]
                 yield _sort(with_texts(tables, FILE_SCHEMA.names), order)
 
 
@@ -233,13 +250,14 @@ def split_tickers(counts: Mapping[str, int], rows: int) -> Iterator[list[str]]:
 
 
 def _read_window_by_window(
-    readers: Sequence[TradeFileReader], ticker: str, order: dict[tuple[str, int], int]
+    readers: dict[Path, TradeFileReader], ticker: str, windows: Iterable[WindowId]
 ) -> Iterator[pa.Table]:
-    for session, number in order:
-        bounds = {"window_number": (number, number + 1)}
-        for reader in readers:
-            table = reader.read(tickers=[ticker], session=session, bounds=bounds)
-            yield with_texts([table], FILE_SCHEMA.names)
+    for window in windows:
+        bounds = {"window_number": (window.number, window.number + 1)}
+        for path, reader in readers.items():
+            if is_day_file(path) or WindowId.parse(path) == window:
+                table = reader.read(tickers=[ticker], session=window.session, bounds=bounds)
+                yield with_texts([table], FILE_SCHEMA.names)
 
 
 def _sort(table: pa.Table, order: dict[tuple[str, int], int]) -> pa.Table:

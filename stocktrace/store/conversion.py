@@ -12,16 +12,15 @@ only after they were compared with its rows (docs/storage.md).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stocktrace.errors import ConversionError
 from stocktrace.store import files, lock, outbox
-from stocktrace.store.arrow_schema import FILE_SCHEMA, TRADE_SCHEMA
+from stocktrace.store.arrow_schema import FILE_SCHEMA
 from stocktrace.store.checksum import Content, ContentHash, hash_tables
 from stocktrace.store.dataset import PublishedRows, find_published, hash_windows
 from stocktrace.store.layout import Layout
@@ -57,22 +56,20 @@ def convert_window(
     segments = {layout.ticker_of_csv(path): path for path in layout.sealed_segments(window)}
     if not segments:
         return None
-    tickers = sorted(segments)
-    paths = [segments[ticker] for ticker in tickers]
     final = layout.window_file(window)
     files.make_folder(final.parent)
     # A compaction locks the dataset while it replaces the folder of a date.
     with lock.lock_folder(layout.dataset, exclusive=False):
         published = None if overwrite else find_published(layout, window)
         if published is None:
-            rows = _publish(layout, window, tickers, paths)
+            rows = _publish(layout, window, segments)
         else:
-            rows = _compare(published, tickers, paths)
+            rows = compare_segments(published, segments)
             final = published.paths[0]
         size = final.stat().st_size
         if layout.lake:  # before the segments are deleted: one of both survives a crash
             outbox.add_to_outbox(layout, window.session, final)
-    for path in paths:
+    for path in segments.values():
         _delete_segment(layout, path, window)
     return PublishedFile(final, rows, size)
 
@@ -88,16 +85,16 @@ def _delete_segment(layout: Layout, segment: Path, window: WindowId) -> None:
         segment.unlink(missing_ok=True)
 
 
-def _publish(
-    layout: Layout, window: WindowId, tickers: Sequence[str], paths: Sequence[Path]
-) -> dict[str, int]:
+def _publish(layout: Layout, window: WindowId, segments: Mapping[str, Path]) -> dict[str, int]:
     """Write, check and publish the file of a window; return the trades of each ticker."""
     final = layout.window_file(window)
     layout.converting.mkdir(parents=True, exist_ok=True)
+    tickers = sorted(segments)
+    paths = [segments[ticker] for ticker in tickers]
     about = sum(path.stat().st_size for path in paths) // _ROW_BYTES
     with files.locked_temporary(layout.converting / final.name) as temporary:
         rows, expected = write_window_file(temporary, window, read_segments(paths), about)
-        if list(rows) != list(tickers):
+        if list(rows) != tickers:
             raise ConversionError(
                 f"A segment of {window.stem} has rows of another ticker, or none."
             )
@@ -138,22 +135,16 @@ def write_window_file(
     return dict(counts), windows()[window]
 
 
-def _compare(
-    published: PublishedRows, tickers: Sequence[str], paths: Sequence[Path]
-) -> dict[str, int]:
-    """Compare segments with the published rows of their tickers; return the trades of all tickers.
+def compare_segments(published: PublishedRows, segments: Mapping[str, Path]) -> dict[str, int]:
+    """Compare the segments of tickers with their published rows; return the trades of all tickers.
 
     Raises:
         ConversionError: They differ.
     """
-    content, counts = ContentHash(), Counter[str]()
-    for table in published.read():
-        counts.update(table["symbol"].to_pylist())
-        of_tickers = table.filter(pc.is_in(table["symbol"], pa.array(tickers, pa.string())))
-        for batch in of_tickers.select(TRADE_SCHEMA.names).to_batches():
-            content.update(batch)
-    if content.content() != hash_tables(read_segments(paths)):
+    tickers = sorted(segments)
+    wanted = hash_tables(read_segments(segments[ticker] for ticker in tickers))
+    if hash_tables(published.read(tickers)) != wanted:
         raise ConversionError(
             f"{published.paths[0]} holds other rows of {published.window.stem} than its segments."
         )
-    return dict(counts)
+    return published.count_trades()

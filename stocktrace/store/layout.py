@@ -139,6 +139,10 @@ class Layout:
         names |= {path.stem for path in self.sessions.glob(f"{pattern}.json")}
         return sorted(filter(is_session, names))
 
+    def taped_sessions(self) -> list[str]:
+        """List the sessions that have tapes, the oldest first."""
+        return sorted(path.name for path in self.root.glob("tape/*") if is_session(path.name))
+
     def imported_sessions(self, digest: str) -> list[str]:
         """List the sessions that were imported or merged from a source: one, or none."""
         return self.all_sessions(f"[0-9]*_{digest[:16]}_*")

@@ -42,6 +42,8 @@ _READ_SCHEMA = pa.schema(
     for field in FILE_SCHEMA
 )
 _BATCH_ROWS = 1 << 16
+# So many rows are decoded at a time, before those that do not match are left out.
+_READ_ROWS = 1 << 20
 
 #: ``begin`` <= value < ``end`` of a column of times (in its unit since the epoch) or numbers.
 Bounds = Mapping[str, tuple[int | None, int | None]]
@@ -204,40 +206,44 @@ class TradeFileReader:
         needed = {*columns, *bounds}
         needed |= {"symbol"} if wanted else set()
         needed |= {"session"} if session else set()
+        tables = []
         with reading(self._path):
-            table = self._read_groups(self._groups(wanted, bounds), needed)
-        if not len(table):
-            return table.select(columns)
-        mask = _mask(table, wanted, session, bounds)
-        return _filter(table.select(columns), mask)
+            for table in self._read_groups(self._groups(wanted, bounds), needed):
+                mask = _mask(table, wanted, session, bounds)
+                tables.append(_filter(table.select(columns), mask))
+        empty = _READ_SCHEMA.empty_table().select(columns)
+        return pa.concat_tables(tables) if tables else empty
 
-    def _read_groups(self, groups: Sequence[int], columns: Collection[str]) -> pa.Table:
-        """Read row groups; a damaged page header can leave indices without texts."""
-        if not groups:
-            return _READ_SCHEMA.empty_table().select([*columns])
-        table = self._file.read_row_groups(groups, [*columns], use_threads=False)
-        for name in set(columns) & set(_TEXTS):
-            table[name].validate(full=True)
-        return table
+    def _read_groups(self, groups: Sequence[int], columns: Collection[str]) -> Iterator[pa.Table]:
+        """Yield the rows of row groups, about ``_READ_ROWS`` at a time."""
+        begin = rows = 0
+        for end, group in enumerate(groups, 1):
+            rows += self._metadata.row_group(group).num_rows
+            if rows < _READ_ROWS and end < len(groups):
+                continue
+            table = self._file.read_row_groups(groups[begin:end], [*columns], use_threads=False)
+            for name in set(columns) & set(_TEXTS):
+                table[name].validate(full=True)  # a damaged page header can leave out texts
+            if len(table):
+                yield table
+            begin, rows = end, 0
 
     def read_heads(self, count: int, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield about the first ``count`` rows of each ticker, and all of small ones.
 
         Of a large ticker that has row groups of its own, only the first is read.
         """
-        previous = ""
+        schema, previous = _schema_of(columns), ""
         for group in range(self._metadata.num_row_groups):
             with reading(self._path):
                 first, last = self._tickers(group)
                 if first < last:
-                    table = self._read_groups([group], columns)
+                    yield from (table.cast(schema) for table in self._read_groups([group], columns))
                 elif first != previous:
                     batches = self._file.iter_batches(count, [group], [*columns], use_threads=False)
-                    table = pa.Table.from_batches(itertools.islice(batches, 1))
-                else:
-                    continue
+                    for batch in itertools.islice(batches, 1):
+                        yield pa.Table.from_batches([batch]).cast(schema)
             previous = last
-            yield table.cast(_schema_of(columns))
 
     def count_trades(self) -> dict[str, int]:
         """Return the number of rows of each ticker, in order.
@@ -247,8 +253,8 @@ class TradeFileReader:
         """
         counts: dict[str, int] = {}
         with reading(self._path):
-            table = self._read_groups(range(self._metadata.num_row_groups), ["symbol"])
-        for chunk in table["symbol"].chunks:
+            tables = [*self._read_groups(range(self._metadata.num_row_groups), ["symbol"])]
+        for chunk in (chunk for table in tables for chunk in table["symbol"].chunks):
             rows = np.bincount(chunk.indices.to_numpy(), minlength=len(chunk.dictionary))
             for ticker, count in zip(chunk.dictionary.to_pylist(), rows.tolist(), strict=True):
                 if count:
