@@ -16,7 +16,7 @@ ROOT = Path("/data")
 @pytest.mark.parametrize("ticker", STRANGE)
 def test_a_strange_ticker_stays_inside_the_data_folder(ticker: str) -> None:
     layout = Layout(ROOT)
-    for path in (layout.csv(ticker, PART), layout.parquet(ticker, PART)):
+    for path in (layout.csv(ticker, PART), layout.kept_csv(ticker, PART)):
         assert path.resolve() == path
         assert ROOT in path.parents
     assert decode_ticker(layout.csv(ticker, PART).parent.name) == ticker
@@ -27,7 +27,7 @@ def test_every_name_is_read_back_by_the_grammar_that_wrote_it() -> None:
     for path in (
         layout.csv("A:B", PART),
         layout.open_csv("A:B", PART),
-        layout.parquet("A:B", PART),
+        layout.window_file(PART),
         layout.quarantine(PART),
     ):
         assert WindowId.parse(path) == PART
@@ -49,8 +49,8 @@ def test_the_data_folder_looks_as_documented() -> None:
             layout.report(SESSION),
             layout.lock(SESSION),
             layout.audit,
-            layout.parquet("A:B", PART),
-            layout.anchor("2026-11-23"),
+            layout.window_file(PART),
+            layout.compaction_staging("2026-11-23"),
         )
     ] == [
         f"d/tape/{SESSION}/{WINDOW}.tape",
@@ -61,8 +61,8 @@ def test_the_data_folder_looks_as_documented() -> None:
         f"d/sessions/{SESSION}.json",
         f"d/sessions/{SESSION}.lock",
         "d/log/audit.jsonl",
-        f"d/parquet/date=2026-11-23/symbol=A%3AB/{SESSION}-{WINDOW}.parquet",
-        "d/parquet/date=2026-11-23/symbol=~/anchor.parquet",
+        f"d/parquet/date=2026-11-23/{SESSION}-{WINDOW}.parquet",
+        "d/compacting/date=2026-11-23",
     ]
 
 
@@ -87,6 +87,7 @@ def test_sessions_are_those_with_tapes_or_a_report(tmp_path: Path) -> None:
     layout.status(f"{SESSION[:-1]}9").touch()
     assert set(layout.all_sessions()) == {SESSION, other}
     assert all(map(layout.has, layout.all_sessions()))
+    assert layout.taped_sessions() == [SESSION]
 
 
 def test_what_is_of_no_one_session_is_found(tmp_path: Path) -> None:
@@ -97,9 +98,9 @@ def test_what_is_of_no_one_session_is_found(tmp_path: Path) -> None:
         layout.csv("A", PART),
         layout.open_csv("B", PART),
         layout.kept_csv("A", PART),
-        layout.compaction_staging("A", "2026-11-22") / "day-00001.parquet",
-        layout.anchor("2026-11-24"),
-        layout.parquet("A", PART),
+        layout.compaction_staging("2026-11-22") / "day-00001.parquet",
+        layout.date_folder("2026-11-24") / "day-00001.parquet",
+        layout.window_file(PART),
     )
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
