@@ -11,10 +11,8 @@ A name that does not match is an error, ``LayoutError``; it is not skipped.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +20,6 @@ from urllib.parse import quote, unquote
 
 from stocktrace.errors import LayoutError
 from stocktrace.store.window import WindowSpec, compact_utc
-from stocktrace.trade import is_ticker
 from stocktrace.units import NS_PER_SECOND
 
 OPEN = ".open"
@@ -92,14 +89,6 @@ def decode_ticker(name: str) -> str:
             f"{name!r} is not the folder of a ticker: move it out of the data folder."
         )
     return ticker
-
-
-def tickers_in(names: Iterable[str]) -> Iterator[str]:
-    """Yield the tickers whose folders have these names; skip the anchor and other folders."""
-    for name in names:
-        with contextlib.suppress(LayoutError):
-            if is_ticker(ticker := decode_ticker(name)):
-                yield ticker
 
 
 def is_day_file(path: Path) -> bool:

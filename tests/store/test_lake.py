@@ -24,6 +24,7 @@ from stocktrace.simulator import SyntheticMarket
 from stocktrace.store import conversion, outbox
 from stocktrace.store.lake import Lake, without_secrets
 from stocktrace.store.layout import Layout
+from stocktrace.store.names import WindowId
 from tests.cloud import Store, s3
 from tests.conftest import SESSION, Studio, played, published, tree
 
@@ -126,7 +127,7 @@ def test_the_command_line_says_that_files_wait_and_exits_1(
 
 def test_what_waits_is_sent_with_the_next_window(studio: Studio, lake: Path) -> None:
     layout = Layout(studio.data_dir, lake=f"file://{lake}")
-    capture(studio, "")
+    capture(studio, "", roll_size="10KB")
     session = studio.report().session
     first, second, *_ = sorted(layout.dataset.rglob(f"{session}*.parquet"))
     outbox.add_to_outbox(layout, session, first)
@@ -219,7 +220,7 @@ def test_other_readers_get_all_of_it_numeric_tickers_as_text(studio: Studio, lak
     import duckdb
 
     capture(studio, f"file://{lake}")
-    query = f"select distinct symbol from read_parquet('{lake}/parquet/*/*/*.parquet')"
+    query = f"select distinct symbol from read_parquet('{lake}/parquet/*/*.parquet')"
     assert sorted(duckdb.execute(query).fetchall()) == [(ticker,) for ticker in sorted(TICKERS)]
 
 
@@ -433,12 +434,12 @@ def test_a_converted_file_is_in_the_outbox_before_its_csv_is_deleted(
     studio: Studio, lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool]] = []
-    let_go = conversion._delete_segment
+    delete = conversion._delete_segment
 
-    def watch(layout: Layout, ticker: str, segment: Path, part: Any) -> None:
-        waits = layout.outbox(part.session) / layout.parquet(ticker, part).relative_to(layout.root)
-        seen.append((waits.exists(), segment.exists()))
-        let_go(layout, ticker, segment, part)
+    def watch(layout: Layout, segment: Path, window: WindowId) -> None:
+        name = layout.window_file(window).relative_to(layout.root)
+        seen.append(((layout.outbox(window.session) / name).exists(), segment.exists()))
+        delete(layout, segment, window)
 
     monkeypatch.setattr(conversion, "_delete_segment", watch)
     capture(studio, f"file://{lake}")

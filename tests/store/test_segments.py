@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.errors import StoreError
-from stocktrace.store import conversion, parquet, segments
+from stocktrace.errors import ConversionError, StoreError
+from stocktrace.store import conversion, segments
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.layout import Layout
 from stocktrace.store.quarantine import QuarantinedRow, parse_quarantine
 from stocktrace.store.segments import SegmentWriter, TickerCounts
 from stocktrace.store.tape import TapeFrames
+from stocktrace.store.trade_file import TradeFileReader
 from stocktrace.trade import Trade
 from stocktrace.trade_columns import TradeColumns
 from tests.conftest import NOON, tree
@@ -83,10 +84,10 @@ def test_any_float_and_code_comes_back_exactly_from_csv_and_from_parquet(
         for row in csv.DictReader(io.StringIO(text))
     ]
     assert list(map(bits, by_python)) == [bits(row[1:]) for row in wanted]
-    converted = conversion.publish_segment(layout, layout.csv("AAPL", PART))
+    converted = conversion.convert_window(layout, PART)
     assert converted is not None
-    (batch,) = parquet.read_trade_file(converted.path)
-    columns = batch.to_pydict()
+    with TradeFileReader(converted.path) as file:
+        columns = file.read().to_pydict()
     times = [int(time.timestamp() * 1000 + 0.5) for time in columns["ts_event"]]
     found = zip(times, columns["price"], columns["volume"], columns["conditions"], strict=True)
     assert list(map(bits, found)) == list(map(bits, wanted))
@@ -245,8 +246,8 @@ def test_receive_times_are_truncated_to_the_microsecond(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
     writer.write(batch_of([trade()], NOON + 1999))
     writer.seal()
-    (batch,) = segments.read_segment(layout.csv("AAPL", PART))
-    assert np.asarray(batch["ts_recv"].cast("int64")).tolist() == [NOON // 1000 + 1]
+    (table,) = segments.read_segments([layout.csv("AAPL", PART)])
+    assert np.asarray(table["ts_recv"].cast("int64")).tolist() == [NOON // 1000 + 1]
 
 
 def test_the_data_folder_may_have_any_name(tmp_path: Path) -> None:
@@ -255,3 +256,33 @@ def test_the_data_folder_may_have_any_name(tmp_path: Path) -> None:
     writer.write(batch_of([trade()]))
     writer.seal()
     assert layout.sealed_segments(PART) == [layout.csv("AAPL", PART)]
+
+
+def test_small_segments_are_parsed_together_and_large_ones_in_pieces(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "_BLOCK_BYTES", 1000)
+    counts = {"A": 1, "B": 2, "C": 200, "D": 1, "E": 1}
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of([trade(name, n + 1.0) for name in counts for n in range(counts[name])]))
+    writer.seal()
+    tables = list(segments.read_segments(layout.sealed_segments(PART)))
+    assert [len(set(table["symbol"].to_pylist())) for table in tables[:1] + tables[-1:]] == [3, 3]
+    assert max(map(len, tables)) < 40
+    rows = [row for table in tables for row in table.select(["symbol", "price"]).to_pylist()]
+    wanted = [(name, n + 1.0) for name in counts for n in range(counts[name])]
+    assert [tuple(row.values()) for row in rows] == wanted
+    assert list(segments.read_segments([])) == []
+
+
+def test_an_open_segment_is_read_up_to_its_last_complete_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.open"
+    row = "AAPL,2026-11-23 14:30:00.000Z,2026-11-23 14:30:00.123456Z,1.5,100,1\n"
+    text = HEADER + row + row
+    for size in range(len(text) + 1):
+        path.write_text(text[:size])
+        complete = max(text[:size].count("\n") - 1, 0)
+        assert len(segments.read_open_segment(path)) == complete
+    path.write_text("a,b\n" + row)
+    with pytest.raises(ConversionError, match="does not begin with the header"):
+        segments.read_open_segment(path)
