@@ -28,11 +28,14 @@ from stocktrace.errors import ConversionError, LayoutError, TapeError
 from stocktrace.feed import protocol
 from stocktrace.marks import Mark, UnknownMark
 from stocktrace.simulator import synthetic_frames
-from stocktrace.store import checksum, conversion, footer, parquet, segments
+from stocktrace.store import conversion, footer, segments
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
+from stocktrace.store.dataset import hash_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, decode_ticker, encode_ticker, is_session
 from stocktrace.store.segments import HEADER, SegmentWriter
 from stocktrace.store.tape import LATEST_NS, TapeFrames, TapeReader, parse_line
+from stocktrace.store.trade_file import TradeFileReader
 from stocktrace.trade import Trade, is_ticker
 from tests.conftest import NOON, SESSION, WINDOW, frame
 from tests.remains import ENTRIES, PARTS, write_tape
@@ -150,7 +153,7 @@ def test_any_frames_decode_to_the_trades_of_a_plain_reading(
 # --- names -------------------------------------------------------------------------------------
 
 NAMES = [f"{SESSION}-{WINDOW}.csv", f"{SESSION}-{WINDOW}.parquet", f"{WINDOW}.tape.zst", SESSION,
-         "symbol=BINANCE%3ABTCUSDT", "IC%20MARKETS%3A1"]  # fmt: skip
+         "BINANCE%3ABTCUSDT", "IC%20MARKETS%3A1"]  # fmt: skip
 TEXTS = st.one_of(
     st.text(max_size=40),
     mutations([name.encode() for name in NAMES]).map(lambda data: data.decode(errors="replace")),
@@ -350,7 +353,7 @@ def test_any_segment_is_read_line_by_line_or_refused(folder: Path, data: bytes) 
     path = folder / "a.csv"
     path.write_bytes(data)
     try:
-        rows = [row for batch in segments.read_segment(path) for row in batch.to_pylist()]
+        rows = [row for table in segments.read_segments([path]) for row in table.to_pylist()]
     except ConversionError:
         return
     assert data.startswith(HEADER)
@@ -376,14 +379,15 @@ def test_any_segment_is_published_with_all_its_rows_or_refused(
     segment.parent.mkdir(parents=True)
     segment.write_bytes(data)
     try:
-        rows = [row for batch in segments.read_segment(segment) for row in batch.to_pylist()]
-        converted = conversion.publish_segment(layout, segment)
+        rows = [row for table in segments.read_segments([segment]) for row in table.to_pylist()]
+        converted = conversion.convert_window(layout, PART)
     except ConversionError:
         assert segment.read_bytes() == data
         assert not list(layout.dataset.rglob("*.parquet"))
         return
     assert converted is not None
-    found = [row for batch in parquet.read_trade_file(converted.path) for row in batch.to_pylist()]
+    with TradeFileReader(converted.path) as file:
+        found = file.read(TRADE_SCHEMA.names).to_pylist()
     assert repr(found) == repr(rows)
     assert rows
 
@@ -394,7 +398,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     segment = layout.csv("AAPL", PART)
     segment.parent.mkdir(parents=True)
     segment.write_bytes(SEGMENTS[0])
-    converted = conversion.publish_segment(layout, segment)
+    converted = conversion.convert_window(layout, PART)
     assert converted is not None
     return converted.path.read_bytes()
 
@@ -406,15 +410,17 @@ def test_any_parquet_file_returns_its_rows_or_an_error_of_ours(
     path = folder / "a.parquet"
     path.write_bytes(data.draw(mutations([published])))
     try:
-        found = checksum.content_hash(parquet.read_trade_file(path))
-        told = footer.read_footer(path)
+        found = hash_windows([path])
+        told = footer.read_windows(path)
         wrong = footer.has_wrong_statistics(path)
+        with TradeFileReader(path) as file:
+            rows = file.read(["price"], tickers=["AAPL"])["price"].to_pylist()
     except ConversionError:
         return
     path.write_bytes(published)
-    whole = checksum.content_hash(parquet.read_trade_file(path)).hexdigest()
-    if told.get("content") == found.hexdigest() and not wrong:
-        assert found.hexdigest() == whole
+    if found == told and told.keys() == {PART} and not wrong:
+        assert found == hash_windows([path])
+        assert len(rows) == found[PART].rows
 
 
 def test_a_ticker_is_one_by_the_same_rule_everywhere() -> None:
