@@ -27,16 +27,23 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stocktrace.errors import ConversionError, StocktraceError, StoreError
 from stocktrace.store import files, lock
 from stocktrace.store.arrow_schema import FILE_SCHEMA
 from stocktrace.store.checksum import Content
 from stocktrace.store.dataset import day_files, files_in_order, hash_windows
-from stocktrace.store.footer import read_windows
+from stocktrace.store.footer import Windows, read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, day_number, is_day_file
-from stocktrace.store.trade_file import DATE_FORMAT, TradeFileReader, with_texts, write_trade_files
+from stocktrace.store.trade_file import (
+    DATE_FORMAT,
+    WINDOW_FORMAT,
+    TradeFileReader,
+    with_texts,
+    write_trade_files,
+)
 
 # Larger files gain nothing, and cannot be sent to a lake or read in parallel as well.
 MAX_BYTES = 1 << 28
@@ -233,6 +240,33 @@ def merge_files(sources: Sequence[Path], windows: dict[WindowId, Content]) -> It
             else:
                 tables = [reader.read(tickers=tickers) for reader in readers.values()]
                 yield _sort(with_texts(tables, FILE_SCHEMA.names), order)
+
+
+def copy_windows(sources: Sequence[Path], windows: Windows, path: Path) -> None:
+    """Write the rows of some windows in files of one date into another file.
+
+    Row groups that cannot be read are left out: they must not have rows of these windows.
+    """
+    numbers: dict[str, list[int]] = {}
+    for window in windows:
+        numbers.setdefault(window.session, []).append(window.number)
+
+    def tables() -> Iterator[pa.Table]:
+        for source in sources:
+            with contextlib.suppress(ConversionError), TradeFileReader(source) as file:
+                for batch in file.batches(lambda _: None):
+                    mask = np.zeros(len(batch), np.bool_)
+                    for session, values in numbers.items():
+                        is_of_session = pc.equal(batch["session"], session)
+                        is_of_window = pc.is_in(
+                            batch["window_number"], pa.array(values, pa.int32())
+                        )
+                        mask |= pc.and_(is_of_session, is_of_window).to_numpy(zero_copy_only=False)
+                    yield pa.Table.from_batches([batch.filter(pa.array(mask))])
+
+    rows = sum(content.rows for content in windows.values())
+    with files.disk_errors(path):
+        write_trade_files([path], tables(), lambda: windows, rows=rows, form=WINDOW_FORMAT)
 
 
 def split_tickers(counts: Mapping[str, int], rows: int) -> Iterator[list[str]]:

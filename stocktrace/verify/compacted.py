@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from stocktrace.errors import ConversionError
 from stocktrace.record.publish import rebuilt_copy
 from stocktrace.sessions.catalog import read_report
 from stocktrace.store import files
-from stocktrace.store.checksum import Content
-from stocktrace.store.compaction import finish_swap, replace_date
+from stocktrace.store.compaction import copy_windows, finish_swap, replace_date
 from stocktrace.store.conversion import convert_window
 from stocktrace.store.dataset import files_in_order
 from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.trade_file import WINDOW_FORMAT, write_trade_files
 from stocktrace.verify.check import Finding, SessionCheck
 from stocktrace.verify.published import FileSet, key_of
 from stocktrace.verify.tapes import check_tape, find_shortage
@@ -79,7 +73,8 @@ def _rebuild_date(layout: Layout, day: FileSet) -> None:
         ]:
             raise ConversionError(f"The tape of window {lost[0].stem} does not have its trades.")
         if kept:
-            sources.append(_copy_windows(day, kept, scratch / "day-00000.parquet"))
+            sources.append(scratch / "day-00000.parquet")
+            copy_windows(day.readable, kept, scratch / "day-00000.parquet")
         if replace_date(layout, date, [*filter(None, sources), *others]) is None:
             raise ConversionError(f"The files in {folder} changed in the meantime.")
 
@@ -123,26 +118,3 @@ def _write_from_tape(layout: Layout, window: WindowId, folder: Path) -> Path | N
             raise ConversionError(f"{archived} {problem}.")
         file = convert_window(scratch, window)
         return Path(shutil.move(file.path, folder)) if file is not None else None
-
-
-def _copy_windows(day: FileSet, windows: Mapping[WindowId, Content], path: Path) -> Path:
-    """Write the rows of some windows of a compacted date into ``path``."""
-    numbers: dict[str, list[int]] = {}
-    for window in windows:
-        numbers.setdefault(window.session, []).append(window.number)
-
-    def is_copied(batch: pa.RecordBatch) -> pa.Array:
-        masks = (
-            pc.and_(
-                pc.equal(batch["session"], session),
-                pc.is_in(batch["window_number"], pa.array(values, pa.int32())),
-            )
-            for session, values in numbers.items()
-        )
-        return functools.reduce(pc.or_, masks)
-
-    tables = (pa.Table.from_batches([batch.filter(is_copied(batch))]) for batch in day.batches())
-    rows = sum(content.rows for content in windows.values())
-    with files.disk_errors(path):
-        write_trade_files([path], tables, lambda: windows, rows=rows, form=WINDOW_FORMAT)
-    return path

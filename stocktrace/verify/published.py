@@ -1,14 +1,12 @@
-"""What the published files of a session hold, and what their footers say."""
+"""The published files of a session: the windows that they hold, and those in their footers."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
-
-import pyarrow as pa
 
 from stocktrace.errors import ConversionError, LayoutError
 from stocktrace.store.checksum import Content
@@ -50,7 +48,8 @@ class FileSet:
         self.damage: dict[Path, str] = {}
         self.problems: list[tuple[str, bool]] = []
         self.wrong: set[WindowId] = set()
-        self._readable: list[Path] = []
+        #: The files whose footers can be read.
+        self.readable: list[Path] = []
         self._held: dict[WindowKey, Content] | None = None
         for path in paths:
             try:
@@ -60,11 +59,11 @@ class FileSet:
         self.names = {key_of(window): window for window in self.listed}
 
     def _add_footer(self, path: Path, windows: dict[WindowId, Content]) -> None:
-        self._readable.append(path)
+        self.readable.append(path)
         if self.window and [*windows] != [self.window]:
             self.damage[path] = "its footer names another session or window"
         elif windows != (self.listed or windows):
-            self.damage[path] = f"its footer differs from that of {self._readable[0].name}"
+            self.damage[path] = f"its footer differs from that of {self.readable[0].name}"
         self.listed = self.listed or windows
 
     @property
@@ -78,26 +77,20 @@ class FileSet:
         Row groups that cannot be read are left out.
         """
         if self._held is None:
-            held = hash_windows(self._readable, self._add_damage)
+            held = hash_windows(self.readable, self._add_damage)
             self._held = {key_of(window): content for window, content in held.items()}
             unlisted = self._held.keys() - self.names.keys()
             for session, number in sorted(unlisted):
                 rows = count_of(self._held[session, number].rows, "row")
                 problem = f"has {rows} of window {number} of {session}, which its footer"
                 self.damage.setdefault(self.paths[0], f"{problem} does not list")
-            for path in self._readable:
+            for path in self.readable:
                 if path not in self.damage and has_wrong_statistics(path):
                     self.damage[path] = _WRONG_STATISTICS
         return self._held
 
     def _add_damage(self, path: Path, error: ConversionError) -> None:
         self.damage.setdefault(path, str(error))
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows that ``read`` hashed."""
-        for path in self._readable:
-            with contextlib.suppress(ConversionError), TradeFileReader(path) as file:
-                yield from file.batches(lambda _: None)
 
     def held(self, part: WindowId) -> Content:
         """Return what the files hold of a window."""
