@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import pytest
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import compaction, footer, trade_file
 from stocktrace.store.arrow_schema import FILE_SCHEMA
-from stocktrace.store.compaction import compact_date
+from stocktrace.store.compaction import compact_date, finish_swap
 from stocktrace.store.dataset import find_published, hash_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -25,8 +26,10 @@ from stocktrace.verify import dates_of_sessions, unknown_files, verify
 from stocktrace.verify import published as verified
 from tests import remains
 from tests.conftest import NOON, SESSION
+from tests.dying import Killed, Killer, calls_of
 from tests.opened import opened_below
 from tests.remains import PARTS, PRICES, prices
+from tests.sampling import SAMPLED, Pick
 from tests.tables import put, table_of
 
 DATE = "2026-11-23"
@@ -335,6 +338,28 @@ def test_late_windows_are_compacted_when_their_date_is_rebuilt(layout: Layout) -
     assert [repaired for _, _, repaired in look(layout, repair=True)] == [True]
     assert [path.name for path in layout.date_folder(DATE).iterdir()] == ["day-00002.parquet"]
     assert prices(layout) == PRICES | {"ZM": [3.0]}
+
+
+# --- kills --------------------------------------------------------------------------------------
+
+
+@SAMPLED
+def test_a_repair_that_was_killed_at_any_call_is_finished_by_the_next(
+    layout: Layout, tmp_path: Path, pick: Pick
+) -> None:
+    rewrite(layout, in_another_order)
+    counted = remains.copy(layout, tmp_path / "counted")
+    for call in pick(calls_of(lambda: look(counted, repair=True))):
+        killed = remains.copy(layout, tmp_path / f"killed-{call}")
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+            Killer(patch, call)
+            look(killed, repair=True)
+        assert {name: sorted(rows) for name, rows in prices(killed).items()} == PRICES, call
+        assert all(repaired for _, _, repaired in look(killed, repair=True)), call
+        assert look(killed) == [], call
+        assert prices(killed) == PRICES, call
+        finish_swap(killed, DATE)  # as the next compaction does
+        assert not list(killed.root.glob("compacting/date=*")), call
 
 
 # --- several files ------------------------------------------------------------------------------

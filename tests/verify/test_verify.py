@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import zstandard
 
 from stocktrace.intervals import CoverageInterval
+from stocktrace.maintenance.convert import convert_segments
 from stocktrace.record.publish import rebuild_window
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import audit, footer
@@ -34,6 +36,7 @@ from stocktrace.verify import Finding, dates_of_sessions, unknown_files, verify
 from stocktrace.verify.window import _read_refused
 from tests import remains
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, published
+from tests.dying import Killed, Killer, calls_of
 from tests.remains import PARTS, PRICES, SECOND, shorten, snapshot, stamp
 from tests.sampling import SAMPLED, Pick
 from tests.verify.conftest import cut_off
@@ -434,6 +437,24 @@ def test_a_wrong_file_is_found_and_repaired_from_the_tape(
     assert published(layout.root) == published(a_whole_session.root)
     names = {name for name in snapshot(layout) if not name.endswith("jsonl")}
     assert names == {name for name in snapshot(a_whole_session) if not name.endswith("jsonl")}
+
+
+@SAMPLED
+def test_a_repair_that_was_killed_at_any_call_is_finished_by_the_next(
+    layout: Layout, tmp_path: Path, pick: Pick
+) -> None:
+    rewrite(final(layout), one_price_changed)
+    counted = remains.copy(layout, tmp_path / "counted")
+    for call in pick(calls_of(lambda: look(counted, repair=True))):
+        killed = remains.copy(layout, tmp_path / f"killed-{call}")
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+            Killer(patch, call)
+            look(killed, repair=True)
+        assert all(repaired for _, _, repaired in look(killed, repair=True)), call
+        assert look(killed) == [], call
+        assert remains.prices(killed) == PRICES, call
+        assert convert_segments(killed).failed == [], call  # deletes what is left of them
+        assert killed.sealed_segments() == killed.open_segments(PARTS[1]) == [], call
 
 
 # --- what is found and not mended --------------------------------------------------------------
