@@ -60,7 +60,7 @@ def mark_duplicates(source: DataSource, ticker: str, day: str) -> pa.Table:
     """
     begin = midnight_us(day)
     end = begin + US_PER_DAY
-    received = read_received(source, ticker, begin - MAX_DELAY_US, end + MAX_DELAY_US)
+    received = read_received(source, [ticker], begin - MAX_DELAY_US, end + MAX_DELAY_US)
     keys, times = number_keys(received.trades), received.times
     flags = np.zeros(len(keys), np.bool_)
     for session in range(len(received.sessions)):
@@ -217,8 +217,10 @@ def midnight_us(day: str) -> int:
     return epoch_us(datetime.fromisoformat(day).replace(tzinfo=UTC))
 
 
-def read_received(source: DataSource, ticker: str, begin: int, end: int) -> ReceivedTrades:
-    """Read what was received of ``ticker`` at ``begin`` <= t < ``end`` (epoch us).
+def read_received(
+    source: DataSource, tickers: Sequence[str], begin: int, end: int
+) -> ReceivedTrades:
+    """Read what was received of ``tickers`` at ``begin`` <= t < ``end`` (epoch us).
 
     Row groups of other tickers and times are not read.
 
@@ -231,7 +233,7 @@ def read_received(source: DataSource, ticker: str, begin: int, end: int) -> Rece
         source,
         [(_EPOCH + timedelta(day)).isoformat() for day in days],
         columns,
-        tickers=[ticker],
+        tickers=tickers,
         bounds={"ts_recv": (begin, end)},
     )
     sessions = table["session"].combine_chunks().dictionary_encode()
