@@ -94,8 +94,8 @@ def test_a_corrected_row_is_published_with_its_receive_time(layout: Layout, fold
     assert (report.state, report.reason) == ("complete", f"requeued from {STEM}.jsonl")
     assert (report.books.recorded, report.books.quarantined) == (2, 0)
     assert prices(layout) == {"AAPL": [1.0], "MSFT": [2.0]}
-    (path,) = layout.dataset.rglob("symbol=MSFT/*.parquet")
-    assert path.parent.parent.name == "date=2026-11-23"
+    (path,) = layout.dataset.rglob("*.parquet")
+    assert path.parent.name == "date=2026-11-23"
     assert path.name.startswith(report.session)
 
 
@@ -326,7 +326,7 @@ def test_rows_of_several_days_are_in_their_own_days(layout: Layout) -> None:
     report = requeue_rows(layout, path)
     assert report is not None
     assert len(report.windows) == 3
-    dates = {path.parent.parent.name for path in layout.dataset.rglob("*.parquet")}
+    dates = {path.parent.name for path in layout.dataset.rglob("*.parquet")}
     assert dates == {"date=2026-11-22", "date=2026-11-23", "date=2026-11-24"}
 
 
