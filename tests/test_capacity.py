@@ -10,6 +10,7 @@ from pathlib import Path
 from stocktrace.live import fleet, metrics
 from stocktrace.record import intake
 from stocktrace.settings import Settings
+from stocktrace.store.compaction import MAX_BYTES
 from stocktrace.units import parse_duration, parse_size
 
 ROOT = Path(__file__).parents[1]
@@ -74,21 +75,24 @@ class Load:
         )
         self.roll_size = parse_size(cell["roll_size"])
         tapes = self.trades * RATE["a trade on an open tape"] // self.roll_size
-        self.files = self.tickers * int(DAY_S / parse_duration(cell["roll_interval"]) + tapes)
+        self.files = int(DAY_S / parse_duration(cell["roll_interval"]) + tapes)
+        rows_of_tickers = self.tickers * self.files
         stretch = 1 + self.tickers // intake._TICKERS_PER_BATCH
         every_s = intake._DUE_SHARE * Settings.model_fields["flush_interval"].default * stretch
         self.appends = min(self.trades, self.tickers * SESSION_S / every_s)
         file = RATE["a Parquet file"] + HALF_A_BLOCK
         converted = self.trades * RATE["a trade in Parquet"] + self.files * file
-        compacted = self.tickers * file
-        compacted += self.trades * RATE["a trade compacted to disk"]
+        converted += rows_of_tickers * RATE["a ticker in a Parquet file"]
+        compacted = self.trades * RATE["a trade compacted to disk"] + file
+        compacted += self.tickers * RATE["a ticker in a Parquet file"]
+        window = RATE["a file published"] + self.tickers * RATE["a ticker in a published file"]
         archived = self.trades * RATE["a trade on an archived tape"]
         both = 1 + RATE["a trade in CSV"] / RATE["a trade on an open tape"]
         cpu = {
             "CPU: trades": self.trades * RATE["a trade"],
             "CPU: being there": DAY_S * RATE["a second"],
             "CPU: files of batches, at most": self.appends * RATE["a ticker in a batch"],
-            "CPU: publishing files": self.files * RATE["a file published"],
+            "CPU: publishing windows": self.files * window,
             "CPU: compaction": self.trades * RATE["a trade compacted"]
             + self.files * RATE["a file compacted"],
         }
@@ -101,9 +105,7 @@ class Load:
             **{name: f"{short(seconds)} s" for name, seconds in cpu.items()},
             "of a core, mean of 16 h": f"{short(sum(cpu.values()) / DAY_S * 100)} %",
             "of a core, in the peak second": f"{short(self.peak * RATE['a trade'] * 100)} %",
-            "publishing a window of all tickers": (
-                f"{short(self.tickers * RATE['a file published'])} s"
-            ),
+            "publishing a window of all tickers": f"{short(window)} s",
             "a tape is full after, at the peak": f"{short(full)} s",
             "disk: two windows, tape and CSV": size(2 * self.roll_size * both),
             "disk: tapes": size(archived),
@@ -111,7 +113,7 @@ class Load:
             "disk: Parquet, compacted": size(compacted),
             "disk: a year's tapes": size(SESSIONS * archived),
             "disk: a year, compacted": size(SESSIONS * compacted),
-            "inodes, compacted": f"{2 * self.tickers:,}",
+            "inodes, compacted": f"{1 + math.ceil(compacted / MAX_BYTES):,}",
             "network in, mean and peak": f"{megabits(mean)}, {megabits(self.peak)} Mbit/s",
             "lake, each way": size(converted),
         }
