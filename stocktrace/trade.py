@@ -16,10 +16,8 @@ COLUMNS = ("symbol", "ts_event", "ts_recv", "price", "volume", "conditions")
 # The characters of Finnhub's symbols (FINNHUB.md, "Symbols"); a space is only valid inside.
 _TICKER = re.compile(r"[A-Za-z0-9.:_\-/^](?:[A-Za-z0-9.:_\-/^ ]*[A-Za-z0-9.:_\-/^])?")
 # A ticker is part of a folder name, percent-encoded (three bytes for each character except letters,
-# digits and . _ - ^). File systems allow 255 bytes, of which "symbol=" and a reserve stay free.
+# digits and . _ - ^). File systems allow 255 bytes, of which a reserve stays free.
 TICKER_BYTES = 240
-# Hive-aware readers read this as null, however encoded (seen in pyarrow 26 and polars 2.1).
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False):
@@ -38,11 +36,7 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
 
 def is_ticker(symbol: str) -> bool:
     """Return True if ``symbol`` can be subscribed to and stored."""
-    return (
-        _TICKER.fullmatch(symbol) is not None
-        and len(quote(symbol, safe="^")) <= TICKER_BYTES
-        and symbol != _HIVE_NULL
-    )
+    return _TICKER.fullmatch(symbol) is not None and len(quote(symbol, safe="^")) <= TICKER_BYTES
 
 
 def parse_tickers(words: str | Iterable[str]) -> tuple[str, ...]:

@@ -59,11 +59,6 @@ def test_the_length_of_a_ticker_is_that_of_its_encoded_folder() -> None:
     assert not is_ticker(":" * (TICKER_BYTES // 3 + 1))
 
 
-def test_the_null_partition_of_hive_is_not_a_ticker() -> None:
-    assert not is_ticker("__HIVE_DEFAULT_PARTITION__")
-    assert is_ticker("__HIVE_DEFAULT_PARTITION_")
-
-
 def test_tickers_keep_their_order_and_each_comes_once() -> None:
     assert parse_tickers(["MSFT,AAPL", " AAPL ", "IC MARKETS:1,,MSFT", ""]) == (
         "MSFT",
