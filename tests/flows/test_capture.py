@@ -430,7 +430,7 @@ def test_58_a_signal_leaves_sealed_data(
         text=True,
     )
     try:
-        eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+        eventually(lambda: list(folder.glob("parquet/*/*.parquet")), within=120)
         process.send_signal(number)
         output, _ = process.communicate(timeout=90)
     finally:
@@ -477,7 +477,7 @@ def test_116_a_run_continues_when_nobody_reads_its_output_any_more(
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            eventually(lambda: list(folder.glob("parquet/*/*/*.parquet")), within=120)
+            eventually(lambda: list(folder.glob("parquet/*/*.parquet")), within=120)
             process.stdout.close()
             process.stderr.close()
             windows = len(the_report(folder).windows)

@@ -89,7 +89,7 @@ def test_while_its_market_is_open_a_run_records(
             data_dir=str(tmp_path / "data"),
         )
     assert (state.type.value, state.name) == ("COMPLETED", "Completed")
-    assert list((tmp_path / "data").glob("parquet/*/*/*.parquet"))
+    assert list((tmp_path / "data").glob("parquet/*/*.parquet"))
 
 
 class Known(StoreError):
