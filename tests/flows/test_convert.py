@@ -50,7 +50,7 @@ def test_a_segment_of_an_ended_session_is_converted(tmp_path: Path) -> None:
     for part in remains.PARTS:
         rebuild_window(layout, part)
     done = convert_sealed.fn(str(layout.root))
-    assert (done.files, done.rows, done.failed) == (6, 12, [])
+    assert (done.files, done.rows, done.failed) == (3, 12, [])
 
 
 def test_convert_is_started_by_every_end_of_a_capture() -> None:
