@@ -28,7 +28,8 @@ class ChangeRequest:
             return self.tickers
         if self.action == "add":
             return tuple(dict.fromkeys([*captured, *self.tickers]))
-        return tuple(ticker for ticker in captured if ticker not in set(self.tickers))
+        removed = set(self.tickers)
+        return tuple(ticker for ticker in captured if ticker not in removed)
 
 
 class CaptureControl:

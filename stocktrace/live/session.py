@@ -1,11 +1,12 @@
 """A capture while it runs: its threads, and the order in which they start and end.
 
-Five threads, all started here or in ``feed/client.py``:
+Six threads, all started here or in ``feed/client.py``:
 
 - the *feed* reads the socket, appends to the tape and fills the queues;
 - the *recorder* writes the queues to disk;
 - the *sync* thread syncs the tape to disk once a second;
 - the *recover* thread recovers crashed sessions, and then ends;
+- the *folders* thread makes the folders of new tickers, and then ends;
 - the thread that called ``capture`` keeps the time, the report and the audit log, and passes rolled
   windows to the publisher.
 
@@ -50,6 +51,7 @@ from stocktrace.store import files
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
+from stocktrace.store.segments import make_folders_ahead
 from stocktrace.units import utc_datetime
 
 # How often the main thread publishes the status; a stop is noticed within that time.
@@ -148,6 +150,7 @@ class CaptureSession:
         report, journal, control = self.report, self._journal, self._control
         journal.audit("start", tickers=report.tickers, settings=report.settings)
         journal.save()
+        self._folders = make_folders_ahead(self._layout, report.tickers)
         for thread in (self._recording, self._syncing, self._feed, self._recovering):
             thread.start()
         try:
@@ -252,6 +255,7 @@ class CaptureSession:
         self._recording.join(STOP_RECORDER_TIMEOUT_S)
         self._ended.set()
         self._syncing.join(STOP_FEED_TIMEOUT_S)
+        self._folders.join(STOP_FEED_TIMEOUT_S)
         with contextlib.suppress(queue.Empty):
             while True:
                 self._mailbox.get_nowait()()

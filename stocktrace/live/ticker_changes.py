@@ -239,9 +239,13 @@ class TickerChanger:
                 error = "A capture needs at least one ticker: end it instead."
                 write_answer(self.inbox, name, ChangeOutcome(captured, error=error))
             return
-        added = tuple(ticker for ticker in wanted if ticker not in set(captured))
-        removed = tuple(ticker for ticker in captured if ticker not in set(wanted))
+        had, keeps = set(captured), set(wanted)
+        added = tuple(ticker for ticker in wanted if ticker not in had)
+        removed = tuple(ticker for ticker in captured if ticker not in keeps)
         if added or removed:
+            from stocktrace.store.segments import make_folders_ahead  # not needed by a sender
+
+            make_folders_ahead(self.journal.layout, added)
             self.journal.on_ticker_change(self.clock.wall(), change.requested_by, added, removed)
             self.feed.set_tickers(wanted)
         if name is not None:

@@ -36,9 +36,9 @@ _HELD_NS, _HELD_BYTES, _MANY_HELD_BYTES = NS_PER_SECOND, 1 << 19, 1 << 22
 # Waiting rows are due after this share of ``flush_interval``, because that is checked only four
 # times a second when no data comes.
 _DUE_SHARE = 0.75
-# A batch costs 40 µs for each ticker in it, mainly for its file. With each so many tickers more,
+# A batch costs 15 µs for each ticker in it, mainly for its file. With each so many tickers more,
 # batches are larger by their normal size.
-_TICKERS_PER_BATCH = 2500
+_TICKERS_PER_BATCH = 1250
 
 
 @dataclass(slots=True)
@@ -99,6 +99,8 @@ class OpenWindow:
     #: Tickers whose queue was full: their segments are rebuilt from the tape.
     spilled: set[str] = field(default_factory=set)
     numbering: TickerCodes = field(default_factory=TickerCodes)
+    #: Whether the recorder has written a batch.
+    has_segments: bool = False
 
     @property
     def part(self) -> WindowId:
@@ -112,7 +114,7 @@ class TickerQueue:
     def __init__(self, ticker: str, capacity: int) -> None:
         self.ticker = ticker
         self._capacity = capacity
-        self._chunks: deque[tuple[OpenWindow, DecodedRead, range]] = deque()
+        self._chunks: deque[tuple[OpenWindow, Chunk]] = deque()
         self._put = 0
         self._taken = 0
         #: True while the queue is in ``Intake.listed``.
@@ -128,18 +130,19 @@ class TickerQueue:
         count = len(rows)
         if self._put - self._taken + count > self._capacity:
             return False
-        self._chunks.append((window, read, rows))
+        self._chunks.append((window, (read, rows)))
         self._put += count
         return True
 
-    def take(self, window: OpenWindow) -> list[Chunk]:
-        """Remove and return all rows of one window; those of later windows stay."""
-        chunks: list[Chunk] = []
-        while self._chunks and self._chunks[0][0] is window:
-            _, read, rows = self._chunks.popleft()
-            self._taken += len(rows)
-            chunks.append((read, rows))
-        return chunks
+    def take(self, window: OpenWindow) -> tuple[list[Chunk], int]:
+        """Remove all rows of one window; return them and their number; later windows' stay."""
+        waiting, chunks, count = self._chunks, list[Chunk](), 0
+        while waiting and waiting[0][0] is window:
+            chunk = waiting.popleft()[1]
+            chunks.append(chunk)
+            count += len(chunk[1])
+        self._taken += count
+        return chunks, count
 
 
 class Intake:
@@ -197,8 +200,12 @@ class Intake:
 
     @property
     def batch_scale(self) -> int:
-        """The factor by which batches are larger, and later, because there are many tickers."""
-        return 1 + len(self.queues) // _TICKERS_PER_BATCH
+        """The factor by which batches are larger, and later, because there are many tickers.
+
+        The first batch of a window creates a file for each of its tickers, which takes longer than
+        any other batch: it is small, so that the queues have room meanwhile.
+        """
+        return 1 + len(self.queues) // _TICKERS_PER_BATCH if self.current.has_segments else 1
 
     def add_frames(self, stamp: int, frames: Sequence[bytes]) -> None:
         """Take in the frames of one read of the socket at ``stamp`` (epoch ns).
@@ -231,7 +238,8 @@ class Intake:
         elif isinstance(mark, DisconnectedMark):
             self._connected = False
         elif isinstance(mark, SubscriptionMark):
-            stay = [ticker for ticker in self._tickers if ticker not in set(mark.removed)]
+            removed = set(mark.removed)
+            stay = [ticker for ticker in self._tickers if ticker not in removed]
             self._tickers = (*stay, *mark.added)
 
     def tick(self, stamp: int) -> None:

@@ -162,7 +162,8 @@ class SessionJournal:
                 begin, end = utc_datetime(start), utc_datetime(mark.stamp)
                 self.record("gap", text, level, start=begin, end=end, reason=mark.reason)
             case marks.SubscriptionMark():
-                stay = [ticker for ticker in report.tickers if ticker not in set(mark.removed)]
+                removed = set(mark.removed)
+                stay = [ticker for ticker in report.tickers if ticker not in removed]
                 report.tickers = [*stay, *mark.added]
                 for ticker in mark.added:
                     report.refused.pop(ticker, None)

@@ -106,18 +106,19 @@ class Recorder:
         for _ in range(len(self.intake.listed)):
             queue = self.intake.listed.popleft()
             queue.listed = False
-            chunks = queue.take(window)
+            chunks, count = queue.take(window)
             if queue.rows:
                 later.append(queue)
             if chunks:
                 batch.append((queue.ticker, chunks))
-                rows += sum([len(chunk) for _, chunk in chunks])
+                rows += count
             # A small rest would cost as much as a full batch.
             if rows >= self.settings.batch_rows <= self.intake.pending_rows - rows:
                 self._write(writer, batch, rows)
                 batch, rows = [], 0
         if batch:
             self._write(writer, batch, rows)
+        window.has_segments |= bool(writer.counts)
         for queue in later:
             if not queue.listed:
                 queue.listed = True

@@ -43,10 +43,11 @@ class BatchColumns:
     def __init__(self, batch: Batch) -> None:
         chunks = [chunk for _, some in batch for chunk in some]
         self.symbols = [ticker for ticker, _ in batch]
-        self.counts = [sum([len(rows) for _, rows in some]) for _, some in batch]
         self.reads = reads = list(dict.fromkeys([read for read, _ in chunks]))
         numbers = {read: number for number, read in enumerate(reads)}
         lengths = np.array([len(rows) for _, rows in chunks])
+        firsts = np.cumsum([0, *[len(some) for _, some in batch[:-1]]])
+        self.counts: list[int] = np.add.reduceat(lengths, firsts).tolist()
         self.read: npt.NDArray[np.int64] = np.repeat([numbers[read] for read, _ in chunks], lengths)
         # For each row of the batch: its row in its read, and in all reads concatenated.
         begins = np.array([rows.start for _, rows in chunks]) - np.cumsum(lengths) + lengths
@@ -57,7 +58,7 @@ class BatchColumns:
             values: npt.NDArray[Any] = np.concatenate([getattr(read, name) for read in reads])[at]
             return values
 
-        storable = [at if is_ticker(ticker) else -1 for at, ticker in enumerate(self.symbols)]
+        storable = [at if _is_ticker(ticker) else -1 for at, ticker in enumerate(self.symbols)]
         self.symbol: npt.NDArray[np.int32] = np.repeat(np.array(storable, np.int32), self.counts)
         self.texts, conditions = _conditions(reads)
         self.conditions: npt.NDArray[np.int32] = conditions[at]
@@ -112,6 +113,10 @@ def _format_numbers(numbers: pa.DoubleArray, separator: str) -> pa.StringArray:
     distinct = numbers.dictionary_encode()
     texts = pc.binary_join_element_wise(distinct.dictionary.cast(pa.string()), separator, "")
     return texts.take(distinct.indices)
+
+
+# A batch asks for each of its tickers.
+_is_ticker = lru_cache(1 << 14)(is_ticker)
 
 
 @lru_cache(4096)

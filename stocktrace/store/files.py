@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from stocktrace.errors import DiskFull, StoreError, UsageError
 
@@ -39,11 +39,16 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise DiskFull(path, free_bytes(path)) from error
-        if isinstance(error, (FileNotFoundError, FileExistsError)):
-            raise
-        raise StoreError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise_disk_error(path, error)
+
+
+def raise_disk_error(path: Path, error: OSError) -> NoReturn:
+    """Raise a ``StoreError`` that names ``path``; a missing or existing file stays what it is."""
+    if error.errno in _NO_SPACE:
+        raise DiskFull(path, free_bytes(path)) from error
+    if isinstance(error, (FileNotFoundError, FileExistsError)):
+        raise error
+    raise StoreError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def other_kind(path: Path) -> str:
@@ -70,14 +75,20 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def append(path: Path, data: bytes | memoryview) -> None:
-    """Append ``data`` to ``path``, which is created if it is missing; no handle stays open."""
-    with disk_errors(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+def append(path: Path | str, data: bytes | memoryview, flags: int = 0) -> None:
+    """Append ``data`` to ``path``, which is created if it is missing; no handle stays open.
+
+    ``flags`` are more of ``os.open``. A batch calls it for each ticker: a context manager would
+    cost as much as a system call.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | flags, 0o644)
         try:
             write_all(descriptor, data)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        raise_disk_error(Path(path), error)
 
 
 def sync_file(path: Path) -> None:

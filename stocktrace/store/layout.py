@@ -101,13 +101,17 @@ class Layout:
         """The compressed tape of a window that is recorded completely."""
         return self.tapes(window.session) / f"{window.window}.tape.zst"
 
+    def csv_folder(self, ticker: str) -> Path:
+        """The folder of a ticker's segments."""
+        return self.root / "csv" / encode_ticker(ticker)
+
     def csv(self, ticker: str, window: WindowId) -> Path:
         """The sealed segment of a ticker."""
-        return self.root / "csv" / encode_ticker(ticker) / f"{window.stem}.csv"
+        return self.csv_folder(ticker) / f"{window.stem}.csv"
 
     def open_csv(self, ticker: str, window: WindowId) -> Path:
         """The segment of a ticker that is being appended to."""
-        return self.root / "csv" / encode_ticker(ticker) / f"{window.stem}.csv{OPEN}"
+        return self.csv_folder(ticker) / f"{window.stem}.csv{OPEN}"
 
     def ticker_of_csv(self, path: Path) -> str:
         """The ticker of a segment."""

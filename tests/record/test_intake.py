@@ -51,7 +51,9 @@ def waiting(at: Intake, recording: OpenWindow | None = None) -> dict[str, list[f
     """Takes what waits of a window; the prices by ticker."""
     first = at.windows[0]
     found = {
-        ticker: [read.price[row] for read, rows in queue.take(recording or first) for row in rows]
+        ticker: [
+            read.price[row] for read, rows in queue.take(recording or first)[0] for row in rows
+        ]
         for ticker, queue in at.queues.items()
     }
     return {ticker: prices for ticker, prices in found.items() if prices}
@@ -300,6 +302,19 @@ def test_the_recorder_is_woken_before_too_many_rows_wait_however_large_a_batch_m
     assert at.current.spilled == set()
 
 
+def test_batches_of_many_tickers_are_larger_except_for_the_first_of_a_window(
+    intake: MakeIntake,
+) -> None:
+    at = intake(batch_rows=10, max_pending_rows=100_000, roll_interval=600.0)
+    tickers = [(f"T{number}", 1.0) for number in range(1250)]
+    take_in(at, NOON, [frame(*tickers)])
+    assert at.batch_scale == 1  # its files are created, which takes long
+    at.windows[0].has_segments = True
+    assert at.batch_scale == 2
+    at.tick(NOON + 600 * SECOND)
+    assert at.batch_scale == 1
+
+
 def test_control_and_nonsense_are_counted_and_kept(intake: MakeIntake) -> None:
     at = intake()
     take_in(
@@ -349,7 +364,9 @@ def test_a_queue_between_two_threads_loses_nothing_and_keeps_the_order(
         last = False
         while not last:
             last = done.is_set()
-            found.extend(read.ts_event[row] for read, rows in queue.take(recording) for row in rows)
+            found.extend(
+                read.ts_event[row] for read, rows in queue.take(recording)[0] for row in rows
+            )
 
     threads = [threading.Thread(target=work) for work in (produce, consume)]
     for thread in threads:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,38 @@ def test_the_file_of_a_crashed_attempt_is_written_again(layout: Layout) -> None:
     writer.write(batch_of([trade()]))
     writer.seal()
     assert len(layout.csv("AAPL", PART).read_text().splitlines()) == 2
+
+
+def test_folders_that_were_made_ahead_leave_one_file_to_open_for_each_ticker_and_batch(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickers = [f"T{number}" for number in range(50)]
+    segments.make_folders_ahead(layout, tickers).join()
+    assert sorted(path.name for path in (layout.root / "csv").iterdir()) == sorted(tickers)
+    calls: Counter[str] = Counter()
+
+    def count_calls(name: str) -> None:
+        call = getattr(os, name)
+
+        def counted(*given: Any, **more: Any) -> Any:
+            calls[name] += 1
+            return call(*given, **more)
+
+        monkeypatch.setattr(os, name, counted)
+
+    for name in ("open", "mkdir", "unlink", "stat"):
+        count_calls(name)
+    writer = SegmentWriter(layout, PART)
+    for _ in range(3):
+        writer.write(batch_of([trade(ticker) for ticker in tickers]))
+    assert calls == {"open": 3 * len(tickers)}
+
+
+def test_folders_that_cannot_be_made_ahead_are_left_to_the_recorder(layout: Layout) -> None:
+    (layout.root / "csv").write_text("a file in the way")
+    segments.make_folders_ahead(layout, ["AAPL"]).join()
+    with pytest.raises(StoreError, match="Cannot write"):
+        SegmentWriter(layout, PART).write(batch_of([trade()]))
 
 
 def test_a_published_ticker_is_counted_again_but_not_written(layout: Layout) -> None:
