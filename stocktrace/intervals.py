@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from itertools import islice
 from operator import itemgetter
+from typing import TypeVar
 
 from stocktrace.calendar import NEW_YORK, us_extended_session
 from stocktrace.units import NS_PER_DAY, NS_PER_US, epoch_us, utc_datetime
@@ -36,13 +37,40 @@ class CoverageInterval:
     reason: str
     sources: str = ""
 
+    @property
+    def tickers(self) -> tuple[str, ...]:
+        """Its ticker, as a ``CoverageSpan`` has several."""
+        return (self.ticker,)
+
     def split_at_midnight(self) -> Iterator[CoverageInterval]:
         """Its parts, each within one UTC day."""
-        start = self.start
-        while start < self.end:
-            end = min(start - start % NS_PER_DAY + NS_PER_DAY, self.end)
-            yield replace(self, start=start, end=end)
-            start = end
+        return _split_at_midnight(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageSpan:
+    """The same interval of many ``tickers``: a disconnect of 5,000 is one object, not 5,000."""
+
+    tickers: tuple[str, ...]
+    start: int
+    end: int
+    reason: str
+    sources: str = ""
+
+    def split_at_midnight(self) -> Iterator[CoverageSpan]:
+        """Its parts, each within one UTC day."""
+        return _split_at_midnight(self)
+
+
+_Interval = TypeVar("_Interval", CoverageInterval, CoverageSpan)
+
+
+def _split_at_midnight(interval: _Interval) -> Iterator[_Interval]:
+    start = interval.start
+    while start < interval.end:
+        end = min(start - start % NS_PER_DAY + NS_PER_DAY, interval.end)
+        yield replace(interval, start=start, end=end)
+        start = end
 
 
 def merge_spans(spans: Iterable[TimeSpan]) -> list[TimeSpan]:

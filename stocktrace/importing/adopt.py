@@ -92,7 +92,7 @@ def _copy_report(layout: Layout, other: Layout, session: str) -> None:
     if report is None:  # recovery writes it
         return
     if report.state != "running":
-        written = write_coverage(layout, session, coverage_from_tapes(layout, session)[0].intervals)
+        written = write_coverage(layout, session, coverage_from_tapes(layout, session)[0].spans)
         hash_files(layout, report, written)  # recovery adds the hashes of the quarantine
     report.unpublished = sorted(report.windows)
     report.settings.pop("lake", None)  # the lake is that of this data folder

@@ -174,7 +174,7 @@ def publish_tapes(
     for window in tapes.windows:
         journal.window_published(publish_window(layout, WindowId(session, window), whole=False))
     report.tickers = sorted(name for name, books in report.per_ticker.items() if books.recorded)
-    report.gaps = report_gaps(CoverageBuilder(list(coverage)))
+    report.gaps = report_gaps(CoverageBuilder.of(coverage))
     hash_files(layout, report, write_coverage(layout, session, coverage))
     report.state = state or recovered_state(session)
     report.ended = utc_datetime(max((interval.end for interval in coverage), default=now))

@@ -40,7 +40,6 @@ from stocktrace.record.journal import (
     Mailbox,
     SessionJournal,
     new_report,
-    report_gaps,
 )
 from stocktrace.record.recorder import Recorder, SealedWindow
 from stocktrace.record.recovery import recover
@@ -289,8 +288,8 @@ class CaptureSession:
         if not self._end_is_marked:
             journal.coverage.feed_crashed(self._intake.last_data_at, "the capture failed")
         journal.coverage.close(ended)
-        report.gaps = report_gaps(journal.coverage)
-        written = write_coverage(self._layout, report.session, journal.coverage.intervals)
+        journal.report_new_gaps()
+        written = write_coverage(self._layout, report.session, journal.coverage.spans)
         hash_files(self._layout, report, written)
         report.latency = LagReport.of(self._recorder.lags)
         report.silent = self._staleness.silent_tickers(ended)

@@ -51,7 +51,6 @@ class StatusSnapshot:
         received = dict(intake.received)
         backlog = intake.pending_rows
         self._count()
-        outages = report.outages
         latency = LatencyHistogram()
         latency.merge(self.recorder.lags)
         if writer := self.recorder.writer:
@@ -76,9 +75,9 @@ class StatusSnapshot:
             quarantined_by_ticker=dict(self._refused),
             queued={name: queue.rows for name, queue in intake.queues.copy().items() if queue.rows},
             gaps=len(report.gaps),
-            gap_s=report.gap_s,
-            outages=len(outages),
-            last_outage=outages[-1] if outages else None,
+            gap_s=journal.gap_s,
+            outages=journal.outages,
+            last_outage=journal.last_outage,
             latency=LagReport.of(latency),
             trade_frames=self._frames.trade_frames,
             control=self._frames.control,

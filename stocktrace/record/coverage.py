@@ -3,39 +3,73 @@
 It is built from the marks, live and again from the tape, so that both agree. The intervals of a
 ticker follow one another without holes, from its first subscription until it is dropped or the
 session ends.
+
+Tickers in the same state since the same moment are one group. So a disconnect costs one interval,
+however many tickers and earlier gaps there are.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Self
 
 from stocktrace import marks
-from stocktrace.intervals import CONNECTING, CoverageInterval
+from stocktrace.intervals import CONNECTING, CoverageInterval, CoverageSpan
+
+#: Start and end of a gap (epoch ns), and its reason.
+GapKey = tuple[int, int, str]
+# Since when (epoch ns), and why it is a gap; "" while listening.
+_State = tuple[int, str]
 
 
 @dataclass(slots=True)
 class CoverageBuilder:
     """Grows from marks until ``close``; for one thread.
 
-    ``disconnects`` counts lost connections, ``unreadable`` damaged marks.
+    ``disconnects`` counts lost connections, ``unreadable`` damaged marks. ``new_gaps`` has the gaps
+    since it was last emptied; ``gap_tickers`` all of them, with the number of their tickers.
     """
 
-    intervals: list[CoverageInterval] = field(default_factory=list)
+    spans: list[CoverageSpan] = field(default_factory=list)
+    gap_tickers: dict[GapKey, int] = field(default_factory=dict)
+    new_gaps: set[GapKey] = field(default_factory=set)
     disconnects: int = 0
     unreadable: int = 0
-    _open: dict[str, tuple[int, str]] = field(default_factory=dict)
+    #: The subscribed tickers by their state; each is in one group.
+    _groups: dict[_State, tuple[str, ...]] = field(default_factory=dict)
+    _tickers: set[str] = field(default_factory=set)
     _connected: bool = False
     _last_data: int = 0
     _detected: int = 0
     _disconnect: tuple[int, str] | None = None
 
+    @property
+    def intervals(self) -> list[CoverageInterval]:
+        """The intervals of each ticker by itself."""
+        return [
+            CoverageInterval(ticker, span.start, span.end, span.reason, span.sources)
+            for span in self.spans
+            for ticker in span.tickers
+        ]
+
+    @classmethod
+    def of(cls, intervals: Iterable[CoverageInterval]) -> Self:
+        """Make one of intervals that have ended."""
+        coverage = cls()
+        for interval in intervals:
+            coverage.add_span(interval)
+        return coverage
+
+    def gaps(self) -> dict[GapKey, int]:
+        """Return the gaps, by time, with the number of their tickers."""
+        return dict(sorted(self.gap_tickers.items()))
+
     def data_received(self, stamp: int) -> None:
         """Take in that frames came; only needed when a tape is read."""
         self._last_data = stamp
 
-    def add(self, mark: marks.Mark) -> None:  # noqa: C901, PLR0912 - one case for each mark
+    def add(self, mark: marks.Mark) -> None:  # noqa: C901 - one case for each mark
         """Take in a mark."""
         stamp = mark.stamp
         match mark:
@@ -52,17 +86,13 @@ class CoverageBuilder:
             case marks.PausedMark():
                 self._on_paused(mark)
             case marks.SubscriptionMark():
-                for ticker in mark.removed:
-                    if ticker in self._open:
-                        self._end(ticker, stamp)
-                for ticker in mark.added:
-                    self._open.setdefault(ticker, (stamp, "" if self._connected else CONNECTING))
+                self._remove(mark.removed, stamp)
+                self._subscribe(mark.added, stamp, "" if self._connected else CONNECTING)
             case marks.RefusedMark():
-                self._switch(mark.tickers, stamp, f"subscription refused: {mark.text}")
+                self._switch(stamp, f"subscription refused: {mark.text}", mark.tickers)
             case marks.CoveredMark():
-                self.intervals.append(
-                    CoverageInterval(mark.ticker, mark.start, mark.end, mark.reason, mark.sources)
-                )
+                covered = (mark.ticker,), mark.start, mark.end, mark.reason, mark.sources
+                self.add_span(CoverageSpan(*covered))
             case marks.EndedMark():
                 self.close(stamp)
             case marks.UnknownMark():
@@ -70,34 +100,35 @@ class CoverageBuilder:
 
     def _on_opening(self, mark: marks.OpeningMark) -> None:
         # Each window begins with it; it is news only if the tapes before are missing.
-        if not self._open and not self.intervals:
+        if not self._tickers and not self.spans:
             self._set_tickers(mark.stamp, mark.tickers)
             if mark.connected:
                 self._connected = True
-                self._switch(self._open, mark.stamp, "")
+                self._switch(mark.stamp, "")
 
     def _on_connected(self, mark: marks.ConnectedMark) -> None:
         if self._disconnect is not None:
-            self._switch(self._open, *self._disconnect)
+            self._switch(*self._disconnect)
         self._set_tickers(mark.stamp, mark.tickers)
         self._connected, self._disconnect, self._last_data = True, None, mark.stamp
-        self._switch(self._open, mark.stamp, "")
+        self._switch(mark.stamp, "")
 
     def _on_gap(self, mark: marks.GapMark) -> None:
         self._disconnect = None
-        for ticker, (begin, _) in list(self._open.items()):
-            if begin > mark.stamp:  # the clock was set back after the interval began
-                self._end(ticker, self._detected)
-                self._open[ticker] = (mark.start, mark.reason)
-        self._switch(self._open, mark.start, mark.reason)
+        for state in [state for state in self._groups if state[0] > mark.stamp]:
+            # The clock was set back after the interval began.
+            tickers = self._groups.pop(state)
+            self._end(tickers, state, self._detected)
+            self._begin(tickers, (mark.start, mark.reason))
+        self._switch(mark.start, mark.reason)
 
     def _on_paused(self, mark: marks.PausedMark) -> None:
         # Nobody read the socket, and the system buffers only a part.
-        listening = [ticker for ticker, (_, reason) in self._open.items() if not reason]
-        self._switch(listening, mark.start, mark.reason)
-        for ticker in listening:
-            self._end(ticker, mark.stamp)
-            self._open[ticker] = (mark.stamp, "")  # before its start, if the clock was set back
+        for state in [state for state in self._groups if not state[1]]:
+            tickers = self._groups.pop(state)
+            self._end(tickers, state, mark.start)
+            self._end(tickers, (max(mark.start, state[0]), mark.reason), mark.stamp)
+            self._begin(tickers, (mark.stamp, ""))  # before its start, if the clock was set back
 
     def feed_crashed(self, stamp: int, reason: str) -> None:
         """Take in that the feed ended at ``stamp`` without a mark, as with a full disk."""
@@ -106,30 +137,55 @@ class CoverageBuilder:
     def close(self, stamp: int) -> None:
         """End all intervals at ``stamp``."""
         if self._disconnect is not None:
-            self._switch(self._open, *self._disconnect)
-        for ticker in list(self._open):
-            self._end(ticker, stamp)
+            self._switch(*self._disconnect)
+        self._remove(self._tickers.copy(), stamp)
 
-    def gaps(self) -> dict[tuple[int, int, str], int]:
-        """Return the gaps as (start, end, reason), by time, with the number of their tickers."""
-        gaps = (interval for interval in self.intervals if interval.reason)
-        return dict(sorted(Counter((gap.start, gap.end, gap.reason) for gap in gaps).items()))
+    def add_span(self, span: CoverageSpan | CoverageInterval) -> None:
+        """Add an interval that has ended."""
+        tickers = span.tickers
+        self.spans.append(CoverageSpan(tickers, span.start, span.end, span.reason, span.sources))
+        if span.reason:
+            gap = span.start, span.end, span.reason
+            self.gap_tickers[gap] = self.gap_tickers.get(gap, 0) + len(tickers)
+            self.new_gaps.add(gap)
 
     def _set_tickers(self, stamp: int, tickers: Iterable[str]) -> None:
         wanted = dict.fromkeys(tickers)
-        for ticker in [ticker for ticker in self._open if ticker not in wanted]:
-            self._end(ticker, stamp)
-        for ticker in wanted:
-            self._open.setdefault(ticker, (stamp, CONNECTING))
+        self._remove(self._tickers - wanted.keys(), stamp)
+        self._subscribe(wanted, stamp, CONNECTING)
 
-    def _switch(self, tickers: Iterable[str], stamp: int, reason: str) -> None:
-        for ticker in list(tickers):
-            if ticker in self._open and self._open[ticker][1] != reason:
-                begin, _ = self._end(ticker, stamp)
-                self._open[ticker] = (max(stamp, begin), reason)
+    def _subscribe(self, tickers: Iterable[str], stamp: int, reason: str) -> None:
+        added = tuple(ticker for ticker in dict.fromkeys(tickers) if ticker not in self._tickers)
+        self._tickers.update(added)
+        self._begin(added, (stamp, reason))
 
-    def _end(self, ticker: str, stamp: int) -> tuple[int, str]:
-        begin, reason = self._open.pop(ticker)
-        if stamp > begin:
-            self.intervals.append(CoverageInterval(ticker, begin, stamp, reason))
-        return begin, reason
+    def _remove(self, tickers: Collection[str], stamp: int) -> None:
+        if tickers:
+            for state in list(self._groups):
+                self._end(self._take(state, tickers), state, stamp)
+            self._tickers.difference_update(tickers)
+
+    def _switch(self, stamp: int, reason: str, tickers: Collection[str] | None = None) -> None:
+        """Begin another state of ``tickers``, or of all, at ``stamp``."""
+        for state in [state for state in self._groups if state[1] != reason]:
+            switched = self._take(state, tickers)
+            self._end(switched, state, stamp)
+            self._begin(switched, (max(stamp, state[0]), reason))
+
+    def _take(self, state: _State, tickers: Collection[str] | None) -> tuple[str, ...]:
+        """Take ``tickers``, or all, out of a group."""
+        group = self._groups.pop(state)
+        if tickers is None:
+            return group
+        chosen = set(tickers)
+        self._begin(tuple(ticker for ticker in group if ticker not in chosen), state)
+        return tuple(ticker for ticker in group if ticker in chosen)
+
+    def _begin(self, tickers: tuple[str, ...], state: _State) -> None:
+        if tickers:
+            self._groups[state] = self._groups.get(state, ()) + tickers
+
+    def _end(self, tickers: tuple[str, ...], state: _State, stamp: int) -> None:
+        begin, reason = state
+        if tickers and stamp > begin:
+            self.add_span(CoverageSpan(tickers, begin, stamp, reason))

@@ -11,6 +11,7 @@ import os
 import platform
 import queue
 import socket
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,8 @@ from stocktrace import marks
 from stocktrace._version import __version__
 from stocktrace.clock import SYSTEM_CLOCK, Clock, ClockJumpDetector
 from stocktrace.feed.subscriptions import is_symbol_error
-from stocktrace.record.coverage import CoverageBuilder
+from stocktrace.intervals import CONNECTING
+from stocktrace.record.coverage import CoverageBuilder, GapKey
 from stocktrace.record.intake import Intake
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
@@ -56,10 +58,12 @@ def new_report(
 
 def report_gaps(coverage: CoverageBuilder) -> list[GapReport]:
     """Return each gap so far once, with the number of its tickers."""
-    return [
-        GapReport(utc_datetime(start), utc_datetime(end), reason, tickers)
-        for (start, end, reason), tickers in coverage.gaps().items()
-    ]
+    return [_gap_report(gap, tickers) for gap, tickers in coverage.gaps().items()]
+
+
+def _gap_report(gap: GapKey, tickers: int) -> GapReport:
+    start, end, reason = gap
+    return GapReport(utc_datetime(start), utc_datetime(end), reason, tickers)
 
 
 @dataclass(slots=True)
@@ -80,6 +84,11 @@ class SessionJournal:
     last_refusal: str = ""
     #: The last warning or error.
     last_error: str = ""
+    #: The seconds of all gaps in the report, and how many of them are outages: the status, which is
+    #: written twice a second, must not add them up.
+    gap_s: float = 0.0
+    outages: int = 0
+    _gap_keys: list[GapKey] = field(default_factory=list)
 
     def record(self, event: str, message: str, level: int = logging.INFO, **facts: Any) -> None:
         """Write an event to the audit log, and a message to the log."""
@@ -132,6 +141,28 @@ class SessionJournal:
         for text, count in sealed.errors.items():
             report.errors[text] = report.errors.get(text, 0) + count
 
+    def report_new_gaps(self) -> None:
+        """Put the gaps that have ended into the report; earlier ones are not touched."""
+        gaps = self.report.gaps
+        for key in sorted(self.coverage.new_gaps):
+            gap = _gap_report(key, self.coverage.gap_tickers[key])
+            at = bisect_left(self._gap_keys, key)
+            if self._gap_keys[at : at + 1] == [key]:  # of more tickers now
+                gaps[at] = gap
+                continue
+            self._gap_keys.insert(at, key)
+            gaps.insert(at, gap)
+            self.gap_s += gap.seconds
+            self.outages += gap.reason != CONNECTING
+        self.coverage.new_gaps.clear()
+
+    @property
+    def last_outage(self) -> GapReport | None:
+        """The outage that began last."""
+        if not self.outages:
+            return None
+        return next(gap for gap in reversed(self.report.gaps) if gap.reason != CONNECTING)
+
     def save(self) -> None:
         """Write the report to disk."""
         self.report.write(self.layout.report(self.report.session))
@@ -142,7 +173,7 @@ class SessionJournal:
         report = self.report
         match mark:
             case marks.ConnectedMark():
-                report.gaps = report_gaps(self.coverage)
+                self.report_new_gaps()
                 report.tickers = list(mark.tickers)  # they may have changed since the disconnect
                 self.connected = True
                 self.retry = None
@@ -156,7 +187,7 @@ class SessionJournal:
             case marks.GapMark() | marks.PausedMark():
                 start = min(mark.start, mark.stamp)  # the clock may have been set back
                 seconds = (mark.stamp - start) / NS_PER_SECOND
-                report.gaps = report_gaps(self.coverage)
+                self.report_new_gaps()
                 text = f"gap of {seconds:.1f} s: {mark.reason}"
                 level = logging.DEBUG if seconds < CONNECTING_S else logging.INFO
                 begin, end = utc_datetime(start), utc_datetime(mark.stamp)

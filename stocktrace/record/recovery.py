@@ -273,7 +273,7 @@ def _close_report(layout: Layout, session: str, report: SessionReport, torn: int
         report.reason += f"; {count_of(torn, 'torn byte')} set aside"
     report.gaps = report_gaps(coverage)
     report.reconnects = coverage.disconnects
-    hash_files(layout, report, write_coverage(layout, session, coverage.intervals))
+    hash_files(layout, report, write_coverage(layout, session, coverage.spans))
 
 
 def coverage_from_tapes(layout: Layout, session: str) -> tuple[CoverageBuilder, int]:

@@ -79,6 +79,11 @@ class GapReport(msgspec.Struct, frozen=True):
     reason: str
     tickers: int
 
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return (self.end - self.start).total_seconds()
+
 
 class TickerChange(msgspec.Struct, frozen=True):
     """A change of tickers; ``by`` says who asked for it: ``cli``, ``prefect``, ``library``."""
@@ -170,7 +175,7 @@ class SessionReport(msgspec.Struct):
     @property
     def gap_s(self) -> float:
         """The seconds of all gaps."""
-        return sum((gap.end - gap.start).total_seconds() for gap in self.gaps)
+        return sum(gap.seconds for gap in self.gaps)
 
     @property
     def outages(self) -> list[GapReport]:

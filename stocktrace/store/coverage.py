@@ -10,13 +10,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from stocktrace.intervals import CoverageInterval
+from stocktrace.intervals import CoverageInterval, CoverageSpan
 from stocktrace.store import outbox
 from stocktrace.store.layout import Layout
 from stocktrace.store.parquet import publish_table, read_table
@@ -35,6 +36,11 @@ COVERAGE_SCHEMA = pa.schema(
     ]
 )
 
+_TABLE_SCHEMA = pa.schema(
+    field.with_type(pa.dictionary(pa.int32(), pa.string())) if field.type == pa.string() else field
+    for field in COVERAGE_SCHEMA
+)
+
 
 def read_coverage_file(path: str | Path, filesystem: pafs.FileSystem | None = None) -> pa.Table:
     """Read one file; the errors are those of ``read_table``."""
@@ -42,35 +48,52 @@ def read_coverage_file(path: str | Path, filesystem: pafs.FileSystem | None = No
 
 
 def write_coverage(
-    layout: Layout, session: str, intervals: Iterable[CoverageInterval]
+    layout: Layout, session: str, intervals: Iterable[CoverageInterval | CoverageSpan]
 ) -> list[Path]:
     """Publish the coverage of a session, one file a day, and return the files.
 
     Files that exist are replaced.
     """
     paths: list[Path] = []
-    days: dict[str, list[CoverageInterval]] = {}
+    days: dict[str, list[CoverageInterval | CoverageSpan]] = {}
     for interval in intervals:
         for piece in interval.split_at_midnight():
             days.setdefault(utc_date(piece.start), []).append(piece)
     for day, pieces in days.items():
         path = layout.coverage(session, day)
-        publish_table(_table(session, pieces), path, layout.converting / f"{session}-{day}.parquet")
+        temporary = layout.converting / f"{session}-{day}.parquet"
+        publish_table(_table(session, pieces), path, temporary, store_schema=False)
         if layout.lake:
             outbox.add_to_outbox(layout, session, path)
         paths.append(path)
     return paths
 
 
-def _table(session: str, intervals: list[CoverageInterval]) -> pa.Table:
-    intervals = sorted(intervals, key=lambda each: (each.ticker, each.start))
+def _table(session: str, pieces: Sequence[CoverageInterval | CoverageSpan]) -> pa.Table:
+    """Return a row for each ticker of each piece, by ticker and time; texts are dictionaries."""
+    # Most pieces have the same tickers: the same object.
+    groups = {id(group): group for group in [piece.tickers for piece in pieces]}
+    names = sorted({ticker for group in groups.values() for ticker in group})
+    numbers = {name: number for number, name in enumerate(names)}
+    codes = {key: np.array([numbers[t] for t in group]) for key, group in groups.items()}
+    symbol = np.concatenate([codes[id(piece.tickers)] for piece in pieces])
+    piece = np.repeat(np.arange(len(pieces)), [len(each.tickers) for each in pieces])
+    start = np.array([each.start for each in pieces], np.int64)
+    end = np.array([each.end for each in pieces], np.int64)
+    order = np.lexsort((start[piece], symbol))
+    symbol, piece = symbol[order], piece[order]
+
+    def texts(values: Iterable[str]) -> pa.DictionaryArray:
+        encoded = pa.array(values, pa.string()).dictionary_encode()
+        return encoded.take(pa.array(piece))
+
     columns = {
-        "session": [session] * len(intervals),
-        "symbol": [each.ticker for each in intervals],
-        "start": [each.start // NS_PER_US for each in intervals],
-        "end": [each.end // NS_PER_US for each in intervals],
-        "state": ["gap" if each.reason else "listening" for each in intervals],
-        "reason": [each.reason for each in intervals],
-        "sources": [each.sources for each in intervals],
+        "session": texts([session] * len(pieces)),
+        "symbol": pa.DictionaryArray.from_arrays(symbol.astype(np.int32), names),
+        "start": start[piece] // NS_PER_US,
+        "end": end[piece] // NS_PER_US,
+        "state": texts("gap" if each.reason else "listening" for each in pieces),
+        "reason": texts(each.reason for each in pieces),
+        "sources": texts(each.sources for each in pieces),
     }
-    return pa.table(columns, schema=COVERAGE_SCHEMA)
+    return pa.table(columns, schema=_TABLE_SCHEMA)
