@@ -35,6 +35,8 @@ DISK_FACTOR = 2
 LATE_MS = 60_000.0
 # A liquid stock trades many times a minute: after so much silence it deserves a warning.
 SILENT_S = 900.0
+# If more become silent at once, they share a notice: 5,000 of them took seconds to write.
+_MAX_SILENT_NOTICES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,15 @@ class StalenessMonitor:
         if self._late and not was_late:
             self.journal.on_notice(_lag_warning(lag_ms))
         silent = self.silent_tickers(stamp)
-        for ticker, seconds in silent.items():
-            if ticker not in self._silent:
-                self.journal.on_notice(_silence_warning(ticker, seconds))
+        new = [ticker for ticker in silent if ticker not in self._silent]
+        if len(new) > _MAX_SILENT_NOTICES:
+            self.journal.on_notice(
+                f"no trades of {len(new):,} tickers for {SILENT_S / 60:,.0f} minutes of market "
+                f"hours or more: {', '.join(new[:_MAX_SILENT_NOTICES])} and others"
+            )
+        else:
+            for ticker in new:
+                self.journal.on_notice(_silence_warning(ticker, silent[ticker]))
         self._silent = set(silent)
 
     def silent_tickers(self, stamp: int) -> dict[str, float]:

@@ -71,13 +71,12 @@ def write_coverage(
 
 def _table(session: str, pieces: Sequence[CoverageInterval | CoverageSpan]) -> pa.Table:
     """Return a row for each ticker of each piece, by ticker and time; texts are dictionaries."""
-    # Most pieces have the same tickers: the same object.
-    groups = {id(group): group for group in [piece.tickers for piece in pieces]}
-    names = sorted({ticker for group in groups.values() for ticker in group})
+    groups = [piece.tickers for piece in pieces]
+    names = sorted({ticker for group in set(groups) for ticker in group})
     numbers = {name: number for number, name in enumerate(names)}
-    codes = {key: np.array([numbers[t] for t in group]) for key, group in groups.items()}
-    symbol = np.concatenate([codes[id(piece.tickers)] for piece in pieces])
-    piece = np.repeat(np.arange(len(pieces)), [len(each.tickers) for each in pieces])
+    codes = {group: np.array([numbers[ticker] for ticker in group]) for group in set(groups)}
+    symbol = np.concatenate([codes[group] for group in groups])
+    piece = np.repeat(np.arange(len(pieces)), list(map(len, groups)))
     start = np.array([each.start for each in pieces], np.int64)
     end = np.array([each.end for each in pieces], np.int64)
     order = np.lexsort((start[piece], symbol))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -196,3 +197,14 @@ def test_a_silent_ticker_is_reported_once_until_it_trades():
         told.append(capture.told(now))
     silent = ["no AAPL trades for 15 minutes of market hours"]
     assert told == [silent, [], [], silent]
+
+
+def test_many_tickers_that_become_silent_at_once_share_a_notice():
+    capture = Capture()
+    capture.report.tickers = ["".join(letters) for letters in product("ABCDEFGHIJ", repeat=3)]
+    (told,) = capture.told(OPEN + LONG)
+    assert told == (
+        "no trades of 1,000 tickers for 15 minutes of market hours or more: "
+        "AAA, AAB, AAC, AAD, AAE, AAF, AAG, AAH, AAI, AAJ and others"
+    )
+    assert capture.told(OPEN + 1.1 * LONG) == []

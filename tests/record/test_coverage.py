@@ -3,11 +3,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.intake import Intake, OpenWindow
 from stocktrace.record.recorder import Recorder
 from stocktrace.record.recovery import coverage_from_tapes, recover
-from stocktrace.store.coverage import write_coverage
+from stocktrace.store.coverage import read_coverage_file, write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
@@ -391,7 +393,31 @@ def test_coverage_from_the_tape_equals_live_coverage(
     write_tape(layout, PARTS[0], [*entries, ended])
     from_tape, last = coverage_from_tapes(layout, SESSION)
     assert (from_tape.intervals, from_tape.disconnects) == (live.intervals, live.disconnects)
+    gaps = [(one.start, one.end, one.reason) for one in live.intervals if one.reason]
+    assert live.gaps() == Counter(gaps)
+    assert CoverageBuilder.of(live.intervals).gaps() == live.gaps()
     assert last == ended.stamp
+
+
+def test_spans_of_many_tickers_are_on_disk_as_the_intervals_of_each(tmp_path: Path) -> None:
+    coverage = CoverageBuilder()
+    near_midnight = NOON - NOON % NS_PER_DAY + NS_PER_DAY - 20_000
+    for mark in (
+        tape(near_midnight, B, A),
+        connect(near_midnight + 10_000, B, A),
+        gap(near_midnight + 19_000, near_midnight + 22_000),
+        connect(near_midnight + 22_000, B, A, "7203"),
+    ):
+        coverage.add(mark)
+    coverage.close(near_midnight + 30_000)
+    files = []
+    for name, written in (("spans", coverage.spans), ("intervals", coverage.intervals)):
+        paths = write_coverage(Layout(tmp_path / name), SESSION, written)
+        files.append([read_coverage_file(path) for path in paths])
+    assert files[0] == files[1]
+    found = pa.concat_tables(files[0]).to_pylist()
+    assert len(found) == 6 + 5  # before midnight, and after it
+    assert [row["symbol"] for row in files[0][1].to_pylist()] == ["7203", A, A, B, B]
 
 
 # --- live --------------------------------------------------------------------------------------

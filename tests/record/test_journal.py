@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from stocktrace.marks import (
     DisconnectedMark,
     EndedMark,
     GapMark,
+    OpeningMark,
     PausedMark,
     RefusedMark,
     SubscriptionMark,
 )
 from stocktrace.record.intake import Intake
-from stocktrace.record.journal import FeedEventRecorder, Mailbox, SessionJournal
+from stocktrace.record.journal import FeedEventRecorder, Mailbox, SessionJournal, report_gaps
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
@@ -35,6 +37,7 @@ from stocktrace.store.tape import TapeFrames, TapeReader
 from stocktrace.units import utc_datetime
 from tests.conftest import NOON, SESSION, WINDOW, frame
 
+SECOND = 10**9
 PART = WindowId(SESSION, WINDOW)
 FILE = PublishedFile(Path("window"), {"A": 2, "B": 1}, 900)
 
@@ -165,6 +168,63 @@ def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_t
         {"event": "notice", "text": "a word"},
         {"event": "error", "text": "Invalid symbol B"},
     ]
+
+
+def reconnect(journal: SessionJournal, at: int, tickers: tuple[str, ...]) -> None:
+    """A connection that lasts a second, and a gap of a second after it."""
+    journal.on_mark(ConnectedMark(at, tickers))
+    journal.on_mark(DisconnectedMark(at + SECOND, "lost"))
+    journal.on_mark(GapMark(at + 2 * SECOND, at + SECOND, "lost"))
+
+
+def test_a_reconnect_costs_the_same_at_the_thousandth_gap_as_at_the_first(
+    journal: SessionJournal,
+) -> None:
+    tickers = tuple(f"T{number}" for number in range(500))
+    journal.coverage.add(OpeningMark(NOON, connected=False, tickers=tickers))
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    work = []
+    for number in range(1000):
+        if number in (1, 999):
+            calls = 0
+            sys.setprofile(count)
+        reconnect(journal, NOON + number * 2 * SECOND, tickers)
+        sys.setprofile(None)
+        if number in (1, 999):
+            work.append((calls, len(journal.coverage.spans)))
+    (first, spans), (last, all_spans) = work
+    assert last <= 1.05 * first
+    assert (spans, all_spans) == (3, 1999)
+    assert len(journal.report.gaps) == 999
+
+
+def test_gaps_that_are_added_one_by_one_are_those_of_the_coverage(journal: SessionJournal) -> None:
+    journal.coverage.add(OpeningMark(NOON, connected=False, tickers=("A", "B")))
+    at = NOON
+    for mark in (
+        ConnectedMark(at + 10, ("A", "B")),
+        RefusedMark(at + 20, ("B",), "Invalid symbol B"),
+        DisconnectedMark(at + 30, "lost"),
+        SubscriptionMark(at + 35, ("C",), ("A",)),
+        GapMark(at + 40, at + 25, "lost"),
+        ConnectedMark(at + 40, ("B", "C")),
+        PausedMark(at + 50, at + 45, "suspended"),
+        DisconnectedMark(at + 100, "reset"),
+        GapMark(at + 5, at + 4, "reset"),  # the clock was set back
+        ConnectedMark(at + 5, ("B", "C")),
+    ):
+        journal.on_mark(mark)
+    journal.report_new_gaps()
+    report = journal.report
+    assert report.gaps == report_gaps(journal.coverage)
+    assert journal.gap_s == pytest.approx(report.gap_s)
+    assert journal.outages == len(report.outages)
+    assert journal.last_outage == report.outages[-1]
 
 
 # --- on the feed's thread -----------------------------------------------------------------------
