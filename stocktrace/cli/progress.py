@@ -24,6 +24,8 @@ ProgressMode = Literal["auto", "live", "log", "none"]
 ShowStatus: TypeAlias = "Callable[[CaptureStatus], None]"
 
 LOG_EVERY_S = 30.0
+# The end takes seconds, during which somebody waits.
+END_EVERY_S = 2.0
 # The rate is measured over the last so many statuses, half a second apart.
 _RATE_STATUSES = 10
 _BUSIEST = 8
@@ -58,12 +60,15 @@ class ProgressLines:
     def __init__(self, every_s: float = LOG_EVERY_S) -> None:
         self._every_s = every_s
         self._next = every_s
+        self._next_of_end = 0.0
         self._rates = TickerRates()
 
     def __call__(self, status: CaptureStatus) -> None:
         """Log a line if it is time."""
         rate = self._rates.add(status)
-        if status.elapsed_s >= self._next:
+        if status.state == "ending":
+            self._log_end(status)
+        elif status.elapsed_s >= self._next:
             self._next = status.elapsed_s - status.elapsed_s % self._every_s + self._every_s
             log.info(
                 "connected=%s elapsed=%s left=%s trades=%d rate=%.0f/s lag=%.0fms waiting=%d "
@@ -79,6 +84,11 @@ class ProgressLines:
                 status.reconnects,
                 status.gaps,
             )
+
+    def _log_end(self, status: CaptureStatus) -> None:
+        if status.progress is not None and status.elapsed_s >= self._next_of_end:
+            self._next_of_end = status.elapsed_s + END_EVERY_S
+            log.info("ending: %s", status.progress)
 
 
 @contextlib.contextmanager
@@ -162,7 +172,7 @@ def _state(status: CaptureStatus) -> Text:
     if status.state == "connected":
         return Text(f"● connected, {count_of(len(status.tickers), 'ticker')}", "green")
     if status.state in ("ending", "ended"):
-        return Text("● ending: writing Parquet", "cyan")
+        return Text(f"● ending: {status.progress or 'writing Parquet'}", "cyan")
     words = f"○ {status.state}"
     if status.retry is not None and status.written_at is not None:
         wait_s = max(0.0, (status.retry.at - status.written_at).total_seconds())

@@ -118,7 +118,7 @@ class SessionLiveness:
         if self.status is None:
             return "connecting"
         if self.status.state == "ending":
-            return "ending"  # it publishes, and writes no status until that is done
+            return "ending"  # its status may be old while it waits for the disk
         return "silent" if self.silent_s > HEARTBEAT_S else self.status.state
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from functools import partial
 
 import pyarrow as pa
 
@@ -89,7 +90,9 @@ def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
         with lock.hold_lock(layout.lock(holder.session), {"session": holder.session}):
             run = CaptureSession(layout, holder, names, key, settings, deadline, clock)
             with (
-                contextlib.nullcontext(publisher) if publisher else _publisher_thread() as publish,
+                contextlib.nullcontext(publisher)
+                if publisher
+                else _publisher_thread(run) as publish,
                 tune_memory(),
             ):
                 report = run(publish, listeners, control, connection)
@@ -127,12 +130,15 @@ def _check_data_dir(layout: Layout) -> None:
 
 
 @contextlib.contextmanager
-def _publisher_thread() -> Iterator[Publisher]:
+def _publisher_thread(run: CaptureSession) -> Iterator[Publisher]:
     """Publish on one thread: conversion must not compete with the feed for two cores."""
     executor = ThreadPoolExecutor(1, "stocktrace-publish")
 
     def submit(layout: Layout, part: WindowId, *, whole: bool) -> PublishFuture:
-        return executor.submit(publish_window, layout, part, whole=whole)
+        on_progress = partial(run.show_progress, "writing Parquet")
+        future = executor.submit(publish_window, layout, part, whole=whole, on_progress=on_progress)
+        future.add_done_callback(lambda _: run.wake())
+        return future
 
     try:
         yield submit

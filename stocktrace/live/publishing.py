@@ -41,15 +41,20 @@ class WindowPublishing:
     failures: list[Exception] = field(default_factory=list)
     _results: dict[str, PublishFuture] = field(default_factory=dict)
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether windows are being published."""
+        return bool(self._results)
+
     def publish(self, sealed: SealedWindow) -> None:
         """Begin to publish a window."""
         whole = not sealed.spilled
         self._results[sealed.part.window] = self.publisher(self.layout, sealed.part, whole=whole)
 
-    def collect_finished(self, *, wait: bool) -> None:
-        """Record the windows that have been published, or ``wait`` for all."""
+    def collect_finished(self) -> None:
+        """Record the windows that have been published."""
         for window, future in list(self._results.items()):
-            if not wait and not future.done():
+            if not future.done():
                 continue
             del self._results[window]
             try:

@@ -44,7 +44,7 @@ from stocktrace.record.journal import (
 from stocktrace.record.recorder import Recorder, SealedWindow
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import LagReport, SessionReport, SessionState
-from stocktrace.sessions.status import CaptureStatus, StatusFile
+from stocktrace.sessions.status import CaptureStatus, StatusFile, StepProgress
 from stocktrace.settings import Settings
 from stocktrace.store import files
 from stocktrace.store.audit import AuditLog
@@ -112,11 +112,12 @@ class CaptureSession:
         self._snapshot = StatusSnapshot(
             self._journal, self._intake, self._recorder, deadline, clock
         )
+        self._recorder.on_progress = partial(self.show_progress, "saving")
         self._status_file = StatusFile(layout.status(session))
-        self._recording = WorkerThread("recorder", self._recorder.run, self._wake)
-        self._syncing = WorkerThread("sync", self._sync, self._wake)
+        self._recording = WorkerThread("recorder", self._recorder.run, self.wake)
+        self._syncing = WorkerThread("sync", self._sync, self.wake)
         # During the capture, not before it: live data comes only once.
-        self._recovering = WorkerThread("recover", lambda: recover(layout, clock), self._wake)
+        self._recovering = WorkerThread("recover", lambda: recover(layout, clock), self.wake)
         self._ended = threading.Event()
         self._end_is_marked = False
         self._interrupted = False
@@ -159,10 +160,10 @@ class CaptureSession:
             # The report on disk says running until all is published: a kill leads to a recovery.
             state: SessionState = "interrupted" if control.stopping.is_set() else "complete"
             reason = control.reason or "its end time was reached"
-            self._stop()
+            self._stop(showing=True)
             if state == "complete" and not journal.connected:
                 state, reason = "failed", f"not connected at the end: {journal.disconnect_reason}"
-            self._publishing.collect_finished(wait=True)
+            self._publish_rest()
             self._recovering.join()
             threads = (self._recording, self._syncing, self._recovering)
             failures = (*(thread.failure for thread in threads), *self._failures)
@@ -173,7 +174,7 @@ class CaptureSession:
             state = "interrupted" if self._interrupted else "failed"
             reason = "interrupted" if self._interrupted else str(error)
             self._stop()
-            self._publishing.collect_finished(wait=False)
+            self._publishing.collect_finished()
             raise
         finally:
             self._write_report(state, reason)
@@ -201,7 +202,7 @@ class CaptureSession:
     def _raise_problems(self) -> None:
         """Raise the failure of another thread, or that the disk is full."""
         self._raise_first(self._recording.failure, self._syncing.failure)
-        self._publishing.collect_finished(wait=False)
+        self._publishing.collect_finished()
         free = files.free_bytes(self._layout.root)
         if free < self._settings.min_free_space:
             raise DiskFull(self._layout.root, free)
@@ -220,7 +221,12 @@ class CaptureSession:
         for listener in self._listeners:
             listener(status)
 
-    def _wake(self) -> None:
+    def show_progress(self, step: str, done: int, total: int) -> None:
+        """Show in the status how far a step of the end has come; from any thread."""
+        self._snapshot.progress = StepProgress(step, done, total)
+
+    def wake(self) -> None:
+        """Let the main thread look what is new; from any thread."""
         self._mailbox.put(lambda: None)
 
     def _sync(self) -> None:
@@ -239,8 +245,30 @@ class CaptureSession:
         if not self._interrupted:
             self._publishing.publish(sealed)
 
-    def _stop(self) -> None:
-        """End feed, recorder, sync and mailbox, in this order, each under a deadline; only once."""
+    def _publish_rest(self) -> None:
+        """Wait until all windows are published; show how far that is."""
+        self._publishing.collect_finished()
+        while self._publishing.is_pending:
+            self._publish_status()
+            with contextlib.suppress(queue.Empty):
+                self._mailbox.get(timeout=STATUS_INTERVAL_S)()
+            self._publishing.collect_finished()
+
+    def _join_recorder(self, *, showing: bool) -> None:
+        remaining = STOP_RECORDER_TIMEOUT_S
+        while remaining > 0:
+            self._recording.join(min(STATUS_INTERVAL_S, remaining))
+            if not self._recording.is_alive():
+                return
+            remaining -= STATUS_INTERVAL_S
+            if showing:
+                self._publish_status()
+
+    def _stop(self, *, showing: bool = False) -> None:
+        """End feed, recorder, sync and mailbox, in this order, each under a deadline; only once.
+
+        ``showing``: publish the status meanwhile.
+        """
         if self._ended.is_set():
             return
         self._ticker_changer.close()
@@ -251,7 +279,7 @@ class CaptureSession:
             self._connection.close()
         self._mark_end()
         self._recorder.finish()
-        self._recording.join(STOP_RECORDER_TIMEOUT_S)
+        self._join_recorder(showing=showing)
         self._ended.set()
         self._syncing.join(STOP_FEED_TIMEOUT_S)
         self._folders.join(STOP_FEED_TIMEOUT_S)

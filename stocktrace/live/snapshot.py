@@ -15,7 +15,7 @@ from stocktrace.record.intake import Intake
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.recorder import Recorder
 from stocktrace.sessions.report import Books, LagReport, SessionReport
-from stocktrace.sessions.status import CaptureStatus, ConnectionState
+from stocktrace.sessions.status import CaptureStatus, ConnectionState, StepProgress
 from stocktrace.units import utc_datetime
 
 # Samples that are kept to measure how long a trade waits: ten minutes at two a second.
@@ -33,6 +33,8 @@ class StatusSnapshot:
     clock: Clock
     #: Whether the feed has ended or is ending.
     is_stopping: bool = False
+    #: What takes time then; other threads set it.
+    progress: StepProgress | None = None
     _began: float = field(init=False)
     _recorded: int = 0
     #: Only its frames are read.
@@ -93,6 +95,7 @@ class StatusSnapshot:
             last_error=journal.last_error,
             final_state=report.state,
             reason=report.reason,
+            progress=self.progress if self.is_stopping and report.state == "running" else None,
         )
 
     def _state(self, report: SessionReport) -> ConnectionState:

@@ -30,6 +30,7 @@ from stocktrace.store.batch import Chunk
 from stocktrace.store.conversion import PublishedFile
 from stocktrace.store.dataset import find_published, retry_on_compaction
 from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
+from stocktrace.store.files import OnProgress
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.outbox import SentFiles
@@ -60,7 +61,12 @@ class PublishedWindow:
 
 
 def publish_window(
-    layout: Layout, part: WindowId, *, whole: bool = True, sending: bool = True
+    layout: Layout,
+    part: WindowId,
+    *,
+    whole: bool = True,
+    sending: bool = True,
+    on_progress: OnProgress = lambda *_: None,
 ) -> PublishedWindow:
     """Publish a window; first rebuild it from its tape if its segments are not ``whole``.
 
@@ -72,7 +78,7 @@ def publish_window(
         tape = layout.tape(part)
         if tape.exists():
             archive_tape(tape, layout.archived_tape(part))
-        file = conversion.convert_window(layout, part)
+        file = conversion.convert_window(layout, part, on_progress=on_progress)
     duplicates = retry_on_compaction(partial(_count_duplicates, layout, part))
     upload_error = send_pending(layout, part.session)[1] if layout.lake and sending else ""
     return PublishedWindow(part, file, duplicates, rebuilt, upload_error)

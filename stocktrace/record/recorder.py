@@ -10,6 +10,7 @@ from stocktrace.record.intake import Intake, OpenWindow, TickerQueue, WindowCoun
 from stocktrace.sessions.report import Books, TickerBooks
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
+from stocktrace.store.files import OnProgress
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import SegmentWriter, TickerCounts
@@ -67,6 +68,8 @@ class Recorder:
     lags: LatencyHistogram = field(default_factory=LatencyHistogram)
     #: Median latency of the last batch, in ms after the trades' own times.
     latest_lag_ms: float = 0.0
+    #: Called while a window is sealed.
+    on_progress: OnProgress = lambda *_: None
     #: The writer of the current window; its counts are not in any books yet.
     writer: SegmentWriter | None = None
     _ended: bool = False
@@ -135,7 +138,7 @@ class Recorder:
         writer = self.writer or SegmentWriter(self.layout, window.part)
         self.writer = None
         spilled = frozenset(window.spilled)
-        writer.seal(except_tickers=spilled)
+        writer.seal(spilled, self.on_progress)
         window.tape.close()
         self.lags.merge(writer.lags)
         self.on_sealed(finish_counts(window.counts, writer, spilled))

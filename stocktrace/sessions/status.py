@@ -16,6 +16,7 @@ import msgspec
 from stocktrace.sessions.report import GapReport, LagReport, SessionState
 from stocktrace.store import files
 from stocktrace.store.layout import Layout
+from stocktrace.text import count_of
 
 #: ``connecting`` for the first time; ``ending``: it is disconnected and publishes the rest.
 ConnectionState = Literal["connecting", "connected", "reconnecting", "ending", "ended"]
@@ -27,6 +28,17 @@ class ReconnectAttempt(msgspec.Struct, frozen=True):
     attempt: int
     at: datetime
     reason: str
+
+
+class StepProgress(msgspec.Struct, frozen=True):
+    """A step of the end of a capture, such as ``writing Parquet``: ``done`` of so many tickers."""
+
+    step: str
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.step}, {self.done:,} of {count_of(self.total, 'ticker')}"
 
 
 class CaptureStatus(msgspec.Struct, frozen=True):
@@ -41,8 +53,8 @@ class CaptureStatus(msgspec.Struct, frozen=True):
     count frames by kind. ``last`` is when the last trade of each ticker was received (epoch ns).
     ``rolled`` windows have ended, ``published`` of them are in ``files`` Parquet files with
     ``parquet`` trades. ``spilled`` counts tickers that are rebuilt from the tape because a queue
-    was full, once for each window. ``final_state`` is the report's state. Mappings leave out
-    tickers without a value.
+    was full, once for each window. ``final_state`` is the report's state, ``progress`` is how far
+    its end has come. Mappings leave out tickers without a value.
     """
 
     session: str
@@ -81,6 +93,7 @@ class CaptureStatus(msgspec.Struct, frozen=True):
     last_error: str = ""
     final_state: SessionState = "running"
     reason: str = ""
+    progress: StepProgress | None = None
 
     @classmethod
     def read(cls, path: Path) -> Self:

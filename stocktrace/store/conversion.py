@@ -23,6 +23,7 @@ from stocktrace.store import files, lock, outbox
 from stocktrace.store.arrow_schema import FILE_SCHEMA
 from stocktrace.store.checksum import Content, ContentHash, hash_tables
 from stocktrace.store.dataset import PublishedRows, find_published, hash_windows
+from stocktrace.store.files import OnProgress
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import read_segments
@@ -43,7 +44,11 @@ class PublishedFile:
 
 
 def convert_window(
-    layout: Layout, window: WindowId, *, overwrite: bool = False
+    layout: Layout,
+    window: WindowId,
+    *,
+    overwrite: bool = False,
+    on_progress: OnProgress = lambda *_: None,
 ) -> PublishedFile | None:
     """Publish the sealed segments of a window; return ``None`` if it has no segment.
 
@@ -62,7 +67,7 @@ def convert_window(
     with lock.lock_folder(layout.dataset, exclusive=False):
         published = None if overwrite else find_published(layout, window)
         if published is None:
-            rows = _publish(layout, window, segments)
+            rows = _publish(layout, window, segments, on_progress)
         else:
             rows = compare_segments(published, segments)
             final = published.paths[0]
@@ -85,15 +90,23 @@ def _delete_segment(layout: Layout, segment: Path, window: WindowId) -> None:
         segment.unlink(missing_ok=True)
 
 
-def _publish(layout: Layout, window: WindowId, segments: Mapping[str, Path]) -> dict[str, int]:
+def _publish(
+    layout: Layout, window: WindowId, segments: Mapping[str, Path], on_progress: OnProgress
+) -> dict[str, int]:
     """Write, check and publish the file of a window; return the trades of each ticker."""
     final = layout.window_file(window)
     layout.converting.mkdir(parents=True, exist_ok=True)
     tickers = sorted(segments)
     paths = [segments[ticker] for ticker in tickers]
+
+    def counted_paths() -> Iterator[Path]:
+        for done, path in enumerate(paths, 1):
+            yield path
+            on_progress(done, len(paths))
+
     about = sum(path.stat().st_size for path in paths) // _ROW_BYTES
     with files.locked_temporary(layout.converting / final.name) as temporary:
-        rows, expected = write_window_file(temporary, window, read_segments(paths), about)
+        rows, expected = write_window_file(temporary, window, read_segments(counted_paths()), about)
         if list(rows) != tickers:
             raise ConversionError(
                 f"A segment of {window.stem} has rows of another ticker, or none."

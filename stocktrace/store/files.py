@@ -24,6 +24,8 @@ from stocktrace.errors import DiskFull, StoreError, UsageError
 _MAX_SYNCS = 16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _STDOUT = 1
+#: Called with how many files are done, and of how many, on the thread that works on them.
+OnProgress = Callable[[int, int], None]
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -101,13 +103,15 @@ def sync_file(path: Path) -> None:
             os.close(descriptor)
 
 
-def sync_files(paths: Sequence[Path]) -> None:
+def sync_files(paths: Sequence[Path], on_progress: OnProgress = lambda *_: None) -> None:
     """Wait until all ``paths`` are on disk, several at a time.
 
     At the end of a capture, syncing thousands of files one after another would take too long.
     """
     with ThreadPoolExecutor(_MAX_SYNCS, "stocktrace-sync") as pool:
-        list(pool.map(sync_file, paths))  # raises the error of any of them
+        # Raises the error of any of them.
+        for done, _ in enumerate(pool.map(sync_file, paths), 1):
+            on_progress(done, len(paths))
 
 
 def publish_file(temporary: Path, final: Path) -> None:

@@ -29,6 +29,7 @@ from stocktrace.latency import LatencyHistogram
 from stocktrace.store import files, validation
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 from stocktrace.store.batch import Batch, BatchColumns
+from stocktrace.store.files import OnProgress
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import QuarantinedRow, QuarantineWriter
@@ -145,11 +146,13 @@ class SegmentWriter:
             files.append(path, first, os.O_EXCL)
         self._paths[ticker] = str(path)
 
-    def seal(self, except_tickers: Iterable[str] = ()) -> None:
+    def seal(
+        self, except_tickers: Iterable[str] = (), on_progress: OnProgress = lambda *_: None
+    ) -> None:
         """Sync and rename the segments, except those of some tickers, and the quarantine."""
         left = set(except_tickers)
         paths = [Path(path) for ticker, path in self._paths.items() if ticker not in left]
-        files.sync_files(paths)
+        files.sync_files(paths, on_progress)
         for path in paths:
             path.rename(path.with_suffix(""))  # without ``OPEN``
         self._quarantine.seal()

@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 from stocktrace.cli.progress import ProgressLines, TickerRates, make_progress, render_status
 from stocktrace.errors import UsageError
-from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt
+from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt, StepProgress
 from tests.conftest import Scenario, Studio, connected
 from tests.statuses import a_status
 
@@ -102,6 +102,31 @@ def test_the_display_says_why_it_is_not_connected_and_when_it_retries() -> None:
 def test_the_display_says_that_parquet_is_being_written() -> None:
     ending = msgspec.structs.replace(status(10), state="ending")
     assert drawn(ending).startswith("● ending: writing Parquet  session s")
+
+
+def test_the_display_says_how_far_the_end_has_come() -> None:
+    progress = StepProgress("writing Parquet", 412, 5000)
+    ending = msgspec.structs.replace(status(10), state="ending", progress=progress)
+    assert drawn(ending).startswith("● ending: writing Parquet, 412 of 5,000 tickers  session s")
+
+
+def test_lines_say_how_far_the_end_has_come(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "stocktrace")
+    look = ProgressLines(every_s=30)
+    for step, done, elapsed_s in (
+        ("saving", 10, 100.0),
+        ("saving", 2000, 100.5),
+        ("writing Parquet", 412, 102.0),
+        ("writing Parquet", 900, 103.5),
+        ("writing Parquet", 2100, 104.0),
+    ):
+        progress = StepProgress(step, done, 5000)
+        look(msgspec.structs.replace(status(elapsed_s), state="ending", progress=progress))
+    assert [record.getMessage() for record in caplog.records] == [
+        "ending: saving, 10 of 5,000 tickers",
+        "ending: writing Parquet, 412 of 5,000 tickers",
+        "ending: writing Parquet, 2,100 of 5,000 tickers",
+    ]
 
 
 @pytest.mark.parametrize("width", [60, 100, 200])

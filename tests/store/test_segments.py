@@ -246,6 +246,19 @@ def test_a_published_ticker_is_counted_again_but_not_written(layout: Layout) -> 
     assert writer.counts == {"AAPL": TickerCounts(2, 0), "MSFT": TickerCounts(1, 0)}
 
 
+def test_sealing_and_converting_say_how_many_tickers_are_done(layout: Layout) -> None:
+    writer = SegmentWriter(layout, PART)
+    writer.write(batch_of([trade(ticker) for ticker in ("A", "B", "C")]))
+    said: list[tuple[int, int]] = []
+    writer.seal(on_progress=lambda done, total: said.append((done, total)))
+    assert said == [(1, 3), (2, 3), (3, 3)]
+    said.clear()
+    conversion.convert_window(
+        layout, PART, on_progress=lambda done, total: said.append((done, total))
+    )
+    assert said == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_a_segment_that_is_to_be_rebuilt_is_not_sealed(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
     writer.write(batch_of([trade(), trade("MSFT")]))

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stocktrace.live.api import capture
+from stocktrace.sessions.status import CaptureStatus
+from stocktrace.store import conversion, files
+from tests.conftest import Director, Scenario, Studio, connected, frame, trades
+
+
+def test_the_end_of_a_capture_says_how_far_it_has_come(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickers = [f"T{number}" for number in range(40)]
+    shown = {"saving": threading.Event(), "writing Parquet": threading.Event()}
+    seen: list[str] = []
+
+    def look(status: CaptureStatus) -> None:
+        director(status)
+        if status.progress is not None:
+            assert status.state == "ending"
+            seen.append(str(status.progress))
+            shown[status.progress.step].set()
+
+    def pausing(step: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """Goes on when the step has been shown."""
+
+        def wait_for_status(*given: Any, **more: Any) -> Any:
+            result = work(*given, **more)
+            assert shown[step].wait(30)
+            return result
+
+        return wait_for_status
+
+    monkeypatch.setattr(files, "sync_files", pausing("saving", files.sync_files))
+    monkeypatch.setattr(
+        conversion, "hash_windows", pausing("writing Parquet", conversion.hash_windows)
+    )
+
+    def scenario() -> Scenario:
+        yield connected
+        exchange.send_raw(frame(*((ticker, 1) for ticker in tickers)))
+        yield trades(40)
+
+    with studio.exchange() as exchange:
+        director = Director(scenario(), studio.handle, studio.statuses)
+        report = capture(
+            tickers,
+            duration=30,
+            settings=studio.settings(exchange),
+            on_status=look,
+            control=studio.handle,
+        )
+    assert report.files == 1
+    assert list(dict.fromkeys(seen)) == [
+        "saving, 40 of 40 tickers",
+        "writing Parquet, 40 of 40 tickers",
+    ]
