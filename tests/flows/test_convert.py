@@ -35,7 +35,7 @@ def test_the_tasks_publish_what_a_crashed_capture_left_once(tmp_path: Path) -> N
     done = recover.fn(str(layout.root)), convert_sealed.fn(str(layout.root))
     assert [one.session for one in done[0]] == [SESSION]
     assert (
-        conversion_line(*done) == "1 session recovered, 0 windows converted, 10 trades published."
+        conversion_line(*done) == "1 session recovered, 0 windows converted, 12 trades published."
     )
     again = recover.fn(str(layout.root)), convert_sealed.fn(str(layout.root))
     assert conversion_line(*again) == "Everything was published already."
