@@ -43,7 +43,7 @@ class WindowPublishing:
 
     @property
     def is_pending(self) -> bool:
-        """Whether windows are being published."""
+        """Return whether windows are being published."""
         return bool(self._results)
 
     def publish(self, sealed: SealedWindow) -> None:

@@ -267,7 +267,7 @@ class CaptureSession:
     def _stop(self, *, showing: bool = False) -> None:
         """End feed, recorder, sync and mailbox, in this order, each under a deadline; only once.
 
-        ``showing``: publish the status meanwhile.
+        With ``showing``, the status is published while it waits.
         """
         if self._ended.is_set():
             return

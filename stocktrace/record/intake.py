@@ -203,7 +203,7 @@ class Intake:
         """The factor by which batches are larger, and later, because there are many tickers.
 
         The first batch of a window creates a file for each of its tickers, which takes longer than
-        any other batch: it is small, so that the queues have room meanwhile.
+        any other batch: it is small, so that the queues have room while it is written.
         """
         return 1 + len(self.queues) // _TICKERS_PER_BATCH if self.current.has_segments else 1
 

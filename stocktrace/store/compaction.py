@@ -142,7 +142,7 @@ def replace_date(layout: Layout, date: str, sources: Sequence[Path]) -> Compacte
 
 
 def finish_swap(layout: Layout, date: str, *, wait: bool = True) -> bool:
-    """Delete the folder of a date in ``compacting``; return whether it is gone.
+    """Delete the folder of a date in ``compacting``; return whether it does not exist any more.
 
     That is a new folder that was never swapped, or the old one. The old one is deleted only when
     the dataset has all its windows, and ``LISTING_S`` after the swap; until then it is left there,
