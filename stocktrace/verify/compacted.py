@@ -50,7 +50,6 @@ def _rebuild_date(layout: Layout, day: FileSet) -> None:
     """
     folder = day.paths[0].parent
     date = folder.name.removeprefix("date=")
-    finish_swap(layout, date)
     others = [path for path in files_in_order(folder) if path not in day.paths]
     rebuilt = {key_of(window) for window in day.wrong}
     kept = {
@@ -77,6 +76,7 @@ def _rebuild_date(layout: Layout, day: FileSet) -> None:
             copy_windows(day.readable, kept, scratch / "day-00000.parquet")
         if replace_date(layout, date, [*filter(None, sources), *others]) is None:
             raise ConversionError(f"The files in {folder} changed in the meantime.")
+    finish_swap(layout, date)
 
 
 def _windows_of_tapes(layout: Layout, date: str, others: list[Path]) -> set[WindowId]:

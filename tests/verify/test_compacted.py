@@ -38,11 +38,16 @@ DAY = f"parquet/date={DATE}/day-00001.parquet"
 OTHER = WindowId("20261123T100000Z_bbbbbb", "20261123T100000Z_00001")
 
 
+def compact(layout: Layout) -> None:
+    assert compact_date(layout, DATE) is not None
+    assert finish_swap(layout, DATE)
+
+
 @pytest.fixture
 def layout(a_whole_session: Layout, tmp_path: Path) -> Layout:
     """A compacted session."""
     layout = remains.copy(a_whole_session, tmp_path / "data")
-    assert compact_date(layout, DATE) is not None
+    compact(layout)
     return layout
 
 
@@ -73,7 +78,7 @@ def add_other(layout: Layout, ticker: str, count: int) -> None:
     """Compact ``OTHER``, too."""
     put(layout, ticker, OTHER, table_of([(NOON // 10**6, n + 1.0, 1.0, "1") for n in range(count)]))
     day(layout).rename(day(layout).with_name("day-00000.parquet"))
-    assert compact_date(layout, DATE) is not None
+    compact(layout)
 
 
 def damage_page(layout: Layout, group: int = 0, column: int = 3) -> None:
@@ -371,7 +376,7 @@ def test_a_date_of_several_files_is_read_as_one(
     monkeypatch.setattr(compaction, "MAX_BYTES", 1)
     monkeypatch.setattr(trade_file, "_SHARED_ROWS", (1, 1))
     layout = remains.copy(a_whole_session, tmp_path / "data")
-    assert compact_date(layout, DATE) is not None
+    compact(layout)
     names = ["day-00001-002.parquet", "day-00001-003.parquet", "day-00001.parquet"]
     assert sorted(path.name for path in layout.date_folder(DATE).iterdir()) == names
     assert look(layout) == []
@@ -459,7 +464,7 @@ def test_a_session_is_verified_without_opening_the_files_of_others(
     layout = remains.copy(a_whole_session, tmp_path / "data")
     source = layout.window_file(PARTS[0])
     if compacted:
-        assert compact_date(layout, DATE) is not None
+        compact(layout)
         source = day(layout)
     own = set(layout.dataset.rglob("*.parquet"))
     folders = [layout.date_folder(f"2025-{month:02}-{n:02}") for month in (1, 2) for n in range(28)]
