@@ -20,7 +20,7 @@ from stocktrace.maintenance.requeue import requeue_rows
 from stocktrace.maintenance.retention import prune_data
 from stocktrace.record.recovery import recover
 from stocktrace.simulator import ScriptedSource
-from stocktrace.store.compaction import compact_day
+from stocktrace.store.compaction import compact_date, finish_swap
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -33,7 +33,7 @@ from tests.remains import PARTS
 from tests.tables import put, table_of
 
 TICKERS = ["AAPL", "MSFT", "7203", "IBM", "BINANCE:BTCUSDT"]
-#: Before and after the sessions of the tests; 300 files of days in as many folders.
+#: Before and after the sessions of the tests; 60 files of dates in as many folders.
 DATES = [
     (first + timedelta(n)).isoformat()
     for first in (date(2024, 1, 1), date(2099, 1, 1))
@@ -53,7 +53,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Layout:
         table = table_of([(begin * 1000, 1.0, 1.0, "1")])
         for ticker in TICKERS:
             put(layout, ticker, part, table)
-            assert compact_day(layout, ticker, day) is not None
+        assert compact_date(layout, day) is not None
+        assert finish_swap(layout, day)
         listening = CoverageInterval("AAPL", begin * 10**9, begin * 10**9 + 1, "")
         write_coverage(layout, OTHER, [listening])
         write_completeness(layout, day, [Completeness("AAPL", day, "complete")])
@@ -106,9 +107,7 @@ def test_81_an_import_opens_and_lists_nothing_of_other_dates(
     data = tmp_path / "data"
     with archive_beside(archive, data) as opened:
         assert cli.run(["import", str(source), "--data-dir", str(data)]) == 0
-    assert [path.parent.name for path in data.glob("parquet/date=2026-11-23/*/*.parquet")] == [
-        "symbol=AAPL"
-    ]
+    assert len(list(data.glob("parquet/date=2026-11-23/*.parquet"))) == 1
     assert opened == set()
 
 
@@ -166,7 +165,7 @@ def test_82_a_command_for_one_session_opens_and_lists_nothing_of_other_dates(
 ) -> None:
     layout = remains.copy(a_whole_session, tmp_path / "data")
     if compacted:
-        assert len(compact_days(layout, clock=LATER).done) == 3
+        assert len(compact_days(layout, clock=LATER).done) == 1
     with archive_beside(archive, layout.root) as opened:
         assert commands(layout)[work]() == outcome
     assert opened == set()
@@ -178,8 +177,8 @@ def test_the_whole_folder_is_opened_when_all_of_it_is_verified(
     layout = remains.copy(a_whole_session, tmp_path / "data")
     with archive_beside(archive, layout.root) as opened:
         assert cli.run(["verify", "--data-dir", str(layout.root)]) == 1
-    files = {path for day in DATES for path in layout.dataset.glob(f"date={day}/*/day-*.parquet")}
-    assert len(files) == 300
+    files = {path for day in DATES for path in layout.dataset.glob(f"date={day}/day-*.parquet")}
+    assert len(files) == 60
     assert files <= opened
 
 
@@ -190,16 +189,15 @@ def test_files_under_a_date_that_neither_report_nor_tape_names_are_found_in_the_
     layout = remains.copy(a_whole_session, tmp_path / "data")
     stray = WindowId(SESSION, "20261125T100000Z_00009")
     put(layout, "AAPL", stray, table_of([(NOON // 10**6, 1.0, 1.0, "1")]))
-    path = layout.parquet("AAPL", stray)
     if compacted:
-        assert compact_day(layout, "AAPL", stray.date) is not None
-        path = path.with_name("day-00001.parquet")
+        assert compact_date(layout, stray.date) is not None
+        assert finish_swap(layout, stray.date)
     early = NOON - 4 * NS_PER_DAY
     write_coverage(layout, SESSION, [CoverageInterval("AAPL", early, early + 1000, "")])
     assert list(verify(layout, SESSION)) == []
     findings = list(verify(layout, SESSION, dates_of_sessions(layout)[SESSION]))
     files = {finding.path for finding in findings if finding.path.suffix == ".parquet"}
-    assert files == {layout.coverage(SESSION, "2026-11-19"), *([] if compacted else [path])}
+    assert files == {layout.coverage(SESSION, "2026-11-19")}
     assert "AAPL: 6 parquet, on disk 7" in {finding.problem for finding in findings}
 
 
@@ -209,7 +207,7 @@ def test_a_session_without_report_and_tape_is_verified_by_its_files(
     layout = remains.copy(a_whole_session, tmp_path / "data")
     shutil.rmtree(layout.tapes(SESSION))
     layout.report(SESSION).unlink()
-    (path,) = layout.published_window(PARTS[2])[:1]
+    path = layout.window_file(PARTS[2])
     path.write_bytes(path.read_bytes()[:-9])
     assert cli.run(["verify", SESSION, "--data-dir", str(layout.root)]) == 1
     output = capsys.readouterr().out

@@ -336,7 +336,7 @@ def row_of(fields: list[str]) -> tuple[Any, ...] | None:
         return None
     try:
         event, received = (moment_of(text) for text in fields[1:3])
-        return (event, received, float(fields[3]), float(fields[4]), fields[5])
+        return (fields[0], event, received, float(fields[3]), float(fields[4]), fields[5])
     except ValueError:
         return None
 

@@ -7,8 +7,8 @@ import itertools
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,26 @@ from stocktrace.maintenance.retention import PruneResult, prune_data
 from stocktrace.record import recovery
 from stocktrace.sessions.report import SessionReport
 from stocktrace.settings import Settings
-from stocktrace.store import audit, checksum, compaction, conversion, lock, partition
+from stocktrace.store import audit, compaction, conversion, lock, trade_file
+from stocktrace.store.arrow_schema import FILE_SCHEMA
 from stocktrace.store.audit import check_audit_log
+from stocktrace.store.dataset import hash_windows
+from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock, no_compaction
 from stocktrace.store.names import WindowId
+from stocktrace.store.trade_file import (
+    DATE_FORMAT,
+    FileFormat,
+    TradeFileReader,
+    with_texts,
+    write_trade_files,
+)
 from stocktrace.trade import Trade
 from stocktrace.verify import dates_of_sessions, unknown_files, verify
 from tests import remains
 from tests.conftest import NOON, SESSION, tree
+from tests.opened import opened_below
 from tests.remains import PARTS, PRICES, prices
 from tests.store.conftest import batch_of
 from tests.tables import put, table_of
@@ -41,7 +52,7 @@ DATE = "2026-11-23"
 DAY_S = 86_400
 TOMORROW = Clock(wall=lambda: NOON + DAY_S * 10**9)
 NEXT_MONTH = Clock(wall=lambda: NOON + 30 * DAY_S * 10**9)
-DAYS = {ticker: f"parquet/date={DATE}/symbol={ticker}/day-00001.parquet" for ticker in PRICES}
+DAY = f"parquet/date={DATE}/day-00001.parquet"
 
 
 @pytest.fixture
@@ -51,7 +62,7 @@ def layout(a_whole_session: Layout, tmp_path: Path) -> Layout:
 
 @pytest.fixture
 def compacted(layout: Layout) -> Layout:
-    assert len(compact_days(layout, clock=TOMORROW).done) == 3
+    assert len(compact_days(layout, clock=TOMORROW).done) == 1
     return layout
 
 
@@ -63,7 +74,7 @@ def findings(layout: Layout, *, repair: bool = False) -> list[tuple[str, str, bo
 
 
 def parquet_files(layout: Layout) -> list[str]:
-    return [path for path in tree(layout.root) if path.startswith("parquet/") and "~" not in path]
+    return [path for path in tree(layout.root) if path.startswith("parquet/")]
 
 
 def flip(path: Path, at: int) -> None:
@@ -74,9 +85,9 @@ def flip(path: Path, at: int) -> None:
 
 
 def damage_page(path: Path, group: int = 0) -> None:
-    """Change one bit of the trades in a row group."""
+    """Change one bit of the event times in a row group: a column without a dictionary."""
     with pq.ParquetFile(path) as file:
-        column = file.metadata.row_group(group).column(0)
+        column = file.metadata.row_group(group).column(1)
     flip(path, column.data_page_offset + column.total_compressed_size - 1)
 
 
@@ -95,17 +106,15 @@ def bigger(layout: Layout) -> WindowId:
 # --- which days ------------------------------------------------------------------------------
 
 
-def test_a_finished_day_becomes_one_file_per_ticker(layout: Layout) -> None:
+def test_a_finished_day_becomes_one_file(layout: Layout) -> None:
     done = compact_days(layout, clock=TOMORROW)
-    assert {one.ticker: (one.files, one.rows) for one in done.done} == {
-        "AAPL": (3, 6), "MSFT": (2, 4), "7203": (1, 2),
-    }  # fmt: skip
+    assert [(one.date, one.files, one.rows) for one in done.done] == [(DATE, 3, 12)]
     assert (done.postponed, done.failed) == ({}, [])
-    assert parquet_files(layout) == sorted(DAYS.values())
+    assert parquet_files(layout) == [DAY]
     assert prices(layout) == PRICES
     assert list(check_audit_log(layout.audit)) == []
     lines = [json.loads(line) for line in layout.audit.read_text().splitlines()]
-    assert [line["ticker"] for line in lines if line["event"] == "compact"] == sorted(PRICES)
+    assert [line["date"] for line in lines if line["event"] == "compact"] == [DATE]
 
 
 def test_the_second_time_nothing_is_left_to_do(compacted: Layout) -> None:
@@ -137,7 +146,7 @@ def test_a_day_of_a_crashed_session_is_postponed_until_its_recovery(tmp_path: Pa
     assert done.crashed == [SESSION]
     assert remains.snapshot(layout) == before
     recovery.recover(layout, remains.STILL)
-    assert len(compact_days(layout, clock=TOMORROW).done) == 3
+    assert len(compact_days(layout, clock=TOMORROW).done) == 1
 
 
 def test_a_day_of_a_running_session_is_postponed_until_its_windows_are_published(
@@ -152,13 +161,14 @@ def test_a_day_of_a_running_session_is_postponed_until_its_windows_are_published
 
 def test_a_running_session_does_not_postpone_published_days(layout: Layout) -> None:
     with lock.hold_lock(layout.lock(SESSION), {}):
-        assert len(compact_days(layout, clock=TOMORROW).done) == 3
+        assert len(compact_days(layout, clock=TOMORROW).done) == 1
 
 
-def test_a_damaged_file_fails_its_ticker_alone(layout: Layout) -> None:
-    damage_footer(layout.parquet("AAPL", PARTS[0]))
+def test_a_damaged_file_fails_its_date_alone(layout: Layout) -> None:
+    put(layout, "AAPL", WindowId(SESSION, "20261120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
+    damage_footer(layout.window_file(PARTS[0]))
     done = compact_days(layout, clock=TOMORROW)
-    assert [one.ticker for one in done.done] == ["7203", "MSFT"]
+    assert [one.date for one in done.done] == ["2026-11-20"]
     assert len(done.failed) == 1
 
 
@@ -171,17 +181,69 @@ def test_compactions_and_verifications_exclude_each_other(layout: Layout) -> Non
         no_compaction(layout),
     ):
         pass
-    assert len(compact_days(layout, clock=TOMORROW).done) == 3
+    assert len(compact_days(layout, clock=TOMORROW).done) == 1
 
 
 def test_leftovers_of_a_killed_compaction_are_finished_by_the_next_of_any_date(
     compacted: Layout,
 ) -> None:
-    staged = compacted.compaction_staging("GONE", "2026-11-01")
+    staged = compacted.compaction_staging("2026-11-01")
     staged.mkdir(parents=True)
     (staged / "day-00001.parquet").write_bytes(b"half")
     compact_days(compacted, clock=TOMORROW)
-    assert not staged.parent.exists()
+    assert not staged.exists()
+
+
+def test_old_folders_are_deleted_while_later_dates_are_compacted_and_the_last_after_a_wait(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backlog of dates is never on the disk twice."""
+    dates = [f"2026-11-{day}" for day in range(10, 15)]
+    for number, date in enumerate(dates):
+        window = WindowId(SESSION, f"{date.replace('-', '')}T100000Z_{number + 10:05}")
+        put(layout, "AAPL", window, table_of([(1, 1.0, 1.0, "")]))
+    seen: list[list[str]] = []
+    now = [time.time() + 1]
+    replace = compaction.replace_date
+
+    def replacing(*given: Any) -> Any:
+        now[0] += 2
+        seen.append([path.name.removeprefix("date=") for path in layout.compaction_leftovers()])
+        return replace(*given)
+
+    def sleep(seconds: float) -> None:
+        assert seconds <= compaction.LISTING_S
+        now[0] += seconds
+
+    monkeypatch.setattr(compaction, "LISTING_S", 5.0)
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(compaction, "replace_date", replacing)
+    done = compact_days(layout, clock=TOMORROW)
+    assert [one.date for one in done.done] == [*dates, DATE]
+    assert max(map(len, seen)) <= 3
+    assert not layout.compaction_leftovers()
+
+
+def test_a_compaction_without_work_opens_no_report_and_no_file(
+    compacted: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened_below([compacted.dataset, compacted.sessions, compacted.tapes(SESSION)]) as opened:
+        assert compact_days(compacted, clock=TOMORROW).done == []
+    assert opened == {compacted.dataset, compacted.date_folder(DATE)}
+
+
+def test_a_compaction_reads_the_reports_of_sessions_with_tapes_of_its_dates(
+    layout: Layout, tmp_path: Path
+) -> None:
+    other = WindowId("20261101T100000Z_abcdef", "20261101T100000Z_00001")
+    remains.write_tape(layout, other, remains.ENTRIES[0][:2])
+    layout.tape(other).rename(layout.archived_tape(other))
+    layout.report(other.session).write_text("{}")
+    with opened_below([layout.sessions]) as opened:
+        assert len(compact_days(layout, clock=TOMORROW).done) == 1
+    reports = {path for path in opened if path.suffix == ".json"}
+    assert reports == {layout.report(SESSION)}
 
 
 # --- verification and recovery afterwards ----------------------------------------------------
@@ -214,7 +276,7 @@ def test_rows_in_day_files_count_when_a_session_is_counted_again(compacted: Layo
     assert {name: one.parquet for name, one in after.per_ticker.items()} == {
         name: one.parquet for name, one in before.per_ticker.items()
     }
-    assert {one.files for one in after.per_ticker.values()} == {1}
+    assert after.files == 1
     assert findings(compacted) == []
 
 
@@ -228,28 +290,34 @@ def test_a_rebuild_publishes_nothing_that_is_compacted(compacted: Layout) -> Non
     assert prices(compacted) == PRICES
 
 
-def rewritten(layout: Layout, ticker: str, change: Any) -> Path:
-    """The day's file of a ticker with other rows, whole in itself."""
-    path = layout.root / DAYS[ticker]
-    sources = []
-    for piece in partition.list_window_rows(path.parent):
-        rows = [change(piece.part, batch) for batch in list(piece.read())]
-        content = checksum.content_hash(iter(rows)).hexdigest()
-        source = compaction.CompactionSource(piece.part, partial(iter, rows), content)
-        sources.append(source)
-    done = compaction.replace_day(layout, ticker, DATE, sources)
-    assert done is not None
-    return done.path
+def rewritten(layout: Layout, window: WindowId, ticker: str) -> Path:
+    """The date's file with two rows of a window in another order, whole in itself."""
+    path = layout.root / DAY
+    with TradeFileReader(path) as file:
+        rows = list(range(file.rows))
+        table = with_texts([file.read()], FILE_SCHEMA.names)
+    keys = zip(table["symbol"].to_pylist(), table["window_number"].to_pylist(), strict=True)
+    first, second = [at for at, key in enumerate(keys) if key == (ticker, window.number)]
+    rows[first], rows[second] = second, first
+    contents = read_windows(path)
+
+    def write() -> None:
+        tables = [table.take(pa.array(rows))]
+        write_trade_files([path], tables, lambda: contents, rows=len(rows), form=DATE_FORMAT)
+
+    write()
+    contents = hash_windows([path])
+    write()
+    return path
 
 
 def test_a_window_with_other_rows_in_a_day_file_is_found_and_rebuilt_from_its_tape(
     compacted: Layout,
 ) -> None:
-    path = rewritten(
-        compacted, "AAPL", lambda part, batch: batch.take([1, 0]) if part == PARTS[0] else batch
-    )
-    problem = f"has other trades of window {PARTS[0].stem} (2)"
-    assert findings(compacted) == [(path.name, problem, False)]
+    path = rewritten(compacted, PARTS[0], "AAPL")
+    ((name, problem, repaired),) = findings(compacted)
+    assert (name, repaired) == (path.name, False)
+    assert f"window {PARTS[0].stem}" in problem
     assert findings(compacted, repair=True) == [(path.name, problem, True)]
     assert findings(compacted) == []
     assert prices(compacted) == PRICES
@@ -259,7 +327,7 @@ def test_a_window_with_other_rows_in_a_day_file_is_found_and_rebuilt_from_its_ta
 def test_a_damaged_page_is_reported_once_and_the_file_rebuilt_from_the_tapes(
     compacted: Layout,
 ) -> None:
-    path = compacted.root / DAYS["AAPL"]
+    path = compacted.root / DAY
     damage_page(path)
     (finding,) = findings(compacted)
     assert "CRC" in finding[1]
@@ -269,9 +337,9 @@ def test_a_damaged_page_is_reported_once_and_the_file_rebuilt_from_the_tapes(
 
 
 def test_a_file_without_a_footer_is_rebuilt_from_the_tapes(compacted: Layout) -> None:
-    path = compacted.root / DAYS["AAPL"]
+    path = compacted.root / DAY
     damage_footer(path)
-    assert {name for name, _, _ in findings(compacted)} == {path.name, f"{SESSION}.json"}
+    assert {name for name, _, _ in findings(compacted)} == {path.name}
     mended = [(name, repaired) for name, _, repaired in findings(compacted, repair=True)]
     assert (path.name, True) in mended
     assert findings(compacted) == []
@@ -282,7 +350,7 @@ def test_a_file_without_a_footer_is_rebuilt_from_the_tapes(compacted: Layout) ->
 def test_a_damaged_file_is_not_rebuilt_without_all_its_tapes(
     compacted: Layout, damage: Callable[[Path], None]
 ) -> None:
-    path = compacted.root / DAYS["AAPL"]
+    path = compacted.root / DAY
     damage(path)
     compacted.archived_tape(PARTS[1]).unlink()
     before = path.read_bytes()
@@ -314,7 +382,7 @@ def without_some(layout: Layout) -> None:
 def test_a_damaged_file_is_not_rebuilt_from_an_incomplete_tape(
     compacted: Layout, damage: Callable[[Path], None], spoil: Callable[[Layout], None]
 ) -> None:
-    path = compacted.root / DAYS["MSFT"]
+    path = compacted.root / DAY
     spoil(compacted)
     damage(path)
     before = remains.snapshot(compacted)
@@ -326,26 +394,26 @@ def test_a_damaged_file_is_not_rebuilt_from_an_incomplete_tape(
 def test_intact_rows_of_a_damaged_file_are_kept_without_their_tape(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "COMPACTED_ROW_GROUP", 3000)
-    bigger(layout)  # its session began first: the first row group is all its own
+    monkeypatch.setattr(compaction, "DATE_FORMAT", FileFormat(DATE_FORMAT.zstd_level, 3000))
+    monkeypatch.setattr(trade_file, "_SHARED_ROWS", (1, 1))
+    bigger(layout)  # its session began first: of AAPL, the first row group is all its own
     compact_days(layout, clock=TOMORROW)
-    path = layout.root / DAYS["AAPL"]
-    damage_page(path, group=1)
+    path = layout.root / DAY
+    damage_page(path, group=2)
     assert [mended for _, _, mended in findings(layout, repair=True)] == [True]
     assert findings(layout) == []
     assert prices(layout)["AAPL"] == [n + 1.0 for n in range(3000)] + PRICES["AAPL"]
 
 
 def test_trades_that_are_in_two_files_are_found(compacted: Layout) -> None:
-    (piece, *_) = partition.list_window_rows((compacted.root / DAYS["MSFT"]).parent)
-    put(compacted, "MSFT", piece.part, pa.Table.from_batches(piece.read()))
+    put(compacted, "MSFT", PARTS[0], table_of([(NOON // 10**6, 2.0, 100.0, "1")]))
     names = [name for name, problem, _ in findings(compacted) if "has too" in problem]
-    assert names == ["day-00001.parquet"]
+    assert len(names) == 1
 
 
 def test_a_day_file_in_another_folder_is_found(compacted: Layout) -> None:
-    path = compacted.root / DAYS["MSFT"]
-    other = compacted.partition("MSFT", "2026-11-24")
+    path = compacted.root / DAY
+    other = compacted.date_folder("2026-11-24")
     other.mkdir(parents=True)
     path.rename(other / path.name)
     problems = [problem for _, problem, _ in findings(compacted)]
@@ -380,7 +448,7 @@ def test_old_tapes_are_deleted_if_their_session_verifies(compacted: Layout) -> N
 
 
 def test_tapes_are_kept_if_their_session_does_not_verify(compacted: Layout) -> None:
-    damage_page(compacted.root / DAYS["MSFT"])
+    damage_page(compacted.root / DAY)
     pruned = prune_data(compacted, 0.0, None, NEXT_MONTH)
     assert pruned.tapes == 0
     assert len(pruned.refused) >= 1
@@ -455,7 +523,7 @@ def kept_csv(root: Path) -> tuple[Layout, Path]:
     writer = SegmentWriter(layout, PARTS[0])
     writer.write(batch_of([Trade("BRK.B", 1.0, NOON // 10**6, 1.0)]))
     writer.seal()
-    conversion.publish_segment(layout, layout.csv("BRK.B", PARTS[0]))
+    conversion.convert_window(layout, PARTS[0])
     return layout, layout.kept_csv("BRK.B", PARTS[0])
 
 
@@ -474,10 +542,27 @@ def test_csv_that_differs_from_the_published_rows_is_kept(tmp_path: Path) -> Non
     path.write_text(path.read_text().replace(",1.0,", ",2.0,").replace(",1,", ",2,"))
     pruned = prune_data(layout, None, 0.0, NEXT_MONTH)
     assert pruned.csv == 0
-    assert pruned.refused == [f"{path}: differs from the published rows; run `stocktrace verify`"]
-    layout.parquet("BRK.B", PARTS[0]).unlink()
-    assert len(prune_data(layout, None, 0.0, NEXT_MONTH).refused) == 1
+    (reason,) = pruned.refused
+    assert f"holds other rows of {PARTS[0].stem}" in reason
+    assert reason.endswith("Run `stocktrace verify`.")
+    layout.window_file(PARTS[0]).unlink()
+    (reason,) = prune_data(layout, None, 0.0, NEXT_MONTH).refused
+    assert reason == f"The trades of {path} are not published. Run `stocktrace verify`."
     assert path.exists()
+
+
+def test_the_tapes_of_one_session_are_read_and_the_reports_of_those_with_old_tapes(
+    compacted: Layout,
+) -> None:
+    """Sessions whose tapes are deleted, or are to stay, cost nothing."""
+    young = WindowId("20261220T100000Z_abcdef", "20261220T100000Z_00001")
+    remains.write_tape(compacted, young, remains.ENTRIES[0][:2])
+    for session in (young.session, "20260101T100000Z_abcdef"):
+        compacted.report(session).write_text("{}")
+    with opened_below([compacted.sessions, compacted.tapes(young.session)]) as opened:
+        assert prune_data(compacted, 29 * DAY_S, None, NEXT_MONTH).tapes == 3
+    assert {path for path in opened if path.suffix == ".json"} == {compacted.report(SESSION)}
+    assert compacted.tape(young) not in opened
 
 
 # --- the command -----------------------------------------------------------------------------
@@ -492,7 +577,7 @@ def test_the_command_compacts_prunes_and_reports(
         put(layout, "AAPL", part, table_of([(NOON // 10**6, 1.0, 1.0, "1")]))
     where = ["--data-dir", str(layout.root)]
     assert cli.run(["compact", "--older-than", "7d", *where]) == 0
-    assert capsys.readouterr().out.startswith("compacted: 2 files of ")
+    assert "2020-11-20: 2 files of " in capsys.readouterr().out
     assert cli.run(["compact", "--json", "--tape-retention", "30d", *where]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "compaction": {"done": [], "postponed": {}, "crashed": [], "failed": []},
