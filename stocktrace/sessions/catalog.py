@@ -57,12 +57,6 @@ def is_finished(layout: Layout, session: str) -> bool:
     )
 
 
-def finished_sessions(layout: Layout) -> list[str]:
-    """Return the finished sessions that no process uses, the oldest first."""
-    unused = (name for name in layout.all_sessions() if not is_in_use(layout, name))
-    return [name for name in unused if is_finished(layout, name)]
-
-
 def sessions_to_recover(layout: Layout) -> list[str]:
     """Return the unfinished sessions that no process uses, the oldest first."""
     unfinished = (name for name in layout.all_sessions() if not is_finished(layout, name))

@@ -36,7 +36,7 @@ def test_a_session_runs_while_its_lock_is_held_and_has_crashed_without(layout: L
     write_report(layout, "running")
     with lock.hold_lock(layout.lock(SESSION), {}):
         assert state_of(layout) == "running"
-        assert catalog.sessions_to_recover(layout) == catalog.finished_sessions(layout) == []
+        assert catalog.sessions_to_recover(layout) == []
     assert state_of(layout) == "crashed"
     assert catalog.sessions_to_recover(layout) == [SESSION]
     assert catalog.read_report(layout, SESSION) == write_report(layout, "running")
@@ -48,7 +48,7 @@ def test_a_session_that_ended_has_the_state_of_its_report(
 ) -> None:
     write_report(layout, state)
     assert state_of(layout) == state
-    assert catalog.finished_sessions(layout) == [SESSION]
+    assert catalog.is_finished(layout, SESSION)
     assert catalog.sessions_to_recover(layout) == []
 
 
