@@ -479,7 +479,6 @@ def dying(*names, **given):
 os.replace = dying
 os.fsync = lambda descriptor: None
 from stocktrace import cli
-from stocktrace.calendar import NEW_YORK, Session
 sys.exit(cli.run(["backfill", "--json", "--data-dir", sys.argv[2]]))
 """
 
