@@ -147,6 +147,14 @@ bench-size: $(STAMP) ## bytes per trade, compared with pandas, DBN and pcodec; A
 bench-read: $(STAMP) ## read an hour of one ticker out of a day of four
 	@$(PY) -m benchmarks.read $(ARGS)
 
+.PHONY: bench-archive
+bench-archive: $(STAMP) ## a year, and 5,000 tickers, compared with DuckDB and others; ARGS="--rounds 7"
+	@$(PY) -m benchmarks.archive $(ARGS)
+
+.PHONY: bench-months
+bench-months: $(STAMP) ## thirty days of windows: files, reports, memory; ARGS="--daily"
+	@$(PY) -m benchmarks.months $(ARGS)
+
 .PHONY: bench-scale
 bench-scale: $(STAMP) ## peak, idle, 5,000 tickers, latency, pauses; ARGS="memory --seconds 1800"
 	@$(PY) -m benchmarks.scale $(ARGS)

@@ -57,6 +57,8 @@ SIZES = Peer(
     "sizes",
     ("databento-dbn==0.72.0", "pcodec==1.1.0", "pyarrow==26.0.1", "zstandard==0.25.0"),
 )
+#: A data base that ``benchmarks.archive`` compares with.
+ARCTICDB = Peer("arcticdb", "ArcticDB", "arctic", ("arcticdb==6.28.2", "pyarrow==26.0.1"))
 OURS, LIMIT = "stocktrace", "limit"
 _NAUTILUS = ("nautilus_trader==1.231.0",)
 
