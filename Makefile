@@ -125,7 +125,7 @@ endif
 # -------------------------------------------------------------------------------------- bench
 
 .PHONY: bench
-bench: bench-capture bench-convert bench-scale bench-size bench-read ## compare with other clients, in .bench (30 min)
+bench: bench-capture bench-convert bench-scale bench-size bench-read bench-archive ## compare with others, in .bench (40 min)
 
 .PHONY: bench-capture
 bench-capture: $(STAMP) ## CPU per trade, compared with other clients: ARGS="--rounds 5"
