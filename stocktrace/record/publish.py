@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 # Frames that are decoded together; more exceed the processor's cache (docs/performance.md).
 _BATCH_BYTES = 1 << 18
 _BATCH_ROWS = 20_000
+# With many tickers, the files of a batch cost more than its rows.
+_BATCH_TICKERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> 
             rows += len(read)
             for ticker, ticker_rows in read.ticker_rows:
                 batch.setdefault(ticker, []).append((read, ticker_rows))
-            if rows >= _BATCH_ROWS:
+            if rows >= _BATCH_ROWS * max(1, len(batch) // _BATCH_TICKERS):
                 writer.write(list(batch.items()))
                 batch, rows = {}, 0
         if batch:

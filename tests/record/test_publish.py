@@ -4,12 +4,13 @@ import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from stocktrace.errors import ConversionError, StoreError
@@ -20,6 +21,7 @@ from stocktrace.sessions.report import Books
 from stocktrace.simulator import synthetic_frames
 from stocktrace.store import conversion, lock
 from stocktrace.store.conversion import PublishedFile
+from stocktrace.store.dataset import PublishedRows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import parse_quarantine
@@ -140,6 +142,27 @@ def test_duplicates_are_counted_when_their_window_is_published(layout: Layout) -
     tape(layout, [each for n in range(1, 41) for each in [frame(("A", n)), frame(("B", n))] * 2])
     assert publish_window(layout, PART, whole=False).duplicates == {"A": 40, "B": 40}
     assert publish_window(layout, PART).duplicates == {"A": 40, "B": 40}
+
+
+def test_duplicates_of_many_tickers_are_counted_in_few_reads(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stocktrace.query.duplicates._TICKERS_READ", 3)
+    names = "ABCDEFGH"
+    sent = [frame(*((name, n) for name in names)) for n in range(1, 41)]
+    once = [frame(("C2", n)) for n in range(1, 41)]
+    tape(layout, [each for two in zip(sent, once, strict=True) for each in (*two, two[0])])
+    reads: list[Sequence[str]] = []
+    read = PublishedRows.read
+
+    def counted(self: PublishedRows, tickers: Sequence[str]) -> Iterator[pa.Table]:
+        reads.append(tickers)
+        return read(self, tickers)
+
+    monkeypatch.setattr(PublishedRows, "read", counted)
+    counts = publish_window(layout, PART, whole=False).duplicates
+    assert counts == dict.fromkeys(names, 40)
+    assert reads == [["A", "B", "C"], ["D", "E", "F"], ["G", "H"]]
 
 
 def test_publishing_a_window_opens_no_file_of_another_one(layout: Layout) -> None:
