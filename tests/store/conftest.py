@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from stocktrace.store import files
 from stocktrace.store.batch import Batch
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.layout import Layout
@@ -51,3 +55,31 @@ def batch_of(trades: Sequence[Trade], stamp: int = NOON, frame: bytes = b"{}") -
     """One read with ``trades`` in one frame, parted by ticker as the intake does."""
     read = DecodedRead([TapeFrames(stamp, [frame])], TradeColumns.of([trades]))
     return [(ticker, [(read, rows)]) for ticker, rows in read.ticker_rows]
+
+
+class Killed(BaseException):
+    """The process is no more."""
+
+
+class Life:
+    """Counts the calls that change or sync something; from the given one on, none is made."""
+
+    CALLS = ("mkdir", "open", "fsync", "unlink", "rmdir", "rename", "replace")
+
+    def __init__(self, patch: pytest.MonkeyPatch, last: int) -> None:
+        self.left = last
+        for name in self.CALLS:
+            patch.setattr(os, name, self._counted(getattr(os, name)))
+        patch.setattr(files, "swap_folders", self._counted(files.swap_folders))
+        for name in ("write_table", "add_key_value_metadata"):
+            whole = self._counted(getattr(pq.ParquetWriter, name))
+            patch.setattr(pq.ParquetWriter, name, whole)
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return call(*arguments, **options)
+
+        return counted

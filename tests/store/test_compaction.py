@@ -27,7 +27,7 @@ from stocktrace.store.trade_file import DATE_FORMAT, FileFormat
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION, published, tree
 from tests.sampling import SAMPLED, Pick
-from tests.store.conftest import T
+from tests.store.conftest import Killed, Life, T
 
 Seal = Callable[..., list[Path]]
 Publish = Callable[..., Path]
@@ -405,34 +405,6 @@ def test_a_full_disk_is_told_and_nothing_changes(
 
 
 # --- killed ----------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """The process is no more."""
-
-
-class Life:
-    """Counts the calls that change or sync something; from the given one on, none is made."""
-
-    CALLS = ("mkdir", "open", "fsync", "unlink", "rmdir", "rename", "replace")
-
-    def __init__(self, patch: pytest.MonkeyPatch, last: int) -> None:
-        self.left = last
-        for name in self.CALLS:
-            patch.setattr(os, name, self._counted(getattr(os, name)))
-        patch.setattr(files, "swap_folders", self._counted(files.swap_folders))
-        for name in ("write_table", "add_key_value_metadata"):
-            whole = self._counted(getattr(pq.ParquetWriter, name))
-            patch.setattr(pq.ParquetWriter, name, whole)
-
-    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-            return call(*arguments, **options)
-
-        return counted
 
 
 def new_ones(layout: Layout, publish: Publish) -> None:

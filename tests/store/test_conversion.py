@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from stocktrace.store.trade_file import FileFormat, TradeFileReader
 from stocktrace.trade import Trade
 from tests.conftest import SESSION, published, sent, tree
 from tests.sampling import SAMPLED, Pick, every
-from tests.store.conftest import PART, T
+from tests.store.conftest import PART, Killed, Life, T, batch_of
 
 STEM = PART.stem
 FINAL = f"parquet/date=2026-11-23/{STEM}.parquet"
@@ -177,6 +178,42 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_run_gives_one_right_fil
     assert converted is not None
     assert tree(layout.root) == [FINAL]
     assert [row["price"] for row in rows(converted.path)] == [3.0, 1.5, 2.0]
+
+
+@SAMPLED
+@pytest.mark.parametrize("keeps_csv", [False, True])
+def test_killed_at_any_call_the_window_is_published_whole_or_not_and_the_next_run_finishes(
+    tmp_path: Path, pick: Pick, keeps_csv: bool
+) -> None:
+    wanted = {"7203": [8.0], "AAPL": [3.0, 1.5, 2.0], "MSFT": [9.0]}
+    trades = [*THREE, Trade("MSFT", 9.0, T, 1.0), Trade("7203", 8.0, T, 1.0)]
+
+    def kill(last: int) -> tuple[Layout, int]:
+        """Convert a window until the call ``last``; gives the calls that were left."""
+        layout = Layout(tmp_path / f"killed-{last}", keeps_csv=keeps_csv)
+        writer = segments.SegmentWriter(layout, PART)
+        writer.write(batch_of(trades))
+        writer.seal()
+        with pytest.MonkeyPatch.context() as patch:
+            life = Life(patch, last)
+            with contextlib.suppress(Killed):
+                conversion.convert_window(layout, PART)
+        return layout, life.left
+
+    whole, left = kill(1000)
+    assert 10 < 1000 - left < 100
+    for last in pick(range(1000 - left)):
+        layout, _ = kill(last)
+        assert by_price(layout) in ({}, wanted), last
+        if not by_price(layout):
+            assert len(layout.sealed_segments(PART)) == 3
+        conversion.convert_window(layout, PART)
+        assert by_price(layout) == wanted, last
+        assert [name for name in tree(layout.root) if not name.endswith(".tmp")] == tree(whole.root)
+
+
+def by_price(layout: Layout) -> dict[str, list[float]]:
+    return {ticker: [row[1] for row in rows] for ticker, rows in published(layout.root).items()}
 
 
 def test_readers_of_the_whole_folder_never_meet_a_half_written_file(
