@@ -198,12 +198,12 @@ def convert(data_dir: str, session: str, window: str, *, whole: bool, lake: str)
 class WindowConversion:
     """A task of the flow run that converts a window; if Prefect fails, ``result`` converts it."""
 
-    def __init__(self, layout: Layout, part: WindowId, *, whole: bool) -> None:
-        self._layout, self._part, self._whole = layout, part, whole
+    def __init__(self, layout: Layout, window: WindowId, *, whole: bool) -> None:
+        self._layout, self._window, self._whole = layout, window, whole
         self._future: PrefectFuture[PublishedWindow] | None = None
         try:
             self._future = convert.submit(
-                str(layout.root), part.session, part.window, whole=whole, lake=layout.lake
+                str(layout.root), window.session, window.window, whole=whole, lake=layout.lake
             )
         except Exception as error:  # noqa: BLE001 - the window is published without Prefect
             self._warn(error)
@@ -222,10 +222,10 @@ class WindowConversion:
                 raise
             except Exception as error:  # noqa: BLE001 - as above
                 self._warn(error)
-        return publish_window(self._layout, self._part, whole=self._whole)
+        return publish_window(self._layout, self._window, whole=self._whole)
 
     def _warn(self, error: Exception) -> None:
-        window = self._part.window
+        window = self._window.window
         log.warning("Prefect could not convert window %s (%s): it is done without", window, error)
 
 

@@ -89,9 +89,9 @@ TORN = b'%d\t{"data":[{"c":["1"],"p":12' % stamp(2, 3)
 PRICES = {"AAPL": [1, 3, 5, 5, 8, 10], "MSFT": [2, 4, 6, 7], "7203": [9, 11]}
 
 
-def write_tape(layout: Layout, part: WindowId, entries: Sequence[Mark | TapeFrames]) -> Path:
+def write_tape(layout: Layout, window: WindowId, entries: Sequence[Mark | TapeFrames]) -> Path:
     """A tape as the intake writes it."""
-    writer = TapeWriter(layout.tapes(part.session) / f"{part.window}.tape")
+    writer = TapeWriter(layout.tapes(window.session) / f"{window.window}.tape")
     for entry in entries:
         if isinstance(entry, Mark):
             writer.append_mark(entry)
@@ -110,8 +110,8 @@ def running_report() -> SessionReport:
 def dead(root: Path) -> Layout:
     """The folder of a session that was killed; the module's docstring says how."""
     layout = Layout(root)
-    for part, entries in zip(PARTS, ENTRIES, strict=True):
-        write_tape(layout, part, entries)
+    for window, entries in zip(PARTS, ENTRIES, strict=True):
+        write_tape(layout, window, entries)
     report = running_report()
     journal = SessionJournal(layout, report, AuditLog(layout.audit, SESSION, STILL))
     report.unpublished.append(PARTS[0].window)
@@ -169,9 +169,9 @@ def snapshot(layout: Layout) -> dict[str, Any]:
     return found
 
 
-def shorten(layout: Layout, part: WindowId, without: bytes) -> Path:
+def shorten(layout: Layout, window: WindowId, without: bytes) -> Path:
     """An archive that is whole, of a tape that lacks each line with some text."""
-    archived = layout.archived_tape(part)
+    archived = layout.archived_tape(window)
     with archived.open("rb") as file:
         text = b"".join(zstandard.ZstdDecompressor().read_to_iter(file))
     lines = [line for line in text.splitlines(keepends=True) if without not in line]

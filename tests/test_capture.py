@@ -854,8 +854,8 @@ def test_a_window_that_cannot_be_published_fails_the_run_and_the_capture_continu
 ) -> None:
     calls: list[str] = []
 
-    def publisher(layout: Any, part: Any, *, whole: bool) -> Any:
-        calls.append(part.window)
+    def publisher(layout: Any, window: Any, *, whole: bool) -> Any:
+        calls.append(window.window)
         return Broken()
 
     with studio.exchange() as exchange:

@@ -32,7 +32,7 @@ def check_session(other: Layout, session: str) -> None:
             f"Session {session} of {other.root} is running: import it when it has ended."
         )
     report = read_report(other, session)
-    tapes = {part.window for part in other.session_tapes(session)}
+    tapes = {window.window for window in other.session_tapes(session)}
     if not tapes or (report is not None and not report.windows.keys() <= tapes):
         raise StoreError(
             f"Session {session} of {other.root} lacks tapes: copy its Parquet files instead, they "
@@ -54,9 +54,9 @@ def adopt_session(layout: Layout, other: Layout, session: str) -> RecoveredSessi
         ):
             if layout.has(session):
                 return None
-            for part, tape in other.session_tapes(session).items():
-                _copy_tape(tape, staged / f"{part.window}.tape")
-                name = layout.quarantine(part).name
+            for window, tape in other.session_tapes(session).items():
+                _copy_tape(tape, staged / f"{window.window}.tape")
+                name = layout.quarantine(window).name
                 record = other.requeue_record(name)
                 if record.exists():  # no row is requeued twice
                     text = record.read_text(encoding="utf-8")

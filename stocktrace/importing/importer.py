@@ -239,12 +239,12 @@ def preview_import(layout: Layout, source: CsvSource, *, whole: bool = True) -> 
         scratch = Layout(Path(folder))
         tapes = SessionTapes(scratch.tapes(session), ImportOrigin("", source.facts, ""))
         tapes.write(blocks)
-        for window in tapes.windows:
-            part = WindowId(session, window)
-            sealed = rebuild_window(scratch, part)
+        for name in tapes.windows:
+            window = WindowId(session, name)
+            sealed = rebuild_window(scratch, window)
             books.add(sealed.books)
             tickers |= {name for name, counts in sealed.tickers.items() if counts.recorded}
-            quarantine = scratch.quarantine(part)
+            quarantine = scratch.quarantine(window)
             if quarantine.exists():
                 with quarantine.open(encoding="utf-8") as file:
                     refused = parse_quarantine(itertools.islice(file, _REFUSED_LINES))

@@ -134,9 +134,11 @@ def _publisher_thread(run: CaptureSession) -> Iterator[Publisher]:
     """Publish on one thread: conversion must not compete with the feed for two cores."""
     executor = ThreadPoolExecutor(1, "stocktrace-publish")
 
-    def submit(layout: Layout, part: WindowId, *, whole: bool) -> PublishFuture:
+    def submit(layout: Layout, window: WindowId, *, whole: bool) -> PublishFuture:
         on_progress = partial(run.show_progress, "writing Parquet")
-        future = executor.submit(publish_window, layout, part, whole=whole, on_progress=on_progress)
+        future = executor.submit(
+            publish_window, layout, window, whole=whole, on_progress=on_progress
+        )
         future.add_done_callback(lambda _: run.wake())
         return future
 

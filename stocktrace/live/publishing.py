@@ -26,7 +26,7 @@ class PublishFuture(Protocol):
 class Publisher(Protocol):
     """Publishes a rolled window in the background; called on the thread that called ``capture``."""
 
-    def __call__(self, layout: Layout, part: WindowId, *, whole: bool) -> PublishFuture:
+    def __call__(self, layout: Layout, window: WindowId, *, whole: bool) -> PublishFuture:
         """Begin to publish; see ``record.publish.publish_window``."""
 
 
@@ -49,7 +49,9 @@ class WindowPublishing:
     def publish(self, sealed: SealedWindow) -> None:
         """Begin to publish a window."""
         whole = not sealed.spilled
-        self._results[sealed.part.window] = self.publisher(self.layout, sealed.part, whole=whole)
+        self._results[sealed.window.window] = self.publisher(
+            self.layout, sealed.window, whole=whole
+        )
 
     def collect_finished(self) -> None:
         """Record the windows that have been published."""

@@ -129,7 +129,7 @@ class StatusSnapshot:
         if refused.total() >= self._refused.total():
             self._refused = +refused
         # For a moment a window is both sealed in the report and still open.
-        spilled = report.spilled | {window.part.window: window.spilled for window in windows}
+        spilled = report.spilled | {window.id.window: window.spilled for window in windows}
         self._spilled = max(self._spilled, sum(map(len, spilled.values())))
 
     def _behind_s(self, now: float, written: int, received: int) -> float:

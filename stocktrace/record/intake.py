@@ -103,7 +103,7 @@ class OpenWindow:
     has_segments: bool = False
 
     @property
-    def part(self) -> WindowId:
+    def id(self) -> WindowId:
         """Its names on disk."""
         return WindowId.of_window(self.spec)
 

@@ -99,7 +99,7 @@ class SessionJournal:
 
     def window_sealed(self, sealed: SealedWindow) -> None:
         """Count a window that is on disk; one with spilled tickers counts when it is rebuilt."""
-        window, spilled = sealed.part.window, sorted(sealed.spilled)
+        window, spilled = sealed.window.window, sorted(sealed.spilled)
         self.report.unpublished.append(window)
         self.audit("roll", window=window, trades=sealed.books.trades)
         if spilled:
@@ -117,7 +117,7 @@ class SessionJournal:
         """Count a window whose trades are in Parquet."""
         if published.rebuilt_window is not None:
             self.add_counts(published.rebuilt_window)
-        report, file, window = self.report, published.file, published.part.window
+        report, file, window = self.report, published.file, published.window.window
         if file is not None:
             report.files += 1
             report.size += file.size
@@ -134,7 +134,7 @@ class SessionJournal:
     def add_counts(self, sealed: SealedWindow) -> None:
         """Add the books of a window to those of the session."""
         report = self.report
-        report.windows[sealed.part.window] = sealed.books
+        report.windows[sealed.window.window] = sealed.books
         report.books.add(sealed.books)
         for name, counts in sealed.tickers.items():
             report.ticker_books(name).add(counts)

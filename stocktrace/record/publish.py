@@ -55,7 +55,7 @@ class PublishedWindow:
     if one is set.
     """
 
-    part: WindowId
+    window: WindowId
     file: PublishedFile | None
     duplicates: dict[str, int]
     rebuilt_window: SealedWindow | None = None
@@ -64,7 +64,7 @@ class PublishedWindow:
 
 def publish_window(
     layout: Layout,
-    part: WindowId,
+    window: WindowId,
     *,
     whole: bool = True,
     sending: bool = True,
@@ -75,15 +75,15 @@ def publish_window(
     One window of a session is published at a time; a second caller waits and finds nothing to do.
     Without ``sending``, the files stay in the outbox, and the caller sends them later.
     """
-    rebuilt = None if whole else rebuild_window(layout, part)
-    with lock.publish_lock(layout, part.session):
-        tape = layout.tape(part)
+    rebuilt = None if whole else rebuild_window(layout, window)
+    with lock.publish_lock(layout, window.session):
+        tape = layout.tape(window)
         if tape.exists():
-            archive_tape(tape, layout.archived_tape(part))
-        file = conversion.convert_window(layout, part, on_progress=on_progress)
-    duplicates = retry_on_compaction(partial(_count_duplicates, layout, part))
-    upload_error = send_pending(layout, part.session)[1] if layout.lake and sending else ""
-    return PublishedWindow(part, file, duplicates, rebuilt, upload_error)
+            archive_tape(tape, layout.archived_tape(window))
+        file = conversion.convert_window(layout, window, on_progress=on_progress)
+    duplicates = retry_on_compaction(partial(_count_duplicates, layout, window))
+    upload_error = send_pending(layout, window.session)[1] if layout.lake and sending else ""
+    return PublishedWindow(window, file, duplicates, rebuilt, upload_error)
 
 
 def _count_duplicates(layout: Layout, window: WindowId) -> dict[str, int]:
@@ -91,21 +91,21 @@ def _count_duplicates(layout: Layout, window: WindowId) -> dict[str, int]:
     return {} if published is None else count_window_duplicates(published)
 
 
-def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> SealedWindow:
+def rebuild_window(layout: Layout, window: WindowId, tape: Path | None = None) -> SealedWindow:
     """Record a window again from its tape, in the same way as live.
 
     Sealed segments and a published file stay as they are, open segments are written again, and all
     trades are counted. A lock keeps two rebuilds from writing the same segments.
     """
-    with lock.publish_lock(layout, part.session):
-        is_published = find_published(layout, part) is not None
+    with lock.publish_lock(layout, window.session):
+        is_published = find_published(layout, window) is not None
         writer = SegmentWriter(
-            layout, part, lambda name: is_published or layout.csv(name, part).exists()
+            layout, window, lambda name: is_published or layout.csv(name, window).exists()
         )
         counts = WindowCounts()
         batch: dict[str, list[Chunk]] = {}
         rows = 0
-        for read in replay_tape(tape or layout.tape_of(part), counts):
+        for read in replay_tape(tape or layout.tape_of(window), counts):
             rows += len(read)
             for ticker, ticker_rows in read.ticker_rows:
                 batch.setdefault(ticker, []).append((read, ticker_rows))
@@ -116,18 +116,18 @@ def rebuild_window(layout: Layout, part: WindowId, tape: Path | None = None) -> 
             writer.write(list(batch.items()))
         writer.quarantine(counts.refused_rows)
         writer.seal()
-        for path in layout.open_segments(part):
+        for path in layout.open_segments(window):
             path.unlink()  # its ticker is sealed, or has no trades on the tape
         return finish_counts(counts, writer)
 
 
 @contextlib.contextmanager
-def rebuilt_copy(layout: Layout, part: WindowId) -> Iterator[tuple[Layout, SealedWindow]]:
+def rebuilt_copy(layout: Layout, window: WindowId) -> Iterator[tuple[Layout, SealedWindow]]:
     """Record a window again from its tape into a temporary folder."""
     with files.temporary_folder(layout.scratch) as folder:
         scratch = Layout(folder)
-        with lock.read_lock(layout, part.session):
-            sealed = rebuild_window(scratch, part, layout.tape_of(part))
+        with lock.read_lock(layout, window.session):
+            sealed = rebuild_window(scratch, window, layout.tape_of(window))
         yield scratch, sealed
 
 

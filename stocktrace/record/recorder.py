@@ -25,7 +25,7 @@ class SealedWindow:
     final: ``publish_window`` then rebuilds the window from its tape first.
     """
 
-    part: WindowId
+    window: WindowId
     books: Books
     tickers: Mapping[str, TickerBooks]
     errors: Mapping[str, int]
@@ -49,7 +49,7 @@ def finish_counts(
         ticker.quarantined += count
     books.recorded = sum(ticker.recorded for ticker in tickers.values())
     books.quarantined = sum(ticker.quarantined for ticker in tickers.values())
-    return SealedWindow(writer.part, books, tickers, counts.errors, writer.lags, spilled)
+    return SealedWindow(writer.window, books, tickers, counts.errors, writer.lags, spilled)
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class Recorder:
         """Write all waiting rows of ``window``, in batches."""
         writer = self.writer
         if writer is None:
-            writer = self.writer = SegmentWriter(self.layout, window.part)
+            writer = self.writer = SegmentWriter(self.layout, window.id)
         refused = window.counts.refused_rows
         if refused:
             count = len(refused)  # the feed's thread may append more
@@ -135,7 +135,7 @@ class Recorder:
         self.intake.taken += rows
 
     def _seal_window(self, window: OpenWindow) -> None:
-        writer = self.writer or SegmentWriter(self.layout, window.part)
+        writer = self.writer or SegmentWriter(self.layout, window.id)
         self.writer = None
         spilled = frozenset(window.spilled)
         writer.seal(spilled, self.on_progress)

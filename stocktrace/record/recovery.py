@@ -152,48 +152,48 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
     with lock.publish_lock(layout, session):  # a conversion of the capture may still run
         for temporary in layout.temporaries(session):
             files.remove_abandoned(temporary)
-        parts = _unfinished_windows(layout, session)
+        windows = _unfinished_windows(layout, session)
         # Until the last step, the report lists the windows that are not published yet.
-        report.unpublished = sorted({*report.unpublished, *(part.window for part in parts)})
+        report.unpublished = sorted({*report.unpublished, *(window.window for window in windows)})
         journal.save()
         changed_windows = set(report.unpublished)
-        for part in parts:
-            _settle_tapes(layout, part, journal)
+        for window in windows:
+            _settle_tapes(layout, window, journal)
         for path in layout.plain_tapes(session):
             truncate_torn_tape(path)
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
     rows = 0
-    for part in parts:
-        whole = is_recorded_completely(layout, part)
-        published = publish_window(layout, part, whole=whole, sending=False)
-        if published.rebuilt_window is not None and part.window not in report.windows:
+    for window in windows:
+        whole = is_recorded_completely(layout, window)
+        published = publish_window(layout, window, whole=whole, sending=False)
+        if published.rebuilt_window is not None and window.window not in report.windows:
             journal.add_counts(published.rebuilt_window)
         rows += sum(published.file.rows.values()) if published.file is not None else 0
     recount_report(layout, session, report, journal)
     if crashed:
         _close_report(layout, session, report, torn)
     else:
-        quarantine = [layout.quarantine(WindowId(session, window)) for window in changed_windows]
+        quarantine = [layout.quarantine(WindowId(session, name)) for name in changed_windows]
         update_hashes(layout, report, quarantine)
-    text = f"session {session} recovered: {count_of(len(parts), 'window')}, "
+    text = f"session {session} recovered: {count_of(len(windows), 'window')}, "
     text += f"{count_of(rows, 'trade')} published"
     if torn:
         text += f", {count_of(torn, 'torn byte')} set aside"
-    windows = [part.window for part in parts]
-    journal.record("recover", text, windows=windows, rows=rows, torn_bytes=torn)
+    names = [window.window for window in windows]
+    journal.record("recover", text, windows=names, rows=rows, torn_bytes=torn)
     journal.save()
     upload_session(layout, report, clock)
-    return RecoveredSession(session, len(parts), rows, torn, report.balanced, report.upload_error)
+    return RecoveredSession(session, len(windows), rows, torn, report.balanced, report.upload_error)
 
 
-def _settle_tapes(layout: Layout, part: WindowId, journal: SessionJournal) -> None:
+def _settle_tapes(layout: Layout, window: WindowId, journal: SessionJournal) -> None:
     """Keep one tape of a window that has two, as in a folder that was copied twice."""
-    tape, archived = layout.tape(part), layout.archived_tape(part)
+    tape, archived = layout.tape(window), layout.archived_tape(window)
     is_double = tape.exists() and archived.exists()
     if is_double and (aside := settle_tapes(tape, archived)) is not None:
         better = tape if tape.exists() else archived
         text = (
-            f"window {part.window} had two tapes that differ: {better.name} was kept, "
+            f"window {window.window} had two tapes that differ: {better.name} was kept, "
             f"the other was set aside as {aside.name}"
         )
         journal.report.notices.append(text)
@@ -228,9 +228,9 @@ def _last_line_end(descriptor: int, end: int) -> int:
 
 def _unfinished_windows(layout: Layout, session: str) -> list[WindowId]:
     """Return the windows that have a plain tape, or a segment that is not published."""
-    parts = {WindowId.of_tape(path) for path in layout.plain_tapes(session)}
-    parts.update(map(WindowId.parse, layout.root.glob(f"csv/*/{session}-*.csv*")))
-    return sorted(parts, key=lambda part: part.window)
+    windows = {WindowId.of_tape(path) for path in layout.plain_tapes(session)}
+    windows.update(map(WindowId.parse, layout.root.glob(f"csv/*/{session}-*.csv*")))
+    return sorted(windows, key=lambda window: window.window)
 
 
 def is_recorded_completely(layout: Layout, window: WindowId) -> bool:
@@ -242,9 +242,9 @@ def recount_report(
     layout: Layout, session: str, report: SessionReport, journal: SessionJournal
 ) -> None:
     """Count missing windows, and the rows in Parquet, from disk."""
-    for part in layout.session_tapes(session):
-        if part.window not in report.windows:
-            with rebuilt_copy(layout, part) as (_, sealed):
+    for window in layout.session_tapes(session):
+        if window.window not in report.windows:
+            with rebuilt_copy(layout, window) as (_, sealed):
                 journal.add_counts(sealed)
     retry_on_compaction(partial(_count_published, layout, report))
     report.unpublished = []

@@ -73,7 +73,7 @@ class SegmentWriter:
     """
 
     layout: Layout
-    part: WindowId
+    window: WindowId
     is_published: Callable[[str], bool] = lambda _: False
     counts: dict[str, TickerCounts] = field(default_factory=dict)
     lags: LatencyHistogram = field(default_factory=LatencyHistogram)
@@ -83,7 +83,7 @@ class SegmentWriter:
     _quarantine: QuarantineWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        self._quarantine = QuarantineWriter(self.layout.quarantine(self.part))
+        self._quarantine = QuarantineWriter(self.layout.quarantine(self.window))
 
     def quarantine(self, rows: Iterable[QuarantinedRow]) -> None:
         """Quarantine rows that could not be decoded."""
@@ -134,7 +134,7 @@ class SegmentWriter:
 
     def _begin_segment(self, ticker: str, lines: memoryview) -> None:
         """Create a segment with its first lines."""
-        path = self.layout.open_csv(ticker, self.part)
+        path = self.layout.open_csv(ticker, self.window)
         first = HEADER + lines
         try:
             files.append(path, first, os.O_EXCL)

@@ -1,4 +1,4 @@
-"""Windows: the parts of a session that have a tape and segments of their own."""
+"""Windows: stretches of a session that have a tape and segments of their own."""
 
 from __future__ import annotations
 

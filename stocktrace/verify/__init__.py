@@ -80,7 +80,7 @@ def _check_against_tapes(check: SessionCheck, tapes: dict[WindowId, Path]) -> It
         # Old tapes are deleted: the others do not have the start of the coverage.
         if windows and report.windows.keys() <= windows == check.counted.keys():
             yield from check_coverage(check, report)
-        check.proven.update(layout.quarantine(sealed.part) for sealed in check.counted.values())
+        check.proven.update(layout.quarantine(sealed.window) for sealed in check.counted.values())
 
 
 # --- the data folder as a whole ----------------------------------------------------------------

@@ -35,7 +35,7 @@ def check_report(check: SessionCheck, report: SessionReport) -> Iterator[Finding
     for window, sealed in counted.items():
         books: Books | None = report.windows.get(window)
         if books != sealed.books:
-            tape = check.layout.tape_of(sealed.part)
+            tape = check.layout.tape_of(sealed.window)
             problems.append(f"window {window}: {books} in the report, {sealed.books} on {tape}")
     if not unpublished:
         problems += _check_tickers(check, report)

@@ -74,7 +74,7 @@ def find_shortage(layout: Layout, report: SessionReport | None, sealed: SealedWi
 
     The books of a window are proven if the report adds up, or if the published rows agree.
     """
-    reported = report.windows.get(sealed.part.window) if report is not None else None
+    reported = report.windows.get(sealed.window.window) if report is not None else None
     if report is None or reported is None:
         return None
     taped = sealed.books
@@ -84,7 +84,7 @@ def find_shortage(layout: Layout, report: SessionReport | None, sealed: SealedWi
         return None
     published_agrees = (
         reported.recorded > taped.recorded
-        and _published_rows(layout, sealed.part) == reported.recorded
+        and _published_rows(layout, sealed.window) == reported.recorded
     )
     if not published_agrees and not _adds_up(report):
         return None

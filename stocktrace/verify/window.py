@@ -40,7 +40,7 @@ def check_against_tape(check: SessionCheck, part: WindowId) -> Iterator[Finding]
 
 def _compare_files(check: SessionCheck, scratch: Layout, sealed: SealedWindow) -> Iterator[Finding]:
     """Compare the segments and the rows of a window with those in ``scratch``."""
-    layout, part = check.layout, sealed.part
+    layout, part = check.layout, sealed.window
     segments = {scratch.ticker_of_csv(path): path for path in scratch.sealed_segments(part)}
     taped = hash_tables(read_segments(segments[ticker] for ticker in sorted(segments)))
     problems = [
@@ -68,7 +68,7 @@ def _wrong_segments(
 
 def _wrong_rows(check: SessionCheck, sealed: SealedWindow, taped: Content) -> Iterator[_Problem]:
     """Yield what is wrong with the file of a window; note it for the files of a compacted date."""
-    layout, part = check.layout, sealed.part
+    layout, part = check.layout, sealed.window
     tape, final = layout.tape_of(part), layout.window_file(part)
     counts = {name: books.recorded for name, books in sealed.tickers.items() if books.recorded}
     published = check.files.of_window(part)

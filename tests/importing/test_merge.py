@@ -231,8 +231,8 @@ def test_running_and_crashed_sessions_are_not_merged(tmp_path: Path) -> None:
     into = Layout(tmp_path / "both")
     with lock.hold_lock(second.lock(OTHER), {}), pytest.raises(StoreError, match="is running"):
         merge_sessions(into, first, second)
-    part = WindowId("20261123T143100Z_dddddd", "20261123T143100Z_00001")
-    write_tape(first, part, [OpeningMark(NOON, connected=False, tickers=())])
+    window = WindowId("20261123T143100Z_dddddd", "20261123T143100Z_00001")
+    write_tape(first, window, [OpeningMark(NOON, connected=False, tickers=())])
     with pytest.raises(StoreError, match=f"stocktrace recover --data-dir {first.root}"):
         merge_sessions(into, first, second)
     assert not into.root.exists()

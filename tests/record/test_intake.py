@@ -250,7 +250,7 @@ def test_a_clock_that_steps_back_over_midnight_reopens_nothing(
     midnight = NOON - NOON % (86_400 * SECOND) + 86_400 * SECOND
     for stamp in (midnight - 1, midnight, midnight - 1):
         at.add_frames(stamp, [frame(("A", 1))])
-    dates = [each.part.date for each in at.windows]
+    dates = [each.id.date for each in at.windows]
     assert dates == ["2026-11-23", "2026-11-23", "2026-11-24", "2026-11-23"]
     assert len(tree(tmp_path)) == 4
 

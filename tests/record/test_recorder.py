@@ -101,7 +101,7 @@ def test_rows_that_wait_at_the_end_are_written_and_sealed_with_their_books(desk:
     assert shares == {"A": (2, 2, 0), "B": (1, 0, 1)}
     assert sealed.spilled == frozenset()
     assert desk.rows() == {csv("A"): 2}
-    text = desk.layout.quarantine(sealed.part).read_text()
+    text = desk.layout.quarantine(sealed.window).read_text()
     refused = list(parse_quarantine(text.splitlines()))
     assert [(each.frame, each.reason) for each in refused] == [
         (b"?", "not JSON: Expecting value: line 1 column 1 (char 0)"),
@@ -151,9 +151,9 @@ def test_two_windows_in_flight_are_kept_apart_and_sealed_in_their_order(desk: De
     desk.intake.wake.set()
     desk.wait_for(lambda: len(desk.sealed) == 2)
     windows = ["20261123T143000Z_00001", "20261123T144000Z_00002", "20261123T145000Z_00003"]
-    assert [sealed.part.window for sealed in desk.sealed] == windows[:2]
+    assert [sealed.window.window for sealed in desk.sealed] == windows[:2]
     desk.end()
-    assert [sealed.part.window for sealed in desk.sealed] == windows
+    assert [sealed.window.window for sealed in desk.sealed] == windows
     assert desk.rows() == {csv(ticker, window): 1 for ticker in "AB" for window in windows}
     assert [sealed.books.recorded for sealed in desk.sealed] == [2, 2, 2]
     assert desk.intake.pending_rows == 0

@@ -66,7 +66,7 @@ def findings(layout: Layout) -> list[Any]:
 def test_the_data_of_a_killed_session_is_published_each_trade_once(layout: Layout) -> None:
     assert recover(layout, STILL) == [RecoveredSession(SESSION, 3, 12, len(TORN), balanced=True)]
     assert prices(layout) == PRICES
-    stems = [part.stem for part in PARTS]
+    stems = [window.stem for window in PARTS]
     assert tree(layout.root) == sorted(
         [
             f"coverage/date={DATE}/{SESSION}.parquet",
@@ -76,7 +76,7 @@ def test_the_data_of_a_killed_session_is_published_each_trade_once(layout: Layou
             *(f"quarantine/{stem}.jsonl" for stem in stems[:2]),
             f"sessions/{SESSION}.json",
             f"sessions/{SESSION}.lock",
-            *(f"tape/{SESSION}/{part.window}.tape.zst" for part in PARTS),
+            *(f"tape/{SESSION}/{window.window}.tape.zst" for window in PARTS),
             f"tape/{SESSION}/{PARTS[2].window}.torn",
         ]
     )
@@ -93,13 +93,13 @@ def test_the_report_of_a_recovered_session_agrees_with_the_tape(layout: Layout) 
     assert (report.state, report.reason) == ("recovered", f"{died}; {torn}")
     assert report.ended == utc_datetime(stamp(2, 2))
     assert report.books == Books(11, 9, 1, 1, 14, 12, 2)
-    assert sorted(report.windows) == [part.window for part in PARTS]
+    assert sorted(report.windows) == [window.window for window in PARTS]
     assert report.unpublished == []
     assert report.reconnects == 1
     counts = {name: (one.recorded, one.quarantined, one.parquet)
               for name, one in report.per_ticker.items()}  # fmt: skip
     assert counts == {"AAPL": (6, 1, 6), "MSFT": (4, 1, 4), "7203": (2, 0, 2)}
-    sizes = [layout.window_file(part).stat().st_size for part in PARTS]
+    sizes = [layout.window_file(window).stat().st_size for window in PARTS]
     assert (report.files, report.size) == (3, sum(sizes))
     assert report.gaps == [
         GapReport(utc_datetime(stamp(0, 0)), utc_datetime(stamp(0, 1)), "connecting", 3),
@@ -354,11 +354,11 @@ def twice(a_whole_session: Layout, tmp_path: Path) -> Layout:
     return remains.copy(a_whole_session, tmp_path / "twice")
 
 
-def put_tape(layout: Layout, part: WindowId, change: Callable[[bytes], bytes] = bytes) -> bytes:
+def put_tape(layout: Layout, window: WindowId, change: Callable[[bytes], bytes] = bytes) -> bytes:
     """The tape of a window as a plain one beside its archive, changed."""
-    remains.write_tape(layout, part, remains.ENTRIES[part.number - 1])
-    text = change(layout.tape(part).read_bytes())
-    layout.tape(part).write_bytes(text)
+    remains.write_tape(layout, window, remains.ENTRIES[window.number - 1])
+    text = change(layout.tape(window).read_bytes())
+    layout.tape(window).write_bytes(text)
     return text
 
 
@@ -710,8 +710,8 @@ def test_a_check_whether_a_session_runs_does_not_prevent_its_recovery(
 def other_session(layout: Layout) -> str:
     """One more dead session in the folder."""
     name = "20261123T150000Z_abcdef"
-    part = WindowId(name, PARTS[0].window)
-    remains.write_tape(layout, part, [remains.read(0, 1, frame(("AAPL", 99)))])
+    window = WindowId(name, PARTS[0].window)
+    remains.write_tape(layout, window, [remains.read(0, 1, frame(("AAPL", 99)))])
     return name
 
 

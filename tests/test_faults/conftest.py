@@ -143,12 +143,12 @@ def crashed_session(
     data_dir: Path,
     frames: Sequence[bytes] = (),
     *,
-    part: WindowId = PART,
+    window: WindowId = PART,
     tickers: Sequence[str] = ("AAPL",),
     stamp: int = NOON,
 ) -> Path:
     """The tape of a session that crashed while it listened, its frames a second apart."""
-    tape = TapeWriter(Layout(data_dir).tape(part))
+    tape = TapeWriter(Layout(data_dir).tape(window))
     tape.append_mark(OpeningMark(stamp, connected=False, tickers=tuple(tickers)))
     tape.append_mark(ConnectedMark(stamp, tuple(tickers)))
     for number, each in enumerate(frames):

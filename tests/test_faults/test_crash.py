@@ -362,9 +362,10 @@ def sessions(data_dir: Path) -> list[Path]:
 
 def test_44_data_of_a_crashed_session_is_published_while_the_next_begins(studio: Studio) -> None:
     layout = Layout(studio.data_dir)
-    segment = sealed(studio.data_dir)  # one window sealed, not converted …
+    # One window is sealed, not converted; another one is open.
+    segment = sealed(studio.data_dir)
     later = type(PART)(SESSION, "20261123T143100Z_00002")
-    crashed_session(studio.data_dir, [frame(("AAPL", n)) for n in (6, 7)], part=later)  # … one open
+    crashed_session(studio.data_dir, [frame(("AAPL", n)) for n in (6, 7)], window=later)
     assert segment.exists()
 
     def scenario(exchange) -> Scenario:
