@@ -1,6 +1,6 @@
 """Thirty days of windows: what is on disk, and what a window costs, at the end and at the start.
 
-    python -m benchmarks.months [--days 30] [--windows 48] [--tickers 50] [--daily]
+    python -m benchmarks.months [--days 30] [--windows 24] [--tickers 50] [--daily]
 
 The trades of each window go through the intake, the recorder and the publisher of a capture, with
 its report, audit log and status, only without a socket; the clock is the trades'. Each window has
@@ -252,7 +252,7 @@ def main() -> None:
     """Simulate, print and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=int, default=30)
-    parser.add_argument("--windows", type=int, default=48)
+    parser.add_argument("--windows", type=int, default=24)
     parser.add_argument("--tickers", type=int, default=50)
     parser.add_argument("--daily", action="store_true")
     given = parser.parse_args()
