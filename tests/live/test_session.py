@@ -8,7 +8,7 @@ import pytest
 
 from stocktrace.live.api import capture
 from stocktrace.sessions.status import CaptureStatus
-from stocktrace.store import conversion, files
+from stocktrace.store import conversion, dataset, files
 from tests.conftest import Director, Scenario, Studio, connected, frame, trades
 
 
@@ -38,7 +38,7 @@ def test_the_end_of_a_capture_says_how_far_it_has_come(
 
     monkeypatch.setattr(files, "sync_files", pausing("saving", files.sync_files))
     monkeypatch.setattr(
-        conversion, "hash_windows", pausing("writing Parquet", conversion.hash_windows)
+        conversion, "hash_windows", pausing("writing Parquet", dataset.hash_windows)
     )
 
     def scenario() -> Scenario:
