@@ -140,7 +140,7 @@ class Recording:
         sealed = self._sealed.get(timeout=60)
         self._journal.window_sealed(sealed)
         self._journal.window_published(
-            publish_window(self._layout, sealed.part, whole=not sealed.spilled)
+            publish_window(self._layout, sealed.window, whole=not sealed.spilled)
         )
 
     def _read_mailbox(self) -> None:

@@ -41,6 +41,7 @@ IMPORTERS = {
         "feed.protocol",
         "feed.bulk_decoder",
         "feed.rest",
+        "sessions.catalog",
         "sessions.report",
         "sessions.status",
         "live.key_lock",

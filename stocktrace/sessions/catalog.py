@@ -7,14 +7,21 @@ crashed. Each function reads only the files of the sessions that it is asked for
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
-from stocktrace.errors import SessionNotRunning, UsageError
+import msgspec
+
+from stocktrace.errors import SessionNotRunning, StoreError, UsageError
 from stocktrace.sessions.report import SessionReport, SessionState
 from stocktrace.sessions.status import read_last_status
 from stocktrace.store import lock
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import, is_merge, is_session
+
+#: When a session's report and its folder of tapes last changed (epoch ns); 0: does not exist.
+Stamp = tuple[int, int]
 
 
 def read_report(layout: Layout, session: str) -> SessionReport | None:
@@ -58,9 +65,38 @@ def is_finished(layout: Layout, session: str) -> bool:
 
 
 def sessions_to_recover(layout: Layout) -> list[str]:
-    """Return the unfinished sessions that no process uses, the oldest first."""
-    unfinished = (name for name in layout.all_sessions() if not is_finished(layout, name))
-    return [name for name in unfinished if not is_in_use(layout, name)]
+    """Return the unfinished sessions that no process uses, the oldest first.
+
+    Which sessions were finished is kept in a file, with the times of their report and tapes: a
+    session is examined again only if one of them has changed.
+    """
+    known = _read_finished(layout)
+    sending = {path.name for path in layout.root.glob("outbox/*")}
+    finished, unfinished = dict[str, Stamp](), list[str]()
+    for session in layout.all_sessions():
+        stamp = _change_of(layout.report(session)), _change_of(layout.tapes(session))
+        if session not in sending and (known.get(session) == stamp or is_finished(layout, session)):
+            finished[session] = stamp
+        else:
+            unfinished.append(session)
+    if finished != known:
+        with contextlib.suppress(OSError, StoreError):  # then the next search takes longer
+            layout.finished_sessions.write_bytes(msgspec.json.encode(finished))
+    return [session for session in unfinished if not is_in_use(layout, session)]
+
+
+def _read_finished(layout: Layout) -> dict[str, Stamp]:
+    try:
+        return msgspec.json.decode(layout.finished_sessions.read_bytes(), type=dict[str, Stamp])
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _change_of(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def open_sessions(layout: Layout) -> Iterator[SessionReport]:

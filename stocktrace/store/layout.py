@@ -10,6 +10,7 @@
       quarantine/elsewhere.requeued                   requeued lines that no file here has
       sessions/<session>.json · .lock · .status       the report; the lock and status while live
       sessions/<session>.changes/                     requests to change its tickers
+      sessions/finished                               which sessions need no recovery; a cache
       log/audit.jsonl                                 one line an event
       coverage/date=<UTC date>/<session>.parquet      when each ticker was listened to
       parquet/date=<UTC date>/<session>-<window>.parquet   all tickers of a window
@@ -72,6 +73,11 @@ class Layout:
     def audit(self) -> Path:
         """The audit log."""
         return self.root / "log" / "audit.jsonl"
+
+    @property
+    def finished_sessions(self) -> Path:
+        """Which sessions were found to be finished (``sessions.catalog``); may be deleted."""
+        return self.sessions / "finished"
 
     def report(self, session: str) -> Path:
         """The report of a session."""
