@@ -36,7 +36,9 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
 
 def is_ticker(symbol: str) -> bool:
     """Return True if ``symbol`` can be subscribed to and stored."""
-    return _TICKER.fullmatch(symbol) is not None and len(quote(symbol, safe="^")) <= TICKER_BYTES
+    return _TICKER.fullmatch(symbol) is not None and (
+        3 * len(symbol) <= TICKER_BYTES or len(quote(symbol, safe="^")) <= TICKER_BYTES
+    )
 
 
 def parse_tickers(words: str | Iterable[str]) -> tuple[str, ...]:

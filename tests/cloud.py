@@ -6,14 +6,19 @@ not installed, the test is skipped, and says what to install.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -23,6 +28,7 @@ from tests.station import end, free_port
 from tests.waiting import eventually
 
 BUCKET = "lake"
+_REQUEST = re.compile(rb"((?:GET|HEAD|PUT|POST|DELETE) /[!-~]*) HTTP/1.1\r\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,54 @@ class Store:
         except OSError:
             return False
         return bool(found.type == pafs.FileType.Directory)
+
+
+class CountingProxy(socketserver.ThreadingTCPServer):
+    """Passes bytes on to a port, and keeps the first lines of the requests among them."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.requests: list[str] = []
+        self.target = port
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.server_address[1])
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    server: CountingProxy
+
+    def handle(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.server.target)) as store:
+            answers = threading.Thread(target=self._pass_on, args=(store, self.request))
+            answers.start()
+            self._pass_on(self.request, store)
+            answers.join()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self.server.requests += [line.decode() for line in _REQUEST.findall(data)]
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def counting(store: Store) -> Iterator[tuple[Store, CountingProxy]]:
+    """The same store behind a proxy that counts."""
+    with CountingProxy(store.port) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield replace(store, port=proxy.port), proxy
+        finally:
+            proxy.shutdown()
+            thread.join()
 
 
 @contextmanager

@@ -62,11 +62,16 @@ def trades(
     root = find_source(data_dir)
 
     from stocktrace.query import export
-    from stocktrace.query.trades import read_trades, scan
+    from stocktrace.query.criteria import TradeQuery
+    from stocktrace.query.trades import read_last_trades, read_trades, scan
+    from stocktrace.store.source import open_source
 
     if tail is None:
         tail = _TABLE_ROWS if form is None else 0
-    if duplicates == "keep":
+    if tail and duplicates == "keep":
+        query = TradeQuery.of(tickers, start, end, date)
+        rows = read_last_trades(open_source(root), query, tail).to_reader()
+    elif duplicates == "keep":
         rows = export.rows_of_trades(scan(tickers, start, end, date=date, data_dir=root))
     else:
         rows = read_trades(

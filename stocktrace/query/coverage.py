@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from stocktrace.intervals import TimeSpan, merge_spans
 from stocktrace.store.coverage import COVERAGE_SCHEMA, read_coverage_file
 from stocktrace.store.gap_fills import GapKey, add_fill_states
+from stocktrace.store.parquet import SourceFile
 from stocktrace.store.source import DataSource, open_source
 from stocktrace.units import MS_PER_SECOND, US_PER_MS, US_PER_SECOND, epoch_ms
 
@@ -56,11 +57,11 @@ def read_coverage(
 
 
 def _read_files(
-    source: DataSource, paths: Iterable[str], rows: pc.Expression | None = None
+    source: DataSource, files: Iterable[SourceFile], rows: pc.Expression | None = None
 ) -> pa.Table:
     tables = [COVERAGE_SCHEMA.empty_table()]
-    for path in paths:
-        table = read_coverage_file(path, source.files)
+    for file in files:
+        table = read_coverage_file(file.path, source.files, file.size)
         tables.append(table if rows is None else table.filter(rows))
     return pa.concat_tables(tables)
 
@@ -150,14 +151,18 @@ def gap_seconds(
     seconds = np.zeros(len(starts))
     if not len(starts):
         return seconds
-    first, last = (
-        datetime.fromtimestamp(int(ms) / MS_PER_SECOND, UTC).date()
-        for ms in (starts.min(), ends.max())
+    begin, last = (
+        datetime.fromtimestamp(int(ms) / MS_PER_SECOND, UTC)
+        for ms in (starts.min(), ends.max() - 1)
     )
-    days = [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
+    days = [
+        (begin.date() + timedelta(days=n)).isoformat()
+        for n in range((last.date() - begin.date()).days + 1)
+    ]
+    files = source.coverage_files(days)
     names = pa.array(tickers, pa.string())
     rows = pc.field("symbol").isin(names) & (pc.field("state") == "listening")
-    listened = _read_files(source, source.coverage_files(days), rows).to_pandas()
+    listened = _read_files(source, files, rows).to_pandas()
     spans: dict[str, list[TimeSpan]] = {}
     for ticker, start, end in zip(listened["symbol"], *_span_columns(listened), strict=True):
         spans.setdefault(ticker, []).append((start, end))
@@ -166,13 +171,16 @@ def gap_seconds(
         bars = slice(edges[at], edges[at + 1])
         seconds[bars] = _listened_seconds(spans.get(ticker, []), starts[bars], ends[bars])
     seconds = np.maximum(np.round((ends - starts) / MS_PER_SECOND - seconds, 6), 0.0)
-    seconds[(ends > _running_since(source)) & (seconds > 0)] = np.nan
+    if seconds.any():
+        ended = {Path(file.path).stem for file in files}
+        since = _earliest_begin(source.running_sessions(begin, last, ended))
+        seconds[(ends > since) & (seconds > 0)] = np.nan
     return seconds
 
 
-def _running_since(source: DataSource) -> int:
-    """Return when the first of the running sessions began (epoch ms)."""
-    names = (f"{session[:15]}+0000" for session in source.running_sessions())
+def _earliest_begin(sessions: Iterable[str]) -> int:
+    """Return when the first of ``sessions`` began (epoch ms)."""
+    names = (f"{session[:15]}+0000" for session in sessions)
     starts = (datetime.strptime(name, "%Y%m%dT%H%M%S%z") for name in names)
     return min(map(epoch_ms, starts), default=LATEST_MS)
 

@@ -22,6 +22,10 @@ Day = str | date
 TimeColumn = Literal["ts_event", "ts_recv"]
 
 
+# So many dates are looked for by name: that is cheaper than to list all.
+_FEW_DAYS = 8
+
+
 @dataclass(frozen=True, slots=True)
 class TradeQuery:
     """Trades of ``tickers`` with ``begin`` <= ``by`` < ``end``, or received on the UTC ``date``."""
@@ -50,13 +54,16 @@ class TradeQuery:
         return cls(names, parse_moment(start), parse_moment(end), parse_day(day), by)
 
     def dates(self, source: DataSource) -> list[str]:
-        """Return the dates of ``source`` on which the trades can have been received."""
+        """Return the dates on which the trades can have been received; some may have no file."""
         if self.date is not None:
             return [self.date.isoformat()]
         # ``validation`` lets an event be a day ahead of its receipt. Late trades arrive in a day.
         slack = timedelta(days=1 if self.by == "ts_event" else 0)
         first = (self.begin and (self.begin - slack).date()) or date.min
-        last = (self.end and (self.end + slack).date()) or date.max
+        # The end is exclusive.
+        last = (self.end and (self.end + slack - timedelta.resolution).date()) or date.max
+        if self.begin and self.end and (last - first).days < _FEW_DAYS:
+            return [(first + timedelta(n)).isoformat() for n in range((last - first).days + 1)]
         return [day for day in source.dates() if first.isoformat() <= day <= last.isoformat()]
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +17,7 @@ from stocktrace.errors import ConversionError, StoreError, UsageError
 from stocktrace.query.criteria import Day, Moment, TimeColumn, TradeQuery
 from stocktrace.query.duplicates import IS_DUPLICATE, mark_duplicates
 from stocktrace.store.arrow_schema import FILE_SCHEMA, TRADE_SCHEMA
-from stocktrace.store.source import DataSource, open_source, read_rows
+from stocktrace.store.source import DataSource, open_source, read_last_rows, read_rows
 from stocktrace.trade import COLUMNS
 
 Backend = Literal["pandas", "pyarrow", "polars"]
@@ -48,9 +49,9 @@ def scan(
     Returns:
         Columns ``symbol`` str · ``ts_event`` timestamp[ms, UTC] · ``ts_recv`` timestamp[us, UTC] ·
         ``price``, ``volume`` double · ``conditions`` str · ``session`` str and ``window_number``
-        int, which recorded it · ``date`` str, that of receipt; by date and ticker, then in the
-        order of arrival. Reading raises ``FileNotFoundError`` if a date was compacted after the
-        scan: scan again.
+        int, which recorded it · ``date`` str, that of receipt; by date, and by window until the
+        date is compacted, then by ticker, then in the order of arrival. Reading raises
+        ``FileNotFoundError`` if a date was compacted after the scan: scan again.
 
     Raises:
         UsageError: An argument is wrong.
@@ -108,6 +109,18 @@ def read_trades(  # noqa: PLR0913 - keyword arguments with defaults, all of one 
     return convert_to_backend(read_query(open_source(data_dir), query, names, duplicates), backend)
 
 
+def read_last_trades(source: DataSource, query: TradeQuery, count: int) -> pa.Table:
+    """Read the last ``count`` trades of a query, in the order of a ``scan``; ``StoreError``.
+
+    The dates, files and row groups before them are not read.
+    """
+    dates = query.dates(source)
+    with _store_errors():
+        return read_last_rows(
+            source, dates, COLUMNS, count, tickers=query.tickers, bounds=query.bounds
+        )
+
+
 def read_query(
     source: DataSource, query: TradeQuery, names: Sequence[str], duplicates: Duplicates = "keep"
 ) -> pa.Table:
@@ -115,13 +128,19 @@ def read_query(
     if duplicates not in get_args(Duplicates):
         raise UsageError(f"duplicates must be 'keep', 'mark' or 'drop', not {duplicates!r}.")
     dates, columns = query.dates(source), [*dict.fromkeys(["symbol", *names])]
-    try:
+    with _store_errors():
         if duplicates != "keep":
             return _judge_duplicates(source, query, dates, list(names), duplicates)
         table = read_rows(source, dates, columns, tickers=query.tickers, bounds=query.bounds)
+    return _by_ticker(table, query.tickers).select(list(names))
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
     except ConversionError as error:
         raise StoreError(f"{error} Run `stocktrace verify` to find all damaged files.") from error
-    return _by_ticker(table, query.tickers).select(list(names))
 
 
 def _by_ticker(table: pa.Table, tickers: Sequence[str]) -> pa.Table:

@@ -42,9 +42,11 @@ _TABLE_SCHEMA = pa.schema(
 )
 
 
-def read_coverage_file(path: str | Path, filesystem: pafs.FileSystem | None = None) -> pa.Table:
+def read_coverage_file(
+    path: str | Path, filesystem: pafs.FileSystem | None = None, size: int | None = None
+) -> pa.Table:
     """Read one file; the errors are those of ``read_table``."""
-    return read_table(path, COVERAGE_SCHEMA, filesystem)
+    return read_table(path, COVERAGE_SCHEMA, filesystem, size)
 
 
 def write_coverage(

@@ -11,6 +11,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -145,7 +146,9 @@ def _list_folder(folder: Path, pattern: str) -> list[Path]:
     """
     while True:
         before = _inode(folder)
-        paths = list(folder.glob(pattern))
+        paths: list[Path] = []
+        with contextlib.suppress(FileNotFoundError):
+            paths = [path for path in folder.iterdir() if fnmatch(path.name, pattern)]
         if _inode(folder) == before:
             return paths
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -27,14 +28,14 @@ import pyarrow.fs as pafs
 
 from stocktrace.errors import LakeError
 from stocktrace.store.names import reading_order
-from stocktrace.store.trade_file import TradeFile
+from stocktrace.store.parquet import SourceFile
 
 # The defaults delay a window for minutes if the store does not accept connections.
 _CONNECT_S = 5.0
 _REQUEST_S = 10.0  # without a single byte
 _TRIES = 3
-# Sessions that may still run: more than a fleet has at a time.
-_RECENT = 100
+# A window ends at midnight, UTC, at the latest.
+_LONGEST_WINDOW = timedelta(days=1)
 # Stores in which a file appears when its upload is complete; Azure shows an empty file before.
 _ATOMIC_UPLOADS = {"s3", "gcs"}
 # A shorter value is not a credential, and may be part of a word.
@@ -79,7 +80,7 @@ class Lake:
     def _write(self, path: str, data: bytes, key: str) -> None:
         with self.files.open_output_stream(path) as sink:
             sink.write(data)
-        with self.files.open_input_stream(path) as file:
+        with self.files.open_input_file(path) as file:
             if file.read() != data:
                 raise LakeError(f"{key} in {self.url} has other content than was sent.")
 
@@ -90,20 +91,25 @@ class Lake:
         names = (info.base_name for info in self._list("parquet"))
         return sorted(name.removeprefix("date=") for name in names if name.startswith("date="))
 
-    def trade_files(self, date: str) -> list[TradeFile]:
+    def trade_files(self, date: str) -> list[SourceFile]:
         """See ``FolderSource``."""
         infos = [info for info in self._list(f"parquet/date={date}") if info.extension == "parquet"]
         infos.sort(key=lambda info: reading_order(Path(info.path)))
-        return [TradeFile(info.path, info.size) for info in infos]
+        return [SourceFile(info.path, info.size) for info in infos]
 
     def coverage_files(
         self, dates: Iterable[str] | None = None, session: str | None = None
-    ) -> list[str]:
+    ) -> list[SourceFile]:
         """See ``FolderSource``."""
         if dates is None:
             dates = [info.base_name.removeprefix("date=") for info in self._list("coverage")]
-        files = (info.path for each in dates for info in self._list(f"coverage/date={each}"))
-        return sorted(path for path in files if session in (None, Path(path).stem))
+        infos = [info for each in dates for info in self._list(f"coverage/date={each}")]
+        infos.sort(key=lambda info: info.path)
+        return [
+            SourceFile(info.path, info.size)
+            for info in infos
+            if session in (None, Path(info.path).stem)
+        ]
 
     def gap_fills(self) -> list[str]:
         """See ``FolderSource``."""
@@ -111,15 +117,35 @@ class Lake:
 
     def reports(self, last: int | None = None) -> Iterator[bytes]:
         """See ``FolderSource``."""
-        paths = sorted((info.path for info in self._list("sessions")), reverse=True)
-        for path in paths[:last]:
-            with _lake_errors(self.url), self.files.open_input_stream(path) as file:
-                yield bytes(file.read())
+        infos = sorted(self._list("sessions"), key=lambda info: info.path, reverse=True)
+        yield from map(self._read, infos[:last])
 
-    def running_sessions(self) -> list[str]:
-        """See ``FolderSource``; the last report of a crashed session says that it runs, too."""
-        reports = [json.loads(report) for report in self.reports(_RECENT)]
+    def running_sessions(
+        self, begin: datetime, end: datetime, ended: Collection[str] = ()
+    ) -> list[str]:
+        """See ``FolderSource``; the last report of a crashed session says that it runs, too.
+
+        A running session sends its report with every window, so at least once a day.
+        """
+        earlier = f"{end:%Y%m%dT%H%M%S%f}"
+        candidates = [
+            info
+            for info in self._list("sessions")
+            if info.mtime >= begin - _LONGEST_WINDOW
+            and info.base_name < earlier
+            and Path(info.path).stem not in ended
+        ]
+        # A session that has ended has coverage of the day on which it began.
+        stamps = {info.base_name[:8] for info in candidates}
+        days = [f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}" for stamp in stamps]
+        ended = {Path(file.path).stem for file in self.coverage_files(days)}
+        candidates = [info for info in candidates if Path(info.path).stem not in ended]
+        reports = [json.loads(self._read(info)) for info in candidates]
         return [str(report["session"]) for report in reports if report["state"] == "running"]
+
+    def _read(self, info: pafs.FileInfo) -> bytes:
+        with _lake_errors(self.url), self.files.open_input_file(info.path) as file:
+            return bytes(file.read())
 
     def _list(self, folder: str) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(f"{self.root}/{folder}", allow_not_found=True)

@@ -7,8 +7,10 @@ trades (``trade_file``), written with ``publish_table``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -21,7 +23,55 @@ from stocktrace.store import files
 #: What pyarrow raises for a damaged file; UnicodeDecodeError for a name in its footer.
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
-_FORMAT = ds.ParquetFileFormat()
+# In a lake, so many bytes that are not needed cost less than another request.
+_HOLE_BYTES = 1 << 20
+_RANGE_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file in the file system of a ``DataSource``; ``size`` is known in a lake."""
+
+    path: str
+    size: int | None = None
+
+
+class RemoteFile:
+    """A file in a lake, with those methods of ``pq.ParquetFile`` that readers of a lake need.
+
+    Opening it is one request, for the footer, if its size is known: ``pq.ParquetFile`` asks for the
+    size. Reading is one more, or a few if what is read is spread over a large file.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        filesystem: pafs.FileSystem,
+        size: int | None,
+        read_dictionary: Collection[str],
+    ) -> None:
+        form = ds.ParquetFileFormat(
+            read_options=ds.ParquetReadOptions(dictionary_columns=set(read_dictionary)),
+            default_fragment_scan_options=ds.ParquetFragmentScanOptions(
+                page_checksum_verification=True,
+                cache_options=pa.CacheOptions(
+                    hole_size_limit=_HOLE_BYTES, range_size_limit=_RANGE_BYTES
+                ),
+            ),
+        )
+        self._fragment = form.make_fragment(path, filesystem, file_size=size)
+        self.metadata: pq.FileMetaData = self._fragment.metadata
+
+    def read(self, *, use_threads: bool) -> pa.Table:
+        """Read all rows."""
+        return self._fragment.to_table(use_threads=use_threads)
+
+    def read_row_groups(
+        self, groups: Sequence[int], columns: Sequence[str], *, use_threads: bool
+    ) -> pa.Table:
+        """Read some row groups."""
+        part = self._fragment.subset(row_group_ids=list(groups))
+        return part.to_table(columns=list(columns), use_threads=use_threads)
 
 
 @contextlib.contextmanager
@@ -35,8 +85,8 @@ def open_parquet(
 ) -> Iterator[pq.ParquetFile]:
     """Open a file with page checksums; reading it inside the context raises ``ConversionError``.
 
-    The columns ``read_dictionary``, by number, are read as dictionaries. If the ``size`` of a file
-    in a lake is known, no request is made for it.
+    The columns ``read_dictionary``, by number, are read as dictionaries. The ``size`` of a file in
+    a lake saves a request (``RemoteFile``).
 
     Raises:
         ConversionError: The file is damaged, or its columns are not those of ``schema``.
@@ -44,19 +94,14 @@ def open_parquet(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(reading(path))
-        source: str | Path | pa.NativeFile = path
-        is_remote = filesystem is not None and filesystem.type_name != "local"
-        if is_remote:
-            fragment = _FORMAT.make_fragment(str(path), filesystem, file_size=size)
-            source = stack.enter_context(fragment.open())
-        file = stack.enter_context(
-            pq.ParquetFile(
-                source,
-                page_checksum_verification=True,
-                read_dictionary=list(read_dictionary),
-                pre_buffer=is_remote,
+        if filesystem is not None and filesystem.type_name != "local":
+            names = [] if schema is None else [schema.field(at).name for at in read_dictionary]
+            file: Any = RemoteFile(str(path), filesystem, size, names)
+        else:
+            source = stack.enter_context(pa.OSFile(str(path)))
+            file = pq.ParquetFile(
+                source, page_checksum_verification=True, read_dictionary=list(read_dictionary)
             )
-        )
         columns = file.metadata.schema.to_arrow_schema()
         if schema is not None and not columns.equals(schema):
             raise ConversionError(f"{path} has unexpected columns: {columns}.")
@@ -75,7 +120,10 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 def read_table(
-    path: str | Path, schema: pa.Schema, filesystem: pafs.FileSystem | None = None
+    path: str | Path,
+    schema: pa.Schema,
+    filesystem: pafs.FileSystem | None = None,
+    size: int | None = None,
 ) -> pa.Table:
     """Read a whole small file.
 
@@ -83,7 +131,7 @@ def read_table(
         ConversionError: The file is missing or damaged, or its columns are not those of ``schema``.
     """
     try:
-        with open_parquet(path, schema, filesystem) as file:
+        with open_parquet(path, schema, filesystem, size=size) as file:
             return file.read(use_threads=False)
     except FileNotFoundError as error:
         raise ConversionError(f"{path} cannot be read: {error}.") from error

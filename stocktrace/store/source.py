@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +20,8 @@ from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import is_locked
 from stocktrace.store.names import is_import, is_merge, is_session
-from stocktrace.store.trade_file import Bounds, TradeFile, TradeFileReader, with_texts
+from stocktrace.store.parquet import SourceFile
+from stocktrace.store.trade_file import Bounds, TradeFileReader, with_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +41,20 @@ class FolderSource:
             with contextlib.suppress(FileNotFoundError):  # deleted in the meantime
                 yield path.read_bytes()
 
-    def trade_files(self, date: str) -> list[TradeFile]:
+    def trade_files(self, date: str) -> list[SourceFile]:
         """Return the files of a date in reading order."""
-        return [TradeFile(str(path)) for path in files_in_order(self.layout.date_folder(date))]
+        return [SourceFile(str(path)) for path in files_in_order(self.layout.date_folder(date))]
 
     def coverage_files(
         self, dates: Iterable[str] | None = None, session: str | None = None
-    ) -> list[str]:
+    ) -> list[SourceFile]:
         """Return the files of coverage, of some dates and one session or of all, sorted."""
         paths = [
             path
             for date in (("*",) if dates is None else dates)
             for path in self.layout.root.glob(f"coverage/date={date}/{session or '*'}.parquet")
         ]
-        return sorted(map(str, paths))
+        return [SourceFile(path) for path in sorted(map(str, paths))]
 
     def gap_fills(self) -> list[str]:
         """Return the files of ``gap_fills``, sorted, without those of imports that do not exist."""
@@ -63,11 +65,20 @@ class FolderSource:
             if path == requests or (is_session(path.stem) and self.layout.has(path.stem))
         )
 
-    def running_sessions(self) -> list[str]:
-        """Return the captures whose lock is held: their coverage is not written yet."""
+    def running_sessions(
+        self, begin: datetime, end: datetime, ended: Collection[str] = ()
+    ) -> list[str]:
+        """Return the captures that run: their coverage is not written yet.
+
+        They are needed for a time from ``begin`` to ``end``; those that have ``ended`` are not
+        looked at.
+        """
+        del begin, end  # a lock is looked at in no time
         names = [path.stem for path in self.layout.sessions.glob("*.lock") if is_session(path.stem)]
         captures = [name for name in names if not (is_import(name) or is_merge(name))]
-        return [name for name in captures if is_locked(self.layout.lock(name))]
+        return [
+            name for name in captures if name not in ended and is_locked(self.layout.lock(name))
+        ]
 
 
 #: A lake has the methods of a data folder.
@@ -113,6 +124,40 @@ def read_rows(
 
     tables = (table for date in dates for table in retry_on_compaction(partial(read, date)))
     return with_texts([table for table in tables if len(table)], columns)
+
+
+def read_last_rows(
+    source: DataSource,
+    dates: Sequence[str],
+    columns: Sequence[str],
+    count: int,
+    *,
+    tickers: Collection[str] = (),
+    bounds: Bounds | None = None,
+) -> pa.Table:
+    """Read the last ``count`` rows of those that ``read_rows`` returns, and little before them.
+
+    Raises:
+        ConversionError: A file is damaged.
+    """
+
+    def read(date: str, count: int) -> list[pa.Table]:
+        tables: list[pa.Table] = []
+        for file in reversed(source.trade_files(date)):
+            missing = count - sum(map(len, tables))
+            if missing <= 0:
+                break
+            with TradeFileReader(file.path, source.files, file.size) as reader:
+                tables.append(reader.read_last(missing, columns, tickers=tickers, bounds=bounds))
+        return tables
+
+    tables: list[pa.Table] = []
+    for date in reversed(dates):
+        missing = count - sum(map(len, tables))
+        if missing <= 0:
+            break
+        tables += retry_on_compaction(partial(read, date, missing))
+    return with_texts(tables[::-1], columns)
 
 
 def tickers_of_date(source: DataSource, date: str) -> set[str]:

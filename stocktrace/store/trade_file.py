@@ -32,29 +32,30 @@ from stocktrace.store.parquet import open_parquet, reading
 # pyarrow's default pages of 20,000 rows cost 2-4 % in size.
 _PAGE_ROWS = 1 << 20
 _SHARED_ROWS = 1 << 13, 1 << 15
-# So many groups of small tickers keep a footer below 64 kB.
-_SHARED_GROUPS = 64
+# So many groups of small tickers have a footer of 30 kB, and each costs a reader of all 0.2 ms.
+_SHARED_GROUPS = 32
 # As dictionaries, texts cost a tenth to decode; only the rows that match become texts.
 _TEXTS = ["symbol", "conditions", "session"]
-_TEXT_COLUMNS = [FILE_SCHEMA.get_field_index(name) for name in _TEXTS]
 _READ_SCHEMA = pa.schema(
     field.with_type(pa.dictionary(pa.int32(), pa.string())) if field.name in _TEXTS else field
     for field in FILE_SCHEMA
 )
+# Long runs of one value are a few bytes: compressing them makes them longer, and slower to read.
+_RUNS = ["symbol", "session", "window_number"]
+_PLACES = {name: place for place, name in enumerate(FILE_SCHEMA.names)}
+_PHYSICAL_TYPES = {
+    **dict.fromkeys(_TEXTS, "BYTE_ARRAY"),
+    **dict.fromkeys(["ts_event", "ts_recv"], "INT64"),
+    **dict.fromkeys(["price", "volume"], "DOUBLE"),
+    "window_number": "INT32",
+}
+_TEXT_COLUMNS = [_PLACES[name] for name in _TEXTS]
 _BATCH_ROWS = 1 << 16
 # So many rows are decoded at a time, before those that do not match are left out.
 _READ_ROWS = 1 << 20
 
 #: ``begin`` <= value < ``end`` of a column of times (in its unit since the epoch) or numbers.
 Bounds = Mapping[str, tuple[int | None, int | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class TradeFile:
-    """A file of trades in the file system of a ``DataSource``; ``size`` is known in a lake."""
-
-    path: str
-    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,11 @@ def _open_writer(sink: Any, form: FileFormat) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         sink,
         FILE_SCHEMA,
-        compression="zstd",
-        compression_level=form.zstd_level,
-        use_dictionary=["symbol", "price", "volume", "conditions", "session", "window_number"],
+        compression={name: "none" if name in _RUNS else "zstd" for name in FILE_SCHEMA.names},
+        compression_level=dict.fromkeys(
+            [name for name in FILE_SCHEMA.names if name not in _RUNS], form.zstd_level
+        ),
+        use_dictionary=[*_RUNS, "price", "volume", "conditions"],
         column_encoding={
             "ts_event": "DELTA_BINARY_PACKED",
             "ts_recv": "DELTA_BINARY_PACKED",
@@ -203,14 +206,52 @@ class TradeFileReader:
             ConversionError: The rows cannot be read.
         """
         wanted, bounds = sorted(tickers), bounds or {}
+        with reading(self._path):
+            groups = self._groups(wanted, bounds)
+            return self._read_matches(groups, columns, wanted, session, bounds)
+
+    def read_last(
+        self,
+        count: int,
+        columns: Sequence[str],
+        *,
+        tickers: Collection[str] = (),
+        bounds: Bounds | None = None,
+    ) -> pa.Table:
+        """Read the last ``count`` rows of those that ``read`` returns, and few row groups before.
+
+        Raises:
+            ConversionError: The rows cannot be read.
+        """
+        wanted, bounds = sorted(tickers), bounds or {}
+        tables, rows = [_READ_SCHEMA.empty_table().select(columns)], 0
+        with reading(self._path):
+            for group in reversed(self._groups(wanted, bounds)):
+                tables.append(self._read_matches([group], columns, wanted, "", bounds))
+                rows += len(tables[-1])
+                if rows >= count:
+                    break
+        return pa.concat_tables(reversed(tables)).slice(max(0, rows - count))
+
+    def _read_matches(
+        self,
+        groups: Sequence[int],
+        columns: Sequence[str],
+        tickers: Sequence[str],
+        session: str,
+        bounds: Bounds,
+    ) -> pa.Table:
         needed = {*columns, *bounds}
-        needed |= {"symbol"} if wanted else set()
+        needed |= {"symbol"} if tickers else set()
         needed |= {"session"} if session else set()
         tables = []
-        with reading(self._path):
-            for table in self._read_groups(self._groups(wanted, bounds), needed):
-                mask = _mask(table, wanted, session, bounds)
-                tables.append(_filter(table.select(columns), mask))
+        for table in self._read_groups(groups, needed):
+            rows: _Rows = slice(0, len(table))
+            if tickers:
+                rows = _rows_of_tickers(table["symbol"], {*tickers})
+            if session or bounds:
+                rows = _matching_rows(table, rows, session, bounds)
+            tables.append(_check_texts(_take(table.select(columns), rows)))
         empty = _READ_SCHEMA.empty_table().select(columns)
         return pa.concat_tables(tables) if tables else empty
 
@@ -222,8 +263,6 @@ class TradeFileReader:
             if rows < _READ_ROWS and end < len(groups):
                 continue
             table = self._file.read_row_groups(groups[begin:end], [*columns], use_threads=False)
-            for name in set(columns) & set(_TEXTS):
-                table[name].validate(full=True)  # a damaged page header can leave out texts
             if len(table):
                 yield table
             begin, rows = end, 0
@@ -238,7 +277,8 @@ class TradeFileReader:
             with reading(self._path):
                 first, last = self._tickers(group)
                 if first < last:
-                    yield from (table.cast(schema) for table in self._read_groups([group], columns))
+                    for table in self._read_groups([group], columns):
+                        yield _check_texts(table).cast(schema)
                 elif first != previous:
                     batches = self._file.iter_batches(count, [group], [*columns], use_threads=False)
                     for batch in itertools.islice(batches, 1):
@@ -253,7 +293,8 @@ class TradeFileReader:
         """
         counts: dict[str, int] = {}
         with reading(self._path):
-            tables = [*self._read_groups(range(self._metadata.num_row_groups), ["symbol"])]
+            groups = range(self._metadata.num_row_groups)
+            tables = [*map(_check_texts, self._read_groups(groups, ["symbol"]))]
         for chunk in (chunk for table in tables for chunk in table["symbol"].chunks):
             rows = np.bincount(chunk.indices.to_numpy(), minlength=len(chunk.dictionary))
             for ticker, count in zip(chunk.dictionary.to_pylist(), rows.tolist(), strict=True):
@@ -285,14 +326,22 @@ class TradeFileReader:
 
     def _groups(self, tickers: Sequence[str], bounds: Bounds) -> list[int]:
         """Return the row groups that can have rows of ``tickers`` (sorted) within ``bounds``."""
-        groups: Sequence[int] = range(self._metadata.num_row_groups)
+        groups: Iterable[int] = range(self._metadata.num_row_groups)
         if tickers:
-            first = bisect.bisect_left(groups, tickers[0], key=lambda at: self._tickers(at)[1])
-            stop = bisect.bisect_right(groups, tickers[-1], key=lambda at: self._tickers(at)[0])
-            groups = [at for at in groups[first:stop] if _is_any_within(tickers, self._tickers(at))]
+            groups = self._groups_of_tickers(tickers)
         for name, (begin, end) in bounds.items():
             groups = [at for at in groups if self._may_be_within(at, name, begin, end)]
         return list(groups)
+
+    def _groups_of_tickers(self, tickers: Sequence[str]) -> Iterator[int]:
+        groups = range(self._metadata.num_row_groups)
+        begin = bisect.bisect_left(groups, tickers[0], key=lambda at: self._tickers(at)[1])
+        for group in groups[begin:]:
+            first, last = self._tickers(group)
+            if first > tickers[-1]:
+                break
+            if tickers[bisect.bisect_left(tickers, first)] <= last:
+                yield group
 
     def _tickers(self, group: int) -> tuple[str, str]:
         """Return the first and the last ticker of a row group."""
@@ -311,53 +360,76 @@ class TradeFileReader:
         )
 
     def _statistics(self, group: int, name: str) -> pq.Statistics | None:
-        at = FILE_SCHEMA.get_field_index(name)
-        column = self._metadata.row_group(group).column(at)
-        if column.physical_type != self._file.schema.column(at).physical_type:
+        column = self._metadata.row_group(group).column(_PLACES[name])
+        if column.physical_type != _PHYSICAL_TYPES[name]:
             # pyarrow 26 would abort if it were asked for the statistics.
             raise ConversionError(f"{self._path} cannot be read: its footer is damaged.")
         statistics = column.statistics
         return statistics if statistics is not None and statistics.has_min_max else None
 
 
-def _is_any_within(tickers: Sequence[str], limits: tuple[str, str]) -> bool:
-    first, last = limits
-    at = bisect.bisect_left(tickers, first)
-    return at < len(tickers) and tickers[at] <= last
+_EARLIEST = -(2**63)
+#: Numbers of rows, ascending.
+_Rows = slice | npt.NDArray[np.int64]
 
 
-def _mask(
-    table: pa.Table, tickers: Sequence[str], session: str, bounds: Bounds
-) -> npt.NDArray[np.bool_]:
-    """Return which rows match."""
-    masks = [np.ones(len(table), np.bool_)]
-    if tickers:
-        masks.append(_is_in(table["symbol"], tickers))
-    if session:
-        masks.append(_is_in(table["session"], [session]))
+def _rows_of_tickers(symbols: pa.ChunkedArray, tickers: Collection[str]) -> _Rows:
+    """Return the rows of ``tickers``. Rows are sorted, so those of a ticker are consecutive."""
+    ranges, offset = [(0, 0)], 0
+    for chunk in symbols.chunks:
+        names = chunk.dictionary.to_pylist()
+        codes = [code for code, name in enumerate(names) if name in tickers]
+        if len(codes) == len(names):
+            rows = np.array([[0], [len(chunk)]]) + offset
+        else:
+            edges = np.array([codes, [code + 1 for code in codes]], np.int32)
+            rows = np.searchsorted(chunk.indices.to_numpy(), edges) + offset
+        for begin, end in rows.T.tolist():
+            is_next = begin == ranges[-1][1]
+            ranges.append((ranges.pop()[0] if is_next else begin, end))
+        offset += len(chunk)
+    first, *others = [each for each in ranges if each != (0, 0)] or ranges
+    if not others:
+        return slice(*first)
+    return np.concatenate([np.arange(*each, dtype=np.int64) for each in (first, *others)])
+
+
+def _matching_rows(table: pa.Table, rows: _Rows, session: str, bounds: Bounds) -> _Rows:
+    """Return those of ``rows`` that match."""
+    masks = [_is_of_session(table["session"], session)[rows]] if session else []
     for name, (begin, end) in bounds.items():
-        values = table[name].cast("int64").to_numpy()
-        masks += [] if begin is None else [values >= begin]
+        values = table[name].cast("int64").to_numpy()[rows]
+        masks += [values >= (_EARLIEST if begin is None else begin)]
         masks += [] if end is None else [values < end]
-    mask: npt.NDArray[np.bool_] = np.logical_and.reduce(masks)
-    return mask
+    matches = np.flatnonzero(np.logical_and.reduce(masks))
+    matching: _Rows = matches + rows.start if isinstance(rows, slice) else rows[matches]
+    return matching
 
 
-def _is_in(column: pa.ChunkedArray, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
-    wanted = pa.array(texts, pa.string())
-    matches = [
-        pc.is_in(chunk.dictionary, wanted).to_numpy(zero_copy_only=False)[chunk.indices.to_numpy()]
-        for chunk in column.chunks
-    ]
-    return np.concatenate(matches)
+def _is_of_session(column: pa.ChunkedArray, session: str) -> npt.NDArray[np.bool_]:
+    return np.concatenate(
+        [
+            chunk.indices.to_numpy() == chunk.dictionary.index(session).as_py()
+            for chunk in column.chunks
+        ]
+    )
 
 
-def _filter(table: pa.Table, mask: npt.NDArray[np.bool_]) -> pa.Table:
-    """Return the rows of ``mask``, without a copy if they are consecutive."""
-    at = np.flatnonzero(mask)
-    if len(at) and at[-1] - at[0] + 1 == len(at):
-        return table.slice(at[0], len(at))
-    return table.take(pa.array(at))
+def _take(table: pa.Table, rows: _Rows) -> pa.Table:
+    """Return ``rows`` of ``table``, without a copy if they are consecutive."""
+    if isinstance(rows, slice):
+        return table.slice(rows.start, rows.stop - rows.start)
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return table.slice(rows[0], len(rows))
+    return table.take(pa.array(rows))
+
+
+def _check_texts(table: pa.Table) -> pa.Table:
+    """Return ``table``; a damaged page header can leave indices without texts (ArrowInvalid)."""
+    for name in _TEXTS:
+        if name in table.column_names:
+            table[name].validate(full=True)
+    return table
 
 
 def with_texts(tables: Sequence[pa.Table], columns: Sequence[str]) -> pa.Table:

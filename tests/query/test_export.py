@@ -29,8 +29,8 @@ def trades(layout: Layout, seal: Callable[..., list[Path]]) -> Callable[[], RowB
     """Two windows of two tickers, to be read as often as is asked."""
     for part, price in ((PART, 1.5), (LATER, 2.5)):
         some = [Trade("AAPL", price, T, 100.0, ("1", "12")), Trade("7203", price + 1, T, 0.25)]
-        for segment in seal(some, part):
-            conversion.publish_segment(layout, segment)
+        seal(some, part)
+        conversion.convert_window(layout, part)
     return lambda: export.rows_of_trades(scan(["AAPL", "7203"], data_dir=layout.root))
 
 
@@ -43,10 +43,10 @@ def text(write: Callable[[RowBatches, Callable[[str], object]], None], rows: Row
 def test_csv_has_what_reading_returns(layout: Layout, trades: Callable[[], RowBatches]) -> None:
     found = list(csv.DictReader(io.StringIO(text(export.write_csv, trades()))))
     assert [(row["symbol"], float(row["price"]), row["conditions"]) for row in found] == [
-        ("AAPL", 1.5, "1 12"),
-        ("AAPL", 2.5, "1 12"),
         ("7203", 2.5, ""),
+        ("AAPL", 1.5, "1 12"),
         ("7203", 3.5, ""),
+        ("AAPL", 2.5, "1 12"),
     ]
     assert {row["ts_event"] for row in found} == {"2026-11-23 14:30:00.000Z"}
     assert {row["ts_recv"] for row in found} == {"2026-11-23 14:30:00.000000Z"}
@@ -55,8 +55,8 @@ def test_csv_has_what_reading_returns(layout: Layout, trades: Callable[[], RowBa
 
 def test_json_is_an_object_a_line(trades: Callable[[], RowBatches]) -> None:
     lines = text(export.write_json_lines, trades()).splitlines()
-    assert [json.loads(line)["price"] for line in lines] == [1.5, 2.5, 2.5, 3.5]
-    assert json.loads(lines[0]) == {
+    assert [json.loads(line)["price"] for line in lines] == [2.5, 1.5, 3.5, 2.5]
+    assert json.loads(lines[1]) == {
         "symbol": "AAPL",
         "ts_event": "2026-11-23T14:30:00.000000Z",
         "ts_recv": "2026-11-23T14:30:00.000000Z",
@@ -79,8 +79,8 @@ def test_parquet_equals_what_reading_returns(
     file = tmp_path / "out.parquet"
     file.write_text("of an earlier time")
     export.write_parquet(trades(), file)
-    asked = read_trades(["AAPL", "7203"], backend="pyarrow", data_dir=layout.root)
-    assert pq.read_table(file).equals(asked)
+    asked = read_trades(["7203", "AAPL"], backend="pyarrow", data_dir=layout.root)
+    assert pq.read_table(file).sort_by("symbol").equals(asked)
 
 
 def test_a_parquet_file_that_cannot_be_finished_does_not_appear(
@@ -89,7 +89,7 @@ def test_a_parquet_file_that_cannot_be_finished_does_not_appear(
     file = tmp_path / "out" / "out.parquet"
     file.parent.mkdir()
     file.write_text("of an earlier time")
-    broken = layout.parquet("7203", LATER)
+    broken = layout.window_file(LATER)
     broken.write_bytes(broken.read_bytes()[:-9])
     with pytest.raises(StoreError, match=r"A file is damaged: .*Run `stocktrace verify`"):
         export.write_parquet(trades(), file)
@@ -102,14 +102,14 @@ def test_a_day_that_is_compacted_while_it_is_read_is_an_error(
 ) -> None:
     del trades
     dataset = scan("AAPL", data_dir=layout.root)
-    layout.parquet("AAPL", PART).unlink()
+    layout.window_file(PART).unlink()
     with pytest.raises(StoreError, match=r"A day was compacted while it was read\. Run"):
         text(export.write_csv, export.rows_of_trades(dataset))
 
 
 @pytest.mark.parametrize(
     ("count", "prices"),
-    [(0, [1.5, 2.5, 2.5, 3.5]), (1, [3.5]), (3, [2.5, 2.5, 3.5]), (9, [1.5, 2.5, 2.5, 3.5])],
+    [(0, [2.5, 1.5, 3.5, 2.5]), (1, [2.5]), (3, [1.5, 3.5, 2.5]), (9, [2.5, 1.5, 3.5, 2.5])],
 )
 def test_the_last_rows_are_the_last(
     trades: Callable[[], RowBatches], count: int, prices: list[float]

@@ -39,11 +39,10 @@ class Stream:
         columns = [list(column) for column in zip(*self.trades, strict=True)] or [[], [], [], []]
         event, price, volume, conditions = columns
         received = [stamp for stamp, _ in self.rows]
-        table = pa.table([event, received, price, volume, conditions], names=TRADE_SCHEMA.names)
+        schema = TRADE_SCHEMA.remove(TRADE_SCHEMA.get_field_index("symbol"))
+        table = pa.table([event, received, price, volume, conditions], names=schema.names)
         times = np.array(received, np.int64)
-        return [
-            bool(flag) for flag in find_duplicates(number_keys(table.cast(TRADE_SCHEMA)), times)
-        ]
+        return [bool(flag) for flag in find_duplicates(number_keys(table.cast(schema)), times)]
 
     def originals(self) -> list[Trade]:
         flags = self.judged()

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,21 @@ import pyarrow.fs as pafs
 import pytest
 
 import stocktrace
+from stocktrace import cli
 from stocktrace.errors import UsageError
-from stocktrace.store import compaction, conversion, source
-from stocktrace.store.arrow_schema import TRADE_SCHEMA
+from stocktrace.query.criteria import TradeQuery
+from stocktrace.query.trades import read_last_trades, read_query
+from stocktrace.store import compaction, conversion, parquet, source
+from stocktrace.store.dataset import files_in_order
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.partition import files_in_order
+from stocktrace.store.source import open_source
+from stocktrace.store.trade_file import FileFormat
+from stocktrace.trade import COLUMNS as COLUMNS_OF_TRADES
 from stocktrace.trade import Trade
 from tests.conftest import NOON, SESSION
 from tests.store.conftest import T
-from tests.tables import put
+from tests.tables import COLUMNS, put
 
 HOUR_MS = 3_600_000
 MIDNIGHT = T - 14 * HOUR_MS - HOUR_MS // 2
@@ -30,6 +36,8 @@ TICKERS = ["A", "B", "C", "D"]
 ROWS = 4_000
 ALL = 24 * ROWS
 DATE = "2026-11-23"
+#: pyarrow reads that much of the end at once.
+FOOTER = 1 << 16
 
 
 def an_hour(hour: int, rows: int = ROWS) -> pa.Table:
@@ -38,23 +46,26 @@ def an_hour(hour: int, rows: int = ROWS) -> pa.Table:
     arrived = MIDNIGHT * 1000 + hour * HOUR_MS * 1000 + np.sort(dice.integers(0, 36 * 10**8, rows))
     happened = arrived // 1000 - dice.integers(0, 900, rows)
     numbers = [happened, arrived, dice.random(rows) + 100, dice.integers(1, 900, rows) / 1.0]
-    kinds = TRADE_SCHEMA.types[:4]
-    arrays = [pa.array(one).cast(kind) for one, kind in zip(numbers, kinds, strict=True)]
-    return pa.Table.from_arrays([*arrays, pa.array(["1 12"] * rows)], schema=TRADE_SCHEMA)
+    return pa.table([*numbers, ["1 12"] * rows], COLUMNS.names).cast(COLUMNS)
 
 
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A day of four tickers, compacted."""
     layout = Layout(tmp_path_factory.mktemp("day"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compaction, "COMPACTED_ROW_GROUP", ROWS)
+    for hour in range(24):
+        window = WindowId(SESSION, f"20261123T{hour:02}0000Z_{hour + 1:05}")
         for ticker in TICKERS:
-            for hour in range(24):
-                part = WindowId(SESSION, f"20261123T{hour:02}0000Z_{hour + 1:05}")
-                put(layout, ticker, part, an_hour(hour))
-            compaction.compact_day(layout, ticker, DATE)
+            put(layout, ticker, window, an_hour(hour))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "DATE_FORMAT", FileFormat(1, ROWS))
+        compaction.compact_date(layout, DATE)
     return layout
+
+
+def day_file(day: Layout) -> Path:
+    (path,) = day.date_folder(DATE).iterdir()
+    return path
 
 
 class Counting(pafs.FileSystemHandler):  # type: ignore[misc]
@@ -95,6 +106,7 @@ class Counting(pafs.FileSystemHandler):  # type: ignore[misc]
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting()
+    monkeypatch.setattr(parquet, "_HOLE_BYTES", 0)
     monkeypatch.setattr(source.FolderSource, "files", pafs.PyFileSystem(counting))
     return counting
 
@@ -114,12 +126,12 @@ def cost(counting: Counting, day: Layout) -> Callable[..., int]:
 # --- what is read ----------------------------------------------------------------------------
 
 
-def test_one_ticker_costs_its_own_file(
+def test_one_ticker_costs_the_footer_and_its_row_groups(
     day: Layout, cost: Callable[..., int], counting: Counting
 ) -> None:
     everything = cost(*TICKERS, date=DATE)
     one = cost("B", date=DATE)
-    assert list(counting.read) == [str(day.partition("B", DATE) / "day-00001.parquet")]
+    assert list(counting.read) == [str(day_file(day))]
     assert 0.2 < one / everything < 0.3
 
 
@@ -127,13 +139,18 @@ def test_one_hour_costs_the_footer_and_the_row_groups_of_that_hour(
     day: Layout, cost: Callable[..., int]
 ) -> None:
     everything = cost(*TICKERS, date=DATE)
-    size = (day.partition("B", DATE) / "day-00001.parquet").stat().st_size
-    footer = 1 << 16  # pyarrow reads that much of the end at once
+    size = day_file(day).stat().st_size
     hour = {"start": f"{DATE}T14:00Z", "end": f"{DATE}T15:00Z"}
-    assert cost("B", **hour) < footer + 2.5 * size / 24
-    assert cost("B", **hour, by="ts_recv") < footer + 1.5 * size / 24
+    assert cost("B", **hour) < FOOTER + 2.5 * size / len(TICKERS) / 24
+    assert cost("B", **hour, by="ts_recv") < FOOTER + 1.5 * size / len(TICKERS) / 24
     assert cost("B", **hour) / everything < 0.1
-    assert cost("B", start="2026-11-24T06:00Z") <= footer
+
+
+def test_late_trades_are_looked_for_in_the_footers_of_the_dates_beside(
+    cost: Callable[..., int],
+) -> None:
+    assert cost("B", start="2026-11-24T06:00Z") <= FOOTER
+    assert cost("B", end="2026-11-22T18:00Z") <= FOOTER
 
 
 def test_one_column_costs_less_than_all(cost: Callable[..., int]) -> None:
@@ -146,9 +163,18 @@ def test_a_query_over_a_scan_reads_no_more(day: Layout, counting: Counting) -> N
     within = (pc.field("symbol") == "B") & (pc.field("ts_event") >= start)
     table = trades.to_table(["price"], within & (pc.field("ts_event") < start.replace(hour=15)))
     assert 0.9 * ROWS < len(table) < 1.1 * ROWS
-    assert [Path(path).parent.name for path in counting.read] == ["symbol=B"]
-    size = (day.partition("B", DATE) / "day-00001.parquet").stat().st_size
-    assert sum(counting.read.values()) < (1 << 16) + 2.5 * size / 24
+    size = day_file(day).stat().st_size
+    assert sum(counting.read.values()) < FOOTER + 2.5 * size / len(TICKERS) / 24
+
+
+def test_the_last_trades_cost_the_footer_and_the_last_row_group(
+    day: Layout, counting: Counting
+) -> None:
+    size = day_file(day).stat().st_size
+    for words in (["B"], ["B", "--tail", "300"], ["B", "--date", DATE], ["C", "--tail", "5"]):
+        counting.read.clear()
+        assert cli.run(["trades", *words, "--data-dir", str(day.root)]) == 0
+        assert sum(counting.read.values()) < FOOTER + 1.5 * size / len(TICKERS) / 24
 
 
 # --- what comes of it ------------------------------------------------------------------------
@@ -163,6 +189,18 @@ def test_skipping_row_groups_leaves_out_no_trade(day: Layout, by: Any) -> None:
         found = stocktrace.read_trades("C", first, last, by=by, data_dir=day.root)
         wanted = whole[(whole[by] >= first) & (whole[by] < last)]
         assert found.equals(wanted.reset_index(drop=True))
+
+
+@pytest.mark.parametrize("count", [1, 20, ROWS, ROWS + 1, 3 * ROWS + 7, 2 * ALL])
+@pytest.mark.parametrize("bounds", [{}, {"end": f"{DATE}T14:00Z"}, {"start": f"{DATE}T23:59Z"}])
+def test_the_last_trades_are_the_last_of_all(
+    day: Layout, count: int, bounds: dict[str, Any]
+) -> None:
+    put(day, "C", WindowId(SESSION, "20261125T000000Z_00030"), an_hour(48, 30))
+    query, source = TradeQuery.of(["A", "C"], **bounds), open_source(day.root)
+    whole = read_query(source, query, COLUMNS_OF_TRADES)
+    assert read_last_trades(source, query, count).equals(whole.slice(max(0, len(whole) - count)))
+    shutil.rmtree(day.date_folder("2026-11-25"))
 
 
 def test_duckdb_and_polars_query_a_scan(day: Layout) -> None:
@@ -184,7 +222,8 @@ def test_a_scan_has_the_columns_of_a_trade_and_the_date_of_its_receipt(day: Layo
     for ticker in ("A", "MISSING"):
         schema = stocktrace.scan(ticker, data_dir=day.root).schema
         assert schema.names == [
-            "symbol", "ts_event", "ts_recv", "price", "volume", "conditions", "date",
+            "symbol", "ts_event", "ts_recv", "price", "volume", "conditions", "session",
+            "window_number", "date",
         ]  # fmt: skip
     assert stocktrace.scan("MISSING", data_dir=day.root).count_rows() == 0
 
@@ -202,10 +241,8 @@ def test_a_trade_ahead_of_our_clock_is_found_on_the_day_it_says(
     """Our clock is some ms late at midnight: received on the 23rd, happened on the 24th."""
     before_midnight = NOON + int(9.5 * 3600) * 10**9 - 10**6
     part = WindowId(SESSION, "20261123T235900Z_00001")
-    for segment in seal(
-        [Trade("A", 1.0, before_midnight // 10**6 + 3, 1.0)], part, before_midnight
-    ):
-        conversion.publish_segment(layout, segment)
+    seal([Trade("A", 1.0, before_midnight // 10**6 + 3, 1.0)], part, before_midnight)
+    conversion.convert_window(layout, part)
     read = stocktrace.read_trades
     assert len(read("A", "2026-11-24T00:00Z", "2026-11-24T00:01Z", data_dir=layout.root)) == 1
     assert len(read("A", "2026-11-24T00:00Z", by="ts_recv", data_dir=layout.root)) == 0
@@ -219,7 +256,7 @@ def test_a_time_of_receipt_opens_no_file_of_another_date(
         put(layout, "A", WindowId(SESSION, f"{date}T120000Z_00001"), an_hour(0, 10))
     stocktrace.read_trades("A", f"{DATE}T10:00Z", f"{DATE}T11:00Z", by="ts_recv",
                            data_dir=layout.root)  # fmt: skip
-    assert [Path(path).parent.parent.name for path in counting.read] == [f"date={DATE}"]
+    assert [Path(path).parent.name for path in counting.read] == [f"date={DATE}"]
 
 
 def test_a_file_deleted_between_listing_and_reading_is_looked_for_again(
@@ -227,10 +264,10 @@ def test_a_file_deleted_between_listing_and_reading_is_looked_for_again(
 ) -> None:
     calls = 0
 
-    def stale(folder: Path) -> Iterator[Path]:
+    def stale(folder: Path) -> list[Path]:
         nonlocal calls
         calls += 1
-        return iter([folder / "gone.parquet"] if calls in (1, 3) else files_in_order(folder))
+        return [folder / "gone.parquet"] if calls in (1, 2) else files_in_order(folder)
 
     monkeypatch.setattr(source, "files_in_order", stale)
     assert len(stocktrace.read_trades(["A", "B"], data_dir=day.root)) == 2 * ALL

@@ -13,6 +13,7 @@ import pytest
 import stocktrace
 from stocktrace.errors import StoreError, TickerError, UsageError
 from stocktrace.store import conversion
+from stocktrace.store.arrow_schema import FILE_SCHEMA
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.trade import Trade
@@ -20,13 +21,14 @@ from tests.conftest import NOON, SESSION
 from tests.store.conftest import PART, T
 
 Seal = Callable[..., list[Path]]
-#: Each alone in a dataset, where readers that guess have nothing else to guess from.
+#: Tickers that a reader which guesses takes for something else: numbers, times, nothing.
 STRANGE = [
-    "AAPL", "BINANCE:BTCUSDT", "IC MARKETS:1", "FXCM:EUR/USD", "OANDA:EUR_USD", "BRK.B", "7203",
-    "007", "NULL", "NA", "nan", "CON", "a..b", "..", ".", "^GSPC", "1810.HK", "1e5", "-5", "inf",
-    "Infinity", "TRUE", "true", "None", "2026-11-23", "2026/11/23", "2026-11-23T12:00", "12:30",
-    "0x10", "0b11", "1_000", "-", "A" * 200,
+    "AAPL", "BINANCE:BTCUSDT", "IC MARKETS:1", "FXCM:EUR/USD", "EUR/USD", "BRK.B", "7203", "005930",
+    "007", "0", "00", "NULL", "NA", "nan", "NaN", "CON", "a..b", "..", ".", "^GSPC", "1e5", "-5",
+    "inf", "TRUE", "true", "None", "2026-11-23", "2026/11/23", "2026-11-23T12:00", "12:30", "0x10",
+    "0b11", "1_000", "-", "A" * 200,
 ]  # fmt: skip
+NUMERIC = ["7203", "007", "0", "00", "005930"]
 COLUMNS = ["symbol", "ts_event", "ts_recv", "price", "volume", "conditions"]
 
 
@@ -35,8 +37,8 @@ def publish(layout: Layout, seal: Seal) -> Callable[..., None]:
     """Publishes a window of trades."""
 
     def publish(trades: list[Trade], part: WindowId = PART, stamp: int = NOON) -> None:
-        for segment in seal(trades, part, stamp):
-            conversion.publish_segment(layout, segment)
+        seal(trades, part, stamp)
+        conversion.convert_window(layout, part)
 
     return publish
 
@@ -44,90 +46,80 @@ def publish(layout: Layout, seal: Seal) -> Callable[..., None]:
 # --- readers that know nothing of us ---------------------------------------------------------
 
 
-def by_pyarrow(folder: Path) -> list[dict[str, Any]]:
-    table = ds.dataset(folder, partitioning="hive").to_table()
-    assert {name: str(table.schema.field(name).type) for name in table.column_names} == {
-        "ts_event": "timestamp[ms, tz=UTC]",
-        "ts_recv": "timestamp[us, tz=UTC]",
-        "price": "double",
-        "volume": "double",
-        "conditions": "string",
-        "date": "string",
-        "symbol": "string",
-    }
-    return list(table.to_pylist())
+def by_pyarrow(folder: Path) -> pa.Table:
+    return ds.dataset(folder, partitioning="hive").to_table()
 
 
-def by_duckdb(folder: Path) -> list[dict[str, Any]]:
-    import duckdb
-
-    query = f"SELECT * FROM read_parquet('{folder}/**/*.parquet', hive_partitioning=true)"
-    relation = duckdb.sql(query)
-    assert relation is not None
-    assert dict(zip(relation.columns, map(str, relation.types), strict=True)) == {
-        "ts_event": "TIMESTAMP WITH TIME ZONE",
-        "ts_recv": "TIMESTAMP WITH TIME ZONE",
-        "price": "DOUBLE",
-        "volume": "DOUBLE",
-        "conditions": "VARCHAR",
-        "date": "DATE",
-        "symbol": "VARCHAR",
-    }
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+def by_pandas(folder: Path) -> pa.Table:
+    return pa.Table.from_pandas(pd.read_parquet(folder), preserve_index=False)
 
 
-def by_polars(folder: Path) -> list[dict[str, Any]]:
+def by_polars(folder: Path) -> pa.Table:
     import polars as pl
 
-    frame = pl.scan_parquet(folder, hive_partitioning=True).collect()
-    assert dict(frame.schema) == {
-        "ts_event": pl.Datetime("ms", "UTC"),
-        "ts_recv": pl.Datetime("us", "UTC"),
-        "price": pl.Float64(),
-        "volume": pl.Float64(),
-        "conditions": pl.String(),
-        "date": pl.Date(),
-        "symbol": pl.String(),
-    }
-    return frame.to_dicts()
+    return pl.scan_parquet(folder, hive_partitioning=True).collect().to_arrow()
 
 
-@pytest.mark.parametrize("read", [by_pyarrow, by_duckdb, by_polars])
-@pytest.mark.parametrize("ticker", STRANGE)
-def test_other_readers_get_each_ticker_as_text(
-    layout: Layout,
-    publish: Callable[..., None],
-    read: Callable[[Path], list[dict[str, Any]]],
-    ticker: str,
+def by_duckdb(folder: Path, pattern: str = "**/*.parquet") -> pa.Table:
+    import duckdb
+
+    relation = duckdb.sql(
+        f"SELECT * FROM read_parquet('{folder}/{pattern}', hive_partitioning=true)"
+    )
+    assert relation is not None
+    return relation.to_arrow_table()
+
+
+def by_duckdb_and_a_narrow_pattern(folder: Path) -> pa.Table:
+    return by_duckdb(folder, "date=2026-11-23/*.parquet")
+
+
+READERS = [by_pyarrow, by_pandas, by_polars, by_duckdb, by_duckdb_and_a_narrow_pattern]
+Read = Callable[[Path], pa.Table]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("tickers", [STRANGE, NUMERIC, ["NaN"]], ids=["all", "numeric", "NaN"])
+def test_other_readers_get_every_ticker_as_text(
+    layout: Layout, publish: Callable[..., None], read: Read, tickers: list[str]
 ) -> None:
-    publish([Trade(ticker, 1.5, T + 7, 0.25, ("1", "12"))], stamp=NOON + 123_456_000)
-    (row,) = read(layout.dataset)
-    assert str(row.pop("date")) == "2026-11-23"
+    trades = [Trade(ticker, 1.5, T + 7, 0.25, ("1", "12")) for ticker in tickers]
+    publish(trades, stamp=NOON + 123_456_000)
+    # A conversion or a compaction that runs does not disturb them.
+    for name in ("converting/.one.parquet.tmp", "compacting/date=2026-11-23/day-00001.parquet"):
+        path = layout.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"PAR1")
+    table = read(layout.dataset)
+    assert table.column_names == [*FILE_SCHEMA.names, "date"]
+    assert {str(day) for day in table["date"].to_pylist()} == {"2026-11-23"}
     moment = dt.datetime(2026, 11, 23, 14, 30, tzinfo=dt.UTC)
-    assert row == {
-        "symbol": ticker,
-        "ts_event": moment.replace(microsecond=7000),
-        "ts_recv": moment.replace(microsecond=123_456),
-        "price": 1.5,
-        "volume": 0.25,
-        "conditions": "1 12",
-    }
+    assert table.select(FILE_SCHEMA.names).cast(FILE_SCHEMA).to_pylist() == [
+        {
+            "symbol": ticker,
+            "ts_event": moment.replace(microsecond=7000),
+            "ts_recv": moment.replace(microsecond=123_456),
+            "price": 1.5,
+            "volume": 0.25,
+            "conditions": "1 12",
+            "session": SESSION,
+            "window_number": 1,
+        }
+        for ticker in sorted(tickers)
+    ]
 
 
-@pytest.mark.parametrize("read", [by_pyarrow, by_duckdb, by_polars])
-def test_other_readers_get_all_tickers_together(
-    layout: Layout, publish: Callable[..., None], read: Callable[[Path], list[dict[str, Any]]]
+@pytest.mark.parametrize("read", READERS)
+def test_other_readers_get_documented_types(
+    layout: Layout, publish: Callable[..., None], read: Read
 ) -> None:
-    publish([Trade(ticker, 1.5, T, 1.0) for ticker in STRANGE])
-    assert sorted(row["symbol"] for row in read(layout.dataset)) == sorted(STRANGE)
-
-
-@pytest.mark.parametrize("read", [by_pyarrow, by_duckdb, by_polars])
-def test_numeric_tickers_alone_stay_text(
-    layout: Layout, publish: Callable[..., None], read: Callable[[Path], list[dict[str, Any]]]
-) -> None:
-    publish([Trade(ticker, 1.5, T, 1.0) for ticker in ("7203", "007", "0", "00")])
-    assert sorted(row["symbol"] for row in read(layout.dataset)) == ["0", "00", "007", "7203"]
+    publish([Trade("7203", 1.5, T, 2.0)])
+    schema = read(layout.dataset).schema
+    texts = {schema.field(name).type for name in ("symbol", "conditions", "session")}
+    assert texts in ({pa.string()}, {pa.large_string()})
+    assert all(pa.types.is_timestamp(schema.field(name).type) for name in ("ts_event", "ts_recv"))
+    assert all(schema.field(name).type == pa.float64() for name in ("price", "volume"))
+    assert schema.field("window_number").type == pa.int32()
 
 
 # --- our own ---------------------------------------------------------------------------------
@@ -244,9 +236,8 @@ def test_a_trade_received_after_midnight_is_found_by_the_time_it_happened(
 def test_only_the_files_that_are_needed_are_opened(
     layout: Layout, publish: Callable[..., None]
 ) -> None:
-    publish([Trade("AAPL", 1.0, T, 1.0), Trade("MSFT", 2.0, T, 1.0)])
-    layout.parquet("MSFT", PART).write_bytes(b"broken")
-    later = layout.parquet("AAPL", WindowId(SESSION, "20261130T143000Z_00001"))
+    publish([Trade("AAPL", 1.0, T, 1.0)])
+    later = layout.window_file(WindowId(SESSION, "20261130T143000Z_00001"))
     later.parent.mkdir(parents=True)
     later.write_bytes(b"broken")
     assert prices(layout, date="2026-11-23") == [1.0]
@@ -316,9 +307,9 @@ def test_a_damaged_page_is_an_error_and_not_other_numbers(
     layout: Layout, publish: Callable[..., None]
 ) -> None:
     publish([Trade("AAPL", float(n), T + n, 2.0) for n in range(1, 500)])
-    path = layout.parquet("AAPL", PART)
+    path = layout.window_file(PART)
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(StoreError, match="A file of AAPL is damaged"):
+    with pytest.raises(StoreError, match=r"cannot be read.* Run `stocktrace verify`"):
         stocktrace.read_trades("AAPL", data_dir=layout.root)

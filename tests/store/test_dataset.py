@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -212,20 +212,20 @@ def test_a_folder_that_is_replaced_while_it_is_listed_is_listed_again(
     for window in WINDOWS:
         put(layout, "AAPL", window, table_of([(T, 1.0, 1.0, "")]))
     folder = layout.date_folder(DATE)
-    scan, scanned = os.scandir, 0
+    iterdir, listed = Path.iterdir, 0
 
-    def scandir(path: Any = ".") -> Any:
-        nonlocal scanned
-        entries = scan(path)
-        if path == folder:
-            scanned += 1
-            if scanned == 1:
+    def list_and_compact(self: Path) -> Iterator[Path]:
+        nonlocal listed
+        paths = iterdir(self)
+        if self == folder:
+            listed += 1
+            if listed == 1:
                 compact(layout)
-        return entries
+        return paths
 
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "iterdir", list_and_compact)
     assert [path.name for path in files_in_order(folder)] == ["day-00001.parquet"]
-    assert scanned > 1
+    assert listed > 1
 
 
 def test_a_reader_gives_up_when_files_are_missing_again_and_again() -> None:

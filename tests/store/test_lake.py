@@ -6,7 +6,10 @@ import errno
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +20,22 @@ import pytest
 import stocktrace
 from stocktrace.cli import run
 from stocktrace.errors import LakeError
+from stocktrace.intervals import CoverageInterval
 from stocktrace.maintenance.convert import convert_segments
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import SessionReport
 from stocktrace.simulator import SyntheticMarket
 from stocktrace.store import conversion, outbox
+from stocktrace.store.arrow_schema import TRADE_SCHEMA
+from stocktrace.store.conversion import write_window_file
+from stocktrace.store.coverage import write_coverage
 from stocktrace.store.lake import Lake, without_secrets
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from tests.cloud import Store, s3
-from tests.conftest import SESSION, Studio, played, published, tree
+from stocktrace.units import epoch_ms
+from tests.cloud import CountingProxy, Store, counting, s3
+from tests.conftest import NOON, SESSION, WINDOW, Studio, played, published, tree
+from tests.tables import put, table_of
 
 TICKERS = ("AAPL", "7203", "BINANCE:BTCUSDT")
 MARKET = SyntheticMarket(seed=3, rate=900.0, trades=300)
@@ -254,7 +263,14 @@ def test_a_session_of_another_machine_runs_as_long_as_its_report_says_so(
         path.write_text(json.dumps({"session": session, "state": state}))
         outbox.add_to_outbox(layout, session, path)
         outbox.send_outbox(layout, session)
-    assert Lake.open(layout.lake).running_sessions() == [SESSION]
+    found = Lake.open(layout.lake)
+    began, now = datetime(2026, 11, 23, 14, 29, 58, tzinfo=UTC), datetime.now(UTC)
+    later = max(now, began) + timedelta(hours=1)
+    assert found.running_sessions(began, later) == [SESSION]
+    assert found.running_sessions(began, later, ended=[SESSION]) == []
+    # It began after the time that is asked for, or its report is older than a window can be.
+    assert found.running_sessions(began - timedelta(hours=1), began) == []
+    assert found.running_sessions(now + timedelta(days=1, minutes=1), later) == []
 
 
 # --- the outbox ------------------------------------------------------------------------------
@@ -358,7 +374,7 @@ class Memory(pafs.FileSystemHandler):  # type: ignore[misc]
 
         return pa.PythonFile(Sink(), "w")
 
-    def open_input_stream(self, path: str) -> pa.NativeFile:
+    def open_input_file(self, path: str) -> pa.NativeFile:
         return pa.BufferReader(self.kept[path] if self.wrong is None else self.wrong)
 
     def move(self, source: str, target: str) -> None:
@@ -368,7 +384,7 @@ class Memory(pafs.FileSystemHandler):  # type: ignore[misc]
         raise NotImplementedError
 
     get_file_info = get_file_info_selector = delete_dir = delete_dir_contents = _not_asked
-    delete_root_dir_contents = delete_file = copy_file = open_input_file = _not_asked
+    delete_root_dir_contents = delete_file = copy_file = open_input_stream = _not_asked
     open_append_stream = _not_asked
 
 
@@ -445,3 +461,76 @@ def test_a_converted_file_is_in_the_outbox_before_its_csv_is_deleted(
     capture(studio, f"file://{lake}")
     assert seen
     assert set(seen) == {(True, True)}
+
+
+# --- requests --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(store: Store) -> Iterator[tuple[Store, CountingProxy]]:
+    with counting(store) as counted:
+        yield counted
+
+
+def kinds(proxy: CountingProxy) -> Counter[str]:
+    """The requests since the last call: of a list, of a range, of an upload."""
+    requests, proxy.requests = proxy.requests, []
+    names = ("LIST" if "list-type" in line else line.split(" ")[0] for line in requests)
+    return Counter(names)
+
+
+def test_sending_an_object_takes_three_requests(
+    tmp_path: Path, counted: tuple[Store, CountingProxy]
+) -> None:
+    store, proxy = counted
+    layout = Layout(tmp_path / "data", lake=store.url("sent"))
+    tickers = [f"T{number}" for number in range(50)]
+    for ticker in tickers:
+        put(layout, ticker, WindowId(SESSION, WINDOW), table_of([(NOON // 10**6, 1.5, 2.0, "1")]))
+    path = layout.window_file(WindowId(SESSION, WINDOW))
+    outbox.add_to_outbox(layout, SESSION, path)
+    assert outbox.send_outbox(layout, SESSION).size == path.stat().st_size
+    assert kinds(proxy) == {"PUT": 1, "HEAD": 1, "GET": 1}
+    table = stocktrace.read_trades(tickers, data_dir=layout.lake, backend="pyarrow")
+    assert table["symbol"].to_pylist() == tickers
+
+
+def test_bars_of_a_date_of_many_take_few_requests(
+    tmp_path: Path, counted: tuple[Store, CountingProxy]
+) -> None:
+    store, proxy = counted
+    layout = Layout(tmp_path / "data", lake=store.url("many"))
+    tickers = [f"T{number:02}" for number in range(30)]
+    for number in range(250):
+        record_day(layout, date(2026, 3, 18) + timedelta(number), tickers)
+    outbox.send_outbox(layout, SESSION)
+    day = date(2026, 9, 1)
+    kinds(proxy)
+    bars = stocktrace.read_bars(tickers, "1h", date=day, data_dir=layout.lake, backend="pyarrow")
+    requests = kinds(proxy)
+    assert bars["trade_count"].to_pylist() == [3] * 30
+    assert bars["gap_seconds"].to_pylist() == [0.0] * 30
+    assert requests.keys() == {"LIST", "GET"}
+    assert requests.total() <= 10, requests
+
+
+def record_day(layout: Layout, day: date, tickers: list[str]) -> None:
+    """Publish a window of a day, later with coverage and report; all is to be sent."""
+    session, begin = f"{day:%Y%m%d}T150000Z_3f9a1c", epoch_ms(datetime.combine(day, time(15), UTC))
+    window = WindowId(session, f"{day:%Y%m%d}T150000Z_00001")
+    trades = table_of([(begin + 60_000 * minute, 1.5, 2.0, "1") for minute in range(3)])
+    tables = [trades.add_column(0, "symbol", pa.repeat(ticker, 3)) for ticker in tickers]
+    path = layout.window_file(window)
+    path.parent.mkdir(parents=True)
+    write_window_file(path, window, [pa.concat_tables(tables).cast(TRADE_SCHEMA)], 90)
+    outbox.add_to_outbox(layout, SESSION, path)
+    if day < date(2026, 8, 31):  # the reports of those before were sent long before
+        return
+    hour = begin * 10**6, (begin + 3_600_000) * 10**6, ""
+    intervals = [CoverageInterval(ticker, *hour) for ticker in tickers]
+    (path,) = write_coverage(replace(layout, lake=""), session, intervals)
+    outbox.add_to_outbox(layout, SESSION, path)
+    report = layout.report(session)
+    report.parent.mkdir(exist_ok=True)
+    report.write_text(json.dumps({"session": session, "state": "complete"}))
+    outbox.add_to_outbox(layout, SESSION, report)
