@@ -312,5 +312,6 @@ def taped(data_dir: Path, session: str = "*") -> list[bytes]:
 
 
 def tree(folder: Path) -> list[str]:
-    """All files under ``folder``, relative, sorted."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """All files under ``folder``, relative, sorted, but the cache of finished sessions."""
+    files = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in files if not name.endswith("sessions/finished"))

@@ -163,7 +163,11 @@ def snapshot(layout: Layout) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(layout.root.rglob("*")):
         name = str(path.relative_to(layout.root))
-        if name.startswith("log/") or path.suffix == ".lock" or path.is_dir():
+        if (
+            name.startswith(("log/", "sessions/finished"))
+            or path.suffix == ".lock"
+            or path.is_dir()
+        ):
             continue
         found[name] = json.loads(path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
     return found

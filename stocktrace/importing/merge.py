@@ -116,7 +116,7 @@ def _check_folders(into: Layout, first: Layout, second: Layout) -> None:
                 raise StoreError(
                     f"Session {session} of {layout.root} is running: merge when it has ended."
                 )
-        if crashed := sessions_to_recover(layout):
+        if crashed := sessions_to_recover(layout, remember=False):
             raise StoreError(
                 f"Session {crashed[0]} of {layout.root} is not published completely: "
                 f"run `stocktrace recover --data-dir {layout.root}` first."

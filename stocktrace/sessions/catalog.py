@@ -64,11 +64,12 @@ def is_finished(layout: Layout, session: str) -> bool:
     )
 
 
-def sessions_to_recover(layout: Layout) -> list[str]:
+def sessions_to_recover(layout: Layout, *, remember: bool = True) -> list[str]:
     """Return the unfinished sessions that no process uses, the oldest first.
 
     Which sessions were finished is kept in a file, with the times of their report and tapes: a
-    session is examined again only if one of them has changed.
+    session is examined again only if one of them has changed. Without ``remember``, nothing is
+    written, as in a folder of somebody else.
     """
     known = _read_finished(layout)
     sending = {path.name for path in layout.root.glob("outbox/*")}
@@ -79,7 +80,7 @@ def sessions_to_recover(layout: Layout) -> list[str]:
             finished[session] = stamp
         else:
             unfinished.append(session)
-    if finished != known:
+    if remember and finished != known:
         with contextlib.suppress(OSError, StoreError):  # then the next search takes longer
             layout.finished_sessions.write_bytes(msgspec.json.encode(finished))
     return [session for session in unfinished if not is_in_use(layout, session)]

@@ -100,3 +100,25 @@ def test_a_recovery_holds_a_lock_and_is_not_a_capture(layout: Layout) -> None:
         assert catalog.find_running_capture(layout) == OTHER
     with pytest.raises(SessionNotRunning):
         catalog.find_running_capture(layout, latest=True)
+
+
+def test_a_finished_session_is_examined_again_only_if_it_has_changed(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(layout, "complete")
+    examined: list[str] = []
+    is_finished = catalog.is_finished
+
+    def noting(layout: Layout, session: str) -> bool:
+        examined.append(session)
+        return is_finished(layout, session)
+
+    monkeypatch.setattr(catalog, "is_finished", noting)
+    assert catalog.sessions_to_recover(layout) == catalog.sessions_to_recover(layout) == []
+    assert examined == [SESSION]
+    layout.tapes(SESSION).mkdir(parents=True)
+    (layout.tapes(SESSION) / "20261123T143000Z_00001.tape").touch()
+    assert catalog.sessions_to_recover(layout) == [SESSION]
+    layout.finished_sessions.write_text("{damaged")
+    assert catalog.sessions_to_recover(layout) == [SESSION]
+    assert examined == [SESSION] * 3
