@@ -56,7 +56,5 @@ def test_the_end_of_a_capture_says_how_far_it_has_come(
             control=studio.handle,
         )
     assert report.files == 1
-    assert list(dict.fromkeys(seen)) == [
-        "saving, 40 of 40 tickers",
-        "writing Parquet, 40 of 40 tickers",
-    ]
+    assert list(dict.fromkeys(text.partition(",")[0] for text in seen)) == list(shown)
+    assert all(text.endswith(" of 40 tickers") for text in seen)
