@@ -135,7 +135,9 @@ def test_a_full_disk_exits_1_with_a_sentence(quick: Studio, say: Callable[..., S
 # --- signals -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_a_capture_cleanly_and_publishes_everything(
     studio: Studio, number: signal.Signals
 ) -> None:

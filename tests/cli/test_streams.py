@@ -34,7 +34,16 @@ from tests.waiting import eventually
 # --- 56: closed ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "1>&-", "0<&-", "0<&- 2>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed",
+    [
+        "0<&- 1>&- 2>&-",
+        *(
+            pytest.param(closed, marks=pytest.mark.slow)
+            for closed in ("2>&-", "1>&-", "0<&-", "0<&- 2>&-")
+        ),
+    ],
+)
 def test_56_a_capture_whose_standard_streams_are_closed_records(
     studio: Studio, closed: str
 ) -> None:
@@ -95,7 +104,10 @@ def test_57_a_capture_without_a_reader_has_its_own_status(studio: Studio, nobody
         assert process.wait(PATIENCE_S) == 0
 
 
-@pytest.mark.parametrize("form", ["--csv", "--json", "--tail=0"])
+@pytest.mark.parametrize(
+    "form",
+    ["--csv", *(pytest.param(form, marks=pytest.mark.slow) for form in ("--json", "--tail=0"))],
+)
 def test_57_a_command_that_prints_rows_ends_quietly_when_its_reader_has_gone(
     tmp_path: Path, form: str
 ) -> None:
@@ -143,6 +155,7 @@ def test_55_a_capture_ends_on_time_even_if_nobody_reads_its_terminal(
     assert studio.report().state == "complete"
 
 
+@pytest.mark.slow
 def test_55_a_capture_obeys_sigterm_even_if_nobody_reads_its_terminal(
     studio: Studio, hung: int
 ) -> None:

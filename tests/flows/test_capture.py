@@ -408,7 +408,12 @@ def test_a_cancelled_script_stops_cleanly(
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_58_a_signal_leaves_sealed_data(
     server: str,
@@ -454,6 +459,7 @@ capture(**json.loads(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_116_a_run_continues_when_nobody_reads_its_output_any_more(
     server: str, key: str, tmp_path: Path
 ) -> None:

@@ -80,7 +80,11 @@ def nothing_false(report: SessionReport, said: str) -> None:
 
 @pytest.mark.parametrize("step", ["name lookup", "TCP", "proxy", "TLS", "handshake"])
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+    ("number", "status"),
+    [
+        pytest.param(signal.SIGINT, 130, id="INT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, id="TERM"),
+    ],
 )
 def test_102_a_signal_in_a_dial_interrupts(
     studio: Studio,
