@@ -8,6 +8,7 @@ crashed. Each function reads only the files of the sessions that it is asked for
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,8 +75,9 @@ def sessions_to_recover(layout: Layout, *, remember: bool = True) -> list[str]:
     known = _read_finished(layout)
     sending = {path.name for path in layout.root.glob("outbox/*")}
     finished, unfinished = dict[str, Stamp](), list[str]()
-    for session in layout.all_sessions():
-        stamp = _change_of(layout.report(session)), _change_of(layout.tapes(session))
+    reports, tapes = _changes(layout.sessions, ".json"), _changes(layout.root / "tape")
+    for session in sorted(filter(is_session, reports.keys() | tapes.keys())):
+        stamp = reports.get(session, 0), tapes.get(session, 0)
         if session not in sending and (known.get(session) == stamp or is_finished(layout, session)):
             finished[session] = stamp
         else:
@@ -93,11 +95,15 @@ def _read_finished(layout: Layout) -> dict[str, Stamp]:
         return {}
 
 
-def _change_of(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
+def _changes(folder: Path, suffix: str = "") -> dict[str, int]:
+    """Return when the files or folders with ``suffix`` in a folder changed, by name without it."""
+    changes: dict[str, int] = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(suffix):
+                with contextlib.suppress(FileNotFoundError):  # deleted in the meantime
+                    changes[entry.name.removesuffix(suffix)] = entry.stat().st_mtime_ns
+    return changes
 
 
 def open_sessions(layout: Layout) -> Iterator[SessionReport]:
