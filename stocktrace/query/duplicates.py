@@ -115,11 +115,9 @@ def _find_suspects(trades: pa.Table) -> set[str]:
     codes = symbols.indices.to_numpy().astype(np.int64)
     begins = np.flatnonzero(np.diff(codes, prepend=-1))
     rank = np.arange(len(codes)) - np.repeat(begins, np.diff(begins, append=len(codes)))
-    if (is_sampled := rank < _SAMPLE_ROWS).all():
-        keys = number_keys(trades, codes)
-    else:
-        codes = codes[is_sampled]
-        keys = number_keys(trades.filter(pa.array(is_sampled)), codes)
+    is_sampled = rank < _SAMPLE_ROWS
+    codes = codes[is_sampled]
+    keys = number_keys(trades.filter(pa.array(is_sampled)), codes)
     _, firsts, counts = np.unique(keys, return_index=True, return_counts=True)
     repeated = np.bincount(codes[firsts[counts > 1]], minlength=len(symbols.dictionary))
     return {symbols.dictionary[at].as_py() for at in np.flatnonzero(repeated >= MIN_RUN).tolist()}

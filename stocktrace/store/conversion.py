@@ -27,7 +27,7 @@ from stocktrace.store.files import OnProgress
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import read_segments
-from stocktrace.store.trade_file import WINDOW_FORMAT, write_trade_files
+from stocktrace.store.trade_file import WINDOW_FORMAT, count_tickers, write_trade_files
 
 _SESSION, _NUMBER = (FILE_SCHEMA.field(name) for name in ("session", "window_number"))
 # A line of CSV, about.
@@ -132,8 +132,7 @@ def write_window_file(
         for table in tables:
             for batch in table.to_batches():
                 content.update(batch)
-            for count in table["symbol"].value_counts():
-                counts[count["values"].as_py()] += count["counts"].as_py()
+            counts.update(count_tickers(table))
             yield (
                 table
                 .append_column(_SESSION, pa.repeat(window.session, len(table)))

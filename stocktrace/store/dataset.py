@@ -25,7 +25,7 @@ from stocktrace.store.checksum import Content, ContentHash
 from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, is_day_file, reading_order
-from stocktrace.store.trade_file import Bounds, TradeFileReader, with_texts
+from stocktrace.store.trade_file import Bounds, TradeFileReader, count_tickers, with_texts
 
 # Compaction removes files between a listing and its reading at most once a day.
 _ATTEMPTS = 5
@@ -58,8 +58,7 @@ class PublishedRows:
         for path in self.paths:
             with TradeFileReader(path) as file:
                 table = file.read(["symbol"], session=self.window.session, bounds=self._bounds)
-            for each in table["symbol"].value_counts():
-                counts[each["values"].as_py()] += each["counts"].as_py()
+            counts.update(count_tickers(table))
         return counts
 
     @property

@@ -12,6 +12,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,21 +286,17 @@ class TradeFileReader:
                         yield pa.Table.from_batches([batch]).cast(schema)
             previous = last
 
-    def count_trades(self) -> dict[str, int]:
+    def count_trades(self) -> Counter[str]:
         """Return the number of rows of each ticker, in order.
 
         Raises:
             ConversionError: The rows cannot be read.
         """
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         with reading(self._path):
             groups = range(self._metadata.num_row_groups)
-            tables = [*map(_check_texts, self._read_groups(groups, ["symbol"]))]
-        for chunk in (chunk for table in tables for chunk in table["symbol"].chunks):
-            rows = np.bincount(chunk.indices.to_numpy(), minlength=len(chunk.dictionary))
-            for ticker, count in zip(chunk.dictionary.to_pylist(), rows.tolist(), strict=True):
-                if count:
-                    counts[ticker] = counts.get(ticker, 0) + count
+            for table in map(_check_texts, self._read_groups(groups, ["symbol"])):
+                counts.update(count_tickers(table))
         return counts
 
     def batches(
@@ -437,6 +434,13 @@ def with_texts(tables: Sequence[pa.Table], columns: Sequence[str]) -> pa.Table:
     if not tables:
         return _schema_of(columns).empty_table()
     return pa.concat_tables(tables).cast(_schema_of(columns))
+
+
+def count_tickers(table: pa.Table) -> dict[str, int]:
+    """Return the number of rows of each ticker, in the order in which they come."""
+    counts = pc.value_counts(table["symbol"])
+    tickers, rows = (counts.field(name).to_pylist() for name in ("values", "counts"))
+    return dict(zip(tickers, rows, strict=True))
 
 
 def _schema_of(columns: Sequence[str]) -> pa.Schema:
