@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -26,11 +25,11 @@ from stocktrace.verify import dates_of_sessions, unknown_files, verify
 from stocktrace.verify import published as verified
 from tests import remains
 from tests.conftest import NOON, SESSION
-from tests.dying import Killed, Killer, calls_of
 from tests.opened import opened_below
 from tests.remains import PARTS, PRICES, prices
 from tests.sampling import SAMPLED, Pick
 from tests.tables import put, table_of
+from tests.verify.conftest import killed_at_calls
 
 DATE = "2026-11-23"
 DAY = f"parquet/date={DATE}/day-00001.parquet"
@@ -353,12 +352,8 @@ def test_a_repair_that_was_killed_at_any_call_is_finished_by_the_next(
     layout: Layout, tmp_path: Path, pick: Pick
 ) -> None:
     rewrite(layout, in_another_order)
-    counted = remains.copy(layout, tmp_path / "counted")
-    for call in pick(calls_of(lambda: look(counted, repair=True))):
-        killed = remains.copy(layout, tmp_path / f"killed-{call}")
-        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
-            Killer(patch, call)
-            look(killed, repair=True)
+    repairs = killed_at_calls(layout, tmp_path, pick, lambda killed: look(killed, repair=True))
+    for call, killed in repairs:
         assert {name: sorted(rows) for name, rows in prices(killed).items()} == PRICES, call
         assert all(repaired for _, _, repaired in look(killed, repair=True)), call
         assert look(killed) == [], call

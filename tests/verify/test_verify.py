@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import shutil
@@ -36,10 +35,9 @@ from stocktrace.verify import Finding, dates_of_sessions, unknown_files, verify
 from stocktrace.verify.window import _read_refused
 from tests import remains
 from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, frame, published
-from tests.dying import Killed, Killer, calls_of
 from tests.remains import PARTS, PRICES, SECOND, shorten, snapshot, stamp
 from tests.sampling import SAMPLED, Pick
-from tests.verify.conftest import cut_off
+from tests.verify.conftest import cut_off, killed_at_calls
 
 DATE = "2026-11-23"
 
@@ -444,12 +442,8 @@ def test_a_repair_that_was_killed_at_any_call_is_finished_by_the_next(
     layout: Layout, tmp_path: Path, pick: Pick
 ) -> None:
     rewrite(final(layout), one_price_changed)
-    counted = remains.copy(layout, tmp_path / "counted")
-    for call in pick(calls_of(lambda: look(counted, repair=True))):
-        killed = remains.copy(layout, tmp_path / f"killed-{call}")
-        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
-            Killer(patch, call)
-            look(killed, repair=True)
+    repairs = killed_at_calls(layout, tmp_path, pick, lambda killed: look(killed, repair=True))
+    for call, killed in repairs:
         assert all(repaired for _, _, repaired in look(killed, repair=True)), call
         assert look(killed) == [], call
         assert remains.prices(killed) == PRICES, call
