@@ -81,7 +81,7 @@ def test_a_capture_that_never_connects_exits_1_with_the_reason(
     quick: Studio, say: Callable[..., Said]
 ) -> None:
     said = say(
-        "capture", "AAPL", "--for", "300ms", "--url", "ws://127.0.0.1:1", "--data-dir",
+        "capture", "AAPL", "--for", "3s", "--url", "ws://127.0.0.1:1", "--data-dir",
         quick.data_dir, "--min-free-space", 0,
     )  # fmt: skip
     assert said.status == 1
