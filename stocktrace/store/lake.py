@@ -26,9 +26,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from stocktrace.errors import LakeError
+from stocktrace.errors import LakeError, StoreError
+from stocktrace.store.files import make_folder, publish_file
 from stocktrace.store.names import reading_order
 from stocktrace.store.parquet import SourceFile
+from stocktrace.store.remote import read_object
 
 # The defaults delay a window for minutes if the store does not accept connections.
 _CONNECT_S = 5.0
@@ -69,10 +71,15 @@ class Lake:
         with _lake_errors(self.url):
             if self.files.type_name in _ATOMIC_UPLOADS:
                 self._write(final, data, key)
+                return len(data)
+            folder, _, name = final.rpartition("/")
+            temporary = f"{folder}/.{name}.tmp"
+            if self.files.type_name == "local":
+                make_folder(Path(folder))
+                self._write(temporary, data, key)
+                publish_file(Path(temporary), Path(final))
             else:
-                folder, _, name = final.rpartition("/")
                 self.files.create_dir(folder, recursive=True)
-                temporary = f"{folder}/.{name}.tmp"
                 self._write(temporary, data, key)
                 self.files.move(temporary, final)
         return len(data)
@@ -80,9 +87,8 @@ class Lake:
     def _write(self, path: str, data: bytes, key: str) -> None:
         with self.files.open_output_stream(path) as sink:
             sink.write(data)
-        with self.files.open_input_file(path) as file:
-            if file.read() != data:
-                raise LakeError(f"{key} in {self.url} has other content than was sent.")
+        if read_object(self.files, path, len(data)) != data:
+            raise LakeError(f"{key} in {self.url} has other content than was sent.")
 
     # --- the methods of a ``FolderSource`` -----------------------------------------------------
 
@@ -184,10 +190,12 @@ def _gs(url: str) -> str:
 
 @contextmanager
 def _lake_errors(url: str) -> Iterator[None]:
-    """Translate errors of pyarrow into one sentence without credentials."""
+    """Translate errors of pyarrow and of a disk into one sentence without credentials."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except LakeError:
+        raise
+    except (pa.ArrowException, OSError, StoreError) as error:
         text = without_secrets(" ".join(str(error).split()), os.environ)
         raise LakeError(f"The lake {url} cannot be used: {text.rstrip('.')}.") from None
 

@@ -7,25 +7,24 @@ trades (``trade_file``), written with ``publish_table``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from stocktrace.errors import ConversionError
 from stocktrace.store import files
+from stocktrace.store.remote import RemoteFile, read_object
 
 #: What pyarrow raises for a damaged file; UnicodeDecodeError for a name in its footer.
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
-# In a lake, so many bytes that are not needed cost less than another request.
-_HOLE_BYTES = 1 << 20
-_RANGE_BYTES = 1 << 26
+# In a lake, a file of so many bytes is read as a whole: the footer would be a request of its own.
+_SMALL_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,44 +33,6 @@ class SourceFile:
 
     path: str
     size: int | None = None
-
-
-class RemoteFile:
-    """A file in a lake, with those methods of ``pq.ParquetFile`` that readers of a lake need.
-
-    Opening it is one request, for the footer, if its size is known: ``pq.ParquetFile`` asks for the
-    size. Reading is one more, or a few if what is read is spread over a large file.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        filesystem: pafs.FileSystem,
-        size: int | None,
-        read_dictionary: Collection[str],
-    ) -> None:
-        form = ds.ParquetFileFormat(
-            read_options=ds.ParquetReadOptions(dictionary_columns=set(read_dictionary)),
-            default_fragment_scan_options=ds.ParquetFragmentScanOptions(
-                page_checksum_verification=True,
-                cache_options=pa.CacheOptions(
-                    hole_size_limit=_HOLE_BYTES, range_size_limit=_RANGE_BYTES
-                ),
-            ),
-        )
-        self._fragment = form.make_fragment(path, filesystem, file_size=size)
-        self.metadata: pq.FileMetaData = self._fragment.metadata
-
-    def read(self, *, use_threads: bool) -> pa.Table:
-        """Read all rows."""
-        return self._fragment.to_table(use_threads=use_threads)
-
-    def read_row_groups(
-        self, groups: Sequence[int], columns: Sequence[str], *, use_threads: bool
-    ) -> pa.Table:
-        """Read some row groups."""
-        part = self._fragment.subset(row_group_ids=list(groups))
-        return part.to_table(columns=list(columns), use_threads=use_threads)
 
 
 @contextlib.contextmanager
@@ -94,11 +55,16 @@ def open_parquet(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(reading(path))
-        if filesystem is not None and filesystem.type_name != "local":
-            names = [] if schema is None else [schema.field(at).name for at in read_dictionary]
-            file: Any = RemoteFile(str(path), filesystem, size, names)
-        else:
+        file: Any
+        if filesystem is None or filesystem.type_name == "local":
             source = stack.enter_context(pa.OSFile(str(path)))
+        elif size is not None and size <= _SMALL_BYTES:
+            source = pa.BufferReader(read_object(filesystem, str(path), size))
+        else:
+            source = None
+            names = [] if schema is None else [schema.field(at).name for at in read_dictionary]
+            file = RemoteFile(str(path), filesystem, size, names)
+        if source is not None:
             file = pq.ParquetFile(
                 source, page_checksum_verification=True, read_dictionary=list(read_dictionary)
             )

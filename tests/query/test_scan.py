@@ -18,7 +18,7 @@ from stocktrace import cli
 from stocktrace.errors import UsageError
 from stocktrace.query.criteria import TradeQuery
 from stocktrace.query.trades import read_last_trades, read_query
-from stocktrace.store import compaction, conversion, parquet, source
+from stocktrace.store import compaction, conversion, parquet, remote, source
 from stocktrace.store.dataset import files_in_order
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -106,7 +106,8 @@ class Counting(pafs.FileSystemHandler):  # type: ignore[misc]
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting()
-    monkeypatch.setattr(parquet, "_HOLE_BYTES", 0)
+    monkeypatch.setattr(remote, "_HOLE_BYTES", 0)
+    monkeypatch.setattr(parquet, "_SMALL_BYTES", 0)
     monkeypatch.setattr(source.FolderSource, "files", pafs.PyFileSystem(counting))
     return counting
 
