@@ -13,9 +13,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.convert import recover
-from flows.fields import Age, Date, Keep
+from flows.fields import Age, Date, Keep, LakeUrl
 from stocktrace.errors import StocktraceError
-from stocktrace.maintenance.compact import CompactionResult, compact_days
+from stocktrace.maintenance.compact import CompactionResult, compact_days, compact_lake
 from stocktrace.maintenance.retention import PruneResult, prune_data
 from stocktrace.query.criteria import parse_day
 from stocktrace.settings import Settings
@@ -31,6 +31,7 @@ def compact(
     data_dir: str | None = None,
     tape_retention: Keep | None = None,
     csv_retention: Keep | None = None,
+    lake: LakeUrl | None = None,
 ) -> dict[str, Any] | State[Any]:
     """Merge each ended day into one file. Delete tapes and CSV past their retention.
 
@@ -44,10 +45,11 @@ def compact(
             STOCKTRACE_TAPE_RETENTION, or forever.
         csv_retention: Delete older CSV of published trades. Defaults to
             STOCKTRACE_CSV_RETENTION, or 0s.
+        lake: Compact this lake, too, such as s3://bucket/prefix. Set it in one deployment.
 
     Returns:
-        The sessions that were recovered, the numbers of files compacted and deleted, and the
-        dates that are postponed.
+        The sessions that were recovered, the numbers of files compacted (also in the lake) and
+        deleted, and the dates that are postponed.
     """
     settings = {
         "data_dir": data_dir,
@@ -59,9 +61,12 @@ def compact(
         recovered = recover(data_dir)
         compaction = compact_dates(settings, date, older_than)
         pruning = delete(settings)
+        in_lake = (
+            compact_lake_dates(settings, lake, date, older_than) if lake else CompactionResult()
+        )
     except StocktraceError as error:
         return Failed(message=str(error))
-    problems = [*compaction.failed, *pruning.refused]
+    problems = [*compaction.failed, *in_lake.failed, *pruning.refused]
     if problems:
         return Failed(message=f"{count_of(len(problems), 'problem')}, the first: {problems[0]}")
     files = sum(day.files for day in compaction.done)
@@ -70,12 +75,15 @@ def compact(
         f"{count_of(len(compaction.done), 'day')} of {count_of(files, 'file')} compacted, "
         f"{count_of(pruning.tapes, 'tape')} and {pruning.csv:,} CSV deleted."
     )
+    if lake:
+        text += f" {count_of(len(in_lake.done), 'day')} of {lake} compacted."
     data = {
         "recovered": [session.session for session in recovered],
         "compacted": len(compaction.done),
         "files": files,
         "before": sum(day.size_before for day in compaction.done),
         "size": sum(day.size for day in compaction.done),
+        "compacted_in_lake": len(in_lake.done),
         "waiting": compaction.postponed,
         "deleted": msgspec.to_builtins(pruning),
         "data_dir": folder,
@@ -91,6 +99,15 @@ def compact_dates(
     """Merge each ended day into one file. Running it again changes nothing."""
     layout = Layout.from_settings(Settings.load(**settings))
     return compact_days(layout, parse_day(date), older_than=parse_patience(older_than))
+
+
+@task(name="compact-lake", retries=2, retry_delay_seconds=60, persist_result=False)
+def compact_lake_dates(
+    settings: dict[str, str | None], lake: str, date: str | None, older_than: str
+) -> CompactionResult:
+    """Merge each ended day of the lake into one file. Running it again changes nothing."""
+    layout = Layout.from_settings(Settings.load(**settings, lake=lake))
+    return compact_lake(layout, layout.lake, parse_day(date), older_than=parse_patience(older_than))
 
 
 @task(name="delete", persist_result=False)

@@ -107,6 +107,6 @@ def local_lake_path(path: Path) -> Path:
     if is_lake_url(str(path).replace(":/", "://", 1)):
         raise SettingsError(
             "The data folder must be on this machine. `stocktrace trades`, `bars` and `gaps` read "
-            "a lake, and --lake sends to it; other commands do not change or compact it."
+            "a lake, --lake sends to it, and `stocktrace compact --lake` compacts it."
         )
     return path

@@ -80,6 +80,7 @@ def compact(
     tape_retention: Duration | None = None,
     csv_retention: Duration | None = None,
     data_dir: DataDir = None,
+    lake: Url | None = None,
     as_json: Json = False,
 ) -> int:
     """Merge each finished day into one file. Delete tapes and CSV past their retention.
@@ -88,6 +89,7 @@ def compact(
     `stocktrace recover`.
 
     $ stocktrace compact
+    $ stocktrace compact --lake s3://bucket/prefix
     $ stocktrace compact --older-than 7d --tape-retention 30d
     $ stocktrace compact --date 2026-11-23
 
@@ -96,35 +98,43 @@ def compact(
         older_than: Skip days that ended more recently: 7d.
         tape_retention: How long to keep verified tapes, or "forever". Defaults to the setting.
         csv_retention: How long to keep published CSV, or "forever". Defaults to the setting.
+        lake: Compact this lake, too.
     """
-    layout = open_layout(data_dir)
+    layout = open_layout(data_dir, lake)
     settings = Settings.load(
         data_dir=data_dir, tape_retention=tape_retention, csv_retention=csv_retention
     )
 
-    from stocktrace.maintenance.compact import compact_days
+    from stocktrace.maintenance.compact import CompactionResult, compact_days, compact_lake
     from stocktrace.maintenance.retention import prune_data
     from stocktrace.query.criteria import parse_day
 
-    result = compact_days(layout, parse_day(date), older_than=parse_patience(older_than))
+    chosen, age = parse_day(date), parse_patience(older_than)
+    result = compact_days(layout, chosen, older_than=age)
     pruned = prune_data(layout, settings.tape_retention, settings.csv_retention)
+    in_lake = (
+        compact_lake(layout, layout.lake, chosen, older_than=age) if lake else CompactionResult()
+    )
     if as_json:
-        output.print_json({"compaction": result, "pruning": pruned})
+        of_lake = {"lake": in_lake} if lake else {}
+        output.print_json({"compaction": result, "pruning": pruned, **of_lake})
     else:
-        for done in result.done:
+        for done in (*result.done, *in_lake.done):
+            place = f" in {layout.lake}" if done in in_lake.done else ""
             print(
-                f"{done.date}: {count_of(done.files, 'file')} of {done.size_before:,} bytes "
+                f"{done.date}{place}: {count_of(done.files, 'file')} of {done.size_before:,} bytes "
                 f"compacted into {len(done.paths):,} of {done.size:,} bytes"
             )
-        if not result.done:
+        if not result.done and not in_lake.done:
             print("nothing to compact")
         if pruned.tapes or pruned.csv:
             tapes, csv = count_of(pruned.tapes, "tape"), count_of(pruned.csv, "CSV file")
             print(f"deleted: {tapes} and {csv}, {pruned.size:,} bytes")
         for day, reason in result.postponed.items():
             output.print_line(f"{day} waits: {reason}")
-    output.print_error(*result.failed, *pruned.refused)
-    return 1 if result.failed or pruned.refused or result.crashed or date in result.postponed else 0
+    problems = [*result.failed, *in_lake.failed, *pruned.refused]
+    output.print_error(*problems)
+    return 1 if problems or result.crashed or date in result.postponed else 0
 
 
 def verify(

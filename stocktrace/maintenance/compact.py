@@ -1,8 +1,11 @@
-"""Compaction of a data folder: merge the files of each finished date into one.
+"""Compaction of a data folder or a lake: merge the files of each finished date into one.
 
 A date is compacted when it has ended (UTC) and nothing of it is still unpublished: no plain tape,
 no segment, no crashed session with windows of it. Files that a recovery publishes later stay beside
 the day's file until the next compaction.
+
+In a lake, nobody knows what the machines have not sent yet: windows that come later are merged by
+the next compaction.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.errors import StocktraceError, UsageError
+from stocktrace.errors import LakeError, StocktraceError, UsageError
 from stocktrace.sessions.catalog import is_finished, is_in_use
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.compaction import CompactedDate, compact_date, finish_swap, is_compacted
+from stocktrace.store.files import temporary_folder
+from stocktrace.store.lake import Lake
+from stocktrace.store.lake_compaction import delete_replaced, hold_lease, merge_lake_date
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock
 from stocktrace.store.names import WindowId
@@ -46,16 +52,13 @@ def compact_days(
         UsageError: ``day`` has not ended.
         StoreError: another process compacts or verifies.
     """
-    now = utc_datetime(clock.wall())
-    last = (now - timedelta(seconds=older_than)).date() - timedelta(days=1)
-    if day is not None and day >= now.date():
-        raise UsageError(f"{day} has not ended (UTC): compact it from the next day on.")
+    last = _last_date(day, older_than, clock)
     result = CompactionResult()
     with compaction_lock(layout):
         audit = AuditLog(layout.audit, "", clock)
         # A killed compaction left these.
         swapped = [staged.name.removeprefix("date=") for staged in layout.compaction_leftovers()]
-        ended = [name for name in layout.dates() if name <= str(last)]
+        ended = [name for name in layout.dates() if name <= last]
         chosen = ended if day is None else [str(day)]
         dates = [name for name in chosen if not is_compacted(layout, name)]
         postponed = _postponed_dates(layout, dates) if dates else {}
@@ -71,6 +74,69 @@ def compact_days(
     return result
 
 
+def compact_lake(
+    layout: Layout,
+    url: str,
+    day: date | None = None,
+    *,
+    older_than: float = 0.0,
+    clock: Clock = SYSTEM_CLOCK,
+) -> CompactionResult:
+    """Compact the dates of a lake, as ``compact_days`` those of a data folder.
+
+    Dates are merged in the data folder of ``layout``, whose audit log has them.
+
+    Raises:
+        UsageError: ``day`` has not ended.
+        LakeError: The lake cannot be used, or another process compacts it.
+    """
+    last = _last_date(day, older_than, clock)
+    lake, result = Lake.open(url), CompactionResult()
+    dates = [name for name in lake.uncompacted_dates() if name == str(day or name) and name <= last]
+    if not dates:
+        return result
+    audit = AuditLog(layout.audit, "", clock)
+    with hold_lease(lake, clock) as lease:
+        for name in dates:
+            try:
+                with temporary_folder(layout.scratch) as folder:
+                    merged = merge_lake_date(lease, name, folder)
+                if merged.done is not None:
+                    _record(merged.done, result, audit, lake=url)
+                delete_replaced(lease, merged)
+            except LakeError as error:
+                result.failed.append(str(error))
+                break  # for the other dates, it would fail after the same time
+            except StocktraceError as error:
+                result.failed.append(str(error))
+    return result
+
+
+def _last_date(day: date | None, older_than: float, clock: Clock) -> str:
+    """Return the last date that may be compacted."""
+    now = utc_datetime(clock.wall())
+    if day is not None and day >= now.date():
+        raise UsageError(f"{day} has not ended (UTC): compact it from the next day on.")
+    last = day or (now - timedelta(seconds=older_than)).date() - timedelta(days=1)
+    return str(last)
+
+
+def _record(
+    done: CompactedDate, result: CompactionResult, audit: AuditLog, **facts: object
+) -> None:
+    result.done.append(done)
+    before, size = done.size_before, done.size
+    audit(
+        "compact",
+        date=done.date,
+        files=done.files,
+        rows=done.rows,
+        before=before,
+        size=size,
+        **facts,
+    )
+
+
 def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: AuditLog) -> bool:
     """Compact a date; return whether its old folder is still to be deleted."""
     try:
@@ -79,9 +145,7 @@ def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: Au
         result.failed.append(str(error))
         return False
     if done is not None:
-        result.done.append(done)
-        before = done.size_before
-        audit("compact", date=name, files=done.files, rows=done.rows, before=before, size=done.size)
+        _record(done, result, audit)
     return done is not None
 
 

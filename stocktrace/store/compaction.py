@@ -36,7 +36,7 @@ from stocktrace.store.checksum import Content
 from stocktrace.store.dataset import day_files, files_in_order, hash_windows
 from stocktrace.store.footer import Windows, read_windows
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId, day_number, is_day_file
+from stocktrace.store.names import WindowId, day_file_name, day_number, is_day_file
 from stocktrace.store.trade_file import (
     DATE_FORMAT,
     WINDOW_FORMAT,
@@ -95,24 +95,11 @@ def replace_date(layout: Layout, date: str, sources: Sequence[Path]) -> Compacte
     live, staged = layout.date_folder(date), layout.compaction_staging(date)
     before = _folder_state(live)
     number = _last_day_number(live) + 1
-    windows = _windows_of(sources)
+    windows = windows_of(sources)
     try:
         with files.disk_errors(staged):
             staged.mkdir(parents=True)
-            names = (
-                staged
-                / (f"day-{number:05}.parquet" if at == 1 else f"day-{number:05}-{at:03}.parquet")
-                for at in itertools.count(1)
-            )
-            written = write_trade_files(
-                names,
-                merge_files(sources, windows),
-                lambda: windows,
-                rows=sum(content.rows for content in windows.values()),
-                form=DATE_FORMAT,
-                max_bytes=MAX_BYTES,
-            )
-            _check_written(written, windows)
+            written = write_day_files(sources, windows, staged, number)
             for path in written:
                 files.sync_file(path)
             files.sync_file(staged)
@@ -139,6 +126,26 @@ def replace_date(layout: Layout, date: str, sources: Sequence[Path]) -> Compacte
         sum(size for _, size, _ in before.values()),
         sum((live / path.name).stat().st_size for path in written),
     )
+
+
+def write_day_files(
+    sources: Sequence[Path], windows: dict[WindowId, Content], folder: Path, number: int
+) -> list[Path]:
+    """Merge ``sources``, which have ``windows``, into the files of a date, and check them.
+
+    Raises:
+        ConversionError: The rows of a source differ from its footer.
+    """
+    written = write_trade_files(
+        (folder / day_file_name(number, part) for part in itertools.count(1)),
+        merge_files(sources, windows),
+        lambda: windows,
+        rows=sum(content.rows for content in windows.values()),
+        form=DATE_FORMAT,
+        max_bytes=MAX_BYTES,
+    )
+    _check_written(written, windows)
+    return written
 
 
 def finish_swap(layout: Layout, date: str, *, wait: bool = True) -> bool:
@@ -200,7 +207,7 @@ def _folder_state(folder: Path) -> dict[str, tuple[int, int, int]]:
     return state
 
 
-def _windows_of(sources: Sequence[Path]) -> dict[WindowId, Content]:
+def windows_of(sources: Sequence[Path]) -> dict[WindowId, Content]:
     """Return the windows in ``sources``, by session and time.
 
     Raises:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from stocktrace._version import __version__
@@ -36,14 +37,16 @@ def add_footer(writer: pq.ParquetWriter, windows: Windows) -> None:
     writer.add_key_value_metadata({_WINDOWS: text, _VERSION: __version__.encode()})
 
 
-def read_windows(path: Path) -> dict[WindowId, Content]:
+def read_windows(
+    path: Path | str, filesystem: pafs.FileSystem | None = None, size: int | None = None
+) -> dict[WindowId, Content]:
     """Return the windows in a published file.
 
     Raises:
         ConversionError: The footer cannot be read, or does not list windows.
         FileNotFoundError: The file does not exist (any more).
     """
-    with open_parquet(path) as file:
+    with open_parquet(path, None, filesystem, size=size) as file:
         metadata: Mapping[bytes, bytes] = file.metadata.metadata or {}
     try:
         sessions: Any = json.loads(metadata[_WINDOWS])

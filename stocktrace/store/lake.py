@@ -6,17 +6,22 @@ session and window, so that sending a file again replaces the file itself.
 
 A file appears under its name only when it is complete: S3 and Google Cloud Storage do so; elsewhere
 it is written under another name and moved. It is read back and compared before ``put`` returns.
+
+A date may be compacted (``lake_compaction``): ``day-<n>.parquet``, which is sent after its other
+parts, lists its windows in its footer. Files of these windows, and older files of the day, may be
+there for some time; ``date_files`` leaves them out.
+
 Credentials come from where the tools of the store take them: the environment, or a role of the
 machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,10 +32,18 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from stocktrace.errors import LakeError, StoreError
+from stocktrace.store.dataset import retry_on_compaction
 from stocktrace.store.files import make_folder, publish_file
-from stocktrace.store.names import reading_order
+from stocktrace.store.footer import read_windows
+from stocktrace.store.names import (
+    WindowId,
+    day_file_name,
+    day_number,
+    is_day_file,
+    reading_order,
+)
 from stocktrace.store.parquet import SourceFile
-from stocktrace.store.remote import read_object
+from stocktrace.store.remote import PART_BYTES, read_object
 
 # The defaults delay a window for minutes if the store does not accept connections.
 _CONNECT_S = 5.0
@@ -38,11 +51,31 @@ _REQUEST_S = 10.0  # without a single byte
 _TRIES = 3
 # A window ends at midnight, UTC, at the latest.
 _LONGEST_WINDOW = timedelta(days=1)
+# A store lists so many files in one answer; others may have been added and deleted before the next.
+_PAGE_FILES = 1000
+_FETCH_BYTES = 1 << 26
 # Stores in which a file appears when its upload is complete; Azure shows an empty file before.
 _ATOMIC_UPLOADS = {"s3", "gcs"}
 # A shorter value is not a credential, and may be part of a word.
 _MIN_SECRET = 5
 _SECRET = re.compile(r"(AWS|AZURE|GOOGLE|GCS)_\w*(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)\w*")
+
+
+@dataclass(frozen=True, slots=True)
+class LakeDate:
+    """The files of a date in reading order, and those whose rows are in them or were never whole.
+
+    ``number`` is the highest of all files of a compacted day, or 0.
+    """
+
+    current: list[SourceFile]
+    replaced: list[SourceFile]
+    number: int
+
+    @property
+    def windows(self) -> list[SourceFile]:
+        """The files of windows that are not compacted."""
+        return [file for file in self.current if not is_day_file(Path(file.path))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +98,18 @@ class Lake:
 
     def put(self, source: Path, key: str) -> int:
         """Publish a file under ``key``, read it back and return its size; may be repeated."""
-        # Sent in one piece: if it fails in the middle, nothing appears.
         data = source.read_bytes()
+        self.put_bytes(data, key)
+        return len(data)
+
+    def put_bytes(self, data: bytes, key: str) -> None:
+        """Publish ``data`` under ``key``, and read it back; may be repeated."""
+        # Sent in one piece: if it fails in the middle, nothing appears.
         final = f"{self.root}/{key}"
         with _lake_errors(self.url):
             if self.files.type_name in _ATOMIC_UPLOADS:
                 self._write(final, data, key)
-                return len(data)
+                return
             folder, _, name = final.rpartition("/")
             temporary = f"{folder}/.{name}.tmp"
             if self.files.type_name == "local":
@@ -82,7 +120,6 @@ class Lake:
                 self.files.create_dir(folder, recursive=True)
                 self._write(temporary, data, key)
                 self.files.move(temporary, final)
-        return len(data)
 
     def _write(self, path: str, data: bytes, key: str) -> None:
         with self.files.open_output_stream(path) as sink:
@@ -90,26 +127,80 @@ class Lake:
         if read_object(self.files, path, len(data)) != data:
             raise LakeError(f"{key} in {self.url} has other content than was sent.")
 
+    def fetch(self, file: SourceFile, target: Path) -> None:
+        """Copy a file of the lake to ``target``."""
+        with _lake_errors(self.url), target.open("wb") as sink:
+            if file.size is not None and file.size <= PART_BYTES:
+                sink.write(read_object(self.files, file.path, file.size))
+                return
+            with self.files.open_input_file(file.path) as source:
+                while data := source.read(_FETCH_BYTES):
+                    sink.write(data)
+
+    def delete(self, path: str) -> None:
+        """Delete a file, if it exists."""
+        with _lake_errors(self.url), contextlib.suppress(FileNotFoundError):
+            self.files.delete_file(path)
+
+    def date_files(self, date: str) -> LakeDate:
+        """Return the files of a date; the footer of a compacted day is read if it is not alone.
+
+        Raises:
+            ConversionError: That footer cannot be read.
+            FileNotFoundError: A compaction has deleted it in the meantime: list again.
+        """
+        infos = self._list_together(f"parquet/date={date}")
+        infos.sort(key=lambda info: reading_order(Path(info.path)))
+        files = [SourceFile(info.path, info.size) for info in infos if not _is_hidden(info)]
+        days = {Path(file.path) for file in files if is_day_file(Path(file.path))}
+        numbers = {day_number(path) for path in days}
+        # The first part was sent last.
+        names = {path.name for path in days}
+        number = max((each for each in numbers if day_file_name(each) in names), default=0)
+        # A killed compaction left these, where files are moved to their names.
+        hidden = [info for info in infos if info.base_name.startswith(".day-")]
+        replaced = [SourceFile(info.path, info.size) for info in hidden]
+        current: list[SourceFile] = []
+        windows: Collection[WindowId] = ()
+        for file in files:
+            path = Path(file.path)
+            if path in days:
+                is_current = day_number(path) == number
+                if is_current and path.name == day_file_name(number) and len(files) > len(days):
+                    windows = read_windows(file.path, self.files, file.size)
+            else:
+                is_current = not windows or WindowId.parse(path) not in windows
+            (current if is_current else replaced).append(file)
+        return LakeDate(current, replaced, max(numbers, default=0))
+
+    def uncompacted_dates(self) -> list[str]:
+        """Return the dates that have more files than those of one compacted day, sorted."""
+        numbers: dict[str, set[int]] = {}
+        for info in self.list_files("parquet", recursive=True):
+            path = Path(info.path)
+            if path.suffix == ".parquet":
+                number = day_number(path) if is_day_file(path) else 0
+                numbers.setdefault(path.parent.name.removeprefix("date="), set()).add(number)
+        return sorted(date for date, found in numbers.items() if len(found) > 1 or 0 in found)
+
     # --- the methods of a ``FolderSource`` -----------------------------------------------------
 
     def dates(self) -> list[str]:
         """See ``FolderSource``."""
-        names = (info.base_name for info in self._list("parquet"))
+        names = (info.base_name for info in self.list_files("parquet"))
         return sorted(name.removeprefix("date=") for name in names if name.startswith("date="))
 
     def trade_files(self, date: str) -> list[SourceFile]:
         """See ``FolderSource``."""
-        infos = [info for info in self._list(f"parquet/date={date}") if info.extension == "parquet"]
-        infos.sort(key=lambda info: reading_order(Path(info.path)))
-        return [SourceFile(info.path, info.size) for info in infos]
+        return retry_on_compaction(lambda: self.date_files(date).current)
 
     def coverage_files(
         self, dates: Iterable[str] | None = None, session: str | None = None
     ) -> list[SourceFile]:
         """See ``FolderSource``."""
         if dates is None:
-            dates = [info.base_name.removeprefix("date=") for info in self._list("coverage")]
-        infos = [info for each in dates for info in self._list(f"coverage/date={each}")]
+            dates = [info.base_name.removeprefix("date=") for info in self.list_files("coverage")]
+        infos = [info for each in dates for info in self.list_files(f"coverage/date={each}")]
         infos.sort(key=lambda info: info.path)
         return [
             SourceFile(info.path, info.size)
@@ -119,11 +210,11 @@ class Lake:
 
     def gap_fills(self) -> list[str]:
         """See ``FolderSource``."""
-        return sorted(info.path for info in self._list("repairs"))
+        return sorted(info.path for info in self.list_files("repairs"))
 
     def reports(self, last: int | None = None) -> Iterator[bytes]:
         """See ``FolderSource``."""
-        infos = sorted(self._list("sessions"), key=lambda info: info.path, reverse=True)
+        infos = sorted(self.list_files("sessions"), key=lambda info: info.path, reverse=True)
         yield from map(self._read, infos[:last])
 
     def running_sessions(
@@ -136,7 +227,7 @@ class Lake:
         earlier = f"{end:%Y%m%dT%H%M%S%f}"
         candidates = [
             info
-            for info in self._list("sessions")
+            for info in self.list_files("sessions")
             if info.mtime >= begin - _LONGEST_WINDOW
             and info.base_name < earlier
             and Path(info.path).stem not in ended
@@ -153,11 +244,29 @@ class Lake:
         with _lake_errors(self.url), self.files.open_input_file(info.path) as file:
             return bytes(file.read())
 
-    def _list(self, folder: str) -> list[pafs.FileInfo]:
-        selector = pafs.FileSelector(f"{self.root}/{folder}", allow_not_found=True)
+    def _list_together(self, folder: str) -> list[pafs.FileInfo]:
+        """List a folder as it was at one moment."""
+        infos = self.list_files(folder, hidden=True)
+        while self.files.type_name not in _ATOMIC_UPLOADS or len(infos) >= _PAGE_FILES:
+            before, infos = infos, self.list_files(folder, hidden=True)
+            if {info.path for info in before} == {info.path for info in infos}:
+                break
+        return infos
+
+    def list_files(
+        self, folder: str, *, recursive: bool = False, hidden: bool = False
+    ) -> list[pafs.FileInfo]:
+        """List what is in a folder, which may be missing; also what is ``hidden``."""
+        path = f"{self.root}/{folder}"
+        selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
         with _lake_errors(self.url):
             infos = self.files.get_file_info(selector)
-        return [info for info in infos if not info.base_name.startswith(".")]
+        return [info for info in infos if hidden or not _is_hidden(info)]
+
+
+def _is_hidden(info: pafs.FileInfo) -> bool:
+    """Return whether a file is being sent, and will be moved to its name."""
+    return bool(info.base_name.startswith("."))
 
 
 def _s3(url: str) -> tuple[pafs.FileSystem, str]:
@@ -188,7 +297,7 @@ def _gs(url: str) -> str:
     return parts._replace(query=urlencode(options)).geturl()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _lake_errors(url: str) -> Iterator[None]:
     """Translate errors of pyarrow and of a disk into one sentence without credentials."""
     try:

@@ -96,6 +96,11 @@ def is_day_file(path: Path) -> bool:
     return _DAY_FILE.fullmatch(path.name) is not None
 
 
+def day_file_name(number: int, part: int = 1) -> str:
+    """Return the name of a file of a day that was compacted so often (``number``)."""
+    return f"day-{number:05}.parquet" if part == 1 else f"day-{number:05}-{part:03}.parquet"
+
+
 def reading_order(path: Path) -> tuple[bool, str]:
     """Return the sort key of the files of a folder: the day's first, then late windows.
 

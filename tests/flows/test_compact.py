@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stocktrace.store.dataset import files_in_order
+from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from tests import remains
 from tests.conftest import SESSION
@@ -46,6 +47,18 @@ def test_a_completed_run_has_its_result_in_a_sentence(server: str, tmp_path: Pat
     assert (found["recovered"], found["compacted"]) == ([SESSION], 1)
 
 
+def test_the_task_compacts_a_lake(tmp_path: Path) -> None:
+    from flows.compact import compact_lake_dates
+
+    lake = Layout(tmp_path / "lake")
+    put(lake, "AAPL", WindowId(SESSION, "20201120T100000Z_00009"), table_of([(1, 1.0, 1.0, "")]))
+    asked: dict[str, str | None] = {"data_dir": str(tmp_path / "data")}
+    result = compact_lake_dates.fn(asked, f"file://{lake.root}", None, "7d")
+    assert [done.date for done in result.done] == ["2020-11-20"]
+    paths = files_in_order(lake.date_folder("2020-11-20"))
+    assert [path.name for path in paths] == ["day-00001.parquet"]
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -54,6 +67,7 @@ def test_a_completed_run_has_its_result_in_a_sentence(server: str, tmp_path: Pat
         {"older_than": "forever"},
         {"tape_retention": "-1d"},
         {"csv_retention": ""},
+        {"lake": "a folder"},
     ],
 )
 def test_a_senseless_value_is_not_a_parameter(parameters: dict[str, str]) -> None:

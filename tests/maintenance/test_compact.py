@@ -18,8 +18,8 @@ import pytest
 
 from stocktrace import cli
 from stocktrace.clock import Clock
-from stocktrace.errors import StoreError, UsageError
-from stocktrace.maintenance.compact import compact_days
+from stocktrace.errors import LakeError, StoreError, UsageError
+from stocktrace.maintenance.compact import compact_days, compact_lake
 from stocktrace.maintenance.retention import PruneResult, prune_data
 from stocktrace.record import recovery
 from stocktrace.sessions.report import SessionReport
@@ -29,6 +29,7 @@ from stocktrace.store.arrow_schema import FILE_SCHEMA
 from stocktrace.store.audit import check_audit_log
 from stocktrace.store.dataset import hash_windows
 from stocktrace.store.footer import read_windows
+from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock, no_compaction
 from stocktrace.store.names import WindowId
@@ -589,3 +590,70 @@ def test_the_command_compacts_prunes_and_reports(
     assert "'forever' is not a duration" in capsys.readouterr().err
     assert cli.run(["compact", "--tape-retention", "often", *where]) == 2
     assert "'often' is not a retention time" in capsys.readouterr().err
+
+
+# --- a lake ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Layout:
+    """A lake on this disk with two windows of a date in 2020, and one of today."""
+    lake = Layout(tmp_path / "lake")
+    today = f"{dt.datetime.now(dt.UTC):%Y%m%d}"
+    for stem in ("20201120T100000Z_00009", "20201120T110000Z_00010", f"{today}T000000Z_00011"):
+        put(lake, "AAPL", WindowId(SESSION, stem), table_of([(1, 1.0, 1.0, "")]))
+    return lake
+
+
+def test_the_ended_dates_of_a_lake_are_compacted_and_logged_before_anything_is_deleted(
+    tmp_path: Path, lake: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, url = tmp_path / "data", f"file://{lake.root}"
+    folder.mkdir()
+    assert cli.run(["compact", "--data-dir", str(folder), "--lake", url]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"2020-11-20 in {url}: 2 files of ")
+    days = [path.name for path in lake.date_folder("2020-11-20").iterdir()]
+    assert days == ["day-00001.parquet"]
+    (today,) = set(lake.dates()) - {"2020-11-20"}
+    assert len(list(lake.date_folder(today).iterdir())) == 1
+    (line,) = Layout(folder).audit.read_text().splitlines()
+    event = json.loads(line)
+    assert [event[name] for name in ("event", "date", "files", "rows", "lake")] == [
+        "compact", "2020-11-20", 2, 2, url,
+    ]  # fmt: skip
+    assert cli.run(["compact", "--data-dir", str(folder), "--lake", url]) == 0
+    assert capsys.readouterr().out == "nothing to compact\n"
+    with pytest.raises(UsageError, match="has not ended"):
+        compact_lake(Layout(folder), url, dt.datetime.now(dt.UTC).date())
+
+
+def test_a_damaged_date_of_a_lake_is_reported_and_the_others_are_compacted(
+    tmp_path: Path, lake: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(lake, "AAPL", WindowId(SESSION, "20201119T100000Z_00001"), table_of([(1, 1.0, 1.0, "")]))
+    (path,) = lake.date_folder("2020-11-19").iterdir()
+    flip(path, path.stat().st_size - 20)
+    (tmp_path / "data").mkdir()
+    given = ["--data-dir", str(tmp_path / "data"), "--lake", f"file://{lake.root}", "--json"]
+    assert cli.run(["compact", *given]) == 1
+    out, err = capsys.readouterr()
+    assert path.name in err
+    found = json.loads(out)
+    assert [done["date"] for done in found["lake"]["done"]] == ["2020-11-20"]
+    assert len(found["lake"]["failed"]) == 1
+    assert path.exists()
+
+
+def test_a_lake_that_stops_answering_is_reported_once(
+    tmp_path: Path, lake: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(lake, "AAPL", WindowId(SESSION, "20201119T100000Z_00001"), table_of([(1, 1.0, 1.0, "")]))
+
+    def refuse(*_: object) -> None:
+        raise LakeError("The lake does not answer.")
+
+    monkeypatch.setattr(Lake, "fetch", refuse)
+    result = compact_lake(Layout(tmp_path / "data"), f"file://{lake.root}")
+    assert (result.done, result.failed) == ([], ["The lake does not answer."])
+    assert not list((tmp_path / "data").glob(".scratch*"))

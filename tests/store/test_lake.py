@@ -246,9 +246,7 @@ def test_the_command_line_reads_a_lake(
 
 
 @pytest.mark.parametrize("command", ["compact", "convert", "verify", "sessions"])
-def test_a_lake_is_not_changed_and_not_compacted(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lake_is_not_a_data_folder(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--data-dir", "s3://bucket/prefix"]) == 2
     assert "read a lake" in capsys.readouterr().err
 
