@@ -21,7 +21,12 @@ from stocktrace.store.audit import AuditLog
 from stocktrace.store.compaction import CompactedDate, compact_date, finish_swap, is_compacted
 from stocktrace.store.files import temporary_folder
 from stocktrace.store.lake import Lake
-from stocktrace.store.lake_compaction import delete_replaced, hold_lease, merge_lake_date
+from stocktrace.store.lake_compaction import (
+    delete_replaced,
+    hold_lease,
+    merge_lake_coverage,
+    merge_lake_date,
+)
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import compaction_lock
 from stocktrace.store.names import WindowId
@@ -92,14 +97,17 @@ def compact_lake(
     """
     last = _last_date(day, older_than, clock)
     lake, result = Lake.open(url), CompactionResult()
-    dates = [name for name in lake.uncompacted_dates() if name == str(day or name) and name <= last]
+    trades, coverage = map(lake.uncompacted_dates, ("parquet", "coverage"))
+    dates = [name for name in trades | coverage if name == str(day or name) and name <= last]
     if not dates:
         return result
     audit = AuditLog(layout.audit, "", clock)
     with hold_lease(lake, clock) as lease:
-        for name in dates:
+        for name in sorted(dates):
             try:
                 with temporary_folder(layout.scratch) as folder:
+                    if name in coverage:
+                        merge_lake_coverage(lease, name, folder / "coverage")
                     merged = merge_lake_date(lease, name, folder)
                 if merged.done is not None:
                     _record(merged.done, result, audit, lake=url)

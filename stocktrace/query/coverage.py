@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stocktrace.intervals import TimeSpan, merge_spans
-from stocktrace.store.coverage import COVERAGE_SCHEMA, read_coverage_file
+from stocktrace.store.coverage import COVERAGE_SCHEMA, read_coverage_files
+from stocktrace.store.dataset import retry_on_compaction
 from stocktrace.store.gap_fills import GapKey, add_fill_states
-from stocktrace.store.parquet import SourceFile
 from stocktrace.store.source import DataSource, open_source
 from stocktrace.units import MS_PER_SECOND, US_PER_MS, US_PER_SECOND, epoch_ms
 
@@ -49,21 +49,23 @@ def read_coverage(
     """
     source = open_source(data_dir)
     names = [tickers] if isinstance(tickers, str) else list(tickers)
-    rows = pc.field("symbol").isin(pa.array(names, pa.string())) if names else None
-    table = _read_files(source, source.coverage_files([date] if date else None, session), rows)
+    tables = _read_tables(source, [date] if date else None, session)
+    table = pa.concat_tables([COVERAGE_SCHEMA.empty_table(), *tables])
+    if names:
+        table = table.filter(pc.field("symbol").isin(pa.array(names, pa.string())))
+    if session is not None:
+        table = table.filter(pc.field("session") == session)
     order = [("start", "ascending"), ("symbol", "ascending")]
     frame: pd.DataFrame = table.sort_by(order).to_pandas()
     return frame
 
 
-def _read_files(
-    source: DataSource, files: Iterable[SourceFile], rows: pc.Expression | None = None
-) -> pa.Table:
-    tables = [COVERAGE_SCHEMA.empty_table()]
-    for file in files:
-        table = read_coverage_file(file.path, source.files, file.size)
-        tables.append(table if rows is None else table.filter(rows))
-    return pa.concat_tables(tables)
+def _read_tables(
+    source: DataSource, dates: Sequence[str] | None, session: str | None = None
+) -> list[pa.Table]:
+    return retry_on_compaction(
+        lambda: [*read_coverage_files(source.coverage_files(dates, session), source.files)]
+    )
 
 
 def read_gaps(
@@ -159,10 +161,11 @@ def gap_seconds(
         (begin.date() + timedelta(days=n)).isoformat()
         for n in range((last.date() - begin.date()).days + 1)
     ]
-    files = source.coverage_files(days)
+    tables = _read_tables(source, days)
     names = pa.array(tickers, pa.string())
     rows = pc.field("symbol").isin(names) & (pc.field("state") == "listening")
-    listened = _read_files(source, files, rows).to_pandas()
+    empty = COVERAGE_SCHEMA.empty_table()
+    listened = pa.concat_tables([empty, *(table.filter(rows) for table in tables)]).to_pandas()
     spans: dict[str, list[TimeSpan]] = {}
     for ticker, start, end in zip(listened["symbol"], *_span_columns(listened), strict=True):
         spans.setdefault(ticker, []).append((start, end))
@@ -172,7 +175,7 @@ def gap_seconds(
         seconds[bars] = _listened_seconds(spans.get(ticker, []), starts[bars], ends[bars])
     seconds = np.maximum(np.round((ends - starts) / MS_PER_SECOND - seconds, 6), 0.0)
     if seconds.any():
-        ended = {Path(file.path).stem for file in files}
+        ended = {name for table in tables for name in table["session"].unique().to_pylist()}
         since = _earliest_begin(source.running_sessions(begin, last, ended))
         seconds[(ends > since) & (seconds > 0)] = np.nan
     return seconds

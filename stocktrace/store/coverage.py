@@ -10,17 +10,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from stocktrace.intervals import CoverageInterval, CoverageSpan
 from stocktrace.store import outbox
 from stocktrace.store.layout import Layout
-from stocktrace.store.parquet import publish_table, read_table
+from stocktrace.store.names import is_day_file
+from stocktrace.store.parquet import SourceFile, open_parquet, publish_table, read_table
 from stocktrace.store.window import utc_date
 from stocktrace.units import NS_PER_US
 
@@ -47,6 +49,28 @@ def read_coverage_file(
 ) -> pa.Table:
     """Read one file; the errors are those of ``read_table``."""
     return read_table(path, COVERAGE_SCHEMA, filesystem, size)
+
+
+def read_coverage_files(
+    files: Sequence[SourceFile], filesystem: pafs.FileSystem
+) -> Iterator[pa.Table]:
+    """Yield the rows of each file.
+
+    A compacted file of a date leaves out the sessions that also have a file of their own: it may be
+    newer.
+
+    Raises:
+        ConversionError: A file is damaged.
+        FileNotFoundError: A compaction has deleted a file in the meantime: list them again.
+    """
+    paths = [Path(file.path) for file in files]
+    for path, file in zip(paths, files, strict=True):
+        with open_parquet(path, COVERAGE_SCHEMA, filesystem, size=file.size) as parquet:
+            table = parquet.read(use_threads=False)
+        if is_day_file(path):
+            own = [each.stem for each in paths if each.parent == path.parent]
+            table = table.filter(~pc.field("session").isin(pa.array(own, pa.string())))
+        yield table
 
 
 def write_coverage(

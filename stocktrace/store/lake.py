@@ -42,7 +42,7 @@ from stocktrace.store.names import (
     is_day_file,
     reading_order,
 )
-from stocktrace.store.parquet import SourceFile
+from stocktrace.store.parquet import SourceFile, open_parquet
 from stocktrace.store.remote import PART_BYTES, read_object
 
 # The defaults delay a window for minutes if the store does not accept connections.
@@ -173,15 +173,15 @@ class Lake:
             (current if is_current else replaced).append(file)
         return LakeDate(current, replaced, max(numbers, default=0))
 
-    def uncompacted_dates(self) -> list[str]:
-        """Return the dates that have more files than those of one compacted day, sorted."""
+    def uncompacted_dates(self, folder: str) -> set[str]:
+        """Return the dates in a folder that have more files than those of one compacted day."""
         numbers: dict[str, set[int]] = {}
-        for info in self.list_files("parquet", recursive=True):
+        for info in self.list_files(folder, recursive=True):
             path = Path(info.path)
             if path.suffix == ".parquet":
                 number = day_number(path) if is_day_file(path) else 0
                 numbers.setdefault(path.parent.name.removeprefix("date="), set()).add(number)
-        return sorted(date for date, found in numbers.items() if len(found) > 1 or 0 in found)
+        return {date for date, found in numbers.items() if len(found) > 1 or 0 in found}
 
     # --- the methods of a ``FolderSource`` -----------------------------------------------------
 
@@ -200,12 +200,18 @@ class Lake:
         """See ``FolderSource``."""
         if dates is None:
             dates = [info.base_name.removeprefix("date=") for info in self.list_files("coverage")]
-        infos = [info for each in dates for info in self.list_files(f"coverage/date={each}")]
-        infos.sort(key=lambda info: info.path)
+        found = []
+        for date in dates:
+            infos = self._list_together(f"coverage/date={date}")
+            files = [SourceFile(info.path, info.size) for info in infos if not _is_hidden(info)]
+            days = [file for file in files if is_day_file(Path(file.path))]
+            last = max(days, key=lambda file: day_number(Path(file.path)), default=None)
+            found += [file for file in files if file not in days or file == last]
+        found.sort(key=lambda file: file.path)
         return [
-            SourceFile(info.path, info.size)
-            for info in infos
-            if session in (None, Path(info.path).stem)
+            file
+            for file in found
+            if session in (None, Path(file.path).stem) or is_day_file(Path(file.path))
         ]
 
     def gap_fills(self) -> list[str]:
@@ -235,10 +241,21 @@ class Lake:
         # A session that has ended has coverage of the day on which it began.
         stamps = {info.base_name[:8] for info in candidates}
         days = [f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}" for stamp in stamps]
-        ended = {Path(file.path).stem for file in self.coverage_files(days)}
+        ended = retry_on_compaction(lambda: self._sessions_with_coverage(days))
         candidates = [info for info in candidates if Path(info.path).stem not in ended]
         reports = [json.loads(self._read(info)) for info in candidates]
         return [str(report["session"]) for report in reports if report["state"] == "running"]
+
+    def _sessions_with_coverage(self, days: Collection[str]) -> set[str]:
+        sessions = set[str]()
+        for file in self.coverage_files(days):
+            if is_day_file(Path(file.path)):
+                with open_parquet(file.path, None, self.files, size=file.size) as parquet:
+                    rows = parquet.read(use_threads=False)
+                sessions.update(rows["session"].unique().to_pylist())
+            else:
+                sessions.add(Path(file.path).stem)
+        return sessions
 
     def _read(self, info: pafs.FileInfo) -> bytes:
         with _lake_errors(self.url), self.files.open_input_file(info.path) as file:

@@ -8,6 +8,8 @@ what a reader takes (``Lake.date_files``):
    from then on they skip the files of the windows in its footer, and those of a lower ``n``.
 3. The skipped files are deleted. A reader that had listed them lists the date again.
 
+The coverage of a date is merged into one file (``merge_lake_coverage``).
+
 A killed run leaves files that readers skip; the next run deletes them. One process at a time
 compacts a lake (``hold_lease``): stores have no locks.
 """
@@ -24,13 +26,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
+
 from stocktrace.clock import SYSTEM_CLOCK, Clock, Deadline
 from stocktrace.errors import ConversionError, LakeError
 from stocktrace.store.compaction import CompactedDate, windows_of, write_day_files
+from stocktrace.store.coverage import read_coverage_files
 from stocktrace.store.footer import Windows, read_windows
 from stocktrace.store.lake import Lake
-from stocktrace.store.names import WindowId, is_day_file
-from stocktrace.store.parquet import SourceFile
+from stocktrace.store.names import WindowId, day_file_name, day_number, is_day_file
+from stocktrace.store.parquet import SourceFile, publish_table
 from stocktrace.units import NS_PER_SECOND
 
 #: A lease that was not renewed for so long belonged to a process that was killed.
@@ -130,7 +135,7 @@ def merge_lake_date(lease: Lease, date: str, folder: Path) -> MergedDate:
             sum(path.stat().st_size for path in written),
         )
         return MergedDate(done, [*found.current, *found.replaced])
-    if found.replaced:
+    if found.replaced and found.current:
         day = found.current[0]
         _check_replaced(lake, found.replaced, read_windows(day.path, lake.files, day.size))
     return MergedDate(None, found.replaced)
@@ -141,6 +146,30 @@ def delete_replaced(lease: Lease, merged: MergedDate) -> None:
     for file in merged.replaced:
         lease.check()
         lease.lake.delete(file.path)
+
+
+def merge_lake_coverage(lease: Lease, date: str, folder: Path) -> None:
+    """Merge the coverage of a date into ``coverage/date=…/day-<n>.parquet``, and delete the rest.
+
+    Readers prefer the file of a session; if it is replaced in the meantime, it stays.
+
+    Raises:
+        ConversionError: A file is damaged.
+        LakeError: The lake cannot be used.
+    """
+    lake, place = lease.lake, f"coverage/date={date}"
+    lease.renew()
+    before = {info.path: (info.size, info.mtime) for info in lake.list_files(place)}
+    numbers = [day_number(path) for path in map(Path, before) if is_day_file(path)]
+    tables = read_coverage_files(lake.coverage_files([date]), lake.files)
+    name = day_file_name(max(numbers, default=0) + 1)
+    publish_table(pa.concat_tables(tables), folder / name, store_schema=False)
+    lease.check()
+    lake.put(folder / name, f"{place}/{name}")
+    for info in lake.list_files(place):
+        if before.get(info.path) == (info.size, info.mtime):
+            lease.check()
+            lake.delete(info.path)
 
 
 def _check_replaced(lake: Lake, replaced: list[SourceFile], windows: Windows) -> None:

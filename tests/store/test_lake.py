@@ -19,8 +19,10 @@ import pytest
 
 import stocktrace
 from stocktrace.cli import run
+from stocktrace.clock import Clock
 from stocktrace.errors import LakeError
 from stocktrace.intervals import CoverageInterval
+from stocktrace.maintenance.compact import compact_lake
 from stocktrace.maintenance.convert import convert_segments
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import SessionReport
@@ -522,20 +524,87 @@ def test_bars_of_a_date_of_many_take_few_requests(
     assert requests.total() == 8, requests
 
 
-def record_day(layout: Layout, day: date, tickers: list[str]) -> None:
+def test_a_compacted_date_of_four_sessions_with_gaps_takes_few_requests(
+    tmp_path: Path, counted: tuple[Store, CountingProxy]
+) -> None:
+    store, proxy = counted
+    layout = Layout(tmp_path / "data", lake=store.url("four"))
+    tickers = [f"T{number:02}" for number in range(30)]
+    day = date(2026, 9, 1)
+    for number in range(4):
+        record_day(layout, day, tickers, f"{number}f9a1c", listened_s=600)
+    for beside in (-1, 1):
+        record_day(layout, day + timedelta(beside), tickers, with_session=False)
+    outbox.send_outbox(layout, SESSION)
+    given: dict[str, Any] = {"date": day, "data_dir": layout.lake, "backend": "pyarrow"}
+    before = stocktrace.read_bars(tickers, "1h", **given)
+    assert before["trade_count"].to_pylist() == [12] * 30
+    assert before["gap_seconds"].to_pylist() == [3000.0] * 30
+    gaps = stocktrace.read_gaps(data_dir=layout.lake)
+
+    kinds(proxy)
+    result = compact_lake(layout, layout.lake, day, clock=Clock(wall=lambda: NOON))
+    assert [(done.date, done.files) for done in result.done] == [(str(day), 4)]
+    assert result.failed == []
+    requests = kinds(proxy)
+    # The lake is listed twice; the lease is taken, and renewed twice. The files of trades and those
+    # of coverage are listed (coverage again before they are deleted), read, and deleted.
+    assert requests == {
+        "LIST": 2 + 3 + 1 + 3,
+        "GET": 3 + (4 + 1) + (4 + 1),
+        "PUT": 3 + 1 + 1 + 9,
+        "HEAD": 9,
+        "DELETE": 9,
+    }
+    assert stocktrace.read_bars(tickers, "1h", **given).equals(before)
+    assert kinds(proxy) == {"LIST": 5, "GET": 4}
+    assert stocktrace.read_gaps(data_dir=layout.lake).equals(gaps)
+    assert compact_lake(layout, layout.lake, day, clock=Clock(wall=lambda: NOON)).done == []
+
+
+def test_bars_with_gaps_take_few_requests(
+    tmp_path: Path, counted: tuple[Store, CountingProxy]
+) -> None:
+    store, proxy = counted
+    layout = Layout(tmp_path / "data", lake=store.url("gaps"))
+    tickers = [f"T{number:02}" for number in range(30)]
+    for number in range(3):
+        record_day(layout, date(2026, 8, 31) + timedelta(number), tickers, listened_s=600)
+    outbox.send_outbox(layout, SESSION)
+    given: dict[str, Any] = {"date": date(2026, 9, 1), "data_dir": layout.lake}
+    kinds(proxy)
+    bars = stocktrace.read_bars(tickers, "1h", backend="pyarrow", **given)
+    assert bars["gap_seconds"].to_pylist() == [3000.0] * 30
+    # The report of the day before was sent a moment ago, so its coverage is looked for.
+    assert kinds(proxy) == {"LIST": 6, "GET": 4}
+
+
+def record_day(
+    layout: Layout,
+    day: date,
+    tickers: list[str],
+    digits: str = "3f9a1c",
+    *,
+    listened_s: int = 3600,
+    with_session: bool = True,
+) -> None:
     """Publish a window of a day, later with coverage and report; all is to be sent."""
-    session, begin = f"{day:%Y%m%d}T150000Z_3f9a1c", epoch_ms(datetime.combine(day, time(15), UTC))
+    session, begin = (
+        f"{day:%Y%m%d}T150000Z_{digits:0>6}",
+        epoch_ms(datetime.combine(day, time(15), UTC)),
+    )
     window = WindowId(session, f"{day:%Y%m%d}T150000Z_00001")
     trades = table_of([(begin + 60_000 * minute, 1.5, 2.0, "1") for minute in range(3)])
     tables = [trades.add_column(0, "symbol", pa.repeat(ticker, 3)) for ticker in tickers]
     path = layout.window_file(window)
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_window_file(path, window, [pa.concat_tables(tables).cast(TRADE_SCHEMA)], 90)
     outbox.add_to_outbox(layout, SESSION, path)
-    if day < date(2026, 8, 31):  # the reports of those before were sent long before
+    # The reports of those before were sent long before.
+    if day < date(2026, 8, 31) or not with_session:
         return
-    hour = begin * 10**6, (begin + 3_600_000) * 10**6, ""
-    intervals = [CoverageInterval(ticker, *hour) for ticker in tickers]
+    listened = begin * 10**6, (begin + listened_s * 1000) * 10**6, ""
+    intervals = [CoverageInterval(ticker, *listened) for ticker in tickers]
     (path,) = write_coverage(replace(layout, lake=""), session, intervals)
     outbox.add_to_outbox(layout, SESSION, path)
     report = layout.report(session)

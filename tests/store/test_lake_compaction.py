@@ -17,8 +17,10 @@ import pytest
 
 from stocktrace.clock import Clock
 from stocktrace.errors import ConversionError, LakeError
+from stocktrace.intervals import CoverageInterval
 from stocktrace.store import compaction
 from stocktrace.store import lake as lake_module
+from stocktrace.store.coverage import read_coverage_files, write_coverage
 from stocktrace.store.footer import read_windows
 from stocktrace.store.lake import Lake
 from stocktrace.store.lake_compaction import (
@@ -26,6 +28,7 @@ from stocktrace.store.lake_compaction import (
     MergedDate,
     delete_replaced,
     hold_lease,
+    merge_lake_coverage,
     merge_lake_date,
 )
 from stocktrace.store.layout import Layout
@@ -172,14 +175,14 @@ def both(*prices: float) -> dict[str, list[float]]:
 def test_the_files_of_a_date_become_one_with_the_rows_in_order(world: World) -> None:
     windows = [world.publish(0, 1.0, 2.0), world.publish(1, 3.0)]
     windows += [world.publish(0, 9.0, session=OTHER)]
-    assert world.lake().uncompacted_dates() == [DATE]
+    assert world.lake().uncompacted_dates("parquet") == {DATE}
     done = world.compact().done
     assert done is not None
     assert (done.files, done.rows) == (3, 8)
     assert tree(world.root) == [DAY]
     assert list(read_windows(world.root / DAY)) == windows
     assert world.prices() == both(1.0, 2.0, 3.0, 9.0)
-    assert world.lake().uncompacted_dates() == []
+    assert world.lake().uncompacted_dates("parquet") == set()
     before = (world.root / DAY).read_bytes()
     assert world.compact() == MergedDate(None, [])
     assert (world.root / DAY).read_bytes() == before
@@ -191,7 +194,7 @@ def test_a_late_window_is_read_and_the_next_run_merges_it(world: World) -> None:
     world.compact()
     world.publish(1, 3.0)
     assert sorted(world.prices()["AAPL"]) == [1.0, 3.0, 5.0]
-    assert world.lake().uncompacted_dates() == [DATE]
+    assert world.lake().uncompacted_dates("parquet") == {DATE}
     world.compact()
     assert tree(world.root) == [NEXT]
     assert world.prices() == both(1.0, 3.0, 5.0)
@@ -300,6 +303,77 @@ def test_killed_at_any_request_readers_see_each_trade_once_and_the_next_run_fini
         names = [Path(name) for name in tree(killed.root)]
         assert len(names) == len(tree(whole.root)), (last, names)
         assert len(set(map(day_number, names))) == 1, (last, names)
+
+
+# --- coverage --------------------------------------------------------------------------------
+
+
+def record_coverage(world: World, session: str, *seconds: int) -> Path:
+    """Write the coverage of a session that listened to the first of the seconds given."""
+    start = NOON
+    spans = [CoverageInterval("AAPL", start, start + seconds[0] * 10**9, "")]
+    spans += [
+        CoverageInterval("AAPL", start + begin * 10**9, start + end * 10**9, "reset by peer")
+        for begin, end in itertools.pairwise(seconds)
+    ]
+    (path,) = write_coverage(Layout(world.root), session, spans)
+    return path
+
+
+def coverage(world: World) -> list[dict[str, Any]]:
+    lake = world.lake()
+    tables = read_coverage_files(lake.coverage_files([DATE]), lake.files)
+    return sorted(pa.concat_tables(tables).to_pylist(), key=str)
+
+
+def merge_coverage(world: World, store: Store | None = None) -> None:
+    try:
+        with hold_lease(world.lake(store)) as lease:
+            merge_lake_coverage(lease, DATE, world.scratch)
+    finally:
+        shutil.rmtree(world.scratch, ignore_errors=True)
+
+
+def test_killed_while_coverage_is_merged_readers_see_each_interval_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lake_module, "_ATOMIC_UPLOADS", {"py::store"})
+    record_coverage(world, SESSION, 10, 20)
+    merge_coverage(world)
+    record_coverage(world, OTHER, 5, 9)
+    record_coverage(world, SESSION, 15, 20, 30)  # it was recovered again
+    wanted = coverage(world)
+    assert [row["session"] for row in wanted] == [SESSION] * 3 + [OTHER] * 2
+    for last in itertools.count():
+        killed = World(tmp_path / f"killed-{last}", tmp_path / "scratch")
+        shutil.copytree(world.root, killed.root)
+        store = Store(last)
+        with contextlib.suppress(Killed):
+            merge_coverage(killed, store)
+        assert coverage(killed) == wanted, last
+        killed.expire_leases()
+        merge_coverage(killed)
+        assert coverage(killed) == wanted, last
+        assert len(tree(killed.root / "coverage")) == 1, last
+        if store.left >= 0:
+            break
+    assert last > 10
+
+
+def test_coverage_that_is_sent_while_it_is_merged_stays(world: World) -> None:
+    record_coverage(world, SESSION, 10, 20)
+    store = Store()
+
+    def send_again(path: str) -> None:
+        if path.endswith(f"{SESSION}.parquet"):
+            os.utime(record_coverage(world, SESSION, 15, 20, 30), (1, 1))
+
+    store.on_read = send_again
+    before = record_coverage(world, SESSION, 10, 20).read_bytes()
+    merge_coverage(world, store)
+    assert len(tree(world.root / "coverage")) == 2
+    assert len(coverage(world)) == 3
+    assert Layout(world.root).coverage(SESSION, DATE).read_bytes() != before
 
 
 # --- at the same time ------------------------------------------------------------------------
