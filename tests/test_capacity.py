@@ -11,6 +11,8 @@ from stocktrace.live import fleet, metrics
 from stocktrace.record import intake
 from stocktrace.settings import Settings
 from stocktrace.store.compaction import MAX_BYTES
+from stocktrace.store.lake import _FETCH_BYTES
+from stocktrace.store.remote import PART_BYTES
 from stocktrace.units import parse_duration, parse_size
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +66,15 @@ def megabits(trades: float) -> str:
     return short(trades * RATE["a trade on the wire"] * 8 / 1e6)
 
 
+def requests_to_send(bytes_: float) -> int:
+    """Sent and read back, as ``tests/store/test_lake.py`` counts."""
+    return 2 if bytes_ <= PART_BYTES else math.ceil(bytes_ / PART_BYTES) + 4
+
+
+def requests_to_fetch(bytes_: float) -> int:
+    return 1 if bytes_ <= PART_BYTES else math.ceil(bytes_ / _FETCH_BYTES) + 1
+
+
 class Load:
     """A column of the table: what is given, and what follows."""
 
@@ -98,6 +109,11 @@ class Load:
         }
         full = self.roll_size / RATE["a trade on an open tape"] / self.peak
         mean = self.trades / SESSION_S
+        # A window's file and the report; at the end the coverage and the report.
+        sent = self.files * (requests_to_send(converted / self.files) + 2) + 4
+        parts = math.ceil(compacted / MAX_BYTES)
+        merged = 2 + 12 + 1 + self.files * (requests_to_fetch(converted / self.files) + 3)
+        merged += parts * requests_to_send(compacted / parts) + 3 + (1 + 2 + 3)
         self.follows = {
             "trades/s, mean of 6.5 h": short(mean),
             "processes for the peak": str(math.ceil(self.peak / (SHARE * RATE["a process"]))),
@@ -116,6 +132,8 @@ class Load:
             "inodes, compacted": f"{1 + math.ceil(compacted / MAX_BYTES):,}",
             "network in, mean and peak": f"{megabits(mean)}, {megabits(self.peak)} Mbit/s",
             "lake, each way": size(converted),
+            "lake: requests to send": f"{sent:,}",
+            "lake: requests to compact": f"{merged:,}",
         }
 
 
