@@ -115,6 +115,10 @@ def compact_lake(
             except LakeError as error:
                 result.failed.append(str(error))
                 break  # for the other dates, it would fail after the same time
+            except FileNotFoundError as error:
+                result.failed.append(
+                    f"{error} Something else deletes files of {url}: run it again."
+                )
             except StocktraceError as error:
                 result.failed.append(str(error))
     return result

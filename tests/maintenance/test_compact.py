@@ -657,3 +657,15 @@ def test_a_lake_that_stops_answering_is_reported_once(
     result = compact_lake(Layout(tmp_path / "data"), f"file://{lake.root}")
     assert (result.done, result.failed) == ([], ["The lake does not answer."])
     assert not list((tmp_path / "data").glob(".scratch*"))
+
+
+def test_a_file_of_a_lake_that_disappears_is_reported(
+    tmp_path: Path, lake: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def miss(*_: object) -> None:
+        raise FileNotFoundError("day-00001.parquet does not exist.")
+
+    monkeypatch.setattr(Lake, "date_files", miss)
+    result = compact_lake(Layout(tmp_path / "data"), f"file://{lake.root}")
+    (sentence,) = result.failed
+    assert sentence.startswith("day-00001.parquet does not exist. Something else deletes files")
