@@ -77,6 +77,7 @@ class Recording:
         self.report = new_report(session, tickers, now.stamp, settings.public())
         self._journal = SessionJournal(layout, self.report, AuditLog(layout.audit, session, clock))
         self._journal.audit("start", tickers=tickers, settings=self.report.settings)
+        self._journal.save()
         intake = Intake(layout, session, settings, now.stamp, tickers)
         self._journal.coverage.add(
             marks.OpeningMark(now.stamp, connected=False, tickers=self._tickers)
@@ -157,8 +158,8 @@ def measure_folder(root: Path) -> dict[str, int]:
         for name in names:
             path = Path(folder) / name
             kind = path.relative_to(root).parts[0]
-            if kind == "sessions" and path.suffix in {".json", ".status"}:
-                found["report" if path.suffix == ".json" else "status"] += path.stat().st_size
+            if kind == "sessions" and path.suffix in {".json", ".jsonl", ".status"}:
+                found["status" if path.suffix == ".status" else "report"] += path.stat().st_size
             elif kind in {"log", "coverage"}:
                 found["audit" if kind == "log" else kind] += path.stat().st_size
     return found

@@ -57,7 +57,9 @@ class StatusSnapshot:
         latency.merge(self.recorder.lags)
         if writer := self.recorder.writer:
             latency.merge(writer.lags)
-        rolled = len(report.windows.keys() | set(report.unpublished))
+        rolled = len(report.windows) + sum(
+            window not in report.windows for window in report.unpublished
+        )
         return CaptureStatus(
             session=report.session,
             connected=journal.connected,
@@ -129,8 +131,10 @@ class StatusSnapshot:
         if refused.total() >= self._refused.total():
             self._refused = +refused
         # For a moment a window is both sealed in the report and still open.
-        spilled = report.spilled | {window.id.window: window.spilled for window in windows}
-        self._spilled = max(self._spilled, sum(map(len, spilled.values())))
+        spilled = self.journal.spilled + sum(
+            len(window.spilled) for window in windows if window.id.window not in report.spilled
+        )
+        self._spilled = max(self._spilled, spilled)
 
     def _behind_s(self, now: float, written: int, received: int) -> float:
         """Return how long the oldest queued trade has waited, to half a second."""

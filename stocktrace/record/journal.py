@@ -28,6 +28,7 @@ from stocktrace.record.intake import Intake
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import GapReport, SessionReport, TickerChange
+from stocktrace.sessions.running_report import RunningReport
 from stocktrace.sessions.status import ReconnectAttempt
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.layout import Layout
@@ -84,11 +85,17 @@ class SessionJournal:
     last_refusal: str = ""
     #: The last warning or error.
     last_error: str = ""
-    #: The seconds of all gaps in the report, and how many of them are outages: the status, which is
-    #: written twice a second, must not add them up.
+    #: The seconds of all gaps in the report, how many of them are outages, and the tickers that
+    #: spilled, once for each window: the status, which is written twice a second, must not add up.
     gap_s: float = 0.0
     outages: int = 0
+    spilled: int = 0
     _gap_keys: list[GapKey] = field(default_factory=list)
+    _unsaved_gaps: list[GapReport] = field(default_factory=list)
+    _running: RunningReport = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._running = RunningReport(self.layout.report(self.report.session))
 
     def record(self, event: str, message: str, level: int = logging.INFO, **facts: Any) -> None:
         """Write an event to the audit log, and a message to the log."""
@@ -104,6 +111,7 @@ class SessionJournal:
         self.audit("roll", window=window, trades=sealed.books.trades)
         if spilled:
             self.report.spilled[window] = spilled
+            self.spilled += len(spilled)
             text = (
                 f"window {window}: validation fell behind for {count_of(len(spilled), 'ticker')}; "
                 "they will be rebuilt from the tape"
@@ -111,7 +119,7 @@ class SessionJournal:
             self.record("spill", text, logging.WARNING, window=window, tickers=spilled)
         else:
             self.add_counts(sealed)
-        self.save()
+        self.save_running()
 
     def window_published(self, published: PublishedWindow) -> None:
         """Count a window whose trades are in Parquet."""
@@ -129,7 +137,7 @@ class SessionJournal:
         self.report.upload_error = published.upload_error
         if published.upload_error:
             self.record("unsent", published.upload_error, logging.WARNING, window=window)
-        self.save()
+        self.save_running()
 
     def add_counts(self, sealed: SealedWindow) -> None:
         """Add the books of a window to those of the session."""
@@ -146,6 +154,7 @@ class SessionJournal:
         gaps = self.report.gaps
         for key in sorted(self.coverage.new_gaps):
             gap = _gap_report(key, self.coverage.gap_tickers[key])
+            self._unsaved_gaps.append(gap)
             at = bisect_left(self._gap_keys, key)
             if self._gap_keys[at : at + 1] == [key]:  # of more tickers now
                 gaps[at] = gap
@@ -164,8 +173,13 @@ class SessionJournal:
         return next(gap for gap in reversed(self.report.gaps) if gap.reason != CONNECTING)
 
     def save(self) -> None:
-        """Write the report to disk."""
+        """Write the whole report to disk."""
         self.report.write(self.layout.report(self.report.session))
+
+    def save_running(self) -> None:
+        """Write what is new in the report of a session that runs, and began with this journal."""
+        self._running.write(self.report, self._unsaved_gaps)
+        self._unsaved_gaps.clear()
 
     def on_mark(self, mark: marks.Mark) -> None:
         """Take in what happened to the connection."""
@@ -201,7 +215,7 @@ class SessionJournal:
                 changes = [f"+{ticker}" for ticker in mark.added]
                 changes += [f"-{ticker}" for ticker in mark.removed]
                 self.record("subscribe", f"tickers: {' '.join(changes)}", **mark.facts)
-                self.save()
+                self.save_running()
             case marks.RefusedMark():
                 report.refused.update(dict.fromkeys(mark.tickers, mark.text))
                 text = f"{' '.join(mark.tickers)} is refused: {mark.text}"
@@ -230,7 +244,7 @@ class SessionJournal:
         change = TickerChange(utc_datetime(stamp), by, list(added), list(removed))
         self.report.changes.append(change)
         self.audit("retarget", by=by, added=change.added, removed=change.removed)
-        self.save()
+        self.save_running()
 
     def on_notice(self, text: str) -> None:
         """Take in something that a person should know."""

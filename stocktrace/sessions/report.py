@@ -122,6 +122,8 @@ class SessionReport(msgspec.Struct):
     from the tape. ``upload_error`` says why files are not in the lake. ``duplicates`` counts by
     ticker the trades that the feed had sent before (``query.duplicates``). ``hashes`` are the
     SHA-256 of its coverage and quarantine files, ``None`` before the end (``record.file_hashes``).
+    While the session runs, the file lacks what is in the first ``appended`` bytes of the lines
+    beside it (``ReportLine``); ``read`` adds that.
     """
 
     session: str
@@ -152,6 +154,7 @@ class SessionReport(msgspec.Struct):
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     host: str = ""
     pid: int = 0
+    appended: int = 0
 
     def add_duplicates(self, counts: dict[str, int]) -> None:
         """Add the duplicates in a window, by ticker."""
@@ -225,16 +228,75 @@ class SessionReport(msgspec.Struct):
         return not self.differences()
 
     def write(self, path: Path) -> None:
-        """Replace the report's file in one step."""
+        """Replace the report's file in one step by a whole one, which needs no lines beside it."""
+        self._replace(path)
+        lines_path(path).unlink(missing_ok=True)
+
+    def write_head(self, path: Path, appended: int) -> None:
+        """Replace the report's file by one without what the ``appended`` bytes of lines have."""
+        empty = ReportLine()
+        head = msgspec.structs.replace(
+            self, appended=appended, **{name: getattr(empty, name) for name in _APPENDED}
+        )
+        SessionReport._replace(head, path)
+
+    def _replace(self, path: Path) -> None:
         text = msgspec.json.format(msgspec.json.encode(self), indent=1).decode()
         files.replace_text(path, text + "\n")
 
     @classmethod
     def read(cls, path: Path) -> SessionReport:
         """Return the report in ``path``; ``ValueError`` if it is not a report."""
-        return cls.decode(path.read_bytes())
+        report = cls.decode(path.read_bytes())
+        if report.appended and not report.add_lines(path):
+            report = cls.decode(path.read_bytes())  # the session may have ended in the meantime
+            if report.appended:
+                raise ValueError(f"{lines_path(path)} is missing or too short")
+        return report
+
+    def add_lines(self, path: Path) -> bool:
+        """Add the lines beside the report; return ``False`` if some are missing."""
+        try:
+            with lines_path(path).open("rb") as file:
+                text = file.read(self.appended)
+        except FileNotFoundError:
+            return False
+        if len(text) < self.appended:
+            return False
+        gaps: dict[tuple[datetime, datetime, str], GapReport] = {}
+        for line in msgspec.json.Decoder(ReportLine).decode_lines(text):
+            self.windows |= line.windows
+            self.spilled |= line.spilled
+            self.notices += line.notices
+            gaps |= {(gap.start, gap.end, gap.reason): gap for gap in line.gaps}
+        self.gaps, self.appended = [gaps[key] for key in sorted(gaps)], 0
+        return True
 
     @classmethod
     def decode(cls, text: bytes) -> SessionReport:
         """Return the report in ``text``; ``ValueError`` if it is not a report."""
         return msgspec.json.decode(text, type=cls)
+
+
+class ReportLine(msgspec.Struct, omit_defaults=True):
+    """What a running session has added to its report since the line before.
+
+    ``gaps`` may have one of an earlier line again, with more tickers.
+    """
+
+    windows: dict[str, Books] = {}
+    spilled: dict[str, list[str]] = {}
+    notices: list[str] = []
+    gaps: list[GapReport] = []
+
+    def encode(self) -> bytes:
+        """Return the line, with its end; nothing if nothing is new."""
+        return msgspec.json.encode(self) + b"\n" if self != ReportLine() else b""
+
+
+_APPENDED = ReportLine.__struct_fields__
+
+
+def lines_path(report: Path) -> Path:
+    """Return the file of the lines beside a report."""
+    return report.with_suffix(".jsonl")

@@ -30,7 +30,7 @@ from stocktrace.units import utc_datetime
 FIRST_HASH = "0" * 32
 # A busy day of one capture has well under a megabyte; an editor can still open so many bytes.
 ROTATE_BYTES = 16_000_000
-_TAIL = 1 << 20
+_TAIL = 1 << 12
 
 
 class AuditLog:
@@ -78,12 +78,22 @@ class AuditLog:
         """Return the hash of the last line, which may be in a rotated log; end a truncated line."""
         size = os.fstat(descriptor).st_size
         if size:
-            tail = os.pread(descriptor, _TAIL, max(0, size - _TAIL))
+            tail = _last_line(descriptor, size)
             if not tail.endswith(b"\n"):  # truncated by a power cut
                 write_all(descriptor, b"\n")
             return _last_hash(tail.removesuffix(b"\n"))
         rotated = _rotated(self._path)
         return _last_hash(rotated[-1].read_bytes().rstrip(b"\n")) if rotated else FIRST_HASH
+
+
+def _last_line(descriptor: int, size: int) -> bytes:
+    """Return the end of a log: at least its last line."""
+    length = _TAIL
+    while True:
+        tail = os.pread(descriptor, length, max(0, size - length))
+        if length >= size or b"\n" in tail[:-1]:
+            return tail
+        length *= 8
 
 
 def _line(record: dict[str, object]) -> bytes:

@@ -9,6 +9,7 @@
       quarantine/<session>-<window>.requeued          which of them were requeued
       quarantine/elsewhere.requeued                   requeued lines that no file here has
       sessions/<session>.json · .lock · .status       the report; the lock and status while live
+      sessions/<session>.jsonl                        while live: what the report lacks (``report``)
       sessions/<session>.changes/                     requests to change its tickers
       sessions/finished                               which sessions need no recovery; a cache
       log/audit.jsonl                                 one line an event
