@@ -7,7 +7,7 @@ trades (``trade_file``), written with ``publish_table``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,10 @@ def open_parquet(
     filesystem: pafs.FileSystem | None = None,
     *,
     size: int | None = None,
-    read_dictionary: Sequence[int] = (),
 ) -> Iterator[pq.ParquetFile]:
     """Open a file with page checksums; reading it inside the context raises ``ConversionError``.
 
-    The columns ``read_dictionary``, by number, are read as dictionaries. The ``size`` of a file in
+    Columns that are dictionaries in ``schema`` are read as dictionaries. The ``size`` of a file in
     a lake saves a request (``RemoteFile``).
 
     Raises:
@@ -55,6 +54,11 @@ def open_parquet(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(reading(path))
+        dictionaries = {
+            field.name: at
+            for at, field in enumerate(() if schema is None else schema)
+            if pa.types.is_dictionary(field.type)
+        }
         file: Any
         if filesystem is None or filesystem.type_name == "local":
             source = stack.enter_context(pa.OSFile(str(path)))
@@ -62,13 +66,14 @@ def open_parquet(
             source = pa.BufferReader(read_object(filesystem, str(path), size))
         else:
             source = None
-            names = [] if schema is None else [schema.field(at).name for at in read_dictionary]
-            file = RemoteFile(str(path), filesystem, size, names)
+            file = RemoteFile(str(path), filesystem, size, dictionaries)
         if source is not None:
             file = pq.ParquetFile(
-                source, page_checksum_verification=True, read_dictionary=list(read_dictionary)
+                source, page_checksum_verification=True, read_dictionary=[*dictionaries.values()]
             )
-        columns = file.metadata.schema.to_arrow_schema()
+        # Not ``metadata.schema``: with its footer, that is a reference cycle of some kilobytes,
+        # and a capture, which rarely looks for cycles, would keep thousands of them.
+        columns = file.schema_arrow
         if schema is not None and not columns.equals(schema):
             raise ConversionError(f"{path} has unexpected columns: {columns}.")
         yield file

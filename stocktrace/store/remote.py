@@ -119,6 +119,7 @@ class RemoteFile:
         self._fragment = form.make_fragment(path, filesystem, file_size=size)
         with missing_file_errors(filesystem, path):
             self.metadata: pq.FileMetaData = self._fragment.metadata
+            self.schema_arrow: pa.Schema = self._fragment.physical_schema
 
     def read(self, *, use_threads: bool) -> pa.Table:
         """Read all rows."""

@@ -50,7 +50,6 @@ _PHYSICAL_TYPES = {
     **dict.fromkeys(["price", "volume"], "DOUBLE"),
     "window_number": "INT32",
 }
-_TEXT_COLUMNS = [_PLACES[name] for name in _TEXTS]
 _BATCH_ROWS = 1 << 16
 # So many rows are decoded at a time, before those that do not match are left out.
 _READ_ROWS = 1 << 20
@@ -176,7 +175,7 @@ class TradeFileReader:
         self._path = path
         self._open = contextlib.ExitStack()
         self._file = self._open.enter_context(
-            open_parquet(path, FILE_SCHEMA, filesystem, size=size, read_dictionary=_TEXT_COLUMNS)
+            open_parquet(path, _READ_SCHEMA, filesystem, size=size)
         )
         self._metadata = self._file.metadata
 

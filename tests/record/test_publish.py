@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import itertools
 import subprocess
 import sys
@@ -43,9 +44,9 @@ def layout(tmp_path: Path) -> Layout:
     return Layout(tmp_path)
 
 
-def tape(layout: Layout, frames: Sequence[bytes], reads: int = 1) -> None:
+def tape(layout: Layout, frames: Sequence[bytes], reads: int = 1, part: WindowId = PART) -> None:
     """A tape of ``frames``, ``reads`` to a read of the socket."""
-    writer = TapeWriter(layout.tape(PART))
+    writer = TapeWriter(layout.tape(part))
     writer.append_mark(OpeningMark(NOON, session=SESSION, connected=True, tickers=("A",)))
     for n in range(0, len(frames), reads):
         writer.append(NOON + n * 1000, frames[n : n + reads])
@@ -82,6 +83,18 @@ def test_a_rebuild_returns_every_trade_that_was_sent(
     assert done.rebuilt_window.errors == {"no": 1}
     wanted = [each for n, each in enumerate(frames) if n != 101]
     assert published(layout.root) == sent(wanted)
+
+
+def test_a_published_window_leaves_nothing_in_memory_for_the_garbage_collector(
+    layout: Layout,
+) -> None:
+    """A capture looks for reference cycles so rarely that a month of them would pile up."""
+    for price in (1, 2):  # the first imports modules
+        part = WindowId(PART.session, f"{PART.window[:-1]}{price}")
+        tape(layout, [frame(("A", price))], part=part)
+        gc.collect()
+        assert publish_window(layout, part, whole=False).file is not None
+    assert gc.collect() == 0
 
 
 def test_publishing_again_changes_nothing(layout: Layout) -> None:
