@@ -182,6 +182,20 @@ def test_the_whole_folder_is_opened_when_all_of_it_is_verified(
     assert files <= opened
 
 
+def test_a_file_of_a_date_that_cannot_be_read_is_reported_once(
+    a_whole_session: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = remains.copy(a_whole_session, tmp_path / "data")
+    assert len(compact_days(layout, clock=LATER).done) == 1
+    (path,) = layout.dataset.glob("date=*/day-*.parquet")
+    path.write_bytes(path.read_bytes()[:-9])
+    verify_all = ["verify", "--data-dir", str(layout.root)]
+    assert cli.run(verify_all) == 1
+    assert capsys.readouterr().out.count(f"{path}: ") == 1
+    assert cli.run([*verify_all, "--repair"]) == 0
+    assert capsys.readouterr().out.count(f"{path}: ") == 1
+
+
 @pytest.mark.parametrize("compacted", [False, True])
 def test_files_under_a_date_that_neither_report_nor_tape_names_are_found_in_the_whole_folder(
     a_whole_session: Layout, tmp_path: Path, compacted: bool

@@ -156,7 +156,7 @@ def verify(
 
     from stocktrace.record.recovery import claim_session
     from stocktrace.store.lock import compaction_lock, no_compaction
-    from stocktrace.verify import dates_of_sessions, unknown_files
+    from stocktrace.verify import Finding, dates_of_sessions, unknown_files
     from stocktrace.verify import verify as verify_session
 
     verified = 0
@@ -168,17 +168,23 @@ def verify(
                 raise UsageError(
                     f"No ended session {session} in {layout.root}. See `stocktrace sessions`."
                 )
-        findings = [] if sessions else list(unknown_files(layout))
+        findings: list[Finding] = []
         for session in sessions or dates:
             # The claim keeps a recovery from moving files while they are compared.
             with claim_session(layout, session) as claimed:
                 if claimed:
-                    findings += verify_session(layout, session, dates[session], repair=repair)
+                    found = verify_session(layout, session, dates[session], repair=repair)
+                    # A damaged file of a date is found with each of its sessions.
+                    known = {(finding.path, finding.problem) for finding in findings}
+                    findings += [each for each in found if (each.path, each.problem) not in known]
                     verified += 1
                 else:
                     output.print_error(
                         f"Session {session} is being recovered; it was not verified."
                     )
+        if not sessions:
+            wrong = {finding.path for finding in findings}
+            findings += [each for each in unknown_files(layout) if each.path not in wrong]
     if as_json:
         output.print_json(findings)
     else:
