@@ -279,7 +279,7 @@ class SessionReport(msgspec.Struct):
 
 
 class ReportLine(msgspec.Struct, omit_defaults=True):
-    """What a running session has added to its report since the line before.
+    """The part of a running session's report that is new since the line before.
 
     ``gaps`` may have one of an earlier line again, with more tickers.
     """
