@@ -69,7 +69,10 @@ def open_parquet(
             file = RemoteFile(str(path), filesystem, size, dictionaries)
         if source is not None:
             file = pq.ParquetFile(
-                source, page_checksum_verification=True, read_dictionary=[*dictionaries.values()]
+                source,
+                page_checksum_verification=True,
+                read_dictionary=[*dictionaries.values()],
+                pre_buffer=False,  # it reads in other threads, which costs more than it saves
             )
         # Not ``metadata.schema``: with its footer, that is a reference cycle of some kilobytes,
         # and a capture, which rarely looks for cycles, would keep thousands of them.

@@ -10,13 +10,13 @@ show every reader which groups it needs.
 from __future__ import annotations
 
 import bisect
-import contextlib
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from stocktrace.errors import ConversionError
 from stocktrace.store.arrow_schema import FILE_SCHEMA
 from stocktrace.store.footer import Windows, add_footer
 from stocktrace.store.parquet import open_parquet, reading
+from stocktrace.store.remote import RemoteFile
 
 # pyarrow's default pages of 20,000 rows cost 2-4 % in size.
 _PAGE_ROWS = 1 << 20
@@ -51,8 +52,10 @@ _PHYSICAL_TYPES = {
     "window_number": "INT32",
 }
 _BATCH_ROWS = 1 << 16
-# So many rows are decoded at a time, before those that do not match are left out.
-_READ_ROWS = 1 << 20
+# So many rows are decoded at a time, before those that do not match are left out: few enough for a
+# processor's cache. From a lake, each such read is a request or more.
+_READ_ROWS = 1 << 17
+_READ_ROWS_OF_LAKE = 1 << 20
 
 #: ``begin`` <= value < ``end`` of a column of times (in its unit since the epoch) or numbers.
 Bounds = Mapping[str, tuple[int | None, int | None]]
@@ -173,17 +176,17 @@ class TradeFileReader:
     ) -> None:
         """Open ``path``, of a known ``size`` without a request; raises as ``open_parquet`` does."""
         self._path = path
-        self._open = contextlib.ExitStack()
-        self._file = self._open.enter_context(
-            open_parquet(path, _READ_SCHEMA, filesystem, size=size)
-        )
+        self._open = open_parquet(path, _READ_SCHEMA, filesystem, size=size)
+        self._file = self._open.__enter__()
         self._metadata = self._file.metadata
+        self._known_limits: dict[tuple[int, str], tuple[int, int] | None] = {}
+        self._known_tickers: dict[int, tuple[str, str]] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self._open.__exit__(None, None, None)
 
     @property
     def rows(self) -> int:
@@ -241,26 +244,35 @@ class TradeFileReader:
         session: str,
         bounds: Bounds,
     ) -> pa.Table:
+        bounds = {
+            name: limits
+            for name, limits in bounds.items()
+            if not all(self._is_within(group, name, *limits) for group in groups)
+        }
         needed = {*columns, *bounds}
         needed |= {"symbol"} if tickers else set()
         needed |= {"session"} if session else set()
-        tables = []
+        wanted, batches = {*tickers}, []
         for table in self._read_groups(groups, needed):
-            rows: _Rows = slice(0, len(table))
-            if tickers:
-                rows = _rows_of_tickers(table["symbol"], {*tickers})
-            if session or bounds:
-                rows = _matching_rows(table, rows, session, bounds)
-            tables.append(_check_texts(_take(table.select(columns), rows)))
-        empty = _READ_SCHEMA.empty_table().select(columns)
-        return pa.concat_tables(tables) if tables else empty
+            for batch in table.to_batches():
+                rows: _Rows = slice(0, len(batch))
+                if tickers:
+                    rows = _rows_of_tickers(batch["symbol"], wanted)
+                if session or bounds:
+                    rows = _matching_rows(batch, rows, session, bounds)
+                part = _take(batch.select(columns), rows)
+                batches.append(_check_texts(part))
+        if not batches:
+            return _READ_SCHEMA.empty_table().select(columns)
+        return pa.Table.from_batches(batches)
 
     def _read_groups(self, groups: Sequence[int], columns: Collection[str]) -> Iterator[pa.Table]:
         """Yield the rows of row groups, about ``_READ_ROWS`` at a time."""
+        limit = _READ_ROWS_OF_LAKE if isinstance(self._file, RemoteFile) else _READ_ROWS
         begin = rows = 0
         for end, group in enumerate(groups, 1):
             rows += self._metadata.row_group(group).num_rows
-            if rows < _READ_ROWS and end < len(groups):
+            if rows < limit and end < len(groups):
                 continue
             table = self._file.read_row_groups(groups[begin:end], [*columns], use_threads=False)
             if len(table):
@@ -341,19 +353,34 @@ class TradeFileReader:
 
     def _tickers(self, group: int) -> tuple[str, str]:
         """Return the first and the last ticker of a row group."""
-        statistics = self._statistics(group, "symbol")
-        if statistics is None:
-            raise ConversionError(
-                f"{self._path} has no statistics: it is not a file of stocktrace."
-            )
-        return statistics.min, statistics.max
+        if group not in self._known_tickers:
+            statistics = self._statistics(group, "symbol")
+            if statistics is None:
+                raise ConversionError(
+                    f"{self._path} has no statistics: it is not a file of stocktrace."
+                )
+            self._known_tickers[group] = statistics.min, statistics.max
+        return self._known_tickers[group]
 
     def _may_be_within(self, group: int, name: str, begin: int | None, end: int | None) -> bool:
-        statistics = self._statistics(group, name)
-        return statistics is None or (
-            (begin is None or statistics.max_raw >= begin)
-            and (end is None or statistics.min_raw < end)
+        limits = self._limits(group, name)
+        return limits is None or (
+            (begin is None or limits[1] >= begin) and (end is None or limits[0] < end)
         )
+
+    def _is_within(self, group: int, name: str, begin: int | None, end: int | None) -> bool:
+        limits = self._limits(group, name)
+        return limits is not None and (
+            (begin is None or limits[0] >= begin) and (end is None or limits[1] < end)
+        )
+
+    def _limits(self, group: int, name: str) -> tuple[int, int] | None:
+        key = group, name
+        if key not in self._known_limits:
+            statistics = self._statistics(group, name)
+            limits = None if statistics is None else (statistics.min_raw, statistics.max_raw)
+            self._known_limits[key] = limits
+        return self._known_limits[key]
 
     def _statistics(self, group: int, name: str) -> pq.Statistics | None:
         column = self._metadata.row_group(group).column(_PLACES[name])
@@ -364,68 +391,55 @@ class TradeFileReader:
         return statistics if statistics is not None and statistics.has_min_max else None
 
 
-_EARLIEST = -(2**63)
+_TableOrBatch = TypeVar("_TableOrBatch", pa.Table, pa.RecordBatch)
 #: Numbers of rows, ascending.
 _Rows = slice | npt.NDArray[np.int64]
 
 
-def _rows_of_tickers(symbols: pa.ChunkedArray, tickers: Collection[str]) -> _Rows:
+def _rows_of_tickers(symbols: pa.DictionaryArray, tickers: Collection[str]) -> _Rows:
     """Return the rows of ``tickers``. Rows are sorted, so those of a ticker are consecutive."""
-    ranges, offset = [(0, 0)], 0
-    for chunk in symbols.chunks:
-        names = chunk.dictionary.to_pylist()
-        codes = [code for code, name in enumerate(names) if name in tickers]
-        if len(codes) == len(names):
-            rows = np.array([[0], [len(chunk)]]) + offset
-        else:
-            edges = np.array([codes, [code + 1 for code in codes]], np.int32)
-            rows = np.searchsorted(chunk.indices.to_numpy(), edges) + offset
-        for begin, end in rows.T.tolist():
-            is_next = begin == ranges[-1][1]
-            ranges.append((ranges.pop()[0] if is_next else begin, end))
-        offset += len(chunk)
-    first, *others = [each for each in ranges if each != (0, 0)] or ranges
-    if not others:
-        return slice(*first)
-    return np.concatenate([np.arange(*each, dtype=np.int64) for each in (first, *others)])
+    names = symbols.dictionary.to_pylist()
+    codes = [code for code, name in enumerate(names) if name in tickers]
+    if len(codes) == len(names):
+        return slice(0, len(symbols))
+    edges = np.array([codes, [code + 1 for code in codes]], np.int32)
+    begins, ends = np.searchsorted(symbols.indices.to_numpy(), edges).tolist()
+    if not codes:
+        return slice(0, 0)
+    if codes[-1] - codes[0] + 1 == len(codes):
+        return slice(begins[0], ends[-1])
+    return np.concatenate(list(map(np.arange, begins, ends)))
 
 
-def _matching_rows(table: pa.Table, rows: _Rows, session: str, bounds: Bounds) -> _Rows:
+def _matching_rows(batch: pa.RecordBatch, rows: _Rows, session: str, bounds: Bounds) -> _Rows:
     """Return those of ``rows`` that match."""
-    masks = [_is_of_session(table["session"], session)[rows]] if session else []
+    masks = [np.ones(len(batch), np.bool_)[rows]]
+    if session:
+        sessions = batch["session"]
+        masks += [sessions.indices.to_numpy()[rows] == sessions.dictionary.index(session).as_py()]
     for name, (begin, end) in bounds.items():
-        values = table[name].cast("int64").to_numpy()[rows]
-        masks += [values >= (_EARLIEST if begin is None else begin)]
+        values = batch[name].cast("int64").to_numpy()[rows]
+        masks += [] if begin is None else [values >= begin]
         masks += [] if end is None else [values < end]
-    matches = np.flatnonzero(np.logical_and.reduce(masks))
+    matches = np.flatnonzero(functools.reduce(np.logical_and, masks))
     matching: _Rows = matches + rows.start if isinstance(rows, slice) else rows[matches]
     return matching
 
 
-def _is_of_session(column: pa.ChunkedArray, session: str) -> npt.NDArray[np.bool_]:
-    return np.concatenate(
-        [
-            chunk.indices.to_numpy() == chunk.dictionary.index(session).as_py()
-            for chunk in column.chunks
-        ]
-    )
+def _take(batch: pa.RecordBatch, rows: _Rows) -> pa.RecordBatch:
+    """Return ``rows`` of ``batch``; few of them are a copy, which keeps no others in memory."""
+    if not isinstance(rows, slice):
+        if len(rows) == 0 or rows[-1] - rows[0] + 1 > len(rows):
+            return batch.take(pa.array(rows))
+        rows = slice(int(rows[0]), int(rows[-1]) + 1)
+    part = batch.slice(rows.start, rows.stop - rows.start)
+    return part if len(part) > len(batch) // 2 else pa.concat_batches([part])
 
 
-def _take(table: pa.Table, rows: _Rows) -> pa.Table:
-    """Return ``rows`` of ``table``, without a copy if they are consecutive."""
-    if isinstance(rows, slice):
-        return table.slice(rows.start, rows.stop - rows.start)
-    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
-        return table.slice(rows[0], len(rows))
-    return table.take(pa.array(rows))
-
-
-def _check_texts(table: pa.Table) -> pa.Table:
-    """Return ``table``; a damaged page header can leave indices without texts (ArrowInvalid)."""
-    for name in _TEXTS:
-        if name in table.column_names:
-            table[name].validate(full=True)
-    return table
+def _check_texts(rows: _TableOrBatch) -> _TableOrBatch:
+    """Return ``rows``; a damaged page header can leave indices without texts (ArrowInvalid)."""
+    rows.validate(full=True)
+    return rows
 
 
 def with_texts(tables: Sequence[pa.Table], columns: Sequence[str]) -> pa.Table:
