@@ -7,6 +7,7 @@ windows had been captured. Prices walk in cents; trades of four come in one fram
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -61,7 +62,7 @@ class Archive:
     @property
     def symbols(self) -> list[str]:
         """Its tickers, sorted."""
-        return market.tickers(self.tickers)
+        return _tickers(self.tickers)
 
     @property
     def dates(self) -> list[str]:
@@ -81,6 +82,10 @@ class Archive:
             for seed, day in enumerate(self.dates):
                 write_day(self.layout, day, make_trades(self, day, seed))
             done.touch()
+
+
+# A reader's time must not contain the making of thousands of names.
+_tickers = functools.cache(market.tickers)
 
 
 def opening_ms(day: str) -> int:

@@ -147,7 +147,10 @@ def _by_ticker(table: pa.Table, tickers: Sequence[str]) -> pa.Table:
     """Order rows by ticker, in the order of ``tickers``; those of one ticker keep their order."""
     if len(tickers) == 1 or not len(table):
         return table
-    symbols = table["symbol"].combine_chunks().dictionary_encode()
+    symbols = table["symbol"].combine_chunks()
+    if [*tickers] == sorted(tickers) and not pc.any(pc.less(symbols[1:], symbols[:-1])).as_py():
+        return table  # it comes from one file, which is sorted
+    symbols = symbols.dictionary_encode()
     places = {ticker: at for at, ticker in enumerate(tickers)}
     ranks = np.array([places[ticker] for ticker in symbols.dictionary.to_pylist()])
     by_row = ranks[symbols.indices.to_numpy()]

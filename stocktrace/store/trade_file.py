@@ -413,14 +413,18 @@ def _rows_of_tickers(symbols: pa.DictionaryArray, tickers: Collection[str]) -> _
 
 def _matching_rows(batch: pa.RecordBatch, rows: _Rows, session: str, bounds: Bounds) -> _Rows:
     """Return those of ``rows`` that match."""
-    masks = [np.ones(len(batch), np.bool_)[rows]]
+    masks = []
     if session:
         sessions = batch["session"]
         masks += [sessions.indices.to_numpy()[rows] == sessions.dictionary.index(session).as_py()]
     for name, (begin, end) in bounds.items():
-        values = batch[name].cast("int64").to_numpy()[rows]
+        values = batch[name].to_numpy()[rows]
+        if values.dtype.kind == "M":
+            values = values.view(np.int64)
         masks += [] if begin is None else [values >= begin]
         masks += [] if end is None else [values < end]
+    if not masks:
+        return rows
     matches = np.flatnonzero(functools.reduce(np.logical_and, masks))
     matching: _Rows = matches + rows.start if isinstance(rows, slice) else rows[matches]
     return matching
