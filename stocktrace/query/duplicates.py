@@ -56,19 +56,22 @@ _TICKERS_READ = 500
 _EPOCH = date(1970, 1, 1)
 
 
-def mark_duplicates(source: DataSource, ticker: str, day: str) -> pa.Table:
-    """Return a ticker's published trades of a UTC date, in reading order, with ``IS_DUPLICATE``.
+def mark_duplicates(source: DataSource, tickers: Sequence[str], day: str) -> pa.Table:
+    """Return the published trades of a UTC date, in reading order, with ``IS_DUPLICATE``.
 
     Raises:
         ConversionError: A file is damaged.
     """
     begin = midnight_us(day)
     end = begin + US_PER_DAY
-    received = read_received(source, [ticker], begin - MAX_DELAY_US, end + MAX_DELAY_US)
-    keys, times = number_keys(received.trades), received.times
+    received = read_received(source, tickers, begin - MAX_DELAY_US, end + MAX_DELAY_US)
+    symbols = received.trades["symbol"].combine_chunks().dictionary_encode()
+    codes = symbols.indices.to_numpy().astype(np.int64)
+    keys, times = number_keys(received.trades, codes), received.times
     flags = np.zeros(len(keys), np.bool_)
-    for session in range(len(received.sessions)):
-        rows = np.flatnonzero(received.session == session)
+    streams = codes * len(received.sessions) + received.session
+    order = np.argsort(streams, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(streams[order])) + 1):
         flags[rows] = find_duplicates(keys[rows], times[rows])
     marked = received.trades.append_column(IS_DUPLICATE, pa.array(flags))
     return marked.filter(pa.array((times >= begin) & (times < end)))

@@ -169,13 +169,12 @@ def _judge_duplicates(
     names = [*columns, IS_DUPLICATE.name] if duplicates == "mark" else columns
     fields = [*TRADE_SCHEMA, IS_DUPLICATE]
     tables = [pa.schema(fields).empty_table()]
-    for ticker in query.tickers:
-        for date in dates:
-            trades = mark_duplicates(source, ticker, date)
-            if duplicates == "drop":
-                trades = trades.filter(~pc.field(IS_DUPLICATE.name))
-            tables.append(trades.filter(query.rows))
-    return pa.concat_tables(tables).select(names)
+    for date in dates:
+        trades = mark_duplicates(source, query.tickers, date)
+        if duplicates == "drop":
+            trades = trades.filter(~pc.field(IS_DUPLICATE.name))
+        tables.append(trades.filter(query.rows))
+    return _by_ticker(pa.concat_tables(tables), query.tickers).select(names)
 
 
 def convert_to_backend(table: pa.Table, backend: Backend) -> Any:

@@ -4,8 +4,10 @@ import io
 import json
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from stocktrace import cli, read_bars, read_trades
@@ -19,6 +21,7 @@ from stocktrace.show.view import ReportView
 from stocktrace.simulator import Fault, ScriptedSource
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 from stocktrace.store.layout import Layout
+from stocktrace.store.trade_file import TradeFileReader
 from tests.conftest import NOON, SESSION, Studio, played
 from tests.recorded import MS, SECOND, Trade, frame, listening, record
 
@@ -120,6 +123,37 @@ def test_equal_trades_of_two_sessions_are_not_duplicates(tmp_path: Path) -> None
     assert len(read_trades("AAPL", duplicates="drop", data_dir=tmp_path)) == len(every)
     assert compact_days(Layout(tmp_path), clock=LATER).done
     assert len(read_trades("AAPL", duplicates="drop", data_dir=tmp_path)) == len(every)
+
+
+@pytest.mark.parametrize("tickers", [TICKERS, TICKERS[::-1]])
+def test_duplicates_of_several_tickers_are_those_of_each(
+    tmp_path: Path, tickers: list[str]
+) -> None:
+    heard(tmp_path, again(stream(LATE)))
+    heard(tmp_path, stream(LATE), OTHER)
+    each = [read_trades(ticker, duplicates="mark", data_dir=tmp_path) for ticker in tickers]
+    assert any(trades["is_duplicate"].any() for trades in each)
+    found = read_trades(tickers, duplicates="mark", data_dir=tmp_path)
+    pd.testing.assert_frame_equal(found, pd.concat(each, ignore_index=True))
+
+
+def test_duplicates_of_all_tickers_are_found_in_one_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard(tmp_path, again(stream(NOON)))
+    opened = 0
+    whole = TradeFileReader.read
+
+    def reading(self: TradeFileReader, *given: Any, **options: Any) -> pa.Table:
+        nonlocal opened
+        opened += 1
+        return whole(self, *given, **options)
+
+    monkeypatch.setattr(TradeFileReader, "read", reading)
+    for tickers in ("AAPL", TICKERS):
+        opened = 0
+        read_trades(tickers, date="2026-11-23", duplicates="drop", data_dir=tmp_path)
+        assert opened == 1
 
 
 def test_bars_can_leave_duplicates_out(tmp_path: Path) -> None:
