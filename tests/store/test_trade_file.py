@@ -255,6 +255,45 @@ def test_only_row_groups_that_can_have_the_times_are_read(
         counted.read.clear()
 
 
+@pytest.mark.parametrize(
+    ("begin", "end", "columns"),
+    [
+        (T, None, {"price"}),
+        (T, T + 60_008, {"price"}),
+        (T + 1, None, {"price", "ts_event"}),
+        (None, T + 60_007, {"price", "ts_event"}),
+    ],
+)
+def test_times_that_all_rows_of_the_row_groups_have_are_not_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    begin: int | None,
+    end: int | None,
+    columns: set[str],
+) -> None:
+    rows = [("A", 8, SESSION, number + 1, number) for number in range(2)]
+    path = write(tmp_path / "a.parquet", table_of(rows), form=SMALL)
+    whole, asked = pq.ParquetFile.read_row_groups, set[str]()
+
+    def reading(self: pq.ParquetFile, groups: Any, names: Any, **options: Any) -> pa.Table:
+        asked.update(names)
+        return whole(self, groups, names, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", reading)
+    with TradeFileReader(path) as file:
+        table = file.read(["price"], bounds={"ts_event": (begin, end)})
+    assert len(table) == 16 - len(columns - {"price"})
+    assert asked == columns
+
+
+def test_few_rows_of_a_row_group_do_not_keep_the_others_in_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", tickers_of({"A": 3000, "B": 10, "C": 3000}))
+    with TradeFileReader(path) as file:
+        table = file.read(["ts_event", "price"], tickers=["B"])
+    assert len(table) == 10
+    assert sum(column.chunk(0).buffers()[1].size for column in table.columns) < 1000
+
+
 @pytest.fixture
 def sessions(tmp_path: Path) -> Path:
     """Windows of two sessions."""
