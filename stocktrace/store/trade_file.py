@@ -33,7 +33,7 @@ from stocktrace.store.remote import RemoteFile
 
 # pyarrow's default pages of 20,000 rows cost 2-4 % in size.
 _PAGE_ROWS = 1 << 20
-_SHARED_ROWS = 1 << 12, 1 << 15
+_SHARED_ROWS = 1 << 13, 1 << 15
 # So many groups of small tickers have a footer of 30 kB, and each costs a reader of all 0.2 ms.
 _SHARED_GROUPS = 32
 # As dictionaries, texts cost a tenth to decode; only the rows that match become texts.
