@@ -66,7 +66,7 @@ def watch(status: CaptureStatus) -> None:
     max_waiting = max(max_waiting, status.backlog)
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not our file
         memory.append((now, int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6))
-    if now >= given.get("settle", 0):
+    if now >= given.get("settle", 0) and status.connected and status.state == "connected":
         settled.append((now, time.process_time()))
     if status.trades >= meter.trades and not given.get("seconds"):
         control.stop("all trades were received")

@@ -112,7 +112,6 @@ class CaptureSession:
         self._snapshot = StatusSnapshot(
             self._journal, self._intake, self._recorder, deadline, clock
         )
-        self._recorder.on_progress = partial(self.show_progress, "saving")
         self._status_file = StatusFile(layout.status(session))
         self._recording = WorkerThread("recorder", self._recorder.run, self.wake)
         self._syncing = WorkerThread("sync", self._sync, self.wake)

@@ -32,7 +32,7 @@ from stocktrace.units import NS_PER_SECOND
 # Reads are held and decoded together, for up to a second or half a megabyte: a call has a fixed
 # cost of 0.3 ms, and of 3 µs for each ticker in it. With thousands of tickers more bytes are held,
 # so that each ticker has some rows.
-_HELD_NS, _HELD_BYTES, _MANY_HELD_BYTES = NS_PER_SECOND, 1 << 19, 1 << 22
+_HELD_NS, _HELD_BYTES, _MANY_HELD_BYTES = NS_PER_SECOND, 1 << 19, 1 << 23
 # Waiting rows are due after this share of ``flush_interval``, because that is checked only four
 # times a second when no data comes.
 _DUE_SHARE = 0.75
@@ -205,7 +205,11 @@ class Intake:
         The first batch of a window creates a file for each of its tickers, which takes longer than
         any other batch: it is small, so that the queues have room while it is written.
         """
-        return 1 + len(self.queues) // _TICKERS_PER_BATCH if self.current.has_segments else 1
+        return self._ticker_scale if self.current.has_segments else 1
+
+    @property
+    def _ticker_scale(self) -> int:
+        return 1 + len(self.queues) // _TICKERS_PER_BATCH
 
     def add_frames(self, stamp: int, frames: Sequence[bytes]) -> None:
         """Take in the frames of one read of the socket at ``stamp`` (epoch ns).
@@ -218,7 +222,7 @@ class Intake:
         self.last_data_at = stamp
         self._held.append(TapeFrames(stamp, frames))
         self._held_bytes += len(lines)
-        most = _HELD_BYTES if self.batch_scale == 1 else _MANY_HELD_BYTES
+        most = _HELD_BYTES if self._ticker_scale == 1 else _MANY_HELD_BYTES
         self._waits_since = self._waits_since or stamp
         if (
             self._held_bytes >= most
@@ -298,18 +302,20 @@ class Intake:
 
     def _enqueue(self, window: OpenWindow, read: DecodedRead) -> None:
         self.last_trade_at.update(read.last_received_ns)
+        received, queues, spilled = self.received, self.queues, window.spilled
         for ticker, rows in read.ticker_rows:
-            self.received[ticker] += len(rows)
-            if ticker in window.spilled:
+            count = len(rows)
+            received[ticker] += count
+            if ticker in spilled:
                 continue
-            queue = self.queues.get(ticker)
+            queue = queues.get(ticker)
             if queue is None:
-                queue = self.queues[ticker] = TickerQueue(ticker, self._max_rows_per_ticker)
-            has_room = self.pending_rows + len(rows) <= self._max_rows
+                queue = queues[ticker] = TickerQueue(ticker, self._max_rows_per_ticker)
+            has_room = self._put - self.taken + count <= self._max_rows
             if not (has_room and queue.put(window, read, rows)):
-                window.spilled.add(ticker)
+                spilled.add(ticker)
                 continue
-            self._put += len(rows)
+            self._put += count
             # The recorder takes a queue off the list before it empties it. So if it misses a chunk,
             # the queue is not listed any more, and is listed again here.
             if not queue.listed:

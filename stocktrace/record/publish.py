@@ -1,8 +1,8 @@
-"""From a window that has ended to the lake: rebuild, archive the tape, convert to Parquet, send.
+"""From a window that has ended to the lake: rebuild, convert to Parquet, archive the tape, send.
 
 Each step may be killed anywhere and run again. The suffixes on disk say how far it came: the
-segments of a ``.tape`` may be incomplete, those of a ``.tape.zst`` are complete; a ``.csv`` is
-complete and not published yet.
+segments of a ``.tape`` may be incomplete, and ``recover`` writes them again. A ``.tape.zst`` is
+published; a ``.csv`` that it has was not deleted yet.
 
 A lake that fails costs time, never data, and does not stop a capture: the files wait in the outbox,
 and are sent with the next window, at the end of the capture, or by ``stocktrace recover``. Until
@@ -77,10 +77,10 @@ def publish_window(
     """
     rebuilt = None if whole else rebuild_window(layout, window)
     with lock.publish_lock(layout, window.session):
+        file = conversion.convert_window(layout, window, on_progress=on_progress)
         tape = layout.tape(window)
         if tape.exists():
             archive_tape(tape, layout.archived_tape(window))
-        file = conversion.convert_window(layout, window, on_progress=on_progress)
     duplicates = retry_on_compaction(partial(_count_duplicates, layout, window))
     upload_error = send_pending(layout, window.session)[1] if layout.lake and sending else ""
     return PublishedWindow(window, file, duplicates, rebuilt, upload_error)
@@ -92,32 +92,38 @@ def _count_duplicates(layout: Layout, window: WindowId) -> dict[str, int]:
 
 
 def rebuild_window(layout: Layout, window: WindowId, tape: Path | None = None) -> SealedWindow:
-    """Record a window again from its tape, in the same way as live.
+    """Record a window again from its tape, in the same way as live, and count all trades.
 
-    Sealed segments and a published file stay as they are, open segments are written again, and all
-    trades are counted. A lock keeps two rebuilds from writing the same segments.
+    All segments are written again: after a power cut, they may lack anything. If the window is
+    published, only those that are left are, so that a conversion can compare them. A lock keeps two
+    rebuilds from writing the same segments.
     """
     with lock.publish_lock(layout, window.session):
         is_published = find_published(layout, window) is not None
         writer = SegmentWriter(
-            layout, window, lambda name: is_published or layout.csv(name, window).exists()
+            layout, window, lambda name: is_published and not layout.csv(name, window).exists()
         )
         counts = WindowCounts()
         batch: dict[str, list[Chunk]] = {}
         rows = 0
-        for read in replay_tape(tape or layout.tape_of(window), counts):
-            rows += len(read)
-            for ticker, ticker_rows in read.ticker_rows:
-                batch.setdefault(ticker, []).append((read, ticker_rows))
-            if rows >= _BATCH_ROWS * max(1, len(batch) // _BATCH_TICKERS):
+        with contextlib.closing(writer):
+            for read in replay_tape(tape or layout.tape_of(window), counts):
+                rows += len(read)
+                for ticker, ticker_rows in read.ticker_rows:
+                    batch.setdefault(ticker, []).append((read, ticker_rows))
+                if rows >= _BATCH_ROWS * max(1, len(batch) // _BATCH_TICKERS):
+                    writer.write(list(batch.items()))
+                    batch, rows = {}, 0
+            if batch:
                 writer.write(list(batch.items()))
-                batch, rows = {}, 0
-        if batch:
-            writer.write(list(batch.items()))
-        writer.quarantine(counts.refused_rows)
-        writer.seal()
-        for path in layout.open_segments(window):
-            path.unlink()  # its ticker is sealed, or has no trades on the tape
+            writer.quarantine(counts.refused_rows)
+            writer.seal()
+        left = layout.open_segments(window)
+        if not is_published:
+            left += layout.sealed_segments(window)
+        for path in left:
+            if layout.ticker_of_csv(path) not in writer.tickers:
+                path.unlink()  # its ticker is published, or has no trades on the tape
         return finish_counts(counts, writer)
 
 

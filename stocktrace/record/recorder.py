@@ -10,7 +10,6 @@ from stocktrace.record.intake import Intake, OpenWindow, TickerQueue, WindowCoun
 from stocktrace.sessions.report import Books, TickerBooks
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
-from stocktrace.store.files import OnProgress
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import SegmentWriter, TickerCounts
@@ -68,8 +67,6 @@ class Recorder:
     lags: LatencyHistogram = field(default_factory=LatencyHistogram)
     #: Median latency of the last batch, in ms after the trades' own times.
     latest_lag_ms: float = 0.0
-    #: Called while a window is sealed.
-    on_progress: OnProgress = lambda *_: None
     #: The writer of the current window; its counts are not in any books yet.
     writer: SegmentWriter | None = None
     _ended: bool = False
@@ -81,6 +78,13 @@ class Recorder:
 
     def run(self) -> None:
         """Record until ``finish`` is called."""
+        try:
+            self._run()
+        finally:
+            if self.writer is not None:  # after an error
+                self.writer.close()
+
+    def _run(self) -> None:
         windows = self.intake.windows
         while windows:
             self.intake.wake.wait(2 * self.settings.flush_interval * self.intake.batch_scale)
@@ -138,7 +142,7 @@ class Recorder:
         writer = self.writer or SegmentWriter(self.layout, window.id)
         self.writer = None
         spilled = frozenset(window.spilled)
-        writer.seal(spilled, self.on_progress)
+        writer.seal(spilled)
         window.tape.close()
         self.lags.merge(writer.lags)
         self.on_sealed(finish_counts(window.counts, writer, spilled))

@@ -5,11 +5,11 @@
 2. If a window has a plain tape and an archive, keep the better one; a tape that differs from it is
    set aside, and the report says so. Truncate each plain tape after its last complete line; the
    rest is moved to ``<window>.torn`` beside it and counted. Delete temporary files.
-3. Rebuild each window with a plain tape through the code that recorded it: open segments are
-   discarded, sealed ones stay, and missing ones are written and sealed, unless the window is
-   published.
-4. Also rebuild each window that has an open segment although its tape is archived.
-5. Archive the tapes, and convert every window that has sealed segments.
+3. Rebuild each window with a plain tape through the code that recorded it: its segments are not
+   synced, so they are written again. Of a published window, only those that are left are.
+4. Also rebuild each window that has an open segment although its tape is archived, or segments
+   although it is published: a power cut may bring back deleted ones.
+5. Convert every window that has segments, and archive the tapes.
 6. Count again: windows that are missing in the report, rows in Parquet, coverage from the marks.
 7. Write the report as ``recovered``.
 8. Send the outbox to the lake that is set, or that the session was recorded for.
@@ -46,7 +46,7 @@ from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
-from stocktrace.store.dataset import list_published, retry_on_compaction
+from stocktrace.store.dataset import find_published, list_published, retry_on_compaction
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeFrames, TapeReader, settle_tapes
@@ -164,7 +164,9 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
     rows = 0
     for window in windows:
-        whole = is_recorded_completely(layout, window)
+        whole = is_recorded_completely(layout, window) and not (
+            layout.archived_tape(window).exists() and find_published(layout, window)
+        )
         published = publish_window(layout, window, whole=whole, sending=False)
         if published.rebuilt_window is not None and window.window not in report.windows:
             journal.add_counts(published.rebuilt_window)

@@ -7,6 +7,9 @@
 
 Doing it again changes nothing. Segments that are left of a window that is published are deleted
 only after they were compared with its rows (docs/storage.md).
+
+Only what is kept is synced. Segments are not: the caller archives the tape after this, and until
+then they can be rebuilt.
 """
 
 from __future__ import annotations
@@ -74,14 +77,14 @@ def convert_window(
         size = final.stat().st_size
         if layout.lake:  # before the segments are deleted: one of both survives a crash
             outbox.add_to_outbox(layout, window.session, final)
-    for path in segments.values():
-        _delete_segment(layout, path, window)
+    files.do_at_once(lambda path: _delete_segment(layout, path, window), segments.values())
     return PublishedFile(final, rows, size)
 
 
 def _delete_segment(layout: Layout, segment: Path, window: WindowId) -> None:
-    """Delete a published segment, or move it away if CSV is kept."""
+    """Delete a published segment, or sync it and move it away if CSV is kept."""
     if layout.keeps_csv:
+        files.sync_file(segment)
         target = layout.kept_csv(layout.ticker_of_csv(segment), window)
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.disk_errors(target):

@@ -11,21 +11,24 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, TypeVar
 
 from stocktrace.errors import DiskFull, StoreError, UsageError
 
-# Concurrent syncs: the journal of the file system writes them together.
-_MAX_SYNCS = 16
+# Files that wait for the journal of the file system, which writes them together.
+_MAX_WAITING = 16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _STDOUT = 1
+#: The flags with which ``append`` opens a file.
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 #: Called with how many files are done, and of how many, on the thread that works on them.
 OnProgress = Callable[[int, int], None]
+Item = TypeVar("Item")
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -72,25 +75,19 @@ def free_bytes(path: Path) -> int:
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write all of ``data``: one call may write less, after a signal or on a nearly full disk."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
 
 
-def append(path: Path | str, data: bytes | memoryview, flags: int = 0) -> None:
-    """Append ``data`` to ``path``, which is created if it is missing; no handle stays open.
-
-    ``flags`` are more of ``os.open``. A batch calls it for each ticker: a context manager would
-    cost as much as a system call.
-    """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | flags, 0o644)
+def append(path: Path | str, data: bytes | memoryview) -> None:
+    """Append ``data`` to ``path``, which is created if it is missing; no handle stays open."""
+    with disk_errors(Path(path)):
+        descriptor = os.open(path, APPEND, 0o644)
         try:
             write_all(descriptor, data)
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise_disk_error(Path(path), error)
 
 
 def sync_file(path: Path) -> None:
@@ -103,15 +100,15 @@ def sync_file(path: Path) -> None:
             os.close(descriptor)
 
 
-def sync_files(paths: Sequence[Path], on_progress: OnProgress = lambda *_: None) -> None:
-    """Wait until all ``paths`` are on disk, several at a time.
+def do_at_once(work: Callable[[Item], object], items: Iterable[Item]) -> None:
+    """Do ``work`` with each of ``items``, several at a time; raise the first error.
 
-    At the end of a capture, syncing thousands of files one after another would take too long.
+    One after another, each file that is created or deleted waits for the journal of the file
+    system, and the thousands of a window take seconds.
     """
-    with ThreadPoolExecutor(_MAX_SYNCS, "stocktrace-sync") as pool:
-        # Raises the error of any of them.
-        for done, _ in enumerate(pool.map(sync_file, paths), 1):
-            on_progress(done, len(paths))
+    with ThreadPoolExecutor(_MAX_WAITING, "stocktrace-files") as pool:
+        for _ in pool.map(work, items):
+            pass
 
 
 def publish_file(temporary: Path, final: Path) -> None:

@@ -1,6 +1,9 @@
 """Segments: the validated trades of one ticker and window, as CSV.
 
-    .csv.open ──seal: fsync, rename──▶ .csv ──convert──▶ .parquet
+    .csv.open ──seal: rename──▶ .csv ──convert──▶ .parquet
+
+They are not synced: until the tape is archived, which is after their rows are published, a power
+cut may leave any part of them, and ``recover`` writes them again from the tape.
 
 Times are written as ``2026-11-23 14:30:00.123Z`` (ms) and ``…00.123456Z`` (µs), numbers as the
 shortest text of the same float64, without quotes: no text in a row can hold a comma, a quote or a
@@ -13,9 +16,8 @@ When a segment is read, every type is declared and nothing is guessed. What is n
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,9 +29,9 @@ import pyarrow.csv as pcsv
 from stocktrace.errors import ConversionError
 from stocktrace.latency import LatencyHistogram
 from stocktrace.store import files, validation
+from stocktrace.store.appender import Appender
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 from stocktrace.store.batch import Batch, BatchColumns
-from stocktrace.store.files import OnProgress
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import QuarantinedRow, QuarantineWriter
@@ -37,6 +39,8 @@ from stocktrace.trade import COLUMNS
 from stocktrace.units import US_PER_MS
 
 HEADER = (",".join(COLUMNS) + "\n").encode()
+# The first batch of a window creates all: on a busy disk, one after another would take seconds.
+_MANY_SEGMENTS = 100
 
 
 def make_folders_ahead(layout: Layout, tickers: Iterable[str]) -> threading.Thread:
@@ -68,8 +72,8 @@ class TickerCounts:
 class SegmentWriter:
     """Writes the segments and the quarantine of one window, batch by batch, then seals them.
 
-    If a ticker ``is_published`` (or sealed), its rows are validated and counted, but not written:
-    that is so when a window is rebuilt after a crash while it was sealed.
+    If a ticker ``is_published``, its rows are validated and counted, but not written: that is so
+    when a window is rebuilt after a crash.
     """
 
     layout: Layout
@@ -80,10 +84,16 @@ class SegmentWriter:
     latest_lag_ms: float = 0.0
     #: As text: a ``Path`` costs 1 µs more each time.
     _paths: dict[str, str] = field(default_factory=dict)
+    _appender: Appender = field(default_factory=Appender)
     _quarantine: QuarantineWriter = field(init=False)
 
     def __post_init__(self) -> None:
         self._quarantine = QuarantineWriter(self.layout.quarantine(self.window))
+
+    @property
+    def tickers(self) -> Collection[str]:
+        """The tickers that have a segment."""
+        return self._paths.keys()
 
     def quarantine(self, rows: Iterable[QuarantinedRow]) -> None:
         """Quarantine rows that could not be decoded."""
@@ -124,38 +134,46 @@ class SegmentWriter:
             return
         stops = np.frombuffer(offsets, np.int32)[ends]
         view, begin = memoryview(text), 0
+        new: list[tuple[str, memoryview]] = []
         for ticker, stop in zip(tickers, stops.tolist(), strict=True):
             if stop > begin:
                 if path := self._paths.get(ticker):
-                    files.append(path, view[begin:stop])
+                    self._appender.append(path, view[begin:stop])
                 elif not self.is_published(ticker):
-                    self._begin_segment(ticker, view[begin:stop])
+                    new.append((ticker, view[begin:stop]))
             begin = stop
+        if len(new) < _MANY_SEGMENTS:
+            for segment in new:
+                self._begin_segment(segment)
+        else:
+            files.do_at_once(self._begin_segment, new)
 
-    def _begin_segment(self, ticker: str, lines: memoryview) -> None:
-        """Create a segment with its first lines."""
+    def _begin_segment(self, segment: tuple[str, memoryview]) -> None:
+        """Create the segment of a ticker with its first lines."""
+        ticker, lines = segment
         path = self.layout.open_csv(ticker, self.window)
         first = HEADER + lines
         try:
-            files.append(path, first, os.O_EXCL)
+            self._appender.create(str(path), first)
         except FileNotFoundError:  # ``make_folders_ahead`` has not come to it yet
             path.parent.mkdir(parents=True, exist_ok=True)
-            files.append(path, first, os.O_EXCL)
+            self._appender.create(str(path), first)
         except FileExistsError:  # left by a crashed attempt
             path.unlink()
-            files.append(path, first, os.O_EXCL)
+            self._appender.create(str(path), first)
         self._paths[ticker] = str(path)
 
-    def seal(
-        self, except_tickers: Iterable[str] = (), on_progress: OnProgress = lambda *_: None
-    ) -> None:
-        """Sync and rename the segments, except those of some tickers, and the quarantine."""
-        left = set(except_tickers)
-        paths = [Path(path) for ticker, path in self._paths.items() if ticker not in left]
-        files.sync_files(paths, on_progress)
-        for path in paths:
+    def seal(self, except_tickers: Iterable[str] = ()) -> None:
+        """Rename the segments, except those of some tickers, and the quarantine."""
+        self.close()
+        for ticker in self._paths.keys() - set(except_tickers):
+            path = Path(self._paths[ticker])
             path.rename(path.with_suffix(""))  # without ``OPEN``
         self._quarantine.seal()
+
+    def close(self) -> None:
+        """Close the segments; after an error, they stay open for ``recover``."""
+        self._appender.close()
 
 
 # So much CSV is parsed at a time: small segments together, a large one in pieces.

@@ -114,8 +114,8 @@ def test_lines_say_how_far_the_end_has_come(caplog: pytest.LogCaptureFixture) ->
     caplog.set_level(logging.INFO, "stocktrace")
     look = ProgressLines(every_s=30)
     for step, done, elapsed_s in (
-        ("saving", 10, 100.0),
-        ("saving", 2000, 100.5),
+        ("reading", 10, 100.0),
+        ("reading", 2000, 100.5),
         ("writing Parquet", 412, 102.0),
         ("writing Parquet", 900, 103.5),
         ("writing Parquet", 2100, 104.0),
@@ -123,7 +123,7 @@ def test_lines_say_how_far_the_end_has_come(caplog: pytest.LogCaptureFixture) ->
         progress = StepProgress(step, done, 5000)
         look(msgspec.structs.replace(status(elapsed_s), state="ending", progress=progress))
     assert [record.getMessage() for record in caplog.records] == [
-        "ending: saving, 10 of 5,000 tickers",
+        "ending: reading, 10 of 5,000 tickers",
         "ending: writing Parquet, 412 of 5,000 tickers",
         "ending: writing Parquet, 2,100 of 5,000 tickers",
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from stocktrace.live.api import capture
 from stocktrace.sessions.status import CaptureStatus
-from stocktrace.store import conversion, dataset, files
+from stocktrace.store import conversion, dataset
 from tests.conftest import Director, Scenario, Studio, connected, frame, trades
 
 
@@ -16,7 +16,7 @@ def test_the_end_of_a_capture_says_how_far_it_has_come(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tickers = [f"T{number}" for number in range(40)]
-    shown = {"saving": threading.Event(), "writing Parquet": threading.Event()}
+    shown = {"writing Parquet": threading.Event()}
     seen: list[str] = []
 
     def look(status: CaptureStatus) -> None:
@@ -36,7 +36,6 @@ def test_the_end_of_a_capture_says_how_far_it_has_come(
 
         return wait_for_status
 
-    monkeypatch.setattr(files, "sync_files", pausing("saving", files.sync_files))
     monkeypatch.setattr(
         conversion, "hash_windows", pausing("writing Parquet", dataset.hash_windows)
     )

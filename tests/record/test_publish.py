@@ -110,15 +110,18 @@ def test_publishing_again_changes_nothing(layout: Layout) -> None:
     assert after == before
 
 
-def test_tickers_that_are_sealed_stay_and_the_rest_is_rebuilt(layout: Layout) -> None:
+def test_whatever_a_power_cut_left_of_segments_is_written_again_from_the_tape(
+    layout: Layout,
+) -> None:
     frames = [frame(("A", 1), ("B", 2), ("C", 3))]
     tape(layout, frames)
     rebuild_window(layout, PART)
+    layout.csv("A", PART).write_bytes(b"")
+    layout.csv("B", PART).write_bytes(bytes(layout.csv("B", PART).stat().st_size))
     layout.csv("C", PART).rename(layout.open_csv("C", PART))
-    kept = [layout.csv("A", PART), layout.csv("B", PART)]
-    before = [path.stat().st_mtime_ns for path in kept]
-    assert rebuild_window(layout, PART).books.recorded == 3
-    assert [path.stat().st_mtime_ns for path in kept] == before
+    ghost = layout.csv("GHOST", PART)
+    ghost.parent.mkdir(parents=True)
+    ghost.write_text("its trades are not on the tape")
     done = publish_window(layout, PART, whole=False)
     assert done.rebuilt_window is not None
     assert {
@@ -337,7 +340,9 @@ def test_one_segment_that_cannot_be_converted_fails_the_window_and_all_stay(layo
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ConversionError, match="is truncated"):
         publish_window(layout, PART)
-    assert tree(layout.root) == [*(f"csv/{name}/{STEM}.csv" for name in "AB"), ARCHIVED]
+    assert tree(layout.root) == [*(f"csv/{name}/{STEM}.csv" for name in "AB"), TAPE]
+    publish_window(layout, PART, whole=False)
+    assert tree(layout.root) == [FINAL, ARCHIVED]
 
 
 def test_a_tape_that_cannot_be_archived_is_reported_and_stays(

@@ -603,6 +603,21 @@ def test_an_open_segment_beside_an_archived_tape_is_rebuilt(layout: Layout) -> N
     assert prices(layout) == PRICES
 
 
+def test_segments_of_a_published_window_that_a_power_cut_brought_back_are_deleted(
+    a_whole_session: Layout, tmp_path: Path
+) -> None:
+    layout = remains.copy(a_whole_session, tmp_path / "data")
+    before = tree(layout.root)
+    report = SessionReport.read(layout.report(SESSION))
+    report.state = "running"
+    report.write(layout.report(SESSION))
+    layout.csv("AAPL", PARTS[1]).write_bytes(b"")
+    (recovered,) = recover(layout, STILL)
+    assert recovered.balanced
+    assert tree(layout.root) == before
+    assert findings(layout) == []
+
+
 def test_a_session_that_another_process_just_recovered_is_skipped(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,9 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import ConversionError, StoreError
-from stocktrace.store import conversion, segments
+from stocktrace.store import appender, conversion, segments
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.layout import Layout
 from stocktrace.store.quarantine import QuarantinedRow, parse_quarantine
@@ -206,7 +209,7 @@ def test_the_file_of_a_crashed_attempt_is_written_again(layout: Layout) -> None:
     assert len(layout.csv("AAPL", PART).read_text().splitlines()) == 2
 
 
-def test_folders_that_were_made_ahead_leave_one_file_to_open_for_each_ticker_and_batch(
+def test_folders_that_were_made_ahead_leave_one_file_to_open_for_each_ticker(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tickers = [f"T{number}" for number in range(50)]
@@ -223,12 +226,66 @@ def test_folders_that_were_made_ahead_leave_one_file_to_open_for_each_ticker_and
 
         monkeypatch.setattr(os, name, counted)
 
-    for name in ("open", "mkdir", "unlink", "stat"):
+    for name in ("open", "mkdir", "unlink", "stat", "write", "fsync"):
         count_calls(name)
     writer = SegmentWriter(layout, PART)
     for _ in range(3):
         writer.write(batch_of([trade(ticker) for ticker in tickers]))
-    assert calls == {"open": 3 * len(tickers)}
+    writer.seal()
+    # The quarantine, which has no rows, is deleted under both names.
+    assert calls == {"open": len(tickers), "write": 3 * len(tickers), "unlink": 2}
+
+
+def open_descriptors() -> set[int]:
+    return {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+
+
+@pytest.mark.parametrize("count", [3, segments._MANY_SEGMENTS])
+def test_segments_stay_open_above_the_descriptors_that_select_needs(
+    layout: Layout, count: int
+) -> None:
+    before = open_descriptors()
+    writer = SegmentWriter(layout, PART)
+    batch = batch_of([trade(f"T{number}") for number in range(count)])
+    writer.write(batch)
+    kept = {each for each in open_descriptors() if each >= 1024}
+    assert len(kept - before) == count
+    writer.write(batch)
+    writer.seal()
+    assert open_descriptors() == before
+    lines = [path.read_text().count("\n") for path in layout.sealed_segments(PART)]
+    assert lines == [3] * count
+
+
+def test_segments_without_a_free_descriptor_are_opened_for_each_batch(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = threading.Semaphore(2)
+    monkeypatch.setattr(appender, "_free_descriptors", lambda: slots)
+    before = open_descriptors()
+    for _ in range(2):
+        layout.csv_folder("T0").mkdir(parents=True, exist_ok=True)
+        writer = SegmentWriter(layout, PART)
+        for _ in range(2):
+            writer.write(batch_of([trade(f"T{number}") for number in range(5)]))
+            assert len(open_descriptors() - before) == 2
+        writer.seal()
+        assert open_descriptors() == before
+    lines = [path.read_text().count("\n") for path in layout.sealed_segments(PART)]
+    assert lines == [3] * 5
+
+
+def test_the_limit_of_open_files_is_raised_to_what_the_system_allows() -> None:
+    program = (
+        "import resource\n"
+        "from stocktrace.store import appender\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 3000))\n"
+        "slots = appender._free_descriptors()\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+        "print(sum(slots.acquire(blocking=False) for _ in range(3000)))\n"
+    )
+    shown = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert shown == "(3000, 3000)\n1976\n"
 
 
 def test_folders_that_cannot_be_made_ahead_are_left_to_the_recorder(layout: Layout) -> None:
@@ -246,13 +303,11 @@ def test_a_published_ticker_is_counted_again_but_not_written(layout: Layout) -> 
     assert writer.counts == {"AAPL": TickerCounts(2, 0), "MSFT": TickerCounts(1, 0)}
 
 
-def test_sealing_and_converting_say_how_many_tickers_are_done(layout: Layout) -> None:
+def test_a_conversion_says_how_many_tickers_are_done(layout: Layout) -> None:
     writer = SegmentWriter(layout, PART)
     writer.write(batch_of([trade(ticker) for ticker in ("A", "B", "C")]))
+    writer.seal()
     said: list[tuple[int, int]] = []
-    writer.seal(on_progress=lambda done, total: said.append((done, total)))
-    assert said == [(1, 3), (2, 3), (3, 3)]
-    said.clear()
     conversion.convert_window(
         layout, PART, on_progress=lambda done, total: said.append((done, total))
     )
