@@ -33,7 +33,7 @@ pauses: list[float] = []
 waits: list[tuple[float, int]] = []  # seconds from a read to its rows in CSV, and how many rows
 memory: list[tuple[float, float]] = []
 settled: list[tuple[float, float]] = []
-last_read = last_write = 0.0
+last_read = last_write = ending_at = 0.0
 max_waiting = 0
 receive, write = BatchSocket.recv_batch, SegmentWriter.write
 
@@ -61,12 +61,14 @@ def watched_write(self: SegmentWriter, batch: Batch) -> None:
 
 def watch(status: CaptureStatus) -> None:
     """Measure queue, memory and CPU; called twice a second."""
-    global max_waiting  # noqa: PLW0603 - a maximum
+    global max_waiting, ending_at  # noqa: PLW0603 - a maximum, and one end
     now = time.monotonic() - began
     max_waiting = max(max_waiting, status.backlog)
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not our file
         memory.append((now, int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6))
-    if now >= given.get("settle", 0) and status.connected and status.state == "connected":
+    if status.state == "ending":
+        ending_at = ending_at or time.monotonic()
+    elif now >= given.get("settle", 0):
         settled.append((now, time.process_time()))
     if status.trades >= meter.trades and not given.get("seconds"):
         control.stop("all trades were received")
@@ -107,6 +109,7 @@ def main() -> None:
         BatchSocket.recv_batch = watched_receive  # type: ignore[method-assign]
         SegmentWriter.write = watched_write  # type: ignore[method-assign]
     report = flow_run() if given["flow"] else capture()
+    ended_at = time.monotonic()
     away = np.sort(np.array(pauses[20:] or [0.0])) * 1000
     ages, rows = zip(*waits, strict=True) if waits else ((0.0,), (1,))
     late = np.sort(np.repeat(ages, rows)) * 1000
@@ -121,6 +124,7 @@ def main() -> None:
         latency_ms=[float(late[int(len(late) * part)]) for part in (0.5, 0.99)],
         drained_s=last_write - last_read if pauses else 0.0,
         max_waiting=max_waiting,
+        end_s=ended_at - ending_at,
         memory_mb=[float(sizes[0]), float(sizes.max()), float(sizes[-1])],
         slope_mb_h=float(np.polyfit(times, sizes, 1)[0] * 3600) if len(times) > 2 else 0.0,
         live_s=settled[-1][1] - meter.cpu if settled else 0.0,
