@@ -1,6 +1,6 @@
 """Appends to thousands of files by turns, and keeps as many of them open as the process may.
 
-Opening and closing a file costs four times as much as writing to it. Descriptors below 1024 are
+Opening and closing a file costs about as much as writing to it. Descriptors below 1024 are
 left to the rest of the process: it needs a few, and ``select`` cannot wait for higher ones.
 """
 
