@@ -56,7 +56,6 @@ def broken(call: Callable[..., int | None], ending: str) -> Callable[..., int | 
         ("write", ".tape"),
         ("fsync", ".tape"),
         ("write", ".csv.open"),
-        ("fsync", ".csv.open"),
         ("write", ".jsonl.open"),
         ("write", "audit.jsonl"),
     ],
