@@ -207,15 +207,24 @@ class TapeError(StoreError):
 
 @dataclass(eq=False)
 class DiskFull(StoreError):
-    """The disk is full, or below the required free space."""
+    """The disk is full, or below the required free space or the required number of inodes.
+
+    ``free_inodes`` is set if inodes are what is missing: the disk can take no more files.
+    """
 
     path: Path
     free_bytes: int
+    free_inodes: int | None = None
 
     def __str__(self) -> str:
+        left = f"{self.free_bytes / 1e6:.0f} MB"
+        remedy = "Make room"
+        if self.free_inodes is not None:
+            left = f"{self.free_inodes:,} inodes (one for each file) and {left}"
+            remedy = "Delete files that you do not need"
         return (
-            f"The disk of {self.path} has only {self.free_bytes / 1e6:.0f} MB left. Make "
-            "room, then run `stocktrace recover`; nothing that was received is lost."
+            f"The disk of {self.path} has only {left} left. {remedy}, then run "
+            "`stocktrace recover`; nothing that was received is lost."
         )
 
 

@@ -46,8 +46,20 @@ def run(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         sentence, status = f"{error.filename or 'The system'}: {error.strerror or error}.", 1
+    if not _has_working_folder():
+        sentence += " The working folder no longer exists: change to another one (cd) first."
     output.print_error(sentence)
     return status
+
+
+def _has_working_folder() -> bool:
+    from pathlib import Path
+
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _explain(error: cyclopts.CycloptsError) -> str:

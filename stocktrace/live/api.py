@@ -87,8 +87,13 @@ def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
             listeners.append(on_status)
         deadline = _deadline(duration, until, clock)  # it may have passed during the wait
         _check_data_dir(layout)
-        with lock.hold_lock(layout.lock(holder.session), {"session": holder.session}):
-            run = CaptureSession(layout, holder, names, key, settings, deadline, clock)
+        with (
+            contextlib.closing(files.OpenFolder(layout.root)) as folder,
+            lock.hold_lock(layout.lock(holder.session), {"session": holder.session}),
+        ):
+            run = CaptureSession(
+                layout, holder, names, key, settings, deadline, clock, folder=folder
+            )
             with (
                 contextlib.nullcontext(publisher)
                 if publisher
@@ -120,6 +125,8 @@ def _check_data_dir(layout: Layout) -> None:
         try:
             layout.sessions.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=layout.sessions).close()
+            for source, target in layout.renames:
+                files.check_rename(source, target)
         except OSError as error:
             if not is_usage(error):
                 raise

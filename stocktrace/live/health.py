@@ -31,6 +31,9 @@ DISCONNECTED_S = 60.0
 BEHIND_S = 20.0
 # The capture ends at ``min_free_space``. Twice that leaves time to make room.
 DISK_FACTOR = 2
+# A window makes a file for each ticker, and two windows exist at once; the rest is for the tape,
+# Parquet, the report and temporary files.
+_OTHER_FILES = 20
 # Finnhub's usual latency is 0.1 s, its incidents are minutes (FINNHUB.md, #42, #84).
 LATE_MS = 60_000.0
 # A liquid stock trades many times a minute: after so much silence it deserves a warning.
@@ -49,6 +52,12 @@ class HealthInput:
     status_age_s: float
     disconnected_s: float
     free_bytes: int
+    free_inodes: int | None = None
+
+
+def min_free_inodes(tickers: int) -> int:
+    """Return the number of free inodes below which a capture of so many tickers ends."""
+    return 2 * tickers + _OTHER_FILES
 
 
 def find_problems(capture: HealthInput) -> Iterator[tuple[ProblemKind, str]]:
@@ -57,6 +66,12 @@ def find_problems(capture: HealthInput) -> Iterator[tuple[ProblemKind, str]]:
     if capture.free_bytes < DISK_FACTOR * settings.min_free_space:
         left, limit = capture.free_bytes / 1e6, settings.min_free_space / 1e6
         yield "disk", f"the disk has {left:,.0f} MB left, and the capture ends at {limit:,.0f} MB"
+    inodes = min_free_inodes(len(status.tickers))
+    if capture.free_inodes is not None and capture.free_inodes < DISK_FACTOR * inodes:
+        yield (
+            "disk",
+            f"the disk has {capture.free_inodes:,} inodes left, and the capture ends at {inodes:,}",
+        )
     if status.state in ("ending", "ended"):
         return
     if capture.status_age_s > STALLED_S:

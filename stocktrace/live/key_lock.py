@@ -14,13 +14,17 @@ from pathlib import Path
 import msgspec
 
 from stocktrace.clock import Clock, Deadline
-from stocktrace.errors import KeyInUse
+from stocktrace.errors import KeyInUse, StoreError
 from stocktrace.settings import Settings
 from stocktrace.store import lock
+from stocktrace.store.files import user_name
 from stocktrace.store.names import new_session
 
 # The maximum delay of a hand-over, besides the new connection.
 POLL_INTERVAL_S = 0.05
+# Where Python looks for a temporary folder before it takes the working folder.
+_TEMPORARY_VARIABLES = ("TMPDIR", "TEMP", "TMP")
+_TEMPORARY_FOLDERS = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 - named, not used
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +79,24 @@ def key_id(key: str, url: str) -> str:
 
 
 def key_lock_path(key: str, url: str) -> Path:
-    """Return the file of this host's lock for ``key``."""
-    return Path(tempfile.gettempdir()) / f"stocktrace-{key_id(key, url)}.lock"
+    """Return the file of this host's lock for ``key``.
+
+    Raises:
+        StoreError: no temporary folder can be written. The working folder, which Python takes then, is
+            not the same for all captures of this host.
+    """
+    wanted = [*filter(None, map(os.environ.get, _TEMPORARY_VARIABLES)), *_TEMPORARY_FOLDERS]
+    try:
+        folder = tempfile.gettempdir()
+        is_shared = folder in map(os.path.abspath, wanted) or folder != str(Path.cwd())
+    except FileNotFoundError:  # nothing can be written, or the working folder is missing
+        folder, is_shared = "", False
+    if not is_shared:
+        raise StoreError(
+            f"Cannot lock the API key: no temporary folder can be written ({', '.join(wanted)}). "
+            "Set TMPDIR to one folder that all captures on this host can write to."
+        )
+    return Path(folder) / f"stocktrace-{key_id(key, url)}.lock"
 
 
 class _Holder(msgspec.Struct):
@@ -84,6 +104,7 @@ class _Holder(msgspec.Struct):
 
     session: str
     pid: int
+    user: str = ""
     ended: int | None = None
 
 
@@ -97,16 +118,23 @@ def acquire_key_lock(key: str, url: str, session: str) -> Iterator[tuple[int, in
     descriptor = lock.open_lock_file(path)
     try:
         try:
-            lock.lock_exclusively(descriptor)
+            lock.lock_exclusively(descriptor, path)
         except BlockingIOError:
             holder = _read_holder(path)
-            known = holder and f"session {holder.session}, process {holder.pid}"
-            raise KeyInUse(known or "its process is not known") from None
+            raise KeyInUse(_describe(holder)) from None
         last = _read_holder(path)
         lock.write_holder(descriptor, {"session": session})
         yield descriptor, last.ended if last else None
     finally:
         os.close(descriptor)
+
+
+def _describe(holder: _Holder | None) -> str:
+    if holder is None:
+        return "its process is not known"
+    is_ours = holder.user in ("", user_name(os.geteuid()))
+    user = "" if is_ours else f" of user {holder.user}"
+    return f"session {holder.session}, process {holder.pid}{user}"
 
 
 def _read_holder(path: Path) -> _Holder | None:

@@ -120,6 +120,7 @@ class Metrics(Collector):
             self._clock.monotonic() - stored_at,
             disconnected_s,
             files.free_bytes(self._settings.data_dir),
+            files.free_inodes(self._settings.data_dir),
         )
 
     def collect(self) -> Iterator[Metric]:
@@ -142,6 +143,9 @@ class Metrics(Collector):
             ("disk_min_free_bytes", "The capture ends below it.", self._settings.min_free_space),
         ):
             yield GaugeMetricFamily(f"stocktrace_{name}", text, figure)
+        if capture.free_inodes is not None:
+            text = "Files that can still be made in the data folder."
+            yield GaugeMetricFamily("stocktrace_disk_free_inodes", text, capture.free_inodes)
         kinds = [kind for kind, _ in find_problems(capture)]
         counts: dict[str, float] = {kind: kinds.count(kind) for kind in PROBLEM_KINDS}
         text = "Problems that /healthz reports, by kind."

@@ -21,13 +21,14 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from stocktrace.clock import Clock, Deadline
 from stocktrace.errors import DiskFull, StocktraceError, StoreError, describe
 from stocktrace.feed.client import FeedClient, FeedState
 from stocktrace.live.control import CaptureControl
-from stocktrace.live.health import StalenessMonitor
+from stocktrace.live.health import StalenessMonitor, min_free_inodes
 from stocktrace.live.key_lock import KeyHolder
 from stocktrace.live.publishing import Publisher, WindowPublishing
 from stocktrace.live.snapshot import StatusSnapshot
@@ -86,7 +87,7 @@ class WorkerThread(threading.Thread):
 class CaptureSession:
     """One capture; called once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made in one place
         self,
         layout: Layout,
         holder: KeyHolder,
@@ -95,14 +96,16 @@ class CaptureSession:
         settings: Settings,
         deadline: Deadline,
         clock: Clock,
+        *,
+        folder: files.OpenFolder,
     ) -> None:
         self._layout, self._settings, self._clock = layout, settings, clock
-        self._deadline = deadline
+        self._deadline, self._folder = deadline, folder
         self._mailbox: Mailbox = queue.SimpleQueue()
         self._holder, session, stamp = holder, holder.session, holder.acquired_at
         self.report = new_report(session, tickers, stamp, settings.public())
         self._journal = SessionJournal(layout, self.report, AuditLog(layout.audit, session, clock))
-        self._intake = Intake(layout, session, settings, stamp, tickers)
+        self._intake = Intake(layout, session, settings, stamp, tickers, folder)
         self._journal.coverage.add(OpeningMark(stamp, connected=False, tickers=tickers))
         self._events = FeedEventRecorder(self._intake, self._journal, self._mailbox, clock)
         self._feed = FeedClient(settings, key, tickers, self._events, clock, self._intake.received)
@@ -120,6 +123,7 @@ class CaptureSession:
         self._ended = threading.Event()
         self._end_is_marked = False
         self._interrupted = False
+        self._has_folder = True
         self._staleness = StalenessMonitor(self._journal, self._intake, self._recorder)
         self._failures: list[BaseException] = []
 
@@ -149,6 +153,9 @@ class CaptureSession:
         report, journal, control = self.report, self._journal, self._control
         journal.audit("start", tickers=report.tickers, settings=report.settings)
         journal.save()
+        if sentence := files.folder_sync_notice(self._layout.root):  # it was logged
+            report.notices.append(sentence)
+            journal.audit("notice", text=sentence)
         self._folders = make_folders_ahead(self._layout, report.tickers)
         for thread in (self._recording, self._syncing, self._feed, self._recovering):
             thread.start()
@@ -196,15 +203,41 @@ class CaptureSession:
                 self._staleness.check(self._clock.wall())
             timeout = min(status_due.remaining(), self._deadline.remaining())
             with contextlib.suppress(queue.Empty):
-                self._mailbox.get(timeout=timeout)()
+                call = self._mailbox.get(timeout=timeout)
+                self._check_folder()  # a call may write files, and would make the folder again
+                call()
 
     def _raise_problems(self) -> None:
-        """Raise the failure of another thread, or that the disk is full."""
+        """Raise the failure of another thread, or that the disk is full or the folder moved."""
+        self._check_folder()
         self._raise_first(self._recording.failure, self._syncing.failure)
         self._publishing.collect_finished()
-        free = files.free_bytes(self._layout.root)
+        root = self._layout.root
+        free, inodes = files.free_bytes(root), files.free_inodes(root)
         if free < self._settings.min_free_space:
-            raise DiskFull(self._layout.root, free)
+            raise DiskFull(root, free)
+        if inodes is not None and inodes < min_free_inodes(len(self.report.tickers)):
+            raise DiskFull(root, free, inodes)
+
+    def _check_folder(self) -> None:
+        """Raise that the data folder was moved; its report is written where it is now."""
+        if self._folder.is_in_place:
+            return
+        root, new = self._layout.root, self._folder.find()
+        self._recorder.is_abandoned = True
+        self._has_folder = new is not None
+        if new is None:
+            raise StoreError(
+                f"The data folder {root} was moved, replaced or deleted during the capture. If it "
+                "still exists, run `stocktrace recover --data-dir` with its new path."
+            )
+        self._layout = self._journal.layout = replace(self._layout, root=new)
+        self._journal.audit = AuditLog(self._layout.audit, self.report.session, self._clock)
+        self._status_file = StatusFile(self._layout.status(self.report.session))
+        raise StoreError(
+            f"The data folder {root} was moved to {new} during the capture. Everything received is "
+            f"on the tape there: run `stocktrace recover --data-dir {new}`."
+        )
 
     def _raise_first(self, *failures: BaseException | None) -> None:
         self._feed.raise_failure()
@@ -248,6 +281,7 @@ class CaptureSession:
         """Wait until all windows are published; show how far that is."""
         self._publishing.collect_finished()
         while self._publishing.is_pending:
+            self._check_folder()
             self._publish_status()
             with contextlib.suppress(queue.Empty):
                 self._mailbox.get(timeout=STATUS_INTERVAL_S)()
@@ -279,6 +313,9 @@ class CaptureSession:
         self._mark_end()
         self._recorder.finish()
         self._join_recorder(showing=showing)
+        if self._recorder.is_abandoned:
+            for window in self._intake.windows:
+                window.tape.close()
         self._ended.set()
         self._syncing.join(STOP_FEED_TIMEOUT_S)
         self._folders.join(STOP_FEED_TIMEOUT_S)
@@ -308,6 +345,8 @@ class CaptureSession:
 
     def _write_report(self, state: SessionState, reason: str) -> None:
         """Write the final report and coverage, whatever the outcome."""
+        if not self._has_folder:
+            return
         report, journal = self.report, self._journal
         report.state, report.reason = state, reason
         ended = self._clock.wall()

@@ -166,7 +166,6 @@ def _write(path: Path, text: bytes) -> None:
     temporary = files.temporary_for(path)
     with files.disk_errors(path):
         temporary.write_bytes(text)
-        temporary.chmod(0o644)  # another user's process reads it
         temporary.replace(path)
 
 

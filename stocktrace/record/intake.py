@@ -22,6 +22,7 @@ from stocktrace.sessions.report import Books
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
 from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
+from stocktrace.store.files import OpenFolder
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import QuarantinedRow
@@ -155,14 +156,19 @@ class Intake:
         settings: Settings,
         stamp: int,
         tickers: Sequence[str] = (),
+        folder: OpenFolder | None = None,
     ) -> None:
-        """Begin the first window at ``stamp`` (epoch ns), before ``tickers`` are subscribed."""
+        """Begin the first window at ``stamp`` (epoch ns), before ``tickers`` are subscribed.
+
+        No window begins while ``folder``, that of the data, is not in its place.
+        """
         self._layout = layout
         self._session = session
         self._policy = RollPolicy(settings.roll_interval, settings.roll_size)
         self._max_rows = settings.max_pending_rows
         self._max_rows_per_ticker = settings.max_pending_rows_per_ticker
         self._batch_rows = settings.batch_rows
+        self._folder = folder
         # The connection, for the first line of the next tape.
         self._connected = False
         self._tickers = tuple(tickers)
@@ -285,7 +291,9 @@ class Intake:
 
     def _roll(self, stamp: int) -> None:
         """Begin the window of ``stamp``, if it is a new one."""
-        if self._policy.due(self.current.spec, stamp, self.current.tape.size):
+        if self._policy.due(self.current.spec, stamp, self.current.tape.size) and (
+            self._folder is None or self._folder.is_in_place
+        ):
             self.decode()
             self._open_window(stamp)
             self.wake.set()

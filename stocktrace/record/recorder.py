@@ -69,6 +69,8 @@ class Recorder:
     latest_lag_ms: float = 0.0
     #: The writer of the current window; its counts are not in any books yet.
     writer: SegmentWriter | None = None
+    #: ``run`` writes nothing more: the rest stays on the tape.
+    is_abandoned: bool = False
     _ended: bool = False
 
     def finish(self) -> None:
@@ -89,6 +91,8 @@ class Recorder:
         while windows:
             self.intake.wake.wait(2 * self.settings.flush_interval * self.intake.batch_scale)
             self.intake.wake.clear()
+            if self.is_abandoned:
+                return
             # Check before draining the queues: rows that come after it are for the next round.
             ended = self._ended or len(windows) > 1
             self._write_pending(windows[0])

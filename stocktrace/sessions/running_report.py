@@ -42,7 +42,7 @@ class RunningReport:
     def _append(self, line: bytes) -> None:
         with files.disk_errors(self._lines):
             self._lines.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._lines, os.O_WRONLY | os.O_CREAT, 0o644)
+            descriptor = os.open(self._lines, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
                 os.ftruncate(descriptor, self._size)  # a part of a line, after a full disk
                 os.lseek(descriptor, 0, os.SEEK_END)

@@ -48,7 +48,7 @@ class Appender:
     def create(self, path: str, data: bytes) -> None:
         """Create a file with its first data; ``FileExistsError`` if it exists."""
         try:
-            descriptor = os.open(path, files.APPEND | os.O_EXCL, 0o644)
+            descriptor = os.open(path, files.APPEND | os.O_EXCL, 0o666)
             try:
                 files.write_all(descriptor, data)
                 self._keep(path, descriptor)

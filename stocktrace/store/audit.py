@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.store.files import disk_errors, write_all
+from stocktrace.store.files import disk_errors, lock_descriptor, write_all
 from stocktrace.units import utc_datetime
 
 #: ``previous`` of the first line.
@@ -48,15 +48,15 @@ class AuditLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lock = self._path.with_suffix(".lock")
         with disk_errors(self._path):
-            lock_descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(lock_descriptor, fcntl.LOCK_EX)
+                lock_descriptor(descriptor, fcntl.LOCK_EX, lock)
                 self._append(record, at)
             finally:
-                os.close(lock_descriptor)
+                os.close(descriptor)
 
     def _append(self, record: dict[str, object], at: datetime) -> None:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             previous = self._previous_hash(descriptor)
             size = os.fstat(descriptor).st_size

@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import logging
 import os
+import pwd
 import secrets
 import shutil
 import stat
@@ -20,9 +22,16 @@ from typing import BinaryIO, NoReturn, TypeVar
 
 from stocktrace.errors import DiskFull, StoreError, UsageError
 
+log = logging.getLogger(__name__)
+
 # Files that wait for the journal of the file system, which writes them together.
 _MAX_WAITING = 16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# Some network and FUSE file systems do not sync folders, or do not lock files.
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+# The devices that refused to sync a folder, which was logged.
+_unsynced_devices: set[int] = set()
 _STDOUT = 1
 #: The flags with which ``append`` opens a file.
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -50,7 +59,13 @@ def disk_errors(path: Path) -> Iterator[None]:
 def raise_disk_error(path: Path, error: OSError) -> NoReturn:
     """Raise a ``StoreError`` that names ``path``; a missing or existing file stays what it is."""
     if error.errno in _NO_SPACE:
-        raise DiskFull(path, free_bytes(path)) from error
+        inodes = free_inodes(path)
+        raise DiskFull(path, free_bytes(path), inodes if inodes == 0 else None) from error
+    if error.errno == errno.EXDEV:
+        raise StoreError(
+            f"Cannot write {path}: it is on another disk than the data folder. Move or link the "
+            "whole data folder, not a part of it."
+        ) from error
     if isinstance(error, (FileNotFoundError, FileExistsError)):
         raise error
     raise StoreError(f"Cannot write {path}: {error.strerror or error}.") from error
@@ -67,10 +82,37 @@ def other_kind(path: Path) -> str:
 
 def free_bytes(path: Path) -> int:
     """Return the free bytes for unprivileged users on the file system of ``path`` or a parent."""
-    while not path.exists():
-        path = path.parent
-    status = os.statvfs(path)
+    status = _file_system(path)
     return status.f_bavail * status.f_frsize
+
+
+def free_inodes(path: Path) -> int | None:
+    """Return how many files can be made there; ``None`` if only the space limits them (btrfs)."""
+    status = _file_system(path)
+    return status.f_favail if status.f_files else None
+
+
+def _file_system(path: Path) -> os.statvfs_result:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return os.statvfs(path)
+
+
+def owner_of(path: Path) -> str:
+    """Return the name of the user who owns ``path``, or the number; empty if it cannot be seen."""
+    try:
+        user = path.lstat().st_uid
+    except OSError:
+        return ""
+    return user_name(user)
+
+
+def user_name(user: int) -> str:
+    """Return the name of a user, or the number if the system knows no name."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -83,7 +125,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 def append(path: Path | str, data: bytes | memoryview) -> None:
     """Append ``data`` to ``path``, which is created if it is missing; no handle stays open."""
     with disk_errors(Path(path)):
-        descriptor = os.open(path, APPEND, 0o644)
+        descriptor = os.open(path, APPEND, 0o666)
         try:
             write_all(descriptor, data)
         finally:
@@ -91,13 +133,106 @@ def append(path: Path | str, data: bytes | memoryview) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until ``path``, a file or a folder, is on disk."""
+    """Wait until ``path``, a file or a folder, is on disk.
+
+    A file system that does not sync folders is logged once, and used as it is.
+    """
     with disk_errors(path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            status = os.fstat(descriptor)
+            if error.errno not in _NO_FOLDER_SYNC or not stat.S_ISDIR(status.st_mode):
+                raise
+            if status.st_dev not in _unsynced_devices:
+                _unsynced_devices.add(status.st_dev)
+                log.warning(folder_sync_notice(path))
         finally:
             os.close(descriptor)
+
+
+def folder_sync_notice(folder: Path) -> str:
+    """Return a sentence if the file system of ``folder`` was found not to sync folders."""
+    if folder.stat().st_dev not in _unsynced_devices:
+        return ""
+    return (
+        f"the file system of {folder} does not sync folders: a power cut can take the names of "
+        "new files"
+    )
+
+
+def check_rename(source: Path, target: Path) -> None:
+    """Rename a file from one folder to the other, which are made if they are missing.
+
+    Raises:
+        UsageError: They are on different disks.
+    """
+    for folder in (source, target):
+        make_folder(folder)
+    with locked_temporary(source / "probe") as temporary:
+        moved = temporary_for(target / "probe")
+        try:
+            temporary.replace(moved)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            raise UsageError(
+                f"{target} is on another disk than {source}, so no file can be moved there in one "
+                "step. Move or link the whole data folder, not a part of it."
+            ) from error
+        moved.unlink()
+
+
+class OpenFolder:
+    """A folder that stays open, so that its move or replacement by another one is noticed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._descriptor)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Return whether its path still leads to it."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self._descriptor))
+        except OSError:
+            return False
+
+    def find(self) -> Path | None:
+        """Return where it is now; ``None`` if it was deleted, or the system does not say."""
+        try:
+            if sys.platform == "darwin":
+                text = fcntl.fcntl(self._descriptor, fcntl.F_GETPATH, bytes(1024))
+                path = Path(os.fsdecode(text.rstrip(b"\0")))
+            else:
+                path = Path(f"/proc/self/fd/{self._descriptor}").readlink()
+            is_there = os.path.samestat(path.stat(), os.fstat(self._descriptor))
+        except OSError:
+            return None
+        return path if is_there else None
+
+
+def lock_descriptor(descriptor: int, operation: int, path: Path) -> None:
+    """Lock an open file (``flock``); ``path`` is named if its file system has no locks.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        StoreError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise StoreError(
+            f"Cannot lock {path}: its file system has no lock service ({error.strerror}). Use a "
+            "folder on a local disk, or start the lock service of the network file system."
+        ) from error
 
 
 def do_at_once(work: Callable[[Item], object], items: Iterable[Item]) -> None:
@@ -222,7 +357,7 @@ def _make_locked(final: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
         with contextlib.suppress(FileNotFoundError):  # deleted by a sweep before it was locked
             descriptor = os.open(path, os.O_RDONLY)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                lock_descriptor(descriptor, fcntl.LOCK_EX, path)
                 path.stat()
             except BaseException:
                 os.close(descriptor)

@@ -181,6 +181,18 @@ class Layout:
         return self.root / "converting"
 
     @property
+    def renames(self) -> list[tuple[Path, Path]]:
+        """The folders between which files are moved in one step: both are on one disk."""
+        pairs = [
+            (self.converting, self.dataset),
+            (self.converting, self.root / "coverage"),
+            (self.compaction_lock.parent, self.dataset),
+        ]
+        if self.keeps_csv:
+            pairs.append((self.root / "csv", self.root / "csv-kept"))
+        return pairs
+
+    @property
     def scratch(self) -> Path:
         """The name from which temporary folders get theirs (``files.temporary_folder``)."""
         return self.root / "scratch"

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from stocktrace.clock import Deadline
 from stocktrace.errors import StoreError
+from stocktrace.store.files import lock_descriptor, owner_of, user_name
 from stocktrace.store.layout import Layout
 
 # ``is_locked`` takes the lock for a moment; ``lock_exclusively`` tries again for this long.
@@ -34,7 +36,7 @@ def hold_lock(path: Path, facts: dict[str, str]) -> Iterator[None]:
     """Hold the lock file ``path`` and write the holder into it: ``facts``, process, host."""
     descriptor = open_lock_file(path)
     try:
-        lock_exclusively(descriptor)
+        lock_exclusively(descriptor, path)
         write_holder(descriptor, facts)
         yield
     finally:
@@ -43,18 +45,19 @@ def hold_lock(path: Path, facts: dict[str, str]) -> Iterator[None]:
 
 def write_holder(descriptor: int, facts: dict[str, str]) -> None:
     """Write the holder of a lock into its file."""
-    text = json.dumps({**facts, "pid": os.getpid(), "host": socket.gethostname()})
+    process = {"pid": os.getpid(), "host": socket.gethostname(), "user": user_name(os.geteuid())}
+    text = json.dumps({**facts, **process})
     with contextlib.suppress(OSError):  # another user's file: the lock is held anyway
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
 
 
-def lock_exclusively(descriptor: int) -> None:
-    """Lock an open file; tries for a moment, because ``is_locked`` may hold the lock."""
+def lock_exclusively(descriptor: int, path: Path) -> None:
+    """Lock the open file ``path``; tries for a moment, because ``is_locked`` may hold the lock."""
     deadline = Deadline.after(_PROBE_S)
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
         except BlockingIOError:
             if deadline.passed():
                 raise
@@ -66,7 +69,7 @@ def lock_exclusively(descriptor: int) -> None:
 @contextlib.contextmanager
 def share_lock(path: Path) -> Iterator[None]:
     """Share the lock file ``path`` with others; nobody can hold it in the meantime."""
-    with _locked(open_lock_file(path), fcntl.LOCK_SH | fcntl.LOCK_NB):
+    with _locked(open_lock_file(path), fcntl.LOCK_SH | fcntl.LOCK_NB, path):
         yield
 
 
@@ -77,14 +80,14 @@ def lock_folder(path: Path, *, exclusive: bool) -> Iterator[None]:
     Locks are held only for as long as it takes to publish a window or to rename a folder.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    with _locked(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
+    with _locked(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, path):
         yield
 
 
 @contextlib.contextmanager
-def _locked(descriptor: int, operation: int) -> Iterator[None]:
+def _locked(descriptor: int, operation: int, path: Path) -> Iterator[None]:
     try:
-        fcntl.flock(descriptor, operation)
+        lock_descriptor(descriptor, operation, path)
         yield
     finally:
         os.close(descriptor)
@@ -93,7 +96,7 @@ def _locked(descriptor: int, operation: int) -> Iterator[None]:
 def is_locked(path: Path) -> bool:
     """Return whether a running process holds the lock file ``path``."""
     try:
-        with _locked(os.open(path, os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB):
+        with _locked(os.open(path, os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB, path):
             return False
     except FileNotFoundError:
         return False
@@ -111,11 +114,24 @@ def open_lock_file(path: Path) -> int:
         try:
             return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
-            raise StoreError(f"Cannot open the lock {path}: {error.strerror}.") from error
+            raise StoreError(_explain(path, error)) from error
     except OSError as error:
         if error.errno != errno.ELOOP:
-            raise
+            raise StoreError(_explain(path, error)) from error
         raise StoreError(f"The lock {path} is a link: delete it if you did not make it.") from error
+
+
+def _explain(path: Path, error: OSError) -> str:
+    """Return a sentence about a lock file that cannot be opened, with the owner and a remedy."""
+    is_ours = path.parent == Path(tempfile.gettempdir())
+    remedy = (
+        "Set TMPDIR to one folder that all captures on this host can write to"
+        if is_ours
+        else "Ask the owner of the folder for the permission to write"
+    )
+    owner = owner_of(path) or owner_of(path.parent)
+    belongs = f" It belongs to {owner}." if owner and owner != user_name(os.geteuid()) else ""
+    return f"Cannot open the lock {path}: {error.strerror}.{belongs} {remedy}."
 
 
 def compaction_lock(layout: Layout) -> AbstractContextManager[None]:

@@ -156,7 +156,9 @@ class SegmentWriter:
         try:
             self._appender.create(str(path), first)
         except FileNotFoundError:  # ``make_folders_ahead`` has not come to it yet
-            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not the data folder itself: it may have been moved.
+            path.parent.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
             self._appender.create(str(path), first)
         except FileExistsError:  # left by a crashed attempt
             path.unlink()

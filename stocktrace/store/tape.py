@@ -60,7 +60,7 @@ class TapeWriter:
         self.size = 0
         self._closing = threading.Lock()
         self._closed = False
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
 
     def append(self, stamp: int, frames: Sequence[bytes]) -> bytes:
         """Append ``frames`` as received at ``stamp``, in one write; return the bytes written."""

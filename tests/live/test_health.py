@@ -57,6 +57,13 @@ def told(**given: Any) -> list[tuple[str, str]]:
     return list(find_problems(look(**given)))
 
 
+def test_inodes_are_a_problem_at_twice_the_limit_of_the_capture() -> None:
+    assert told(free_inodes=44) == told(free_inodes=None) == []
+    assert told(free_inodes=43) == [
+        ("disk", "the disk has 43 inodes left, and the capture ends at 22")
+    ]
+
+
 def test_a_healthy_capture_has_no_problems() -> None:
     assert told() == []
 

@@ -191,6 +191,7 @@ def test_killed_at_any_call_the_window_is_published_whole_or_not_and_the_next_ru
     def kill(last: int) -> tuple[Layout, int]:
         """Convert a window until the call ``last``; gives the calls that were left."""
         layout = Layout(tmp_path / f"killed-{last}", keeps_csv=keeps_csv)
+        layout.root.mkdir()
         writer = segments.SegmentWriter(layout, PART)
         writer.write(batch_of(trades))
         writer.seal()
