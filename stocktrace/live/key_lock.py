@@ -82,8 +82,8 @@ def key_lock_path(key: str, url: str) -> Path:
     """Return the file of this host's lock for ``key``.
 
     Raises:
-        StoreError: no temporary folder can be written. The working folder, which Python takes then, is
-            not the same for all captures of this host.
+        StoreError: no temporary folder can be written. The working folder, which Python takes then,
+            is not the same for all captures of this host.
     """
     wanted = [*filter(None, map(os.environ.get, _TEMPORARY_VARIABLES)), *_TEMPORARY_FOLDERS]
     try:

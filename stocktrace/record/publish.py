@@ -111,12 +111,13 @@ def rebuild_window(layout: Layout, window: WindowId, tape: Path | None = None) -
                 rows += len(read)
                 for ticker, ticker_rows in read.ticker_rows:
                     batch.setdefault(ticker, []).append((read, ticker_rows))
+                writer.quarantine(counts.refused_rows)
+                counts.refused_rows.clear()
                 if rows >= _BATCH_ROWS * max(1, len(batch) // _BATCH_TICKERS):
                     writer.write(list(batch.items()))
                     batch, rows = {}, 0
             if batch:
                 writer.write(list(batch.items()))
-            writer.quarantine(counts.refused_rows)
             writer.seal()
         left = layout.open_segments(window)
         if not is_published:

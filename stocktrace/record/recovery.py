@@ -3,8 +3,8 @@
 1. A session has crashed if its report says it runs and nobody holds its lock. Take the lock; a
    running session, or one that another recovery works on, is skipped.
 2. If a window has a plain tape and an archive, keep the better one; a tape that differs from it is
-   set aside, and the report says so. Truncate each plain tape after its last complete line; the
-   rest is moved to ``<window>.torn`` beside it and counted. Delete temporary files.
+   set aside, and the report says so. Cut the torn end and holes out of each plain tape; the rest of
+   their lines is moved to ``<window>.torn`` beside it and counted. Delete temporary files.
 3. Rebuild each window with a plain tape through the code that recorded it: its segments are not
    synced, so they are written again. Of a published window, only those that are left are.
 4. Also rebuild each window that has an open segment although its tape is archived, or segments
@@ -21,12 +21,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import ConversionError, StocktraceError, StoreError, describe
@@ -50,8 +48,9 @@ from stocktrace.store.dataset import find_published, list_published, retry_on_co
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeFrames, TapeReader, settle_tapes
+from stocktrace.store.tape_repair import repair_tape
 from stocktrace.text import count_of
-from stocktrace.units import utc_datetime
+from stocktrace.units import epoch_ns, utc_datetime
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +158,7 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
         changed_windows = set(report.unpublished)
         for window in windows:
             _settle_tapes(layout, window, journal)
-        for path in layout.plain_tapes(session):
-            truncate_torn_tape(path)
+        _repair_tapes(layout, session, journal)
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
     rows = 0
     for window in windows:
@@ -202,30 +200,21 @@ def _settle_tapes(layout: Layout, window: WindowId, journal: SessionJournal) -> 
         journal.record("aside", text, logging.WARNING, file=str(aside), size=aside.stat().st_size)
 
 
-def truncate_torn_tape(tape: Path) -> None:
-    """Truncate a tape after its last complete line, and keep the rest beside it."""
-    with tape.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        end = _last_line_end(file.fileno(), size)
-        if end < size:
-            torn = os.pread(file.fileno(), size - end, end)
-            aside = tape.with_suffix(".torn")
-            with files.disk_errors(aside):
-                aside.write_bytes(torn)
-            files.sync_file(aside)
-            file.truncate(end)
-            os.fsync(file.fileno())
-
-
-def _last_line_end(descriptor: int, end: int) -> int:
-    block = 1 << 16
-    while end > 0:
-        begin = max(0, end - block)
-        newline = os.pread(descriptor, end - begin, begin).rfind(b"\n")
-        if newline >= 0:
-            return begin + newline + 1
-        end = begin
-    return 0
+def _repair_tapes(layout: Layout, session: str, journal: SessionJournal) -> None:
+    """Cut torn ends and holes out of the plain tapes; a hole is a gap, and the report says so."""
+    tapes = layout.session_tapes(session)
+    ends = [*(epoch_ns(window.opened_at) for window in tapes), 0][1:]
+    for (window, path), end in zip(tapes.items(), ends, strict=True):
+        if path != layout.tape(window):
+            continue
+        for hole in repair_tape(path, epoch_ns(window.opened_at), end):
+            start, stop = utc_datetime(hole.start), utc_datetime(hole.end)
+            text = (
+                f"window {window.window}: {hole.reason}; what was received from "
+                f"{start:%H:%M:%S.%f} to {stop:%H:%M:%S.%f} UTC is lost"
+            )
+            journal.report.notices.append(text)
+            journal.record("hole", text, logging.WARNING, start=start, end=stop, zeros=hole.zeros)
 
 
 def _unfinished_windows(layout: Layout, session: str) -> list[WindowId]:

@@ -4,9 +4,10 @@ Invariants:
 
 - A line is ``<receive time, UTC epoch ns>\\t<payload>\n``. The payload is a frame as received, or a
   mark (``marks``): ``#<name> <facts as JSON>``.
-- A frame that contains a line feed or begins with ``#`` is written as ``#raw <base64>``, so every
-  frame can be restored byte for byte.
+- A frame that contains a line feed or a zero byte, or begins with ``#``, is written as
+  ``#raw <base64>``, so every frame can be restored byte for byte.
 - A line is complete when its ``\n`` is written; bytes after the last ``\n`` are torn.
+- A zero byte is never written: it is part of a hole, which a power cut can leave (``tape_repair``).
 - One thread appends, with one write per read of the socket. The operating system has the data when
   ``append`` returns.
 
@@ -66,8 +67,8 @@ class TapeWriter:
         """Append ``frames`` as received at ``stamp``, in one write; return the bytes written."""
         prefix = b"%d\t" % stamp
         text = b"".join((prefix, (b"\n" + prefix).join(frames), b"\n"))
-        # These two scans run at memory speed and replace a test of each frame.
-        if text.count(b"\n") != len(frames) or b"#" in text:
+        # These scans run at memory speed and replace a test of each frame.
+        if text.count(b"\n") != len(frames) or b"#" in text or b"\0" in text:
             text = b"".join(prefix + _escape(frame) + b"\n" for frame in frames)
         self._write(text)
         return text
@@ -107,7 +108,7 @@ class TapeWriter:
 
 
 def _escape(frame: bytes) -> bytes:
-    if b"\n" in frame or frame.startswith(b"#"):
+    if b"\n" in frame or b"\0" in frame or frame.startswith(b"#"):
         return b"#raw " + base64.b64encode(frame)
     return frame
 
@@ -138,8 +139,15 @@ def parse_line(line: bytes) -> Mark | TapeFrames:
     raise TapeError(f"The facts of the mark {line[:60]!r} are not a JSON object.")
 
 
-# Bounds the memory: zlib expands this to at most a thousand times its size.
-_COMPRESSED_BYTES = 1 << 16
+# The bounds of the memory that reading a tape takes.
+# zstandard expands 4 bytes to at most 128 KiB, so this to 32 MiB; larger pieces are not faster.
+_COMPRESSED_BYTES = 1 << 10
+# The pieces in which lines are looked for.
+_CHUNK_BYTES = 1 << 20
+# A line is longer than any frame that the socket accepts, in base64.
+_MAX_LINE_BYTES = 1 << 27
+# More frames with one stamp are split; one read of the socket has fewer.
+_MAX_READ_BYTES = 1 << 24
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),  # 31: the largest window, in gzip's envelope
     ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
@@ -154,7 +162,7 @@ def _decompressed(path: Path) -> Iterator[bytes]:
     make = _DECOMPRESSORS.get(path.suffix)
     with path.open("rb") as file:
         if make is None:
-            while chunk := file.read(1 << 20):
+            while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
             return
         decompressor = make()
@@ -162,7 +170,9 @@ def _decompressed(path: Path) -> Iterator[bytes]:
             while piece:
                 if decompressor.eof:
                     decompressor = make()
-                yield decompressor.decompress(piece)
+                data = decompressor.decompress(piece)
+                for at in range(0, len(data), _CHUNK_BYTES):
+                    yield data[at : at + _CHUNK_BYTES]
                 piece = decompressor.unused_data
         if not decompressor.eof:
             raise EOFError("the compressed data ends too early")
@@ -173,8 +183,8 @@ class TapeReader:
     """Iterates over marks and frames in order; neighbouring frames with one stamp come together.
 
     The counts are final after the last entry: ``torn_bytes`` counts the bytes after the last line
-    feed, ``invalid_lines`` the complete lines that do not follow the grammar. ``damage`` says why
-    reading ended early, if it did.
+    feed, ``invalid_lines`` the complete lines that do not follow the grammar, because of a hole or
+    otherwise. ``damage`` says why reading ended early, if it did.
     """
 
     path: Path
@@ -184,47 +194,64 @@ class TapeReader:
 
     def __iter__(self) -> Iterator[Mark | TapeFrames]:
         stamp, frames = 0, list[bytes]()
-        for line in self._lines():
-            # A fast path for frames, which are nearly all lines of a tape.
-            text, _, payload = line.partition(b"\t")
-            if not (
-                payload
-                and payload[0] != 35  # "#"
-                and text.isdigit()
-                and len(text) <= 19  # bounds the time of int()
-                and (line_stamp := int(text)) <= LATEST_NS
-            ):
-                try:
-                    entry = parse_line(line)
-                except TapeError:
-                    self.invalid_lines += 1
-                    continue
-                if isinstance(entry, Mark):
-                    if frames:
-                        yield TapeFrames(stamp, frames)
-                        frames = []
-                    yield entry
-                    continue
-                line_stamp = entry.stamp
-                (payload,) = entry.frames
-            if line_stamp != stamp and frames:
+        for lines in self._blocks():
+            for line in lines:
+                # A fast path for frames, which are nearly all lines of a tape.
+                text, _, payload = line.partition(b"\t")
+                if not (
+                    payload
+                    and payload[0] != 35  # "#"
+                    and text.isdigit()
+                    and len(text) <= 19  # bounds the time of int()
+                    and (line_stamp := int(text)) <= LATEST_NS
+                ):
+                    try:
+                        entry = parse_line(line)
+                    except TapeError:
+                        self.invalid_lines += 1
+                        continue
+                    if isinstance(entry, Mark):
+                        if frames:
+                            yield TapeFrames(stamp, frames)
+                            frames = []
+                        yield entry
+                        continue
+                    line_stamp = entry.stamp
+                    (payload,) = entry.frames
+                if line_stamp != stamp and frames:
+                    yield TapeFrames(stamp, frames)
+                    frames = []
+                stamp = line_stamp
+                frames.append(payload)
+            if sum(map(len, frames)) > _MAX_READ_BYTES:
                 yield TapeFrames(stamp, frames)
                 frames = []
-            stamp = line_stamp
-            frames.append(payload)
         if frames:
             yield TapeFrames(stamp, frames)
 
-    def _lines(self) -> Iterator[bytes]:
-        rest = b""
+    def _blocks(self) -> Iterator[list[bytes]]:
+        """Yield complete lines, those of a piece of the file together."""
+        begun: list[bytes] = []
+        size = 0
         try:
             for chunk in _decompressed(self.path):
-                lines = (rest + chunk).split(b"\n")
-                rest = lines.pop()
-                yield from lines
+                end, *lines = chunk.split(b"\n")
+                begun.append(end)
+                size += len(end)
+                if size > _MAX_LINE_BYTES:
+                    begun = [b"\0"]  # so that it is counted
+                if lines:
+                    last = lines.pop()
+                    lines.insert(0, b"".join(begun))
+                    begun, size = [last], len(last)
+                    if b"\0" in chunk or b"\0" in lines[0]:
+                        whole = [line for line in lines if b"\0" not in line]
+                        self.invalid_lines += len(lines) - len(whole)
+                        lines = whole
+                    yield lines
         except _UNREADABLE as error:
             self.damage = str(error)
-        self.torn_bytes = len(rest)
+        self.torn_bytes = size
 
 
 # On lines of JSON, level 1 makes smaller files than 3 in two thirds of the time. Level 9 saves a

@@ -72,6 +72,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
 def sealed(root: Path, *trades: Trade) -> Layout:
     """A folder with one sealed window of these."""
     layout = Layout(root)
+    root.mkdir(parents=True, exist_ok=True)
     writer = SegmentWriter(layout, PART)
     writer.write(batch_of(trades, NOON + 5000))
     writer.seal()

@@ -295,7 +295,7 @@ STEPS = [
     "convert_window",
     "recount_report",
     "_close_report",
-    "truncate_torn_tape",
+    "repair_tape",
     "write_coverage",
 ]
 

@@ -16,14 +16,16 @@ import pytest
 from stocktrace import cli
 from stocktrace.errors import ConversionError, StoreError
 from stocktrace.record.publish import rebuild_window
-from stocktrace.record.recovery import recover, truncate_torn_tape
+from stocktrace.record.recovery import recover
 from stocktrace.simulator import ScriptedSource, SyntheticMarket
 from stocktrace.store import audit, conversion
 from stocktrace.store.dataset import window_files
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
+from stocktrace.store.tape_repair import repair_tape
 from stocktrace.verify import verify
 from tests.conftest import (
+    NOON,
     SESSION,
     Scenario,
     Studio,
@@ -113,7 +115,7 @@ def test_21_a_tape_torn_at_any_byte_has_no_wrong_row_and_reports_the_loss(
         ]
         assert frames == FRAMES[: len(whole.splitlines()) - 2]  # the first two are marks
         assert (reader.torn_bytes, reader.invalid_lines) == (len(torn), 0)
-        truncate_torn_tape(tape)
+        assert repair_tape(tape, NOON) == []
         assert tape.read_bytes() == whole + b"\n"
         aside = tape.with_suffix(".torn")
         assert aside.read_bytes() == torn if torn else not aside.exists()
