@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Container, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Generic, TypeVar
@@ -65,6 +65,25 @@ class TradeColumns:
             np.fromiter([trade.v for trade in trades], np.float64, count),
             np.fromiter(map(lists.__getitem__, [trade.c for trade in trades]), np.int32, count),
             lists.distinct,
+        )
+
+    def of_tickers(self, names: Container[str]) -> TradeColumns:
+        """Return the rows of some tickers."""
+        is_named = np.array([name in names for name in self.tickers], np.bool_)[self.ticker]
+        frame = np.repeat(np.arange(len(self.counts)), self.counts)
+        counts = np.bincount(frame[is_named], minlength=len(self.counts))
+        # Only the values of these rows: each one gets a number for the whole window.
+        kept, ticker = np.unique(self.ticker[is_named], return_inverse=True)
+        used, codes = np.unique(self.codes[is_named], return_inverse=True)
+        return TradeColumns(
+            counts,
+            ticker.astype(np.int32),
+            [self.tickers[at] for at in kept.tolist()],
+            self.ts_event[is_named],
+            self.price[is_named],
+            self.volume[is_named],
+            codes.astype(np.int32),
+            [self.lists[at] for at in used.tolist()],
         )
 
     def __len__(self) -> int:

@@ -248,7 +248,7 @@ def _plain(value: Any, levels: int = _MAX_LEVELS) -> Any:
 
 def _complete_text(text: str) -> str:
     """Escape halves of surrogate pairs."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return str(text) if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _shortened(value: object) -> str:

@@ -52,6 +52,10 @@ _COUNTERS: dict[str, tuple[str, _Value]] = {
     "trades_recorded": ("Trades in CSV or Parquet.", attrgetter("recorded")),
     "trades_quarantined": ("Trades that the schema refused.", attrgetter("quarantined")),
     "trades_published": ("Trades in Parquet.", attrgetter("parquet")),
+    "trades_unrequested": (
+        "Trades of tickers that nobody asked for; they are only on the tape.",
+        attrgetter("unrequested"),
+    ),
     "windows_rolled": ("Windows that have ended.", attrgetter("rolled")),
     "windows_published": ("Windows whose trades are in Parquet.", attrgetter("published")),
     "parquet_files": ("Parquet files published.", attrgetter("files")),

@@ -86,6 +86,7 @@ class StatusSnapshot:
             trade_frames=self._frames.trade_frames,
             control=self._frames.control,
             undecodable=self._frames.undecodable,
+            unrequested=self._frames.unrequested,
             last=intake.last_trade_at.copy(),
             behind_s=self._behind_s(now, intake.taken, intake.taken + backlog),
             rolled=rolled,

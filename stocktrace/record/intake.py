@@ -28,6 +28,7 @@ from stocktrace.store.names import WindowId
 from stocktrace.store.quarantine import QuarantinedRow
 from stocktrace.store.tape import TapeFrames, TapeWriter
 from stocktrace.store.window import RollPolicy, WindowSpec
+from stocktrace.trade_columns import TradeColumns
 from stocktrace.units import NS_PER_SECOND
 
 # Reads are held and decoded together, for up to a second or half a megabyte: a call has a fixed
@@ -37,6 +38,8 @@ _HELD_NS, _HELD_BYTES, _MANY_HELD_BYTES = NS_PER_SECOND, 1 << 19, 1 << 23
 # Waiting rows are due after this share of ``flush_interval``, because that is checked only four
 # times a second when no data comes.
 _DUE_SHARE = 0.75
+# So many tickers are named that nobody asked for.
+_OTHERS_NAMED = 3
 # A batch costs 15 µs for each ticker in it, mainly for its file. With each so many tickers more,
 # batches are larger by their normal size.
 _TICKERS_PER_BATCH = 1250
@@ -46,7 +49,10 @@ _TICKERS_PER_BATCH = 1250
 class WindowCounts:
     """Counts of one window, live or again from its tape; times are in epoch ns.
 
-    ``refused_rows`` wait for the quarantine. ``undecoded`` counts them by ticker, "" without one.
+    ``asked_for`` are the tickers that the feed was subscribed to in the window; empty, as in an
+    import, stands for all. Trades of others are counted and stay on the tape; ``others`` has a few
+    of their names. ``refused_rows`` wait for the quarantine. ``undecoded`` counts them by ticker,
+    "" without one.
     """
 
     books: Books = field(default_factory=Books)
@@ -55,6 +61,28 @@ class WindowCounts:
     last_trades: dict[str, int] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     refused_rows: list[QuarantinedRow] = field(default_factory=list)
+    asked_for: set[str] = field(default_factory=set)
+    others: list[str] = field(default_factory=list)
+
+    def ask_for(self, mark: Mark) -> None:
+        """Add the tickers that ``mark`` subscribes; decode first what was received before it."""
+        match mark:
+            case OpeningMark() | ConnectedMark():
+                self.asked_for.update(mark.tickers)
+            case SubscriptionMark():
+                self.asked_for.update(mark.added)
+
+    def _leave_out_others(self, rows: TradeColumns) -> TradeColumns:
+        """Return the rows of tickers that were asked for, and count the others."""
+        asked_for = self.asked_for
+        if not asked_for or asked_for.issuperset(rows.tickers):
+            return rows
+        wanted = rows.of_tickers(asked_for)
+        self.books.unrequested += len(rows) - len(wanted)
+        if len(self.others) < _OTHERS_NAMED:
+            names = [name for name in rows.tickers if name not in {*asked_for, *self.others}]
+            self.others += names[: _OTHERS_NAMED - len(self.others)]
+        return wanted
 
     def decode(
         self, arrivals: Sequence[TapeFrames], numbering: TickerCodes
@@ -67,7 +95,7 @@ class WindowCounts:
             for arrival in arrivals:
                 yield from self.decode([arrival], numbering)
             return
-        read = DecodedRead(arrivals, decoded.rows, numbering)
+        read = DecodedRead(arrivals, self._leave_out_others(decoded.rows), numbering)
         books = self.books
         books.frames += len(decoded.rows.counts)
         books.trade_frames += decoded.trade_frames
@@ -82,7 +110,8 @@ class WindowCounts:
             )
             if row is not None:
                 symbol = row.get("s") if isinstance(row, dict) else None
-                self.undecoded[symbol if isinstance(symbol, str) else ""] += 1
+                name = symbol if isinstance(symbol, str) else ""
+                self.undecoded[name if name in (self.asked_for or (name,)) else ""] += 1
         for ticker, rows in read.ticker_rows:
             self.received[ticker] += len(rows)
         self.last_trades.update(read.last_received_ns)
@@ -241,6 +270,9 @@ class Intake:
     def add_mark(self, mark: Mark) -> None:
         """Append a mark to the tape, and note what it says about the connection."""
         self._roll(mark.stamp)
+        if isinstance(mark, (ConnectedMark, SubscriptionMark)):
+            self.decode()
+            self.current.counts.ask_for(mark)
         self.current.tape.append_mark(mark)
         if isinstance(mark, ConnectedMark):
             self._connected, self._tickers = True, mark.tickers
@@ -303,10 +335,11 @@ class Intake:
         spec = self._policy.open(self._session, self._window_count, stamp)
         tape = TapeWriter(self._layout.tape(WindowId.of_window(spec)))
         connected, tickers = self._connected, self._tickers
-        tape.append_mark(
-            OpeningMark(stamp, session=self._session, connected=connected, tickers=tickers)
-        )
-        self.windows.append(OpenWindow(spec, tape))
+        mark = OpeningMark(stamp, session=self._session, connected=connected, tickers=tickers)
+        tape.append_mark(mark)
+        window = OpenWindow(spec, tape)
+        window.counts.ask_for(mark)
+        self.windows.append(window)
 
     def _enqueue(self, window: OpenWindow, read: DecodedRead) -> None:
         self.last_trade_at.update(read.last_received_ns)

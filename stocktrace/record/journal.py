@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 #: Calls that other threads leave for the thread of the capture.
 Mailbox = queue.SimpleQueue[Callable[[], None]]
 
+_UNREQUESTED = "trades of tickers that nobody asked for"
 # The first connection takes a moment; a longer gap is worth a message.
 CONNECTING_S = 1.0
 
@@ -148,6 +149,12 @@ class SessionJournal:
             report.ticker_books(name).add(counts)
         for text, count in sealed.errors.items():
             report.errors[text] = report.errors.get(text, 0) + count
+        if sealed.books.unrequested and not any(_UNREQUESTED in text for text in report.notices):
+            names = ", ".join(map(printable, sealed.others))
+            self.on_notice(
+                f"{_UNREQUESTED} were received, such as {names}: they are counted, and kept on the "
+                "tape only"
+            )
 
     def report_new_gaps(self) -> None:
         """Put the gaps that have ended into the report; earlier ones are not touched."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import LakeError
+from stocktrace.marks import ConnectedMark, SubscriptionMark
 from stocktrace.query.duplicates import count_window_duplicates
 from stocktrace.record.intake import WindowCounts
 from stocktrace.record.recorder import SealedWindow, finish_counts
@@ -144,7 +145,12 @@ def replay_tape(tape: Path, counts: WindowCounts) -> Iterator[DecodedRead]:
     entries: list[TapeFrames] = []
     size = 0
     for entry in TapeReader(tape):
-        if isinstance(entry, TapeFrames):
+        if not isinstance(entry, TapeFrames):
+            if entries and isinstance(entry, (ConnectedMark, SubscriptionMark)):
+                yield from counts.decode(entries, numbering)
+                entries, size = [], 0
+            counts.ask_for(entry)
+        else:
             entries.append(entry)
             size += sum(map(len, entry.frames)) + len(entry.frames)
             if size >= _BATCH_BYTES:

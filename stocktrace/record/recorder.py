@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stocktrace.latency import LatencyHistogram
@@ -30,6 +30,8 @@ class SealedWindow:
     errors: Mapping[str, int]
     latency: LatencyHistogram
     spilled: frozenset[str] = frozenset()
+    #: Some tickers that nobody asked for.
+    others: Sequence[str] = ()
 
 
 def finish_counts(
@@ -48,7 +50,9 @@ def finish_counts(
         ticker.quarantined += count
     books.recorded = sum(ticker.recorded for ticker in tickers.values())
     books.quarantined = sum(ticker.quarantined for ticker in tickers.values())
-    return SealedWindow(writer.window, books, tickers, counts.errors, writer.lags, spilled)
+    return SealedWindow(
+        writer.window, books, tickers, counts.errors, writer.lags, spilled, counts.others
+    )
 
 
 @dataclass(slots=True)

@@ -24,7 +24,8 @@ SessionState = Literal[
 class Books(msgspec.Struct):
     """Counts of a window or a session, which must balance.
 
-    frames = trade_frames + control + undecodable; trades = recorded + quarantined.
+    frames = trade_frames + control + undecodable; trades = recorded + quarantined. ``unrequested``
+    are trades of tickers that nobody asked for, which are only on the tape and in no other count.
     """
 
     frames: int = 0
@@ -34,6 +35,7 @@ class Books(msgspec.Struct):
     trades: int = 0
     recorded: int = 0
     quarantined: int = 0
+    unrequested: int = 0
 
     def add(self, other: Books) -> None:
         """Add the counts of ``other``."""

@@ -50,7 +50,8 @@ class CaptureStatus(msgspec.Struct, frozen=True):
     ``latency`` has the session's quantiles. ``gaps`` counts the gaps that have ended, ``gap_s``
     their seconds; ``outages`` leaves out the time before the first connection, and
     ``last_outage`` is the one that began last. ``trade_frames``, ``control`` and ``undecodable``
-    count frames by kind. ``last`` is when the last trade of each ticker was received (epoch ns).
+    count frames by kind, ``unrequested`` the trades of tickers that nobody asked for. ``last`` is
+    when the last trade of each ticker was received (epoch ns).
     ``rolled`` windows have ended, ``published`` of them are in ``files`` Parquet files with
     ``parquet`` trades. ``spilled`` counts tickers that are rebuilt from the tape because a queue
     was full, once for each window. ``final_state`` is the report's state, ``progress`` is how far
@@ -83,6 +84,7 @@ class CaptureStatus(msgspec.Struct, frozen=True):
     trade_frames: int = 0
     control: int = 0
     undecodable: int = 0
+    unrequested: int = 0
     last: dict[str, int] = msgspec.field(default_factory=dict)
     rolled: int = 0
     published: int = 0

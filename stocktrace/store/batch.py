@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -71,13 +71,28 @@ class BatchColumns:
         self.price: npt.NDArray[np.float64] = column("price")
         self.volume: npt.NDArray[np.float64] = column("volume")
 
-    def quarantine_row(self, at: int, reason: str) -> QuarantinedRow:
-        """Return row ``at`` of the batch for the quarantine."""
-        read, row = self.reads[self.read[at]], int(self.row[at])
-        trade = read.trade(row)
-        # As Finnhub sends it; a float64 in JSON keeps its digits.
-        received = {"c": trade.c, "p": trade.p, "s": trade.s, "t": trade.t, "v": trade.v}
-        return QuarantinedRow(read.stamp_of(row), read.frame_of(row), received, reason)
+    def quarantine_rows(self, reasons: Mapping[int, str]) -> Iterator[QuarantinedRow]:
+        """Yield rows of the batch for the quarantine: their positions, each with its reason."""
+        places = np.fromiter(reasons, np.int64, len(reasons))
+        tickers = np.searchsorted(np.cumsum(self.counts), places, side="right")
+        frames = {
+            number: iter(
+                self.reads[number].frames_of(self.row[places[self.read[places] == number]])
+            )
+            for number in np.unique(self.read[places]).tolist()
+        }
+        for (at, reason), ticker in zip(reasons.items(), tickers.tolist(), strict=True):
+            number, row = int(self.read[at]), int(self.row[at])
+            read = self.reads[number]
+            # As Finnhub sends it; a float64 in JSON keeps its digits.
+            received = {
+                "c": read.numbering.codes.distinct[read.codes[row]],
+                "p": float(read.price[row]),
+                "s": self.symbols[ticker],
+                "t": int(read.ts_event[row]),
+                "v": float(read.volume[row]),
+            }
+            yield QuarantinedRow(read.stamp_of(row), next(frames[number]), received, reason)
 
     def frame(self) -> pd.DataFrame:
         """Return the frame that ``validation`` checks, without copying a column."""

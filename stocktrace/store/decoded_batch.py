@@ -89,10 +89,11 @@ class DecodedRead:
         """Return when a row was received, epoch ns."""
         return self.arrivals[int(self.arrival[row])].stamp
 
-    def frame_of(self, row: int) -> bytes:
-        """Return the raw frame of a row."""
-        at = int(np.searchsorted(np.cumsum(self._counts), self.place[row], side="right"))
-        return [frame for frames in self.arrivals for frame in frames.frames][at]
+    def frames_of(self, rows: npt.NDArray[np.int64]) -> list[bytes]:
+        """Return the raw frame of each of ``rows``."""
+        frames = [frame for frames in self.arrivals for frame in frames.frames]
+        at = np.searchsorted(np.cumsum(self._counts), self.place[rows], side="right")
+        return [frames[number] for number in at.tolist()]
 
     def trade(self, row: int) -> Trade:
         """Return the trade of a row."""

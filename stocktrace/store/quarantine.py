@@ -23,6 +23,8 @@ from typing import Any
 from stocktrace.store import files
 from stocktrace.store.names import OPEN
 
+# ``json.dumps`` would make an encoder for each line.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 # Ids of frames that are remembered while a file is written (some 10 MB); then frames are repeated.
 _MAX_IDS = 1 << 16
 # Bytes that are written at once: the lines of one read can be many times that.
@@ -49,7 +51,7 @@ class QuarantinedRow:
             except UnicodeDecodeError:
                 record["frame_base64"] = base64.b64encode(self.frame).decode()
         record["ts_recv_ns"] = self.stamp
-        return json.dumps(record, separators=(",", ":")) + "\n"
+        return _encode(record) + "\n"
 
 
 @dataclass(slots=True)

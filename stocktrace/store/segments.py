@@ -106,7 +106,7 @@ class SegmentWriter:
         failures = validation.find_failures(columns.frame())
         if failures:
             valid[list(failures)] = False
-            self._quarantine.add(columns.quarantine_row(at, why) for at, why in failures.items())
+            self._quarantine.add(columns.quarantine_rows(failures))
         # Only of valid rows: a wrong time may be why a row is invalid.
         lags_ms = (columns.ts_recv - columns.ts_event)[valid].view(np.int64) / US_PER_MS
         self.lags.add(lags_ms)

@@ -103,6 +103,7 @@ def test_every_figure_of_the_status_is_a_metric(settings: Settings) -> None:
         ("stocktrace_trades_total", ""): 30.0,
         ("stocktrace_trades_recorded_total", ""): 25.0,
         ("stocktrace_trades_quarantined_total", ""): 1.0,
+        ("stocktrace_trades_unrequested_total", ""): 0.0,
         ("stocktrace_trades_published_total", ""): 20.0,
         ("stocktrace_windows_rolled_total", ""): 3.0,
         ("stocktrace_spilled_tickers_total", ""): 2.0,

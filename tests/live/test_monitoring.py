@@ -78,6 +78,7 @@ def test_every_metric_is_on_a_panel_or_in_an_alert_or_listed_here(
         "stocktrace_session_elapsed_seconds",
         "stocktrace_tickers",
         "stocktrace_trades_published_total",
+        "stocktrace_trades_unrequested_total",
     }
 
 

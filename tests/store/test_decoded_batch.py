@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ def test_each_row_returns_its_trade_and_its_frame(
         arrived = [(trade, frames[at]) for at, some in enumerate(messages) for trade in some]
         rows = range(len(read))
         back = sorted(rows, key=lambda row: read.place[row])
-        assert [(read.trade(row), read.frame_of(row)) for row in back] == arrived
+        assert [(read.trade(row), read.frames_of(np.array([row]))[0]) for row in back] == arrived
 
 
 @given(MESSAGES)
@@ -49,7 +50,9 @@ def test_each_row_knows_when_its_frame_arrived(pieces: list[list[list[Trade]]]) 
     arrivals = [TapeFrames(NOON + at, [b"%d" % at] * len(some)) for at, some in enumerate(pieces)]
     read = DecodedRead(arrivals, TradeColumns.of([message for some in pieces for message in some]))
     back = sorted(range(len(read)), key=lambda row: read.place[row])
-    assert [(read.stamp_of(row), read.frame_of(row), read.trade(row)) for row in back] == [
+    assert [
+        (read.stamp_of(row), read.frames_of(np.array([row]))[0], read.trade(row)) for row in back
+    ] == [
         (NOON + at, b"%d" % at, trade)
         for at, some in enumerate(pieces)
         for message in some

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
+import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,21 +14,36 @@ from typing import Any
 import pytest
 import zstandard
 
-from stocktrace.marks import PausedMark
+from stocktrace.marks import ConnectedMark, OpeningMark, PausedMark, SubscriptionMark
 from stocktrace.query.coverage import read_gaps
+from stocktrace.record.intake import Intake, WindowCounts
+from stocktrace.record.publish import rebuild_window, replay_tape
 from stocktrace.record.recovery import recover
+from stocktrace.settings import Settings
+from stocktrace.simulator import Simulator
 from stocktrace.store import tape as tape_module
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeFrames, TapeReader, TapeWriter
 from stocktrace.store.tape_repair import TapeHole, repair_tape
-from tests.conftest import NOON, SESSION, frame, published
+from tests.conftest import (
+    NOON,
+    SESSION,
+    Scenario,
+    Studio,
+    connected,
+    frame,
+    published,
+    taped,
+    trades,
+)
 from tests.test_faults.conftest import (
     PART,
     SECOND,
     crashed_session,
     events,
     findings,
+    record,
     recorded,
     report_of,
 )
@@ -210,3 +227,118 @@ def test_71_a_tape_of_any_size_is_read_in_bounded_memory(
     peak, reader = peak_of_reading(tape)
     assert peak < 1 << 24
     assert reader.damage is None
+
+
+# --- 72: tickers that nobody asked for, and bad rows -------------------------------------------
+
+OTHERS = [
+    {"c": None, "p": 1.0, "s": f"OTHER{n}", "t": NOON // 10**6, "v": 1} for n in range(20_000)
+]
+
+
+def frame_with(*rows: object) -> bytes:
+    return json.dumps({"data": rows, "type": "trade"}, separators=(",", ":")).encode()
+
+
+def good(price: float) -> dict[str, object]:
+    return {"c": ["1"], "p": price, "s": "AAPL", "t": NOON // 10**6, "v": 100}
+
+
+def test_72_trades_of_tickers_that_nobody_asked_for_are_counted_and_stay_on_the_tape(
+    studio: Studio,
+) -> None:
+    flood = frame_with(good(1.5), *OTHERS, good(2.5), {"s": "X" * 20_000, "p": "bad"})
+
+    def scenario(exchange: Simulator) -> Scenario:
+        yield connected
+        exchange.send_raw(flood)
+        exchange.send_raw(frame(("AAPL", 3.5)))
+        yield trades(3)
+
+    with studio.exchange() as exchange:
+        report = record(studio, exchange, scenario(exchange))
+    assert report.balanced
+    assert report.books.unrequested == 20_000
+    assert report.books.trades == 4
+    assert report.per_ticker.keys() == {"AAPL", ""}
+    names = "OTHER0, OTHER1, OTHER2"
+    (notice,) = report.notices
+    assert notice == (
+        f"trades of tickers that nobody asked for were received, such as {names}: they are "
+        "counted, and kept on the tape only"
+    )
+    assert published(studio.data_dir) == {"AAPL": recorded([1.5, 2.5, 3.5])}
+    assert taped(studio.data_dir) == [flood, frame(("AAPL", 3.5))]
+    assert [path.name for path in (studio.data_dir / "csv").iterdir()] == ["AAPL"]
+    assert (studio.data_dir / "sessions" / f"{report.session}.json").stat().st_size < 10_000
+    assert findings(studio.data_dir) == []
+
+
+def test_72_a_recovery_counts_the_same_whatever_the_tape_says_about_tickers(
+    tmp_path: Path,
+) -> None:
+    """A ticker belongs to a window from its first subscription there, also after its removal."""
+    tape = TapeWriter(Layout(tmp_path).tape(PART))
+    tape.append_mark(OpeningMark(NOON, connected=False, tickers=("AAPL",)))
+    tape.append_mark(ConnectedMark(NOON, ("AAPL",)))
+    both = frame(("AAPL", 1.0), ("MSFT", 2.0))
+    tape.append(NOON, [both])
+    tape.append_mark(SubscriptionMark(NOON, ("MSFT",), ("AAPL",)))
+    tape.append(NOON, [both, both])
+    tape.close()
+    recover(Layout(tmp_path))
+    report = report_of(tmp_path)
+    assert report.books.unrequested == 1
+    assert {name: books.recorded for name, books in report.per_ticker.items()} == {
+        "AAPL": 3,
+        "MSFT": 2,
+    }
+    assert report.balanced
+    assert findings(tmp_path) == []
+
+
+def test_72_live_and_recovered_counts_of_a_ticker_that_is_added_agree(tmp_path: Path) -> None:
+    """What is held when a ticker is added was received before it."""
+    intake = Intake(Layout(tmp_path), SESSION, Settings.load(), NOON, ("AAPL",))
+    both = frame(("AAPL", 1.0), ("MSFT", 2.0))
+    intake.add_frames(NOON, [both])
+    intake.add_mark(SubscriptionMark(NOON + 1, ("MSFT",), ()))
+    intake.add_frames(NOON + 2, [both])
+    intake.decode()
+    live, tape = intake.current.counts, intake.current.tape
+    tape.close()
+    again = WindowCounts()
+    assert sum(len(read) for read in replay_tape(tape.path, again)) == 3
+    assert live.books == again.books
+    assert (live.books.unrequested, live.received) == (1, {"AAPL": 2, "MSFT": 1})
+    assert live.others == again.others == ["MSFT"]
+
+
+def cost_of(folder: Path, rows: Iterable[object]) -> tuple[float, int]:
+    """The CPU seconds of a window with these rows in one frame, and the bytes that it writes."""
+    layout = Layout(folder)
+    crashed_session(folder, [frame_with(*rows)])
+    began = time.process_time()
+    rebuild_window(layout, PART)
+    cost = time.process_time() - began
+    written = [path for path in folder.rglob("*") if path.suffix in (".csv", ".jsonl")]
+    return cost, sum(path.stat().st_size for path in written)
+
+
+def text_price(price: float) -> dict[str, object]:
+    return {**good(price), "p": str(price)}
+
+
+def below_zero(price: float) -> dict[str, object]:
+    return good(-price)
+
+
+@pytest.mark.parametrize("bad", [text_price, below_zero])
+def test_72_bad_rows_cost_in_proportion_to_their_number(
+    tmp_path: Path, bad: Callable[[float], dict[str, object]]
+) -> None:
+    cost_of(tmp_path / "warm", map(bad, range(1, 10)))
+    few, _ = cost_of(tmp_path / "few", map(bad, range(1, 501)))
+    many, size = cost_of(tmp_path / "many", map(bad, range(1, 4_001)))
+    assert many < 24 * few  # 64 times if each looked at all others
+    assert size < 6 * sum(len(frame_with(bad(price))) for price in range(1, 4_001))
