@@ -8,6 +8,10 @@ has many ones among its counts. Where at least ``MIN_RUN`` consecutive keys, by 
 counts that are multiples of 2 (or 3, or 4), everything was sent that often: of each key that share
 of its rows is kept, the first ones; the others are duplicates.
 
+An order that is filled in equal parts makes a run of true pairs, too. They arrive together, one
+beside the other; a frame that is sent again comes later, or its rows come A, B, A, B. So where most
+repeated rows of a run are neighbours in one receipt, it has to be ``MIN_RUN_TOGETHER`` keys long.
+
 A few exceptions (a duplicate that was lost with a connection) do not end such a run: one, and one
 more for every eight keys, between two runs or after the last.
 
@@ -45,6 +49,8 @@ MAX_DELAY_US = 10_000_000
 #: Even if three keys in ten were true pairs, which no market shows, so many in a row would have a
 #: chance of 1 in 10^8.
 MIN_RUN = 16
+#: The same for keys whose rows arrive together, as true pairs do.
+MIN_RUN_TOGETHER = 3 * MIN_RUN
 # A feed was seen to send everything 2 times (2026) and 3 times (2020).
 _MAX_REPEATS = 4
 _KEYS_PER_EXCEPTION = 8
@@ -183,20 +189,28 @@ def find_duplicates(keys: Int64Array, received: Int64Array) -> BoolArray:
     is_late = np.abs(np.diff(received[order])) > MAX_DELAY_US
     begins = np.flatnonzero(np.concatenate(([True], (np.diff(keys[order]) != 0) | is_late)))
     counts = np.diff(np.append(begins, len(keys)))
-    by_arrival = np.argsort(order[begins])
+    firsts, lasts = order[begins], order[begins + counts - 1]
+    is_apart = (lasts - firsts >= counts) | (received[lasts] != received[firsts])
+    by_arrival = np.argsort(firsts)
     repeats = np.empty(len(counts), np.int64)
-    repeats[by_arrival] = _find_repeats(counts[by_arrival])
+    repeats[by_arrival] = _find_repeats(counts[by_arrival], is_apart[by_arrival])
     rank = np.arange(len(keys)) - np.repeat(begins, counts)
     flags = np.empty(len(keys), np.bool_)
     flags[order] = rank >= np.repeat(-(-counts // repeats), counts)
     return flags
 
 
-def _find_repeats(counts: Int64Array) -> Int64Array:
-    """Return how often the feed sent each key; keys in the order of their first receipt."""
+def _find_repeats(counts: Int64Array, is_apart: BoolArray) -> Int64Array:
+    """Return how often the feed sent each key; keys in the order of their first receipt.
+
+    ``is_apart`` says of each key whether its rows are not neighbours in one receipt.
+    """
     repeats = np.ones(len(counts), np.int64)
     for number in range(_MAX_REPEATS, 1, -1):
         for begin, end in _find_runs(counts % number == 0):
+            together = np.count_nonzero((counts > 1)[begin:end] & ~is_apart[begin:end])
+            if 2 * together > end - begin and end - begin < MIN_RUN_TOGETHER:
+                continue
             run = repeats[begin:end]
             run[run == 1] = number
     return repeats

@@ -50,7 +50,7 @@ class WindowCounts:
     """Counts of one window, live or again from its tape; times are in epoch ns.
 
     ``asked_for`` are the tickers that the feed was subscribed to in the window; empty, as in an
-    import, stands for all. Trades of others are counted and stay on the tape; ``others`` has a few
+    import, means all. Trades of others are counted and stay on the tape; ``others`` has a few
     of their names. ``refused_rows`` wait for the quarantine. ``undecoded`` counts them by ticker,
     "" without one.
     """

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stocktrace.query.duplicates import MAX_DELAY_US, MIN_RUN, find_duplicates, number_keys
+from stocktrace.query.duplicates import (
+    MAX_DELAY_US,
+    MIN_RUN,
+    MIN_RUN_TOGETHER,
+    find_duplicates,
+    number_keys,
+)
 from stocktrace.store.arrow_schema import TRADE_SCHEMA
 
 #: A trade: time of event (ms), price, volume, conditions.
@@ -124,10 +130,10 @@ def test_a_trade_of_each_key_always_stays(counts: list[int]) -> None:
 
 
 def test_a_feed_that_doubles_for_a_while_is_judged_for_that_time() -> None:
-    plain = honest([1, 2] * 10 + [2, 1] * 10 + [1, 2] * 10, per_arrival=1)
-    before, doubled, after = plain[:20], plain[20:40], plain[40:]
-    found = Stream.of([*before[:-1], *in_the_frame(doubled, 2), *after])
-    assert found.originals() == Stream.of([*before[:-1], *doubled, *after]).trades
+    plain = honest([2, 1] * 20 + [1, 2] * 10, per_arrival=2)
+    before, doubled, after = plain[:10], plain[10:20], plain[20:]
+    found = Stream.of([*before, *in_the_frame(doubled, 2), *after])
+    assert found.originals() == Stream.of(plain).trades
 
 
 def test_duplicates_lost_with_a_connection_do_not_hide_the_others() -> None:
@@ -162,3 +168,20 @@ def test_few_trades_are_never_judged() -> None:
 
 def test_no_trades_have_no_duplicates() -> None:
     assert Stream([]).judged() == []
+
+
+@pytest.mark.parametrize("length", [MIN_RUN, MIN_RUN_TOGETHER - 1])
+def test_73_a_run_of_orders_that_are_filled_as_two_equal_trades_has_no_duplicates(
+    length: int,
+) -> None:
+    pairs = Stream.of(honest([1] * 20 + [2] * length + [1] * 20, per_arrival=1))
+    assert not any(pairs.judged())
+
+
+@pytest.mark.parametrize("length", [MIN_RUN, MIN_RUN_TOGETHER])
+def test_73_frames_that_come_again_or_a_long_run_are_duplicates(length: int) -> None:
+    plain = honest([1] * length, per_arrival=1)
+    later = Stream.of(in_the_next(plain, 2, 18 * MS))
+    assert later.originals() == Stream.of(plain).trades
+    together = Stream.of(in_the_frame(plain, 2))
+    assert any(together.judged()) == (length == MIN_RUN_TOGETHER)
