@@ -38,7 +38,7 @@ def intake(tmp_path: Path) -> Iterator[MakeIntake]:
     def make(**changes: Any) -> Intake:
         limits = {"max_pending_rows_per_ticker": 100, "max_pending_rows": 1000, "batch_rows": 1000}
         settings = Settings.model_construct(**{**limits, **changes})
-        made.append(Intake(Layout(tmp_path), SESSION, settings, NOON, ["AAPL"]))
+        made.append(Intake(Layout(tmp_path), SESSION, settings, NOON))
         return made[-1]
 
     yield make
@@ -188,7 +188,7 @@ def test_a_new_tape_begins_with_the_state_of_the_connection(intake: MakeIntake) 
     at.tick(NOON + 600 * SECOND)
     first, second = at.windows
     assert tape_of(first) == [
-        OpeningMark(NOON, session=SESSION, connected=False, tickers=("AAPL",)),
+        OpeningMark(NOON, session=SESSION, connected=False, tickers=()),
         ConnectedMark(NOON + 1, ("A",)),
     ]
     assert tape_of(second) == [
@@ -391,4 +391,4 @@ def test_a_window_whose_decoding_failed_spills(
     monkeypatch.setattr("stocktrace.feed.protocol.decode", decode)
     with pytest.raises(MemoryError):
         take_in(at, NOON + 1, [frame(("B", 2))])
-    assert at.current.spilled == {"A", "B", "C"}
+    assert at.current.spilled == {"A", "B"}  # nobody asked for C

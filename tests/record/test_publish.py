@@ -47,7 +47,7 @@ def layout(tmp_path: Path) -> Layout:
 def tape(layout: Layout, frames: Sequence[bytes], reads: int = 1, part: WindowId = PART) -> None:
     """A tape of ``frames``, ``reads`` to a read of the socket."""
     writer = TapeWriter(layout.tape(part))
-    writer.append_mark(OpeningMark(NOON, session=SESSION, connected=True, tickers=("A",)))
+    writer.append_mark(OpeningMark(NOON, session=SESSION, connected=True, tickers=()))
     for n in range(0, len(frames), reads):
         writer.append(NOON + n * 1000, frames[n : n + reads])
     writer.close()

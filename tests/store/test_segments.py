@@ -354,6 +354,7 @@ def test_receive_times_are_truncated_to_the_microsecond(layout: Layout) -> None:
 
 def test_the_data_folder_may_have_any_name(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "a b*[x]?")
+    layout.root.mkdir()
     writer = SegmentWriter(layout, PART)
     writer.write(batch_of([trade()]))
     writer.seal()
