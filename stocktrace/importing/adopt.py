@@ -11,7 +11,8 @@ from pathlib import Path
 
 from stocktrace.errors import StoreError
 from stocktrace.record.file_hashes import hash_files
-from stocktrace.record.recovery import RecoveredSession, coverage_from_tapes, recover_session
+from stocktrace.record.recovery import RecoveredSession, recover_session
+from stocktrace.record.tape_facts import coverage_from_tapes
 from stocktrace.sessions.catalog import is_in_use, read_report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog

@@ -178,7 +178,7 @@ def publish_tapes(
     hash_files(layout, report, write_coverage(layout, session, coverage))
     report.state = state or recovered_state(session)
     report.ended = utc_datetime(max((interval.end for interval in coverage), default=now))
-    journal.save()
+    journal.close()
     upload_session(layout, report, clock)
     return report
 

@@ -186,7 +186,7 @@ class CaptureSession:
             self._write_report(state, reason)
         if report.state != "failed" and not report.balanced:
             report.state, report.reason = "failed", "; ".join(report.differences())
-            journal.save()
+            journal.close()
         return report
 
     def _run_until_end(self) -> None:
@@ -359,8 +359,7 @@ class CaptureSession:
         hash_files(self._layout, report, written)
         report.latency = LagReport.of(self._recorder.lags)
         report.silent = self._staleness.silent_tickers(ended)
-        journal.audit("end", state=report.state, reason=report.reason, books=report.books)
-        journal.save()
+        journal.close()
 
     def _mark_end(self) -> None:
         """Mark the end of the feed on the tape: coverage does not include the publishing."""

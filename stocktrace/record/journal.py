@@ -179,6 +179,14 @@ class SessionJournal:
             return None
         return next(gap for gap in reversed(self.report.gaps) if gap.reason != CONNECTING)
 
+    def close(self, event: str = "end", **facts: Any) -> None:
+        """Write the final report, after its digests: ``verify`` compares them."""
+        report = self.report
+        if event == "end":
+            facts = {"state": report.state, "reason": report.reason, "books": report.books}
+        self.audit(event, **facts, report=report.digests())
+        self.save()
+
     def save(self) -> None:
         """Write the whole report to disk."""
         self.report.write(self.layout.report(self.report.session))

@@ -24,21 +24,21 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from operator import attrgetter
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import ConversionError, StocktraceError, StoreError, describe
-from stocktrace.marks import Mark, OpeningMark
+from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_window_duplicates
-from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.file_hashes import hash_files, update_hashes
-from stocktrace.record.journal import SessionJournal, new_report, report_gaps
+from stocktrace.record.journal import SessionJournal, new_report
 from stocktrace.record.publish import (
     publish_window,
     rebuilt_copy,
     upload_session,
     with_lake_of_report,
 )
+from stocktrace.record.tape_facts import read_entries, read_tape_facts
 from stocktrace.sessions import catalog
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
@@ -47,7 +47,7 @@ from stocktrace.store.coverage import write_coverage
 from stocktrace.store.dataset import find_published, list_published, retry_on_compaction
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.tape import TapeFrames, TapeReader, settle_tapes
+from stocktrace.store.tape import settle_tapes
 from stocktrace.store.tape_repair import repair_tape
 from stocktrace.text import count_of
 from stocktrace.units import epoch_ns, utc_datetime
@@ -180,8 +180,8 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
     if torn:
         text += f", {count_of(torn, 'torn byte')} set aside"
     names = [window.window for window in windows]
-    journal.record("recover", text, windows=names, rows=rows, torn_bytes=torn)
-    journal.save()
+    log.info(text)
+    journal.close("recover", windows=names, rows=rows, torn_bytes=torn)
     upload_session(layout, report, clock)
     return RecoveredSession(session, len(windows), rows, torn, report.balanced, report.upload_error)
 
@@ -221,7 +221,7 @@ def _unfinished_windows(layout: Layout, session: str) -> list[WindowId]:
     """Return the windows that have a plain tape, or a segment that is not published."""
     windows = {WindowId.of_tape(path) for path in layout.plain_tapes(session)}
     windows.update(map(WindowId.parse, layout.root.glob(f"csv/*/{session}-*.csv*")))
-    return sorted(windows, key=lambda window: window.window)
+    return sorted(windows, key=attrgetter("number"))
 
 
 def is_recorded_completely(layout: Layout, window: WindowId) -> bool:
@@ -256,42 +256,20 @@ def _count_published(layout: Layout, report: SessionReport) -> None:
 
 
 def _close_report(layout: Layout, session: str, report: SessionReport, torn: int) -> None:
-    coverage, last = coverage_from_tapes(layout, session)
+    facts = read_tape_facts(layout, session)
+    last = facts.last
     report.state = catalog.recovered_state(session)
     report.ended = utc_datetime(last) if last else report.started
     report.reason = f"its process crashed; its last line is from {report.ended:%F %T} UTC"
     if torn:
         report.reason += f"; {count_of(torn, 'torn byte')} set aside"
-    report.gaps = report_gaps(coverage)
-    report.reconnects = coverage.disconnects
-    hash_files(layout, report, write_coverage(layout, session, coverage.spans))
-
-
-def coverage_from_tapes(layout: Layout, session: str) -> tuple[CoverageBuilder, int]:
-    """Build a session's coverage from its tapes; return it and their last sign of life (epoch ns).
-
-    The coverage ends there. The first line of a later tape is not a sign of life: it is written
-    before the first frames of its window, which may be missing after a crash.
-    """
-    coverage, last = CoverageBuilder(), 0
-    for entry in _read_tapes(layout, session):
-        if isinstance(entry, TapeFrames):
-            coverage.data_received(entry.stamp)
-        else:
-            coverage.add(entry)
-        if not isinstance(entry, OpeningMark) or not last:
-            last = entry.stamp
-    coverage.close(last)
-    return coverage, last
+    facts.fill(report)
+    hash_files(layout, report, write_coverage(layout, session, facts.coverage.spans))
 
 
 def _report_from_tape(layout: Layout, session: str, clock: Clock) -> SessionReport:
     """Make a report for a session without one, or with a damaged one."""
-    for entry in _read_tapes(layout, session):
+    for entry in read_entries(layout, session):
         if isinstance(entry, OpeningMark):
             return new_report(session, entry.tickers, entry.stamp, {**entry.imported})
     return new_report(session, [], clock.wall(), {})
-
-
-def _read_tapes(layout: Layout, session: str) -> Iterator[TapeFrames | Mark]:
-    return chain.from_iterable(map(TapeReader, layout.session_tapes(session).values()))

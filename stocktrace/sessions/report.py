@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,10 @@ from stocktrace.text import count_of, describe_gaps
 SessionState = Literal[
     "running", "complete", "interrupted", "failed", "recovered", "imported", "merged", "crashed"
 ]
+
+
+# The windows that wait for a recovery, and why files wait for the lake.
+_CHANGING = ("unpublished", "upload_error")
 
 
 class Books(msgspec.Struct):
@@ -228,6 +233,16 @@ class SessionReport(msgspec.Struct):
     def balanced(self) -> bool:
         """Return whether the books balance."""
         return not self.differences()
+
+    def digests(self) -> dict[str, str]:
+        """Return a hash of each field that does not change any more once the session has ended."""
+        return {
+            name: hashlib.blake2b(
+                msgspec.json.encode(getattr(self, name), order="deterministic"), digest_size=8
+            ).hexdigest()
+            for name in self.__struct_fields__
+            if name not in _CHANGING
+        }
 
     def write(self, path: Path) -> None:
         """Replace the report's file in one step by a whole one, which needs no lines beside it."""

@@ -18,19 +18,24 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.store.files import disk_errors, lock_descriptor, write_all
+from stocktrace.store.files import disk_errors, lock_descriptor, sync_file, write_all
 from stocktrace.units import utc_datetime
 
 #: ``previous`` of the first line.
 FIRST_HASH = "0" * 32
+# The beginning of a line: its event and session.
+_HEAD = re.compile(rb'\{"at": "[^"]*", "event": "([^"]*)", "session": "([^"]*)"')
 # A busy day of one capture has well under a megabyte; an editor can still open so many bytes.
 ROTATE_BYTES = 16_000_000
-_TAIL = 1 << 12
+_ROTATED_NAME = "audit-%Y%m%dT%H%M%S.%fZ.jsonl"
+_BLOCK = 1 << 16
 
 
 class AuditLog:
@@ -62,8 +67,10 @@ class AuditLog:
             size = os.fstat(descriptor).st_size
             try:
                 write_all(descriptor, _line({**record, "previous": previous}))
-                if record["event"] == "delete":
-                    os.fsync(descriptor)  # the file is deleted next, its line must be on disk
+                if record["event"] == "delete" or "report" in record:
+                    # The file is deleted or replaced next: the line must be on disk before.
+                    os.fsync(descriptor)
+                    sync_file(self._path.parent)
             except OSError:
                 with contextlib.suppress(OSError):  # an incomplete line would break the chain
                     os.ftruncate(descriptor, size)
@@ -72,28 +79,29 @@ class AuditLog:
         finally:
             os.close(descriptor)
         if size >= ROTATE_BYTES:
-            self._path.rename(self._path.with_name(f"audit-{at:%Y%m%dT%H%M%S.%f}Z.jsonl"))
+            self._rotate(at)
+
+    def _rotate(self, at: datetime) -> None:
+        rotated = _rotated(self._path)
+        if rotated:  # names stay in order though the clock may have been set back
+            last = datetime.strptime(rotated[-1].name, _ROTATED_NAME).replace(tzinfo=UTC)
+            at = max(at, last + timedelta(microseconds=1))
+        self._path.rename(self._path.with_name(at.strftime(_ROTATED_NAME)))
 
     def _previous_hash(self, descriptor: int) -> str:
         """Return the hash of the last line, which may be in a rotated log; end a truncated line."""
         size = os.fstat(descriptor).st_size
         if size:
-            tail = _last_line(descriptor, size)
-            if not tail.endswith(b"\n"):  # truncated by a power cut
+            line = _last_line(descriptor, size)
+            if not line.endswith(b"\n"):  # truncated by a power cut
                 write_all(descriptor, b"\n")
-            return _last_hash(tail.removesuffix(b"\n"))
+            return _hash_of(line.removesuffix(b"\n")) or FIRST_HASH
         rotated = _rotated(self._path)
-        return _last_hash(rotated[-1].read_bytes().rstrip(b"\n")) if rotated else FIRST_HASH
-
-
-def _last_line(descriptor: int, size: int) -> bytes:
-    """Return the end of a log: at least its last line."""
-    length = _TAIL
-    while True:
-        tail = os.pread(descriptor, length, max(0, size - length))
-        if length >= size or b"\n" in tail[:-1]:
-            return tail
-        length *= 8
+        if not rotated:
+            return FIRST_HASH
+        with rotated[-1].open("rb") as file:
+            line = _last_line(file.fileno(), os.fstat(file.fileno()).st_size)
+        return _hash_of(line.removesuffix(b"\n")) or FIRST_HASH
 
 
 def _line(record: dict[str, object]) -> bytes:
@@ -112,41 +120,88 @@ def _hash_of(line: bytes) -> str | None:
     return stated if mark and _hash(text) == stated else None
 
 
-def _last_hash(text: bytes) -> str:
-    """Return the hash in the last line of ``text``, which ends without a line feed."""
-    return _hash_of(text.rpartition(b"\n")[2]) or FIRST_HASH
+def _last_line(descriptor: int, size: int) -> bytes:
+    """Return the last line of a log of ``size`` bytes, with its line feed if it has one."""
+    line, begin = b"", size
+    while begin:
+        begin = max(0, begin - _BLOCK)
+        line = os.pread(descriptor, min(_BLOCK, size - len(line)), begin) + line
+        end = line.rfind(b"\n", 0, len(line) - 1)
+        if end >= 0:
+            return line[end + 1 :]
+    return line
 
 
 def _rotated(path: Path) -> list[Path]:
-    return sorted(path.parent.glob("audit-*.jsonl"))
+    return sorted(path.parent.glob("audit-[0-9]*Z.jsonl"))
 
 
-def deleted_files(path: Path, session: str) -> set[str]:
-    """Return the names of a session's files that were deleted according to the log at ``path``.
+@dataclass(slots=True)
+class LoggedSession:
+    """What the log says of a session.
 
-    Lines that were changed do not count.
+    ``deleted`` are the names of its files that were deleted. ``report`` has the digests of its
+    report, ``None`` if it did not end. ``exists`` is false before its first report, and after its
+    removal.
     """
-    names: set[str] = set()
+
+    deleted: set[str] = field(default_factory=set)
+    report: dict[str, str] | None = None
+    exists: bool = False
+
+
+def read_logged_session(path: Path, session: str) -> LoggedSession:
+    """Return what the log at ``path`` says of a session since its last report.
+
+    Lines that were changed do not count. Older logs than that with the report are not read.
+    """
+    logged = LoggedSession()
+    for log in _newest_first(path):
+        if (older := _read_sessions(*log).get(session)) is not None:
+            logged.deleted |= older.deleted
+            logged.report = older.report
+            if logged.report is not None:
+                break
+    return logged
+
+
+def logged_sessions(path: Path) -> set[str]:
+    """Return the sessions that must exist according to the log at ``path``."""
+    exists: dict[str, bool] = {}
+    for log in reversed(_newest_first(path)):
+        exists |= {name: logged.exists for name, logged in _read_sessions(*log).items()}
+    return {name for name, still in exists.items() if still}
+
+
+def _newest_first(path: Path) -> list[tuple[Path, int]]:
+    """Return the log and its rotated files with their sizes."""
+    logs: list[tuple[Path, int]] = []
     with contextlib.suppress(FileNotFoundError):  # first: it may be rotated while we read
-        names |= _deleted_files(path, path.stat().st_size).get(session, set())
-    for log in _rotated(path):
-        names |= _deleted_files(log, log.stat().st_size).get(session, set())
-    return names
+        logs.append((path, path.stat().st_size))
+    return logs + [(log, log.stat().st_size) for log in reversed(_rotated(path))]
 
 
 # A rotated log does not change: verifying many sessions reads it once.
 @functools.lru_cache(maxsize=256)
-def _deleted_files(log: Path, size: int) -> dict[str, set[str]]:
-    """Return the names of deleted files by session, from the first ``size`` bytes of a log."""
-    names: dict[str, set[str]] = {}
+def _read_sessions(log: Path, size: int) -> dict[str, LoggedSession]:
+    """Return what the first ``size`` bytes of a log say, by session."""
+    sessions: dict[str, LoggedSession] = {}
     with log.open("rb") as file:
         lines = file.read(size).split(b"\n")
     for line in lines:
-        if b'"event": "delete"' in line and _hash_of(line) is not None:
+        if (match := _HEAD.match(line)) is None:
+            continue
+        event, name = match.groups()
+        session = sessions.setdefault(name.decode(), LoggedSession())
+        # The first report follows the start; a kill in between leaves none.
+        session.exists = event != b"remove" and (session.exists or event != b"start")
+        if (event == b"delete" or b'"report": {' in line) and _hash_of(line) is not None:
             record = json.loads(line)
-            name = Path(record.get("file", "")).name
-            names.setdefault(record["session"], set()).add(name)
-    return names
+            if event == b"delete":
+                session.deleted.add(Path(record.get("file", "")).name)
+            else:
+                session.report = record.get("report")
+    return sessions
 
 
 def check_audit_log(path: Path) -> Iterator[str]:

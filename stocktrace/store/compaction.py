@@ -208,7 +208,7 @@ def _folder_state(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def windows_of(sources: Sequence[Path]) -> dict[WindowId, Content]:
-    """Return the windows in ``sources``, by session and time.
+    """Return the windows in ``sources``, by session and number.
 
     Raises:
         ConversionError: A window is in two files, or a file does not have the window of its name.
@@ -226,7 +226,7 @@ def windows_of(sources: Sequence[Path]) -> dict[WindowId, Content]:
         for window in found.keys() & windows.keys():
             raise ConversionError(f"{path} has {window.stem} again: run `stocktrace verify`.")
         windows |= found
-    return dict(sorted(windows.items(), key=lambda item: (item[0].session, item[0].window)))
+    return dict(sorted(windows.items(), key=lambda item: item[0].order))
 
 
 def merge_files(sources: Sequence[Path], windows: dict[WindowId, Content]) -> Iterator[pa.Table]:

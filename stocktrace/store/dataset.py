@@ -124,7 +124,7 @@ def list_published(
 def window_files(layout: Layout, date: str, session: str | None = None) -> list[Path]:
     """Return the files of windows (of one session) that are not compacted, in order."""
     pattern = f"{session}-*.parquet" if session else "[0-9]*.parquet"
-    return sorted(_list_folder(layout.date_folder(date), pattern))
+    return sorted(_list_folder(layout.date_folder(date), pattern), key=reading_order)
 
 
 def day_files(folder: Path) -> tuple[Path, ...]:

@@ -101,12 +101,20 @@ def day_file_name(number: int, part: int = 1) -> str:
     return f"day-{number:05}.parquet" if part == 1 else f"day-{number:05}-{part:03}.parquet"
 
 
-def reading_order(path: Path) -> tuple[bool, str]:
+def reading_order(path: Path) -> tuple[bool, str, int, str]:
     """Return the sort key of the files of a folder: the day's first, then late windows.
 
-    The stem, because ``day-00001-002.parquet`` sorts before ``day-00001.parquet``.
+    Windows of a session are in the order of their numbers: their times go back with the clock. The
+    stem, because ``day-00001-002.parquet`` sorts before ``day-00001.parquet``.
     """
-    return not is_day_file(path), path.stem
+    match = _WINDOW_FILE.fullmatch(path.name)
+    if match is None:
+        return not is_day_file(path), path.stem, 0, ""
+    return True, match["session"], _number_of(match["window"]), path.stem
+
+
+def _number_of(window: str) -> int:
+    return int(window.rpartition("_")[2])
 
 
 def day_number(path: Path) -> int:
@@ -157,7 +165,12 @@ class WindowId:
     @property
     def number(self) -> int:
         """Its place in the session. The times in the names can go back when a clock is set."""
-        return int(self.window.rpartition("_")[2])
+        return _number_of(self.window)
+
+    @property
+    def order(self) -> tuple[str, int]:
+        """The sort key by session, then by arrival."""
+        return self.session, self.number
 
     @property
     def stem(self) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
 from stocktrace.errors import ConversionError, LayoutError
@@ -63,7 +64,7 @@ def _check_against_tapes(check: SessionCheck, tapes: dict[WindowId, Path]) -> It
     for path in published.misplaced:
         yield check.finding(path, _WRONG_FOLDER)
     reported = {WindowId(session, window) for window in (report.windows if report else ())}
-    for part in sorted({*tapes} | published.windows() | reported, key=lambda part: part.window):
+    for part in sorted({*tapes} | published.windows() | reported, key=attrgetter("number")):
         for first, second in pairwise(published.of_window(part)):
             problem = f"has trades of window {part.stem} that {second.paths[0]} has too"
             yield check.finding(first.paths[0], f"{problem}: remove one of the files")

@@ -9,7 +9,8 @@ from stocktrace.errors import ConversionError
 from stocktrace.intervals import CoverageInterval
 from stocktrace.record.file_hashes import find_differences, update_hashes
 from stocktrace.record.journal import SessionJournal
-from stocktrace.record.recovery import coverage_from_tapes, recount_report
+from stocktrace.record.recovery import recount_report
+from stocktrace.record.tape_facts import coverage_from_tapes
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import read_coverage_file, write_coverage

@@ -11,7 +11,7 @@ from stocktrace.marks import Mark
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import Books, SessionReport
-from stocktrace.store.audit import deleted_files
+from stocktrace.store.audit import read_logged_session
 from stocktrace.store.dataset import find_published
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -47,7 +47,7 @@ def find_missing_tapes(
     """Find tapes of the report that are missing without a deletion in the audit log."""
     parts = [WindowId(report.session, window) for window in report.windows]
     if missing := [part for part in parts if part not in tapes]:
-        deletions = deleted_files(layout.audit, report.session)
+        deletions = read_logged_session(layout.audit, report.session).deleted
         for part in missing:
             archived = layout.archived_tape(part)
             if deletions.isdisjoint({archived.name, layout.tape(part).name}):

@@ -33,7 +33,8 @@ from stocktrace.query.coverage import join_midnight_gaps, read_coverage, read_ga
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.intake import Intake, OpenWindow
 from stocktrace.record.recorder import Recorder
-from stocktrace.record.recovery import coverage_from_tapes, recover
+from stocktrace.record.recovery import recover
+from stocktrace.record.tape_facts import coverage_from_tapes
 from stocktrace.store.coverage import read_coverage_file, write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId

@@ -614,7 +614,7 @@ def test_a_repaired_report_keeps_what_is_not_on_the_tape(layout: Layout) -> None
 
 
 def test_a_gap_that_is_too_short_by_a_microsecond_is_found(layout: Layout) -> None:
-    from stocktrace.record.recovery import coverage_from_tapes
+    from stocktrace.record.tape_facts import coverage_from_tapes
 
     coverage, _ = coverage_from_tapes(layout, SESSION)
     shorter = [
