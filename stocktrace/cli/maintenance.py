@@ -156,7 +156,7 @@ def verify(
 
     from stocktrace.record.recovery import claim_session
     from stocktrace.store.lock import compaction_lock, no_compaction
-    from stocktrace.verify import Finding, dates_of_sessions, unknown_files
+    from stocktrace.verify import Finding, check_folder, dates_of_sessions
     from stocktrace.verify import verify as verify_session
 
     verified = 0
@@ -184,7 +184,7 @@ def verify(
                     )
         if not sessions:
             wrong = {finding.path for finding in findings}
-            findings += [each for each in unknown_files(layout) if each.path not in wrong]
+            findings += [each for each in check_folder(layout) if each.path not in wrong]
     if as_json:
         output.print_json(findings)
     else:
@@ -220,17 +220,28 @@ def requeue(file: Path, *, data_dir: DataDir = None, as_json: Json = False) -> i
     return 0 if report is None or (report.balanced and not report.upload_error) else 1
 
 
-def audit(*, data_dir: DataDir = None) -> int:
+def audit(*, removed: str | None = None, data_dir: DataDir = None) -> int:
     """Check the hash chain of the audit log, which shows every changed byte.
 
     Exits 1 and names the line if the log was changed or is truncated.
 
     $ stocktrace audit
     $ stocktrace audit --data-dir /srv/trades
+
+    Args:
+        removed: Record first that you have removed the files of this session.
     """
     layout = open_layout(data_dir)
 
-    from stocktrace.store.audit import check_audit_log
+    from stocktrace.store.audit import AuditLog, check_audit_log, logged_sessions
+
+    if removed is not None:
+        if layout.has(removed) or removed not in logged_sessions(layout.audit):
+            raise UsageError(
+                f"Session {removed} is not one that was removed from {layout.root}: remove its "
+                "tapes and its report first."
+            )
+        AuditLog(layout.audit, removed)("remove")
 
     problems = list(check_audit_log(layout.audit))
     output.print_error(*problems)

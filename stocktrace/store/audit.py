@@ -3,8 +3,11 @@
 `{"at": <UTC>, "event": …, "session": …, …, "previous": <hash>, "hash": <hash>}`
 
 ``hash`` covers the text of the line before it, including ``previous``: a changed byte, a missing or
-a moved line breaks the chain, and ``check_audit_log`` names the line. Only cutting lines off at the
-end leaves a valid chain; the report of the last session shows how it ended.
+a moved line breaks the chain, and ``check_audit_log`` names the line. Cutting lines off at the end
+leaves a valid chain: ``verify`` misses the end of a session if its report is on disk.
+
+``report`` has a hash of each field of the report that follows. A line that a power cut truncated is
+``torn`` of the next one.
 
 Several processes append; a lock file beside the log orders them. A log of ``ROTATE_BYTES`` is
 renamed to ``audit-<time of its last line>.jsonl``, and a new one continues the chain.
@@ -35,7 +38,9 @@ _HEAD = re.compile(rb'\{"at": "[^"]*", "event": "([^"]*)", "session": "([^"]*)"'
 # A busy day of one capture has well under a megabyte; an editor can still open so many bytes.
 ROTATE_BYTES = 16_000_000
 _ROTATED_NAME = "audit-%Y%m%dT%H%M%S.%fZ.jsonl"
-_BLOCK = 1 << 16
+_BLOCK = 1 << 12
+# So much of a truncated line is kept.
+_TORN_BYTES = 1000
 
 
 class AuditLog:
@@ -63,6 +68,7 @@ class AuditLog:
     def _append(self, record: dict[str, object], at: datetime) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
+            record |= _cut_torn_line(descriptor)
             previous = self._previous_hash(descriptor)
             size = os.fstat(descriptor).st_size
             try:
@@ -89,13 +95,9 @@ class AuditLog:
         self._path.rename(self._path.with_name(at.strftime(_ROTATED_NAME)))
 
     def _previous_hash(self, descriptor: int) -> str:
-        """Return the hash of the last line, which may be in a rotated log; end a truncated line."""
-        size = os.fstat(descriptor).st_size
-        if size:
-            line = _last_line(descriptor, size)
-            if not line.endswith(b"\n"):  # truncated by a power cut
-                write_all(descriptor, b"\n")
-            return _hash_of(line.removesuffix(b"\n")) or FIRST_HASH
+        """Return the hash of the last line, which may be in a rotated log."""
+        if size := os.fstat(descriptor).st_size:
+            return _hash_of(_last_line(descriptor, size).removesuffix(b"\n")) or FIRST_HASH
         rotated = _rotated(self._path)
         if not rotated:
             return FIRST_HASH
@@ -118,6 +120,16 @@ def _hash_of(line: bytes) -> str | None:
     text, mark, rest = line.decode(errors="replace").rpartition(', "hash": "')
     stated = rest.removesuffix('"}')
     return stated if mark and _hash(text) == stated else None
+
+
+def _cut_torn_line(descriptor: int) -> dict[str, str]:
+    """Cut off a last line that a power cut truncated; return it as a fact of the next line."""
+    size = os.fstat(descriptor).st_size
+    line = _last_line(descriptor, size)
+    if not line or line.endswith(b"\n"):
+        return {}
+    os.ftruncate(descriptor, size - len(line))
+    return {"torn": line[:_TORN_BYTES].decode(errors="replace")}
 
 
 def _last_line(descriptor: int, size: int) -> bytes:
@@ -206,18 +218,25 @@ def _read_sessions(log: Path, size: int) -> dict[str, LoggedSession]:
 
 def check_audit_log(path: Path) -> Iterator[str]:
     """Yield a sentence for each break in the chain of the log and its rotated files."""
+    for log, number, problem in find_breaks(path):
+        yield f"{log}, line {number}: {problem}"
+
+
+def find_breaks(path: Path) -> Iterator[tuple[Path, int, str]]:
+    """Yield each break in the chain: its file, the number of the line, and the problem."""
     previous: str | None = None
     for log in [*_rotated(path), path]:
         if not log.exists():
             continue
-        for number, line in enumerate(log.read_bytes().split(b"\n")[:-1], 1):
+        *lines, rest = log.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
             line_hash = _hash_of(line)
             if line_hash is None:
-                yield f"{log}, line {number}: the line was changed or is truncated"
+                yield log, number, "the line was changed or is truncated"
             elif previous is not None and f'"previous": "{previous}"'.encode() not in line:
-                yield f"{log}, line {number}: the line before it was changed or is missing"
+                yield log, number, "the line before it was changed or is missing"
             elif previous is None and f'"previous": "{FIRST_HASH}"'.encode() not in line:
-                yield f"{log}, line {number}: the beginning is missing"
+                yield log, number, "the beginning is missing"
             previous = line_hash or FIRST_HASH
-        if not log.read_bytes().endswith(b"\n"):
-            yield f"{log}: the last line is truncated"
+        if rest or not lines:
+            yield log, len(lines) + 1, "the last line is truncated"

@@ -20,18 +20,21 @@ from operator import attrgetter
 from pathlib import Path
 
 from stocktrace.errors import ConversionError, LayoutError
+from stocktrace.record.tape_facts import read_tape_facts
 from stocktrace.sessions.catalog import is_in_use, read_report
+from stocktrace.store.audit import find_breaks, logged_sessions
 from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, is_day_file, is_session
 from stocktrace.verify.check import Finding, SessionCheck
 from stocktrace.verify.compacted import check_compacted
 from stocktrace.verify.published import SessionFiles
+from stocktrace.verify.report_fields import check_digests, check_marks
 from stocktrace.verify.session import check_coverage, check_hashes, check_report
 from stocktrace.verify.tapes import check_tape, find_extra_tapes, find_missing_tapes
 from stocktrace.verify.window import check_against_tape, check_without_tape
 
-__all__ = ["Finding", "dates_of_sessions", "unknown_files", "verify"]
+__all__ = ["Finding", "check_folder", "dates_of_sessions", "unknown_files", "verify"]
 
 _WRONG_FOLDER = "is in the wrong folder: remove it"
 
@@ -51,6 +54,7 @@ def verify(
     yield from _check_against_tapes(check, tapes)
     if report is not None:
         yield from check_hashes(check, report, dates)
+        yield from check_digests(check, report)
 
 
 def _check_against_tapes(check: SessionCheck, tapes: dict[WindowId, Path]) -> Iterator[Finding]:
@@ -80,7 +84,9 @@ def _check_against_tapes(check: SessionCheck, tapes: dict[WindowId, Path]) -> It
         windows = {part.window for part in tapes}
         # Old tapes are deleted: the others do not have the start of the coverage.
         if windows and report.windows.keys() <= windows == check.counted.keys():
-            yield from check_coverage(check, report)
+            facts = read_tape_facts(layout, session)
+            yield from check_coverage(check, report, facts)
+            yield from check_marks(check, report, facts)
         check.proven.update(layout.quarantine(sealed.window) for sealed in check.counted.values())
 
 
@@ -123,6 +129,20 @@ def _parquet_files(layout: Layout) -> Iterator[Path]:
     for path in sorted(layout.dataset.rglob("*.parquet")):
         if not any(part.startswith(".") for part in path.relative_to(layout.dataset).parts):
             yield path
+
+
+def check_folder(layout: Layout) -> Iterator[Finding]:
+    """Yield what is wrong with no single session: files, the audit log, sessions that are gone."""
+    yield from unknown_files(layout)
+    for log, number, problem in find_breaks(layout.audit):
+        yield Finding("", log, f"line {number}: {problem}")
+    for session in sorted(filter(is_session, logged_sessions(layout.audit))):
+        if not layout.has(session):
+            problem = (
+                "is missing, and so are the tapes: restore the session from a copy; if you removed "
+                f"it, run `stocktrace audit --removed {session}`"
+            )
+            yield Finding(session, layout.report(session), problem)
 
 
 def unknown_files(layout: Layout) -> Iterator[Finding]:

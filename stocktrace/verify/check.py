@@ -27,6 +27,7 @@ class SessionCheck:
 
     ``counted`` are the windows whose tapes are complete, by name; the tapes prove the files
     ``proven`` right. ``wrong`` says of each file with a finding whether it was repaired.
+    ``fields`` are those of the report that have a finding.
     """
 
     layout: Layout
@@ -37,6 +38,7 @@ class SessionCheck:
     counted: dict[str, SealedWindow] = field(default_factory=dict)
     proven: set[Path] = field(default_factory=set)
     wrong: dict[Path, bool] = field(default_factory=dict)
+    fields: set[str] = field(default_factory=set)
 
     def finding(self, path: Path, problem: str, *, repaired: bool = False) -> Finding:
         """Return a finding about a file of the session."""

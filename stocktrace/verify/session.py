@@ -10,7 +10,7 @@ from stocktrace.intervals import CoverageInterval
 from stocktrace.record.file_hashes import find_differences, update_hashes
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.recovery import recount_report
-from stocktrace.record.tape_facts import coverage_from_tapes
+from stocktrace.record.tape_facts import TapeFacts
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import read_coverage_file, write_coverage
@@ -20,6 +20,7 @@ from stocktrace.text import count_of
 from stocktrace.units import NS_PER_US
 from stocktrace.verify.check import Finding, SessionCheck
 from stocktrace.verify.published import SessionFiles
+from stocktrace.verify.report_fields import RECOUNTED, write_repaired
 
 #: A row of coverage: ticker, start and end (epoch us), reason of a gap, sources.
 _Row = tuple[str, int, int, str, str]
@@ -52,8 +53,9 @@ def check_report(check: SessionCheck, report: SessionReport) -> Iterator[Finding
         and not unreadable
         and report.windows.keys() <= counted.keys()
     ):
-        _repair_report(check.layout, report)
+        _repair_report(check, report)
         repaired = report.balanced
+    check.fields.update(RECOUNTED if problems else ())
     path = check.layout.report(check.session)
     yield from (check.finding(path, problem) for problem in unpublished)
     yield from (check.finding(path, problem, repaired=repaired) for problem in problems)
@@ -75,7 +77,7 @@ def _check_tickers(check: SessionCheck, report: SessionReport) -> Iterator[str]:
         if len(own) == len(files.windows()) != report.files:  # compacted, they are fewer
             yield f"{count_of(report.files, 'file')} in the report, {len(own):,} on disk"
     if report.windows.keys() <= check.counted.keys():
-        names += ["trades", "recorded", "quarantined"]
+        names += ["trades", "recorded", "quarantined", "last"]
     for ticker in sorted({*on_disk, *report.per_ticker}):
         reported = report.per_ticker.get(ticker, TickerBooks())
         books = on_disk.get(ticker, TickerBooks())
@@ -84,19 +86,20 @@ def _check_tickers(check: SessionCheck, report: SessionReport) -> Iterator[str]:
                 yield f"{ticker}: {getattr(reported, name)} {name}, on disk {getattr(books, name)}"
 
 
-def _repair_report(layout: Layout, report: SessionReport) -> None:
+def _repair_report(check: SessionCheck, report: SessionReport) -> None:
     """Count all windows and the published files again; the rest of the report stays."""
+    layout = check.layout
     report.books = Books()
     for counts in (report.windows, report.per_ticker, report.errors):
         counts.clear()
-    audit = AuditLog(layout.audit, report.session)
-    journal = SessionJournal(layout, report, audit)
+    journal = SessionJournal(layout, report, AuditLog(layout.audit, report.session))
     recount_report(layout, report.session, report, journal)
-    journal.save()
-    audit("repair", file=str(layout.report(report.session)))
+    write_repaired(check, report, RECOUNTED)
 
 
-def check_coverage(check: SessionCheck, report: SessionReport) -> Iterator[Finding]:
+def check_coverage(
+    check: SessionCheck, report: SessionReport, facts: TapeFacts
+) -> Iterator[Finding]:
     """Compare the intervals on disk with those of the marks, up to the last line of the tapes.
 
     Files that end there too are proven.
@@ -104,8 +107,7 @@ def check_coverage(check: SessionCheck, report: SessionReport) -> Iterator[Findi
     if report.ended is None:
         return  # its recovery writes the coverage
     layout, session = check.layout, check.session
-    coverage, last_ns = coverage_from_tapes(layout, session)
-    last = last_ns // NS_PER_US
+    coverage, last = facts.coverage, facts.last // NS_PER_US
     wanted = _rows_by_file(layout, session, coverage.intervals)
     problems: dict[Path, str] = {}
     others = {layout.coverage(session, date) for date in check.files.dates} - wanted.keys()
@@ -177,11 +179,11 @@ def check_hashes(
             outdated += [path] if check.wrong[path] else []
         elif path in check.proven:
             outdated.append(path)
+            check.fields.add("hashes")
             text = f"does not have the hash of {path}, which matches the tapes"
             yield check.finding(report_file, text, repaired=check.repair)
         else:
             yield check.finding(path, problem)
     if check.repair and outdated:
         update_hashes(layout, report, outdated)
-        report.write(report_file)
-        AuditLog(layout.audit, check.session)("repair", file=str(report_file))
+        write_repaired(check, report, {"hashes"})

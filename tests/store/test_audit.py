@@ -98,18 +98,19 @@ def test_lines_in_another_order_are_found(path: Path) -> None:
     assert list(check_audit_log(path))
 
 
-def test_a_truncated_last_line_is_ended_and_the_log_continues(path: Path) -> None:
+def test_a_truncated_last_line_becomes_a_fact_of_the_next_one(path: Path) -> None:
     audit = AuditLog(path, "mine")
     audit("one")
     audit("two")
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
-    assert list(check_audit_log(path)) == [f"{path}: the last line is truncated"]
+    assert list(check_audit_log(path)) == [f"{path}, line 2: the last line is truncated"]
     audit("three")
-    lines = path.read_bytes().splitlines()
-    assert lines[:2] == [whole.splitlines()[0], whole.splitlines()[1][:-19]]
-    assert json.loads(lines[2])["event"] == "three"
-    assert list(check_audit_log(path)) == [f"{path}, line 2: the line was changed or is truncated"]
+    first, second = path.read_bytes().splitlines()
+    assert first == whole.splitlines()[0]
+    assert json.loads(second)["event"] == "three"
+    assert json.loads(second)["torn"] == whole.splitlines()[1][:-19].decode()
+    assert list(check_audit_log(path)) == []
 
 
 @pytest.mark.parametrize("length", [65_000, 65_536, 70_000, 200_000])
