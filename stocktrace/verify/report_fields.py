@@ -113,7 +113,7 @@ def check_digests(check: SessionCheck, report: SessionReport) -> Iterator[Findin
     if changed := [
         name for name in logged if digests.get(name) != logged[name] and name not in check.fields
     ]:
-        problem = f"was changed: {', '.join(changed)} differ from the hashes in the audit log"
+        problem = f"was changed: the audit log has another hash of {', '.join(changed)}"
         yield check.finding(path, problem)
 
 

@@ -113,8 +113,8 @@ def test_a_truncated_last_line_becomes_a_fact_of_the_next_one(path: Path) -> Non
     assert list(check_audit_log(path)) == []
 
 
-@pytest.mark.parametrize("length", [65_000, 65_536, 70_000, 200_000])
-def test_a_long_line_is_part_of_the_chain(path: Path, length: int) -> None:
+@pytest.mark.parametrize("length", [65_000, 65_536, 70_000, (1 << 20) + 1, 3 << 20])
+def test_80_a_long_line_is_part_of_the_chain(path: Path, length: int) -> None:
     audit = AuditLog(path, "mine")
     audit("one")
     audit("long", text="x" * length)
@@ -141,6 +141,21 @@ def test_a_log_that_is_long_is_rotated_and_the_chain_goes_on(
     assert list(check_audit_log(path)) == []
     parts[0].unlink()
     assert list(check_audit_log(path)) == [f"{parts[1]}, line 1: the beginning is missing"]
+
+
+@pytest.mark.parametrize("step_s", [-7200, 0])
+def test_80_a_clock_that_is_set_back_between_rotations_does_not_break_the_chain(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step_s: int
+) -> None:
+    monkeypatch.setattr(module, "ROTATE_BYTES", 500)
+    stamps = (NOON + number * step_s * 10**9 for number in range(12))
+    audit = AuditLog(path, "mine", Clock(wall=lambda: next(stamps)))
+    for number in range(12):
+        audit("event", number=number)
+    parts = sorted(path.parent.glob("audit-*.jsonl"))
+    assert len(parts) == 4
+    assert [event["number"] for part in parts for event in events(part)] == list(range(12))
+    assert list(check_audit_log(path)) == []
 
 
 def test_a_missing_log_is_valid(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Stories 19, 20 and 33 to 36: clocks that are set, days that end, days that are shorter."""
+"""Stories 19, 20, 33 to 36 and 61: clocks that are set, days that end, days that are shorter."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ from stocktrace.feed.handshake import Dialer
 from stocktrace.feed.socket import BatchSocket
 from stocktrace.intervals import CONNECTING
 from stocktrace.live.health import find_silent
+from stocktrace.query.criteria import TradeQuery
+from stocktrace.query.trades import read_last_trades, read_trades, scan
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
+from stocktrace.store.compaction import compact_date, finish_swap
+from stocktrace.store.layout import Layout
+from stocktrace.store.source import open_source
 from stocktrace.store.window import RollPolicy, utc_date
 from stocktrace.units import NS_PER_DAY
+from stocktrace.verify import verify
 from tests.conftest import (
     Scenario,
     Studio,
@@ -296,3 +302,44 @@ def test_36_a_holiday_is_reported_and_skipped() -> None:
     begin, end = (datetime.fromisoformat(f"2026-05-25T{hour}:30+00:00") for hour in (13, 20))
     assert find_silent(["AAPL"], {}, begin, end) == {}
     assert find_silent(["BINANCE:BTCUSDT"], {}, begin, end) == {"BINANCE:BTCUSDT": 7 * 3600.0}
+
+
+def test_61_a_clock_set_back_over_two_windows_keeps_the_order_of_arrival(studio: Studio) -> None:
+    hands = Hands(at("2026-11-24T14:30:00"))
+
+    def scenario(exchange: Simulator) -> Scenario:
+        yield connected
+        for number, step in enumerate((0, 61, 61, -3600, 61), 1):
+            hands.stepped += step
+            exchange.send_raw(frame(("AAPL", number), ("MSFT", number)))
+            yield trades(2 * number)
+
+    with studio.exchange() as exchange:
+        report = record(
+            studio, exchange, scenario(exchange), ["AAPL", "MSFT"], clock=hands.clock(),
+            roll_interval="1m",
+        )  # fmt: skip
+    assert [name[-5:] for name in report.windows] == [f"{n:05}" for n in range(1, 6)]
+    assert list(report.windows) != sorted(report.windows), "their times went back"
+    layout = Layout(studio.data_dir)
+
+    def prices() -> list[float]:
+        return list(read_trades("MSFT", data_dir=studio.data_dir, date="2026-11-24")["price"])
+
+    in_order = [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert prices() == in_order
+    dataset = scan("AAPL", data_dir=studio.data_dir, date="2026-11-24")
+    assert dataset.to_table()["price"].to_pylist() == in_order
+    last = read_last_trades(open_source(studio.data_dir), TradeQuery.of("MSFT"), 2)
+    assert last["price"].to_pylist() == in_order[-2:]
+    assert findings(studio.data_dir) == []
+    assert compact_date(layout, "2026-11-24") is not None
+    assert finish_swap(layout, "2026-11-24")
+    assert prices() == in_order
+    assert findings(studio.data_dir) == []
+    # A repair of the compacted date keeps the order, too.
+    (day,) = layout.date_folder("2026-11-24").glob("day-*.parquet")
+    day.write_bytes(day.read_bytes()[:-30])
+    found = list(verify(layout, report.session, repair=True))
+    assert [one.problem for one in found if not one.repaired] == []
+    assert prices() == in_order
