@@ -35,6 +35,12 @@ def update_hashes(layout: Layout, report: SessionReport, paths: Collection[Path]
     report.hashes = dict(sorted(report.hashes.items()))
 
 
+def has_hash(layout: Layout, report: SessionReport, path: Path) -> bool:
+    """Return whether a file has its hash in the report."""
+    hashes = report.hashes or {}
+    return hashes.get(str(path.relative_to(layout.root))) == _hash(path)
+
+
 def find_differences(
     layout: Layout, report: SessionReport, dates: Iterable[str]
 ) -> Iterator[tuple[Path, str]]:

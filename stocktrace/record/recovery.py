@@ -2,13 +2,14 @@
 
 1. A session has crashed if its report says it runs and nobody holds its lock. Take the lock; a
    running session, or one that another recovery works on, is skipped.
-2. If a window has a plain tape and an archive, keep the better one; a tape that differs from it is
-   set aside, and the report says so. Cut the torn end and holes out of each plain tape; the rest of
-   their lines is moved to ``<window>.torn`` beside it and counted. Delete temporary files.
+2. Set a tape aside that belongs to another session or window. If a window has a plain tape and an
+   archive, keep the better one and set the other aside if it differs; the report says so. Cut the
+   torn end and holes out of each plain tape; the rest of their lines is moved to
+   ``<window>.torn`` beside it and counted. Delete temporary files.
 3. Rebuild each window with a plain tape through the code that recorded it: its segments are not
    synced, so they are written again. Of a published window, only those that are left are.
-4. Also rebuild each window that has an open segment although its tape is archived, or segments
-   although it is published: a power cut may bring back deleted ones.
+4. Also rebuild each window that has an open segment, or is not published, although its tape is
+   archived, or segments although it is published: a power cut may bring back deleted ones.
 5. Convert every window that has segments, and archive the tapes.
 6. Count again: windows that are missing in the report, rows in Parquet, coverage from the marks.
 7. Write the report as ``recovered``.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -42,12 +43,12 @@ from stocktrace.record.tape_facts import read_entries, read_tape_facts
 from stocktrace.sessions import catalog
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
-from stocktrace.store.audit import AuditLog
+from stocktrace.store.audit import AuditLog, read_logged_session
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.dataset import find_published, list_published, retry_on_compaction
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.tape import settle_tapes
+from stocktrace.store.tape import TapeReader, is_foreign, set_aside, settle_tapes
 from stocktrace.store.tape_repair import repair_tape
 from stocktrace.text import count_of
 from stocktrace.units import epoch_ns, utc_datetime
@@ -145,25 +146,27 @@ def claim_session(layout: Layout, session: str) -> Iterator[bool]:
 
 def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSession:
     report = catalog.read_report(layout, session) or _report_from_tape(layout, session, clock)
+    _check_age(layout, report)
     layout = with_lake_of_report(layout, report)
     journal = SessionJournal(layout, report, AuditLog(layout.audit, session, clock))
     crashed = report.state == "running"
     with lock.publish_lock(layout, session):  # a conversion of the capture may still run
         for temporary in layout.temporaries(session):
             files.remove_abandoned(temporary)
-        windows = _unfinished_windows(layout, session)
+        windows = _unfinished_windows(layout, session, report.unpublished)
         # Until the last step, the report lists the windows that are not published yet.
         report.unpublished = sorted({*report.unpublished, *(window.window for window in windows)})
         journal.save()
         changed_windows = set(report.unpublished)
         for window in windows:
+            _set_foreign_tapes_aside(layout, window, journal)
             _settle_tapes(layout, window, journal)
         _repair_tapes(layout, session, journal)
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
     rows = 0
     for window in windows:
         whole = is_recorded_completely(layout, window) and not (
-            layout.archived_tape(window).exists() and find_published(layout, window)
+            layout.archived_tape(window).exists() and _can_rebuild(layout, window)
         )
         published = publish_window(layout, window, whole=whole, sending=False)
         if published.rebuilt_window is not None and window.window not in report.windows:
@@ -184,6 +187,25 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
     journal.close("recover", windows=names, rows=rows, torn_bytes=torn)
     upload_session(layout, report, clock)
     return RecoveredSession(session, len(windows), rows, torn, report.balanced, report.upload_error)
+
+
+def _check_age(layout: Layout, report: SessionReport) -> None:
+    """Raise ``StoreError`` if a newer report existed that cannot be written again."""
+    logged = read_logged_session(layout.audit, report.session)
+    if report.state == "running" and logged.report is not None and logged.deleted:
+        raise StoreError(
+            f"{layout.report(report.session)} is older than the end of its session, whose tapes "
+            "were deleted since: put the last report back from a copy."
+        )
+
+
+def _set_foreign_tapes_aside(layout: Layout, window: WindowId, journal: SessionJournal) -> None:
+    for tape in (layout.tape(window), layout.archived_tape(window)):
+        if tape.exists() and is_foreign(tape):
+            aside = set_aside(tape)
+            text = f"{tape.name} was the tape of another session or window: it is {aside.name} now"
+            journal.report.notices.append(text)
+            journal.record("aside", text, logging.WARNING, file=str(aside))
 
 
 def _settle_tapes(layout: Layout, window: WindowId, journal: SessionJournal) -> None:
@@ -217,11 +239,22 @@ def _repair_tapes(layout: Layout, session: str, journal: SessionJournal) -> None
             journal.record("hole", text, logging.WARNING, start=start, end=stop, zeros=hole.zeros)
 
 
-def _unfinished_windows(layout: Layout, session: str) -> list[WindowId]:
-    """Return the windows that have a plain tape, or a segment that is not published."""
-    windows = {WindowId.of_tape(path) for path in layout.plain_tapes(session)}
+def _unfinished_windows(layout: Layout, session: str, unpublished: Iterable[str]) -> list[WindowId]:
+    """Return the windows that have a plain tape, or a segment, or that the report lists."""
+    windows = {WindowId(session, name) for name in unpublished}
+    windows |= {WindowId.of_tape(path) for path in layout.plain_tapes(session)}
     windows.update(map(WindowId.parse, layout.root.glob(f"csv/*/{session}-*.csv*")))
     return sorted(windows, key=attrgetter("number"))
+
+
+def _can_rebuild(layout: Layout, window: WindowId) -> bool:
+    """Return whether a rebuild keeps all trades: not if only segments have what is damaged."""
+    if not layout.sealed_segments(window):
+        return True
+    reader = TapeReader(layout.archived_tape(window))
+    for _ in reader:
+        pass
+    return reader.damage is None
 
 
 def is_recorded_completely(layout: Layout, window: WindowId) -> bool:
@@ -263,8 +296,15 @@ def _close_report(layout: Layout, session: str, report: SessionReport, torn: int
     report.reason = f"its process crashed; its last line is from {report.ended:%F %T} UTC"
     if torn:
         report.reason += f"; {count_of(torn, 'torn byte')} set aside"
-    facts.fill(report)
-    hash_files(layout, report, write_coverage(layout, session, facts.coverage.spans))
+    known = {*list_published(layout, report.dates, session)}
+    known |= {WindowId(session, name) for name in report.windows}
+    paths = [layout.coverage(session, date) for date in report.dates]
+    if known <= layout.session_tapes(session).keys() or not any(map(Path.exists, paths)):
+        facts.fill(report)
+        paths = write_coverage(layout, session, facts.coverage.spans)
+    else:
+        report.notices.append("tapes are missing: gaps and coverage were left as they were")
+    hash_files(layout, report, paths)
 
 
 def _report_from_tape(layout: Layout, session: str, clock: Clock) -> SessionReport:

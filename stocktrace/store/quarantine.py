@@ -145,9 +145,16 @@ class QuarantineWriter:
         files.append(self._open, chunk)
 
     def seal(self) -> None:
-        """Publish the file; without rows, delete the file of an earlier attempt."""
-        if self._has_rows:
+        """Publish the file, unless one with more rows exists: its tape was larger than ours."""
+        if self._has_rows and _count_lines(self._final) <= _count_lines(self._open):
             files.publish_file(self._open, self._final)
         else:
             self._open.unlink(missing_ok=True)
-            self._final.unlink(missing_ok=True)
+
+
+def _count_lines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    except FileNotFoundError:
+        return 0

@@ -32,8 +32,9 @@ from typing import Any
 import zstandard
 
 from stocktrace.errors import TapeError
-from stocktrace.marks import Mark, parse_mark
+from stocktrace.marks import Mark, OpeningMark, parse_mark
 from stocktrace.store.files import disk_errors, locked_temporary, publish_file, sync_file, write_all
+from stocktrace.store.window import compact_utc
 
 #: The last receive time that fits into an int64, in the year 2262.
 LATEST_NS = 2**63 - 1
@@ -333,6 +334,15 @@ def settle_tapes(tape: Path, archived: Path) -> Path | None:
         sync_file(archived.parent)
         tape.unlink()
     return None
+
+
+def is_foreign(tape: Path) -> bool:
+    """Return whether a tape begins as that of another session or window than its name says."""
+    entry = next(iter(TapeReader(tape)), None)
+    return isinstance(entry, OpeningMark) and (
+        entry.session not in ("", tape.parent.name)
+        or not tape.name.startswith(compact_utc(entry.stamp))
+    )
 
 
 def set_aside(path: Path) -> Path:

@@ -27,7 +27,7 @@ from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId, is_day_file, is_session
 from stocktrace.verify.check import Finding, SessionCheck
-from stocktrace.verify.compacted import check_compacted
+from stocktrace.verify.compacted import check_compacted, remove_copies
 from stocktrace.verify.published import SessionFiles
 from stocktrace.verify.report_fields import check_digests, check_marks
 from stocktrace.verify.session import check_coverage, check_hashes, check_report
@@ -50,7 +50,11 @@ def verify(
     report, dates = read_report(layout, session), set(dates)
     tapes = layout.session_tapes(session)
     all_dates = {part.date for part in tapes} | (report.dates if report else set()) | dates
-    check = SessionCheck(layout, session, report, SessionFiles(layout, session, all_dates), repair)
+    files = SessionFiles(layout, session, all_dates)
+    if repair and (removed := list(remove_copies(layout, files))):
+        yield from removed
+        files = SessionFiles(layout, session, all_dates)
+    check = SessionCheck(layout, session, report, files, repair)
     yield from _check_against_tapes(check, tapes)
     if report is not None:
         yield from check_hashes(check, report, dates)

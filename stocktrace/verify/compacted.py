@@ -10,6 +10,7 @@ from stocktrace.errors import ConversionError
 from stocktrace.record.publish import rebuilt_copy
 from stocktrace.sessions.catalog import read_report
 from stocktrace.store import files
+from stocktrace.store.audit import AuditLog
 from stocktrace.store.compaction import copy_windows, finish_swap, replace_date
 from stocktrace.store.conversion import convert_window
 from stocktrace.store.dataset import files_in_order
@@ -17,7 +18,7 @@ from stocktrace.store.footer import read_windows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.verify.check import Finding, SessionCheck
-from stocktrace.verify.published import FileSet, key_of
+from stocktrace.verify.published import FileSet, SessionFiles, key_of
 from stocktrace.verify.tapes import check_tape, find_shortage
 
 
@@ -38,6 +39,34 @@ def check_compacted(check: SessionCheck) -> Iterator[Finding]:
         for problem, repairable in day.problems:
             text = f"{problem}{reason if repairable else ''}"
             yield check.finding(day.paths[0], text, repaired=repaired and repairable)
+
+
+def remove_copies(layout: Layout, files: SessionFiles) -> Iterator[Finding]:
+    """Remove files of which all windows are in another file of their date, with the same rows.
+
+    A data folder that is copied before and after a compaction has both.
+    """
+    copies = [each for each in files.sets if any(len(files.of_window(p)) > 1 for p in each.listed)]
+    # Files of windows first, then the older files of a compacted date.
+    copies.sort(key=lambda each: (each.is_compacted, each.paths))
+    while copies:
+        copy = copies.pop(0)
+        for other in copies:
+            if other.is_compacted and _has_windows(other, copy):
+                AuditLog(layout.audit, files.session)("repair", file=str(copy.paths[0]))
+                for path in copy.paths:
+                    path.unlink()
+                    problem = f"had only trades that {other.paths[0]} has too"
+                    yield Finding(files.session, path, problem, repaired=True)
+                break
+
+
+def _has_windows(files: FileSet, copy: FileSet) -> bool:
+    """Return whether all windows of ``copy`` are intact in both, with the same rows."""
+    return not copy.damage and all(
+        files.is_intact(window) and copy.is_intact(window) and files.held(window) == content
+        for window, content in copy.listed.items()
+    )
 
 
 def _rebuild_date(layout: Layout, day: FileSet) -> None:

@@ -14,7 +14,9 @@ from stocktrace.record.tape_facts import TapeFacts
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import read_coverage_file, write_coverage
+from stocktrace.store.dataset import find_published
 from stocktrace.store.layout import Layout
+from stocktrace.store.names import WindowId
 from stocktrace.store.window import utc_date
 from stocktrace.text import count_of
 from stocktrace.units import NS_PER_US
@@ -39,7 +41,12 @@ def check_report(check: SessionCheck, report: SessionReport) -> Iterator[Finding
         if books != sealed.books:
             tape = check.layout.tape_of(sealed.window)
             problems.append(f"window {window}: {books} in the report, {sealed.books} on {tape}")
-    if not unpublished:
+    pending = [
+        window
+        for window in report.unpublished
+        if not check.repair or not _is_published(check, WindowId(check.session, window))
+    ]
+    if not pending:
         problems += _check_tickers(check, report)
     repaired = False
     unreadable = any(
@@ -47,18 +54,26 @@ def check_report(check: SessionCheck, report: SessionReport) -> Iterator[Finding
         for path, repaired in check.wrong.items()
     )
     if (
-        problems
+        (problems or unpublished)
         and check.repair
-        and not unpublished
+        and not pending
         and not unreadable
         and report.windows.keys() <= counted.keys()
     ):
         _repair_report(check, report)
         repaired = report.balanced
-    check.fields.update(RECOUNTED if problems else ())
+    check.fields.update(RECOUNTED if problems or unpublished else ())
     path = check.layout.report(check.session)
-    yield from (check.finding(path, problem) for problem in unpublished)
-    yield from (check.finding(path, problem, repaired=repaired) for problem in problems)
+    for problem in [*unpublished, *problems]:
+        yield check.finding(path, problem, repaired=repaired)
+
+
+def _is_published(check: SessionCheck, window: WindowId) -> bool:
+    """Return whether a repair has published a window, or it has no trades."""
+    layout, sealed = check.layout, check.counted.get(window.window)
+    if sealed is None or layout.tape(window).exists() or layout.sealed_segments(window):
+        return False
+    return not sealed.books.recorded or find_published(layout, window) is not None
 
 
 def _check_tickers(check: SessionCheck, report: SessionReport) -> Iterator[str]:

@@ -15,7 +15,7 @@ from stocktrace.store.audit import read_logged_session
 from stocktrace.store.dataset import find_published
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
-from stocktrace.store.tape import TapeReader
+from stocktrace.store.tape import TapeReader, is_foreign
 from stocktrace.text import count_of
 from stocktrace.verify.check import Finding
 
@@ -24,6 +24,9 @@ def check_tape(session: str, tape: Path) -> list[Finding]:
     """Check a tape by itself."""
     reader, marks = TapeReader(tape), CoverageBuilder()
     try:
+        if is_foreign(tape):
+            problem = "is the tape of another session or window: nothing is repaired from it"
+            return [Finding(session, tape, problem)]
         for entry in reader:
             if isinstance(entry, Mark):
                 marks.add(entry)

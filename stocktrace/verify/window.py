@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import filecmp
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pyarrow as pa
+
+from stocktrace.record.file_hashes import has_hash
 from stocktrace.record.publish import rebuilt_copy
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.store import lock
 from stocktrace.store.checksum import Content, hash_tables
 from stocktrace.store.conversion import convert_window
+from stocktrace.store.dataset import PublishedRows
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId
+from stocktrace.store.names import OPEN, WindowId
 from stocktrace.store.quarantine import QuarantineEncoder, parse_quarantine
 from stocktrace.store.segments import read_segments
 from stocktrace.verify.check import Finding, SessionCheck
+from stocktrace.verify.published import FileSet
 from stocktrace.verify.tapes import find_shortage
 
 #: A file, what is wrong with it, and whether the tape can repair it.
@@ -45,7 +51,7 @@ def _compare_files(check: SessionCheck, scratch: Layout, sealed: SealedWindow) -
     taped = hash_tables(read_segments(segments[ticker] for ticker in sorted(segments)))
     problems = [
         *_wrong_segments(layout, part, segments),
-        *_wrong_rows(check, sealed, taped),
+        *_wrong_rows(check, sealed, taped, segments),
     ]
     # All segments of a window are published together, so all must be right.
     repaired = check.repair and all(can_repair for _, _, can_repair in problems)
@@ -64,9 +70,20 @@ def _wrong_segments(
             yield path, "has trades that the tape does not have", False
         elif not filecmp.cmp(path, wanted, shallow=False):
             yield path, f"differs from {layout.tape_of(part)}", True
+    if layout.tape(part).exists():
+        return  # a recovery rebuilds the window
+    for path in layout.open_segments(part):
+        wanted = segments.get(layout.ticker_of_csv(path))
+        lines = path.read_bytes().rpartition(b"\n")[0]
+        if wanted is not None and wanted.read_bytes().startswith(lines):
+            yield path, "is left of a copy made while it recorded: the tape has its trades", True
+        else:
+            yield path, "has trades that the tape does not have", False
 
 
-def _wrong_rows(check: SessionCheck, sealed: SealedWindow, taped: Content) -> Iterator[_Problem]:
+def _wrong_rows(
+    check: SessionCheck, sealed: SealedWindow, taped: Content, segments: Mapping[str, Path]
+) -> Iterator[_Problem]:
     """Yield what is wrong with the file of a window; note it for the files of a compacted date."""
     layout, part = check.layout, sealed.window
     tape, final = layout.tape_of(part), layout.window_file(part)
@@ -83,10 +100,14 @@ def _wrong_rows(check: SessionCheck, sealed: SealedWindow, taped: Content) -> It
         if files.held(part) != taped:
             problem, repairable = files.describe_rows(part), taped.rows > 0
             tickers = files.compare_counts(part, counts)
-            if tape.suffix == ".tape" and files.is_intact(part):
+            is_vouched = files.is_intact(part) and (
                 # Only an archived tape proves by its checksum that it is right.
+                tape.suffix == ".tape"
+                or (_has_reported_rows(check, files, part) and not _has_all(segments, files, part))
+            )
+            if is_vouched:
                 text = f"{files.paths[0]}, which is intact, {problem} than the {taped.rows:,} here"
-                yield tape, f"{text}{tickers}", False
+                yield tape, f"{text}{tickers}: nothing is repaired from it", False
                 problem, repairable = None, False
             else:
                 problem = f"{problem} than the {taped.rows:,} of {tape}{tickers}"
@@ -94,6 +115,23 @@ def _wrong_rows(check: SessionCheck, sealed: SealedWindow, taped: Content) -> It
             files.note_problem(part, problem, repairable=repairable)
         elif problem := files.damage.get(final) or problem:
             yield final, problem, repairable
+
+
+def _has_reported_rows(check: SessionCheck, files: FileSet, part: WindowId) -> bool:
+    books = check.report.windows.get(part.window) if check.report is not None else None
+    return books is not None and books.recorded == files.held(part).rows
+
+
+def _has_all(segments: Mapping[str, Path], files: FileSet, part: WindowId) -> bool:
+    """Return whether the segments begin with all published rows of their window."""
+    held = files.held(part)
+    counts = PublishedRows(part, files.paths, held).count_trades()
+    if not counts.keys() <= segments.keys():
+        return False
+    return held == hash_tables(
+        pa.concat_tables(read_segments([segments[ticker]])).slice(0, counts[ticker])
+        for ticker in sorted(counts)
+    )
 
 
 def _restore_files(
@@ -104,6 +142,9 @@ def _restore_files(
     If the date is compacted, only wrong segments are replaced, and a recovery compares them.
     """
     layout, final = check.layout, check.layout.window_file(part)
+    for path in wrong:
+        if path.suffix == OPEN:
+            path.unlink()
     published = [*check.files.of_window(part), *check.files.hiding(part)]
     converts = final in wrong or not any(files.is_compacted for files in published)
     for ticker, segment in segments.items():
@@ -120,14 +161,20 @@ def _restore_files(
 
 def _check_quarantine(check: SessionCheck, scratch: Layout, part: WindowId) -> Iterator[Finding]:
     path, wanted = check.layout.quarantine(part), scratch.quarantine(part)
-    if _read_refused(path) != _read_refused(wanted):
-        if check.repair and wanted.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(wanted, path)
-        elif check.repair:
-            path.unlink()
-        problem = f"differs from {check.layout.tape_of(part)}"
-        yield check.finding(path, problem, repaired=check.repair)
+    held, taped = _read_refused(path), _read_refused(wanted)
+    if held == taped:
+        return
+    is_vouched = (
+        check.report is not None and path.exists() and has_hash(check.layout, check.report, path)
+    )
+    repaired = check.repair and not (is_vouched and Counter(held) - Counter(taped))
+    if repaired and wanted.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(wanted, path)
+    elif repaired:
+        path.unlink()
+    problem = f"differs from {check.layout.tape_of(part)}"
+    yield check.finding(path, problem, repaired=repaired)
 
 
 def _read_refused(path: Path) -> list[tuple[str, bytes]] | None:
@@ -156,6 +203,10 @@ def check_without_tape(check: SessionCheck, part: WindowId) -> Iterator[Finding]
     """Compare the content of a window with its footers, and its rows with the report."""
     layout, rows = check.layout, 0
     published = check.files.of_window(part)
+    if not layout.tape_of(part).exists():
+        for path in layout.open_segments(part):
+            text = "is a segment without a tape: compare it with the published rows"
+            yield check.finding(path, f"{text}, then remove it")
     for files in published:
         rows += files.held(part).rows
         problem, path = files.footer_problem(part), files.paths[0]

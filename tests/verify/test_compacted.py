@@ -297,7 +297,7 @@ def test_an_intact_date_is_not_replaced_from_a_plain_tape(layout: Layout) -> Non
     assert (path, repaired) == (str(tape.relative_to(layout.root)), False)
     assert problem == (
         f"{day(layout)}, which is intact, has other trades of window {PARTS[1].stem} (4) "
-        "than the 4 here"
+        "than the 4 here: nothing is repaired from it"
     )
     assert remains.snapshot(layout) == before
 
