@@ -1,4 +1,4 @@
-"""What the tapes of a session prove about its report and its coverage."""
+"""Facts on the tapes of a session, which its report and its coverage must repeat."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stocktrace.units import utc_datetime
 
 @dataclass(slots=True)
 class TapeFacts:
-    """What the tapes of a session say of it; times are epoch ns.
+    """Facts on the tapes of a session; times are epoch ns.
 
     ``last`` is their last sign of life, where the coverage ends. The first line of a later tape is
     not a sign of life: it is written before the first frames of its window, which may be missing

@@ -150,7 +150,7 @@ def _rotated(path: Path) -> list[Path]:
 
 @dataclass(slots=True)
 class LoggedSession:
-    """What the log says of a session.
+    """The lines of a session, as far as ``verify`` needs them.
 
     ``deleted`` are the names of its files that were deleted. ``report`` has the digests of its
     report, ``None`` if it did not end. ``exists`` is false before its first report, and after its

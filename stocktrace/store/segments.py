@@ -221,6 +221,11 @@ def _read_lines(path: Path) -> Iterator[bytes]:
         raise ConversionError(f"{path} is truncated: the last line is incomplete.")
 
 
+def read_first_rows(path: Path, count: int) -> pa.Table:
+    """Read the first rows of a sealed segment; the errors are those of ``read_segments``."""
+    return pa.concat_tables([TRADE_SCHEMA.empty_table(), *read_segments([path])]).slice(0, count)
+
+
 def read_open_segment(path: Path) -> pa.Table:
     """Read a segment that may still be appended to: the rows of its complete lines.
 

@@ -136,7 +136,7 @@ def _parquet_files(layout: Layout) -> Iterator[Path]:
 
 
 def check_folder(layout: Layout) -> Iterator[Finding]:
-    """Yield what is wrong with no single session: files, the audit log, sessions that are gone."""
+    """Yield what is wrong with no single session: files, the audit log, missing sessions."""
     yield from unknown_files(layout)
     for log, number, problem in find_breaks(layout.audit):
         yield Finding("", log, f"line {number}: {problem}")

@@ -1,7 +1,7 @@
 """Check the fields of a report: by the marks on the tapes, and by their hashes in the audit log.
 
 The tapes prove a field right or wrong. The audit log only proves that it was not changed since the
-session ended: so fields that nothing else has are checked, and all of them once the tapes are gone.
+session ended: it has the fields that nothing else has, and all of them once tapes are deleted.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _compare_end(report: SessionReport, facts: TapeFacts) -> dict[str, str]:
     last = utc_datetime(facts.last)
     if report.state == "complete" and facts.is_captured and not facts.has_ended:
         return {"state": "is complete in the report, but the tapes do not have its end"}
-    if report.state == "recovered" and report.ended != last:
+    if report.state == "recovered" and facts.last and report.ended != last:
         return {"ended": f"ended {report.ended} in the report, {last} on the tapes"}
     return {}
 

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import pyarrow as pa
-
 from stocktrace.record.file_hashes import has_hash
 from stocktrace.record.publish import rebuilt_copy
 from stocktrace.record.recorder import SealedWindow
@@ -20,7 +18,7 @@ from stocktrace.store.dataset import PublishedRows
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import OPEN, WindowId
 from stocktrace.store.quarantine import QuarantineEncoder, parse_quarantine
-from stocktrace.store.segments import read_segments
+from stocktrace.store.segments import read_first_rows, read_segments
 from stocktrace.verify.check import Finding, SessionCheck
 from stocktrace.verify.published import FileSet
 from stocktrace.verify.tapes import find_shortage
@@ -129,8 +127,7 @@ def _has_all(segments: Mapping[str, Path], files: FileSet, part: WindowId) -> bo
     if not counts.keys() <= segments.keys():
         return False
     return held == hash_tables(
-        pa.concat_tables(read_segments([segments[ticker]])).slice(0, counts[ticker])
-        for ticker in sorted(counts)
+        read_first_rows(segments[ticker], counts[ticker]) for ticker in sorted(counts)
     )
 
 

@@ -25,7 +25,7 @@ from stocktrace.record.recovery import RecoveredSession, recover
 from stocktrace.sessions import catalog
 from stocktrace.sessions.report import Books, GapReport, SessionReport
 from stocktrace.store import conversion, files, lock
-from stocktrace.store.audit import check_audit_log
+from stocktrace.store.audit import AuditLog, check_audit_log
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.segments import SegmentWriter
@@ -462,6 +462,7 @@ def test_a_window_that_is_rebuilt_has_a_hash_of_its_quarantine_again(twice: Layo
     report = SessionReport.read(twice.report(SESSION))
     hash_files(twice, report, [twice.coverage(SESSION, DATE)])
     report.write(twice.report(SESSION))
+    AuditLog(twice.audit, SESSION)("recover", report=report.digests())
     assert findings(twice) == []
     twice.archived_tape(PARTS[0]).unlink()
     put_tape(twice, PARTS[0])

@@ -149,11 +149,12 @@ def test_the_file_is_published_when_it_is_sealed(tmp_path: Path) -> None:
     assert (tmp_path / "quarantine" / "w.jsonl").read_text() == 3 * ONE.line()
 
 
-def test_without_rows_the_file_of_an_earlier_attempt_is_deleted(tmp_path: Path) -> None:
-    (tmp_path / "w.jsonl").write_text("old")
-    (tmp_path / "w.jsonl.open").write_text("older")
+def test_a_file_with_more_rows_is_kept(tmp_path: Path) -> None:
+    """Its tape was larger than the one from which the window is rebuilt."""
+    (tmp_path / "w.jsonl").write_text("old\n")
+    (tmp_path / "w.jsonl.open").write_text("older\n")
     QuarantineWriter(tmp_path / "w.jsonl").seal()
-    assert tree(tmp_path) == []
+    assert tree(tmp_path) == ["w.jsonl"]
 
 
 def test_rows_of_a_crashed_attempt_are_not_kept_twice(tmp_path: Path) -> None:

@@ -145,9 +145,10 @@ def crashed_session(
     *,
     window: WindowId = PART,
     tickers: Sequence[str] = ("AAPL",),
-    stamp: int = NOON,
+    stamp: int | None = None,
 ) -> Path:
     """The tape of a session that crashed while it listened, its frames a second apart."""
+    stamp = int(window.opened_at.timestamp()) * SECOND if stamp is None else stamp
     tape = TapeWriter(Layout(data_dir).tape(window))
     tape.append_mark(OpeningMark(stamp, connected=False, tickers=tuple(tickers)))
     tape.append_mark(ConnectedMark(stamp, tuple(tickers)))

@@ -399,8 +399,15 @@ def test_trades_that_are_in_two_files_are_found(layout: Layout) -> None:
     put(layout, "AAPL", PARTS[1], rows.filter(pa.compute.equal(rows["symbol"], "AAPL")))
     before = remains.snapshot(layout)
     problem = f"has trades of window {PARTS[1].stem} that {own} has too: remove one of the files"
-    assert look(layout, repair=True) == [(DAY, problem, False)]
+    assert look(layout) == [(DAY, problem, False)]
     assert remains.snapshot(layout) == before
+    name = str(own.relative_to(layout.root))
+    problem = f"had only trades that {day(layout)} has too"
+    assert look(layout, repair=True) == [(name, problem, True)]
+    assert look(layout) == []
+    put(layout, "MSFT", PARTS[1], rows.filter(pa.compute.equal(rows["symbol"], "MSFT")))
+    look(layout, repair=True)
+    assert own.exists(), "its rows are others"
 
 
 def test_a_compacted_file_in_another_folder_is_found(layout: Layout) -> None:

@@ -469,9 +469,10 @@ def test_a_missing_report_is_found_with_a_remedy(layout: Layout) -> None:
 
 def test_an_unpublished_window_is_found(layout: Layout) -> None:
     alter_report(layout, lambda report: report.update(unpublished=[PARTS[0].window]))
-    assert look(layout, repair=True) == [
-        (REPORT, f"window {PARTS[0].window} is not published: run `stocktrace recover`", False)
-    ]
+    problem = f"window {PARTS[0].window} is not published: run `stocktrace recover`"
+    assert look(layout) == [(REPORT, problem, False)]
+    assert look(layout, repair=True) == [(REPORT, problem, True)]
+    assert look(layout) == []
 
 
 def test_a_file_in_the_folder_of_another_date_is_found_even_if_its_rows_are_right(
@@ -564,7 +565,10 @@ def test_an_intact_file_is_not_replaced_from_a_plain_tape(
     before = snapshot(layout)
     ((name, problem, repaired),) = look(layout, repair=True)
     assert name == str(tape.relative_to(layout.root))
-    assert problem == (f"{final(layout)}, which is intact, has other trades (4) than the 4 here")
+    assert problem == (
+        f"{final(layout)}, which is intact, has other trades (4) than the 4 here: nothing is "
+        "repaired from it"
+    )
     assert not repaired
     assert snapshot(layout) == before
 
