@@ -22,6 +22,7 @@ from stocktrace.live.key_lock import wait_for_key
 from stocktrace.live.publishing import Publisher, PublishFuture
 from stocktrace.live.session import CaptureSession
 from stocktrace.record.publish import publish_window, upload_session
+from stocktrace.sessions.catalog import check_other_hosts
 from stocktrace.sessions.report import SessionReport
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
@@ -87,6 +88,7 @@ def capture(  # noqa: PLR0913 - keyword arguments with defaults, all of one call
             listeners.append(on_status)
         deadline = _deadline(duration, until, clock)  # it may have passed during the wait
         _check_data_dir(layout)
+        check_other_hosts(layout)
         with (
             contextlib.closing(files.OpenFolder(layout.root)) as folder,
             lock.hold_lock(layout.lock(holder.session), {"session": holder.session}),

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import ConversionError, StocktraceError, StoreError, describe
@@ -45,7 +46,7 @@ from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog, read_logged_session
 from stocktrace.store.coverage import write_coverage
-from stocktrace.store.dataset import find_published, list_published, retry_on_compaction
+from stocktrace.store.dataset import list_published, retry_on_compaction
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeReader, is_foreign, set_aside, settle_tapes
@@ -134,7 +135,10 @@ def recover_session(
 
 @contextlib.contextmanager
 def claim_session(layout: Layout, session: str) -> Iterator[bool]:
-    """Hold a session's lock; yields ``False`` if another process has it."""
+    """Hold a session's lock; yields ``False`` if another process, or machine, has it."""
+    if catalog.host_of_session(layout, session):
+        yield False
+        return
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock.hold_lock(layout.lock(session), {"session": session}))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from stocktrace.store.names import is_import, is_merge, is_session
 
 #: When a session's report and its folder of tapes last changed (epoch ns); 0: does not exist.
 Stamp = tuple[int, int]
+#: A capture whose status is older does not run; it may stall for some seconds.
+ALIVE_S = 30.0
+_POLL_S = 0.1
 
 
 def read_report(layout: Layout, session: str) -> SessionReport | None:
@@ -49,8 +53,37 @@ def read_session(layout: Layout, session: str) -> SessionReport:
 
 
 def is_in_use(layout: Layout, session: str) -> bool:
-    """Return whether a process holds the session's lock: a capture, a recovery or an import."""
-    return lock.is_locked(layout.lock(session))
+    """Return whether a process holds the session's lock: a capture, a recovery or an import.
+
+    A capture of another machine counts, too, even if its lock cannot be seen here.
+    """
+    return lock.is_locked(layout.lock(session)) or bool(host_of_session(layout, session))
+
+
+def host_of_session(layout: Layout, session: str) -> str:
+    """Return the host of a session that another machine records; empty if none does.
+
+    A capture writes its status twice a second, and a last time when it has ended.
+    """
+    host = lock.holder_elsewhere(layout.lock(session), layout.status(session), ALIVE_S)
+    if not host:
+        return ""
+    status = read_last_status(layout, session)
+    return "" if status is not None and status.state == "ended" else host
+
+
+def check_other_hosts(layout: Layout) -> None:
+    """Raise ``StoreError`` if another machine records to the data folder; waits for its status."""
+    for path in layout.sessions.glob("*.changes"):
+        written = _written_at(layout, path.stem)
+        while host := host_of_session(layout, path.stem):
+            if _written_at(layout, path.stem) == written:  # it may have crashed a moment ago
+                time.sleep(_POLL_S)
+                continue
+            raise StoreError(
+                f"The host {host} records session {path.stem} to {layout.root}: set another data "
+                "folder (--data-dir), because locks are not reliable between hosts."
+            )
 
 
 def is_finished(layout: Layout, session: str) -> bool:
@@ -86,6 +119,12 @@ def sessions_to_recover(layout: Layout, *, remember: bool = True) -> list[str]:
         with contextlib.suppress(OSError, StoreError):  # then the next search takes longer
             layout.finished_sessions.write_bytes(msgspec.json.encode(finished))
     return [session for session in unfinished if not is_in_use(layout, session)]
+
+
+def _written_at(layout: Layout, session: str) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return layout.status(session).stat().st_mtime_ns
+    return 0
 
 
 def _read_finished(layout: Layout) -> dict[str, Stamp]:

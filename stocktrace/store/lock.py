@@ -13,11 +13,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -43,9 +45,40 @@ def hold_lock(path: Path, facts: dict[str, str]) -> Iterator[None]:
         os.close(descriptor)
 
 
+@functools.cache
+def machine_id() -> str:
+    """Return an id of this machine since its last start; containers on it have the same."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{socket.gethostname()} {uuid.getnode():x}"  # macOS
+
+
+def holder_elsewhere(path: Path, sign_of_life: Path, within_s: float) -> str:
+    """Return the host that last held a lock file, if that is another machine and seems alive.
+
+    Its process seems alive if it wrote ``sign_of_life`` in the last ``within_s`` seconds, by the
+    clock of the file system. Locks of network folders do not always reach other machines.
+    """
+    try:
+        holder = json.loads(path.read_bytes())
+        # After a restart this machine has another id.
+        if holder["machine"] == machine_id() or holder["host"] == socket.gethostname():
+            return ""
+        with tempfile.TemporaryFile(dir=path.parent) as now:
+            age_s = os.fstat(now.fileno()).st_mtime - sign_of_life.stat().st_mtime
+        return str(holder["host"]) if age_s < within_s else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def write_holder(descriptor: int, facts: dict[str, str]) -> None:
     """Write the holder of a lock into its file."""
-    process = {"pid": os.getpid(), "host": socket.gethostname(), "user": user_name(os.geteuid())}
+    process = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "machine": machine_id(),
+        "user": user_name(os.geteuid()),
+    }
     text = json.dumps({**facts, **process})
     with contextlib.suppress(OSError):  # another user's file: the lock is held anyway
         os.ftruncate(descriptor, 0)

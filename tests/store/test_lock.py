@@ -98,6 +98,7 @@ def test_the_lock_does_not_contain_the_key() -> None:
             "session": "mine",
             "pid": os.getpid(),
             "host": socket.gethostname(),
+            "machine": lock.machine_id(),
         }
         assert "secret" not in path.name
 
