@@ -470,7 +470,7 @@ CSV = "symbol,ts_event,ts_recv,price,volume,conditions\n" + "".join(
 
 
 @pytest.mark.parametrize("kind", ["captured", "imported", "adopted", "merged", "requeued"])
-def test_a_session_of_any_kind_verifies_after_its_tapes_are_deleted(
+def test_63_a_session_of_any_kind_verifies_after_its_tapes_are_deleted(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(audit, "ROTATE_BYTES", 300)

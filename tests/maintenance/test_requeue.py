@@ -138,7 +138,7 @@ NAMES = ["a.jsonl", "b", f"{STEM}.jsonl", f"{STEM}-mended.jsonl", "c.jsonl.open"
 
 
 @pytest.mark.parametrize("first", range(len(NAMES)))
-def test_a_row_is_requeued_once_whatever_the_names_of_its_copies(
+def test_67_a_row_is_requeued_once_whatever_the_names_of_its_copies(
     layout: Layout, folder: Path, first: int
 ) -> None:
     source = quarantine(layout, (row(-1), b"one"), (row(-2), b"one"), (row(-3), b"two"))
@@ -393,7 +393,7 @@ def test_gaps_are_requested_by_the_given_clock(layout: Layout) -> None:
 
 
 @SAMPLED
-def test_a_row_is_requeued_once_after_a_kill_at_any_system_call(
+def test_67_a_row_is_requeued_once_after_a_kill_at_any_system_call(
     layout: Layout, folder: Path, pick: Pick
 ) -> None:
     source = mended(quarantine(layout, (row(-1), b"one"), (row(-2), b"two")), folder, good)
@@ -423,7 +423,7 @@ def test_a_row_is_requeued_once_after_a_kill_at_any_system_call(
         shutil.rmtree(copy.root)
 
 
-def test_two_requeues_at_once_take_each_row_once(
+def test_67_two_requeues_at_once_take_each_row_once(
     layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = mended(quarantine(layout, (row(-1), b"one")), folder, good)

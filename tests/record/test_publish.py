@@ -212,7 +212,7 @@ def test_an_archived_tape_can_be_rebuilt_from_too(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("second_is_whole", [False, True])
-def test_a_window_that_is_published_twice_at_once_has_each_trade_once(
+def test_66_a_window_that_is_published_twice_at_once_has_each_trade_once(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, second_is_whole: bool
 ) -> None:
     monkeypatch.setattr(module, "_BATCH_BYTES", 1)
@@ -249,7 +249,7 @@ def test_a_window_that_is_published_twice_at_once_has_each_trade_once(
     assert tree(layout.root) == [FINAL, ARCHIVED]
 
 
-def test_a_window_waits_for_a_process_that_publishes_another_of_its_session(
+def test_66_a_window_waits_for_a_process_that_publishes_another_of_its_session(
     layout: Layout,
 ) -> None:
     tape(layout, [frame(("A", 1))])

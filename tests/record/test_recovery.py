@@ -213,7 +213,7 @@ def a_pid_namespace() -> list[str]:
     pytest.skip("this system does not let us make a PID namespace")
 
 
-def test_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio: Studio) -> None:
+def test_68_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio: Studio) -> None:
     layout, convert, ended = Layout(studio.data_dir), conversion.write_window_file, list[int]()
     program = "from stocktrace.cli import main; main()"
     elsewhere = [*a_pid_namespace(), sys.executable, "-c", program]
@@ -666,7 +666,7 @@ STEPS_OF_A_CONVERSION = {
 
 
 @pytest.mark.parametrize("step", STEPS_OF_A_CONVERSION)
-def test_a_recovery_waits_for_the_conversion_that_a_cancelled_capture_began(
+def test_66_a_recovery_waits_for_the_conversion_that_a_cancelled_capture_began(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     target, name = STEPS_OF_A_CONVERSION[step]

@@ -69,7 +69,7 @@ def test_a_temporary_name_is_hidden_and_nobody_elses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [files.locked_temporary, files.temporary_folder])
-def test_a_temporary_is_removed_only_when_nobody_writes_it(tmp_path: Path, make: Any) -> None:
+def test_68_a_temporary_is_removed_only_when_nobody_writes_it(tmp_path: Path, make: Any) -> None:
     with make(tmp_path / "a") as temporary:
         files.remove_abandoned(temporary)
         assert temporary.exists()

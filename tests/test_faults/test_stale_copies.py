@@ -141,7 +141,11 @@ CURED: dict[str, Damage] = {
     "a compacted date beside a newer one": two_compactions,
 }
 BOTH_ORDERS = pytest.mark.parametrize(
-    "steps", [["recover", "repair"], ["repair", "recover"]], ids=lambda steps: steps[0]
+    "steps",
+    [
+        pytest.param(["recover", "repair"], id="recover"),
+        pytest.param(["repair", "recover"], id="repair", marks=pytest.mark.slow),
+    ],
 )
 
 

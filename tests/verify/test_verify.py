@@ -662,7 +662,7 @@ GONE = "is missing, and the audit log does not record its deletion"
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.window)
-def test_a_tape_missing_without_a_recorded_deletion_is_found(
+def test_63_a_tape_missing_without_a_recorded_deletion_is_found(
     layout: Layout, part: WindowId
 ) -> None:
     layout.archived_tape(part).unlink()
@@ -743,7 +743,7 @@ UNVOUCHED: dict[str, tuple[Callable[[Layout], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("wrong", UNVOUCHED)
-def test_the_hashes_of_the_report_are_compared_when_the_tapes_are_gone(
+def test_63_the_hashes_of_the_report_are_compared_when_the_tapes_are_gone(
     layout: Layout, wrong: str
 ) -> None:
     delete(layout)
