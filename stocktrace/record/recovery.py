@@ -196,7 +196,8 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
 def _check_age(layout: Layout, report: SessionReport) -> None:
     """Raise ``StoreError`` if a newer report existed that cannot be written again."""
     logged = read_logged_session(layout.audit, report.session)
-    if report.state == "running" and logged.report is not None and logged.deleted:
+    has_no_tapes = any(".tape" in name for name in logged.deleted)  # not only CSV was deleted
+    if report.state == "running" and logged.report is not None and has_no_tapes:
         raise StoreError(
             f"{layout.report(report.session)} is older than the end of its session, whose tapes "
             "were deleted since: put the last report back from a copy."

@@ -225,10 +225,8 @@ def check_audit_log(path: Path) -> Iterator[str]:
 def find_breaks(path: Path) -> Iterator[tuple[Path, int, str]]:
     """Yield each break in the chain: its file, the number of the line, and the problem."""
     previous: str | None = None
-    for log in [*_rotated(path), path]:
-        if not log.exists():
-            continue
-        *lines, rest = log.read_bytes().split(b"\n")
+    for log, text in _read_logs(path):
+        *lines, rest = text.split(b"\n")
         for number, line in enumerate(lines, 1):
             line_hash = _hash_of(line)
             if line_hash is None:
@@ -240,3 +238,21 @@ def find_breaks(path: Path) -> Iterator[tuple[Path, int, str]]:
             previous = line_hash or FIRST_HASH
         if rest or not lines:
             yield log, len(lines) + 1, "the last line is truncated"
+
+
+def _read_logs(path: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield the rotated files and the log, as they were at one moment."""
+    with contextlib.ExitStack() as stack:
+        size, log = 0, None
+        with contextlib.ExitStack() as locked:
+            with contextlib.suppress(FileNotFoundError):
+                locked.callback(os.close, descriptor := os.open(path.with_suffix(".lock"), 0))
+                fcntl.flock(descriptor, fcntl.LOCK_SH)  # nobody appends or rotates
+            rotated = _rotated(path)
+            with contextlib.suppress(FileNotFoundError):
+                log = stack.enter_context(path.open("rb"))
+                size = os.fstat(log.fileno()).st_size
+        for part in rotated:
+            yield part, part.read_bytes()
+        if log is not None:
+            yield path, log.read(size)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import subprocess
@@ -156,6 +157,26 @@ def test_80_a_clock_that_is_set_back_between_rotations_does_not_break_the_chain(
     assert len(parts) == 4
     assert [event["number"] for part in parts for event in events(part)] == list(range(12))
     assert list(check_audit_log(path)) == []
+
+
+def test_80_nobody_rotates_the_log_while_a_check_lists_its_files(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AuditLog(path, "mine")("event")
+    rotated, refused = module._rotated, list[bool]()
+
+    def try_to_lock(path: Path) -> list[Path]:
+        with path.with_suffix(".lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                refused.append(True)
+        return rotated(path)
+
+    monkeypatch.setattr(module, "_rotated", try_to_lock)
+    assert list(check_audit_log(path)) == []
+    assert refused == [True]
+    AuditLog(path, "mine")("event")  # the lock was released
 
 
 def test_a_missing_log_is_valid(path: Path) -> None:
