@@ -256,4 +256,4 @@ def test_no_module_sleeps() -> None:
         and node.attr == "sleep"
         and getattr(node.value, "id", "") == "time"
     }
-    assert sleeping == {"store.lock", "store.compaction", "feed.client"}
+    assert sleeping == {"store.lock", "store.compaction", "feed.client", "sessions.catalog"}

@@ -22,8 +22,8 @@ SessionState = Literal[
 ]
 
 
-# The windows that wait for a recovery, and why files wait for the lake.
-_CHANGING = ("unpublished", "upload_error")
+# The windows that wait for a recovery, why files wait for the lake, and the lines of a running one.
+_CHANGING = ("unpublished", "upload_error", "appended")
 
 
 class Books(msgspec.Struct):

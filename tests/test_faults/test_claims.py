@@ -57,7 +57,10 @@ FALSE: dict[str, Callable[[Any], Any]] = {
     "pid": lambda pid: pid + 1,
 }
 #: Fields that change after the end, and are not checked.
-UNCHECKED = {"upload_error": "only says why files wait in the outbox, which `recover` sends"}
+UNCHECKED = {
+    "upload_error": "only says why files wait in the outbox, which `recover` sends",
+    "appended": "a report that says it has lines beside it cannot be read, which is found",
+}
 
 
 @pytest.fixture
