@@ -12,7 +12,18 @@ from typing import Any, Protocol
 
 import pytest
 
-_CALLS = ("write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate", "rmdir")
+_CALLS = (
+    "write",
+    "fsync",
+    "replace",
+    "rename",
+    "unlink",
+    "mkdir",
+    "ftruncate",
+    "rmdir",
+    "link",
+    "symlink",
+)
 
 
 class Killed(BaseException):

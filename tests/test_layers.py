@@ -82,6 +82,7 @@ THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread", "Process
 THREAD_STARTERS = {
     "feed.client", "feed.handshake", "importing.jobs", "live.session", "live.api",
     "live.metrics", "cli", "simulator", "flows", "store.outbox", "store.files", "store.segments",
+    "maintenance.backup",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from cyclopts.help import DefaultFormatter
 from stocktrace._version import __version__
 from stocktrace.cli import (
     backfill,
+    backup,
     capture,
     dashboard,
     importing,
@@ -145,6 +146,8 @@ _GROUPS: dict[str, list[_Command]] = {
         (maintenance.convert, ""),
         (maintenance.compact, ""),
         (maintenance.requeue, "FILE"),
+        (backup.backup, "DESTINATION"),
+        (backup.restore, "SOURCE"),
     ],
     "Other sources": [
         (importing.import_, "[SOURCES...]"),

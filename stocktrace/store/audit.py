@@ -148,6 +148,14 @@ def _rotated(path: Path) -> list[Path]:
     return sorted(path.parent.glob("audit-[0-9]*Z.jsonl"))
 
 
+def first_hash(path: Path) -> str:
+    """Return the hash of the first line ever written, which no other log has; "" without one."""
+    for log in [*_rotated(path), path]:
+        with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+            return _hash_of(file.readline().removesuffix(b"\n")) or ""
+    return ""
+
+
 @dataclass(slots=True)
 class LoggedSession:
     """The lines of a session, as far as ``verify`` needs them.

@@ -49,6 +49,7 @@ from stocktrace.store.remote import PART_BYTES, read_object
 _CONNECT_S = 5.0
 _REQUEST_S = 10.0  # without a single byte
 _TRIES = 3
+_PIECE_BYTES = 1 << 20
 # A window ends at midnight, UTC, at the latest.
 _LONGEST_WINDOW = timedelta(days=1)
 # A store lists so many files in one answer; others may have been added and deleted before the next.
@@ -182,6 +183,29 @@ class Lake:
                 number = day_number(path) if is_day_file(path) else 0
                 numbers.setdefault(path.parent.name.removeprefix("date="), set()).add(number)
         return {date for date, found in numbers.items() if len(found) > 1 or 0 in found}
+
+    # --- objects of any size, for ``maintenance.backup`` ------------------------------------------
+
+    def upload(self, chunks: Iterable[bytes], key: str) -> None:
+        """Write an object piece by piece. If it fails in the middle, a part of it may appear."""
+        path = f"{self.root}/{key}"
+        with _lake_errors(self.url):
+            if self.files.type_name not in _ATOMIC_UPLOADS:
+                self.files.create_dir(path.rpartition("/")[0], recursive=True)
+            with self.files.open_output_stream(path) as sink:
+                for chunk in chunks:
+                    sink.write(chunk)
+
+    def download(self, key: str) -> Iterator[bytes]:
+        """Yield the pieces of an object, or nothing if it does not exist."""
+        with _lake_errors(self.url):
+            try:
+                stream = self.files.open_input_stream(f"{self.root}/{key}")
+            except FileNotFoundError:
+                return
+            with stream:
+                while chunk := stream.read(_PIECE_BYTES):
+                    yield chunk
 
     # --- the methods of a ``FolderSource`` -----------------------------------------------------
 

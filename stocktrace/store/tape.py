@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import threading
@@ -286,6 +287,23 @@ def archive_tape(tape: Path, archived: Path) -> None:
                 raise TapeError(f"{temporary} is shorter than {tape}.")
         publish_file(temporary, archived)
     tape.unlink()
+
+
+def hash_tape(path: Path, length: int | None = None) -> tuple[int, str]:
+    """Return the size and the SHA-256 of a tape, decompressed, or of its first ``length`` bytes.
+
+    Raises:
+        TapeError: it is damaged.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        for chunk in _decompressed(path):
+            wanted = chunk if length is None else chunk[: length - size]
+            digest.update(wanted)
+            size += len(wanted)
+    except _UNREADABLE as error:
+        raise TapeError(f"{path} is damaged: {error}.") from error
+    return size, digest.hexdigest()
 
 
 def _choose_tape(tape: Path, archived: Path) -> tuple[Path, bool]:

@@ -102,7 +102,7 @@ def _truncate_torn_tape(tape: Path) -> None:
     """Truncate a tape after its last complete line, and keep the rest beside it."""
     with tape.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
-        end = _last_line_end(file.fileno(), size)
+        end = last_line_end(file.fileno(), size)
         if end < size:
             torn = os.pread(file.fileno(), size - end, end)
             aside = tape.with_suffix(".torn")
@@ -113,7 +113,8 @@ def _truncate_torn_tape(tape: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _last_line_end(descriptor: int, end: int) -> int:
+def last_line_end(descriptor: int, end: int) -> int:
+    """Return where the last complete line ends among the first ``end`` bytes of a file."""
     block = 1 << 16
     while end > 0:
         begin = max(0, end - block)

@@ -1,0 +1,1 @@
+"""Backups of a data folder: made while captures run, checked by hash, restored."""
