@@ -12,10 +12,11 @@ import mmap
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ import stocktrace.record.journal
 import stocktrace.record.recovery
 import stocktrace.verify
 from stocktrace import cli
+from stocktrace.clock import Clock
+from stocktrace.maintenance import compact
+from stocktrace.maintenance.backup import folder_copy
 from stocktrace.marks import ConnectedMark, Mark
 from stocktrace.record import publish
 from stocktrace.store import conversion, segments
@@ -43,8 +47,10 @@ PHASES = (
     "archiving",
     "converting",
     "truncating a tape",
+    "compacting",
+    "copying",
 )
-_CALLS = ("write", "fsync", "replace", "rename", "unlink", "mkdir", "open")
+_CALLS = ("write", "fsync", "replace", "rename", "unlink", "mkdir", "link", "open")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +165,16 @@ def play(job: Job) -> None:
         saboteur = Saboteur(job.plan, mmap.mmap(file.fileno(), len(PHASES)))
     saboteur.begin("starting")
     _watch(saboteur)
+    _compact_today()
     saboteur.install()
     cli.main(list(job.arguments))
+
+
+def _compact_today() -> None:
+    """Let ``stocktrace compact`` merge the current date, whatever is still recorded of it."""
+    tomorrow = Clock(wall=lambda: time.time_ns() + 86_400 * 10**9)
+    setattr(compact, "compact_days", partial(compact.compact_days, clock=tomorrow))  # noqa: B010
+    setattr(compact, "_postponed_dates", lambda *_: {})  # noqa: B010 - for mypy
 
 
 def _watch(saboteur: Saboteur) -> None:
@@ -172,6 +186,9 @@ def _watch(saboteur: Saboteur) -> None:
     saboteur.watch(stocktrace.record.recovery, "recount_report", "counting again")
     saboteur.watch(stocktrace.record.recovery, "truncate_torn_tape", "truncating a tape")
     saboteur.watch(stocktrace.live.session.CaptureSession, "_stop", "ending")
+    saboteur.watch(compact, "compact_date", "compacting")
+    saboteur.watch(folder_copy.FolderCopy, "add", "copying")
+    saboteur.watch(folder_copy.FolderCopy, "commit", "copying")
     record_mark = stocktrace.record.journal.FeedEventRecorder.on_mark
 
     @wraps(record_mark)

@@ -5,7 +5,8 @@
 
 Two lanes, each with its own simulator that plays about 1,000 trades a second with random faults,
 write into one data folder. In each lane one process after the other runs:
-captures with windows of a second or two, recoveries, conversions. Each is killed (``SIGKILL``) at a
+captures with windows of a second or two, recoveries, conversions, compactions of the current date,
+backups. Each is killed (``SIGKILL``) at a
 random moment or at a random system call, or has a disk that fails (``tests/saboteur.py``), or is
 left to end by itself. Then ``recover``, ``verify`` and ``audit`` run once, undisturbed, and what
 is on disk is compared with what the simulators sent, by code that shares nothing with the package
@@ -16,6 +17,8 @@ but the names of files:
    what they do not hold is in quarantine.
 3. What was sent and is not on a tape lies outside of what the coverage calls *listening*.
 4. Nothing half-done is left.
+5. The last backup that a killed process left, recovered, has the trades of its own tapes, and
+   verifies. So does one that is made at the end, which has all files.
 """
 
 from __future__ import annotations
@@ -65,6 +68,15 @@ FAULTS = (
     Fault("inject", frame=b'{"type":"trade","data":[{"s":"A0","p":-1,"t":1,"v":1}]}'),
     Fault("inject", frame=b"\xff\x00\n#not a mark {}\n1\t{}"),
 )
+_RENAMES = ("replace", "rename")
+#: The system calls at which a command is killed; a compaction makes few.
+_KILL_CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "capture": (("write",), ("fsync",), _RENAMES, ("unlink",)),
+    "compact": (("mkdir",), ("fsync",), ("open",)),
+    "backup": (("write",), ("fsync",), _RENAMES, ("unlink",), ("link",)),
+}
+#: Below which random number each command is chosen.
+_SHARES = {"capture": 0.66, "recover": 0.82, "convert": 0.86, "compact": 0.93, "backup": 1.0}
 _WEEK_MS = 7 * 86_400_000
 
 
@@ -130,12 +142,12 @@ class Lane:
 
     def _one(self, name: str) -> None:
         chance = self.random.random()
-        command = "capture" if chance < 0.72 else "recover" if chance < 0.94 else "convert"
+        command = next(name for name, most in _SHARES.items() if chance < most)
         if command == "capture":
             self.simulator.clear_faults()
             for _ in range(self.random.choice((0, 1, 1, 2, 3))):
                 self._inject()
-        plan, patience = self._plan()
+        plan, patience = self._plan(command)
         job = self._job(command, name, plan)
         job.phase.write_bytes(bytes(len(PHASES)))
         status = status_of(saboteur.play, job, patience=patience)
@@ -155,14 +167,14 @@ class Lane:
         self.simulator.inject(Fault(fault.kind, after_seconds=delay, **options))
         self.tally.faults[fault.kind] += 1
 
-    def _plan(self) -> tuple[Plan, float]:
+    def _plan(self, command: str) -> tuple[Plan, float]:
         """Choose the failures, and the seconds after which the process is killed anyway."""
         pick, late = self.random, LASTING_S * 10
         chance = pick.random()
         if chance < 0.45:
             return Plan(), pick.choice((0.4, LASTING_S * 0.5, LASTING_S * 0.7)) * pick.random()
         if chance < 0.85:
-            calls = pick.choice((("write",), ("fsync",), ("replace", "rename"), ("unlink",)))
+            calls = pick.choice(_KILL_CALLS.get(command, _KILL_CALLS["capture"]))
             most = 300 if calls == ("write",) else 40
             kill_at = pick.choice((pick.randrange(1, 8), pick.randrange(1, most)))
             after = pick.random() < 0.5
@@ -197,6 +209,8 @@ class Lane:
             "TMPDIR": str(self.work),
         }
         arguments = [command]
+        if command == "backup":
+            arguments += [str(self.work / "backup")]
         if command == "capture":
             arguments += [*self.tickers, "--for", f"{LASTING_S}s", "--progress", "none"]
         return Job(
@@ -235,14 +249,14 @@ class Session:
     last: int = 0
     lives: list[Life] = field(default_factory=list)
     #: By window and ticker.
-    rows: dict[tuple[str, str], list[Row]] = field(default_factory=lambda: defaultdict(list))
+    rows: dict[tuple[int, str], list[Row]] = field(default_factory=lambda: defaultdict(list))
 
 
 def read_session(folder: Path) -> Session:
     """Read all tapes of a session."""
     session = Session(folder.name)
     for tape in sorted(folder.glob("*.tape.zst")):
-        window = tape.name.removesuffix(".tape.zst")
+        window = int(tape.name.removesuffix(".tape.zst")[-5:])
         with tape.open("rb") as file:
             text = b"".join(zstandard.ZstdDecompressor().read_to_iter(file))
         lines = text.split(b"\n")
@@ -296,20 +310,26 @@ def must(holds: bool, otherwise: str) -> None:
         raise SystemExit(f"soak: {otherwise}")
 
 
-def published(data: Path) -> dict[tuple[str, str, str], list[Row]]:
-    """The rows of all Parquet files, by session, window and ticker.
+def published(data: Path) -> dict[tuple[str, int, str], list[Row]]:
+    """The rows of all Parquet files, by session, number of the window and ticker.
 
-    Each file has one window, as its name and its rows say, sorted by ticker.
+    Each file is sorted by ticker. One that is not compacted has the window of its name. No window
+    is in two files, unless both are parts of one compacted date.
     """
-    found: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    found: dict[tuple[str, int, str], list[Row]] = defaultdict(list)
+    places: dict[tuple[str, int], str] = {}
     for path in sorted(data.glob("parquet/*/*")):
-        session, _, window = path.stem.partition("-")
         table = pq.ParquetFile(path).read()
         tickers = table["symbol"].to_pylist()
-        numbers = table["window_number"].to_pylist()
-        windows = set(zip(table["session"].to_pylist(), numbers, strict=True))
-        must(windows == {(session, int(window[-5:]))}, f"{path} has rows of {windows}")
+        sessions, numbers = table["session"].to_pylist(), table["window_number"].to_pylist()
+        windows = set(zip(sessions, numbers, strict=True))
+        if not path.name.startswith("day-"):
+            session, _, window = path.stem.partition("-")
+            must(windows == {(session, int(window[-5:]))}, f"{path} has rows of {windows}")
         must(tickers == sorted(tickers), f"{path} is not sorted by ticker")
+        place = f"{path.parent}/{path.name[:9]}" if path.name.startswith("day-") else str(path)
+        for key in windows:
+            must(places.setdefault(key, place) == place, f"{key} is in {path} and {places[key]}")
         rows = zip(
             table["ts_event"].cast("int64").to_pylist(),
             table["price"].to_pylist(),
@@ -318,8 +338,8 @@ def published(data: Path) -> dict[tuple[str, str, str], list[Row]]:
             table["ts_recv"].cast("int64").to_pylist(),
             strict=True,
         )
-        for ticker, row in zip(tickers, rows, strict=True):
-            found[session, window, ticker].append(row)
+        for name, number, ticker, row in zip(sessions, numbers, tickers, rows, strict=True):
+            found[name, number, ticker].append(row)
     return found
 
 
@@ -432,19 +452,49 @@ def soak(kills: int, minutes: float, seed: int, work: Path) -> None:
     print(_in_peace(lanes[0], "verify", 0).splitlines()[-1])
     print(_in_peace(lanes[0], "audit", 0).splitlines()[-1])
     account, sessions = check(lanes, work / "data")
+    print(check_backups(lanes[0], work))
     _print(tally, account, sessions, killed_for, time.monotonic() - begin)
     must(sum(tally.kills.values()) >= kills, f"fewer than {kills} kills in {minutes} minutes")
 
 
-def _in_peace(lane: Lane, command: str, status: int) -> str:
+def _in_peace(lane: Lane, command: str, status: int, data: str = "data") -> str:
     """Run a command undisturbed; what it says."""
     number = len(list((lane.work / "output").iterdir()))
     job = lane._job(command, f"{command}-{number}", Plan())
+    job.environment["STOCKTRACE_DATA_DIR"] = str(lane.work / data)
     job.phase.write_bytes(bytes(len(PHASES)))
     ended = status_of(saboteur.play, job)
     text = job.output.read_text()
     must(ended == status, f"{command} ended with {ended}: {text}")
     return text
+
+
+def check_backups(lane: Lane, work: Path) -> str:
+    """Check the backup that the killed ones left, and one that is made now; says what they have."""
+    rows = 0
+    if (work / "backup" / "data").exists():
+        shutil.copytree(work / "backup" / "data", work / "copy")
+        _in_peace(lane, "recover", 0, "copy")
+        _in_peace(lane, "verify", 0, "copy")
+        rows = sum(map(len, compare_rows(work / "copy")[1].values()))
+    _in_peace(lane, "backup", 0)
+    _in_peace(lane, "verify", 0, "backup/data")
+    same = published(work / "backup" / "data") == published(work / "data")
+    must(same, "the backup has other trades than the data folder")
+    return f"{rows:,} trades in the last backup of a killed process, all in one made at the end"
+
+
+def compare_rows(
+    data: Path,
+) -> tuple[list[Session], dict[tuple[str, int, str], list[Row]]]:
+    """Compare the published rows with those of the tapes; the sessions and the rows."""
+    sessions = [read_session(folder) for folder in sorted(data.glob("tape/*"))]
+    found = published(data)
+    wanted = {(s.name, *key): rows for s in sessions for key, rows in s.rows.items()}
+    for key in sorted(wanted.keys() | found.keys()):
+        on_tape, on_disk = wanted.get(key, []), found.get(key, [])
+        must(on_tape == on_disk, f"{key}: {len(on_tape)} trades taped, {len(on_disk)} published")
+    return sessions, found
 
 
 def check(lanes: list[Lane], data: Path) -> tuple[Account, list[Session]]:
@@ -455,12 +505,7 @@ def check(lanes: list[Lane], data: Path) -> tuple[Account, list[Session]]:
         if path.name.endswith((".tmp", ".open", ".csv", ".tape")) or ".scratch" in path.name
     ]
     must(not left, f"left behind: {left}")
-    sessions = [read_session(folder) for folder in sorted(data.glob("tape/*"))]
-    found = published(data)
-    wanted = {(s.name, *key): rows for s in sessions for key, rows in s.rows.items()}
-    for key in sorted(wanted.keys() | found.keys()):
-        on_tape, on_disk = wanted.get(key, []), found.get(key, [])
-        must(on_tape == on_disk, f"{key}: {len(on_tape)} trades taped, {len(on_disk)} published")
+    sessions, found = compare_rows(data)
     account, heard = Account(), listening(data)
     for lane in lanes:
         own = [session for session in sessions if session.tickers == lane.tickers]
