@@ -58,16 +58,13 @@ class UnreadableFile(Exception):
 def list_files(layout: Layout) -> dict[str, FileState]:
     """Return the files to copy, by their path in the data folder, which uses ``/``."""
     while True:
+        before = _taped_windows(layout)
         entries = (entry for folder in FOLDERS for entry in _walk(layout.root, folder))
         found = {name: state for name, state in entries if _is_copied(name)}
-        taped = set(map(_window_of, filter(_is_tape, found)))
         # Windows that began during the listing are not in it, whatever was found of them.
-        paths = (path.relative_to(layout.root) for path in layout.root.glob("tape/*/[0-9]*"))
-        begun = {_window_of(name) for name in map(Path.as_posix, paths) if _is_tape(name)} - taped
-        dates = {_date_of(window) for window in begun}
-        if not any(
-            name.startswith(f"parquet/date={date}/day-") for name in found for date in dates
-        ):
+        begun = _taped_windows(layout) - before - set(map(_window_of, filter(_is_tape, found)))
+        compacted = tuple(f"parquet/date={_date_of(window)}/day-" for window in begun)
+        if not any(name.startswith(compacted) for name in found):
             break
     plain = (name for name in found if is_plain_tape(name) and f"{name}.zst" not in found)
     recorded = set(map(_window_of, plain)) | begun
@@ -77,6 +74,11 @@ def list_files(layout: Layout) -> dict[str, FileState]:
         if not (_is_view(name) and _window_of(name) in recorded)
         if not (name.startswith("parquet/") and _window_of(name) in begun)
     }
+
+
+def _taped_windows(layout: Layout) -> set[str]:
+    names = (f"tape/{path.parent.name}/{path.name}" for path in layout.root.glob("tape/*/[0-9]*"))
+    return set(map(_window_of, filter(_is_tape, names)))
 
 
 def _is_tape(name: str) -> bool:

@@ -150,7 +150,9 @@ class FolderCopy:
         files.sync_file(self._next / _MANIFEST)
         folders = {self._next / folder for folder in self._folders}
         folders |= {parent for folder in folders for parent in folder.parents}
-        files.do_at_once(files.sync_file, sorted(path for path in folders if path.is_relative_to(self._next)))
+        for path in folders:
+            if path.is_relative_to(self._next):
+                files.sync_file(path)
         new_link = self._root / ".data.tmp"
         with files.disk_errors(self._link):
             new_link.unlink(missing_ok=True)

@@ -78,6 +78,7 @@ class LakeCopy:
             old.update(
                 info.path[len(self._lake.root) + 1 :]
                 for info in self._lake.list_files("files", recursive=True)
+                if info.is_file
             )
         current = {self._key(name, entry.hash) for name, entry in manifest.entries.items()}
         for key in old - current:
