@@ -209,7 +209,9 @@ def test_62_a_backup_of_a_live_capture_has_each_trade_of_its_tapes_once(
             back_up_now()
 
     with studio.exchange() as exchange:
-        studio.record(exchange, ["AAPL", "MSFT"], scenario(exchange), roll_size="10KB")
+        studio.record(
+            exchange, ["AAPL", "MSFT"], scenario(exchange), lasting=100.0, roll_size="10KB"
+        )
     back_up_now()
     all_trades = sent(taped(studio.data_dir))
     counts = []
