@@ -184,7 +184,7 @@ def _watch(saboteur: Saboteur) -> None:
     saboteur.watch(segments.SegmentWriter, "seal", "sealing")
     saboteur.watch(stocktrace.record.recovery, "_recover_claimed", "recovering")
     saboteur.watch(stocktrace.record.recovery, "recount_report", "counting again")
-    saboteur.watch(stocktrace.record.recovery, "truncate_torn_tape", "truncating a tape")
+    saboteur.watch(stocktrace.record.recovery, "repair_tape", "truncating a tape")
     saboteur.watch(stocktrace.live.session.CaptureSession, "_stop", "ending")
     saboteur.watch(compact, "compact_date", "compacting")
     saboteur.watch(folder_copy.FolderCopy, "add", "copying")
