@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from stocktrace import cli
@@ -21,6 +22,7 @@ from stocktrace.maintenance.backup.run import BackupResult, back_up
 from stocktrace.maintenance.compact import compact_days
 from stocktrace.maintenance.retention import prune_data
 from stocktrace.record.recovery import recover
+from stocktrace.sessions.report import ReportLine, SessionReport, lines_path
 from stocktrace.simulator import Simulator
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog, check_audit_log
@@ -216,6 +218,8 @@ def test_62_a_backup_of_a_live_capture_has_each_trade_of_its_tapes_once(
     all_trades = sent(taped(studio.data_dir))
     counts = []
     for copy in copies[:-1]:
+        [session] = copy.all_sessions()
+        assert SessionReport.read(copy.report(session)).state == "running"
         on_tapes = sent(taped(copy.root))
         recover(copy)
         assert findings(copy) == []
@@ -228,6 +232,35 @@ def test_62_a_backup_of_a_live_capture_has_each_trade_of_its_tapes_once(
     assert counts[-1] == sum(map(len, all_trades.values())) == 600
     assert findings(copies[-1]) == []
     assert copied_files(copies[-1]) == copied_files(layout)
+
+
+def test_the_lines_beside_a_running_report_are_in_the_backup_until_the_session_has_ended(
+    crashed: Layout, dest: Path
+) -> None:
+    path = crashed.report(SESSION)
+    report = SessionReport.read(path)
+    report.notices = ["a notice"]
+    lines = msgspec.json.encode(ReportLine(notices=report.notices)) + b"\n"
+    lines_path(path).write_bytes(lines)
+    report.write_head(path, len(lines))
+    backup(crashed, dest)
+    copy = of_backup(dest)
+    assert SessionReport.read(copy.report(SESSION)) == SessionReport.read(path)
+    recover(crashed, STILL)
+    result = backup(crashed, dest)
+    assert not lines_path(copy.report(SESSION)).exists()
+    assert (result.kept, result.problems) == (0, [])
+    assert "a notice" in SessionReport.read(copy.report(SESSION)).notices
+
+
+def test_a_restore_adds_no_lines_to_a_report_that_has_ended(
+    crashed: Layout, dest: Path, tmp_path: Path
+) -> None:
+    lines_path(crashed.report(SESSION)).write_bytes(b"")
+    backup(crashed, dest)
+    recover(crashed, STILL)
+    restore(crashed, str(dest))
+    assert not lines_path(crashed.report(SESSION)).exists()
 
 
 def test_rows_that_move_while_files_are_listed_or_copied_are_found_where_they_are_then(

@@ -104,7 +104,7 @@ def _is_view(name: str) -> bool:
 
 def _is_copied(name: str) -> bool:
     if name.startswith("sessions/"):
-        return name.count("/") == 1 and name.endswith(".json")
+        return name.count("/") == 1 and name.endswith((".json", ".jsonl"))
     return not name.endswith((".lock", ".tmp", f".jsonl{OPEN}"))
 
 
@@ -113,9 +113,19 @@ def is_plain_tape(name: str) -> bool:
     return name.startswith("tape/") and name.endswith(".tape")
 
 
+def is_report_lines(name: str) -> bool:
+    """Return whether a file has lines of a running session's report, which end with the session."""
+    return name.startswith("sessions/") and name.endswith(".jsonl")
+
+
 def is_growing(name: str) -> bool:
     """Return whether a file is appended to, so that its beginning is a copy of an earlier state."""
-    return name == AUDIT_LOG or is_plain_tape(name) or name.endswith(f".csv{OPEN}")
+    return (
+        name == AUDIT_LOG
+        or is_plain_tape(name)
+        or is_report_lines(name)
+        or name.endswith(f".csv{OPEN}")
+    )
 
 
 def _walk(root: Path, folder: str) -> Iterator[tuple[str, FileState]]:

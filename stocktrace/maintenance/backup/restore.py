@@ -22,11 +22,17 @@ from stocktrace.maintenance.backup.data_files import (
     UnreadableFile,
     is_growing,
     is_plain_tape,
+    is_report_lines,
     open_listed,
 )
 from stocktrace.maintenance.backup.manifest import Copy, Entry
 from stocktrace.maintenance.backup.place import open_to_read
-from stocktrace.maintenance.backup.shortage import begins_with, is_rotated, windows_of
+from stocktrace.maintenance.backup.shortage import (
+    begins_with,
+    has_whole_report,
+    is_rotated,
+    windows_of,
+)
 from stocktrace.record.recovery import sweep_temporaries
 from stocktrace.sessions.catalog import is_in_use
 from stocktrace.store import files
@@ -142,11 +148,9 @@ class _Restore:
             return Path(name).parts[1] in self._known
         if name == AUDIT_LOG:
             return is_rotated(layout, entry)
-        archived = path.with_name(f"{path.name}.zst")
-        if is_plain_tape(name) and archived.exists():
-            with contextlib.suppress(TapeError):
-                return hash_tape(archived, entry.length) == (entry.length, entry.hash)
-        return False
+        if is_report_lines(name):
+            return path.stem in self._known and has_whole_report(layout.root, name)
+        return is_plain_tape(name) and _is_archived(path, entry)
 
     def _is_published(self, name: str, entry: Entry) -> bool:
         """Return whether windows of a published file are in files that are not in the backup."""
@@ -187,3 +191,10 @@ class _Restore:
             files.publish_file(temporary, final)
         self.result.restored += 1
         self.result.size += entry.length
+
+
+def _is_archived(tape: Path, entry: Entry) -> bool:
+    archived = tape.with_name(f"{tape.name}.zst")
+    with contextlib.suppress(TapeError, FileNotFoundError):
+        return hash_tape(archived, entry.length) == (entry.length, entry.hash)
+    return False

@@ -27,12 +27,13 @@ from stocktrace.maintenance.backup.data_files import (
     SourceChanged,
     UnreadableFile,
     is_plain_tape,
+    is_report_lines,
     list_files,
     open_listed,
 )
 from stocktrace.maintenance.backup.manifest import Copy, Entry, Manifest, hash_chunks
 from stocktrace.maintenance.backup.place import open_to_write
-from stocktrace.maintenance.backup.shortage import find_shortage, windows_of
+from stocktrace.maintenance.backup.shortage import find_shortage, has_whole_report, windows_of
 from stocktrace.sessions.catalog import is_in_use
 from stocktrace.store.audit import first_hash
 from stocktrace.store.files import OnProgress
@@ -283,9 +284,11 @@ class _Run:
         return kept
 
     def _is_elsewhere(self, name: str, old: Entry, entries: Mapping[str, Entry]) -> bool:
-        """Return whether the data of a missing file is in another file, or on the tape."""
+        """Return whether the data of a missing file is in another one, or on the tape."""
         if name.startswith(("csv/", "outbox/")):
             return True
+        if is_report_lines(name):
+            return has_whole_report(self._layout.root, name)
         archived = f"{name}.zst"
         if not is_plain_tape(name) or archived not in entries:
             return False

@@ -10,6 +10,7 @@ from stocktrace.maintenance.backup.data_files import (
     FileState,
     OpenedFile,
     is_plain_tape,
+    is_report_lines,
     open_listed,
 )
 from stocktrace.maintenance.backup.manifest import Copy, Entry
@@ -24,11 +25,11 @@ from stocktrace.store.tape import hash_tape
 def find_shortage(layout: Layout, copy: Copy, name: str, file: OpenedFile, old: Entry) -> str:
     """Describe how a file that has changed is worse than that of the backup; "" if it is not.
 
-    Tapes and the audit log only grow. A published file is replaced by a repair.
+    Tapes, the audit log and the lines of a report only grow. A repair replaces a published file.
     """
     path = layout.root / name
     try:
-        if name == AUDIT_LOG or is_plain_tape(name):
+        if name == AUDIT_LOG or is_plain_tape(name) or is_report_lines(name):
             is_longer = begins_with(file, old) or (name == AUDIT_LOG and is_rotated(layout, old))
             return "" if is_longer else "lacks lines that the backup has"
         if name.endswith(".tape.zst"):
@@ -59,6 +60,15 @@ def is_rotated(layout: Layout, old: Entry) -> bool:
             if begins_with(file, old):
                 return True
     return False
+
+
+def has_whole_report(root: Path, lines: str) -> bool:
+    """Return whether a folder has a report that lacks nothing without these lines of it."""
+    try:
+        SessionReport.read((root / lines).with_suffix(".json"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def windows_of(path: Path) -> set[WindowId]:
