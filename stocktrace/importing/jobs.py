@@ -28,6 +28,7 @@ from stocktrace.importing.csv_source import ENDINGS, UNREAD_ENDINGS, CsvSource, 
 from stocktrace.importing.importer import find_import, import_file, preview_import
 from stocktrace.record.recovery import recover_session, sweep_temporaries
 from stocktrace.sessions.catalog import sessions_to_recover
+from stocktrace.store.files import make_folder
 from stocktrace.store.layout import Layout
 from stocktrace.text import encodable, printable
 
@@ -120,7 +121,7 @@ def run_imports(
     A dry run changes nothing; its results say what would happen.
     """
     if not dry_run:
-        layout.root.mkdir(parents=True, exist_ok=True)
+        make_folder(layout.root)
         sweep_temporaries(layout)
     run = partial(_run_job, layout, mapping, dry_run=dry_run)
     count = min(processes or len(os.sched_getaffinity(0)), len(jobs))

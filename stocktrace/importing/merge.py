@@ -25,6 +25,7 @@ from stocktrace.importing.importer import ImportOrigin, import_frames
 from stocktrace.intervals import CoverageInterval
 from stocktrace.record.recovery import recover_session, sweep_temporaries
 from stocktrace.sessions.catalog import is_in_use, read_report, sessions_to_recover
+from stocktrace.store.files import make_folder
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import, new_merge
 from stocktrace.units import NS_PER_SECOND, US_PER_SECOND
@@ -91,7 +92,7 @@ def merge_sessions(
         report = read_report(into, session)
         wrong = [] if report is None else report.differences()
     else:
-        into.root.mkdir(parents=True, exist_ok=True)
+        make_folder(into.root)
         sweep_temporaries(into)
         report = import_frames(into, _origin(pair, digest, outcome, coverage), pair.frames())
         if report is None:

@@ -125,7 +125,7 @@ def _deadline(
 def _check_data_dir(layout: Layout) -> None:
     with files.disk_errors(layout.root):
         try:
-            layout.sessions.mkdir(parents=True, exist_ok=True)
+            files.make_folder(layout.sessions)
             tempfile.TemporaryFile(dir=layout.sessions).close()
             for source, target in layout.renames:
                 files.check_rename(source, target)

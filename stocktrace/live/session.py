@@ -4,7 +4,7 @@ Six threads, all started here or in ``feed/client.py``:
 
 - the *feed* reads the socket, appends to the tape and fills the queues;
 - the *recorder* writes the queues to disk;
-- the *sync* thread syncs the tape to disk once a second;
+- the *sync* thread syncs the tape and the audit log to disk once a second;
 - the *recover* thread recovers crashed sessions, and then ends;
 - the *folders* thread makes the folders of new tickers, and then ends;
 - the thread that called ``capture`` keeps the time, the report and the audit log, and passes rolled
@@ -263,11 +263,9 @@ class CaptureSession:
 
     def _sync(self) -> None:
         while not self._ended.wait(self._settings.sync_interval):
-            try:
-                tape = self._intake.current.tape
-            except IndexError:
-                return  # the recorder has sealed the last one
-            tape.sync()
+            for window in list(self._intake.windows):  # those that are being sealed, too
+                window.tape.sync()
+            self._journal.audit.sync()
 
     def _post_sealed(self, sealed: SealedWindow) -> None:
         self._mailbox.put(partial(self._on_sealed, sealed))

@@ -188,7 +188,8 @@ class SessionJournal:
         self.save()
 
     def save(self) -> None:
-        """Write the whole report to disk."""
+        """Write the whole report to disk, after the events in the audit log."""
+        self.audit.sync()
         self.report.write(self.layout.report(self.report.session))
 
     def save_running(self) -> None:

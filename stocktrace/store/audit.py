@@ -9,6 +9,8 @@ leaves a valid chain: ``verify`` misses the end of a session if its report is on
 ``report`` has a hash of each field of the report that follows. A line that a power cut truncated is
 ``torn`` of the next one.
 
+A line is on the disk after ``sync``; that of a deletion at once, before the file is deleted.
+
 Several processes append; a lock file beside the log orders them. A log of ``ROTATE_BYTES`` is
 renamed to ``audit-<time of its last line>.jsonl``, and a new one continues the chain.
 """
@@ -28,7 +30,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.store.files import disk_errors, lock_descriptor, sync_file, write_all
+from stocktrace.store.files import (
+    disk_errors,
+    lock_descriptor,
+    make_folder,
+    sync,
+    sync_file,
+    write_all,
+)
 from stocktrace.units import utc_datetime
 
 #: ``previous`` of the first line.
@@ -50,12 +59,13 @@ class AuditLog:
         self._path = path
         self._session = session
         self._clock = clock
+        self._is_synced = True
 
     def __call__(self, event: str, **facts: object) -> None:
         """Append an event with the current time."""
         at = utc_datetime(self._clock.wall())
         record = {"at": at.isoformat(), "event": event, "session": self._session, **facts}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         lock = self._path.with_suffix(".lock")
         with disk_errors(self._path):
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -64,6 +74,14 @@ class AuditLog:
                 self._append(record, at)
             finally:
                 os.close(descriptor)
+        self._is_synced = False
+
+    def sync(self) -> None:
+        """Wait until the events are on the disk; from any thread."""
+        if not self._is_synced:
+            self._is_synced = True
+            with contextlib.suppress(FileNotFoundError):  # it was rotated, and synced before
+                sync_file(self._path)
 
     def _append(self, record: dict[str, object], at: datetime) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -75,13 +93,16 @@ class AuditLog:
                 write_all(descriptor, _line({**record, "previous": previous}))
                 if record["event"] == "delete" or "report" in record:
                     # The file is deleted or replaced next: the line must be on disk before.
-                    os.fsync(descriptor)
-                    sync_file(self._path.parent)
+                    sync(descriptor)
             except OSError:
                 with contextlib.suppress(OSError):  # an incomplete line would break the chain
                     os.ftruncate(descriptor, size)
                 raise
+            if not size:
+                sync_file(self._path.parent)  # the name of a new log
             size = os.fstat(descriptor).st_size
+            if size >= ROTATE_BYTES:
+                sync(descriptor)
         finally:
             os.close(descriptor)
         if size >= ROTATE_BYTES:
@@ -93,6 +114,7 @@ class AuditLog:
             last = datetime.strptime(rotated[-1].name, _ROTATED_NAME).replace(tzinfo=UTC)
             at = max(at, last + timedelta(microseconds=1))
         self._path.rename(self._path.with_name(at.strftime(_ROTATED_NAME)))
+        sync_file(self._path.parent)  # before a new log has its name
 
     def _previous_hash(self, descriptor: int) -> str:
         """Return the hash of the last line, which may be in a rotated log."""

@@ -86,7 +86,7 @@ def _delete_segment(layout: Layout, segment: Path, window: WindowId) -> None:
     if layout.keeps_csv:
         files.sync_file(segment)
         target = layout.kept_csv(layout.ticker_of_csv(segment), window)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(target.parent)
         with files.disk_errors(target):
             segment.replace(target)
     else:

@@ -132,6 +132,15 @@ def append(path: Path | str, data: bytes | memoryview) -> None:
             os.close(descriptor)
 
 
+def sync(descriptor: int) -> None:
+    """Wait until an open file or folder is on disk, and not only in the cache of the disk."""
+    if sys.platform == "darwin":  # there, fsync does not wait for the disk's cache
+        with contextlib.suppress(OSError):  # a file system that does not know it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def sync_file(path: Path) -> None:
     """Wait until ``path``, a file or a folder, is on disk.
 
@@ -140,7 +149,7 @@ def sync_file(path: Path) -> None:
     with disk_errors(path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            sync(descriptor)
         except OSError as error:
             status = os.fstat(descriptor)
             if error.errno not in _NO_FOLDER_SYNC or not stat.S_ISDIR(status.st_mode):
@@ -256,7 +265,7 @@ def publish_file(temporary: Path, final: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a small file as a whole: a reader sees the old text or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with locked_temporary(path) as temporary:
         with disk_errors(path):
             temporary.write_text(text, encoding="utf-8")
@@ -334,7 +343,8 @@ def temporary_folder(final: Path) -> AbstractContextManager[Path]:
 
     A renamed folder keeps the lock: end the context before others lock it.
     """
-    make, delete = partial(Path.mkdir, parents=True), partial(shutil.rmtree, ignore_errors=True)
+    make_folder(final.parent)
+    make, delete = Path.mkdir, partial(shutil.rmtree, ignore_errors=True)
     return _locked_temporary(final, make, delete)
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from stocktrace.clock import Deadline
 from stocktrace.errors import StoreError
-from stocktrace.store.files import lock_descriptor, owner_of, user_name
+from stocktrace.store.files import lock_descriptor, make_folder, owner_of, user_name
 from stocktrace.store.layout import Layout
 
 # ``is_locked`` takes the lock for a moment; ``lock_exclusively`` tries again for this long.
@@ -140,7 +140,7 @@ def is_locked(path: Path) -> bool:
 def open_lock_file(path: Path) -> int:
     """Open a lock file; refuse a link, through which another file would be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except PermissionError:
         # A lock file of another user in a shared folder: reading is enough to lock it.

@@ -37,7 +37,7 @@ class SentFiles:
 def add_to_outbox(layout: Layout, session: str, published: Path) -> None:
     """Add a published file, under its name in the data folder."""
     final = layout.outbox(session) / published.relative_to(layout.root)
-    final.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(final.parent)
     # Without a lock, which would be on the published file.
     temporary = files.temporary_for(final)
     try:

@@ -139,7 +139,7 @@ class QuarantineWriter:
     def _append(self, chunk: bytes) -> None:
         if not self._has_rows:
             # A file of an earlier attempt at this window is written again from the tape.
-            self._open.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self._open.parent)
             self._open.unlink(missing_ok=True)
             self._has_rows = True
         files.append(self._open, chunk)

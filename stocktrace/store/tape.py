@@ -34,7 +34,15 @@ import zstandard
 
 from stocktrace.errors import TapeError
 from stocktrace.marks import Mark, OpeningMark, parse_mark
-from stocktrace.store.files import disk_errors, locked_temporary, publish_file, sync_file, write_all
+from stocktrace.store.files import (
+    disk_errors,
+    locked_temporary,
+    make_folder,
+    publish_file,
+    sync,
+    sync_file,
+    write_all,
+)
 from stocktrace.store.window import compact_utc
 
 #: The last receive time that fits into an int64, in the year 2262.
@@ -55,14 +63,18 @@ class TapeWriter:
     The feed's thread calls ``append`` and ``append_mark``. They take no lock: the system orders a
     write and an fsync, and ``close`` is called after the last append. Two other threads call
     ``sync`` and ``close``; their lock keeps a sync off a closed (and reused) descriptor.
+
+    The thread that creates the tape does not wait for the disk, unless its folder is new: the first
+    ``sync`` also syncs its name.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self.path = path
         self.size = 0
         self._closing = threading.Lock()
         self._closed = False
+        self._name_is_synced = False
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
 
     def append(self, stamp: int, frames: Sequence[bytes]) -> bytes:
@@ -95,7 +107,13 @@ class TapeWriter:
         """Wait until everything appended is on the disk."""
         with self._closing, disk_errors(self.path):
             if not self._closed:
-                os.fsync(self._fd)
+                self._sync()
+
+    def _sync(self) -> None:
+        if not self._name_is_synced:  # first: without it, the bytes would be lost
+            sync_file(self.path.parent)
+            self._name_is_synced = True
+        sync(self._fd)
 
     def close(self) -> None:
         """Sync and close; do nothing if the tape is closed."""
@@ -103,7 +121,7 @@ class TapeWriter:
             if not self._closed:
                 self._closed = True
                 try:
-                    os.fsync(self._fd)
+                    self._sync()
                 finally:
                     os.close(self._fd)
                     self._fd = -1  # the number may soon be another file's

@@ -15,6 +15,7 @@ from stocktrace.store import lock
 from stocktrace.store.checksum import Content, hash_tables
 from stocktrace.store.conversion import convert_window
 from stocktrace.store.dataset import PublishedRows
+from stocktrace.store.files import make_folder, publish_file
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import OPEN, WindowId
 from stocktrace.store.quarantine import QuarantineEncoder, parse_quarantine
@@ -147,10 +148,10 @@ def _restore_files(
     for ticker, segment in segments.items():
         sealed = layout.csv(ticker, part)
         if converts or sealed in wrong:
-            sealed.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(sealed.parent)
             temporary = layout.open_csv(ticker, part)
             shutil.copyfile(segment, temporary)
-            temporary.replace(sealed)
+            publish_file(temporary, sealed)
     if converts:
         with lock.publish_lock(layout, part.session):
             convert_window(layout, part, overwrite=final in wrong)
@@ -166,8 +167,8 @@ def _check_quarantine(check: SessionCheck, scratch: Layout, part: WindowId) -> I
     )
     repaired = check.repair and not (is_vouched and Counter(held) - Counter(taped))
     if repaired and wanted.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(wanted, path)
+        make_folder(path.parent)
+        publish_file(wanted, path)
     elif repaired:
         path.unlink()
     problem = f"differs from {check.layout.tape_of(part)}"

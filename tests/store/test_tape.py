@@ -194,6 +194,7 @@ def test_a_broken_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(5, "Input/output error")
 
     writer = TapeWriter(tmp_path / "a.tape")
+    writer.sync()  # its name
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(StoreError, match=r"Cannot write .*a.tape: Input/output error"):
         writer.sync()
