@@ -1,10 +1,12 @@
 """Recovery publishes the data of crashed sessions, exactly once.
 
 1. A session has crashed if its report says it runs and nobody holds its lock. Take the lock; a
-   running session, or one that another recovery works on, is skipped.
+   running session, or one that another recovery works on, is skipped. After a power cut, a session
+   that was finished can have segments again.
 2. Set a tape aside that belongs to another session or window. If a window has a plain tape and an
-   archive, keep the better one and set the other aside if it differs; the report says so. Cut the
-   torn end and holes out of each plain tape; the rest of their lines is moved to
+   archive, keep the better one and set the other aside if it differs; the report says so. If a power
+   cut took the tape of a window, delete its open segments. Cut the torn end and holes out of each
+   plain tape; the rest of their lines is moved to
    ``<window>.torn`` beside it and counted. Delete temporary files.
 3. Rebuild each window with a plain tape through the code that recorded it: its segments are not
    synced, so they are written again. Of a published window, only those that are left are.
@@ -22,14 +24,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
-from stocktrace.errors import ConversionError, StocktraceError, StoreError, describe
+from stocktrace.errors import ConversionError, LayoutError, StocktraceError, StoreError, describe
 from stocktrace.marks import OpeningMark
 from stocktrace.query.duplicates import count_window_duplicates
 from stocktrace.record.file_hashes import hash_files, update_hashes
@@ -91,7 +93,8 @@ def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[RecoveredSessio
     outcomes: list[RecoveredSession | None] = []
     failures: list[Exception] = []
     sweep_temporaries(layout)
-    for session in catalog.sessions_to_recover(layout):
+    unfinished = catalog.sessions_to_recover(layout)
+    for session in [*unfinished, *_sessions_with_segments(layout, unfinished)]:
         try:
             outcomes.append(recover_session(layout, session, clock))
         except (StocktraceError, OSError) as error:
@@ -106,6 +109,19 @@ def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[RecoveredSessio
             f"{describe(failures[0], layout.root)}"
         ) from failures[0]
     return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _sessions_with_segments(layout: Layout, except_sessions: Sequence[str]) -> list[str]:
+    """List the finished sessions of which a power cut has undone the deletion of segments."""
+    sessions: set[str] = set()
+    for path in layout.all_segments():
+        with contextlib.suppress(LayoutError):
+            sessions.add(WindowId.parse(path).session)
+    return [
+        session
+        for session in sorted(sessions.difference(except_sessions))
+        if not catalog.is_in_use(layout, session)
+    ]
 
 
 def sweep_temporaries(layout: Layout) -> None:
@@ -123,7 +139,9 @@ def recover_session(
         StocktraceError: it cannot be recovered; its data stays.
     """
     with claim_session(layout, session) as claimed:
-        if not claimed or catalog.is_finished(layout, session):
+        if not claimed:
+            return None
+        if catalog.is_finished(layout, session) and not _unfinished_windows(layout, session):
             return None
         try:
             return _recover_claimed(layout, session, clock)
@@ -165,6 +183,7 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
         for window in windows:
             _set_foreign_tapes_aside(layout, window, journal)
             _settle_tapes(layout, window, journal)
+            _discard_open_segments(layout, window, journal)
         _repair_tapes(layout, session, journal)
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
     rows = 0
@@ -225,6 +244,21 @@ def _settle_tapes(layout: Layout, window: WindowId, journal: SessionJournal) -> 
         )
         journal.report.notices.append(text)
         journal.record("aside", text, logging.WARNING, file=str(aside), size=aside.stat().st_size)
+
+
+def _discard_open_segments(layout: Layout, window: WindowId, journal: SessionJournal) -> None:
+    """Delete the open segments of a window whose tape was lost before its first sync."""
+    segments = layout.open_segments(window)
+    if segments and not layout.tape_of(window).exists():
+        text = (
+            f"window {window.window} has no tape, as after a power cut: its "
+            f"{count_of(len(segments), 'open segment')} cannot be completed and were deleted"
+        )
+        journal.report.notices.append(text)
+        names = [str(path) for path in segments]
+        journal.record("discard", text, logging.WARNING, window=window.window, files=names)
+        for path in segments:
+            path.unlink()
 
 
 def _repair_tapes(layout: Layout, session: str, journal: SessionJournal) -> None:

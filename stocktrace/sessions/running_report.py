@@ -41,13 +41,13 @@ class RunningReport:
 
     def _append(self, line: bytes) -> None:
         with files.disk_errors(self._lines):
-            self._lines.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self._lines.parent)
             descriptor = os.open(self._lines, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
                 os.ftruncate(descriptor, self._size)  # a part of a line, after a full disk
                 os.lseek(descriptor, 0, os.SEEK_END)
                 files.write_all(descriptor, line)
-                os.fsync(descriptor)
+                files.sync(descriptor)
             finally:
                 os.close(descriptor)
         self._size += len(line)

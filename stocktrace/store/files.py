@@ -13,6 +13,7 @@ import secrets
 import shutil
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -397,14 +398,21 @@ def remove_abandoned(temporary: Path) -> None:
         os.close(descriptor)
 
 
+_MAKING = threading.Lock()
+
+
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, and sync their names."""
-    missing = [path]
-    while not missing[-1].exists():
-        missing.append(missing[-1].parent)
-    path.mkdir(parents=True, exist_ok=True)
-    for parent in missing[1:]:
-        sync_file(parent)
+    """Create a folder and its parents, and sync their names.
+
+    A thread that finds the folder waits until the one that created it has synced it.
+    """
+    with _MAKING:
+        missing = [path]
+        while not missing[-1].exists():
+            missing.append(missing[-1].parent)
+        path.mkdir(parents=True, exist_ok=True)
+        for parent in missing[1:]:
+            sync_file(parent)
 
 
 _AT_FDCWD = -100

@@ -69,7 +69,8 @@ class TapeWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        make_folder(path.parent)
+        if not path.parent.exists():
+            make_folder(path.parent)
         self.path = path
         self.size = 0
         self._closing = threading.Lock()

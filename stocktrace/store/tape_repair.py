@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stocktrace.errors import TapeError
-from stocktrace.store.files import disk_errors, locked_temporary, publish_file, sync_file
+from stocktrace.store.files import disk_errors, locked_temporary, publish_file, sync, sync_file
 from stocktrace.store.tape import parse_line
 
 _PIECE_BYTES = 1 << 20
@@ -109,8 +109,9 @@ def _truncate_torn_tape(tape: Path) -> None:
             with disk_errors(aside):
                 aside.write_bytes(torn)
             sync_file(aside)
+            sync_file(aside.parent)
             file.truncate(end)
-            os.fsync(file.fileno())
+            sync(file.fileno())
 
 
 def last_line_end(descriptor: int, end: int) -> int:
