@@ -251,8 +251,8 @@ def _discard_open_segments(layout: Layout, window: WindowId, journal: SessionJou
     segments = layout.open_segments(window)
     if segments and not layout.tape_of(window).exists():
         text = (
-            f"window {window.window} has no tape, as after a power cut: its "
-            f"{count_of(len(segments), 'open segment')} cannot be completed and were deleted"
+            f"window {window.window} has no tape, as after a power cut: without it, "
+            f"{count_of(len(segments), 'open segment')} cannot be completed, and will be deleted"
         )
         journal.report.notices.append(text)
         names = [str(path) for path in segments]

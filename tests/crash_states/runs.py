@@ -92,7 +92,7 @@ def _capture(root: Path, **given: Any) -> Frames:
     source = ScriptedSource(script, speed=1.0)
     with studio.exchange(source, [Fault("drop", after_trades=60)]) as exchange:
         quick: dict[str, Any] = {
-            "roll_size": 2200,
+            "roll_size": 3500,
             "sync_interval": "50ms",
             "flush_interval": "40ms",
         }

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stocktrace.live.api import capture
+from stocktrace.live.session import CaptureSession
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.store import conversion, dataset
 from tests.conftest import Director, Scenario, Studio, connected, frame, trades
@@ -57,3 +60,21 @@ def test_the_end_of_a_capture_says_how_far_it_has_come(
     assert report.files == 1
     assert list(dict.fromkeys(text.partition(",")[0] for text in seen)) == list(shown)
     assert all(text.endswith(" of 40 tickers") for text in seen)
+
+
+def test_70_windows_that_wait_to_be_sealed_are_synced_with_the_current_one() -> None:
+    """Thousands of segments can take longer than ``sync_interval``."""
+    synced: list[str] = []
+
+    def window(name: str) -> SimpleNamespace:
+        return SimpleNamespace(tape=SimpleNamespace(sync=lambda: synced.append(name)))
+
+    answers = iter([False, True])  # whether the capture has ended
+    session = SimpleNamespace(
+        _ended=SimpleNamespace(wait=lambda _: next(answers)),
+        _settings=SimpleNamespace(sync_interval=1.0),
+        _intake=SimpleNamespace(windows=deque([window("sealed soon"), window("current")])),
+        _journal=SimpleNamespace(audit=SimpleNamespace(sync=lambda: synced.append("audit"))),
+    )
+    CaptureSession._sync(session)  # type: ignore[arg-type]
+    assert synced == ["sealed soon", "current", "audit"]

@@ -21,6 +21,7 @@ from stocktrace.query.coverage import read_coverage
 from stocktrace.record import publish as module
 from stocktrace.record import recovery
 from stocktrace.record.file_hashes import hash_files
+from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import RecoveredSession, recover
 from stocktrace.sessions import catalog
 from stocktrace.sessions.report import Books, GapReport, SessionReport
@@ -617,6 +618,36 @@ def test_segments_of_a_published_window_that_a_power_cut_brought_back_are_delete
     assert recovered.balanced
     assert tree(layout.root) == before
     assert findings(layout) == []
+
+
+def test_70_open_segments_whose_tape_a_power_cut_took_are_deleted_and_reported(
+    layout: Layout,
+) -> None:
+    layout.tape(PARTS[2]).unlink()
+    (recovered,) = recover(layout, STILL)
+    report = catalog.read_report(layout, SESSION)
+    assert report is not None
+    (notice,) = report.notices
+    assert notice == (
+        f"window {PARTS[2].window} has no tape, as after a power cut: without it, 1 open segment "
+        "cannot be completed, and will be deleted"
+    )
+    assert recovered.balanced
+    assert layout.all_segments() == []
+    assert findings(layout) == []
+
+
+def test_70_segments_whose_deletion_a_power_cut_undid_are_deleted_again(layout: Layout) -> None:
+    before = {path: path.read_bytes() for path in layout.all_segments()}
+    rebuild_window(layout, PARTS[2])
+    before |= {path: path.read_bytes() for path in layout.sealed_segments()}
+    recover(layout, STILL)
+    whole = snapshot(layout)
+    for path, content in before.items():
+        path.write_bytes(content)
+    assert [each.session for each in recover(layout, STILL)] == [SESSION]
+    assert snapshot(layout) == whole
+    assert recover(layout, STILL) == []
 
 
 def test_a_session_that_another_process_just_recovered_is_skipped(

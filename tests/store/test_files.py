@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +161,35 @@ def test_writing_continues_after_a_short_write(
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:3]))
     files.append(tmp_path / "a", b"0123456789")
     assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+
+def test_70_on_macos_a_sync_also_waits_for_the_cache_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    path = tmp_path / "file"
+    path.touch()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(os, "fsync", lambda _: calls.append("fsync"))
+    monkeypatch.setattr(fcntl, "fcntl", lambda _, command: calls.append(command))
+    files.sync_file(path)
+    assert calls == [51]
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    files.sync_file(path)
+    assert calls == [51, "fsync"]
+
+
+def test_70_a_new_folder_is_synced_in_each_new_folder_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_file", synced.append)
+    files.make_folder(tmp_path / "a" / "b" / "c")
+    assert synced == [tmp_path / "a" / "b", tmp_path / "a", tmp_path]
+    files.make_folder(tmp_path / "a" / "b" / "c")
+    assert len(synced) == 3
