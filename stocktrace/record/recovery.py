@@ -4,9 +4,9 @@
    running session, or one that another recovery works on, is skipped. After a power cut, a session
    that was finished can have segments again.
 2. Set a tape aside that belongs to another session or window. If a window has a plain tape and an
-   archive, keep the better one and set the other aside if it differs; the report says so. If a power
-   cut took the tape of a window, delete its open segments. Cut the torn end and holes out of each
-   plain tape; the rest of their lines is moved to
+   archive, keep the better one and set the other aside if it differs; the report says so. If a
+   power cut took the tape of a window, delete its open segments. Cut the torn end and holes out of
+   each plain tape; the rest of their lines is moved to
    ``<window>.torn`` beside it and counted. Delete temporary files.
 3. Rebuild each window with a plain tape through the code that recorded it: its segments are not
    synced, so they are written again. Of a published window, only those that are left are.
@@ -141,7 +141,7 @@ def recover_session(
     with claim_session(layout, session) as claimed:
         if not claimed:
             return None
-        if catalog.is_finished(layout, session) and not _unfinished_windows(layout, session):
+        if catalog.is_finished(layout, session) and not _unfinished_windows(layout, session, ()):
             return None
         try:
             return _recover_claimed(layout, session, clock)

@@ -78,7 +78,10 @@ def _frames(entries: Iterable[Any]) -> Iterable[bytes]:
 
 
 def _capture(root: Path, **given: Any) -> Frames:
-    """Some windows of a second in all, a disconnect, and rows for the quarantine."""
+    """Some windows of a second in all, a disconnect, and rows for the quarantine.
+
+    A tape is synced only when its window ends: no other sync hides one that is missing.
+    """
     live_session.STATUS_INTERVAL_S = 0.02
     studio, begin = Studio(root / "data"), time.time_ns()
     t = begin // 10**6
@@ -93,7 +96,7 @@ def _capture(root: Path, **given: Any) -> Frames:
     with studio.exchange(source, [Fault("drop", after_trades=60)]) as exchange:
         quick: dict[str, Any] = {
             "roll_size": 3500,
-            "sync_interval": "50ms",
+            "sync_interval": "1h",
             "flush_interval": "40ms",
         }
         studio.record(exchange, ["AAPL", "MSFT", "7203"], played(exchange), **(quick | given))
@@ -101,8 +104,12 @@ def _capture(root: Path, **given: Any) -> Frames:
 
 
 def _capture_for_lake(root: Path) -> Frames:
-    """As well, with queues that are too short, a lake, and CSV that is kept."""
-    short = {"max_pending_rows_per_ticker": 4, "csv_retention": "forever"}
+    """As well, with queues that are too short, a lake, CSV that is kept, and syncs in between."""
+    short = {
+        "max_pending_rows_per_ticker": 4,
+        "csv_retention": "forever",
+        "sync_interval": "50ms",
+    }
     return _capture(root, lake=(root / "lake").as_uri(), **short)
 
 

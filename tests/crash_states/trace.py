@@ -60,8 +60,13 @@ def record(command: Sequence[str], output: Path) -> None:
         "-e",
         "signal=none",
     ]
+    here = Path(__file__).parents[2]  # a test may run in another folder
     done = subprocess.run(
-        ["strace", *options, "-o", output, *command], capture_output=True, text=True, check=False
+        ["strace", *options, "-o", output, *command],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ import pytest
 from tests.crash_states.explorer import Recorded, explore, load_runs, record_runs
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-_SEALED = re.compile(r"data/csv/\S+\.csv\.open data/csv/[^/]+/([^/-]+)-(\S+)\.csv")
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +24,6 @@ def test_70_a_power_cut_costs_only_what_was_not_synced(runs: Sequence[Recorded])
     tally = explore(runs, range(100), seed=70)
     assert tally.failures == []
     assert len(tally.distinct) > 80
-
-
-def test_70_a_sealed_segment_has_no_more_than_its_tape(runs: Sequence[Recorded]) -> None:
-    disk = runs[0].disk
-    tapes = {inode.made_as: inode for inode in disk.inodes if inode.made_as.endswith(".tape")}
-    sealed = [
-        (operation.time, tapes[f"data/tape/{match[1]}/{match[2]}.tape"])
-        for operation in disk.operations
-        if operation.call == "rename" and (match := _SEALED.fullmatch(operation.what))
-    ]
-    assert sealed
-    assert [tape.made_as for time, tape in sealed if tape.durable_bytes(time) != tape.content] == []
 
 
 def test_70_the_thread_of_the_feed_never_waits_for_the_disk(runs: Sequence[Recorded]) -> None:
