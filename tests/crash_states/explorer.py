@@ -24,7 +24,6 @@ import pandas as pd
 from stocktrace import cli
 from stocktrace.maintenance.compact import compact_days
 from stocktrace.store import compaction, validation
-from stocktrace.store import files as store_files
 from stocktrace.store.layout import Layout
 from tests.crash_states import trace
 from tests.crash_states.checker import Truth, count, published, taped, trades_of
@@ -307,7 +306,6 @@ def explore(runs: Sequence[Recorded], states: Iterable[int], seed: int) -> Tally
 
     with (
         mock.patch.object(os, "fsync"),
-        mock.patch.object(store_files, "sync_files"),
         mock.patch.object(compaction, "LISTING_S", 0.0),
         mock.patch.object(validation, "find_failures", find_known_failures),
     ):
