@@ -8,7 +8,15 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stocktrace.cli import output
-from stocktrace.cli.parameters import DataDir, Date, Duration, Json, Url, open_layout
+from stocktrace.cli.parameters import (
+    DataDir,
+    Date,
+    Duration,
+    Json,
+    SessionId,
+    Url,
+    open_layout,
+)
 from stocktrace.errors import UsageError
 from stocktrace.settings import Settings
 from stocktrace.text import count_of
@@ -88,7 +96,6 @@ def compact(
     The file has all tickers. Exits 1 if a file is damaged, or if a day waits for
     `stocktrace recover`.
 
-    $ stocktrace compact
     $ stocktrace compact --lake s3://bucket/prefix
     $ stocktrace compact --older-than 7d --tape-retention 30d
     $ stocktrace compact --date 2026-11-23
@@ -220,7 +227,7 @@ def requeue(file: Path, *, data_dir: DataDir = None, as_json: Json = False) -> i
     return 0 if report is None or (report.balanced and not report.upload_error) else 1
 
 
-def audit(*, removed: str | None = None, data_dir: DataDir = None) -> int:
+def audit(*, removed: SessionId | None = None, data_dir: DataDir = None) -> int:
     """Check the hash chain of the audit log, which shows every changed byte.
 
     Exits 1 and names the line if the log was changed or is truncated.

@@ -50,6 +50,8 @@ class RunningReport:
                 files.sync(descriptor)
             finally:
                 os.close(descriptor)
+        if not self._size:  # the name is on the disk before a report that needs it
+            files.sync_file(self._lines.parent)
         self._size += len(line)
 
 

@@ -121,7 +121,7 @@ class FolderCopy:
                 for chunk in file.chunks():
                     digest.update(chunk)
                     files.write_all(sink.fileno(), chunk)
-                os.fsync(sink.fileno())
+                files.sync(sink.fileno())
             temporary.replace(final)
         entry = Entry(file.state, file.length, digest.hexdigest())
         self._copied[name] = entry
