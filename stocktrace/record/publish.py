@@ -81,6 +81,9 @@ def publish_window(
         file = conversion.convert_window(layout, window, on_progress=on_progress)
         tape = layout.tape(window)
         if tape.exists():
+            published = find_published(layout, window) if layout.lake and file is None else None
+            if published is not None:  # a power cut took the segments, and perhaps the outbox
+                outbox.add_to_outbox(layout, window.session, published.paths[0])
             archive_tape(tape, layout.archived_tape(window))
     duplicates = retry_on_compaction(partial(_count_duplicates, layout, window))
     upload_error = send_pending(layout, window.session)[1] if layout.lake and sending else ""
