@@ -93,6 +93,7 @@ def recover(layout: Layout, clock: Clock = SYSTEM_CLOCK) -> list[RecoveredSessio
     outcomes: list[RecoveredSession | None] = []
     failures: list[Exception] = []
     sweep_temporaries(layout)
+    AuditLog(layout.audit, "", clock).mend()
     unfinished = catalog.sessions_to_recover(layout)
     for session in [*unfinished, *_sessions_with_segments(layout, unfinished)]:
         try:

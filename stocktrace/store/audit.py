@@ -6,8 +6,8 @@
 a moved line breaks the chain, and ``check_audit_log`` names the line. Cutting lines off at the end
 leaves a valid chain: ``verify`` misses the end of a session if its report is on disk.
 
-``report`` has a hash of each field of the report that follows. A line that a power cut truncated is
-``torn`` of the next one.
+``report`` has a hash of each field of the report that follows. What a power cut left of the last
+lines is ``torn`` of the next one.
 
 A line is on the disk after ``sync``; that of a deletion at once, before the file is deleted.
 
@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.store.files import (
@@ -50,6 +51,8 @@ _ROTATED_NAME = "audit-%Y%m%dT%H%M%S.%fZ.jsonl"
 _BLOCK = 1 << 12
 # So much of a truncated line is kept.
 _TORN_BYTES = 1000
+# Far more than a session writes between two syncs.
+_UNSYNCED_BYTES = 1 << 16
 
 
 class AuditLog:
@@ -60,21 +63,33 @@ class AuditLog:
         self._session = session
         self._clock = clock
         self._is_synced = True
+        self._is_mended = False
 
     def __call__(self, event: str, **facts: object) -> None:
         """Append an event with the current time."""
         at = utc_datetime(self._clock.wall())
         record = {"at": at.isoformat(), "event": event, "session": self._session, **facts}
         make_folder(self._path.parent)
+        with self._locked():
+            self._append(record, at)
+        self._is_synced = False
+
+    def mend(self) -> None:
+        """Cut off what a power cut left of the last lines, if it left such a part."""
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as log:
+            if _begin_of_torn(log.fileno()) is not None:
+                self("mend")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
         lock = self._path.with_suffix(".lock")
         with disk_errors(self._path):
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 lock_descriptor(descriptor, fcntl.LOCK_EX, lock)
-                self._append(record, at)
+                yield
             finally:
                 os.close(descriptor)
-        self._is_synced = False
 
     def sync(self) -> None:
         """Wait until the events are on the disk; from any thread."""
@@ -86,7 +101,9 @@ class AuditLog:
     def _append(self, record: dict[str, object], at: datetime) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            record |= _cut_torn_line(descriptor)
+            # Zeros are left by a power cut alone, so before this process.
+            record |= _cut_torn(descriptor, with_zeros=not self._is_mended)
+            self._is_mended = True
             previous = self._previous_hash(descriptor)
             size = os.fstat(descriptor).st_size
             try:
@@ -144,14 +161,31 @@ def _hash_of(line: bytes) -> str | None:
     return stated if mark and _hash(text) == stated else None
 
 
-def _cut_torn_line(descriptor: int) -> dict[str, str]:
-    """Cut off a last line that a power cut truncated; return it as a fact of the next line."""
-    size = os.fstat(descriptor).st_size
-    line = _last_line(descriptor, size)
-    if not line or line.endswith(b"\n"):
+def _cut_torn(descriptor: int, *, with_zeros: bool) -> dict[str, str]:
+    """Cut off what a power cut left of the last lines; return it as a fact of the next line."""
+    begin = _begin_of_torn(descriptor, with_zeros=with_zeros)
+    if begin is None:
         return {}
-    os.ftruncate(descriptor, size - len(line))
-    return {"torn": line[:_TORN_BYTES].decode(errors="replace")}
+    torn = os.pread(descriptor, _TORN_BYTES, begin)
+    os.ftruncate(descriptor, begin)
+    return {"torn": torn.decode(errors="replace")}
+
+
+def _begin_of_torn(descriptor: int, *, with_zeros: bool = True) -> int | None:
+    """Return where the lines end that are whole, if others follow them.
+
+    Of lines that were not synced, a power cut leaves zeros, or a part of the last one.
+    """
+    size = os.fstat(descriptor).st_size
+    zeros = -1
+    if with_zeros:
+        first = max(0, size - _UNSYNCED_BYTES)
+        zeros = os.pread(descriptor, _UNSYNCED_BYTES, first).find(b"\0")
+        size = first + zeros if zeros >= 0 else size
+    line = _last_line(descriptor, size)
+    if line and not line.endswith(b"\n"):
+        return size - len(line)
+    return size if zeros >= 0 else None
 
 
 def _last_line(descriptor: int, size: int) -> bytes:
@@ -198,8 +232,8 @@ def read_logged_session(path: Path, session: str) -> LoggedSession:
     Lines that were changed do not count. Older logs than that with the report are not read.
     """
     logged = LoggedSession()
-    for log in _newest_first(path):
-        if (older := _read_sessions(*log).get(session)) is not None:
+    for log, state in _newest_first(path):
+        if (older := _read_sessions(log, state).get(session)) is not None:
             logged.deleted |= older.deleted
             logged.report = older.report
             if logged.report is not None:
@@ -210,28 +244,41 @@ def read_logged_session(path: Path, session: str) -> LoggedSession:
 def logged_sessions(path: Path) -> set[str]:
     """Return the sessions that must exist according to the log at ``path``."""
     exists: dict[str, bool] = {}
-    for log in reversed(_newest_first(path)):
-        exists |= {name: logged.exists for name, logged in _read_sessions(*log).items()}
+    for log, state in reversed(_newest_first(path)):
+        exists |= {name: logged.exists for name, logged in _read_sessions(log, state).items()}
     return {name for name, still in exists.items() if still}
 
 
-def _newest_first(path: Path) -> list[tuple[Path, int]]:
-    """Return the log and its rotated files with their sizes."""
-    logs: list[tuple[Path, int]] = []
+class _LogState(NamedTuple):
+    """By these, a log is known to be unchanged: its size (bytes), time (epoch ns) and inode."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def _newest_first(path: Path) -> list[tuple[Path, _LogState]]:
+    """Return the log and its rotated files with their states."""
+    logs: list[tuple[Path, _LogState]] = []
     with contextlib.suppress(FileNotFoundError):  # first: it may be rotated while we read
-        logs.append((path, path.stat().st_size))
-    return logs + [(log, log.stat().st_size) for log in reversed(_rotated(path))]
+        logs.append((path, _state_of(path)))
+    return logs + [(log, _state_of(log)) for log in reversed(_rotated(path))]
+
+
+def _state_of(log: Path) -> _LogState:
+    status = log.stat()
+    return _LogState(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 # A rotated log does not change: verifying many sessions reads it once.
 @functools.lru_cache(maxsize=256)
-def _read_sessions(log: Path, size: int) -> dict[str, LoggedSession]:
-    """Return what the first ``size`` bytes of a log say, by session."""
+def _read_sessions(log: Path, state: _LogState) -> dict[str, LoggedSession]:
+    """Return what a log said in this state, by session."""
     sessions: dict[str, LoggedSession] = {}
     with log.open("rb") as file:
-        lines = file.read(size).split(b"\n")
+        lines = file.read(state.size).split(b"\n")
     for line in lines:
-        if (match := _HEAD.match(line)) is None:
+        if (match := _HEAD.match(line)) is None or not match[2]:
             continue
         event, name = match.groups()
         session = sessions.setdefault(name.decode(), LoggedSession())

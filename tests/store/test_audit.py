@@ -114,6 +114,42 @@ def test_a_truncated_last_line_becomes_a_fact_of_the_next_one(path: Path) -> Non
     assert list(check_audit_log(path)) == []
 
 
+@pytest.mark.parametrize("what", ["end", "whole line", "end of a line", "lines"])
+def test_70_lines_that_a_power_cut_made_zeros_are_cut_off_with_those_after_them(
+    path: Path, what: str
+) -> None:
+    audit = AuditLog(path, "mine")
+    for event in ("one", "two", "three", "four"):
+        audit(event)
+    one, two, three, four = path.read_bytes().splitlines(keepends=True)
+    damaged = {
+        "end": one + two + three + bytes(len(four)),
+        "whole line": one + bytes(len(two)) + three + four,
+        "end of a line": one + two[:30] + bytes(len(two) - 30) + three + four,
+        "lines": one + bytes(len(two + three + four)),
+    }
+    path.write_bytes(damaged[what])
+    AuditLog(path, "").mend()
+    assert list(check_audit_log(path)) == []
+    kept = [event["event"] for event in events(path)]
+    assert kept == (["one", "two", "three", "mend"] if what == "end" else ["one", "mend"])
+    assert events(path)[-1]["torn"]
+    before = path.read_bytes()
+    AuditLog(path, "").mend()
+    assert path.read_bytes() == before
+
+
+def test_a_changed_byte_is_not_taken_for_a_power_cut(path: Path) -> None:
+    audit = AuditLog(path, "mine")
+    audit("one")
+    audit("two")
+    path.write_bytes(path.read_bytes().replace(b"two", b"six"))
+    AuditLog(path, "").mend()
+    AuditLog(path, "other")("three")
+    assert [event["event"] for event in events(path)] == ["one", "six", "three"]
+    assert list(check_audit_log(path)) != []
+
+
 @pytest.mark.parametrize("length", [65_000, 65_536, 70_000, (1 << 20) + 1, 3 << 20])
 def test_80_a_long_line_is_part_of_the_chain(path: Path, length: int) -> None:
     audit = AuditLog(path, "mine")
