@@ -150,7 +150,7 @@ class Recorder:
         writer = self.writer or SegmentWriter(self.layout, window.id)
         self.writer = None
         spilled = frozenset(window.spilled)
+        window.tape.close()  # first: nothing that is kept has rows that the tape could still lose
         writer.seal(spilled)
-        window.tape.close()
         self.lags.merge(writer.lags)
         self.on_sealed(finish_counts(window.counts, writer, spilled))

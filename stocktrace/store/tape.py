@@ -111,7 +111,8 @@ class TapeWriter:
                 self._sync()
 
     def _sync(self) -> None:
-        if not self._name_is_synced:  # first: without it, the bytes would be lost
+        # First: without it, the bytes would be lost. A folder that was moved ends the capture.
+        if not self._name_is_synced and self.path.parent.exists():
             sync_file(self.path.parent)
             self._name_is_synced = True
         sync(self._fd)

@@ -98,7 +98,7 @@ def test_19_a_clock_set_back_over_midnight_opens_nothing_again(studio: Studio) -
         hands.stepped += 20  # into the next day
         exchange.send_raw(frame(("AAPL", 2)))
         yield trades(2)
-        yield lambda _: len(list(folder.glob("parquet/*/[!.]*.parquet"))) == 1
+        yield lambda _: len(list(folder.glob("tape/*/[!.]*.tape.zst"))) == 1  # published before
         tapes.update(snapshot(folder / "tape", "*.tape.zst"))
         tapes.update(snapshot(folder / "parquet", "[!.]*.parquet"))
         hands.stepped -= 30  # and back into the one before
