@@ -5,9 +5,9 @@
    that was finished can have segments again.
 2. Set a tape aside that belongs to another session or window. If a window has a plain tape and an
    archive, keep the better one and set the other aside if it differs; the report says so. If a
-   power cut took the tape of a window, delete its open segments. Cut the torn end and holes out of
-   each plain tape; the rest of their lines is moved to
-   ``<window>.torn`` beside it and counted. Delete temporary files.
+   window has lost its tape, set its open segments aside. Cut the torn end and holes out of each
+   plain tape; the rest of their lines is moved to ``<window>.torn`` beside it and counted. Delete
+   temporary files.
 3. Rebuild each window with a plain tape through the code that recorded it: its segments are not
    synced, so they are written again. Of a published window, only those that are left are.
 4. Also rebuild each window that has an open segment, or is not published, although its tape is
@@ -184,7 +184,7 @@ def _recover_claimed(layout: Layout, session: str, clock: Clock) -> RecoveredSes
         for window in windows:
             _set_foreign_tapes_aside(layout, window, journal)
             _settle_tapes(layout, window, journal)
-            _discard_open_segments(layout, window, journal)
+            _set_open_segments_aside(layout, window, journal)
         _repair_tapes(layout, session, journal)
     torn = sum(path.stat().st_size for path in layout.tapes(session).glob("[0-9]*.torn"))
     rows = 0
@@ -247,19 +247,20 @@ def _settle_tapes(layout: Layout, window: WindowId, journal: SessionJournal) -> 
         journal.record("aside", text, logging.WARNING, file=str(aside), size=aside.stat().st_size)
 
 
-def _discard_open_segments(layout: Layout, window: WindowId, journal: SessionJournal) -> None:
-    """Delete the open segments of a window whose tape was lost before its first sync."""
+def _set_open_segments_aside(layout: Layout, window: WindowId, journal: SessionJournal) -> None:
+    """Rename the open segments of a window without a tape: nobody knows whether they are whole."""
     segments = layout.open_segments(window)
     if segments and not layout.tape_of(window).exists():
         text = (
             f"window {window.window} has no tape, as after a power cut: without it, "
-            f"{count_of(len(segments), 'open segment')} cannot be completed, and will be deleted"
+            f"{count_of(len(segments), 'open segment')} cannot be published; what was in them is "
+            f"kept as csv/<ticker>/{window.stem}.aside"
         )
         journal.report.notices.append(text)
-        names = [str(path) for path in segments]
-        journal.record("discard", text, logging.WARNING, window=window.window, files=names)
+        journal.record("aside", text, logging.WARNING, window=window.window)
         for path in segments:
-            path.unlink()
+            path.rename(path.with_name(f"{window.stem}.aside"))
+            files.sync_file(path.parent)
 
 
 def _repair_tapes(layout: Layout, session: str, journal: SessionJournal) -> None:

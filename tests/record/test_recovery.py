@@ -620,18 +620,21 @@ def test_segments_of_a_published_window_that_a_power_cut_brought_back_are_delete
     assert findings(layout) == []
 
 
-def test_70_open_segments_whose_tape_a_power_cut_took_are_deleted_and_reported(
+def test_70_open_segments_whose_tape_a_power_cut_took_are_set_aside_and_reported(
     layout: Layout,
 ) -> None:
     layout.tape(PARTS[2]).unlink()
+    (segment,) = layout.open_segments(PARTS[2])
+    rows = segment.read_bytes()
     (recovered,) = recover(layout, STILL)
     report = catalog.read_report(layout, SESSION)
     assert report is not None
     (notice,) = report.notices
     assert notice == (
         f"window {PARTS[2].window} has no tape, as after a power cut: without it, 1 open segment "
-        "cannot be completed, and will be deleted"
+        f"cannot be published; what was in them is kept as csv/<ticker>/{PARTS[2].stem}.aside"
     )
+    assert segment.with_name(f"{PARTS[2].stem}.aside").read_bytes() == rows
     assert recovered.balanced
     assert layout.all_segments() == []
     assert findings(layout) == []
