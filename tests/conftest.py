@@ -128,12 +128,15 @@ class Studio:
     key: str = field(default_factory=lambda: f"key{os.urandom(8).hex()}")
     handle: CaptureControl = field(default_factory=CaptureControl)
     statuses: list[CaptureStatus] = field(default_factory=list)
+    authority: Authority | None = None  # exchanges then speak TLS
 
     def exchange(
         self, source: FrameSource | None = None, faults: Iterable[Fault] = (), **given: Any
     ) -> Simulator:
         """An exchange that knows the key and plays nothing, or ``source``."""
-        options: dict[str, Any] = {"ping_period": 0.0, "symbol_limit": 0, "keep": True, **given}
+        options: dict[str, Any] = {
+            "ping_period": 0.0, "symbol_limit": 0, "keep": True, "tls": self.authority, **given
+        }  # fmt: skip
         return Simulator(
             source or ScriptedSource([]), SimulatorSettings(key=self.key, **options), faults
         )

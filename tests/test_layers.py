@@ -35,6 +35,7 @@ IMPORTERS = {
     "websocket": {"feed"},
     "httpx": {"feed.rest"},
     "websockets": {"simulator"},
+    "trustme": {"simulator.tls"},
     "msgspec": {
         "trade",
         "marks",

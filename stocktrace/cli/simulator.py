@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,7 +19,7 @@ from stocktrace.settings import Settings
 from stocktrace.units import parse_duration, parse_patience
 
 if TYPE_CHECKING:
-    from stocktrace.simulator import Fault, FrameSource
+    from stocktrace.simulator import Fault, FrameSource, Simulator
 
 # The same as in `stocktrace.simulator.settings`, which takes half a second to import.
 SecondConnection = Literal["kills-old", "kills-both", "refused-429", "both-live"]
@@ -42,13 +44,15 @@ def simulator(
     symbol_limit: Integer = 50,
     second_connection: SecondConnection = "kills-old",
     rest: bool = False,
+    tls: bool = False,
     fault: Annotated[list[str] | None, Parameter(group=_FAULTS, metavar="KIND[,OPTION...]")] = None,
     chaos: Annotated[int | None, Parameter(group=_FAULTS, metavar="SEED")] = None,
     for_: For = None,
 ) -> int:
     """Run a simulated Finnhub server on 127.0.0.1 until Ctrl-C.
 
-    Prints its address. Set STOCKTRACE_URL to it to connect a client.
+    Prints its address. Set STOCKTRACE_URL to it to connect a client. With --tls it prints a second
+    line, SSL_CERT_FILE=PATH. Set this variable, too, so that a client trusts its certificate.
 
     $ stocktrace simulator --port 8765 --rate 1000
     $ stocktrace simulator --tape data/tape/20261123T142958Z_3f9a1c --speed 0
@@ -69,12 +73,14 @@ def simulator(
         symbol_limit: Maximum tickers per connection; 0 is unlimited.
         second_connection: What happens when a client connects with a key in use.
         rest: Keep what was sent, and serve it as ticks of the REST API.
+        tls: Use TLS, with a certificate that is made at the start.
         fault: Such as drop or mute,after=1000trades,for=1m,repeat. Can be repeated.
         chaos: Random faults, the same for each seed.
     """
-    faults = _parse_faults(fault, chaos)
+    faults = _parse_faults(fault, chaos, tls=tls)
 
     from stocktrace.simulator import (
+        Authority,
         RestSettings,
         Simulator,
         SimulatorSettings,
@@ -99,12 +105,12 @@ def simulator(
         symbol_limit=symbol_limit,
         second_connection=second_connection,
         rest=RestSettings() if rest else None,
+        tls=Authority() if tls else None,
     )
     stop = threading.Event()
     timer = None if for_ is None else threading.Timer(parse_duration(for_), stop.set)
     server = Simulator(source, settings, faults)
-    with handle_signals(stop.set) as caught, server:
-        print(server.url, flush=True)
+    with handle_signals(stop.set) as caught, server, _announce(server):
         if timer is not None:
             timer.daemon = True
             timer.start()
@@ -112,13 +118,27 @@ def simulator(
     return caught.status
 
 
-def _parse_faults(texts: Sequence[str] | None, seed: int | None) -> list[Fault]:
+@contextmanager
+def _announce(server: Simulator) -> Iterator[None]:
+    """Print the address, and with TLS the file with the authority, which is deleted at the end."""
+    if (authority := server.settings.tls) is None:
+        print(server.url, flush=True)
+        yield
+        return
+    with tempfile.NamedTemporaryFile(prefix="stocktrace-simulator-", suffix=".pem") as file:
+        authority.write(Path(file.name))
+        print(f"{server.url}\nSSL_CERT_FILE={file.name}", flush=True)
+        yield
+
+
+def _parse_faults(texts: Sequence[str] | None, seed: int | None, *, tls: bool) -> list[Fault]:
     if not texts and seed is None:
         return []
 
     from stocktrace.simulator.faults import parse_fault, random_faults
 
-    return [*map(parse_fault, texts or ()), *(random_faults(seed) if seed is not None else ())]
+    random = random_faults(seed, tls=tls) if seed is not None else ()
+    return [*map(parse_fault, texts or ()), *random]
 
 
 def find_recording(

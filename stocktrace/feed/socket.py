@@ -13,8 +13,11 @@ not a reason to disconnect.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import re
+import socket
 import ssl
 import struct
 from dataclasses import dataclass, field
@@ -41,7 +44,6 @@ FRAME_BYTES = 1 << 26
 _PLAIN = 0x81  # FIN and opcode 1 (RFC 6455, 5.2)
 _EXTENDED = 126  # two bytes of length follow; eight after 127
 _CONTROL_BYTES = 125  # the most in a control frame, which has no fragments (RFC 6455, 5.5)
-_NO_CLOSE_FRAME = "TCP ended without a close frame"
 _TOKEN = re.compile(r"(token=)[^&\s'\"]+")
 
 
@@ -115,12 +117,10 @@ class BatchSocket(websocket.WebSocket):
             if wants_tls and not transport.secure:
                 raise WrongScheme(transport.server, "wss") from None  # it may quote the request
             raise
-        except (ConnectionResetError, WebSocketConnectionClosedException) as error:
-            if transport.secure:
-                raise
+        except (ConnectionResetError, ssl.SSLEOFError, WebSocketConnectionClosedException) as error:
+            hint = "" if transport.secure else "; if it speaks TLS, its address begins with wss://"
             raise ConnectionResetError(
-                f"{transport.server} closed the connection without an answer; if it speaks TLS, "
-                "its address begins with wss://"
+                f"{transport.server} closed the connection without an answer{hint}"
             ) from error
 
     @property
@@ -142,9 +142,7 @@ class BatchSocket(websocket.WebSocket):
         sock = self.sock
         if sock is None:
             raise WebSocketConnectionClosedException("the socket is closed")
-        count = sock.recv_into(self._space)
-        if not count:
-            raise WebSocketConnectionClosedException(_NO_CLOSE_FRAME)
+        count = _receive(sock, self._view)
         drained = count < READ_BYTES
         if isinstance(sock, ssl.SSLSocket):
             count, drained = self._read_records(sock, count)
@@ -166,10 +164,7 @@ class BatchSocket(websocket.WebSocket):
         sock.settimeout(0)
         try:
             while count < READ_BYTES:
-                more = sock.recv_into(self._view[count:])
-                if not more:
-                    raise WebSocketConnectionClosedException(_NO_CLOSE_FRAME)
-                count += more
+                count += _receive(sock, self._view[count:])
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return count, True
         except (OSError, WebSocketException) as error:
@@ -263,6 +258,21 @@ class BatchSocket(websocket.WebSocket):
         self.transport.abort()
         if (sock := self.sock) is not None:
             shutdown_socket(sock)
+
+
+def _receive(sock: socket.socket, space: memoryview) -> int:
+    """Read once and return the number of bytes; raise the cause if the connection has ended."""
+    try:
+        if count := sock.recv_into(space):
+            return count
+        ended = "TLS" if isinstance(sock, ssl.SSLSocket) else "TCP"
+    except ssl.SSLEOFError as error:
+        ended = "TCP"
+        try:  # Python raises this for a reset, too; after it the peer has no name
+            sock.getpeername()
+        except OSError:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
+    raise WebSocketConnectionClosedException(f"{ended} ended without a close frame")
 
 
 # The delay between reads of a busy connection. A read has a fixed cost of about 0.3 ms: a wake-up

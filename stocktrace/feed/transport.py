@@ -144,7 +144,12 @@ class Transport:
         self.step = "the TLS handshake"
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_default_certs()
-        sock = context.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
+        sock = context.wrap_socket(
+            plain,
+            server_hostname=self._host,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # the end of TCP is not the end of TLS
+        )
         self._hold(sock)
         try:
             sock.do_handshake()

@@ -12,8 +12,10 @@ from stocktrace.simulator.market import SyntheticMarket, synthetic_frames
 from stocktrace.simulator.settings import RestSettings, SimulatorSettings
 from stocktrace.simulator.simulator import Simulator, run_simulator
 from stocktrace.simulator.sources import FrameSource, ScriptedSource, TapeSource
+from stocktrace.simulator.tls import Authority
 
 __all__ = [
+    "Authority",
     "Fault",
     "FrameSource",
     "RestSettings",

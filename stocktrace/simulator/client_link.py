@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from stocktrace.simulator.frames import (
     malformed_frames,
 )
 from stocktrace.simulator.protocol import Subscriptions
+from stocktrace.simulator.tls import HALF_RECORD, tcp_below
 
 # A writer waits above this many unsent bytes: enough to keep a fast reader busy.
 _WRITE_LIMIT = 1 << 18
@@ -34,6 +35,8 @@ _WRITE_LIMIT = 1 << 18
 _HALF_FRAME = b"\x81\x64" + b'{"data":[{'
 _NO_CLOSE_CODE = frozenset({1005, 1006, 1015})  # RFC 6455, 7.4.1: never sent
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s
+# How often a link checks that TLS has given everything to TCP, in seconds.
+_FLUSH_INTERVAL_S = 0.01
 _log = logging.getLogger("stocktrace.simulator")
 
 
@@ -76,6 +79,7 @@ class ClientLink:
         self._keep = keep
         self._loop = asyncio.get_running_loop()
         self._transforms = FaultTransforms(subscriptions, self._loop.time)
+        self._record_bytes: int | None = None  # 0: one frame; None: as TLS cuts them
         self._after_trades: list[Fault] = []  # faults that wait for a number of trades
         self._timers: list[asyncio.TimerHandle] = []
         self._closing: asyncio.Task[None] | None = None
@@ -84,11 +88,14 @@ class ClientLink:
             "drop": lambda _: self.drop(),
             "reset": lambda _: self.reset(),
             "close": lambda fault: self.close(fault.code),
+            "close-notify": lambda _: self._close_tls(),
             "stall": lambda _: self.stall(),
             "half-frame": lambda _: self._send_half_frame(),
+            "half-record": lambda _: self._send_half_record(),
             "inject": lambda fault: self.send([fault.frame]),
             "malformed": lambda _: self._send_malformed(),
             **dict.fromkeys(STATE_FAULTS, self._begin_state),
+            "records": self._begin_records,
         }
 
     @property
@@ -159,7 +166,15 @@ class ClientLink:
         protocol = self._peer.protocol
         for frame in frames:
             protocol.send_binary(frame) if binary else protocol.send_text(frame)
-        self._peer.transport.write(b"".join(protocol.data_to_send()))
+        for piece in self._cut_records(protocol.data_to_send()):
+            self._peer.transport.write(piece)
+
+    def _cut_records(self, frames: list[bytes]) -> Iterable[bytes]:
+        """Join ``frames`` for one write, or cut them into what shall be a TLS record each."""
+        if size := self._record_bytes:
+            data = b"".join(frames)
+            return (data[at : at + size] for at in range(0, len(data), size))
+        return [b"".join(frames)] if size is None else frames
 
     async def drain(self) -> None:
         """Wait until the client has read enough for more to be sent, or the link is silent."""
@@ -171,12 +186,35 @@ class ClientLink:
         if fault.duration:
             self._timers.append(self._loop.call_later(fault.duration, end))
 
+    def _begin_records(self, fault: Fault) -> None:
+        self._record_bytes = fault.size
+
+        def end() -> None:
+            self._record_bytes = None
+
+        if fault.duration:
+            self._timers.append(self._loop.call_later(fault.duration, end))
+
     def _send_malformed(self) -> None:
         self.send(malformed_frames())
         self.send([b"\x00\x01"], binary=True)
 
     def drop(self) -> None:
-        """End TCP without a close frame, after everything sent."""
+        """End TCP without a close frame (nor TLS's close_notify), after everything sent."""
+        self._silenced.set()
+        self._when_flushed(tcp_below(self._peer.transport).close)
+
+    def _when_flushed(self, action: Callable[[], None]) -> None:
+        """Do ``action`` as soon as TLS, if there is any, has given everything sent to TCP."""
+        transport = self._peer.transport
+        if tcp_below(transport) is not transport and transport.get_write_buffer_size():
+            timer = self._loop.call_later(_FLUSH_INTERVAL_S, self._when_flushed, action)
+            self._timers.append(timer)
+        else:
+            action()
+
+    def _close_tls(self) -> None:
+        """End TLS by its close_notify, without a close frame; the client ends TCP."""
         self._silenced.set()
         self._peer.transport.close()
 
@@ -207,6 +245,11 @@ class ClientLink:
     def _send_half_frame(self) -> None:
         self._peer.transport.write(_HALF_FRAME)
         self.stall()
+
+    def _send_half_record(self) -> None:
+        transport = self._peer.transport
+        self.stall()
+        self._when_flushed(lambda: tcp_below(transport).write(HALF_RECORD))
 
     def mark_closed(self) -> None:
         """Record the end and cancel all timers."""

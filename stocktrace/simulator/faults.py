@@ -17,8 +17,18 @@ from stocktrace.errors import SettingsError, UsageError
 from stocktrace.simulator.market import exponential
 from stocktrace.units import parse_duration
 
-HandshakeFault = Literal["status", "handshake-delay", "no-answer"]
-ConnectionFault = Literal["drop", "reset", "close", "stall", "half-frame", "inject", "malformed"]
+HandshakeFault = Literal["status", "handshake-delay", "no-answer", "tls-1.2"]
+ConnectionFault = Literal[
+    "drop",
+    "reset",
+    "close",
+    "close-notify",
+    "stall",
+    "half-frame",
+    "half-record",
+    "inject",
+    "malformed",
+]
 StateFault = Literal[
     "mute",
     "silent",
@@ -29,9 +39,11 @@ StateFault = Literal[
     "lag",
     "bad-row",
     "truncate",
+    "records",
 ]
 _HANDSHAKE_FAULTS = frozenset(get_args(HandshakeFault))
 STATE_FAULTS = frozenset(get_args(StateFault))
+TLS_FAULTS = frozenset({"tls-1.2", "close-notify", "half-record", "records"})
 FAULT_KINDS = (*get_args(HandshakeFault), *get_args(ConnectionFault), *get_args(StateFault))
 
 # Defaults of ``seconds``: the handshake of Finnhub's #38, a late print as in polygon's #86, the
@@ -51,10 +63,11 @@ _OWN_OPTION = {
     "duplicate-rows": "times",
     "late": "by",
     "lag": "by",
+    "records": "size",
 }
 # The options that are durations, and their fields; and the least and greatest of numbers.
 _DURATIONS = {"after": "after_seconds", "for": "duration", "by": "seconds"}
-_RANGES = {"status": (200, 599), "code": (1000, 4999), "times": (2, 100)}
+_RANGES = {"status": (200, 599), "code": (1000, 4999), "times": (2, 100), "size": (1, 16384)}
 
 # Number of connections, and of dials, that have random faults: days at the default pace.
 CONNECTIONS = 5_000
@@ -93,6 +106,7 @@ class Fault:
     code: int = 1001
     frame: bytes = b""
     times: int = 2
+    size: int = 0  # bytes a TLS record; 0: one frame
     symbol: str = ""
 
     def __post_init__(self) -> None:
@@ -117,6 +131,11 @@ class Fault:
     def is_state(self) -> bool:
         """True if it begins a state that can end again."""
         return self.kind in STATE_FAULTS
+
+    @property
+    def needs_tls(self) -> bool:
+        """True if it does something that plain TCP does not have."""
+        return self.kind in TLS_FAULTS
 
 
 def parse_fault(text: str) -> Fault:
@@ -189,14 +208,27 @@ class FaultPlan:
     """The faults that are still to come. Only the simulator's thread may use it."""
 
     def __init__(
-        self, faults: Iterable[Fault] = (), now: Callable[[], float] = time.monotonic
+        self,
+        faults: Iterable[Fault] = (),
+        now: Callable[[], float] = time.monotonic,
+        *,
+        tls: bool = False,
     ) -> None:
-        self._pending = list(faults)
+        self._pending: list[Fault] = []
+        self._tls = tls
         self._ends: dict[Fault, float] = {}
         self._now = now
+        for fault in faults:
+            self.add(fault)
 
     def add(self, fault: Fault) -> None:
-        """Plan another fault."""
+        """Plan another fault.
+
+        Raises:
+            SettingsError: it needs TLS, which the simulator does not use.
+        """
+        if fault.needs_tls and not self._tls:
+            raise SettingsError(f"The fault {fault.kind} needs TLS. Add --tls.")
         self._ends.pop(fault, None)
         self._pending.append(fault)
 
@@ -204,9 +236,10 @@ class FaultPlan:
         """Remove all faults."""
         self._pending.clear()
 
-    def take_for_dial(self, dial: int) -> list[Fault]:
-        """Take the faults that strike this dial; the first dial is 1."""
-        return [fault for fault in self._due(dial) if fault.is_handshake and self.take(fault)]
+    def take_for_dial(self, dial: int, *, tls: bool = False) -> list[Fault]:
+        """Take the faults that strike this dial (from 1), or with ``tls`` its TLS handshake."""
+        due = [each for each in self._due(dial) if each.is_handshake and each.needs_tls == tls]
+        return [fault for fault in due if self.take(fault)]
 
     def for_connection(self, number: int) -> list[Fault]:
         """Return the faults that may strike this connection (from 1). ``take`` each in its time."""
@@ -231,22 +264,23 @@ class FaultPlan:
 
 
 def random_faults(
-    seed: int, pace: float = DEFAULT_PACE, connections: int = CONNECTIONS
+    seed: int, pace: float = DEFAULT_PACE, connections: int = CONNECTIONS, *, tls: bool = False
 ) -> tuple[Fault, ...]:
     """Return faults that end every connection, after ``pace`` seconds on average.
 
     Some dials fail first, and half of the connections have another fault before their end. The
-    same seed makes the same faults.
+    same seed makes the same faults; with ``tls`` those of TLS are among them.
     """
     random = Random(seed)
     faults: list[Fault] = []
     for number in range(connections):
         if random.random() < _FAILED_DIALS:
-            faults.append(replace(_dial_fault(random), after_connections=number))
+            faults.append(replace(_dial_fault(random, tls=tls), after_connections=number))
         duration = max(0.05 * pace, exponential(random, pace))
         if random.random() < _OTHER_FAULTS:
-            faults.append(replace(_other_fault(random, duration), after_connections=number))
-        ending = _choose(random, _ENDINGS)
+            other = _other_fault(random, duration, tls=tls)
+            faults.append(replace(other, after_connections=number))
+        ending = _choose(random, (*_ENDINGS, *(_TLS_ENDINGS if tls else ())))
         faults.append(replace(ending, after_seconds=duration, after_connections=number))
     return tuple(faults)
 
@@ -255,17 +289,18 @@ def _choose(random: Random, choices: Sequence[Fault]) -> Fault:
     return choices[int(len(choices) * random.random())]
 
 
-def _dial_fault(random: Random) -> Fault:
+def _dial_fault(random: Random, *, tls: bool) -> Fault:
     seconds = 1.0 + 4.0 * random.random()
     # 429 is rare: a good client then waits for minutes, in which nothing is exercised.
     if random.random() < 0.02:
         return Fault("status", status=429)
     statuses = [Fault("status", status=status) for status in (524, 503, 200)]
     others = Fault("handshake-delay", seconds=seconds), Fault("no-answer")
-    return _choose(random, (*statuses, *others))
+    old = (Fault("tls-1.2"),) if tls else ()
+    return _choose(random, (*statuses, *others, *old))
 
 
-def _other_fault(random: Random, duration: float) -> Fault:
+def _other_fault(random: Random, duration: float, *, tls: bool) -> Fault:
     begin, state = duration * 0.5 * random.random(), duration * _STATE
     choices = (
         Fault("mute", duration=state),
@@ -278,6 +313,7 @@ def _other_fault(random: Random, duration: float) -> Fault:
         Fault("truncate", duration=state),
         Fault("bad-row"),
         Fault("malformed"),
+        *((Fault("records", duration=state, size=1400),) if tls else ()),
     )
     return replace(_choose(random, choices), after_seconds=begin)
 
@@ -290,3 +326,4 @@ _ENDINGS = (
     Fault("stall"),
     Fault("half-frame"),
 )
+_TLS_ENDINGS = (Fault("close-notify"), Fault("half-record"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+import ssl
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +19,7 @@ from stocktrace.simulator.faults import Fault, FaultPlan
 from stocktrace.simulator.protocol import PING, Subscriptions
 from stocktrace.simulator.rest import PREFIX, RestApi, make_response, reason_phrase
 from stocktrace.simulator.settings import SimulatorSettings
+from stocktrace.simulator.tls import ServerContext
 
 _log = logging.getLogger("stocktrace.simulator")
 _REFUSAL_TEXTS = {401: "Invalid API key", 429: "API limit reached. Please try again later."}
@@ -35,6 +37,7 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.rest = RestApi(settings.rest, settings.key, history) if settings.rest else None
+        self.tls = ServerContext.make(settings.tls, self._next_version) if settings.tls else None
         self.faults = faults
         self.notify = notify
         self.links: list[ClientLink] = []
@@ -49,6 +52,14 @@ class Gateway:
         self._changed = asyncio.Event()
         self._changed_at = 0.0
         self._random = Random(settings.seed)
+
+    def _next_version(self) -> ssl.TLSVersion:
+        """Return the greatest version of TLS that the next connection may speak."""
+        version = ssl.TLSVersion.MAXIMUM_SUPPORTED
+        for fault in self.faults.take_for_dial(self.dials + 1, tls=True):
+            _log.info("dial %d: %s", self.dials + 1, fault.kind)
+            version = ssl.TLSVersion.TLSv1_2
+        return version
 
     async def answer_request(self, peer: ServerConnection, request: Request) -> Response | None:
         """Accept a dial by ``None``, or refuse it. Answer a request to REST."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from stocktrace.errors import SettingsError
+
+if TYPE_CHECKING:
+    from stocktrace.simulator.tls import Authority
 
 #: The only address it listens on: a client could otherwise be sent anything from anywhere.
 HOST = "127.0.0.1"
@@ -62,6 +65,8 @@ class SimulatorSettings:
     key: str = field(default="demo", repr=False)
     # 0: any free port, so that two simulators never collide.
     port: int = 0
+    # Finnhub speaks TLS only. None: plain TCP, for which a client needs no certificate.
+    tls: Authority | None = None
     # The free plan's 50 symbols a connection; 0: no limit.
     symbol_limit: int = 50
     # Finnhub's heartbeat; the first comes 0-60 s after the connect. 0: none.

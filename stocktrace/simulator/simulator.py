@@ -37,7 +37,7 @@ class Simulator:
     """A simulated Finnhub that plays ``source`` on ``ws://127.0.0.1:PORT/?token=KEY``.
 
     If its settings have ``rest``, ``http://127.0.0.1:PORT/api/v1/`` serves what was played, and
-    ``history``: frames that count as played before.
+    ``history``: frames that count as played before. With ``tls`` it is ``wss`` and ``https``.
 
     It listens between ``start`` and ``stop``, or as a context manager. Its methods may be called
     from any thread but its own. Its thread writes the attributes, any thread may read them. An
@@ -60,7 +60,7 @@ class Simulator:
         self.finished = threading.Event()
         self.port = 0
         self._history = history
-        self._faults = FaultPlan(faults)
+        self._faults = FaultPlan(faults, tls=self.settings.tls is not None)
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -132,6 +132,7 @@ class Simulator:
         server = serve_websockets(
             self._end_on_error()(self._gateway.serve),
             sock=listener,
+            ssl=self._gateway.tls,
             process_request=self._end_on_error()(self._gateway.answer_request),
             process_response=self._gateway.count_handshake,
             compression=None,  # FINNHUB.md: not offered
@@ -207,7 +208,7 @@ class Simulator:
     @property
     def url(self) -> str:
         """Its address, without the key."""
-        return f"ws://{HOST}:{self.port}"
+        return f"{'ws' if self.settings.tls is None else 'wss'}://{HOST}:{self.port}"
 
     @property
     def rest_requests(self) -> int:

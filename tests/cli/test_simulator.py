@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
+import ssl
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stocktrace.simulator import synthetic_frames
+import pytest
+
+from stocktrace import cli
+from stocktrace.simulator import Simulator, synthetic_frames
 from tests.cli.conftest import PATIENCE_S, STOCKTRACE, Said, running
 from tests.conftest import NOON, Studio, published, sent
 
@@ -42,6 +47,30 @@ def test_the_simulator_ends_after_the_duration_it_was_given(say: Callable[..., S
     said = say("simulator", "--for", "100ms")
     assert said.status == 0
     assert re.fullmatch(r"ws://127\.0\.0\.1:\d+\n", said.out)
+
+
+def test_with_tls_the_simulator_prints_the_file_that_makes_clients_trust_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def connect(simulator: Simulator, _: object) -> None:
+        url, variable = capsys.readouterr().out.splitlines()
+        assert url == f"wss://127.0.0.1:{simulator.port}"
+        name, _, file = variable.partition("=")
+        monkeypatch.setenv(name, file)
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.load_default_certs()
+        with (
+            socket.create_connection(("127.0.0.1", simulator.port), timeout=PATIENCE_S) as plain,
+            client.wrap_socket(plain, server_hostname="localhost") as trusting,
+        ):
+            assert trusting.version() == "TLSv1.3"
+        seen.append(Path(file))
+
+    monkeypatch.setattr("stocktrace.simulator.run_simulator", connect)
+    assert cli.run(["simulator", "--tls"]) == 0
+    assert [file.exists() for file in seen] == [False]
 
 
 def test_demo_needs_no_key_and_no_network_and_reads_back_what_it_recorded(

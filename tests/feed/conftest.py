@@ -174,7 +174,7 @@ def paired(
         client, server = authority.client(), authority.server()
         with ThreadPoolExecutor(1) as pool:
             accepted = pool.submit(server.wrap_socket, far, server_side=True)
-            near = client.wrap_socket(near, server_hostname="127.0.0.1")
+            near = client.wrap_socket(near, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
             far = accepted.result(PATIENCE)
     for end in (near, far):
         sockets.enter_context(end)

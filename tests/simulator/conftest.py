@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,9 +12,15 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from stocktrace.simulator import Simulator
+from stocktrace.simulator import Simulator, SimulatorSettings
+from tests.tls import Authority, relay
 
 SECOND = 1_000_000_000
+#: A handshake.
+UPGRADE = (
+    b"GET /?token=demo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 class Client:
@@ -56,18 +63,39 @@ class Client:
 Dial = Callable[..., Client]
 
 
+@pytest.fixture(params=["ws", "wss"])
+def settings(request: pytest.FixtureRequest, authority: Authority) -> SimulatorSettings:
+    """A simulator that begins at once and keeps what it sent, over TCP and over TLS."""
+    tls = authority if request.param == "wss" else None
+    return SimulatorSettings(settle=0.01, keep=True, tls=tls)
+
+
 @pytest.fixture
-def dial() -> Iterator[Dial]:
+def dial(authority: Authority) -> Iterator[Dial]:
     """Connect to a simulator, with its key or another."""
     with ExitStack() as sockets:
 
         def dial(simulator: Simulator, key: str | None = None, **options: Any) -> Client:
-            url = f"{simulator.url}/?token={key or simulator.settings.key}"
+            port = simulator.port
+            if simulator.settings.tls is not None:
+                port = sockets.enter_context(relay(port, far=authority.client()))
+            url = f"ws://127.0.0.1:{port}/?token={key or simulator.settings.key}"
             socket = connect(url, compression=None, proxy=None, close_timeout=0.2, **options)
             sockets.callback(socket.close)
             return Client(socket)
 
         yield dial
+
+
+def request_upgrade(simulator: Simulator, authority: Authority) -> socket.socket:
+    """Connect, over TLS if the simulator speaks it, and send a handshake."""
+    client = socket.create_connection(("127.0.0.1", simulator.port), timeout=5)
+    if simulator.settings.tls is not None:
+        client = authority.client().wrap_socket(
+            client, server_hostname="127.0.0.1", suppress_ragged_eofs=False
+        )
+    client.sendall(UPGRADE)
+    return client
 
 
 def frame_of(*trades: tuple[str, float], t: int = 1_700_000_000_000) -> bytes:

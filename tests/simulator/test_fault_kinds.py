@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -12,17 +13,22 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from stocktrace import cli
 from stocktrace.errors import UsageError
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SimulatorSettings
-from stocktrace.simulator.faults import FAULT_KINDS, FaultPlan, parse_fault, random_faults
+from stocktrace.simulator.faults import (
+    FAULT_KINDS,
+    TLS_FAULTS,
+    FaultPlan,
+    parse_fault,
+    random_faults,
+)
 from stocktrace.simulator.frames import malformed_frames
 from tests.simulator.conftest import Client, Dial, frame_of, numbered, prices
 
-SETTINGS = SimulatorSettings(settle=0.01, keep=True)
 PAIRS = [(n, frame_of(("AAPL", n), ("MSFT", n + 0.5), t=10**12)) for n in range(1, 41)]
 
 
 @pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    with Simulator(ScriptedSource(PAIRS), SETTINGS) as simulator:
+def simulator(settings: SimulatorSettings) -> Iterator[Simulator]:
+    with Simulator(ScriptedSource(PAIRS), settings) as simulator:
         yield simulator
 
 
@@ -59,9 +65,9 @@ def test_one_frame_in_ten_can_be_late(simulator: Simulator, dial: Dial) -> None:
     assert times == [late] * 2 + [10**12] * 18 + [late] * 2 + [10**12] * 18 + [late] * 2
 
 
-def test_a_lag_grows_with_time(dial: Dial) -> None:
+def test_a_lag_grows_with_time(settings: SimulatorSettings, dial: Dial) -> None:
     with Simulator(
-        ScriptedSource(PAIRS, speed=1e-7), SETTINGS, [Fault("lag", seconds=1000)]
+        ScriptedSource(PAIRS, speed=1e-7), settings, [Fault("lag", seconds=1000)]
     ) as simulator:
         begin = time.monotonic()
         times = [trade["t"] for trade in subscribed(simulator, dial).trades(80)]
@@ -105,10 +111,10 @@ def test_several_states_are_combined(simulator: Simulator, dial: Dial) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mute", "silent", "duplicate", "truncate"])
-def test_a_state_can_end_again(dial: Dial, kind: str) -> None:
+def test_a_state_can_end_again(settings: SimulatorSettings, dial: Dial, kind: str) -> None:
     faults = [Fault(kind, duration=0.2)]  # type: ignore[arg-type]
     script = ScriptedSource(numbered(2), speed=100, loop=True)
-    with Simulator(script, SETTINGS, faults) as simulator:
+    with Simulator(script, settings, faults) as simulator:
         client = dial(simulator)
         client.subscribe("AAPL")
         begin = time.monotonic()
@@ -118,9 +124,11 @@ def test_a_state_can_end_again(dial: Dial, kind: str) -> None:
         simulator.wait_for(lambda simulator: simulator.open_connections == 1)
 
 
-def test_a_refusal_with_a_duration_is_repeated_until_its_end(dial: Dial) -> None:
+def test_a_refusal_with_a_duration_is_repeated_until_its_end(
+    settings: SimulatorSettings, dial: Dial
+) -> None:
     faults = [Fault("status", status=524, duration=0.3)]
-    with Simulator(ScriptedSource([]), SETTINGS, faults) as simulator:
+    with Simulator(ScriptedSource([]), settings, faults) as simulator:
         begin, refused = time.monotonic(), 0
         while True:
             try:
@@ -145,8 +153,8 @@ def test_a_drop_with_a_duration_strikes_every_connection_until_its_end() -> None
     assert plan.for_connection(5) == []
 
 
-def test_a_second_connection_can_end_both(dial: Dial) -> None:
-    settings = SimulatorSettings(settle=0.01, second_connection="kills-both")
+def test_a_second_connection_can_end_both(settings: SimulatorSettings, dial: Dial) -> None:
+    settings = replace(settings, second_connection="kills-both")
     with Simulator(ScriptedSource([]), settings) as simulator:
         clients = [dial(simulator), dial(simulator)]
         for client in clients:
@@ -165,9 +173,11 @@ def test_chaos_depends_on_the_seed_only() -> None:
     )
 
 
-def test_chaos_has_every_kind_but_inject_and_ends_every_connection() -> None:
-    faults = random_faults(7, connections=2000)
-    assert {fault.kind for fault in faults} == {*FAULT_KINDS} - {"inject"}
+@pytest.mark.parametrize("tls", [False, True])
+def test_chaos_has_every_kind_but_inject_and_ends_every_connection(tls: bool) -> None:
+    faults = random_faults(7, connections=2000, tls=tls)
+    left_out = {"inject"} if tls else {"inject", *TLS_FAULTS}
+    assert {fault.kind for fault in faults} == {*FAULT_KINDS} - left_out
     ends = [fault for fault in faults if not (fault.is_handshake or fault.is_state)]
     ends = [fault for fault in ends if fault.kind not in ("malformed", "bad-row")]
     assert [fault.after_connections for fault in ends] == list(range(2000))
@@ -193,6 +203,9 @@ def test_chaos_has_every_kind_but_inject_and_ends_every_connection() -> None:
         ("duplicate,times=3", Fault("duplicate", times=3)),
         ("silent,symbol=BINANCE:BTCUSDT", Fault("silent", symbol="BINANCE:BTCUSDT")),
         ("lag,by=500ms,for=10s", Fault("lag", seconds=0.5, duration=10.0)),
+        ("records", Fault("records")),
+        ("records,size=1400,for=1m", Fault("records", size=1400, duration=60.0)),
+        ("tls-1.2,after=2connections", Fault("tls-1.2", after_connections=2)),
         ("inject,frame=null", Fault("inject", frame=b"null")),
         (
             'inject,after=5s,frame={"a":1,"b":"x,repeat"}',
@@ -230,6 +243,7 @@ def test_every_kind_can_be_parsed(kind: str) -> None:
         ),
         ("status,status=\uff12\uff10\uff10", "a number from 200 to 599."),
         ("duplicate-rows,times=1", "a number from 2 to 100."),
+        ("records,size=16385", "a number from 1 to 16384."),
         ("inject", "The fault inject needs frame=…."),
         ("drop,frame=x", "has no option 'frame=x'."),
         ("drop,after=1s,after=2s", "has after twice."),
@@ -251,6 +265,9 @@ def test_the_command_line_refuses_an_invalid_fault_before_it_listens(
     assert out == ""
     assert err.startswith("stocktrace: Unknown fault 'boom'. ")
     assert cli.run(["simulator", "--chaos", "many"]) == 2
+    capsys.readouterr()
+    assert cli.run(["simulator", "--fault", "half-record"]) == 2
+    assert capsys.readouterr().err == "stocktrace: The fault half-record needs TLS. Add --tls.\n"
 
 
 def test_the_command_line_passes_the_faults_on(

@@ -1,24 +1,22 @@
 from __future__ import annotations
 
-import http.client
-import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from stocktrace.errors import SettingsError
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SimulatorSettings
-from tests.simulator.conftest import Client, Dial, frame_of, numbered, prices
-
-SETTINGS = SimulatorSettings(settle=0.01, keep=True)
+from tests.simulator.conftest import Client, Dial, frame_of, numbered, prices, request_upgrade
+from tests.tls import Authority
 
 
 @pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    with Simulator(ScriptedSource(numbered(100)), SETTINGS) as simulator:
+def simulator(settings: SimulatorSettings) -> Iterator[Simulator]:
+    with Simulator(ScriptedSource(numbered(100)), settings) as simulator:
         yield simulator
 
 
@@ -56,9 +54,9 @@ def test_a_repeated_fault_strikes_every_dial_until_it_is_cleared(
     assert simulator.dials == 4
 
 
-def test_a_fault_can_spare_the_first_connections(dial: Dial) -> None:
+def test_a_fault_can_spare_the_first_connections(settings: SimulatorSettings, dial: Dial) -> None:
     faults = [Fault("status", status=503, after_connections=1)]
-    with Simulator(ScriptedSource([]), SETTINGS, faults) as simulator:
+    with Simulator(ScriptedSource([]), settings, faults) as simulator:
         dial(simulator)
         with pytest.raises(InvalidStatus):
             dial(simulator)
@@ -79,10 +77,11 @@ def test_a_handshake_can_remain_unanswered(simulator: Simulator, dial: Dial) -> 
     dial(simulator)
 
 
-def test_an_unanswered_handshake_does_not_delay_stopping() -> None:
-    with Simulator(ScriptedSource([]), SETTINGS, [Fault("no-answer")]) as simulator:
-        client = http.client.HTTPConnection("127.0.0.1", simulator.port, timeout=5)
-        client.request("GET", "/?token=demo", headers={"Upgrade": "websocket"})
+def test_an_unanswered_handshake_does_not_delay_stopping(
+    settings: SimulatorSettings, authority: Authority
+) -> None:
+    with Simulator(ScriptedSource([]), settings, [Fault("no-answer")]) as simulator:
+        client = request_upgrade(simulator, authority)
         simulator.wait_for(lambda simulator: simulator.dials == 1)
         begin = time.monotonic()
     assert time.monotonic() - begin < 5
@@ -112,13 +111,15 @@ def test_a_connection_ends_after_a_number_of_trades(
     assert [connection.sent_trades for connection in simulator.connections] == [10, 90]
 
 
-def test_several_faults_strike_in_order_of_their_trades(dial: Dial) -> None:
+def test_several_faults_strike_in_order_of_their_trades(
+    settings: SimulatorSettings, dial: Dial
+) -> None:
     faults = [
         Fault("inject", after_trades=2, frame=b"odd"),
         Fault("inject", after_trades=1, frame=b"even"),
         Fault("drop", after_trades=4, repeat=True),
     ]
-    with Simulator(ScriptedSource(numbered(8)), SETTINGS, faults) as simulator:
+    with Simulator(ScriptedSource(numbered(8)), settings, faults) as simulator:
         first = dial(simulator)
         first.subscribe("AAPL")
         one, two = (frame for _, frame in numbered(2))
@@ -163,10 +164,12 @@ def test_a_stalled_connection_neither_sends_nor_answers(simulator: Simulator, di
     assert ended(client) == ([], None)
 
 
-def test_a_stall_unblocks_a_play_that_waits_for_the_reader(dial: Dial) -> None:
+def test_a_stall_unblocks_a_play_that_waits_for_the_reader(
+    settings: SimulatorSettings, dial: Dial
+) -> None:
     big = b'{"type":"news","x":"%s"}' % (b"x" * 100_000)
     script = ScriptedSource([(n, big) for n in range(500)])
-    with Simulator(script, SETTINGS) as simulator:
+    with Simulator(script, settings) as simulator:
         dial(simulator).subscribe("AAPL")
         simulator.wait_for(lambda simulator: simulator.sent_frames > 0)
         simulator.inject(Fault("stall"))
@@ -176,13 +179,9 @@ def test_a_stall_unblocks_a_play_that_waits_for_the_reader(dial: Dial) -> None:
             assert second.frame() == big
 
 
-def test_only_half_a_frame_is_sent(simulator: Simulator) -> None:
+def test_only_half_a_frame_is_sent(simulator: Simulator, authority: Authority) -> None:
     simulator.inject(Fault("half-frame"))
-    with socket.create_connection(("127.0.0.1", simulator.port), timeout=5) as client:
-        client.sendall(
-            b"GET /?token=demo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
+    with request_upgrade(simulator, authority) as client:
         seen = b""
         while not seen.endswith(b"\x81\x64" + b'{"data":[{'):
             seen += client.recv(4096)
@@ -191,8 +190,10 @@ def test_only_half_a_frame_is_sent(simulator: Simulator) -> None:
             client.recv(1)
 
 
-def test_a_mute_connection_receives_heartbeats_only(dial: Dial) -> None:
-    settings = SimulatorSettings(settle=0.01, ping_period=0.01)
+def test_a_mute_connection_receives_heartbeats_only(
+    settings: SimulatorSettings, dial: Dial
+) -> None:
+    settings = replace(settings, ping_period=0.01)
     with Simulator(
         ScriptedSource(numbered(10)), settings, [Fault("mute", after_trades=0)]
     ) as simulator:
@@ -203,8 +204,8 @@ def test_a_mute_connection_receives_heartbeats_only(dial: Dial) -> None:
         assert simulator.sent_trades == 0
 
 
-def test_the_whole_simulator_can_be_muted(dial: Dial) -> None:
-    with Simulator(ScriptedSource(numbered(3), loop=True, speed=100), SETTINGS) as simulator:
+def test_the_whole_simulator_can_be_muted(settings: SimulatorSettings, dial: Dial) -> None:
+    with Simulator(ScriptedSource(numbered(3), loop=True, speed=100), settings) as simulator:
         simulator.mute()
         client = dial(simulator)
         client.subscribe("AAPL")
@@ -272,8 +273,8 @@ def test_many_drops_leave_no_thread_and_no_connection(dial: Dial) -> None:
     assert not any(thread.is_alive() for thread in left)
 
 
-def test_a_fault_strikes_one_of_two_connections(dial: Dial) -> None:
-    settings = SimulatorSettings(settle=0.3, second_connection="both-live")
+def test_a_fault_strikes_one_of_two_connections(settings: SimulatorSettings, dial: Dial) -> None:
+    settings = replace(settings, settle=0.3, second_connection="both-live")
     script = ScriptedSource(numbered(20))
     with Simulator(script, settings, [Fault("mute", after_trades=10)]) as simulator:
         clients = [dial(simulator), dial(simulator)]
@@ -283,8 +284,8 @@ def test_a_fault_strikes_one_of_two_connections(dial: Dial) -> None:
         assert simulator.sent_trades == 30
 
 
-def test_a_spared_connection_is_not_struck_later(dial: Dial) -> None:
-    with Simulator(ScriptedSource([]), SETTINGS) as simulator:
+def test_a_spared_connection_is_not_struck_later(settings: SimulatorSettings, dial: Dial) -> None:
+    with Simulator(ScriptedSource([]), settings) as simulator:
         client = dial(simulator)
         simulator.wait_for(lambda simulator: simulator.open_connections == 1)
         simulator.inject(Fault("drop", after_connections=1))

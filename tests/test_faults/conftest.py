@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -32,6 +33,12 @@ from stocktrace.verify import dates_of_sessions, verify
 from tests.conftest import NOON, SESSION, WINDOW, Director, Scenario, Studio, frame
 
 SECOND = 1_000_000_000
+#: These are told over TLS in every run of the tests, the others with ``-m slow``.
+SAMPLED_OVER_TLS = {
+    "test_01_half_open_tcp_is_noticed_and_replaced",
+    "test_11_after_a_drop_all_tickers_are_subscribed_again",
+    "test_40_one_bad_row_of_a_thousand_is_quarantined",
+}
 #: What two noisy cores may add to any bound, in seconds.
 SLACK = 3.0
 #: Bounds that a test can wait for; the feed's tick is a quarter of a second.
@@ -45,6 +52,27 @@ QUICK = {
 #: How soon a stalled connection is noticed and replaced with these, in seconds.
 QUICK_BOUND = 0.3 + 0.3 + 2 * 0.25 + 0.05
 PART = WindowId(SESSION, WINDOW)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tell each story with an exchange twice: over plain TCP and over TLS."""
+    if "studio" in metafunc.fixturenames and "exchange(" in inspect.getsource(metafunc.function):
+        sampled = metafunc.function.__name__ in SAMPLED_OVER_TLS
+        tls = pytest.param("wss", marks=[] if sampled else pytest.mark.slow)
+        metafunc.parametrize("scheme", ["ws", tls], indirect=True)
+
+
+@pytest.fixture
+def scheme(request: pytest.FixtureRequest) -> str:
+    return getattr(request, "param", "ws")
+
+
+@pytest.fixture
+def studio(studio: Studio, scheme: str, request: pytest.FixtureRequest) -> Studio:
+    """Captures of this test, over TCP or over TLS."""
+    if scheme == "wss":
+        studio.authority = request.getfixturevalue("trusted")
+    return studio
 
 
 def numbered(count: int, symbol: str = "AAPL", begin: int = 1) -> list[tuple[int, bytes]]:

@@ -17,7 +17,7 @@ def test_a_capture_in_chaos_keeps_what_it_received(studio: Studio, seed: int) ->
     def scenario() -> Scenario:
         yield lambda status: status.reconnects >= 5
 
-    faults = random_faults(seed, pace=0.3, connections=500)
+    faults = random_faults(seed, pace=0.3, connections=500, tls=studio.authority is not None)
     market = SyntheticMarket(seed=seed, rate=1000)
     with studio.exchange(market, faults, settle=None) as exchange:
         report = record(

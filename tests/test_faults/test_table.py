@@ -72,6 +72,6 @@ def test_every_test_of_a_story_is_in_its_row() -> None:
 
 
 def test_every_kind_of_fault_is_documented() -> None:
-    kinds = re.findall(r"^\| `([\w-]+)` \| .* \| .*\|$", PAGE, re.MULTILINE)
+    kinds = re.findall(r"^\| `([\w.-]+)` \| .* \| .*\|$", PAGE, re.MULTILINE)
     assert [kind for kind in kinds if kind in FAULT_KINDS] == list(FAULT_KINDS)
     assert f"{len(malformed_frames())} frames that have crashed clients" in PAGE
