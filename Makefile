@@ -94,16 +94,16 @@ types: $(STAMP) ## mypy, strict
 check: lint types test ## all three
 
 .PHONY: soak
-soak: $(STAMP) ## kill captures and recoveries at random, account for every trade: KILLS= MINUTES= SEED=
-	@$(PY) -m tests.soak --kills $(or $(KILLS),200) --minutes $(or $(MINUTES),8) --seed $(or $(SEED),1)
+soak: $(STAMP) ## kill captures and recoveries at random, account for every trade: KILLS= MINUTES= SEED= TLS=1
+	@$(PY) -m tests.soak --kills $(or $(KILLS),200) --minutes $(or $(MINUTES),8) --seed $(or $(SEED),1) $(if $(TLS),--tls)
 
 .PHONY: crash-states
 crash-states: $(STAMP) ## cut the power at random, recover, account for every trade: STATES= SEED=
 	@$(PY) -m tests.crash_states --states $(or $(STATES),1000) --seed $(or $(SEED),1)
 
 .PHONY: autobahn
-autobahn: $(STAMP) ## the Autobahn suite: PYTHON27=/path/to/a/python2.7 that has autobahntestsuite
-	@$(PY) -m tests.autobahn $(PYTHON27)
+autobahn: $(STAMP) ## the Autobahn suite: PYTHON27=/path/to/a/python2.7 that has autobahntestsuite; TLS=1
+	@$(PY) -m tests.autobahn $(PYTHON27) $(if $(TLS),--tls)
 
 .PHONY: format
 format: $(STAMP) ## let ruff fix what it can

@@ -4,6 +4,7 @@
     autobahn/bin/pip install autobahntestsuite==25.10.1
     python -m tests.autobahn autobahn/bin/python
 
+With ``--tls`` the connections go through a relay that speaks TLS.
 Prints what the suite says of each section. Exit status 1 if it says anything else of a case than
 ``tests/feed/rfc6455`` does, or knows other cases; a minute or two.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from websocket import ABNF, WebSocketException
 
 from stocktrace.feed.socket import BatchSocket
 from tests.feed.rfc6455 import BULKS, CASES
+from tests.tls import Authority, relay
 
 PATIENCE_S = 120.0
 AGENT = "stocktrace"
@@ -86,6 +89,16 @@ def suite(python: str, folder: Path) -> Iterator[str]:
             server.terminate()
 
 
+@contextlib.contextmanager
+def over_tls(url: str, folder: Path) -> Iterator[str]:
+    """Yield an address that speaks TLS, which we trust, for one that does not."""
+    authority = Authority()
+    authority.write(folder / "authority.pem")
+    os.environ["SSL_CERT_FILE"] = str(folder / "authority.pem")
+    with relay(int(url.rpartition(":")[2]), near=authority.server()) as port:
+        yield f"wss://127.0.0.1:{port}"
+
+
 def talk(url: str, echo: int | None = None) -> list[bytes]:
     """All messages until the server's close; sent back, if asked, as this opcode."""
     found: list[bytes] = []
@@ -103,9 +116,13 @@ def talk(url: str, echo: int | None = None) -> list[bytes]:
     return found
 
 
-def judged(python: str) -> dict[str, tuple[str, str]]:
+def judged(python: str, *, tls: bool) -> dict[str, tuple[str, str]]:
     """The suite's words for each case: for what was done, and for how it was closed."""
-    with tempfile.TemporaryDirectory() as name, suite(python, Path(name)) as url:
+    with contextlib.ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory())
+        url = stack.enter_context(suite(python, Path(name)))
+        if tls:
+            url = stack.enter_context(over_tls(url, Path(name)))
         (count,) = talk(f"{url}/getCaseCount")
         for at in range(1, int(count) + 1):
             number = json.loads(talk(f"{url}/getCaseInfo?case={at}")[0])["id"]
@@ -121,7 +138,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("python", help="a Python 2.7 that has autobahntestsuite")
-    found = judged(parser.parse_args().python)
+    parser.add_argument("--tls", action="store_true", help="over TLS")
+    given = parser.parse_args()
+    found = judged(given.python, tls=given.tls)
     words = Counter((number.partition(".")[0], word) for number, (word, _) in found.items())
     for (section, word), count in sorted(words.items(), key=lambda item: int(item[0][0])):
         print(f"section {section:>2}: {count:>3} {word}")

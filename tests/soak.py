@@ -38,7 +38,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from stocktrace.simulator import (
+    Authority,
     Fault,
     SimulatedConnection,
     Simulator,
@@ -77,6 +78,11 @@ _KILL_CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 #: Below which random number each command is chosen.
 _SHARES = {"capture": 0.66, "recover": 0.82, "convert": 0.86, "compact": 0.93, "backup": 1.0}
+#: And over TLS in these.
+TLS_FAULTS = (
+    *(Fault("close-notify"), Fault("half-record"), Fault("tls-1.2")),
+    *(Fault("records"), Fault("records", size=1400)),
+)
 _WEEK_MS = 7 * 86_400_000
 
 
@@ -116,7 +122,9 @@ class Tally:
 class Lane:
     """One simulator, and one process after the other."""
 
-    def __init__(self, number: int, seed: int, work: Path, tally: Tally) -> None:
+    def __init__(
+        self, number: int, seed: int, work: Path, tally: Tally, authority: Authority | None
+    ) -> None:
         self.number = number
         self.random = random.Random(seed * 100 + number)
         self.work = work
@@ -125,8 +133,9 @@ class Lane:
         self.key = f"soak{number}"
         self.simulator = Simulator(
             SyntheticMarket(seed=seed * 100 + number, rate=RATE, opening=1.0),
-            SimulatorSettings(key=self.key, ping_period=1.0, settle=0.0, keep=True),
+            SimulatorSettings(key=self.key, ping_period=1.0, settle=0.0, keep=True, tls=authority),
         )
+        self.faults = FAULTS if authority is None else FAULTS + TLS_FAULTS
         self.failure: BaseException | None = None
 
     def run(self, wanted: int, until: float) -> None:
@@ -161,10 +170,9 @@ class Lane:
             self.tally.outcomes[f"{command} ended with {status}"] += 1
 
     def _inject(self) -> None:
-        fault = self.random.choice(FAULTS)
+        fault = self.random.choice(self.faults)
         delay = 0.0 if fault.is_handshake else self.random.uniform(0.1, 3.0)
-        options = {name: getattr(fault, name) for name in ("status", "code", "frame", "seconds")}
-        self.simulator.inject(Fault(fault.kind, after_seconds=delay, **options))
+        self.simulator.inject(replace(fault, after_seconds=delay))
         self.tally.faults[fault.kind] += 1
 
     def _plan(self, command: str) -> tuple[Plan, float]:
@@ -207,6 +215,7 @@ class Lane:
             "STOCKTRACE_BACKOFF_CAP": "300ms",
             "STOCKTRACE_BACKOFF_FLOOR": "50ms",
             "TMPDIR": str(self.work),
+            "SSL_CERT_FILE": str(self.work / "authority.pem"),
         }
         arguments = [command]
         if command == "backup":
@@ -424,13 +433,16 @@ def _must_be_told(
 # --- the whole ---------------------------------------------------------------------------------
 
 
-def soak(kills: int, minutes: float, seed: int, work: Path) -> None:
+def soak(kills: int, minutes: float, seed: int, work: Path, *, tls: bool = False) -> None:
     """Run it all in the folder ``work``; raises ``SystemExit`` if anything is wrong."""
     for folder in ("data", "output", "phases"):
         (work / folder).mkdir()
     tally = Tally()
     _PROCESSES.set_forkserver_preload(["tests.saboteur"])
-    lanes = [Lane(number, seed, work, tally) for number in range(LANES)]
+    authority = Authority() if tls else None
+    if authority is not None:
+        authority.write(work / "authority.pem")
+    lanes = [Lane(number, seed, work, tally, authority) for number in range(LANES)]
     begin = time.monotonic()
     threads = [
         threading.Thread(target=lane.run, args=(kills, begin + minutes * 60)) for lane in lanes
@@ -565,11 +577,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tls", action="store_true", help="over TLS, with its own faults, too")
     parser.add_argument("--keep", action="store_true", help="leave the folder, if all is well, too")
     given = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="stocktrace-soak-"))
     print(f"{given.kills} kills, seed {given.seed}, in {work}", file=sys.stderr)
-    soak(given.kills, given.minutes, given.seed, work)
+    soak(given.kills, given.minutes, given.seed, work, tls=given.tls)
     if not given.keep:
         shutil.rmtree(work)
 

@@ -268,11 +268,19 @@ def _receive(sock: socket.socket, space: memoryview) -> int:
         ended = "TLS" if isinstance(sock, ssl.SSLSocket) else "TCP"
     except ssl.SSLEOFError as error:
         ended = "TCP"
-        try:  # Python raises this for a reset, too; after it the peer has no name
-            sock.getpeername()
-        except OSError:
+        # Python raises this for a reset, too. OpenSSL 3 has a reason for the end of TCP, but writes
+        # an alert then, which can cause a reset. With 1.1, a socket has a peer until a reset.
+        if not (error.reason or _has_peer(sock)):
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
     raise WebSocketConnectionClosedException(f"{ended} ended without a close frame")
+
+
+def _has_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 # The delay between reads of a busy connection. A read has a fixed cost of about 0.3 ms: a wake-up

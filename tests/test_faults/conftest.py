@@ -56,7 +56,9 @@ PART = WindowId(SESSION, WINDOW)
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tell each story with an exchange twice: over plain TCP and over TLS."""
-    if "studio" in metafunc.fixturenames and "exchange(" in inspect.getsource(metafunc.function):
+    names = metafunc.fixturenames
+    told_twice = "studio" in names and "trusted" not in names
+    if told_twice and "exchange(" in inspect.getsource(metafunc.function):
         sampled = metafunc.function.__name__ in SAMPLED_OVER_TLS
         tls = pytest.param("wss", marks=[] if sampled else pytest.mark.slow)
         metafunc.parametrize("scheme", ["ws", tls], indirect=True)

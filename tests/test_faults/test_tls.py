@@ -1,21 +1,44 @@
-"""Stories 46, 48 and 49: connections over TLS."""
+"""Stories 46, 48, 49, 121 and 122: connections over TLS."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import termios
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast
 
 import pytest
 
 from stocktrace.errors import BadCertificate, WrongScheme
 from stocktrace.feed.socket import GATHER_INTERVAL_S, BatchSocket, ReadPacer
-from tests.conftest import Scenario, Studio, connected, published, sent, taped, trades
+from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
+from tests.conftest import Scenario, Studio, connected, played, published, sent, taped, trades
 from tests.conftest import frame as trade_frame
 from tests.feed.conftest import PATIENCE, Listener, Peer, frame, paired
-from tests.test_faults.conftest import Launch, events, findings, record, report_of
+from tests.test_faults.conftest import (
+    QUICK_BOUND,
+    SLACK,
+    Launch,
+    all_sent,
+    events,
+    findings,
+    numbered,
+    record,
+    recorded,
+    report_of,
+)
 from tests.tls import Authority
+from tests.waiting import eventually
 
 MESSAGE = trade_frame(("AAPL", 1.0))
 
@@ -82,6 +105,22 @@ def test_46_a_capture_over_tls_takes_tls_records_of_any_size(
     assert (report.books.frames, report.reconnects) == (len(frames), 0)
     assert taped(studio.data_dir) == frames
     assert published(studio.data_dir) == sent(frames)
+    assert findings(studio.data_dir) == []
+
+
+@pytest.mark.parametrize(
+    "size", [1400, *(pytest.param(size, marks=pytest.mark.slow) for size in (0, 4096, 16384))]
+)
+def test_46_a_capture_over_tls_is_exact_with_records_of_one_size(
+    studio: Studio, trusted: Authority, size: int
+) -> None:
+    """Of one frame, if it is 0."""
+    market = SyntheticMarket(rate=20_000, trades=5_000)
+    studio.authority = trusted
+    with studio.exchange(market, [Fault("records", size=size)], settle=0.05) as server:
+        report = record(studio, server, played(server), ["AAPL", "MSFT", "NVDA"])
+        assert published(studio.data_dir) == sent(all_sent(server))
+    assert (report.books.recorded, report.reconnects) == (5_000, 0)
     assert findings(studio.data_dir) == []
 
 
@@ -200,3 +239,216 @@ def test_49_a_server_that_just_hangs_up_is_reported_with_a_likely_cause(
         served.result(PATIENCE)
     (retry,) = events(studio.data_dir, "retry")
     assert retry["reason"].endswith(f"its address begins with {other}://")
+
+
+# --- how a connection over TLS ends --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault("close", after_trades=10), "closed by the server (1001)"),
+        (
+            Fault("close-notify", after_trades=10),
+            "connection lost: TLS ended without a close frame",
+        ),
+        (Fault("drop", after_trades=10), "connection lost: TCP ended without a close frame"),
+        (Fault("half-record", after_trades=10), "ping unanswered for 0.3 s"),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Fault) else "",
+)
+def test_121_each_end_over_tls_has_its_cause_and_loses_nothing_that_was_sent(
+    studio: Studio, trusted: Authority, fault: Fault, reason: str
+) -> None:
+    studio.authority = trusted
+    with studio.exchange(ScriptedSource(numbered(20)), [fault], settle=0.05) as server:
+        report = record(studio, server, played(server))
+    (gap,) = report.outages
+    assert gap.reason == reason
+    assert (gap.end - gap.start).total_seconds() < QUICK_BOUND + SLACK
+    assert (server.dials, report.reconnects) == (2, 1)
+    assert published(studio.data_dir) == {"AAPL": recorded(range(1, 21))}
+    assert findings(studio.data_dir) == []
+
+
+def test_121_a_reset_over_tls_is_reported_as_one(studio: Studio, trusted: Authority) -> None:
+    """What is under way is lost with it, so that it waits until nothing is."""
+    studio.authority = trusted
+
+    def scenario(server: Simulator) -> Scenario:
+        yield trades(10)
+        server.inject(Fault("reset"))
+        yield lambda status: status.connected and status.reconnects == 1
+
+    with studio.exchange(ScriptedSource(numbered(10)), settle=0.05) as server:
+        report = record(studio, server, scenario(server))
+    assert [gap.reason for gap in report.outages] == [
+        "connection lost: [Errno 104] Connection reset by peer"
+    ]
+    assert published(studio.data_dir) == {"AAPL": recorded(range(1, 11))}
+
+
+# --- servers with other settings, by OpenSSL's own -----------------------------------------------
+
+
+class OpensslServer:
+    """``openssl s_server``, with one connection: what a socket is to ``Peer``."""
+
+    family = socket.AF_UNIX
+
+    def __init__(self, stack: ExitStack, chain: Chain, options: Sequence[str]) -> None:
+        words = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1"]
+        self._process = stack.enter_context(
+            subprocess.Popen(
+                [*words, *chain.options, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        )
+        stack.callback(self._process.kill)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+        said = b""
+        while not (match := re.search(rb"ACCEPT 127\.0\.0\.1:(\d+)\n", said)):
+            said += self.recv(1 << 16)
+        self.url = f"wss://127.0.0.1:{int(match[1])}"
+
+    def settimeout(self, _: float) -> None:
+        """The process ends with its client."""
+
+    def recv(self, size: int) -> bytes:
+        data = os.read(self._output.fileno(), size)
+        assert data, "openssl s_server ended"
+        return data
+
+    def sendall(self, data: bytes) -> None:
+        self._input.write(data)
+        self._input.flush()
+
+    def command(self, letter: bytes) -> None:
+        """Give a command, which it takes only at the beginning of what it reads at once."""
+        self.sendall(letter)
+        eventually(lambda: fcntl.ioctl(self._input, termios.FIONREAD, bytes(4)) == bytes(4))
+
+
+class Chain:
+    """The files of a server's certificate, which an intermediate authority signed."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        import trustme
+
+        key_type = trustme.KeyType[kind]
+        root = trustme.CA(key_type=key_type)
+        leaf = root.create_child_ca(key_type=key_type).issue_cert("127.0.0.1", key_type=key_type)
+        self.root, self.key = folder / "root.pem", folder / "key.pem"
+        self.leaf, self.rest = folder / "leaf.pem", folder / "rest.pem"
+        root.cert_pem.write_to_path(str(self.root))
+        leaf.private_key_pem.write_to_path(str(self.key))
+        first, *others = leaf.cert_chain_pems
+        first.write_to_path(str(self.leaf))
+        self.rest.write_bytes(b"".join(each.bytes() for each in others))
+        self.options = [
+            "-cert",
+            str(self.leaf),
+            "-key",
+            str(self.key),
+            "-cert_chain",
+            str(self.rest),
+        ]
+
+
+@pytest.fixture
+def chain(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
+    """A chain of certificates; who connects trusts its root."""
+    made = Chain(tmp_path, getattr(request, "param", "ECDSA"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(made.root))
+    return made
+
+
+def exact(studio: Studio, server: OpensslServer, command: bytes = b"") -> None:
+    """Record frames of this server, with its command between each hundred; nothing may be lost."""
+    frames = [trade_frame(("AAPL", n + 1.0)) for n in range(300)]
+    serving = ThreadPoolExecutor(1).submit(serve_upgrade, server)
+
+    def scenario() -> Scenario:
+        yield connected
+        for at in range(0, 300, 100):
+            server.sendall(b"".join(map(frame, frames[at : at + 100])))
+            yield trades(at + 100)
+            if command:
+                server.command(command)
+
+    report = record(studio, server.url, scenario(), ping_interval="8s", pong_timeout="8s")
+    serving.result(PATIENCE)
+    assert (report.reconnects, report.outages) == (0, [])
+    assert published(studio.data_dir) == sent(frames)
+    assert findings(studio.data_dir) == []
+
+
+def serve_upgrade(server: OpensslServer) -> None:
+    peer = Peer(cast("socket.socket", server))
+    peer.upgrade()
+    peer.commands(1)
+
+
+NEEDS_OPENSSL = pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="needs the command openssl"
+)
+
+
+@NEEDS_OPENSSL
+@pytest.mark.parametrize(
+    ("chain", "options"),
+    [
+        ("ECDSA", []),
+        ("RSA", ["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"]),
+        *(
+            pytest.param(kind, options.split(), marks=pytest.mark.slow)
+            for kind, options in [
+                ("RSA", ""),
+                ("ECDSA", "-tls1_2"),
+                ("ECDSA", "-tls1_2 -cipher ECDHE-ECDSA-CHACHA20-POLY1305 -no_ticket"),
+                ("RSA", "-tls1_2 -cipher ECDHE-RSA-AES256-SHA384 -serverpref"),
+                ("RSA", "-tls1_3 -ciphersuites TLS_AES_128_GCM_SHA256 -num_tickets 0"),
+                ("ECDSA", "-tls1_3 -ciphersuites TLS_CHACHA20_POLY1305_SHA256 -num_tickets 16"),
+                ("ECDSA", "-max_send_frag 1400"),
+            ]
+        ),
+    ],
+    indirect=["chain"],
+)
+def test_122_a_capture_of_a_server_with_other_tls_is_exact(
+    studio: Studio, sockets: ExitStack, chain: Chain, options: list[str]
+) -> None:
+    exact(studio, OpensslServer(sockets, chain, options))
+
+
+@NEEDS_OPENSSL
+@pytest.mark.parametrize(
+    ("options", "command", "message"),
+    [
+        ("-tls1_3", b"K\n", "KeyUpdate"),
+        pytest.param("-tls1_3", b"k\n", "KeyUpdate", marks=pytest.mark.slow),
+        pytest.param("-tls1_2", b"r\n", "ClientHello", marks=pytest.mark.slow),
+    ],
+    ids=["update of both keys", "update of the server's key", "renegotiation"],
+)
+def test_122_a_server_that_changes_its_keys_costs_no_trade(
+    studio: Studio, sockets: ExitStack, chain: Chain, options: str, command: bytes, message: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    told = tmp_path / "messages"
+    flags = [options, "-msg", "-msgfile", str(told)]
+    exact(studio, OpensslServer(sockets, chain, flags), command)
+    assert told.read_text().count(f", {message}") >= 2
+
+
+def test_122_a_server_that_leaves_out_the_intermediate_is_refused_at_once(
+    studio: Studio, sockets: ExitStack, chain: Chain
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain.leaf, chain.key)
+    listener = Listener(sockets, context)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(listener.accept)
+        with pytest.raises(BadCertificate, match="unable to get local issuer certificate"):
+            record(studio, listener.url)
