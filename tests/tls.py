@@ -33,14 +33,18 @@ class Authority(tls.Authority):
 
 @contextlib.contextmanager
 def relay(
-    port: int, *, near: ssl.SSLContext | None = None, far: ssl.SSLContext | None = None
+    port: int,
+    *,
+    address: tuple[str, int] = ("127.0.0.1", 0),
+    near: ssl.SSLContext | None = None,
+    far: ssl.SSLContext | None = None,
 ) -> Iterator[int]:
-    """Pass bytes between a port of this host, which it yields, and ``port``.
+    """Pass bytes between a port of this host (at ``address``), which it yields, and ``port``.
 
     It speaks TLS on the side that has a context. For clients and servers that do not: a client that
     reads and writes in two threads, for one, must not use a socket of TLS (OpenSSL aborts).
     """
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(address)
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
