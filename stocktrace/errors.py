@@ -3,7 +3,7 @@
     StocktraceError
     ├── UsageError: SettingsError, TickerError, MarketClosed
     ├── FeedError: PlanForbidden, TicksNotFound, InvalidResponse, ServerUnavailable, FeedStopped
-    │   └── CannotConnect: KeyRefused, BadCertificate, WrongScheme
+    │   └── CannotConnect: KeyRefused, BadCertificate, WrongScheme, ProxyUnusable
     ├── KeyInUse, SessionNotRunning, SessionCrashed, ChangeTimeout, WireError
     └── StoreError: LayoutError, TapeError, DiskFull, ConversionError, LakeError
 
@@ -99,6 +99,10 @@ class WrongScheme(CannotConnect):
             f"{self.server} {speaks}. Set STOCKTRACE_URL or --url to an address that starts with "
             f"{self.scheme}://."
         )
+
+
+class ProxyUnusable(CannotConnect):
+    """The proxy that the environment names refuses, or is not an HTTP proxy."""
 
 
 class PlanForbidden(FeedError):

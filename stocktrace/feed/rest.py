@@ -1,7 +1,8 @@
 """Finnhub's REST API (docs/finnhub.md, "REST"): paced requests with retries, and a day's ticks.
 
-- The key is sent in a header, never in the URL, and redirects are not followed.
-- 401 (the key) and 403 (its plan) are final, and 404 is an answer. 429, 5xx and a failed connection
+- The key is sent in a header, never in the URL, and redirects are followed on the same site only.
+- 401 (the key), 403 (its plan), a bad certificate and a proxy that refuses are final, and 404 is an
+  answer. 429, 5xx and a failed connection
   are tried again a few times: after a 429 when the server says, or in the next minute; after the
   others with the feed's backoff.
 - Ticks (``/stock/tick``) come in pages, until the announced number has come. Rows of zeros after
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,10 +29,13 @@ from stocktrace.errors import (
     InvalidResponse,
     KeyRefused,
     PlanForbidden,
+    ProxyUnusable,
     ServerUnavailable,
     TicksNotFound,
 )
+from stocktrace.feed.proxy import Proxy, find_proxy, format_address
 from stocktrace.feed.reconnect import Backoff
+from stocktrace.feed.transport import create_tls_context, explain_tls_error
 from stocktrace.settings import Settings
 from stocktrace.units import NS_PER_SECOND
 
@@ -44,6 +49,7 @@ _MAX_RETRY_S = 300.0
 # A page of ticks is 1 to 2 MB, made when it is asked for.
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _PATH = "/api/v1/"
+_MAX_REDIRECTS = 5
 
 
 def rest_url(feed: str) -> str:
@@ -65,14 +71,23 @@ class RestClient:
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
     pause: Callable[[float], object] = field(default=threading.Event().wait, repr=False)
     _client: httpx.Client = field(init=False, repr=False)
+    _server: str = field(init=False, repr=False)
+    _proxy: Proxy | None = field(init=False, repr=False)
     _next: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        url = urlsplit(self.url)
+        secure = url.scheme == "https"
+        port = url.port or (443 if secure else 80)
+        self._server = format_address(url.hostname or "", port)
+        self._proxy = proxy = find_proxy(url.hostname or "", port, secure=secure)
         self._client = httpx.Client(
             base_url=self.url,
             headers={"X-Finnhub-Token": self.key},
             timeout=_TIMEOUT,
-            mounts={"all://127.0.0.1": None, "all://localhost": None},  # never through a proxy
+            proxy=httpx.Proxy(f"http://{proxy}", auth=proxy.login) if proxy else None,
+            trust_env=False,  # proxies and certificates are those of the feed
+            verify=create_tls_context() if secure else True,
         )
 
     @classmethod
@@ -91,9 +106,10 @@ class RestClient:
 
         Raises:
             KeyRefused: 401.
+            BadCertificate, WrongScheme, ProxyUnusable: see ``Transport.connect``.
             PlanForbidden: 403.
             TicksNotFound: 404.
-            InvalidResponse: another final status.
+            InvalidResponse: another final status, or a redirect to another site.
             ServerUnavailable: all attempts failed.
         """
         backoff = Backoff(1.0, 30.0, 0.2, _MINUTE_S, random.SystemRandom())
@@ -104,8 +120,10 @@ class RestClient:
             self._wait(self._next - self.clock.monotonic())
             self._next = self.clock.monotonic() + _REQUEST_INTERVAL_S
             try:
-                answer = self._client.get(path, params=query)
+                answer = self._request(path, query)
             except httpx.RequestError as error:
+                if final := self._explain(error):
+                    raise final from None
                 # Not chained: the error holds the request, and that the key.
                 reason, wait = f"{type(error).__name__}: {error}", backoff.next_delay()
             else:
@@ -119,6 +137,37 @@ class RestClient:
                     reason += f", retry after {wait:.0f} s"
                     break
         raise ServerUnavailable(f"{self.url} does not answer ({reason}): run it again later.")
+
+    def _request(self, path: str, query: dict[str, str | int]) -> httpx.Response:
+        answer = self._client.get(path, params=query)
+        for _ in range(_MAX_REDIRECTS):
+            request = answer.next_request
+            if request is None:
+                return answer
+            site, target = [
+                (url.scheme, url.host, url.port) for url in (answer.request.url, request.url)
+            ]
+            if target != site:
+                raise InvalidResponse(
+                    f"{self.url} redirects to {request.url.copy_with(raw_path=b'/')}, and the key "
+                    "is only sent to its own site. If that is Finnhub's new site, set "
+                    "STOCKTRACE_URL or --url to it."
+                )
+            answer = self._client.send(request)
+        raise InvalidResponse(f"{self.url} redirects in a circle.")
+
+    def _explain(self, error: httpx.RequestError) -> Exception | None:
+        """Return the exception for a failure that waiting does not cure, or ``None``."""
+        if isinstance(error, httpx.ProxyError) and self._proxy is not None:
+            status = str(error)[:3]
+            refusal = self._proxy.refusal(int(status) if status.isdecimal() else 0, self._server)
+            return refusal if isinstance(refusal, ProxyUnusable) else None
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLError):
+                return explain_tls_error(self._server, cause)
+            cause = cause.__cause__ or cause.__context__
+        return None
 
     def _raise_if_final(self, answer: httpx.Response) -> None:
         status = answer.status_code

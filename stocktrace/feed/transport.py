@@ -1,35 +1,37 @@
 """The way to a server: name lookup, TCP, a proxy if the environment names one, TLS.
 
 websocket-client can do all of this, but then another thread can neither end it nor see which step
-it is at.
+it is at, and a name's addresses get their attempts one after the other. Here they overlap ("Happy
+Eyeballs", RFC 8305): the next address is tried after a quarter of a second, or at once if an
+attempt failed, families in turn, and the first that answers is used.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
+import errno
 import os
+import selectors
 import socket
 import ssl
+from collections import deque
+from itertools import chain, zip_longest
+from typing import Any
 from urllib.parse import urlsplit
 
-from websocket import DEFAULT_SOCKET_OPTION, WebSocketException, WebSocketTimeoutException
-from websocket._http import read_headers
-from websocket._url import get_proxy_info
+from websocket import DEFAULT_SOCKET_OPTION
 
 from stocktrace.clock import Deadline
-from stocktrace.errors import BadCertificate, WrongScheme
+from stocktrace.errors import BadCertificate, CannotConnect, WrongScheme
+from stocktrace.feed.proxy import find_proxy, format_address
 
+# The delay between two attempts (RFC 8305, 5: "Connection Attempt Delay").
+STAGGER_S = 0.25
 # OpenSSL's names for an answer that is not TLS.
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 # OpenSSL's numbers for why it refuses a certificate (X509_V_ERR_…): not valid yet, or expired;
 # for another host, or another address.
 _WRONG_TIME, _WRONG_NAME = (9, 10), (62, 64)
-
-
-def format_address(host: str, port: int) -> str:
-    """Format host and port as in a URL."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def shutdown_socket(sock: socket.socket) -> None:
@@ -48,7 +50,7 @@ class Transport:
         #: The server's address, and whether it uses TLS.
         self.server, self.secure = "", False
         self._host, self._port = "", 0
-        self._socket: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
         self._aborted = False
 
     def connect(self, url: str, timeout_s: float) -> socket.socket:
@@ -56,6 +58,7 @@ class Transport:
 
         Raises:
             BadCertificate: the server's certificate cannot be verified.
+            ProxyUnusable: the proxy refuses, or is not an HTTP proxy.
             WrongScheme: the address asks for TLS, and the server does not speak it.
             TimeoutError: an answer did not come in time; ``step`` says which.
             OSError: the server cannot be reached.
@@ -65,86 +68,104 @@ class Transport:
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self.secure else 80)
         self.server = format_address(self._host, self._port)
+        through = ""
         try:
-            sock = self._connect_tcp(timeout_s)
+            proxy = find_proxy(self._host, self._port, secure=self.secure)
+            if proxy is None:
+                sock = self._open(self._host, self._port, timeout_s)
+            else:
+                sock = self._open(proxy.host, proxy.port, timeout_s)
+                self.step = f"CONNECT from the proxy {proxy}"
+                proxy.open_tunnel(sock, self._host, self._port)
+                through = f" through the proxy {proxy}"
             if self.secure:
+                self.step = f"the TLS handshake{through}"
                 sock = self._start_tls(sock)
         except BaseException:
-            if self._socket is not None:
-                self._socket.close()
+            for each in self._sockets:
+                each.close()
             raise
-        self.step = "the handshake"
+        self.step = f"the handshake{through}"
         return sock
 
     def abort(self) -> None:
         """End the attempt; it then opens no other socket."""
         self._aborted = True
-        if self._socket is not None:
-            shutdown_socket(self._socket)
+        for sock in list(self._sockets):
+            shutdown_socket(sock)
 
     def _hold(self, sock: socket.socket) -> None:
         """Let ``abort`` end ``sock`` from now on."""
-        self._socket = sock
-        if self._aborted:  # abort() sets it before it reads _socket, so one of them sees the other
-            raise ConnectionAbortedError("aborted")
+        self._sockets.append(sock)
+        self._raise_if_aborted()  # abort() sets it before it reads _sockets: one sees the other
 
-    def _connect_tcp(self, timeout_s: float) -> socket.socket:
-        proxy, port, auth = get_proxy_info(self._host, self.secure)
-        if proxy is None:
-            return self._open(self._host, self._port, timeout_s)
-        sock = self._open(proxy, port or 80, timeout_s)
-        name = format_address(proxy, port or 80)
-        self.step = f"CONNECT from the proxy {name}"
-        head = f"CONNECT {self.server} HTTP/1.1\r\nHost: {self.server}\r\n"
-        if auth is not None:
-            words = base64.b64encode(":".join(auth).encode()).decode()
-            head += f"Proxy-Authorization: Basic {words}\r\n"
-        sock.sendall(f"{head}\r\n".encode())
-        try:
-            status, _, _ = read_headers(sock)
-        except WebSocketTimeoutException:
-            raise
-        except WebSocketException as error:
-            raise OSError(f"the proxy {name}: {error}") from error
-        if status != 200:
-            raise OSError(f"the proxy {name} refused CONNECT {self.server} (HTTP {status})")
-        return sock
+    def _raise_if_aborted(self) -> None:
+        if self._aborted:
+            raise ConnectionAbortedError("aborted")
 
     def _open(self, host: str, port: int, timeout_s: float) -> socket.socket:
         """Connect to the first address of ``host`` that answers; they share the time."""
         limit = Deadline.after(timeout_s)
         self.step = f"the name lookup of {host}"
         try:
-            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise OSError(f"{host}: {error.strerror}") from error
-        failures: list[str] = []
-        for index, (family, kind, protocol, _, address) in enumerate(addresses):
-            name = format_address(str(address[0]), port)
-            self.step = f"the connection attempt to {name}"
-            try:
-                sock = socket.socket(family, kind, protocol)
-                self._hold(sock)
-                sock.settimeout(limit.remaining() / (len(addresses) - index))
-                for option in DEFAULT_SOCKET_OPTION:
-                    sock.setsockopt(*option)
-                sock.connect(address)
-            except OSError as error:
-                if self._socket is not None:
-                    self._socket.close()
-                if self._aborted or (isinstance(error, TimeoutError) and len(addresses) == 1):
-                    raise
-                failures.append(f"{name}: {error.strerror or error}")
-            else:
-                sock.settimeout(timeout_s)
-                return sock
+        waiting, names, failures = _by_turns(found), list[str](), list[str]()
+        with selectors.DefaultSelector() as selector:
+            while waiting or selector.get_map():
+                if waiting:
+                    *kind, _, address = waiting.popleft()
+                    name = format_address(str(address[0]), port)
+                    names.append(name)
+                    self.step = f"the connection attempt to {', '.join(names)}"
+                    try:
+                        sock = self._begin(kind, address)
+                    except OSError as error:
+                        self._raise_if_aborted()
+                        failures.append(f"{name}: {error.strerror or error}")
+                        continue
+                    selector.register(sock, selectors.EVENT_WRITE, (sock, name))
+                remaining = limit.remaining()
+                ready = selector.select(min(STAGGER_S, remaining) if waiting else remaining)
+                self._raise_if_aborted()  # which makes sockets ready, too
+                for sock, name in [key.data for key, _ in ready]:
+                    selector.unregister(sock)
+                    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if not code:
+                        return self._keep_only(sock, timeout_s)
+                    failures.append(f"{name}: {os.strerror(code)}")
+                if limit.passed():
+                    if not failures:
+                        raise TimeoutError
+                    late = [key.data[1] for key in selector.get_map().values()]
+                    failures += [f"{name}: no answer in {timeout_s:g} s" for name in late]
+                    break
         raise OSError("; ".join(failures))
+
+    def _begin(self, kind: list[Any], address: Any) -> socket.socket:
+        """Begin to connect to an address."""
+        sock = socket.socket(*kind)
+        self._hold(sock)
+        for option in DEFAULT_SOCKET_OPTION:
+            sock.setsockopt(*option)
+        sock.settimeout(0)
+        if (code := sock.connect_ex(address)) not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+        return sock
+
+    def _keep_only(self, sock: socket.socket, timeout_s: float) -> socket.socket:
+        """Close all sockets but ``sock``, and return it."""
+        others, self._sockets = self._sockets, [sock]
+        for each in others:
+            if each is not sock:
+                each.close()
+        sock.settimeout(timeout_s)
+        return sock
 
     def _start_tls(self, plain: socket.socket) -> socket.socket:
         self.step = "the TLS handshake"
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_default_certs()
-        sock = context.wrap_socket(
+        sock = create_tls_context().wrap_socket(
             plain,
             server_hostname=self._host,
             do_handshake_on_connect=False,
@@ -153,19 +174,36 @@ class Transport:
         self._hold(sock)
         try:
             sock.do_handshake()
-        except ssl.SSLCertVerificationError as error:
-            problem = error.verify_message.rstrip(".")
-            raise BadCertificate(self.server, problem, _remedy(error)) from error
         except (ssl.SSLEOFError, ConnectionResetError) as error:
             raise ConnectionResetError(
                 f"{self.server} closed the connection in the TLS handshake; if it does not speak "
                 "TLS, its address begins with ws://"
             ) from error
         except ssl.SSLError as error:
-            if error.reason in _NOT_TLS:
-                raise WrongScheme(self.server, "ws") from error
-            raise
+            raise explain_tls_error(self.server, error) or error from error
         return sock
+
+
+def _by_turns(found: list[Any]) -> deque[Any]:
+    """Order addresses so that families take turns, the one of the first address first."""
+    first = [each for each in found if each[0] == found[0][0]]
+    others = [each for each in found if each[0] != found[0][0]]
+    pairs = chain.from_iterable(zip_longest(first, others))
+    return deque(each for each in pairs if each is not None)
+
+
+def create_tls_context() -> ssl.SSLContext:
+    """Return the TLS of a client that trusts the system's authorities, or ``SSL_CERT_FILE``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_default_certs()
+    return context
+
+
+def explain_tls_error(server: str, error: ssl.SSLError) -> CannotConnect | None:
+    """Return the exception for an error that waiting does not cure, or ``None``."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return BadCertificate(server, error.verify_message.rstrip("."), _remedy(error))
+    return WrongScheme(server, "ws") if error.reason in _NOT_TLS else None
 
 
 def _remedy(error: ssl.SSLCertVerificationError) -> str:

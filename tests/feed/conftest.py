@@ -10,13 +10,15 @@ import re
 import socket
 import ssl
 import struct
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 import websocket
 
 from stocktrace.clock import Clock
+from stocktrace.feed.transport import Transport
 from stocktrace.units import NS_PER_SECOND
 from tests.tls import Authority
 
@@ -251,3 +253,26 @@ class Hands:
 @pytest.fixture
 def hands() -> Hands:
     return Hands()
+
+
+Reach = Callable[..., tuple[Transport, "Future[socket.socket]"]]
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def reach(sockets: ExitStack, no_proxy: None) -> Iterator[Reach]:
+    """Reaches for a server on another thread."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def reach(url: str, within_s: float = PATIENCE) -> tuple[Transport, Future[socket.socket]]:
+            line = Transport()
+            sockets.callback(line.abort)
+            return line, pool.submit(line.connect, url, within_s)
+
+        yield reach

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,32 +14,10 @@ import pytest
 from websocket import WebSocketException
 
 from stocktrace.errors import BadCertificate, WrongScheme
-from stocktrace.feed.transport import Transport
-from tests.feed.conftest import PATIENCE, Listener, Peer, deaf
+from stocktrace.feed.transport import Transport, _by_turns
+from tests.feed.conftest import PATIENCE, Listener, Reach, deaf
 from tests.tls import Authority
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-Reach = Callable[..., tuple[Transport, "Future[socket.socket]"]]
-
-
-@pytest.fixture
-def reach(sockets: ExitStack) -> Iterator[Reach]:
-    """Reaches for a server on another thread."""
-    with ThreadPoolExecutor(1) as pool:
-
-        def reach(url: str, within_s: float = PATIENCE) -> tuple[Transport, Future[socket.socket]]:
-            line = Transport()
-            sockets.callback(line.abort)
-            return line, pool.submit(line.connect, url, within_s)
-
-        yield reach
+from tests.waiting import eventually
 
 
 def lookup(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
@@ -69,7 +45,7 @@ def test_aborting_ends_it_at_once(
     listener = Listener(sockets)
     port = listener.url.rpartition(":")[2]
     if step == "proxy":
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("all_proxy", f"http://127.0.0.1:{port}")
     url = {
         "TCP": f"ws://127.0.0.1:{deaf(sockets)}",
         "TLS": f"wss://127.0.0.1:{port}",
@@ -89,8 +65,10 @@ def wait_for_syn(line: Transport) -> None:
     """Until the attempt is under way (TCP_INFO begins with the state: 2 is SYN_SENT)."""
     waiting = threading.Event()
     for _ in range(int(PATIENCE * 100)):
-        sock = line._socket
-        if sock is not None and sock.getsockopt(socket.SOL_TCP, socket.TCP_INFO, 1) == b"\x02":
+        states = [
+            sock.getsockopt(socket.SOL_TCP, socket.TCP_INFO, 1) for sock in list(line._sockets)
+        ]
+        if states == [b"\x02"]:
             return
         waiting.wait(0.01)
     raise AssertionError(line.step)
@@ -129,25 +107,60 @@ def test_an_attempt_that_was_aborted_before_opens_no_socket(
 # --- addresses -------------------------------------------------------------------------------
 
 
-def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+def test_47_an_address_that_does_not_answer_does_not_delay_the_next(
     reach: Reach, sockets: ExitStack, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also if each name has many: a share of the time for each of them would be too short."""
+    monkeypatch.setattr("stocktrace.feed.transport.STAGGER_S", 0.001)
     port = int(listener.url.rpartition(":")[2])
-    lookup(monkeypatch, ("127.0.0.1", deaf(sockets)), ("127.0.0.1", port))
-    _, reached = reach("ws://exchange.example", within_s=1.0)
+    silent = ("127.0.0.1", deaf(sockets))
+    lookup(monkeypatch, *[silent] * 50, ("127.0.0.1", port))
+    line, reached = reach("ws://exchange.example")
     listener.accept()
-    sock = reached.result(PATIENCE)
-    assert sock.gettimeout() == 1.0
-    sock.close()
+    with reached.result(PATIENCE) as sock:
+        assert sock.gettimeout() == PATIENCE
+        assert line._sockets == [sock], "the others are closed"
 
 
-def test_each_address_that_was_tried_is_named(
-    reach: Reach, monkeypatch: pytest.MonkeyPatch
+def test_47_attempts_overlap_and_all_of_them_end_when_it_is_aborted(
+    reach: Reach, sockets: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lookup(monkeypatch, ("::1", 1), ("127.0.0.1", 1))
+    port = deaf(sockets)
+    lookup(monkeypatch, ("127.0.0.1", port), ("127.0.0.1", port))
+    line, reached = reach("ws://exchange.example:1")
+    eventually(lambda: line.step == "the connection attempt to 127.0.0.1:1, 127.0.0.1:1")
+    pending = line._sockets
+    line.abort()
+    assert isinstance(reached.exception(PATIENCE / 2), ConnectionAbortedError)
+    assert [sock.fileno() for sock in pending] == [-1, -1]
+
+
+def test_47_the_families_of_a_name_take_turns() -> None:
+    found = [(family, number) for number, family in enumerate([6, 6, 6, 4, 4])]
+    assert list(_by_turns(found)) == [(6, 0), (4, 3), (6, 1), (4, 4), (6, 2)]
+
+
+def test_47_an_attempt_that_fails_lets_the_next_begin_at_once(
+    reach: Reach, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stocktrace.feed.transport.STAGGER_S", 2 * PATIENCE)
+    port = int(listener.url.rpartition(":")[2])
+    lookup(monkeypatch, ("::1", 1), ("127.0.0.1", 1), ("127.0.0.1", port))
     _, reached = reach("ws://exchange.example:1")
+    listener.accept()
+    reached.result(PATIENCE).close()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_47_each_address_that_was_tried_is_named(
+    reach: Reach, sockets: ExitStack, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    last = deaf(sockets) if silent else 1
+    lookup(monkeypatch, ("::1", 1), ("127.0.0.1", last))
+    _, reached = reach("ws://exchange.example:1", 0.5 if silent else PATIENCE)
+    reason = "no answer in 0.5 s" if silent else "Connection refused"
     told = str(reached.exception(PATIENCE))
-    assert re.fullmatch(r"\[::1\]:1: .+; 127\.0\.0\.1:1: Connection refused", told)
+    assert re.fullmatch(rf"\[::1\]:1: .+; 127\.0\.0\.1:1: {reason}", told)
 
 
 def test_an_address_without_an_answer_is_named_as_the_step(
@@ -166,53 +179,6 @@ def test_an_unknown_name_is_reported(reach: Reach, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     _, reached = reach("wss://exchange.example")
     assert str(reached.exception(PATIENCE)) == "exchange.example: Name or service not known"
-
-
-# --- a proxy ---------------------------------------------------------------------------------
-
-
-def proxied(monkeypatch: pytest.MonkeyPatch, listener: Listener) -> str:
-    """Has the environment name ``listener`` as the proxy; its address."""
-    proxy = listener.url.removeprefix("ws://")
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, f"http://user:pa%24s@{proxy}")
-    return proxy
-
-
-@pytest.mark.parametrize("scheme", ["ws", "wss"])
-def test_a_proxy_of_the_environment_is_asked_for_a_tunnel(
-    reach: Reach,
-    listener: Listener,
-    monkeypatch: pytest.MonkeyPatch,
-    authority: Authority,
-    trusted: Authority,
-    scheme: str,
-) -> None:
-    proxied(monkeypatch, listener)
-    _, reached = reach(f"{scheme}://exchange.example:444")
-    peer = listener.accept()
-    line, *headers = peer.request().split("\r\n")
-    assert line == "CONNECT exchange.example:444 HTTP/1.1"
-    word = base64.b64encode(b"user:pa$s").decode()
-    assert headers == ["Host: exchange.example:444", f"Proxy-Authorization: Basic {word}"]
-    peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
-    if scheme == "wss":
-        peer = Peer(authority.server("exchange.example").wrap_socket(peer.sock, server_side=True))
-    with reached.result(PATIENCE) as sock:
-        peer.send(b"hello")
-        assert sock.recv(5) == b"hello"
-    peer.sock.close()
-
-
-def test_a_proxy_that_refuses_is_named_without_the_password(
-    reach: Reach, listener: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proxy = proxied(monkeypatch, listener)
-    _, reached = reach("wss://exchange.example")
-    listener.accept().refuse(407)
-    assert str(reached.exception(PATIENCE)) == (
-        f"the proxy {proxy} refused CONNECT exchange.example:443 (HTTP 407)"
-    )
 
 
 # --- TLS -------------------------------------------------------------------------------------
