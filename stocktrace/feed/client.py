@@ -208,14 +208,12 @@ class FeedClient:
         try:
             with self._sending(socket, self._settings.handshake_timeout):
                 subscription.change(self.tickers)
-            self.state = FeedState.LISTENING
-            self._read_at = stamp = self._clock.wall()
-            self._gap.data_received(stamp, self._clock.monotonic())
-            self._close_gap(stamp)
-            self._listener.on_mark(ConnectedMark(stamp, subscription.tickers))
+            if socket.write_error is None:
+                self._begin_listening(subscription)
             while reason is None and not self._stop.is_set():
                 reason = self._read(socket, subscription)
-                if reason is None and subscription.tickers is not self.tickers:
+                wants_change = subscription.tickers is not self.tickers
+                if reason is None and wants_change and socket.write_error is None:
                     self._change_subscription(socket, subscription)
             if reason is None:
                 with contextlib.suppress(OSError, WebSocketException):  # a courtesy
@@ -228,18 +226,21 @@ class FeedClient:
             self._on_lost(reason, self._clock.monotonic() - opened)
         return reason
 
+    def _begin_listening(self, subscription: Subscription) -> None:
+        self.state = FeedState.LISTENING
+        self._read_at = stamp = self._clock.wall()
+        self._gap.data_received(stamp, self._clock.monotonic())
+        self._close_gap(stamp)
+        self._listener.on_mark(ConnectedMark(stamp, subscription.tickers))
+
     def _read(self, socket: BatchSocket, subscription: Subscription) -> str | None:
         """Read once; return why the connection ended, if it did."""
-        try:
-            batch = socket.recv_batch()
-        except TimeoutError:
-            batch = SocketRead()
-        except (OSError, WebSocketException) as error:
-            raise self._dialer.as_connection_lost(error) from error
+        batch = self._receive(socket)
         self._read_at = stamp = self._clock.wall()
         now = self._clock.monotonic()
         if batch.size:
-            self._gap.data_received(stamp, now)
+            if self.state is FeedState.LISTENING:
+                self._gap.data_received(stamp, now)
             self._keepalive.received(
                 now, completed=batch.frame_completed, in_frame=socket.in_frame, pong=batch.pongs > 0
             )
@@ -253,9 +254,20 @@ class FeedClient:
         if batch.size and (wait := self._pacer.delay_after(batch.size, now, drained=batch.drained)):
             time.sleep(wait)  # Event.wait() takes twice the CPU time
         reason = self._keepalive.failure(now)
-        if reason is None:
+        if reason is None and socket.write_error is None:
             self._send_due(socket, subscription, now)
         return reason
+
+    def _receive(self, socket: BatchSocket) -> SocketRead:
+        """Read once; if nothing can be sent any more, until nothing is left to be read."""
+        try:
+            return socket.recv_batch()
+        except TimeoutError as error:
+            if socket.write_error is not None:
+                raise self._dialer.as_connection_lost(socket.write_error) from error
+            return SocketRead()
+        except (OSError, WebSocketException) as error:
+            raise self._dialer.as_connection_lost(error) from error
 
     def _send_due(self, socket: BatchSocket, subscription: Subscription, now: float) -> None:
         """Send a ping, or subscribe a suspect again, if it is time."""
@@ -271,12 +283,15 @@ class FeedClient:
 
     @contextlib.contextmanager
     def _sending(self, socket: BatchSocket, timeout_s: float) -> Iterator[None]:
-        """Bound the time of a send: the server may have stopped reading."""
+        """Bound the time of a send: the server may have stopped reading.
+
+        An error ends the connection when everything that has arrived was read.
+        """
         socket.settimeout(timeout_s)
         try:
             yield
         except (OSError, WebSocketException) as error:
-            raise self._dialer.as_connection_lost(error) from error
+            socket.write_error = error
         socket.settimeout(TICK_S)
 
     def _find_answers(
@@ -295,7 +310,7 @@ class FeedClient:
     def _change_subscription(self, socket: BatchSocket, subscription: Subscription) -> None:
         with self._sending(socket, self._settings.handshake_timeout):
             added, removed = subscription.change(self.tickers)
-        if added or removed:
+        if socket.write_error is None and (added or removed):
             stamp = self._clock.wall()
             self._listener.on_mark(SubscriptionMark(stamp, tuple(added), tuple(removed)))
 

@@ -96,6 +96,8 @@ class BatchSocket(websocket.WebSocket):
         self._buffer = b""
         self._at = 0
         self._pending_error: Exception | None = None
+        #: Why nothing more can be sent. What has arrived can still be read.
+        self.write_error: Exception | None = None
         #: Its ``step`` is the answer that ``connect`` waits for.
         self.transport = Transport()
 
@@ -142,7 +144,7 @@ class BatchSocket(websocket.WebSocket):
         sock = self.sock
         if sock is None:
             raise WebSocketConnectionClosedException("the socket is closed")
-        count = _receive(sock, self._view)
+        count = self._receive(sock, self._view)
         drained = count < READ_BYTES
         if isinstance(sock, ssl.SSLSocket):
             count, drained = self._read_records(sock, count)
@@ -164,7 +166,7 @@ class BatchSocket(websocket.WebSocket):
         sock.settimeout(0)
         try:
             while count < READ_BYTES:
-                count += _receive(sock, self._view[count:])
+                count += self._receive(sock, self._view[count:])
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return count, True
         except (OSError, WebSocketException) as error:
@@ -172,6 +174,24 @@ class BatchSocket(websocket.WebSocket):
         finally:
             sock.settimeout(timeout)
         return count, False
+
+    def _receive(self, sock: socket.socket, space: memoryview) -> int:
+        """Read once and return the number of bytes; raise the cause if the connection has ended."""
+        try:
+            if count := sock.recv_into(space):
+                return count
+            ended = "TLS" if isinstance(sock, ssl.SSLSocket) else "TCP"
+        except ssl.SSLEOFError as error:
+            ended = "TCP"
+            # Python raises this for a reset, too. OpenSSL 3 has a reason for the end of TCP, but
+            # writes an alert then, which can cause a reset. With 1.1, a socket has a peer until a
+            # reset.
+            if not (error.reason or _has_peer(sock)):
+                code = errno.ECONNRESET
+                raise ConnectionResetError(code, os.strerror(code)) from error
+        if isinstance(self.write_error, ConnectionResetError):  # the system reports it once
+            raise self.write_error
+        raise WebSocketConnectionClosedException(f"{ended} ended without a close frame")
 
     def _split_frames(self, batch: SocketRead) -> None:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -220,11 +240,7 @@ class BatchSocket(websocket.WebSocket):
         ):
             raise WebSocketProtocolException("a control frame in fragments, or too long")
         if frame.opcode == ABNF.OPCODE_PING:
-            try:
-                self.pong(frame.data)
-            except (TimeoutError, WebSocketTimeoutException) as error:
-                # A TimeoutError would mean a read without data.
-                raise WebSocketConnectionClosedException("a ping could not be answered") from error
+            self._answer(frame.data)
         elif frame.opcode == ABNF.OPCODE_PONG:
             batch.pongs += 1
         elif frame.opcode == ABNF.OPCODE_CLOSE:
@@ -245,6 +261,16 @@ class BatchSocket(websocket.WebSocket):
                 _, message = self.cont_frame.extract(frame)
                 batch.frames.append(bytes(message.data))
 
+    def _answer(self, ping: bytes) -> None:
+        if self.write_error is not None:
+            return
+        try:
+            self.pong(ping)
+        except (TimeoutError, WebSocketTimeoutException):
+            self.write_error = WebSocketConnectionClosedException("a ping could not be answered")
+        except (OSError, WebSocketException) as error:
+            self.write_error = error
+
     def _recv(self, bufsize: int) -> bytes:
         """Let ``recv_frame`` read the complete frame in the buffer."""
         piece = self._buffer[self._at : self._at + bufsize]
@@ -258,21 +284,6 @@ class BatchSocket(websocket.WebSocket):
         self.transport.abort()
         if (sock := self.sock) is not None:
             shutdown_socket(sock)
-
-
-def _receive(sock: socket.socket, space: memoryview) -> int:
-    """Read once and return the number of bytes; raise the cause if the connection has ended."""
-    try:
-        if count := sock.recv_into(space):
-            return count
-        ended = "TLS" if isinstance(sock, ssl.SSLSocket) else "TCP"
-    except ssl.SSLEOFError as error:
-        ended = "TCP"
-        # Python raises this for a reset, too. OpenSSL 3 has a reason for the end of TCP, but writes
-        # an alert then, which can cause a reset. With 1.1, a socket has a peer until a reset.
-        if not (error.reason or _has_peer(sock)):
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
-    raise WebSocketConnectionClosedException(f"{ended} ended without a close frame")
 
 
 def _has_peer(sock: socket.socket) -> bool:

@@ -164,7 +164,6 @@ class Transport:
         return sock
 
     def _start_tls(self, plain: socket.socket) -> socket.socket:
-        self.step = "the TLS handshake"
         sock = create_tls_context().wrap_socket(
             plain,
             server_hostname=self._host,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websocket import WebSocketException
@@ -26,7 +27,7 @@ from stocktrace.errors import FeedError, FeedStopped, KeyRefused
 from stocktrace.feed import client, protocol
 from stocktrace.feed.client import FeedClient, FeedState
 from stocktrace.feed.socket import BatchSocket, SocketRead
-from stocktrace.feed.subscriptions import ANSWER_TIMEOUT_S
+from stocktrace.feed.subscriptions import ANSWER_TIMEOUT_S, Subscription
 from stocktrace.marks import (
     ConnectedMark,
     DisconnectedMark,
@@ -53,6 +54,7 @@ from tests.feed.conftest import (
     frame,
 )
 from tests.sampling import sizes
+from tests.tls import Authority
 from tests.waiting import eventually
 
 KEY = "s3cret/key"
@@ -504,6 +506,59 @@ def test_after_a_drop_all_tickers_are_subscribed_again_and_one_gap_is_reported(
         ]
         * 2,
     ]
+
+
+@pytest.mark.parametrize("end", ["reset", "close"])
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+@pytest.mark.parametrize("sent", ["pong", "ping", "other tickers", "first tickers"])
+def test_103_what_has_arrived_is_read_although_nothing_can_be_sent(
+    start: Start,
+    sockets: ExitStack,
+    notes: Notes,
+    hands: Hands,
+    monkeypatch: pytest.MonkeyPatch,
+    authority: Authority,
+    trusted: Authority,
+    sent: str,
+    scheme: str,
+    end: str,
+) -> None:
+    """The server has ended, or reset, TCP; the frames are in the buffer of the client's system."""
+    monkeypatch.setattr("stocktrace.feed.socket.READ_BYTES", 1 << 10)
+    listener = Listener(sockets, authority.server() if scheme == "wss" else None)
+    ended = threading.Event()
+    sockets.callback(ended.set)
+
+    def when_ended(method: Callable[..., Any]) -> Callable[..., Any]:
+        def wait_first(*given: Any) -> Any:
+            assert ended.wait(PATIENCE)
+            return method(*given)
+
+        return wait_first
+
+    is_first = sent == "first tickers"
+    owner: Any = Subscription if is_first else notes
+    name = "change" if is_first else "on_frames"
+    monkeypatch.setattr(owner, name, when_ended(getattr(owner, name)))
+    feed = start(DEFAULTS, url=listener.url, clock=hands.clock())
+    peer = listener.upgrade()
+    if not is_first:
+        peer.commands(2)
+    texts = [b"%d" % number for number in range(1000)]
+    peer.send(frame(texts[0]))
+    ping = frame(b"", PING) if sent == "pong" else b""
+    peer.send(b"".join(frame(text) + ping for text in texts[1:]))
+    if sent == "ping":
+        hands.monotonic += 8
+    elif sent == "other tickers":
+        feed.set_tickers(("MSFT",))
+    (peer.reset if end == "reset" else peer.sock.close)()
+    ended.set()
+    notes.wait(lambda: len(notes.frames) == len(texts))
+    assert notes.frames == texts
+    notes.wait_for("retry")
+    assert notes.count("disconnected") == (not is_first)
+    assert notes.count("subscription") == 0
 
 
 def test_a_gap_is_from_the_last_sign_of_life_to_the_new_subscription(
