@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # The same as in `stocktrace.simulator.settings`, which takes half a second to import.
 SecondConnection = Literal["kills-old", "kills-both", "refused-429", "both-live"]
+Resubscribe = Literal["ignored", "doubled", "counted"]
 
 _RECORDING = Group.create_ordered("Recording", help="Replay one instead of a made-up market.")
 _FAULTS = Group.create_ordered("Faults", help="Kinds and options are listed in docs/faults.md.")
@@ -43,6 +44,7 @@ def simulator(
     ping_interval: Duration = "60s",
     symbol_limit: Integer = 50,
     second_connection: SecondConnection = "kills-old",
+    resubscribe: Resubscribe = "ignored",
     rest: bool = False,
     tls: bool = False,
     fault: Annotated[list[str] | None, Parameter(group=_FAULTS, metavar="KIND[,OPTION...]")] = None,
@@ -72,6 +74,8 @@ def simulator(
         ping_interval: Time between two pings to a client; 0 is never.
         symbol_limit: Maximum tickers per connection; 0 is unlimited.
         second_connection: What happens when a client connects with a key in use.
+        resubscribe: What a ticker that is subscribed again means: nothing, trades sent twice, or
+            another ticker towards the limit.
         rest: Keep what was sent, and serve it as ticks of the REST API.
         tls: Use TLS, with a certificate that is made at the start.
         fault: Such as drop or mute,after=1000trades,for=1m,repeat. Can be repeated.
@@ -104,6 +108,7 @@ def simulator(
         ping_period=parse_patience(ping_interval),
         symbol_limit=symbol_limit,
         second_connection=second_connection,
+        resubscribe=resubscribe,
         rest=RestSettings() if rest else None,
         tls=Authority() if tls else None,
     )

@@ -279,7 +279,8 @@ class FeedClient:
             if ping:
                 socket.ping()
             if suspect:
-                socket.send(protocol.subscribe(suspect))
+                for command in (protocol.unsubscribe, protocol.subscribe):
+                    socket.send(command(suspect))
 
     @contextlib.contextmanager
     def _sending(self, socket: BatchSocket, timeout_s: float) -> Iterator[None]:

@@ -3,9 +3,10 @@
 Finnhub does not acknowledge a subscription, and its error frame may not name the ticker (Finnhub
 #20): after "Invalid symbol" or "Subscribing to too many symbols" it may mean any ticker. So
 ``RefusalProbe`` subscribes the suspects again, one at a time, and the one whose request is answered
-by an error is refused. Subscribing a subscribed ticker again changes nothing. A ticker that has
-traded, before or while the probe runs, is not a suspect and is never refused. The tickers that were
-added last come first, because one of them is the most likely cause.
+by an error is refused. Each is unsubscribed just before: nobody knows whether a ticker that is
+subscribed twice is sent twice, or counts twice (docs/finnhub.md, "What is unverified"). A ticker
+that has traded, before or while the probe runs, is not a suspect and is never refused. The tickers
+that were added last come first, because one of them is the most likely cause.
 """
 
 from __future__ import annotations

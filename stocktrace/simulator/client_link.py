@@ -136,13 +136,13 @@ class ClientLink:
         Returns how many of ``pieces`` were handled: all, unless the connection ended before.
         """
         frames, trades = list[bytes](), 0
+        copies = self.subscriptions.copies()
         for handled, piece in enumerate(pieces, 1):
-            part = filter_piece(piece, self.subscriptions.symbols)
-            if part is None:
-                continue
-            for result in self._transforms(part) if self._transforms else (part,):
-                frames.append(result.frame)
-                trades += result.trades
+            parts = [part for symbols in copies if (part := filter_piece(piece, symbols))]
+            for part in parts:
+                for result in self._transforms(part) if self._transforms else (part,):
+                    frames.append(result.frame)
+                    trades += result.trades
             sent = self.record.sent_trades + trades
             if any(fault.after_trades <= sent for fault in self._after_trades):
                 self.send(frames, trades)

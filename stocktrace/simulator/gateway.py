@@ -121,7 +121,10 @@ class Gateway:
         self._opened += 1
         settings = self.settings
         subscriptions = Subscriptions(
-            settings.symbol_limit, settings.unknown_symbols, settings.names_invalid_symbol
+            settings.symbol_limit,
+            settings.unknown_symbols,
+            settings.names_invalid_symbol,
+            settings.resubscribe,
         )
         record = SimulatedConnection(self._opened)
         link = ClientLink(peer, record, self.totals, subscriptions, self.faults, keep=settings.keep)

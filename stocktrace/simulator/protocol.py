@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from stocktrace.simulator.settings import Resubscribe
 from stocktrace.trade import is_ticker
 
 PING = b'{"type":"ping"}'
@@ -53,13 +54,16 @@ INVALID_MESSAGE = error_frame("Invalid message")
 class Subscriptions:
     """The symbols of one connection, in the order in which they were requested.
 
-    ``limit`` is the maximum number of symbols; 0: no limit.
+    ``limit`` is the maximum number of symbols; 0: no limit. ``resubscribe`` says what happens to a
+    symbol that is subscribed again: nothing, its trades come twice, or it counts twice.
     """
 
     limit: int = 50
     unknown: Collection[str] = frozenset()
     names_invalid: bool = True
-    symbols: dict[str, None] = field(default_factory=dict)
+    resubscribe: Resubscribe = "ignored"
+    #: Each with how often it was subscribed, at least 1.
+    symbols: dict[str, int] = field(default_factory=dict)
 
     def receive(self, message: str | bytes) -> bytes | None:
         """Apply a client's message. Return the error frame that answers it, if any."""
@@ -79,7 +83,21 @@ class Subscriptions:
             return error_frame(
                 f"Invalid symbol {symbol}" if self.names_invalid else "Invalid symbol"
             )
-        if self.limit and symbol not in self.symbols and len(self.symbols) >= self.limit:
+        times = self.symbols.get(symbol, 0)
+        if times and self.resubscribe == "ignored":
+            return None
+        used = sum(self.symbols.values()) if self.resubscribe == "counted" else len(self.symbols)
+        is_counted = not times or self.resubscribe == "counted"
+        if self.limit and is_counted and used >= self.limit:
             return TOO_MANY_SYMBOLS
-        self.symbols[symbol] = None
+        self.symbols[symbol] = times + 1
         return None
+
+    def copies(self) -> list[Collection[str]]:
+        """Return the symbols whose trades are sent, once for each time that they are sent."""
+        if self.resubscribe != "doubled":
+            return [self.symbols]
+        return [
+            {symbol for symbol, asked in self.symbols.items() if asked >= times}
+            for times in range(1, max(self.symbols.values(), default=0) + 1)
+        ]

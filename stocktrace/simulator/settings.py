@@ -16,6 +16,9 @@ HOST = "127.0.0.1"
 #: What a second connection with the same key does to the first (FINNHUB.md, #158).
 SecondConnection = Literal["kills-old", "kills-both", "refused-429", "both-live"]
 
+#: What a symbol that is subscribed again means to the server; nobody knows what Finnhub does.
+Resubscribe = Literal["ignored", "doubled", "counted"]
+
 
 @dataclass(frozen=True, slots=True)
 class RestSettings:
@@ -76,6 +79,8 @@ class SimulatorSettings:
     settle: float | None = 0.3
     # What users report most often when a key is used twice.
     second_connection: SecondConnection = "kills-old"
+    # doubled: its trades are sent twice. counted: it uses another of the symbol_limit.
+    resubscribe: Resubscribe = "ignored"
     # Symbols that are answered by "Invalid symbol"; no other ticker is.
     unknown_symbols: frozenset[str] = frozenset()
     # "Invalid symbol FX:EURUSD": the text names the symbol since 2026, before it did not.
@@ -95,10 +100,10 @@ class SimulatorSettings:
             raise SettingsError(
                 f"{self.port} is not a port. Use 1 to 65535, or 0 for any free one."
             )
-        if self.second_connection not in get_args(SecondConnection):
-            names = ", ".join(get_args(SecondConnection))
-            raise SettingsError(
-                f"{self.second_connection!r} is not a valid second_connection. Use one of {names}."
-            )
+        for name, kind in (("second_connection", SecondConnection), ("resubscribe", Resubscribe)):
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                names = ", ".join(get_args(kind))
+                raise SettingsError(f"{value!r} is not a valid {name}. Use one of {names}.")
         if min(self.ping_period, self.settle or 0, self.symbol_limit) < 0:
             raise SettingsError("ping_period, settle and symbol_limit must not be below 0.")

@@ -1146,7 +1146,7 @@ def test_a_ticker_that_trades_during_the_search_for_a_refused_one_is_not_asked_f
     peer.send(frame(protocol.encode([Trade("GOOD", 1.5, 2, 3.0)])))
     notes.wait(lambda: len(notes.frames) == 2)
     hands.monotonic += ANSWER_TIMEOUT_S
-    assert peer.commands(1) == [("subscribe", "BAD")]
+    assert peer.commands(2) == [("unsubscribe", "BAD"), ("subscribe", "BAD")]
     peer.send(error)
     notes.wait_for("refused", "BAD", "Invalid symbol")
 

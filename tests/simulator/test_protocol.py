@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 
 from stocktrace.simulator import ScriptedSource, Simulator, SimulatorSettings
 from stocktrace.simulator.protocol import INVALID_MESSAGE, TOO_MANY_SYMBOLS, Subscriptions
+from stocktrace.simulator.settings import Resubscribe
 from tests.simulator.conftest import Dial, frame_of, numbered, prices
 
 
@@ -34,6 +36,21 @@ def test_an_unsubscribed_symbol_makes_room_for_another() -> None:
     assert ask(subscriptions, "unsubscribe", "never asked for") is None
     assert ask(subscriptions, "subscribe", "B") is None
     assert list(subscriptions.symbols) == ["B"]
+
+
+def test_a_symbol_that_is_subscribed_again_can_be_ignored_doubled_or_counted() -> None:
+    ignored, doubled, counted = (
+        Subscriptions(limit=2, resubscribe=kind) for kind in get_args(Resubscribe)
+    )
+    for subscriptions in (ignored, doubled, counted):
+        answers = [ask(subscriptions, "subscribe", symbol) for symbol in ("A", "A", "B")]
+        refusal = TOO_MANY_SYMBOLS if subscriptions is counted else None
+        assert answers == [None, None, refusal]
+    assert list(map(set, ignored.copies())) == [{"A", "B"}]
+    assert doubled.copies() == [{"A", "B"}, {"A"}]
+    assert list(map(set, counted.copies())) == [{"A"}]
+    assert ask(counted, "unsubscribe", "A") is None
+    assert ask(counted, "subscribe", "B") is None
 
 
 def test_a_limit_of_zero_allows_any_number_of_symbols() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,8 @@ import pytest
 from stocktrace.feed import subscriptions
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
-from stocktrace.simulator.frames import malformed_frames
+from stocktrace.simulator.client_link import ClientLink
+from stocktrace.simulator.frames import FramePiece, malformed_frames
 from stocktrace.store import validation
 from stocktrace.store.names import decode_ticker, encode_ticker
 from stocktrace.store.quarantine import parse_quarantine
@@ -199,6 +200,33 @@ def test_38_one_bad_symbol_of_fifty_is_found_and_the_others_recorded(
     assert published(studio.data_dir) == sent(all_sent(exchange))
     assert set(published(studio.data_dir)) == set(good)
     assert report.reconnects == 0
+
+
+@pytest.mark.parametrize("resubscribe", ["ignored", "doubled", "counted"])
+def test_53_whatever_a_repeated_subscribe_means_nothing_is_doubled_and_nobody_blamed(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, resubscribe: str
+) -> None:
+    """The suspects are asked for in turn, the one too many last."""
+    monkeypatch.setattr(subscriptions, "ANSWER_TIMEOUT_S", 0.1)
+    tickers = ["AAPL", "QUIET", "MSFT", "TOO.MANY"]
+
+    def scenario(exchange: Simulator) -> Scenario:
+        yield lambda _: bool(events(studio.data_dir, "refused"))
+        exchange.act(lambda gateway: play(gateway.links[0], tickers))
+        yield lambda status: status.trades >= exchange.sent_trades
+
+    with studio.exchange(settle=None, symbol_limit=3, resubscribe=resubscribe) as exchange:
+        report = record(studio, exchange, scenario(exchange), tickers)
+    assert list(report.refused) == ["TOO.MANY"]
+    assert {ticker: len(rows) for ticker, rows in published(studio.data_dir).items()} == {
+        "AAPL": 1,
+        "MSFT": 1,
+        "QUIET": 1,
+    }
+
+
+def play(link: ClientLink, tickers: Sequence[str]) -> None:
+    link.deliver([FramePiece(frame((ticker, 1.0)), (ticker,)) for ticker in tickers])
 
 
 def test_38_a_ticker_that_traded_before_an_error_is_not_refused(studio: Studio) -> None:
