@@ -105,7 +105,7 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
     )
     print(f"  the books DO NOT balance: {differences}" if differences else "  the books balance")
     print(f"  {report.gap_summary}; {count_of(report.reconnects, 'reconnect')}")
-    for text, count in report.errors.items():
+    for text, count in list(report.errors.items())[-_MOST_LINES:]:
         print(f"  the server said {count_of(count, 'time')}: {_plain(text)}")
     if report.duplicates_warning:
         print(f"  {report.duplicates_warning}")

@@ -74,6 +74,7 @@ class RefusalProbe:
     already_traded: Container[str] = ()
     _served: set[str] = field(default_factory=set)
     _suspects: deque[str] = field(default_factory=deque)
+    _refused: set[str] = field(default_factory=set)
     _latest: dict[str, None] = field(default_factory=dict)
     _asked: str | None = None
     _until: float = 0.0
@@ -86,6 +87,7 @@ class RefusalProbe:
     def subscribed(self, tickers: Iterable[str], now: float) -> None:
         """Take in that more tickers were subscribed: the next errors may mean them."""
         self._latest, self._until = dict.fromkeys(tickers), now + ANSWER_TIMEOUT_S
+        self._refused.difference_update(self._latest)
         if self._asked is not None:  # an error may now mean either
             self._suspects.appendleft(self._asked)
             self._asked = None
@@ -105,15 +107,24 @@ class RefusalProbe:
         self.unsubscribed(tickers)
 
     def add_error(self, text: str, tickers: Iterable[str], now: float) -> str | None:
-        """Take in an error; return the ticker that it means, if it is known by now."""
+        """Take in an error; return the ticker that it means, if it is known by now, once."""
+        refused = self._find_refused(text, tickers, now)
+        if refused is None or refused in self._refused or self._has_traded(refused):
+            return None
+        self._refused.add(refused)
+        return refused
+
+    def _find_refused(self, text: str, tickers: Iterable[str], now: float) -> str | None:
         culprit = find_named_ticker(text, tickers)
         if culprit is not None:
             self.unsubscribed((culprit,))
-            return None if self._has_traded(culprit) else culprit
+            return culprit
+        if not is_symbol_error(text):
+            return None
         asked, self._asked = self._asked, None
         if asked is not None and not self._has_traded(asked):
             return asked
-        if not self._suspects and is_symbol_error(text):
+        if not self._suspects:
             latest = [ticker for ticker in tickers if ticker in self._latest]
             suspects = dict.fromkeys([*latest, *tickers])
             self._suspects.extend(ticker for ticker in suspects if not self._has_traded(ticker))

@@ -104,7 +104,8 @@ class CaptureSession:
         self._mailbox: Mailbox = queue.SimpleQueue()
         self._holder, session, stamp = holder, holder.session, holder.acquired_at
         self.report = new_report(session, tickers, stamp, settings.public())
-        self._journal = SessionJournal(layout, self.report, AuditLog(layout.audit, session, clock))
+        audit = AuditLog(layout.audit, session, clock)
+        self._journal = SessionJournal(layout, self.report, audit, clock=clock)
         self._intake = Intake(layout, session, settings, stamp, tickers, folder)
         self._journal.coverage.add(OpeningMark(stamp, connected=False, tickers=tickers))
         self._events = FeedEventRecorder(self._intake, self._journal, self._mailbox, clock)

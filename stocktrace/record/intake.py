@@ -18,7 +18,7 @@ from itertools import chain
 
 from stocktrace.feed import protocol
 from stocktrace.marks import ConnectedMark, DisconnectedMark, Mark, OpeningMark, SubscriptionMark
-from stocktrace.sessions.report import Books
+from stocktrace.sessions.report import Books, add_error
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
 from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
@@ -59,7 +59,7 @@ class WindowCounts:
     received: Counter[str] = field(default_factory=Counter)
     undecoded: Counter[str] = field(default_factory=Counter)
     last_trades: dict[str, int] = field(default_factory=dict)
-    errors: Counter[str] = field(default_factory=Counter)
+    errors: dict[str, int] = field(default_factory=dict)
     refused_rows: list[QuarantinedRow] = field(default_factory=list)
     asked_for: set[str] = field(default_factory=set)
     others: list[str] = field(default_factory=list)
@@ -102,7 +102,8 @@ class WindowCounts:
         books.control += decoded.control
         books.undecodable += decoded.undecodable
         books.trades += decoded.refused_trades + len(read)
-        self.errors.update(decoded.errors)
+        for text in decoded.errors:
+            add_error(self.errors, text)
         for refusal in decoded.refusals:
             row = refusal.row
             self.refused_rows.append(

@@ -27,7 +27,7 @@ from stocktrace.record.coverage import CoverageBuilder, GapKey
 from stocktrace.record.intake import Intake
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
-from stocktrace.sessions.report import GapReport, SessionReport, TickerChange
+from stocktrace.sessions.report import GapReport, SessionReport, TickerChange, add_error
 from stocktrace.sessions.running_report import RunningReport
 from stocktrace.sessions.status import ReconnectAttempt
 from stocktrace.store.audit import AuditLog
@@ -43,6 +43,9 @@ Mailbox = queue.SimpleQueue[Callable[[], None]]
 _UNREQUESTED = "trades of tickers that nobody asked for"
 # The first connection takes a moment; a longer gap is worth a message.
 CONNECTING_S = 1.0
+
+# So many errors of the server are logged one by one, then one each so many seconds.
+ERROR_BURST, ERROR_INTERVAL_S = 20, 10.0
 
 
 def new_report(
@@ -91,8 +94,13 @@ class SessionJournal:
     gap_s: float = 0.0
     outages: int = 0
     spilled: int = 0
+    clock: Clock = SYSTEM_CLOCK
     _gap_keys: list[GapKey] = field(default_factory=list)
     _unsaved_gaps: list[GapReport] = field(default_factory=list)
+    #: Errors since the last that was logged, and until when the logged ones use up their share.
+    _unlogged_errors: int = 0
+    _last_error_text: str = ""
+    _errors_until: float = 0.0
     _running: RunningReport = field(init=False)
 
     def __post_init__(self) -> None:
@@ -148,7 +156,7 @@ class SessionJournal:
         for name, counts in sealed.tickers.items():
             report.ticker_books(name).add(counts)
         for text, count in sealed.errors.items():
-            report.errors[text] = report.errors.get(text, 0) + count
+            add_error(report.errors, text, count)
         if sealed.books.unrequested and not any(_UNREQUESTED in text for text in report.notices):
             names = ", ".join(map(printable, sealed.others))
             self.on_notice(
@@ -181,6 +189,7 @@ class SessionJournal:
 
     def close(self, event: str = "end", **facts: Any) -> None:
         """Write the final report, after its digests: ``verify`` compares them."""
+        self.log_errors()
         report = self.report
         if event == "end":
             facts = {"state": report.state, "reason": report.reason, "books": report.books}
@@ -238,11 +247,27 @@ class SessionJournal:
                 self.record("refused", text, logging.WARNING, **mark.facts)
 
     def on_error(self, text: str) -> None:
-        """Take in an error of the server."""
+        """Take in an error of the server; of many, some are logged, with the number of all."""
         if is_symbol_error(text):
             self.refusals += 1
             self.last_refusal = text
-        self.record("error", f"the server says: {text}", logging.WARNING, text=text)
+        self._unlogged_errors += 1
+        self._last_error_text = text
+        now = self.clock.monotonic()
+        self._errors_until = max(self._errors_until, now)
+        if self._errors_until - now < ERROR_BURST * ERROR_INTERVAL_S:
+            self._errors_until += ERROR_INTERVAL_S
+            self.log_errors()
+
+    def log_errors(self) -> None:
+        """Log the errors that were not logged yet, as one."""
+        count, self._unlogged_errors = self._unlogged_errors, 0
+        if count:
+            text = self._last_error_text
+            others = f" (and {count_of(count - 1, 'other error')} before it)" if count > 1 else ""
+            self.record(
+                "error", f"the server says: {text}{others}", logging.WARNING, text=text, times=count
+            )
 
     def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
         """Take in that the next attempt is ``wait_s`` after ``stamp`` (epoch ns)."""

@@ -24,6 +24,16 @@ SessionState = Literal[
 
 # The windows that wait for a recovery, why files wait for the lake, and the lines of a running one.
 _CHANGING = ("unpublished", "upload_error", "appended")
+#: How many different texts of errors are counted one by one, and how all others are.
+MAX_ERROR_TEXTS = 100
+OTHER_ERRORS = "(other errors)"
+
+
+def add_error(errors: dict[str, int], text: str, times: int = 1) -> None:
+    """Count an error of the server."""
+    if text not in errors and len(errors) >= MAX_ERROR_TEXTS:
+        text = OTHER_ERRORS
+    errors[text] = errors.get(text, 0) + times
 
 
 class Books(msgspec.Struct):

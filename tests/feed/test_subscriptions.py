@@ -175,3 +175,19 @@ def test_a_removed_ticker_is_not_asked_for_again():
     probe.unsubscribed(["BAD"])
     asked = [probe.next_suspect(ANSWER_TIMEOUT_S * (step + 1)) for step in range(3)]
     assert asked == ["AAPL", "MSFT", None]
+
+
+def test_54_a_ticker_is_refused_once_until_it_is_subscribed_again():
+    probe = RefusalProbe()
+    errors = [probe.add_error("Invalid symbol BAD", TICKERS, 0.0) for _ in range(3)]
+    assert errors == ["BAD", None, None]
+    probe.subscribed(["BAD"], 1.0)
+    assert probe.add_error("Invalid symbol BAD", TICKERS, 1.0) == "BAD"
+
+
+def test_an_error_about_something_else_is_not_the_answer_to_a_question():
+    probe = RefusalProbe()
+    probe.add_error("Invalid symbol", TICKERS, 0.0)
+    assert probe.next_suspect(ANSWER_TIMEOUT_S) == "AAPL"
+    assert probe.add_error("Internal error", TICKERS, ANSWER_TIMEOUT_S) is None
+    assert probe.add_error("Invalid symbol", TICKERS, ANSWER_TIMEOUT_S) == "AAPL"

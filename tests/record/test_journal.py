@@ -166,7 +166,7 @@ def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_t
         {"event": "subscribe", "added": ["C", "D"], "removed": ["A"]},
         {"event": "refused", "tickers": ["D"], "text": "Invalid symbol D"},
         {"event": "notice", "text": "a word"},
-        {"event": "error", "text": "Invalid symbol B"},
+        {"event": "error", "text": "Invalid symbol B", "times": 1},
     ]
 
 

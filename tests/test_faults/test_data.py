@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from stocktrace.feed import subscriptions
+from stocktrace.record.journal import ERROR_BURST
+from stocktrace.sessions.report import MAX_ERROR_TEXTS
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
 from stocktrace.simulator.client_link import ClientLink
@@ -27,6 +29,7 @@ from tests.conftest import (
     published,
     sent,
     taped,
+    trades,
 )
 from tests.test_faults.conftest import (
     all_sent,
@@ -246,6 +249,33 @@ def test_38_a_ticker_that_traded_before_an_error_is_not_refused(studio: Studio) 
     with studio.exchange() as exchange:
         report = record(studio, exchange, scenario(exchange), ["AAPL", "MSFT"])
     assert list(report.refused) == ["MSFT"]
+
+
+def test_54_a_flood_of_different_errors_is_counted_exactly_and_bounded(studio: Studio) -> None:
+    flood = [b'{"type":"error","msg":"Error %d"}' % number for number in range(4000)]
+    named = b'{"type":"error","msg":"Invalid symbol QUIET"}'
+
+    def scenario(exchange: Simulator) -> Scenario:
+        yield connected
+        exchange.act(lambda gateway: gateway.links[0].send([*flood[:-1], *[named] * 1000]))
+        exchange.send_raw(frame(("AAPL", 1)))
+        yield trades(1)
+        exchange.send_raw(flood[-1])
+        exchange.send_raw(frame(("AAPL", 2)))
+        yield trades(2)
+
+    with studio.exchange() as exchange:
+        report = record(studio, exchange, scenario(exchange), ["AAPL", "QUIET"])
+    assert (report.state, report.reconnects) == ("interrupted", 0)
+    assert sum(report.errors.values()) == report.books.control == len(flood) + 1000
+    assert len(report.errors) == MAX_ERROR_TEXTS + 1
+    assert report.errors["Error 7"] == 1
+    logged = [event["times"] for event in events(studio.data_dir, "error")]
+    assert sum(logged) == len(flood) + 1000
+    assert ERROR_BURST < len(logged) < ERROR_BURST + 10
+    assert len(events(studio.data_dir, "refused")) == 1
+    assert published(studio.data_dir) == {"AAPL": recorded([1, 2])}
+    assert findings(studio.data_dir) == []
 
 
 def test_39_odd_frames_are_counted_and_kept_and_harm_no_trade(studio: Studio) -> None:
