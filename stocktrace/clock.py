@@ -8,6 +8,17 @@ from dataclasses import dataclass, field
 
 from stocktrace.units import NS_PER_SECOND
 
+#: A clock before 2018-01-01 (epoch ns) was never set: Finnhub is younger.
+PLAUSIBLE_SINCE_NS = 1_514_764_800 * NS_PER_SECOND
+
+
+def was_first_set(before: int, after: int) -> bool:
+    """Return ``True`` if the clock was first set between two of its times (epoch ns).
+
+    A suspend cannot look like that: the machine did not run at the earlier time.
+    """
+    return before < PLAUSIBLE_SINCE_NS <= after
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
@@ -83,6 +94,8 @@ class ClockJumpDetector:
         self.previous_wall, self.wall, self.monotonic = self.wall, wall, monotonic
         if stepped < -STEP_S:
             return f"the clock was set back by {-stepped:.1f} s"
+        if was_first_set(self.previous_wall, wall):
+            return f"the clock was first set, {stepped:.0f} s forward"
         if stepped > STEP_S:
             # A suspend looks the same: Linux's monotonic clock does not run during it.
             return f"suspended, or the clock was set forward by {stepped:.1f} s"

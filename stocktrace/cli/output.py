@@ -107,6 +107,8 @@ def print_summary(report: SessionReport, data_dir: Path) -> None:
     print(f"  {report.gap_summary}; {count_of(report.reconnects, 'reconnect')}")
     for text, count in list(report.errors.items())[-_MOST_LINES:]:
         print(f"  the server said {count_of(count, 'time')}: {_plain(text)}")
+    if report.feed_note:
+        print(f"  {report.feed_note}")
     if report.duplicates_warning:
         print(f"  {report.duplicates_warning}")
     for change in report.changes[:_MOST_LINES]:

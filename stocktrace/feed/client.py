@@ -107,6 +107,8 @@ class FeedClient:
         self._read_at = 0
         #: When it stopped listening or connecting (epoch ns); 0 before, and after an exception.
         self.ended_at = 0
+        #: The answer that it waited for when it was stopped in a dial; otherwise empty.
+        self.unanswered = ""
         self._failure: BaseException | None = None
         self._stop = threading.Event()
         self._dialer = Dialer(settings.url, key, settings.handshake_timeout, self._stop, clock)
@@ -189,6 +191,8 @@ class FeedClient:
             reason, rate_limited = self._dialer.describe_failure(error)
         else:
             reason = self._listen(socket)
+        if self._stop.is_set() and self.state is FeedState.CONNECTING:
+            self.unanswered = self._dialer.step
         if reason is None or self._stop.is_set():
             return
         self._gap.reason = reason

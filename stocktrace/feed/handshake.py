@@ -67,6 +67,11 @@ class Dialer:
             raise failures[0]
         return socket
 
+    @property
+    def step(self) -> str:
+        """The answer that the newest attempt waits for, or waited for at its end."""
+        return self._socket.transport.step
+
     def describe_failure(self, error: Exception) -> tuple[str, bool]:
         """Return the reason, without the key, and ``True`` if it was an HTTP 429.
 
@@ -82,7 +87,7 @@ class Dialer:
                 raise KeyRefused(status) from None
             return f"HTTP {status} at the handshake", status == 429
         if isinstance(error, (TimeoutError, WebSocketTimeoutException)):
-            return f"no answer to {self._socket.transport.step} in {self._timeout_s:g} s", False
+            return f"no answer to {self.step} in {self._timeout_s:g} s", False
         return f"cannot connect: {self.scrub(error)}", False
 
     def as_connection_lost(self, error: Exception) -> ConnectionLost:

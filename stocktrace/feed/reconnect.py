@@ -30,6 +30,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from stocktrace.clock import was_first_set
 from stocktrace.intervals import CONNECTING
 from stocktrace.marks import GapMark
 from stocktrace.settings import Settings
@@ -187,6 +188,6 @@ class GapTracker:
         return gap
 
     def _correct_for_clock_jump(self, stamp: int, monotonic: float) -> None:
-        """If the wall clock was set back, take the gap's length from the monotonic clock."""
-        if self.since > stamp:
+        """Take the gap's length from the monotonic clock, if the wall clock cannot have it."""
+        if self.since > stamp or was_first_set(self.since, stamp):
             self.since = stamp - int((monotonic - self._since_monotonic) * NS_PER_SECOND)

@@ -14,6 +14,7 @@ import os
 import selectors
 import socket
 import ssl
+import time
 from collections import deque
 from itertools import chain, zip_longest
 from typing import Any
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 
 from websocket import DEFAULT_SOCKET_OPTION
 
-from stocktrace.clock import Deadline
+from stocktrace.clock import PLAUSIBLE_SINCE_NS, Deadline
 from stocktrace.errors import BadCertificate, CannotConnect, WrongScheme
 from stocktrace.feed.proxy import find_proxy, format_address
 
@@ -31,7 +32,8 @@ STAGGER_S = 0.25
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 # OpenSSL's numbers for why it refuses a certificate (X509_V_ERR_…): not valid yet, or expired;
 # for another host, or another address.
-_WRONG_TIME, _WRONG_NAME = (9, 10), (62, 64)
+_NOT_YET_VALID = 9
+_WRONG_TIME, _WRONG_NAME = (_NOT_YET_VALID, 10), (62, 64)
 
 
 def shutdown_socket(sock: socket.socket) -> None:
@@ -201,6 +203,8 @@ def create_tls_context() -> ssl.SSLContext:
 def explain_tls_error(server: str, error: ssl.SSLError) -> CannotConnect | None:
     """Return the exception for an error that waiting does not cure, or ``None``."""
     if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code == _NOT_YET_VALID and time.time_ns() < PLAUSIBLE_SINCE_NS:
+            return None  # the clock will be set
         return BadCertificate(server, error.verify_message.rstrip("."), _remedy(error))
     return WrongScheme(server, "ws") if error.reason in _NOT_TLS else None
 

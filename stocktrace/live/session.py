@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from stocktrace.clock import Clock, Deadline
+from stocktrace.clock import PLAUSIBLE_SINCE_NS, Clock, Deadline
 from stocktrace.errors import DiskFull, StocktraceError, StoreError, describe
 from stocktrace.feed.client import FeedClient, FeedState
 from stocktrace.live.control import CaptureControl
@@ -157,6 +157,11 @@ class CaptureSession:
         if sentence := files.folder_sync_notice(self._layout.root):  # it was logged
             report.notices.append(sentence)
             journal.audit("notice", text=sentence)
+        if self._holder.acquired_at < PLAUSIBLE_SINCE_NS:
+            journal.on_notice(
+                f"the clock of this machine says {report.started:%Y-%m-%d %H:%M}: until it is set, "
+                "receive times and the dates of files are wrong"
+            )
         self._folders = make_folders_ahead(self._layout, report.tickers)
         for thread in (self._recording, self._syncing, self._feed, self._recovering):
             thread.start()
@@ -170,6 +175,8 @@ class CaptureSession:
             self._stop(showing=True)
             if state == "complete" and not journal.connected:
                 state, reason = "failed", f"not connected at the end: {journal.disconnect_reason}"
+                if self._feed.unanswered:
+                    reason += f"; no answer yet to {self._feed.unanswered}"
             self._publish_rest()
             self._recovering.join()
             threads = (self._recording, self._syncing, self._recovering)

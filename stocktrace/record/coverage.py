@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from stocktrace import marks
+from stocktrace.clock import was_first_set
 from stocktrace.intervals import CONNECTING, CoverageInterval, CoverageSpan
 
 #: Start and end of a gap (epoch ns), and its reason.
@@ -115,11 +116,12 @@ class CoverageBuilder:
 
     def _on_gap(self, mark: marks.GapMark) -> None:
         self._disconnect = None
-        for state in [state for state in self._groups if state[0] > mark.stamp]:
-            # The clock was set back after the interval began.
-            tickers = self._groups.pop(state)
-            self._end(tickers, state, self._detected)
-            self._begin(tickers, (mark.start, mark.reason))
+        for state in list(self._groups):
+            if state[0] > mark.stamp or was_first_set(state[0], mark.stamp):
+                # The clock was set after the interval began.
+                tickers = self._groups.pop(state)
+                self._end(tickers, state, self._detected)
+                self._begin(tickers, (mark.start, mark.reason))
         self._switch(mark.start, mark.reason)
 
     def _on_paused(self, mark: marks.PausedMark) -> None:
@@ -127,7 +129,8 @@ class CoverageBuilder:
         for state in [state for state in self._groups if not state[1]]:
             tickers = self._groups.pop(state)
             self._end(tickers, state, mark.start)
-            self._end(tickers, (max(mark.start, state[0]), mark.reason), mark.stamp)
+            if not was_first_set(mark.start, mark.stamp):  # otherwise 1970 to now, say
+                self._end(tickers, (max(mark.start, state[0]), mark.reason), mark.stamp)
             self._begin(tickers, (mark.stamp, ""))  # before its start, if the clock was set back
 
     def feed_crashed(self, stamp: int, reason: str) -> None:

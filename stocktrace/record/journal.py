@@ -20,7 +20,7 @@ from typing import Any
 
 from stocktrace import marks
 from stocktrace._version import __version__
-from stocktrace.clock import SYSTEM_CLOCK, Clock, ClockJumpDetector
+from stocktrace.clock import SYSTEM_CLOCK, Clock, ClockJumpDetector, was_first_set
 from stocktrace.feed.subscriptions import is_symbol_error
 from stocktrace.intervals import CONNECTING
 from stocktrace.record.coverage import CoverageBuilder, GapKey
@@ -225,6 +225,8 @@ class SessionJournal:
                 self.record("disconnect", text, logging.WARNING, **mark.facts)
             case marks.GapMark() | marks.PausedMark():
                 start = min(mark.start, mark.stamp)  # the clock may have been set back
+                if was_first_set(start, mark.stamp):
+                    start = mark.stamp
                 seconds = (mark.stamp - start) / NS_PER_SECOND
                 self.report_new_gaps()
                 text = f"gap of {seconds:.1f} s: {mark.reason}"

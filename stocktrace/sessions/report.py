@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from stocktrace.calendar import Market, market_of
 from stocktrace.intervals import CONNECTING
 from stocktrace.latency import LatencyHistogram
 from stocktrace.store import files
@@ -206,6 +207,17 @@ class SessionReport(msgspec.Struct):
     def gap_summary(self) -> str:
         """The number of gaps, their length, and how many of them are connecting."""
         return describe_gaps(len(self.gaps), self.gap_s, len(self.gaps) - len(self.outages))
+
+    @property
+    def feed_note(self) -> str:
+        """A sentence about what Finnhub's feed of US stocks contains; empty without any of them."""
+        from_finnhub = "finnhub.io" in str(self.settings.get("url", ""))
+        if not from_finnhub or Market.US not in map(market_of, (*self.tickers, *self.per_ticker)):
+            return ""
+        return (
+            "US stocks: Finnhub's free feed has the trades of one venue, IEX, which are 2 to 3 % "
+            "of the consolidated volume"
+        )
 
     @property
     def duplicates_warning(self) -> str:

@@ -233,6 +233,8 @@ def _notes(report: SessionReport, failures: int) -> Iterator[str]:
         yield f"the server said {count_of(times, 'time')}: {text}"
     for window, tickers in list(report.spilled.items())[:MAX_ROWS]:
         yield f"window {window} was rebuilt from its tape for {count_of(len(tickers), 'ticker')}"
+    if report.feed_note:
+        yield report.feed_note
     if report.duplicates_warning:
         yield report.duplicates_warning
     if failures:

@@ -15,14 +15,18 @@ import pandas as pd
 import pandera.pandas as pandera
 from pandera.errors import SchemaError, SchemaErrors
 
+from stocktrace.clock import PLAUSIBLE_SINCE_NS
 from stocktrace.errors import StoreError
-from stocktrace.units import US_PER_MS
+from stocktrace.units import NS_PER_MS, US_PER_MS
 
 # Finnhub is younger, but recordings of older days can be replayed. A time in seconds instead of
 # milliseconds is before this date.
 EARLIEST = np.datetime64("1990-01-01", "ms")
 # Exchange clocks and ours agree within seconds; a day allows for any confusion of time zones.
 MAX_AHEAD = np.timedelta64(1, "D")
+# A clock that was not set yet says nothing about a trade's time, which then only has to be sane.
+CLOCK_SET_SINCE = np.datetime64(PLAUSIBLE_SINCE_NS // NS_PER_MS, "ms")
+LATEST = np.datetime64("2100-01-01", "ms")
 # The most expensive share costs under 10^6. A lower bound alone would accept infinity.
 PRICE_LIMIT = 1e12
 VOLUME_LIMIT = 1e15
@@ -53,12 +57,22 @@ TRADES = pandera.DataFrameSchema(
         "conditions": pandera.Column("int32", pandera.Check.ge(0, error="no code")),
     },
     checks=pandera.Check(
-        lambda frame: frame["ts_event"] <= frame["ts_recv"] + MAX_AHEAD,
+        lambda frame: (
+            (frame["ts_event"] <= frame["ts_recv"] + MAX_AHEAD)
+            | ((frame["ts_recv"] < CLOCK_SET_SINCE) & (frame["ts_event"] < LATEST))
+        ),
         name="ts_event is more than a day after ts_recv",
     ),
     strict=True,
     ordered=True,
 )
+
+
+def _latest_ms(received_ms: np.ndarray) -> np.ndarray:
+    """Return the latest valid times of trades that were received at these times."""
+    ahead = received_ms + MAX_AHEAD // np.timedelta64(1, "ms")
+    is_set = received_ms >= CLOCK_SET_SINCE.astype(np.int64)
+    return np.where(is_set, ahead, LATEST.astype(np.int64) - 1)
 
 
 def _is_valid(trades: pd.DataFrame) -> bool:
@@ -75,7 +89,7 @@ def _is_valid(trades: pd.DataFrame) -> bool:
         (symbols >= 0).all()
         and (conditions >= 0).all()
         and (event_ms >= EARLIEST.astype(np.int64)).all()
-        and (event_ms <= recv_us // US_PER_MS + MAX_AHEAD // np.timedelta64(1, "ms")).all()
+        and (event_ms <= _latest_ms(recv_us // US_PER_MS)).all()
         and ((prices > 0) & (prices < PRICE_LIMIT)).all()
         and ((volumes >= 0) & (volumes < VOLUME_LIMIT)).all()
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,7 @@ import pytest
 from websocket import WebSocketException
 
 from stocktrace.errors import BadCertificate, WrongScheme
-from stocktrace.feed.transport import Transport, _by_turns
+from stocktrace.feed.transport import Transport, _by_turns, explain_tls_error
 from tests.feed.conftest import PATIENCE, Listener, Reach, deaf
 from tests.tls import Authority
 from tests.waiting import eventually
@@ -242,3 +244,15 @@ def test_a_server_without_tls_is_distinguished_from_one_that_closed(
         f"{server} closed the connection in the TLS handshake; if it does not speak TLS, its "
         "address begins with ws://"
     )
+
+
+def test_60_a_certificate_that_is_not_valid_yet_is_tried_again_while_the_clock_is_not_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = ssl.SSLCertVerificationError()
+    error.verify_code, error.verify_message = 9, "certificate is not yet valid"
+    assert isinstance(explain_tls_error("exchange.example:443", error), BadCertificate)
+    monkeypatch.setattr(time, "time_ns", lambda: 20 * 10**9)
+    assert explain_tls_error("exchange.example:443", error) is None
+    error.verify_code = 10
+    assert isinstance(explain_tls_error("exchange.example:443", error), BadCertificate)

@@ -123,3 +123,19 @@ def test_latency_without_trades_is_unknown_and_not_zero() -> None:
     assert 10 <= found.p50 <= 12
     assert 800 <= found.p99 <= 1000
     assert found.max == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("url", "tickers", "is_iex"),
+    [
+        ("wss://ws.finnhub.io", ["BINANCE:BTCUSDT", "AAPL"], True),
+        ("wss://ws.finnhub.io", ["BINANCE:BTCUSDT", "AC.TO"], False),
+        ("ws://127.0.0.1:8765", ["AAPL"], False),
+    ],
+)
+def test_a_report_of_us_stocks_from_finnhub_says_what_the_feed_contains(
+    url: str, tickers: list[str], is_iex: bool
+) -> None:
+    session = SessionReport(SESSION, tickers, NOW, settings={"url": url})
+    assert ("one venue, IEX" in session.feed_note) == is_iex
+    assert (session.feed_note == "") == (not is_iex)

@@ -38,6 +38,13 @@ def test_values_on_the_page_are_escaped(tmp_path: Path) -> None:
     assert f"- {escaped}" in text.splitlines()
 
 
+def test_what_the_free_feed_of_us_stocks_contains_is_among_the_notes(tmp_path: Path) -> None:
+    report = a_report(settings={"url": "wss://ws.finnhub.io"})
+    assert "- US stocks: Finnhub's free feed has the trades of one venue, IEX" in report_page(
+        report, Layout(tmp_path)
+    )
+
+
 def test_a_page_of_many_tickers_and_gaps_is_shortened(tmp_path: Path) -> None:
     began = datetime(2026, 11, 23, tzinfo=UTC)
     report = a_report(

@@ -235,6 +235,15 @@ def test_text_on_the_page_is_escaped() -> None:
     assert page.text.count(NASTY) >= 6
 
 
+def test_what_the_free_feed_of_us_stocks_contains_is_among_the_notes() -> None:
+    report = SessionReport(
+        SESSION, ["AAPL"], BEGIN, ended=after(60), settings={"url": "wss://ws.finnhub.io"}
+    )
+    assert "Notes US stocks: Finnhub's free feed has the trades of one venue, IEX" in text_of(
+        view(report=report)
+    )
+
+
 def text_of(seen: ReportView) -> str:
     return re.sub(r"\s+", " ", " ".join(Page(render_page(seen)).text))
 

@@ -1,4 +1,4 @@
-"""Stories 19, 20, 33 to 36 and 61: clocks that are set, days that end, days that are shorter."""
+"""Stories 19, 20, 33 to 36 60 and 61: clocks that are set, days that end, days that are shorter."""
 
 from __future__ import annotations
 
@@ -271,6 +271,71 @@ def test_35_a_machine_that_slept_for_a_day_ends_a_capture_past_its_end(studio: S
     dates = {path.name for path in studio.data_dir.glob("parquet/*")}
     assert dates == {"date=2026-11-24", "date=2026-11-25"}
     assert published(studio.data_dir) == {"AAPL": recorded(range(1, 7))}
+    assert findings(studio.data_dir) == []
+
+
+@pytest.mark.parametrize("when", ["listening", "reconnecting"])
+def test_60_a_clock_of_1970_is_reported_and_costs_neither_rows_nor_files(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    hands, now = Hands(at("1970-01-01T00:00:20")), at("2026-11-24T14:30:00")
+    dial = Dialer.dial
+
+    def set_clock() -> None:
+        hands.stepped += (now - hands.start) / SECOND
+
+    def set_then_dial(self: Dialer) -> BatchSocket:
+        set_clock()
+        return dial(self)
+
+    def scenario(exchange: Simulator) -> Scenario:
+        yield connected
+        exchange.send_raw(frame(("AAPL", 1)))
+        yield trades(1)
+        if when == "listening":
+            set_clock()
+        else:
+            monkeypatch.setattr(Dialer, "dial", set_then_dial)
+            exchange.drop_all()
+            yield lambda status: status.reconnects == 1 and status.connected
+        exchange.send_raw(frame(("AAPL", 2)))
+        yield trades(2)
+
+    with studio.exchange() as exchange:
+        report = record(studio, exchange, scenario(exchange), clock=hands.clock())
+    assert [notice[:42] for notice in report.notices] == [
+        "the clock of this machine says 1970-01-01 "
+    ]
+    assert published(studio.data_dir) == {"AAPL": recorded([1, 2])}
+    assert report.books.quarantined == 0
+    dates = {path.parent.name for path in studio.data_dir.glob("coverage/*/*.parquet")}
+    assert dates == {"date=1970-01-01", "date=2026-11-24"}
+    assert report.gap_s < 30
+    assert len(report.outages) == (when == "reconnecting")
+    (said,) = [gap for gap in gaps(studio.data_dir) if gap["reason"] != CONNECTING]
+    assert (when == "listening") == said["reason"].startswith("the clock was first set, ")
+    assert findings(studio.data_dir) == []
+
+
+def test_60_a_clock_that_is_set_before_the_first_connection_makes_no_gap_of_decades(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hands, dial = Hands(at("1970-01-01T00:00:20")), Dialer.dial
+
+    def set_then_dial(self: Dialer) -> BatchSocket:
+        hands.stepped += (at("2026-11-24T14:30:00") - hands.start) / SECOND
+        return dial(self)
+
+    monkeypatch.setattr(Dialer, "dial", set_then_dial)
+    with studio.exchange(ScriptedSource(numbered(3)), settle=0.05) as exchange:
+        report = record(studio, exchange, played(exchange), clock=hands.clock())
+    (gap,) = report.gaps
+    assert gap.reason == CONNECTING
+    assert gap.start > datetime(2026, 11, 24, tzinfo=UTC)
+    assert {path.parent.name for path in studio.data_dir.glob("coverage/*/*")} == {
+        "date=2026-11-24"
+    }
+    assert published(studio.data_dir) == {"AAPL": recorded(range(1, 4))}
     assert findings(studio.data_dir) == []
 
 

@@ -1,4 +1,4 @@
-"""Stories 15 to 18, 32 and 37 to 40: what a server can send, and how fast."""
+"""Stories 15 to 18, 32, 37 to 40, 53 and 54: what a server can send, and how fast."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_102_a_signal_in_a_dial_interrupts(
 
 
 @pytest.mark.parametrize("step", ["name lookup", "TCP", "proxy", "TLS", "handshake"])
-def test_102_a_dial_at_the_end_time_is_reported_as_not_connected(
+def test_102_a_dial_at_the_end_time_is_reported_with_its_stage(
     studio: Studio,
     sockets: ExitStack,
     tmp_path: Path,
@@ -128,6 +128,15 @@ def test_102_a_dial_at_the_end_time_is_reported_as_not_connected(
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(60) and [])
     report = record(studio, silence.url, lasting=0.5, **PATIENT)
     assert report.state == "failed"
-    assert report.reason == "not connected at the end: no connection was ever made"
+    stage = {
+        "name lookup": "the name lookup of 127.0.0.1",
+        "TCP": f"the connection attempt to {silence.url.removeprefix('ws://')}",
+        "proxy": f"CONNECT from the proxy {silence.environment.get('http_proxy', '')[7:]}",
+        "TLS": "the TLS handshake",
+        "handshake": "the handshake",
+    }[step]
+    assert report.reason == (
+        f"not connected at the end: no connection was ever made; no answer yet to {stage}"
+    )
     nothing_false(report, caplog.text)
     assert findings(studio.data_dir) == []
