@@ -77,7 +77,7 @@ class Proxy:
         ``ProxyUnusable``: waiting does not help.
         """
         refused = f"the proxy {self} refused CONNECT {server} (HTTP {status})"
-        if status == 407:
+        if status in (401, 407):  # tinyproxy answers a wrong password with 401
             remedy = f"Put a user and a password into {self.variable}: http://USER:PASSWORD@{self}"
             if schemes and "basic" not in map(str.lower, schemes):
                 remedy = f"It asks for {', '.join(schemes)}, and only Basic is supported"

@@ -140,6 +140,7 @@ def test_50_a_proxy_is_asked_for_a_tunnel(
     [
         ("", 407, "", "Put a user and a password into HTTPS_PROXY: http://USER:PASSWORD@{proxy}."),
         ("me:secret@", 407, "", "Correct the user and the password in HTTPS_PROXY."),
+        ("me:secret@", 401, "", "Correct the user and the password in HTTPS_PROXY."),
         (
             "me:secret@",
             407,
