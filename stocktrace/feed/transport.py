@@ -76,7 +76,7 @@ class Transport:
             if proxy is None:
                 sock = self._open(self._host, self._port, timeout_s)
             else:
-                sock = self._open(proxy.host, proxy.port, timeout_s)
+                sock = self._open(proxy.host, proxy.port, timeout_s, "the proxy ")
                 self.step = f"CONNECT from the proxy {proxy}"
                 proxy.open_tunnel(sock, self._host, self._port)
                 through = f" through the proxy {proxy}"
@@ -105,14 +105,17 @@ class Transport:
         if self._aborted:
             raise ConnectionAbortedError("aborted")
 
-    def _open(self, host: str, port: int, timeout_s: float) -> socket.socket:
-        """Connect to the first address of ``host`` that answers; they share the time."""
+    def _open(self, host: str, port: int, timeout_s: float, role: str = "") -> socket.socket:
+        """Connect to the first address of ``host`` that answers; they share the time.
+
+        ``role`` precedes its name in messages.
+        """
         limit = Deadline.after(timeout_s)
-        self.step = f"the name lookup of {host}"
+        self.step = f"the name lookup of {role}{host}"
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
-            raise OSError(f"{host}: {error.strerror}") from error
+            raise OSError(f"{role}{host}: {error.strerror}") from error
         waiting, names, failures = _by_turns(found), list[str](), list[str]()
         with selectors.DefaultSelector() as selector:
             while waiting or selector.get_map():
@@ -120,7 +123,7 @@ class Transport:
                     *kind, _, address = waiting.popleft()
                     name = format_address(str(address[0]), port)
                     names.append(name)
-                    self.step = f"the connection attempt to {', '.join(names)}"
+                    self.step = f"the connection attempt to {role}{', '.join(names)}"
                     try:
                         sock = self._begin(kind, address)
                     except OSError as error:
@@ -143,7 +146,7 @@ class Transport:
                     late = [key.data[1] for key in selector.get_map().values()]
                     failures += [f"{name}: no answer in {timeout_s:g} s" for name in late]
                     break
-        raise OSError("; ".join(failures))
+        raise OSError(role + "; ".join(failures))
 
     def _begin(self, kind: list[Any], address: Any) -> socket.socket:
         """Begin to connect to an address."""

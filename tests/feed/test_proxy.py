@@ -196,6 +196,15 @@ def test_105_a_proxy_that_does_not_speak_http_ends_it_at_once(
     assert str(error).startswith(f"The proxy {proxy} does not answer in HTTP. Set HTTPS_PROXY to")
 
 
+def test_50_a_proxy_that_cannot_be_reached_is_named_as_the_proxy(
+    reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    line, reached = reach("wss://exchange.example")
+    assert str(reached.exception(PATIENCE)) == "the proxy 127.0.0.1:1: Connection refused"
+    assert line.step == "the connection attempt to the proxy 127.0.0.1:1"
+
+
 def test_105_a_proxy_that_closes_is_asked_again(
     reach: Reach, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
