@@ -31,10 +31,10 @@ from stocktrace.marks import (
 )
 from stocktrace.query.coverage import join_midnight_gaps, read_coverage, read_gaps
 from stocktrace.record.coverage import CoverageBuilder
-from stocktrace.record.intake import Intake, OpenWindow
 from stocktrace.record.recorder import Recorder
 from stocktrace.record.recovery import recover
 from stocktrace.record.tape_facts import coverage_from_tapes
+from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import read_coverage_file, write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
@@ -551,20 +551,21 @@ def test_a_read_of_which_the_disk_took_half_is_not_counted_and_in_a_gap(
 def test_a_sync_that_is_due_when_the_last_tape_was_sealed_does_not_fail_the_capture(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = threading.Event()
-    run = Recorder.run
+    sealed, synced = threading.Event(), threading.Event()
+    run, sync = Recorder.run, AuditLog.sync
 
     def sealed_and_waiting(recorder: Recorder) -> None:
         run(recorder)
-        assert asked.wait(30)
+        sealed.set()
+        assert synced.wait(30)
 
-    def noticed(intake: Intake) -> OpenWindow:
-        if not intake.windows:
-            asked.set()
-        return intake.windows[-1]
+    def noticed(audit: AuditLog) -> None:
+        sync(audit)
+        if sealed.is_set():
+            synced.set()
 
     monkeypatch.setattr(Recorder, "run", sealed_and_waiting)
-    monkeypatch.setattr(Intake, "current", property(noticed))
+    monkeypatch.setattr(AuditLog, "sync", noticed)
     with studio.exchange() as exchange:
         report = studio.record(exchange, [A], played(exchange), sync_interval="5ms")
     assert report.state == "interrupted"
