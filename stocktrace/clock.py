@@ -80,18 +80,21 @@ STEP_S = 1.0
 class ClockJumpDetector:
     """Compares both clocks with the last check, to detect a suspend, a stall or a set clock.
 
-    ``wall`` (epoch ns) and ``monotonic`` are the last check, ``previous_wall`` the one before it.
+    ``wall`` (epoch ns) and ``monotonic`` are the last check, ``previous_wall`` the one before it,
+    and between these the wall clock was set by ``stepped_s``, if at all.
     """
 
     wall: int
     monotonic: float
     previous_wall: int = 0
+    stepped_s: float = 0.0
 
     def check(self, wall: int, monotonic: float) -> str | None:
         """Describe what happened since the last check, or return ``None``."""
         passed = monotonic - self.monotonic
         stepped = (wall - self.wall) / NS_PER_SECOND - passed
         self.previous_wall, self.wall, self.monotonic = self.wall, wall, monotonic
+        self.stepped_s = stepped if abs(stepped) > STEP_S else 0.0
         if stepped < -STEP_S:
             return f"the clock was set back by {-stepped:.1f} s"
         if was_first_set(self.previous_wall, wall):

@@ -28,7 +28,8 @@ class CoverageInterval:
     """A span of one ticker, ``start`` <= t < ``end`` (epoch ns).
 
     ``reason`` says why it is a gap; it is empty while the ticker is listened to. In a merge,
-    ``sources`` are the sessions that listened.
+    ``sources`` are the sessions that listened. ``lag_s`` is how far the feed was behind: at most
+    while it listened, and at the loss before a gap, which begins that much before the last receipt.
     """
 
     ticker: str
@@ -36,6 +37,7 @@ class CoverageInterval:
     end: int
     reason: str
     sources: str = ""
+    lag_s: float = 0.0
 
     @property
     def tickers(self) -> tuple[str, ...]:
@@ -56,6 +58,7 @@ class CoverageSpan:
     end: int
     reason: str
     sources: str = ""
+    lag_s: float = 0.0
 
     def split_at_midnight(self) -> Iterator[CoverageSpan]:
         """Its parts, each within one UTC day."""

@@ -7,9 +7,11 @@ UTC epoch ns.
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
+
+from stocktrace.text import describe_lag
 
 
 class Mark(msgspec.Struct, frozen=True, tag_field="mark"):
@@ -48,21 +50,49 @@ class ConnectedMark(Mark, frozen=True, tag="connected"):
     tickers: tuple[str, ...]
 
 
-class DisconnectedMark(Mark, frozen=True, tag="disconnected"):
-    """A connection that had been listening is lost."""
+class LagMark(Mark, frozen=True, tag="lag"):
+    """The feed is ``lag`` (ns) behind: it has received the trades until ``stamp - lag``.
+
+    Written when that begins, at most once a second while it changes, and with 0 when it ends.
+    """
+
+    lag: int
+
+
+class DisconnectedMark(Mark, frozen=True, tag="disconnected", omit_defaults=True):
+    """A connection that had been listening is lost; ``start`` and ``lag`` as of its ``GapMark``.
+
+    ``start`` is 0 on tapes of older versions.
+    """
 
     reason: str
+    start: int = 0
+    lag: int = 0
 
 
-class GapMark(Mark, frozen=True, tag="gap"):
+class GapMark(Mark, frozen=True, tag="gap", omit_defaults=True):
     """No trade could be received from ``start`` until now.
 
-    ``start`` is the last sign of life before the disconnect. ``stamp`` is when all tickers were
-    subscribed again, or when the feed ended. Trades near both edges may have arrived anyway.
+    ``start`` is the last sign of life before the disconnect, or ``lag`` (ns) earlier if the feed
+    was that far behind then. ``stamp`` is when all tickers were subscribed again, or when the feed
+    ended. Trades near both edges may have arrived anyway.
     """
 
     start: int
     reason: str
+    lag: int = 0
+
+
+_GapT = TypeVar("_GapT", GapMark, DisconnectedMark)
+
+
+def begin_earlier(mark: _GapT, heard_until: int) -> _GapT:
+    """Let a gap begin with the newest trade received, if there is one (epoch ns, or 0)."""
+    lag = mark.start - heard_until
+    if not heard_until or lag <= 0:
+        return mark
+    reason = f"{mark.reason}; the feed was {describe_lag(lag)} behind"
+    return msgspec.structs.replace(mark, start=heard_until, lag=lag, reason=reason)
 
 
 class PausedMark(Mark, frozen=True, tag="paused"):
@@ -115,6 +145,7 @@ class UnknownMark(Mark, frozen=True):
 _KnownMark = (
     OpeningMark
     | ConnectedMark
+    | LagMark
     | DisconnectedMark
     | GapMark
     | PausedMark

@@ -13,6 +13,11 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.3f} s" if 0 < seconds < 1 else f"{seconds:,.1f} s"
 
 
+def describe_lag(ns: int) -> str:
+    """``14.1 s``."""
+    return f"{ns / 1e9:.1f} s"
+
+
 def describe_gaps(count: int, seconds: float, connecting: int) -> str:
     """``2 gaps (1.2 s), 1 of them connecting``: their number and total length."""
     gaps = f"{count_of(count, 'gap')} ({format_duration(seconds)})"

@@ -64,7 +64,7 @@ IMPORTERS = {
     "polars": {"query.trades"},
     "numpy": {
         "store", "query", "trade_columns", "feed.bulk_decoder", "latency", "dashboard", "importing",
-        "backfill",
+        "backfill", "record.feed_lag",
     },
     "starlette": {"dashboard"},
     "uvicorn": {"dashboard"},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from stocktrace.cli.streams import stream_of
 from stocktrace.errors import UsageError
-from stocktrace.text import count_of, describe_gaps, format_clock, printable
+from stocktrace.text import count_of, format_clock, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -71,9 +71,9 @@ class ProgressLines:
         elif status.elapsed_s >= self._next:
             self._next = status.elapsed_s - status.elapsed_s % self._every_s + self._every_s
             log.info(
-                "connected=%s elapsed=%s left=%s trades=%d rate=%.0f/s lag=%.0fms waiting=%d "
-                "quarantined=%d reconnects=%d gaps=%d",
-                "yes" if status.connected else "no",
+                "%s elapsed=%s left=%s trades=%d rate=%.0f/s lag=%.0fms waiting=%d "
+                "quarantined=%d reconnects=%d gaps=%d unpublished=%d",
+                _connection(status),
                 format_clock(status.elapsed_s),
                 format_clock(status.remaining_s),
                 status.trades,
@@ -82,13 +82,30 @@ class ProgressLines:
                 status.backlog,
                 status.quarantined,
                 status.reconnects,
-                status.gaps,
+                status.all_gaps,
+                status.unpublished,
             )
 
     def _log_end(self, status: CaptureStatus) -> None:
         if status.progress is not None and status.elapsed_s >= self._next_of_end:
             self._next_of_end = status.elapsed_s + END_EVERY_S
-            log.info("ending: %s", status.progress)
+            log.info("ending: %s", _describe_end(status))
+
+
+def _connection(status: CaptureStatus) -> str:
+    """Return how the connection is, as pairs."""
+    if status.open_gap is not None:
+        attempt = f" attempt={status.retry.attempt}" if status.retry else ""
+        return f"connected=no gap={status.open_gap.seconds:.0f}s{attempt}"
+    return "connected=yes" + (f" behind={status.feed_lag_s:.0f}s" if status.feed_lag_s else "")
+
+
+def _describe_end(status: CaptureStatus) -> str:
+    """Return how far the end of a capture has come."""
+    words = str(status.progress or "writing Parquet")
+    if status.unpublished < 2:
+        return words
+    return f"{words}; {status.unpublished:,} windows wait to be published"
 
 
 @contextlib.contextmanager
@@ -147,8 +164,10 @@ def render_status(status: CaptureStatus, rate: float, rates: TickerRates) -> Ren
         f"lag {status.lag_ms:,.0f} ms",
         f"{status.backlog:,} waiting",
         f"{status.quarantined:,} quarantined",
-        describe_gaps(status.gaps, status.gap_s, status.gaps - status.outages),
+        status.gap_summary,
     ]
+    if status.unpublished:
+        counts.append(f"{count_of(status.unpublished, 'window')} to publish")
     tickers = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     tickers.add_column("ticker", style="cyan", no_wrap=True)
     for name in ("trades", "trades/s", "waiting", "quarantined"):
@@ -170,14 +189,14 @@ def _state(status: CaptureStatus) -> Text:
     from rich.text import Text
 
     if status.state == "connected":
-        return Text(f"● connected, {count_of(len(status.tickers), 'ticker')}", "green")
+        style = "yellow" if status.feed_lag_s else "green"
+        return Text(f"● {status.connection}, {count_of(len(status.tickers), 'ticker')}", style)
     if status.state in ("ending", "ended"):
-        return Text(f"● ending: {status.progress or 'writing Parquet'}", "cyan")
-    words = f"○ {status.state}"
+        return Text(f"● ending: {_describe_end(status)}", "cyan")
+    words = f"○ {status.connection}"
     if status.retry is not None and status.written_at is not None:
         wait_s = max(0.0, (status.retry.at - status.written_at).total_seconds())
-        reason = printable(status.retry.reason)
-        words += f": try {status.retry.attempt + 1} in {wait_s:.0f} s ({reason})"
+        words += f" in {wait_s:.0f} s ({printable(status.retry.reason)})"
     return Text(words, "yellow")
 
 

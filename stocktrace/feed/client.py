@@ -195,7 +195,7 @@ class FeedClient:
             self.unanswered = self._dialer.step
         if reason is None or self._stop.is_set():
             return
-        self._gap.reason = reason
+        self._gap.attempt_failed(reason)
         wait = self._backoff.next_delay(rate_limited=rate_limited)
         self._listener.on_retry(self._clock.wall(), reason, wait)
         retry = Deadline.after(wait, self._clock)
@@ -324,7 +324,7 @@ class FeedClient:
         stamp = self._clock.wall()
         self._gap.disconnected(stamp, self._clock.monotonic(), reason)
         if self.state is FeedState.LISTENING:
-            self._listener.on_mark(DisconnectedMark(stamp, reason))
+            self._listener.on_mark(DisconnectedMark(stamp, reason, self._gap.since))
         if suspicion := self._shared_key.connection_ended(seconds):
             self._listener.on_notice(suspicion)
 

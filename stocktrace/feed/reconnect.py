@@ -151,10 +151,14 @@ class SharedKeyDetector:
 
 @dataclass(slots=True)
 class GapTracker:
-    """The current gap; ``since`` (epoch ns) is 0 without one. Uses both clocks."""
+    """The current gap; ``since`` (epoch ns) is 0 without one. Uses both clocks.
+
+    ``reason`` is that of the loss, ``failure`` why the last attempt failed.
+    """
 
     since: int = 0
     reason: str = CONNECTING
+    failure: str = ""
     _since_monotonic: float = 0.0
     _sign: int = 0
     _sign_monotonic: float = 0.0
@@ -173,17 +177,25 @@ class GapTracker:
         self._sign, self._sign_monotonic = stamp, monotonic
 
     def disconnected(self, stamp: int, monotonic: float, reason: str) -> None:
-        """Begin a gap at the last sign of life."""
-        self.reason = reason
+        """Begin a gap at the last sign of life, unless there is one: then an attempt failed."""
+        if self.since:
+            self.attempt_failed(reason)
+        else:
+            self.reason, self.failure = reason, ""
         self.since, self._since_monotonic = self._sign, self._sign_monotonic
         self._correct_for_clock_jump(stamp, monotonic)
+
+    def attempt_failed(self, reason: str) -> None:
+        """Take in why an attempt failed."""
+        self.failure = reason if reason != self.reason else ""
 
     def end_gap(self, stamp: int, monotonic: float) -> GapMark | None:
         """End the gap, if there is one, and return it."""
         if not self.since:
             return None
         self._correct_for_clock_jump(stamp, monotonic)
-        gap = GapMark(stamp, self.since, self.reason)
+        causes = [self.reason, self.failure] if self.reason != CONNECTING else [self.failure]
+        gap = GapMark(stamp, self.since, "; then ".join(filter(None, causes)) or CONNECTING)
         self.since = 0
         return gap
 

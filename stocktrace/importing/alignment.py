@@ -102,9 +102,9 @@ class RecorderData:
         for name in ("start", "end"):
             frame[name] = (frame[name].astype("int64") - self.offset_us) * NS_PER_US
         columns = [frame[name] for name in COVERAGE_SCHEMA.names]
-        for session, ticker, start, end, state, reason, sources in zip(*columns, strict=True):
+        for session, ticker, start, end, state, reason, sources, lag in zip(*columns, strict=True):
             listeners = "" if state == "gap" else sources or session
-            yield CoverageInterval(ticker, start, end, reason, listeners)
+            yield CoverageInterval(ticker, start, end, reason, listeners, lag)
 
 
 @dataclass(frozen=True, slots=True)

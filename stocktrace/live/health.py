@@ -1,7 +1,7 @@
 """The problems of a running capture, as sentences.
 
-``find_problems`` returns those that a person should be woken for. ``StalenessMonitor`` records the
-two that a live connection can still have, late trades and silent tickers, in the session's report.
+``find_problems`` returns those that a person should be woken for. ``StalenessMonitor`` records
+those of a live connection in the session's report: late trades, silent tickers, late publishing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Literal, get_args
 
 from stocktrace.calendar import market_of, open_seconds
 from stocktrace.record.intake import Intake
-from stocktrace.record.journal import SessionJournal
+from stocktrace.record.journal import LAG_WARNING_S, SessionJournal
 from stocktrace.record.recorder import Recorder
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
 from stocktrace.units import MS_PER_SECOND, utc_datetime
 
 #: ``stalled``: the capture's main thread hangs; ``late``: a silent ticker.
-ProblemKind = Literal["stalled", "disconnected", "late", "lag", "queue", "disk"]
+ProblemKind = Literal["stalled", "disconnected", "late", "lag", "queue", "publishing", "disk"]
 PROBLEM_KINDS: tuple[ProblemKind, ...] = get_args(ProblemKind)
 
 # There is a status twice a second. A capture that publishes a large window may miss a few.
@@ -29,6 +29,8 @@ STALLED_S = 10.0
 DISCONNECTED_S = 60.0
 # Trades are on disk within ``flush_interval``. Twenty times the default is a backlog.
 BEHIND_S = 20.0
+# Publishing a window takes seconds; one that is rebuilt from its tape, some more.
+PUBLISHING_S = 60.0
 # The capture ends at ``min_free_space``. Twice that leaves time to make room.
 DISK_FACTOR = 2
 # A window makes a file for each ticker, and two windows exist at once; the rest is for the tape,
@@ -77,14 +79,19 @@ def find_problems(capture: HealthInput) -> Iterator[tuple[ProblemKind, str]]:
     if capture.status_age_s > STALLED_S:
         yield "stalled", f"no status of the capture for {capture.status_age_s:,.0f} s"
     if capture.disconnected_s > DISCONNECTED_S:
-        reason = f": {status.retry.reason}" if status.retry else ""
+        retry = status.retry
+        reason = f", attempt {retry.attempt}: {retry.reason}" if retry else ""
         yield "disconnected", f"not connected for {capture.disconnected_s:,.0f} s{reason}"
     if status.behind_s > max(BEHIND_S, BEHIND_S * settings.flush_interval):
         yield (
             "queue",
             f"{status.backlog:,} trades wait for the disk, the oldest for {status.behind_s:,.0f} s",
         )
-    if status.lag_ms > LATE_MS:
+    if sentence := publishing_warning(status):
+        yield "publishing", sentence
+    if status.feed_lag_s >= LAG_WARNING_S:
+        yield "lag", f"the feed is {status.feed_lag_s:,.0f} s behind"
+    elif status.lag_ms > LATE_MS:
         yield "lag", _lag_warning(status.lag_ms)
     last_trades = {name: utc_datetime(stamp) for name, stamp in status.last.items()}
     began = capture.now - timedelta(seconds=status.elapsed_s)
@@ -108,6 +115,16 @@ def find_silent(
     return {ticker: seconds for ticker, seconds in waited.items() if seconds >= SILENT_S}
 
 
+def publishing_warning(status: CaptureStatus) -> str:
+    """Return a sentence if publishing falls behind, or nothing."""
+    if status.unpublished < 2 or status.publishing_s <= PUBLISHING_S:
+        return ""
+    return (
+        f"{status.unpublished:,} windows wait to be published, the oldest for "
+        f"{status.publishing_s:,.0f} s"
+    )
+
+
 def _lag_warning(lag_ms: float) -> str:
     return f"trades arrive {lag_ms / MS_PER_SECOND:,.0f} s after the exchange's time"
 
@@ -124,14 +141,19 @@ class StalenessMonitor:
     intake: Intake
     recorder: Recorder
     _late: bool = False
+    _is_publishing_late: bool = False
     _silent: set[str] = field(default_factory=set)
 
-    def check(self, stamp: int) -> None:
+    def check(self, stamp: int, status: CaptureStatus) -> None:
         """Record the problems that are new at ``stamp`` (epoch ns)."""
         lag_ms, was_late = self.recorder.latest_lag_ms, self._late
         self._late = lag_ms > (LATE_MS / 2 if was_late else LATE_MS)
-        if self._late and not was_late:
+        if self._late and not was_late and not self.journal.heard_until:  # that has a warning
             self.journal.on_notice(_lag_warning(lag_ms))
+        warning, was_late = publishing_warning(status), self._is_publishing_late
+        self._is_publishing_late = bool(warning)
+        if warning and not was_late:
+            self.journal.on_notice(warning)
         silent = self.silent_tickers(stamp)
         new = [ticker for ticker in silent if ticker not in self._silent]
         if len(new) > _MAX_SILENT_NOTICES:

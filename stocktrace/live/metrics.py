@@ -64,8 +64,8 @@ _COUNTERS: dict[str, tuple[str, _Value]] = {
         attrgetter("spilled"),
     ),
     "reconnects": ("Connections lost.", attrgetter("reconnects")),
-    "gaps": ("Gaps that have ended; all tickers together count once.", attrgetter("gaps")),
-    "gap_seconds": ("Seconds of these gaps.", attrgetter("gap_s")),
+    "gaps": ("Gaps, with one that lasts; all tickers together count once.", attrgetter("all_gaps")),
+    "gap_seconds": ("Seconds of these gaps.", attrgetter("all_gap_s")),
     "notices": ("Warnings in the session's report.", attrgetter("notices")),
 }
 _GAUGES: dict[str, tuple[str, _Value]] = {
@@ -75,6 +75,19 @@ _GAUGES: dict[str, tuple[str, _Value]] = {
     "session_remaining_seconds": ("Time until the session ends.", attrgetter("remaining_s")),
     "queue_trades": ("Trades that wait for the recorder.", attrgetter("backlog")),
     "queue_oldest_seconds": ("How long the oldest of them has waited.", attrgetter("behind_s")),
+    "publishing_windows": ("Windows that wait to be published.", attrgetter("unpublished")),
+    "publishing_oldest_seconds": (
+        "How long the oldest of them has waited.",
+        attrgetter("publishing_s"),
+    ),
+    "reconnect_attempt": (
+        "Number of the next attempt to connect; 0 while connected.",
+        lambda status: status.retry.attempt if status.retry else 0,
+    ),
+    "feed_lag_seconds": (
+        "How far the feed is behind, whatever the clocks say; 0 up to two seconds.",
+        attrgetter("feed_lag_s"),
+    ),
     "lag_seconds": (
         "Median lag of the last batch after the exchange's time.",
         lambda status: status.lag_ms / MS_PER_SECOND,

@@ -208,7 +208,7 @@ class CaptureSession:
                 self._publish_status()
             if staleness_due.passed():
                 staleness_due = Deadline.after(STALENESS_INTERVAL_S, self._clock)
-                self._staleness.check(self._clock.wall())
+                self._staleness.check(self._clock.wall(), self._snapshot())
             timeout = min(status_due.remaining(), self._deadline.remaining())
             with contextlib.suppress(queue.Empty):
                 call = self._mailbox.get(timeout=timeout)

@@ -10,16 +10,34 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from stocktrace.clock import Clock, Deadline
+from stocktrace.intervals import CONNECTING
 from stocktrace.latency import LatencyHistogram
 from stocktrace.record.intake import Intake
 from stocktrace.record.journal import SessionJournal
 from stocktrace.record.recorder import Recorder
-from stocktrace.sessions.report import Books, LagReport, SessionReport
+from stocktrace.sessions.report import Books, GapReport, LagReport, SessionReport
 from stocktrace.sessions.status import CaptureStatus, ConnectionState, StepProgress
-from stocktrace.units import utc_datetime
+from stocktrace.units import NS_PER_SECOND, utc_datetime
 
-# Samples that are kept to measure how long a trade waits: ten minutes at two a second.
+# Samples that are kept to measure how long something waits: ten minutes at two a second.
 _MAX_SAMPLES = 1200
+_UNCONNECTED = ("connecting", "reconnecting")
+
+
+class _WaitMeter:
+    """Measures how long the oldest of some things has waited, to half a second."""
+
+    def __init__(self) -> None:
+        self._arrived: deque[tuple[float, int]] = deque(maxlen=_MAX_SAMPLES)
+
+    def oldest(self, now: float, done: int, arrived: int) -> float:
+        """Return the seconds; ``arrived`` and ``done`` are numbers since the beginning."""
+        samples = self._arrived
+        samples.append((now, arrived))
+        while len(samples) > 1 and samples[0][1] <= done:
+            samples.popleft()
+        since, count = samples[0]
+        return now - since if count > done else 0.0
 
 
 @dataclass(slots=True)
@@ -41,7 +59,8 @@ class StatusSnapshot:
     _frames: Books = field(default_factory=Books)
     _refused: Counter[str] = field(default_factory=Counter)
     _spilled: int = 0
-    _received: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_MAX_SAMPLES))
+    _queued: _WaitMeter = field(default_factory=_WaitMeter)
+    _publishing: _WaitMeter = field(default_factory=_WaitMeter)
 
     def __post_init__(self) -> None:
         self._began = self.clock.monotonic()
@@ -60,6 +79,9 @@ class StatusSnapshot:
         rolled = len(report.windows) + sum(
             window not in report.windows for window in report.unpublished
         )
+        published = rolled - len(report.unpublished)
+        wall = self.clock.wall()
+        state = self._state(report)
         return CaptureStatus(
             session=report.session,
             connected=journal.connected,
@@ -71,8 +93,8 @@ class StatusSnapshot:
             lag_ms=self.recorder.latest_lag_ms,
             tickers=tuple(report.tickers),
             per_ticker=received,
-            state=self._state(report),
-            written_at=utc_datetime(self.clock.wall()),
+            state=state,
+            written_at=utc_datetime(wall),
             retry=journal.retry,
             recorded=self._recorded,
             quarantined=self._refused.total(),
@@ -82,15 +104,20 @@ class StatusSnapshot:
             gap_s=journal.gap_s,
             outages=journal.outages,
             last_outage=journal.last_outage,
+            open_gap=self._open_gap(report, wall) if state in _UNCONNECTED else None,
             latency=LagReport.of(latency),
             trade_frames=self._frames.trade_frames,
             control=self._frames.control,
             undecodable=self._frames.undecodable,
             unrequested=self._frames.unrequested,
             last=intake.last_trade_at.copy(),
-            behind_s=self._behind_s(now, intake.taken, intake.taken + backlog),
+            feed_lag_s=(
+                max(0.0, (wall - journal.heard_until) / NS_PER_SECOND) if journal.heard_until else 0
+            ),
+            behind_s=self._queued.oldest(now, intake.taken, intake.taken + backlog),
             rolled=rolled,
-            published=rolled - len(report.unpublished),
+            published=published,
+            publishing_s=self._publishing.oldest(now, published, rolled),
             files=report.files,
             parquet=sum(books.parquet for books in report.per_ticker.values()),
             spilled=self._spilled,
@@ -108,7 +135,13 @@ class StatusSnapshot:
             return "ending"
         if self.journal.connected:
             return "connected"
-        return "reconnecting" if report.reconnects else "connecting"
+        return "reconnecting" if self.journal.lost_at else "connecting"
+
+    def _open_gap(self, report: SessionReport, wall: int) -> GapReport:
+        journal, now = self.journal, utc_datetime(wall)
+        since = utc_datetime(journal.lost_at) if journal.lost_at else report.started
+        reason = journal.loss_reason or (journal.retry.reason if journal.retry else CONNECTING)
+        return GapReport(min(since, now), now, reason, len(report.tickers))
 
     def _count(self) -> None:
         # Between its end and its entry in the books, a window is in neither. Counts never decrease,
@@ -136,12 +169,3 @@ class StatusSnapshot:
             len(window.spilled) for window in windows if window.id.window not in report.spilled
         )
         self._spilled = max(self._spilled, spilled)
-
-    def _behind_s(self, now: float, written: int, received: int) -> float:
-        """Return how long the oldest queued trade has waited, to half a second."""
-        samples = self._received
-        samples.append((now, received))
-        while len(samples) > 1 and samples[0][1] <= written:
-            samples.popleft()
-        since, count = samples[0]
-        return now - since if count > written else 0.0

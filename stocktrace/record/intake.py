@@ -18,6 +18,7 @@ from itertools import chain
 
 from stocktrace.feed import protocol
 from stocktrace.marks import ConnectedMark, DisconnectedMark, Mark, OpeningMark, SubscriptionMark
+from stocktrace.record.feed_lag import FeedLag
 from stocktrace.sessions.report import Books, add_error
 from stocktrace.settings import Settings
 from stocktrace.store.batch import Chunk
@@ -208,6 +209,8 @@ class Intake:
         self.last_data_at = stamp
         #: When the last trade of each ticker was received, epoch ns.
         self.last_trade_at: dict[str, int] = {}
+        #: How far the feed is behind the exchanges.
+        self.feed_lag = FeedLag()
         self._flush_ns = int(settings.flush_interval * _DUE_SHARE * NS_PER_SECOND)
         # When the first read after the last flush came, epoch ns; 0 if none came.
         self._waits_since = 0
@@ -278,6 +281,7 @@ class Intake:
         if isinstance(mark, ConnectedMark):
             self._connected, self._tickers = True, mark.tickers
             self.last_data_at = mark.stamp
+            self.feed_lag.connection_opened(mark.stamp)
         elif isinstance(mark, DisconnectedMark):
             self._connected = False
         elif isinstance(mark, SubscriptionMark):
@@ -344,6 +348,7 @@ class Intake:
 
     def _enqueue(self, window: OpenWindow, read: DecodedRead) -> None:
         self.last_trade_at.update(read.last_received_ns)
+        self.feed_lag.add(read)
         received, queues, spilled = self.received, self.queues, window.spilled
         for ticker, rows in read.ticker_rows:
             count = len(rows)

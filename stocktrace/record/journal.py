@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 Mailbox = queue.SimpleQueue[Callable[[], None]]
 
 _UNREQUESTED = "trades of tickers that nobody asked for"
+# From this lag on, a feed that is behind deserves a warning.
+LAG_WARNING_S = 5.0
 # The first connection takes a moment; a longer gap is worth a message.
 CONNECTING_S = 1.0
 
@@ -82,6 +84,11 @@ class SessionJournal:
     connected: bool = False
     #: Why the last connection was lost or could not be made.
     disconnect_reason: str = "no connection was ever made"
+    #: Since when nobody listens, after a loss, and its reason; and until when trades were received
+    #: while the feed is behind. Epoch ns, or 0.
+    lost_at: int = 0
+    loss_reason: str = ""
+    heard_until: int = 0
     #: The next attempt, while disconnected.
     retry: ReconnectAttempt | None = None
     #: Errors of the server that refuse a subscription: their number, and the last text.
@@ -95,6 +102,7 @@ class SessionJournal:
     outages: int = 0
     spilled: int = 0
     clock: Clock = SYSTEM_CLOCK
+    _warned_lag_s: float = 0.0
     _gap_keys: list[GapKey] = field(default_factory=list)
     _unsaved_gaps: list[GapReport] = field(default_factory=list)
     #: Errors since the last that was logged, and until when the logged ones use up their share.
@@ -214,15 +222,18 @@ class SessionJournal:
             case marks.ConnectedMark():
                 self.report_new_gaps()
                 report.tickers = list(mark.tickers)  # they may have changed since the disconnect
-                self.connected = True
+                self.connected, self.lost_at = True, 0
                 self.retry = None
+                report.reconnects = self.coverage.reconnects
                 text = f"connected, {count_of(len(mark.tickers), 'ticker')} subscribed"
                 self.record("connect", text, **mark.facts)
             case marks.DisconnectedMark():
-                self.connected = False
-                report.reconnects += 1
+                self.connected, self.lost_at, self.heard_until = False, mark.start, 0
+                self.loss_reason = mark.reason
                 text = f"disconnected: {mark.reason}"
                 self.record("disconnect", text, logging.WARNING, **mark.facts)
+            case marks.LagMark():
+                self._on_lag(mark)
             case marks.GapMark() | marks.PausedMark():
                 start = min(mark.start, mark.stamp)  # the clock may have been set back
                 if was_first_set(start, mark.stamp):
@@ -247,6 +258,20 @@ class SessionJournal:
                 report.refused.update(dict.fromkeys(mark.tickers, mark.text))
                 text = f"{' '.join(mark.tickers)} is refused: {mark.text}"
                 self.record("refused", text, logging.WARNING, **mark.facts)
+
+    def _on_lag(self, mark: marks.LagMark) -> None:
+        """Warn of a lag, and again each time that it has doubled."""
+        lag_s = mark.lag / NS_PER_SECOND
+        self.heard_until = mark.stamp - mark.lag if mark.lag else 0
+        if lag_s >= LAG_WARNING_S and not self._warned_lag_s:
+            self.on_notice(f"the feed is {lag_s:.1f} s behind: trades arrive that late")
+        elif lag_s >= 2 * self._warned_lag_s > 0:
+            self.record("lag", f"the feed is {lag_s:.1f} s behind", logging.WARNING, **mark.facts)
+        elif not mark.lag and self._warned_lag_s:
+            self.record("lag", "the feed is not behind any more", **mark.facts)
+        else:
+            return
+        self._warned_lag_s = lag_s
 
     def on_error(self, text: str) -> None:
         """Take in an error of the server; of many, some are logged, with the number of all."""
@@ -304,23 +329,36 @@ class FeedEventRecorder:
     mailbox: Mailbox
     clock: Clock = SYSTEM_CLOCK
     _clock_jumps: ClockJumpDetector | None = None
+    #: Until when trades were received at the loss, if the feed was behind (epoch ns).
+    _heard_until: int = 0
 
     def on_frames(self, stamp: int, frames: Sequence[bytes]) -> None:
         """Append the frames to the tape."""
         self._check_clock(stamp)
         self.intake.add_frames(stamp, frames)
+        self._mark_lag(stamp)
 
     def on_tick(self, stamp: int) -> None:
         """Begin the next window if it is time, and decode what waits."""
         self._check_clock(stamp)
         self.intake.tick(stamp)
+        self._mark_lag(stamp)
 
     def on_mark(self, mark: marks.Mark) -> None:
         """Append the mark to the tape, and post it to the journal."""
         if isinstance(mark, marks.ConnectedMark):
             self._clock_jumps = ClockJumpDetector(mark.stamp, self.clock.monotonic())
+            self._heard_until = 0
         elif isinstance(mark, marks.DisconnectedMark):
             self._clock_jumps = None
+            self.intake.decode()
+            self._mark_lag(mark.stamp, at_loss=True)
+            mark = marks.begin_earlier(mark, self._heard_until)
+        elif isinstance(mark, marks.GapMark):
+            mark = marks.begin_earlier(mark, self._heard_until)
+        self._add_mark(mark)
+
+    def _add_mark(self, mark: marks.Mark) -> None:
         self.intake.add_mark(mark)
         self.mailbox.put(partial(self.journal.on_mark, mark))
 
@@ -341,6 +379,7 @@ class FeedEventRecorder:
         """Record the end at ``stamp`` (0 after an exception); the feed's thread has ended."""
         self.intake.decode()
         if stamp:
+            self._mark_lag(stamp, at_loss=True)
             self.on_mark(marks.EndedMark(stamp))
 
     def _check_clock(self, stamp: int) -> None:
@@ -348,4 +387,13 @@ class FeedEventRecorder:
         monotonic = self.clock.monotonic()
         jumps = self._clock_jumps
         if jumps is not None and (reason := jumps.check(stamp, monotonic)):
+            self.intake.feed_lag.clock_stepped(jumps.stepped_s)
             self.on_mark(marks.PausedMark(stamp, jumps.previous_wall, reason))
+
+    def _mark_lag(self, stamp: int, *, at_loss: bool = False) -> None:
+        """Record how far the feed is behind, if that is due."""
+        lag = self.intake.feed_lag.due(stamp, at_loss=at_loss)
+        if lag is not None:
+            self._add_mark(marks.LagMark(stamp, lag))
+            if at_loss:
+                self._heard_until = stamp - lag

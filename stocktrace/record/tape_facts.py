@@ -69,7 +69,7 @@ class TapeFacts:
     def fill(self, report: SessionReport) -> None:
         """Put into a report what the tapes say."""
         report.gaps = report_gaps(self.coverage)
-        report.reconnects = self.coverage.disconnects
+        report.reconnects = self.coverage.reconnects
         report.refused = self.refused
         if self.is_captured:
             report.started, report.tickers = utc_datetime(self.started), self.tickers

@@ -13,10 +13,11 @@ from typing import Literal, Self
 
 import msgspec
 
+from stocktrace.intervals import CONNECTING
 from stocktrace.sessions.report import GapReport, LagReport, SessionState
 from stocktrace.store import files
 from stocktrace.store.layout import Layout
-from stocktrace.text import count_of
+from stocktrace.text import count_of, describe_gaps
 
 #: ``connecting`` for the first time; ``ending``: it is disconnected and publishes the rest.
 ConnectionState = Literal["connecting", "connected", "reconnecting", "ending", "ended"]
@@ -47,15 +48,17 @@ class CaptureStatus(msgspec.Struct, frozen=True):
     ``trades`` and ``per_ticker`` count received trades, ``recorded`` those in CSV or Parquet, and
     ``quarantined`` the refused ones. ``backlog`` and ``queued`` are trades that wait for the
     recorder, the oldest of them for ``behind_s``. ``lag_ms`` is the median lag of the last batch,
-    ``latency`` has the session's quantiles. ``gaps`` counts the gaps that have ended, ``gap_s``
-    their seconds; ``outages`` leaves out the time before the first connection, and
-    ``last_outage`` is the one that began last. ``trade_frames``, ``control`` and ``undecodable``
+    ``latency`` has the session's quantiles, ``feed_lag_s`` is how far the feed is behind. ``gaps``
+    counts the gaps that have ended, ``gap_s`` their seconds; ``outages`` leaves out the time before
+    the first connection, and ``last_outage`` is the one that began last. ``open_gap`` lasts until
+    now; the properties count it, too. ``trade_frames``, ``control`` and ``undecodable``
     count frames by kind, ``unrequested`` the trades of tickers that nobody asked for. ``last`` is
     when the last trade of each ticker was received (epoch ns).
     ``rolled`` windows have ended, ``published`` of them are in ``files`` Parquet files with
-    ``parquet`` trades. ``spilled`` counts tickers that are rebuilt from the tape because a queue
-    was full, once for each window. ``final_state`` is the report's state, ``progress`` is how far
-    its end has come. Mappings leave out tickers without a value.
+    ``parquet`` trades; the oldest of the others waits for ``publishing_s``. ``spilled`` counts
+    tickers that are rebuilt from the tape because a queue was full, once for each window.
+    ``final_state`` is the report's state, ``progress`` is how far its end has come. Mappings leave
+    out tickers without a value.
     """
 
     session: str
@@ -79,7 +82,9 @@ class CaptureStatus(msgspec.Struct, frozen=True):
     gap_s: float = 0.0
     outages: int = 0
     last_outage: GapReport | None = None
+    open_gap: GapReport | None = None
     latency: LagReport = LagReport()
+    feed_lag_s: float = 0.0
     behind_s: float = 0.0
     trade_frames: int = 0
     control: int = 0
@@ -88,6 +93,7 @@ class CaptureStatus(msgspec.Struct, frozen=True):
     last: dict[str, int] = msgspec.field(default_factory=dict)
     rolled: int = 0
     published: int = 0
+    publishing_s: float = 0.0
     files: int = 0
     parquet: int = 0
     spilled: int = 0
@@ -96,6 +102,39 @@ class CaptureStatus(msgspec.Struct, frozen=True):
     final_state: SessionState = "running"
     reason: str = ""
     progress: StepProgress | None = None
+
+    @property
+    def all_gaps(self) -> int:
+        """The number of gaps, with one that lasts."""
+        return self.gaps + (self.open_gap is not None)
+
+    @property
+    def all_gap_s(self) -> float:
+        """Their seconds."""
+        return self.gap_s + (self.open_gap.seconds if self.open_gap else 0.0)
+
+    @property
+    def all_outages(self) -> int:
+        """The gaps without that before the first connection."""
+        return self.outages + (self.open_gap is not None and self.open_gap.reason != CONNECTING)
+
+    @property
+    def gap_summary(self) -> str:
+        """The number of gaps, their length, and how many of them are connecting."""
+        return describe_gaps(self.all_gaps, self.all_gap_s, self.all_gaps - self.all_outages)
+
+    @property
+    def connection(self) -> str:
+        """``connected``, ``connected, 14 s behind``, ``reconnecting for 75 s, attempt 7``."""
+        if self.open_gap is None:
+            return f"{self.state}{f', {self.feed_lag_s:,.0f} s behind' if self.feed_lag_s else ''}"
+        attempt = f", attempt {self.retry.attempt}" if self.retry else ""
+        return f"{self.state} for {self.open_gap.seconds:,.0f} s{attempt}"
+
+    @property
+    def unpublished(self) -> int:
+        """The number of windows that wait to be published."""
+        return self.rolled - self.published
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -60,12 +60,12 @@ class SessionSummary:
             status.elapsed_s,
             len(status.tickers),
             status.trades,
-            status.gaps,
-            status.gap_s,
-            status.outages,
+            status.all_gaps,
+            status.all_gap_s,
+            status.all_outages,
             status.reconnects,
             status.quarantined,
-            status.rolled - status.published,
+            status.unpublished,
         )
 
 

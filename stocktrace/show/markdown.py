@@ -14,7 +14,7 @@ from stocktrace.sessions.report import GapReport, SessionReport
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.show.view import NAMELESS
 from stocktrace.store.layout import Layout
-from stocktrace.text import count_of, describe_gaps, format_clock
+from stocktrace.text import count_of, format_clock
 
 # A page is for reading. The report on disk has everything.
 MAX_ROWS = 50
@@ -43,7 +43,7 @@ def progress_line(status: CaptureStatus) -> str:
     """Describe a running capture in a line."""
     return " · ".join(
         [
-            "connected" if status.connected else "**not connected**",
+            status.connection if status.connected else f"**{status.connection}**",
             count_of(status.trades, "trade"),
             count_of(len(status.tickers), "ticker"),
             count_of(status.reconnects, "reconnect"),
@@ -54,8 +54,8 @@ def progress_line(status: CaptureStatus) -> str:
 
 def status_line(status: CaptureStatus) -> str:
     """Describe the state of a capture, for a list of pages."""
-    gaps = describe_gaps(status.gaps, status.gap_s, status.gaps - status.outages)
-    return f"{_STATES[status.state].lower()}: {count_of(status.trades, 'trade')}, {gaps}"
+    trades = count_of(status.trades, "trade")
+    return f"{status.connection}: {trades}, {status.gap_summary}"
 
 
 def status_page(status: CaptureStatus, before: CaptureStatus | None) -> str:
@@ -69,6 +69,8 @@ def status_page(status: CaptureStatus, before: CaptureStatus | None) -> str:
         return f"{(now - then) / seconds:,.1f}" if seconds > 0 else "0.0"
 
     parts = [f"# {_STATES[status.state]}"]
+    if status.open_gap is not None or status.feed_lag_s:
+        parts.append(f"**{status.connection.capitalize()}.**")
     if (retry := status.retry) is not None:
         when = f"{retry.at:%H:%M:%S} UTC"
         parts.append(f"**Attempt {retry.attempt} at {when}:** {escape_markdown(retry.reason)}")
@@ -81,7 +83,7 @@ def status_page(status: CaptureStatus, before: CaptureStatus | None) -> str:
                 status.trades,
                 rate(status.trades, before.trades if before else 0),
                 f"{_milliseconds(status.latency.p50)} / {_milliseconds(status.latency.p99)}",
-                f"{status.gaps:,} ({status.gap_s:.1f} s)",
+                f"{status.all_gaps:,} ({status.all_gap_s:.1f} s)",
                 status.quarantined,
                 status.backlog,
                 f"{status.published:,} of {count_of(status.rolled, 'window')}",

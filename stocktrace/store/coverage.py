@@ -6,6 +6,8 @@
 - ``state``: ``listening`` or ``gap``.
 - ``reason``: of a gap, otherwise empty.
 - ``sources``: in a merge, the sessions that listened, otherwise empty.
+- ``lag_s``: how far the feed was behind (s): at most while it listened, and at the loss before a
+  gap, which begins that much before the last receipt.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ COVERAGE_SCHEMA = pa.schema(
         pa.field("state", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("sources", pa.string(), nullable=False),
+        pa.field("lag_s", pa.float64(), nullable=False),
     ]
 )
 
@@ -120,5 +123,6 @@ def _table(session: str, pieces: Sequence[CoverageInterval | CoverageSpan]) -> p
         "state": texts("gap" if each.reason else "listening" for each in pieces),
         "reason": texts(each.reason for each in pieces),
         "sources": texts(each.sources for each in pieces),
+        "lag_s": np.array([each.lag_s for each in pieces])[piece],
     }
     return pa.table(columns, schema=_TABLE_SCHEMA)

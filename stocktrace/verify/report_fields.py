@@ -54,10 +54,10 @@ def _compare(report: SessionReport, facts: TapeFacts) -> dict[str, str]:
     if _clip(report.gaps, last) != _clip(wanted, last):
         reported = count_of(len(report.gaps), "gap")
         problems["gaps"] = f"{reported} in the report, other than the {len(wanted):,} of the tapes"
-    if report.reconnects != facts.coverage.disconnects:
+    if report.reconnects != facts.coverage.reconnects:
         problems["reconnects"] = (
             f"{count_of(report.reconnects, 'reconnect')} in the report, "
-            f"{facts.coverage.disconnects:,} on the tapes"
+            f"{facts.coverage.reconnects:,} on the tapes"
         )
     if report.refused != facts.refused:
         problems["refused"] = "refused tickers are not those on the tapes"

@@ -24,8 +24,8 @@ from stocktrace.verify.check import Finding, SessionCheck
 from stocktrace.verify.published import SessionFiles
 from stocktrace.verify.report_fields import RECOUNTED, write_repaired
 
-#: A row of coverage: ticker, start and end (epoch us), reason of a gap, sources.
-_Row = tuple[str, int, int, str, str]
+#: A row of coverage: ticker, start and end (epoch us), reason of a gap, sources, lag (s).
+_Row = tuple[str, int, int, str, str, float]
 
 
 def check_report(check: SessionCheck, report: SessionReport) -> Iterator[Finding]:
@@ -153,7 +153,7 @@ def _rows_by_file(
     for interval in intervals:
         for part in interval.split_at_midnight():
             start, end = part.start // NS_PER_US, part.end // NS_PER_US
-            row = part.ticker, start, end, part.reason, part.sources
+            row = part.ticker, start, end, part.reason, part.sources, part.lag_s
             files.setdefault(layout.coverage(session, utc_date(part.start)), set()).add(row)
     return files
 
@@ -161,20 +161,20 @@ def _rows_by_file(
 def _read_rows(path: Path) -> set[_Row]:
     table = read_coverage_file(path)
     times = (table[name].cast("int64").to_pylist() for name in ("start", "end"))
-    texts = (table[name].to_pylist() for name in ("symbol", "reason", "sources", "state"))
+    texts = (table[name].to_pylist() for name in ("symbol", "reason", "sources", "lag_s", "state"))
     rows: set[_Row] = set()
-    for start, end, ticker, reason, sources, state in zip(*times, *texts, strict=True):
+    for start, end, ticker, reason, sources, lag_s, state in zip(*times, *texts, strict=True):
         if state != ("gap" if reason else "listening"):
             raise ConversionError(f"{path} has the state {state!r} with the reason {reason!r}.")
-        rows.add((ticker, start, end, reason, sources))
+        rows.add((ticker, start, end, reason, sources, lag_s))
     return rows
 
 
 def _clip(rows: set[_Row], last: int) -> set[_Row]:
     """Return the parts of ``rows`` before ``last`` (epoch us)."""
     return {
-        (ticker, start, min(end, last), reason, sources)
-        for ticker, start, end, reason, sources in rows
+        (ticker, start, min(end, last), reason, sources, lag_s)
+        for ticker, start, end, reason, sources, lag_s in rows
         if start < last
     }
 

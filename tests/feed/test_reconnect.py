@@ -201,7 +201,7 @@ def test_a_connection_without_data_does_not_shorten_it_if_the_clock_was_set_back
     gap.disconnected(at(101), 2.0, "TCP ended")
     gap.connection_opened()
     gap.disconnected(at(40), 11.0, "closed")
-    assert gap.end_gap(at(45), 16.0) == GapMark(at(45), at(30), "closed")
+    assert gap.end_gap(at(45), 16.0) == GapMark(at(45), at(30), "TCP ended; then closed")
 
 
 def test_a_gap_that_another_capture_began_keeps_its_start():

@@ -134,7 +134,7 @@ def test_a_feed_that_crashed_listened_until_its_last_frames() -> None:
 
 def test_a_feed_that_crashed_during_a_gap_keeps_the_reason() -> None:
     coverage = CoverageBuilder()
-    for mark in (tape(0, A), connect(1, A), lose(7)):
+    for mark in (tape(0, A), connect(1, A), DisconnectedMark(7, "lost", 4)):
         coverage.add(mark)
     coverage.feed_crashed(4, "the capture failed")
     coverage.close(9)
@@ -393,7 +393,7 @@ def test_coverage_from_the_tape_equals_live_coverage(
     layout = Layout(tmp_path_factory.mktemp("data"))
     write_tape(layout, PARTS[0], [*entries, ended])
     from_tape, last = coverage_from_tapes(layout, SESSION)
-    assert (from_tape.intervals, from_tape.disconnects) == (live.intervals, live.disconnects)
+    assert (from_tape.intervals, from_tape.reconnects) == (live.intervals, live.reconnects)
     gaps = [(one.start, one.end, one.reason) for one in live.intervals if one.reason]
     assert live.gaps() == Counter(gaps)
     assert CoverageBuilder.of(live.intervals).gaps() == live.gaps()

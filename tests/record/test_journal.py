@@ -145,7 +145,7 @@ def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_t
     journal.on_error("Invalid symbol B")
     report = journal.report
     assert (report.reconnects, report.tickers, report.notices) == (
-        1,
+        0,
         ["B", "C", "D"],
         ["a word"],
     )
