@@ -20,6 +20,8 @@ from stocktrace.units import MS_PER_DAY, MS_PER_SECOND, NS_PER_MS
 
 #: From this lag on (ms), the feed is behind; Finnhub sends trades up to a second late.
 BEHIND_MS = 2 * MS_PER_SECOND
+# A lag that is marked is longer by this (ms): trades arrive a little out of order.
+_TOLERANCE_MS = 500
 # A lag must last that long before it is marked; it is marked again after so long.
 _MARK_INTERVAL_MS = MS_PER_SECOND
 # While no trades come, it is marked again when it has grown by this factor.
@@ -82,6 +84,7 @@ class FeedLag:
     heard_until: float = 0.0
     #: Whether the last mark said that the feed is behind.
     is_marked: bool = False
+    _opened_at: int = 0
     _received: int = 0
     _late_since: int = 0
     #: When the last mark was written, and ``heard_until`` then.
@@ -92,7 +95,7 @@ class FeedLag:
     def connection_opened(self, stamp: int) -> None:
         """Take in that a connection began at ``stamp`` (epoch ns): nothing is on its way."""
         self.lag_ms, self.is_marked, self._late_since = 0.0, False, 0
-        self.heard_until = self._received = stamp // NS_PER_MS
+        self.heard_until = self._received = self._opened_at = stamp // NS_PER_MS
         for clock in self._clocks.values():
             clock.newest = 0
 
@@ -101,6 +104,7 @@ class FeedLag:
         step = int(seconds * MS_PER_SECOND)
         self.heard_until += step
         self._received += step
+        self._opened_at += step
         self._late_since += step if self._late_since else 0
         self._marked_at += step
         self._marked += step
@@ -190,4 +194,5 @@ class FeedLag:
         return self._lag_at(stamp)
 
     def _lag_at(self, stamp: int) -> int:
-        return max(0, stamp - int(self.heard_until) * NS_PER_MS)
+        since = max(int(self.heard_until) - _TOLERANCE_MS, self._opened_at)
+        return max(0, stamp - since * NS_PER_MS)
