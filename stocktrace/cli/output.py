@@ -218,7 +218,10 @@ def _join(names: Iterable[str]) -> str:
 
 def print_sessions(summaries: Sequence[SessionSummary], form: OutputFormat | None) -> None:
     """Print one row for each session."""
-    rows = list(map(attrgetter(*_SESSION), summaries))
+    names = list(_SESSION)
+    if form is None:
+        names[1] = "present_state"
+    rows = list(map(attrgetter(*names), summaries))
     if form is None:
         texts = [
             (

@@ -94,10 +94,14 @@ class ProgressLines:
 
 def _connection(status: CaptureStatus) -> str:
     """Return how the connection is, as pairs."""
+    words = ["connected=yes" if status.connected else "connected=no"]
     if status.open_gap is not None:
-        attempt = f" attempt={status.retry.attempt}" if status.retry else ""
-        return f"connected=no gap={status.open_gap.seconds:.0f}s{attempt}"
-    return "connected=yes" + (f" behind={status.feed_lag_s:.0f}s" if status.feed_lag_s else "")
+        words.append(f"gap={status.open_gap.seconds:.0f}s")
+    if status.retry is not None:
+        words.append(f"attempt={status.retry.attempt}")
+    if status.feed_lag_s:
+        words.append(f"behind={status.feed_lag_s:.0f}s")
+    return " ".join(words)
 
 
 def _describe_end(status: CaptureStatus) -> str:

@@ -76,7 +76,8 @@ class EventLog:
         elif name == "refused":
             self.refused.update(dict.fromkeys(record["tickers"], record["text"]))
         elif name == "disconnect":
-            self._open_gap = GapSpan(at, None, record["reason"])
+            start = datetime.fromisoformat(record.get("start", record["at"])).timestamp()
+            self._open_gap = GapSpan(start, None, record["reason"])
         elif name == "gap":
             self._add_gap(record)
         if (text := self._describe(name, record)) is not None:

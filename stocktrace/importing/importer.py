@@ -106,7 +106,9 @@ class SessionTapes:
             end = max(self._last, *(interval.end for interval in coverage))
             tape = self._tape(self._last)
             for interval in coverage:
-                tape.append_mark(CoveredMark(end, **asdict(interval)))
+                facts = asdict(interval)
+                del facts["lag_s"]  # a merge has the time of either recorder
+                tape.append_mark(CoveredMark(end, **facts))
             tape.append_mark(EndedMark(end))
 
     def _tape(self, stamp: int) -> TapeWriter:

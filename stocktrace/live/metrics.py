@@ -75,9 +75,8 @@ _GAUGES: dict[str, tuple[str, _Value]] = {
     "session_remaining_seconds": ("Time until the session ends.", attrgetter("remaining_s")),
     "queue_trades": ("Trades that wait for the recorder.", attrgetter("backlog")),
     "queue_oldest_seconds": ("How long the oldest of them has waited.", attrgetter("behind_s")),
-    "publishing_windows": ("Windows that wait to be published.", attrgetter("unpublished")),
     "publishing_oldest_seconds": (
-        "How long the oldest of them has waited.",
+        "How long the oldest window that is not published has waited.",
         attrgetter("publishing_s"),
     ),
     "reconnect_attempt": (

@@ -231,7 +231,8 @@ class SessionJournal:
                 self.connected, self.lost_at, self.heard_until = False, mark.start, 0
                 self.loss_reason = mark.reason
                 text = f"disconnected: {mark.reason}"
-                self.record("disconnect", text, logging.WARNING, **mark.facts)
+                facts = {"start": utc_datetime(mark.start)} if mark.start else {}
+                self.record("disconnect", text, logging.WARNING, reason=mark.reason, **facts)
             case marks.LagMark():
                 self._on_lag(mark)
             case marks.GapMark() | marks.PausedMark():

@@ -18,7 +18,7 @@ class SessionSummary:
     """One session; ``state`` is that of its report, or ``damaged`` if that cannot be read.
 
     ``trades`` counts received trades: of a crashed session up to its last status, or ``None``
-    without one. ``outages`` are the ``gaps`` without that before the first connection.
+    without one. ``connection`` is how that of a running session is. ``outages`` are the ``gaps`` without that before the first connection.
     """
 
     session: str
@@ -33,6 +33,12 @@ class SessionSummary:
     reconnects: int = 0
     quarantined: int = 0
     unpublished: int = 0
+    connection: str = ""
+
+    @property
+    def present_state(self) -> str:
+        """The state for a person: a running session may not be connected, or be behind."""
+        return self.state if self.connection in ("", "connected") else self.connection
 
     @classmethod
     def of(cls, layout: Layout, report: SessionReport) -> Self:
@@ -66,6 +72,7 @@ class SessionSummary:
             status.reconnects,
             status.quarantined,
             status.unpublished,
+            status.connection if report.state == "running" else "",
         )
 
 

@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 
 from stocktrace.cli.progress import ProgressLines, TickerRates, make_progress, render_status
 from stocktrace.errors import UsageError
+from stocktrace.sessions.report import GapReport
 from stocktrace.sessions.status import CaptureStatus, ReconnectAttempt, StepProgress
 from tests.conftest import Scenario, Studio, connected
 from tests.statuses import a_status
@@ -63,7 +64,7 @@ def test_lines_come_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     look = ProgressLines(every_s=30)
     for second in range(0, 100, 10):
         look(status(second, second * 5, up=second < 60))
-    rest = "lag=80ms waiting=7 quarantined=0 reconnects=1 gaps=0"
+    rest = "lag=80ms waiting=7 quarantined=0 reconnects=1 gaps=0 unpublished=0"
     assert [record.getMessage() for record in caplog.records] == [
         f"connected=yes elapsed=00:00:30 left=00:01:10 trades=150 rate=5/s {rest}",
         f"connected=no elapsed=00:01:00 left=00:00:40 trades=300 rate=5/s {rest}",
@@ -95,8 +96,23 @@ def drawn(shown: CaptureStatus, **options: Any) -> str:
 def test_the_display_says_why_it_is_not_connected_and_when_it_retries() -> None:
     at = datetime(2026, 11, 23, tzinfo=UTC)
     retry = ReconnectAttempt(2, at + timedelta(seconds=4), "refused\x1b[2J")
-    text = drawn(status(10, up=False, written_at=at, retry=retry))
-    assert text.startswith("○ reconnecting: try 3 in 4 s (refused?[2J)")
+    gap = GapReport(at - timedelta(seconds=75), at, "TCP ended", 1)
+    shown = status(10, up=False, written_at=at, retry=retry, open_gap=gap)
+    text = drawn(shown)
+    assert text.startswith("○ reconnecting for 75 s, attempt 2 in 4 s (refused?[2J)")
+    assert "1 gap (75.0 s)" in text
+
+
+def test_the_display_says_how_far_the_feed_is_behind() -> None:
+    assert drawn(status(10, feed_lag_s=14.1)).startswith("● connected, 14 s behind, ")
+
+
+def test_106_the_display_counts_the_windows_that_wait_to_be_published() -> None:
+    waiting = status(10, rolled=332, published=150)
+    assert "182 windows to publish" in drawn(waiting)
+    ending = msgspec.structs.replace(waiting, state="ending")
+    text = "● ending: writing Parquet; 182 windows wait to be published  session s"
+    assert drawn(ending).startswith(text)
 
 
 def test_the_display_says_that_parquet_is_being_written() -> None:

@@ -82,7 +82,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = [
     (
         {"disconnected_s": 61.0, "retry": ReconnectAttempt(3, OPEN, "cannot connect: refused")},
         {"disconnected_s": 59.0, "connected": False},
-        ("disconnected", "not connected for 61 s: cannot connect: refused"),
+        ("disconnected", "not connected for 61 s, attempt 3: cannot connect: refused"),
     ),
     (
         {"behind_s": 21.0},
@@ -93,6 +93,16 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str]]] = [
         {"lag_ms": 60_001.0},
         {"lag_ms": 59_999.0},
         ("lag", "trades arrive 60 s after the exchange's time"),
+    ),
+    (
+        {"feed_lag_s": 14.1, "lag_ms": 60_001.0},
+        {"feed_lag_s": 4.9},
+        ("lag", "the feed is 14 s behind"),
+    ),
+    (
+        {"rolled": 9, "published": 2, "publishing_s": 61.0},
+        {"rolled": 9, "published": 8, "publishing_s": 61.0},
+        ("publishing", "7 windows wait to be published, the oldest for 61 s"),
     ),
     (
         {"last": {}},
@@ -149,16 +159,27 @@ class Capture:
         self.report = SessionReport(SESSION, [], OPEN)
         self.last_trade_at: dict[str, int] = {}
         self.latest_lag_ms = 0.0
+        self.heard_until = 0
         self.monitor = StalenessMonitor(self, self, self)  # type: ignore[arg-type]
 
     def on_notice(self, sentence: str) -> None:
         self.notices.append(sentence)
 
-    def told(self, now: datetime = OPEN) -> list[str]:
+    def told(self, now: datetime = OPEN, **status: Any) -> list[str]:
         """The notices of one check."""
         self.notices = []
-        self.monitor.check(epoch_ns(now))
+        self.monitor.check(epoch_ns(now), a_status(**status))
         return self.notices
+
+
+def test_106_late_publishing_is_reported_once_until_it_has_caught_up() -> None:
+    capture, told = Capture(), []
+    for waiting, seconds in ((1, 300.0), (5, 59.0), (5, 61.0), (90, 200.0), (0, 0.0), (2, 61.0)):
+        told.append(capture.told(rolled=100, published=100 - waiting, publishing_s=seconds))
+    first, second = (
+        [f"{count} windows wait to be published, the oldest for 61 s"] for count in (5, 2)
+    )
+    assert told == [[], [], first, [], [], second]
 
 
 def test_late_trades_are_reported_once_until_they_were_in_time():

@@ -93,7 +93,7 @@ def test_every_figure_of_the_status_is_a_metric(settings: Settings) -> None:
     problems = {key: value for key, value in found.items() if key[0] == "stocktrace_problems"}
     assert problems == {
         ("stocktrace_problems", kind): 0.0
-        for kind in ("stalled", "disconnected", "late", "lag", "queue", "disk")
+        for kind in ("stalled", "disconnected", "late", "lag", "queue", "publishing", "disk")
     }
     assert {key: value for key, value in found.items() if key not in problems} == {
         ("stocktrace_session_info", SESSION): 1.0,
@@ -121,6 +121,9 @@ def test_every_figure_of_the_status_is_a_metric(settings: Settings) -> None:
         ("stocktrace_status_age_seconds", ""): 0.0,
         ("stocktrace_queue_trades", ""): 4.0,
         ("stocktrace_queue_oldest_seconds", ""): 0.5,
+        ("stocktrace_feed_lag_seconds", ""): 0.0,
+        ("stocktrace_publishing_oldest_seconds", ""): 0.0,
+        ("stocktrace_reconnect_attempt", ""): 0.0,
         ("stocktrace_lag_seconds", ""): 0.08,
         ("stocktrace_session_lag_seconds", "0.5"): 0.07,
         ("stocktrace_session_lag_seconds", "0.99"): 0.09,

@@ -75,6 +75,8 @@ def test_every_metric_is_on_a_panel_or_in_an_alert_or_listed_here(
     assert {name for name in exported if name.startswith("stocktrace_") and name not in text} == {
         "stocktrace_notices_total",
         "stocktrace_parquet_files_total",
+        "stocktrace_publishing_oldest_seconds",
+        "stocktrace_reconnect_attempt",
         "stocktrace_session_elapsed_seconds",
         "stocktrace_tickers",
         "stocktrace_trades_published_total",

@@ -70,10 +70,16 @@ def test_unpublished_windows_are_reported_with_what_to_do(tmp_path: Path) -> Non
 
 
 def test_progress_says_when_it_is_not_connected() -> None:
+    gap = GapReport(BEGIN, BEGIN + timedelta(seconds=75), "lost", 2)
     status = a_status(
-        connected=False, remaining_s=65.0, trades=1234, reconnects=1, tickers=("A", "B")
+        open_gap=gap,
+        connected=False,
+        remaining_s=65.0,
+        trades=1234,
+        reconnects=1,
+        tickers=("A", "B"),
     )
-    text = "**not connected** · 1,234 trades · 2 tickers · 1 reconnect · 00:01:05 left"
+    text = "**reconnecting for 75 s** · 1,234 trades · 2 tickers · 1 reconnect · 00:01:05 left"
     assert progress_line(status) == text
 
 
@@ -118,11 +124,17 @@ def test_the_first_live_page_has_rates_since_the_start() -> None:
 
 def test_the_live_page_of_a_disconnect_shows_the_next_attempt() -> None:
     retry = ReconnectAttempt(3, BEGIN + timedelta(seconds=5), "<b>refused</b>")
-    lost = status(connected=False, state="reconnecting", retry=retry, gaps=1, gap_s=2.4)
+    gap = GapReport(BEGIN, BEGIN + timedelta(seconds=75), "lost", 2)
+    lost = status(
+        connected=False, state="reconnecting", retry=retry, gaps=1, gap_s=2.4, open_gap=gap
+    )
     lines = status_page(lost, None).split("\n")
     assert lines[0] == "# Not connected"
+    assert "**Reconnecting for 75 s, attempt 3.**" in lines
     assert r"**Attempt 3 at 14:30:05 UTC:** \<b\>refused\</b\>" in lines
-    assert status_line(lost) == "not connected: 600 trades, 1 gap (2.4 s), connecting"
+    assert status_line(lost) == (
+        "reconnecting for 75 s, attempt 3: 600 trades, 2 gaps (77.4 s), 1 of them connecting"
+    )
 
 
 def test_the_live_page_of_many_tickers_shows_the_busiest() -> None:

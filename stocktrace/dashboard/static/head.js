@@ -11,6 +11,7 @@ function describe(head, now) {
     case "connecting":
       return ["connecting", "warn", describeRetry(head, now)];
     case "connected":
+      if (head.lag_s) return ["behind", "warn", `Connected, but the feed is ${duration(head.lag_s)} behind: trades arrive that late.`];
       return head.market ? ["market closed", "", `Connected, but the market is closed: ${head.market}.`] : ["connected", "good", ""];
     case "reconnecting":
       return ["reconnecting", "warn", describeRetry(head, now)];
@@ -25,11 +26,12 @@ function describe(head, now) {
   }
 }
 
-function describeRetry({ retry, error }, now) {
-  if (!retry) return error ? `Not connected: ${error}` : "Not connected yet.";
+function describeRetry({ retry, error, open_gap_s: seconds }, now) {
+  const lasting = seconds === null ? "" : ` for ${duration(seconds)}`;
+  if (!retry) return error ? `Not connected${lasting}: ${error}` : `Not connected yet${lasting}.`;
   const left = Math.max(0, Date.parse(retry.at) / 1000 - now);
   const when = left > 0 ? `in ${left.toFixed(0)} s` : "now";
-  return `Not connected: ${retry.reason}. Attempt ${retry.attempt} ${when}.`;
+  return `Not connected${lasting}: ${retry.reason}. Attempt ${retry.attempt} ${when}.`;
 }
 
 export function showHead(head, now, offline) {

@@ -51,8 +51,9 @@ export class Sessions {
     cell("").append(link);
     const state = document.createElement("span");
     state.className = "pill";
-    state.dataset.mood = MOODS[session.state] ?? "";
-    state.textContent = WORDS[session.state] ?? session.state;
+    const odd = session.connection && session.connection !== "connected";
+    state.dataset.mood = odd ? "warn" : MOODS[session.state] ?? "";
+    state.textContent = odd ? session.connection : WORDS[session.state] ?? session.state;
     cell("").append(state);
     cell(span(session.seconds), "num");
     cell(count(session.tickers), "num");
