@@ -185,9 +185,8 @@ class FeedLag:
         if not (is_late or self.is_marked) or now - self._marked_at < _MARK_INTERVAL_MS:
             return None
         # While no trades come, a mark at times suffices to show the growth.
-        has_news = self.heard_until - self._marked >= _MARK_INTERVAL_MS
         has_grown = now - self.heard_until >= _GROWTH * (self._marked_at - self._marked)
-        if self.is_marked and not (has_news or has_grown):
+        if self.is_marked and self.heard_until == self._marked and not has_grown:
             return None
         self._marked_at, self._marked = now, self.heard_until
         self.is_marked = True

@@ -18,7 +18,8 @@ class SessionSummary:
     """One session; ``state`` is that of its report, or ``damaged`` if that cannot be read.
 
     ``trades`` counts received trades: of a crashed session up to its last status, or ``None``
-    without one. ``connection`` is how that of a running session is. ``outages`` are the ``gaps`` without that before the first connection.
+    without one. ``outages`` are the ``gaps`` without that before the first connection.
+    ``connection`` is that of a running session.
     """
 
     session: str
