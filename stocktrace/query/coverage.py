@@ -42,7 +42,9 @@ def read_coverage(
     Returns:
         ``session``, ``symbol`` str · ``start``, ``end`` (exclusive) datetime64[us, UTC] · ``state``
         str, ``listening`` or ``gap`` · ``reason`` str, of a gap · ``sources`` str, in a merge the
-        sessions that listened. Both are empty otherwise. An interval over midnight is cut there.
+        sessions that listened; both are empty otherwise · ``lag_s`` float64, how far the feed was
+        behind: at most while it listened, and at the loss before a gap, which begins that much
+        before the last receipt. An interval over midnight is cut there.
 
     Raises:
         StoreError: A file is damaged.

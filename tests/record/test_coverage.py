@@ -21,6 +21,7 @@ from stocktrace.marks import (
     DisconnectedMark,
     EndedMark,
     GapMark,
+    LagMark,
     Mark,
     OpeningMark,
     PausedMark,
@@ -45,6 +46,7 @@ from tests.conftest import NOON, SESSION, Scenario, Studio, all_of, connected, f
 from tests.remains import PARTS, write_tape
 
 A, B = "AAPL", "MSFT"
+S = 10**9
 #: A mark, or the stamp of frames that came.
 Entry = Mark | int
 
@@ -78,6 +80,10 @@ def gap(start: int, stamp: int, reason: str = "lost") -> Mark:
     return GapMark(stamp, start, reason)
 
 
+def behind(stamp: int, lag: int) -> Mark:
+    return LagMark(stamp * S, lag * S)
+
+
 def change(stamp: int, added: Sequence[str] = (), removed: Sequence[str] = ()) -> Mark:
     return SubscriptionMark(stamp, tuple(added), tuple(removed))
 
@@ -90,6 +96,64 @@ def test_before_the_first_connection_there_is_a_gap_that_says_so() -> None:
         CoverageInterval(A, 0, 5, CONNECTING),
         CoverageInterval(A, 5, 9, ""),
     ]
+
+
+#: A lag that grows from 3 to 14 s, while a session listens.
+GROWING = [connect(S, A), *(behind(10 + lag, lag) for lag in range(3, 15))]
+
+
+def lags(*entries: Entry, end: int) -> list[tuple[float, float, str, float]]:
+    """The intervals of A in seconds: start, end, reason, lag."""
+    return [
+        (each.start / S, each.end / S, each.reason, each.lag_s)
+        for each in told(tape(S, A), *entries, end=end * S)
+    ]
+
+
+def test_101_a_lag_is_in_the_coverage_and_cut_only_where_it_doubles_or_ends() -> None:
+    assert lags(*GROWING, behind(30, 0), end=40) == [
+        (1, 13, "", 0),
+        (13, 16, "", 5),
+        (16, 22, "", 11),
+        (22, 30, "", 14),
+        (30, 40, "", 0),
+    ]
+
+
+def test_101_a_gap_begins_with_the_newest_trade_received() -> None:
+    loss = DisconnectedMark(25 * S, "lost", 10 * S, 14 * S)
+    gap = GapMark(27 * S, 10 * S, "lost", 14 * S)
+    assert lags(*GROWING, loss, gap, connect(27 * S, A), end=40) == [
+        (1, 10, "", 0),
+        (10, 27, "lost", 14),
+        (27, 40, "", 0),
+    ]
+    assert lags(*GROWING, loss, end=30)[1:] == [(10, 30, "lost", 14)]
+
+
+def test_101_whatever_is_on_its_way_at_the_end_or_in_a_crash_is_a_gap() -> None:
+    reason = "the feed was 14.0 s behind at the end"
+    assert lags(*GROWING, EndedMark(25 * S), end=25)[1:] == [(10, 25, reason, 14)]
+    assert lags(*GROWING, 24 * S, end=25)[1:] == [(10, 25, reason, 14)]
+    coverage = CoverageBuilder()
+    for mark in (tape(S, A), *GROWING):
+        coverage.add(mark)
+    coverage.feed_crashed(26 * S, "disk full")
+    coverage.close(27 * S)
+    assert coverage.intervals[1:] == [CoverageInterval(A, 10 * S, 27 * S, "disk full", lag_s=14.0)]
+
+
+def test_101_a_pause_of_the_process_begins_with_the_newest_trade_received() -> None:
+    paused = PausedMark(40 * S, 30 * S, "stalled")
+    assert lags(*GROWING, paused, behind(40, 0), end=41)[1:] == [
+        (10, 40, "stalled", 0),
+        (40, 41, "", 0),
+    ]
+
+
+def test_a_lag_of_an_earlier_connection_does_not_move_a_gap() -> None:
+    marks = [*GROWING, lose(25 * S), gap(25 * S, 26 * S), connect(26 * S, A)]
+    assert lags(*marks, end=30)[-1:] == [(26, 30, "", 0)]
 
 
 def test_a_session_that_never_connected_is_one_gap() -> None:

@@ -19,6 +19,7 @@ from stocktrace.marks import (
     DisconnectedMark,
     EndedMark,
     GapMark,
+    LagMark,
     OpeningMark,
     PausedMark,
     RefusedMark,
@@ -128,6 +129,23 @@ def test_windows_add_up(journal: SessionJournal) -> None:
     assert report.books == Books(6, 4, 2, trades=8, recorded=6, quarantined=2)
     assert report.per_ticker["B"] == TickerBooks(2, 2, 0, 2, utc_datetime(NOON + 1000))
     assert report.errors == {"no": 4}
+
+
+def test_101_a_lag_is_reported_once_and_logged_when_it_has_doubled_or_ended(
+    journal: SessionJournal, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "stocktrace")
+    for second, lag in enumerate((3, 4.9, 5, 6, 9.9, 10, 12, 0, 3, 0, 7)):
+        journal.on_mark(LagMark(NOON + second * SECOND, int(lag * SECOND)))
+    assert journal.heard_until == NOON + 3 * SECOND
+    warnings = [f"the feed is {lag:.1f} s behind: trades arrive that late" for lag in (5, 7)]
+    assert journal.report.notices == warnings
+    assert [record.message for record in caplog.records] == [
+        warnings[0],
+        "the feed is 10.0 s behind",
+        "the feed is not behind any more",
+        warnings[1],
+    ]
 
 
 def test_what_happens_to_the_connection_is_in_the_report_the_log_and_the_audit_trail(
