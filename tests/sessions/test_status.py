@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
+from stocktrace.dashboard.liveness import SessionLiveness
+from stocktrace.sessions.catalog import read_session, running_captures
 from stocktrace.sessions.status import CaptureStatus, StatusFile
+from stocktrace.sessions.summary import SessionSummary
 from stocktrace.simulator import Fault, ScriptedSource, synthetic_frames
 from stocktrace.store.layout import Layout
 from tests.conftest import Scenario, Studio, all_of, connected, frame, played
@@ -101,6 +105,31 @@ def test_refused_and_recorded_rows_are_counted_before_the_window_ends(studio: St
     assert live.state == "connected"
     assert live.rolled == 0
     assert live.quarantined_by_ticker == {"AAPL": 1}
+
+
+def test_104_an_open_gap_is_counted_and_timed_for_other_processes(studio: Studio) -> None:
+    layout = Layout(studio.data_dir)
+    seen: list[tuple[SessionSummary, SessionLiveness]] = []
+    with studio.exchange() as exchange:
+
+        def scenario() -> Scenario:
+            yield connected
+            exchange.inject(Fault("status", status=503, repeat=True))
+            exchange.drop_all()
+            yield lambda status: status.retry is not None and status.retry.attempt >= 2
+            (session,) = running_captures(layout)
+            summary = SessionSummary.of(layout, read_session(layout, session))
+            seen.append((summary, SessionLiveness(layout, session)))
+
+        studio.record(exchange, scenario=scenario(), backoff_floor="50ms", backoff_cap="50ms")
+    ((summary, liveness),) = seen
+    assert summary.state == "running"
+    assert re.fullmatch(r"reconnecting for \d+ s, attempt \d+", summary.present_state)
+    assert (summary.gaps, summary.outages, summary.reconnects) == (2, 1, 0)
+    head, tiles = liveness.head(), liveness.tiles()
+    assert (head["state"], tiles["gaps"], tiles["outages"]) == ("reconnecting", 2, 1)
+    assert head["connection"] == summary.present_state
+    assert 0 < head["open_gap_s"] <= tiles["gap_s"] == summary.gap_s
 
 
 def test_a_lost_connection_shows_the_attempt_and_the_next_try(studio: Studio) -> None:
