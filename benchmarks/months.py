@@ -28,10 +28,10 @@ from stocktrace.clock import Clock, Deadline
 from stocktrace.live.api import tune_memory
 from stocktrace.live.snapshot import StatusSnapshot
 from stocktrace.maintenance.compact import compact_days
+from stocktrace.record.feed_events import FeedEventRecorder
 from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.intake import Intake
 from stocktrace.record.journal import (
-    FeedEventRecorder,
     Mailbox,
     SessionJournal,
     new_report,

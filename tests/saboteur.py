@@ -23,7 +23,7 @@ from typing import Any
 # All that a child would import by itself, so that the fork has it.
 import stocktrace.live.api
 import stocktrace.live.session
-import stocktrace.record.journal
+import stocktrace.record.feed_events
 import stocktrace.record.recovery
 import stocktrace.verify
 from stocktrace import cli
@@ -189,7 +189,7 @@ def _watch(saboteur: Saboteur) -> None:
     saboteur.watch(compact, "compact_date", "compacting")
     saboteur.watch(folder_copy.FolderCopy, "add", "copying")
     saboteur.watch(folder_copy.FolderCopy, "commit", "copying")
-    record_mark = stocktrace.record.journal.FeedEventRecorder.on_mark
+    record_mark = stocktrace.record.feed_events.FeedEventRecorder.on_mark
 
     @wraps(record_mark)
     def on_mark(recorder: Any, mark: Mark) -> None:
@@ -197,4 +197,4 @@ def _watch(saboteur: Saboteur) -> None:
         if isinstance(mark, ConnectedMark):
             saboteur.begin("recording")
 
-    setattr(stocktrace.record.journal.FeedEventRecorder, "on_mark", on_mark)  # noqa: B010 - for mypy
+    setattr(stocktrace.record.feed_events.FeedEventRecorder, "on_mark", on_mark)  # noqa: B010 - for mypy

@@ -89,10 +89,8 @@ def find_problems(capture: HealthInput) -> Iterator[tuple[ProblemKind, str]]:
         )
     if sentence := publishing_warning(status):
         yield "publishing", sentence
-    if status.feed_lag_s >= LAG_WARNING_S:
-        yield "lag", f"the feed is {status.feed_lag_s:,.0f} s behind"
-    elif status.lag_ms > LATE_MS:
-        yield "lag", _lag_warning(status.lag_ms)
+    if sentence := _describe_lag(status):
+        yield "lag", sentence
     last_trades = {name: utc_datetime(stamp) for name, stamp in status.last.items()}
     began = capture.now - timedelta(seconds=status.elapsed_s)
     silent = find_silent(status.tickers, last_trades, began, capture.now)
@@ -123,6 +121,12 @@ def publishing_warning(status: CaptureStatus) -> str:
         f"{status.unpublished:,} windows wait to be published, the oldest for "
         f"{status.publishing_s:,.0f} s"
     )
+
+
+def _describe_lag(status: CaptureStatus) -> str:
+    if status.feed_lag_s >= LAG_WARNING_S:
+        return f"the feed is {status.feed_lag_s:,.0f} s behind"
+    return _lag_warning(status.lag_ms) if status.lag_ms > LATE_MS else ""
 
 
 def _lag_warning(lag_ms: float) -> str:

@@ -34,10 +34,10 @@ from stocktrace.live.publishing import Publisher, WindowPublishing
 from stocktrace.live.snapshot import StatusSnapshot
 from stocktrace.live.ticker_changes import TickerChanger, open_inbox
 from stocktrace.marks import OpeningMark
+from stocktrace.record.feed_events import FeedEventRecorder
 from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.intake import Intake
 from stocktrace.record.journal import (
-    FeedEventRecorder,
     Mailbox,
     SessionJournal,
     new_report,

@@ -1,8 +1,4 @@
-"""Everything that a running session says: in its report, in the audit log, and to a person.
-
-``FeedEventRecorder`` receives the feed's events on the feed's thread. It appends to the tape and
-fills the queues. The journal's part waits in a mailbox, which the thread of the capture reads.
-"""
+"""Everything that a running session says: in its report, in the audit log, and to a person."""
 
 from __future__ import annotations
 
@@ -14,17 +10,15 @@ import socket
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from stocktrace import marks
 from stocktrace._version import __version__
-from stocktrace.clock import SYSTEM_CLOCK, Clock, ClockJumpDetector, was_first_set
+from stocktrace.clock import SYSTEM_CLOCK, Clock, was_first_set
 from stocktrace.feed.subscriptions import is_symbol_error
 from stocktrace.intervals import CONNECTING
 from stocktrace.record.coverage import CoverageBuilder, GapKey
-from stocktrace.record.intake import Intake
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import GapReport, SessionReport, TickerChange, add_error
@@ -319,82 +313,3 @@ class SessionJournal:
         """Take in something that a person should know."""
         self.report.notices.append(text)
         self.record("notice", text, logging.WARNING, text=text)
-
-
-@dataclass(slots=True)
-class FeedEventRecorder:
-    """A ``FeedListener`` that passes frames and marks to the intake and posts the rest."""
-
-    intake: Intake
-    journal: SessionJournal
-    mailbox: Mailbox
-    clock: Clock = SYSTEM_CLOCK
-    _clock_jumps: ClockJumpDetector | None = None
-    #: Until when trades were received at the loss, if the feed was behind (epoch ns).
-    _heard_until: int = 0
-
-    def on_frames(self, stamp: int, frames: Sequence[bytes]) -> None:
-        """Append the frames to the tape."""
-        self._check_clock(stamp)
-        self.intake.add_frames(stamp, frames)
-        self._mark_lag(stamp)
-
-    def on_tick(self, stamp: int) -> None:
-        """Begin the next window if it is time, and decode what waits."""
-        self._check_clock(stamp)
-        self.intake.tick(stamp)
-        self._mark_lag(stamp)
-
-    def on_mark(self, mark: marks.Mark) -> None:
-        """Append the mark to the tape, and post it to the journal."""
-        if isinstance(mark, marks.ConnectedMark):
-            self._clock_jumps = ClockJumpDetector(mark.stamp, self.clock.monotonic())
-            self._heard_until = 0
-        elif isinstance(mark, marks.DisconnectedMark):
-            self._clock_jumps = None
-            self.intake.decode()
-            self._mark_lag(mark.stamp, at_loss=True)
-            mark = marks.begin_earlier(mark, self._heard_until)
-        elif isinstance(mark, marks.GapMark):
-            mark = marks.begin_earlier(mark, self._heard_until)
-        self._add_mark(mark)
-
-    def _add_mark(self, mark: marks.Mark) -> None:
-        self.intake.add_mark(mark)
-        self.mailbox.put(partial(self.journal.on_mark, mark))
-
-    def on_error(self, text: str) -> None:
-        """Post an error of the server."""
-        self.mailbox.put(partial(self.journal.on_error, text))
-
-    def on_retry(self, stamp: int, reason: str, wait_s: float) -> None:
-        """Post an attempt that failed."""
-        self.intake.tick(stamp)
-        self.mailbox.put(partial(self.journal.on_retry, stamp, reason, wait_s))
-
-    def on_notice(self, text: str) -> None:
-        """Post a notice."""
-        self.mailbox.put(partial(self.journal.on_notice, text))
-
-    def on_ended(self, stamp: int) -> None:
-        """Record the end at ``stamp`` (0 after an exception); the feed's thread has ended."""
-        self.intake.decode()
-        if stamp:
-            self._mark_lag(stamp, at_loss=True)
-            self.on_mark(marks.EndedMark(stamp))
-
-    def _check_clock(self, stamp: int) -> None:
-        """Record a pause of the process, or a change of the clock, while the feed listens."""
-        monotonic = self.clock.monotonic()
-        jumps = self._clock_jumps
-        if jumps is not None and (reason := jumps.check(stamp, monotonic)):
-            self.intake.feed_lag.clock_stepped(jumps.stepped_s)
-            self.on_mark(marks.PausedMark(stamp, jumps.previous_wall, reason))
-
-    def _mark_lag(self, stamp: int, *, at_loss: bool = False) -> None:
-        """Record how far the feed is behind, if that is due."""
-        lag = self.intake.feed_lag.due(stamp, at_loss=at_loss)
-        if lag is not None:
-            self._add_mark(marks.LagMark(stamp, lag))
-            if at_loss:
-                self._heard_until = stamp - lag

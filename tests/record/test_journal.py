@@ -25,8 +25,9 @@ from stocktrace.marks import (
     RefusedMark,
     SubscriptionMark,
 )
+from stocktrace.record.feed_events import FeedEventRecorder
 from stocktrace.record.intake import Intake
-from stocktrace.record.journal import FeedEventRecorder, Mailbox, SessionJournal, report_gaps
+from stocktrace.record.journal import Mailbox, SessionJournal, report_gaps
 from stocktrace.record.publish import PublishedWindow
 from stocktrace.record.recorder import SealedWindow
 from stocktrace.sessions.report import Books, SessionReport, TickerBooks
