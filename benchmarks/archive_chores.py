@@ -24,9 +24,8 @@ from stocktrace.live.api import capture
 from stocktrace.sessions.status import CaptureStatus
 from stocktrace.settings import Settings
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId, new_session
+from stocktrace.store.names import WindowId, compact_utc, new_session
 from stocktrace.store.tape import TapeWriter
-from stocktrace.store.window import compact_utc
 from stocktrace.units import NS_PER_MS, utc_datetime
 
 TICKERS = market.tickers(20)

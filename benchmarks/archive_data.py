@@ -30,10 +30,9 @@ from stocktrace.store.checksum import Content, hash_tables
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
 from stocktrace.store.lock import hold_lock
-from stocktrace.store.names import WindowId
+from stocktrace.store.names import WindowId, compact_utc
 from stocktrace.store.tape import TapeWriter, archive_tape
 from stocktrace.store.trade_file import DATE_FORMAT, write_trade_files
-from stocktrace.store.window import compact_utc
 from stocktrace.units import MS_PER_SECOND, NS_PER_MS, NS_PER_SECOND, US_PER_MS, utc_datetime
 
 WINDOWS = 39

@@ -19,9 +19,9 @@ from stocktrace.backfill.reconcile import Completeness, last_trading_day, reconc
 from stocktrace.errors import StocktraceError
 from stocktrace.feed.rest import RestClient
 from stocktrace.query.criteria import parse_day
+from stocktrace.query.gap_fills import GapFill
 from stocktrace.settings import Settings
 from stocktrace.show.markdown import MAX_ROWS
-from stocktrace.store.gap_fills import GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.text import count_of
 from stocktrace.trade import parse_tickers

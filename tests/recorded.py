@@ -10,9 +10,8 @@ from pathlib import Path
 from stocktrace.marks import ConnectedMark, EndedMark, Mark, OpeningMark
 from stocktrace.record.recovery import recover
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId
+from stocktrace.store.names import WindowId, compact_utc
 from stocktrace.store.tape import TapeFrames
-from stocktrace.store.window import compact_utc
 from stocktrace.units import NS_PER_DAY
 from tests.remains import write_tape
 

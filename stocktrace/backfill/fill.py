@@ -8,7 +8,7 @@
    backfills. A second at both edges is compared too, for trades that were on their way when the
    connection ended.
 4. The rest of a date becomes an import (``importing``), never passed off as captured. The gaps that
-   it fills are written first, and count once the import exists (``store.gap_fills``).
+   it fills are written first, and count once the import exists (``query.gap_fills``).
 
 A gap is requested again until it is repaired, or the server will never have its ticks.
 """
@@ -48,10 +48,11 @@ from stocktrace.feed.rest import RestClient
 from stocktrace.importing.csv_source import TimedFrame
 from stocktrace.importing.importer import ImportOrigin, import_frames
 from stocktrace.intervals import widen_spans
+from stocktrace.query import gap_fills
+from stocktrace.query.gap_fills import GapFill
 from stocktrace.record.publish import upload_session
 from stocktrace.record.recovery import recover
-from stocktrace.store import gap_fills, lock, outbox
-from stocktrace.store.gap_fills import GapFill
+from stocktrace.store import lock, outbox
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import new_import
 from stocktrace.store.parquet import publish_table, read_table

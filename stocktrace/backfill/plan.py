@@ -9,9 +9,9 @@ from datetime import date, datetime, timedelta
 from stocktrace.calendar import NEW_YORK, Market, market_of, us_extended_session
 from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.intervals import TimeSpan, split_by_date, subtract_spans, widen_spans
+from stocktrace.query import gap_fills
 from stocktrace.query.coverage import listened_spans, read_all_gaps
-from stocktrace.store import gap_fills
-from stocktrace.store.gap_fills import GapFill
+from stocktrace.query.gap_fills import GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.store.source import FolderSource
 from stocktrace.text import count_of

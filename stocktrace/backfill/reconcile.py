@@ -33,9 +33,9 @@ from stocktrace.clock import SYSTEM_CLOCK, Clock
 from stocktrace.errors import ConversionError, InvalidResponse, TicksNotFound, UsageError
 from stocktrace.feed.rest import RestClient
 from stocktrace.intervals import TimeSpan, covered_length, merge_spans, widen_spans
+from stocktrace.query import gap_fills
 from stocktrace.query.coverage import listened_spans
-from stocktrace.store import gap_fills
-from stocktrace.store.gap_fills import GapFill
+from stocktrace.query.gap_fills import GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.store.parquet import publish_table, read_table
 from stocktrace.store.source import FolderSource

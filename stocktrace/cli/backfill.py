@@ -15,7 +15,7 @@ from stocktrace.cli.parameters import DataDir, Date, DryRun, Json, Url, open_lay
 from stocktrace.settings import Settings
 
 if TYPE_CHECKING:
-    from stocktrace.store.gap_fills import GapFill
+    from stocktrace.query.gap_fills import GapFill
 
 RestUrl = Annotated[
     Url | None, Parameter(help="The WebSocket (also STOCKTRACE_URL). REST is on the same host.")

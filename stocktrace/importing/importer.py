@@ -35,10 +35,9 @@ from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId, new_import
+from stocktrace.store.names import RollPolicy, WindowId, WindowSpec, new_import
 from stocktrace.store.quarantine import parse_quarantine
 from stocktrace.store.tape import TapeWriter
-from stocktrace.store.window import RollPolicy, WindowSpec
 from stocktrace.text import encodable
 from stocktrace.units import NS_PER_DAY, SECONDS_PER_DAY, utc_datetime
 

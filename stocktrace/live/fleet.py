@@ -26,7 +26,7 @@ from stocktrace.store import outbox
 from stocktrace.store.coverage import write_coverage
 from stocktrace.store.lake import Lake
 from stocktrace.store.layout import Layout
-from stocktrace.store.window import utc_date
+from stocktrace.store.names import utc_date
 from stocktrace.text import count_of
 from stocktrace.units import NS_PER_DAY, NS_PER_US
 

@@ -27,9 +27,8 @@ from stocktrace.importing.importer import ImportOrigin, SessionTapes, publish_ta
 from stocktrace.sessions.report import SessionReport, SessionState
 from stocktrace.store import files, lock
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import OPEN, WindowId, is_import, new_import, new_session
+from stocktrace.store.names import OPEN, WindowId, compact_utc, is_import, new_import, new_session
 from stocktrace.store.quarantine import QuarantinedRow, parse_quarantine
-from stocktrace.store.window import compact_utc
 from stocktrace.text import encodable
 
 _ELSEWHERE = "elsewhere"

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stocktrace.intervals import TimeSpan, merge_spans
+from stocktrace.query.gap_fills import GapKey, add_fill_states
 from stocktrace.store.coverage import COVERAGE_SCHEMA, read_coverage_files
 from stocktrace.store.dataset import retry_on_compaction
-from stocktrace.store.gap_fills import GapKey, add_fill_states
 from stocktrace.store.source import DataSource, open_source
 from stocktrace.units import MS_PER_SECOND, US_PER_MS, US_PER_SECOND, epoch_ms
 

@@ -25,10 +25,9 @@ from stocktrace.store.batch import Chunk
 from stocktrace.store.decoded_batch import DecodedRead, TickerCodes
 from stocktrace.store.files import OpenFolder
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId
+from stocktrace.store.names import RollPolicy, WindowId, WindowSpec
 from stocktrace.store.quarantine import QuarantinedRow
 from stocktrace.store.tape import TapeFrames, TapeWriter
-from stocktrace.store.window import RollPolicy, WindowSpec
 from stocktrace.trade_columns import TradeColumns
 from stocktrace.units import NS_PER_SECOND
 

@@ -43,6 +43,7 @@ from stocktrace.record.publish import (
     with_lake_of_report,
 )
 from stocktrace.record.tape_facts import read_entries, read_tape_facts
+from stocktrace.record.tape_repair import repair_tape
 from stocktrace.sessions import catalog
 from stocktrace.sessions.report import SessionReport
 from stocktrace.store import files, lock
@@ -52,7 +53,6 @@ from stocktrace.store.dataset import list_published, retry_on_compaction
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeReader, is_foreign, set_aside, settle_tapes
-from stocktrace.store.tape_repair import repair_tape
 from stocktrace.text import count_of
 from stocktrace.units import epoch_ns, utc_datetime
 

@@ -23,9 +23,8 @@ import pyarrow.fs as pafs
 from stocktrace.intervals import CoverageInterval, CoverageSpan
 from stocktrace.store import outbox
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import is_day_file
+from stocktrace.store.names import is_day_file, utc_date
 from stocktrace.store.parquet import SourceFile, open_parquet, publish_table, read_table
-from stocktrace.store.window import utc_date
 from stocktrace.units import NS_PER_US
 
 COVERAGE_SCHEMA = pa.schema(

@@ -43,7 +43,7 @@ from stocktrace.store.files import (
     sync_file,
     write_all,
 )
-from stocktrace.store.window import compact_utc
+from stocktrace.store.names import compact_utc
 
 #: The last receive time that fits into an int64, in the year 2262.
 LATEST_NS = 2**63 - 1

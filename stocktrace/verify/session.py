@@ -16,8 +16,7 @@ from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import read_coverage_file, write_coverage
 from stocktrace.store.dataset import find_published
 from stocktrace.store.layout import Layout
-from stocktrace.store.names import WindowId
-from stocktrace.store.window import utc_date
+from stocktrace.store.names import WindowId, utc_date
 from stocktrace.text import count_of
 from stocktrace.units import NS_PER_US
 from stocktrace.verify.check import Finding, SessionCheck

@@ -31,10 +31,10 @@ from stocktrace.calendar import NEW_YORK, MarketSession
 from stocktrace.clock import Clock
 from stocktrace.errors import KeyRefused, PlanForbidden, ServerUnavailable, StoreError
 from stocktrace.intervals import merge_spans, split_by_date, subtract_spans
+from stocktrace.query.gap_fills import NOT_REQUESTED, GapFill
 from stocktrace.sessions.report import SessionReport
 from stocktrace.simulator import Fault, RestSettings, Simulator, SyntheticMarket
 from stocktrace.store import lock
-from stocktrace.store.gap_fills import NOT_REQUESTED, GapFill
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import is_import
 from stocktrace.units import NS_PER_SECOND

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stocktrace.errors import ConversionError, StoreError
-from stocktrace.store import appender, conversion, segments
+from stocktrace.store import conversion, segments
 from stocktrace.store.decoded_batch import DecodedRead
 from stocktrace.store.layout import Layout
 from stocktrace.store.quarantine import QuarantinedRow, parse_quarantine
@@ -261,7 +261,7 @@ def test_segments_without_a_free_descriptor_are_opened_for_each_batch(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slots = threading.Semaphore(2)
-    monkeypatch.setattr(appender, "_free_descriptors", lambda: slots)
+    monkeypatch.setattr(segments, "_free_descriptors", lambda: slots)
     before = open_descriptors()
     for _ in range(2):
         layout.csv_folder("T0").mkdir(parents=True, exist_ok=True)
@@ -278,9 +278,9 @@ def test_segments_without_a_free_descriptor_are_opened_for_each_batch(
 def test_the_limit_of_open_files_is_raised_to_what_the_system_allows() -> None:
     program = (
         "import resource\n"
-        "from stocktrace.store import appender\n"
+        "from stocktrace.store import segments\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 3000))\n"
-        "slots = appender._free_descriptors()\n"
+        "slots = segments._free_descriptors()\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE))\n"
         "print(sum(slots.acquire(blocking=False) for _ in range(3000)))\n"
     )

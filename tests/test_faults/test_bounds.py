@@ -19,13 +19,13 @@ from stocktrace.query.coverage import read_gaps
 from stocktrace.record.intake import Intake, WindowCounts
 from stocktrace.record.publish import rebuild_window, replay_tape
 from stocktrace.record.recovery import recover
+from stocktrace.record.tape_repair import TapeHole, repair_tape
 from stocktrace.settings import Settings
 from stocktrace.simulator import Simulator
 from stocktrace.store import tape as tape_module
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import WindowId
 from stocktrace.store.tape import TapeFrames, TapeReader, TapeWriter
-from stocktrace.store.tape_repair import TapeHole, repair_tape
 from tests.conftest import (
     NOON,
     SESSION,

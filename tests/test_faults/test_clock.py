@@ -23,8 +23,8 @@ from stocktrace.query.trades import read_last_trades, read_trades, scan
 from stocktrace.simulator import Fault, ScriptedSource, Simulator, SyntheticMarket
 from stocktrace.store.compaction import compact_date, finish_swap
 from stocktrace.store.layout import Layout
+from stocktrace.store.names import RollPolicy, utc_date
 from stocktrace.store.source import open_source
-from stocktrace.store.window import RollPolicy, utc_date
 from stocktrace.units import NS_PER_DAY
 from stocktrace.verify import verify
 from tests.conftest import (

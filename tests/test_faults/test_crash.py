@@ -18,12 +18,12 @@ from stocktrace import cli
 from stocktrace.errors import ConversionError, StoreError
 from stocktrace.record.publish import rebuild_window
 from stocktrace.record.recovery import recover
+from stocktrace.record.tape_repair import repair_tape
 from stocktrace.simulator import ScriptedSource, SyntheticMarket
 from stocktrace.store import audit, conversion
 from stocktrace.store.dataset import window_files
 from stocktrace.store.layout import Layout
 from stocktrace.store.tape import TapeFrames, TapeReader, archive_tape
-from stocktrace.store.tape_repair import repair_tape
 from stocktrace.verify import verify
 from tests.conftest import (
     NOON,

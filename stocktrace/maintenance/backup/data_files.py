@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from stocktrace.record.tape_repair import last_line_end
 from stocktrace.store.layout import Layout
 from stocktrace.store.names import OPEN
-from stocktrace.store.tape_repair import last_line_end
 
 #: The folders in the order in which they are listed.
 FOLDERS = (
