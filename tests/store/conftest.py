@@ -57,6 +57,30 @@ def batch_of(trades: Sequence[Trade], stamp: int = NOON, frame: bytes = b"{}") -
     return [(ticker, [(read, rows)]) for ticker, rows in read.ticker_rows]
 
 
+@pytest.fixture
+def disk_steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files and folders that are synced or renamed, in order."""
+    steps: list[str] = []
+    fsync, replace, swap = os.fsync, Path.replace, files.swap_folders
+
+    def note_sync(descriptor: int) -> None:
+        steps.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        fsync(descriptor)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        steps.append(f"rename {target.name}")
+        return replace(path, target)
+
+    def note_swap(staged: Path, live: Path) -> None:
+        steps.append(f"swap {live.name}")
+        swap(staged, live)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_rename)
+    monkeypatch.setattr(files, "swap_folders", note_swap)
+    return steps
+
+
 class Killed(BaseException):
     """The process is no more."""
 

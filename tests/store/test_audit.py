@@ -54,6 +54,18 @@ def test_an_event_is_a_line_with_time_session_facts_and_both_hashes(path: Path) 
     assert list(check_audit_log(path)) == []
 
 
+def test_70_events_are_on_the_disk_after_a_sync_of_the_log(
+    path: Path, disk_steps: list[str]
+) -> None:
+    audit = AuditLog(path, "mine")
+    audit("start")
+    assert "sync audit.jsonl" not in disk_steps
+    for _ in range(2):  # the second one has nothing to sync
+        audit.sync()
+    assert disk_steps[-1] == "sync audit.jsonl"
+    assert disk_steps.count("sync audit.jsonl") == 1
+
+
 def test_two_processes_make_one_chain(path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name]) for name in "ab"]
     assert [process.wait(60) for process in processes] == [0, 0]

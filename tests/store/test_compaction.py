@@ -486,6 +486,19 @@ def test_an_old_folder_with_a_window_that_the_dataset_lacks_is_kept(
     assert path.exists()
 
 
+def test_70_the_files_of_a_date_are_on_the_disk_before_the_folders_are_swapped(
+    layout: Layout, publish: Publish, disk_steps: list[str]
+) -> None:
+    publish(window_of(0), 1.0)
+    disk_steps.clear()
+    compact(layout)
+    date = f"date={DATE}"
+    assert disk_steps == [
+        *("sync day-00001.parquet", f"sync {date}", f"swap {date}"),
+        *("sync parquet", "sync compacting"),
+    ]
+
+
 # --- beside readers --------------------------------------------------------------------------
 
 

@@ -26,6 +26,15 @@ def test_a_table_is_published_as_a_whole_and_replaces_an_older_one(tmp_path: Pat
     assert tree(tmp_path) == ["data/n.parquet"]
 
 
+def test_70_a_table_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, disk_steps: list[str]
+) -> None:
+    parquet.publish_table(numbers(1), tmp_path / "n.parquet")
+    synced, *rest = disk_steps
+    assert synced.startswith("sync .n.parquet.")
+    assert rest == ["rename n.parquet", f"sync {tmp_path.name}"]
+
+
 def test_a_table_that_cannot_be_written_leaves_the_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,6 +189,18 @@ def test_a_full_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.Mon
     assert caught.value.path == writer.path
 
 
+def test_70_the_first_sync_of_a_tape_also_syncs_its_name(
+    tmp_path: Path, disk_steps: list[str]
+) -> None:
+    writer = TapeWriter(tmp_path / "a.tape")
+    writer.append(NOON, FRAMES)
+    assert disk_steps == []  # the feed's thread does not wait
+    writer.sync()
+    assert disk_steps == [f"sync {tmp_path.name}", "sync a.tape"]
+    writer.close()
+    assert disk_steps[2:] == ["sync a.tape"]
+
+
 def test_a_broken_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> int:
         raise OSError(5, "Input/output error")
