@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -127,6 +128,14 @@ def test_windows_of_a_later_recovery_are_merged_in_order(layout: Layout, publish
     assert (done.files, done.rows, done.paths[0].name) == (2, 3, "day-00002.parquet")
     assert prices(layout) == [1.0, 2.0, 3.0]
     assert not late.exists()
+
+
+def test_late_trades_of_a_window_stay_in_the_order_of_arrival(layout: Layout, seal: Seal) -> None:
+    late = [Trade("AAPL", price, T - price, 1.0) for price in (1, 3, 2)]
+    seal(late, window_of(0), NOON)
+    conversion.convert_window(layout, window_of(0))
+    assert compact(layout) is not None
+    assert prices(layout) == [1.0, 3.0, 2.0]
 
 
 def test_two_sessions_of_a_date_follow_one_another_by_when_they_began(
@@ -370,6 +379,25 @@ def test_a_conversion_waits_until_the_folders_are_swapped(layout: Layout, publis
         assert late.is_alive()
     late.join(30)
     assert prices(layout) == [1.0, 2.0]
+
+
+def test_no_window_is_being_published_while_the_folders_are_swapped(
+    layout: Layout, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(window_of(0), 1.0)
+    swap, folder = files.swap_folders, os.open(layout.dataset, os.O_RDONLY)
+
+    def swap_alone(staged: Path, live: Path) -> None:
+        with pytest.raises(BlockingIOError):  # as a conversion would share the lock
+            fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        swap(staged, live)
+
+    monkeypatch.setattr(files, "swap_folders", swap_alone)
+    try:
+        assert compact(layout) is not None
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    finally:
+        os.close(folder)
 
 
 def test_a_file_system_that_cannot_swap_is_an_error_and_nothing_changes(

@@ -129,6 +129,15 @@ def test_no_handle_of_a_temporary_stays_open(tmp_path: Path, make: Any) -> None:
     assert tree(tmp_path) == []
 
 
+def test_70_a_text_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, disk_steps: list[str]
+) -> None:
+    files.replace_text(tmp_path / "a", "text\n")
+    synced, *rest = disk_steps
+    assert synced.startswith("sync .a.")
+    assert rest == ["rename a", f"sync {tmp_path.name}"]
+
+
 @pytest.mark.parametrize("step", ["write_text", "replace"])
 def test_a_text_that_cannot_be_replaced_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
