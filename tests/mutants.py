@@ -134,9 +134,7 @@ MUTANTS = (
         "A tape is archived before its window is published",
         "record/publish.py",
         "        file = conversion.convert_window(layout, window, on_progress=on_progress)\n"
-        "        tape = layout.tape(window)\n"
-        "        if tape.exists():\n"
-        "            archive_tape(tape, layout.archived_tape(window))\n",
+        "        tape = layout.tape(window)\n",
         "        tape = layout.tape(window)\n"
         "        if tape.exists():\n"
         "            archive_tape(tape, layout.archived_tape(window))\n"
@@ -244,7 +242,7 @@ MUTANTS = (
     ),
     Mutant(
         "The last line feed of a torn tape is cut off",
-        "store/tape_repair.py",
+        "record/tape_repair.py",
         "            return begin + newline + 1\n",
         "            return begin + newline\n",
         "tests/record/test_recovery.py",
@@ -252,10 +250,10 @@ MUTANTS = (
     ),
     Mutant(
         "A frame at the very end of a window belongs to it",
-        "store/window.py",
+        "store/names.py",
         "        return not window.start <= stamp < window.end or size >= self.max_bytes\n",
         "        return not window.start <= stamp <= window.end or size >= self.max_bytes\n",
-        "tests/store/test_window.py",
+        "tests/store/test_names.py",
         "test_a_window_ends_at_its_end_and_not_a_nanosecond_before",
     ),
     Mutant(
@@ -268,11 +266,11 @@ MUTANTS = (
     ),
     Mutant(
         "A torn end is not cut off its tape",
-        "store/tape_repair.py",
+        "record/tape_repair.py",
         "            file.truncate(end)\n",
         "",
         "tests/record/test_recovery.py",
-        "test_a_tape_torn_at_any_byte_gives_every_complete_line_and_no_wrong_row",
+        "test_the_data_of_a_killed_session_is_published_each_trade_once",
     ),
     Mutant(
         "The end of a gap is a millisecond late",
