@@ -58,7 +58,7 @@ CREDENTIALS_IN_URL = (
 )
 LAKE_FOR_FOLDER = (
     "The data folder must be on this machine. `stocktrace trades`, `bars` and `gaps` read a lake, "
-    "and --lake sends to it; other commands do not change or compact it."
+    "--lake sends to it, and `stocktrace compact --lake` compacts it."
 )
 
 # Of every setting: texts and what they mean, and texts and what is said of them.

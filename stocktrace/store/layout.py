@@ -284,6 +284,7 @@ class Layout:
             *self.root.glob(".scratch.*"),
             *self.root.glob("tape/.*.tmp"),
             *self.converting.glob(".*.tmp"),
+            *(path for pair in self.renames for each in pair for path in each.glob(".probe.*.tmp")),
             *self.root.glob("quarantine/.*.tmp"),
             *self.root.glob("repairs/.*.tmp"),
             *self.root.glob("repairs/staged/.*.tmp"),

@@ -214,6 +214,15 @@ def a_pid_namespace() -> list[str]:
     pytest.skip("this system does not let us make a PID namespace")
 
 
+def test_what_a_killed_check_of_renames_left_is_deleted(layout: Layout) -> None:
+    left = [folder / ".probe.0a1b2c3d.tmp" for pair in layout.renames for folder in pair]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    recover(layout, STILL)
+    assert not any(path.exists() for path in left)
+
+
 def test_68_a_recovery_in_another_pid_namespace_leaves_a_live_capture_alone(studio: Studio) -> None:
     layout, convert, ended = Layout(studio.data_dir), conversion.write_window_file, list[int]()
     program = "from stocktrace.cli import main; main()"

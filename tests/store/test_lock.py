@@ -12,7 +12,7 @@ import pytest
 
 from stocktrace.errors import KeyInUse, StoreError
 from stocktrace.live import key_lock
-from stocktrace.store import lock
+from stocktrace.store import files, lock
 
 URL = "wss://ws.finnhub.io"
 #: Holds the key's lock until it is told to let go, or killed.
@@ -99,6 +99,7 @@ def test_the_lock_does_not_contain_the_key() -> None:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "machine": lock.machine_id(),
+            "user": files.user_name(os.geteuid()),
         }
         assert "secret" not in path.name
 
