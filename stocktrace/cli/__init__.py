@@ -17,7 +17,9 @@ def main(arguments: list[str] | None = None) -> None:
         from stocktrace.cli import streams
 
         streams.protect_streams()
-        sys.exit(run(arguments))
+        status = run(arguments)
+    signals.ignore_interrupts()
+    sys.exit(status)
 
 
 def run(arguments: list[str] | None = None) -> int:

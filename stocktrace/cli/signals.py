@@ -83,6 +83,11 @@ def interrupting_imports() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def ignore_interrupts() -> None:
+    """Ignore Ctrl-C at the end of the process: it would only print a traceback of Python's exit."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):

@@ -163,21 +163,20 @@ def test_a_signal_stops_a_capture_cleanly_and_publishes_everything(
 
 
 def test_a_second_signal_exits_at_once_and_the_tape_has_everything(studio: Studio) -> None:
-    tickers = tuple(f"T{n}" for n in range(100))  # a hundred files to publish: an end that lasts
-    market = SyntheticMarket(seed=5, rate=20_000)
-    with studio.exchange(market, settle=0.5) as exchange:
-        with capturing(studio, exchange, tickers=tickers) as process:
+    layout = Layout(studio.data_dir)
+    with studio.exchange(SyntheticMarket(seed=5, rate=20_000), settle=0.5) as exchange:
+        with capturing(studio, exchange) as process:
             exchange.wait_for(lambda each: each.sent_trades > 20_000, PATIENCE_S)
-            process.send_signal(signal.SIGINT)
-            exchange.wait_for(lambda each: each.open_connections == 0, PATIENCE_S)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=PATIENCE_S)
+            (session,) = layout.all_sessions()
+            with lock.publish_lock(layout, session):  # the capture cannot end: it waits to publish
+                process.send_signal(signal.SIGINT)
+                exchange.wait_for(lambda each: each.open_connections == 0, PATIENCE_S)
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=PATIENCE_S)
         frames = exchange.connections[0].frames
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert (
-        SessionReport.read(next((studio.data_dir / "sessions").glob("*.json"))).state == "running"
-    )
+    assert SessionReport.read(layout.report(session)).state == "running"
     kept = taped(studio.data_dir)
     assert len(kept) > 100
     assert kept == frames[: len(kept)]
