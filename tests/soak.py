@@ -378,6 +378,7 @@ class Account:
     arrived: int = 0
     connections: int = 0
     refused: int = 0
+    unrequested: int = 0
     gaps: int = 0
     #: Connections of which something that was sent did not arrive.
     cut: int = 0
@@ -524,10 +525,11 @@ def check(lanes: list[Lane], data: Path) -> tuple[Account, list[Session]]:
         account.settle(lane, own, {session.name: heard[session.name] for session in own})
     must(account.arrived > 0, "nothing arrived")
     rows = sum(map(len, found.values()))
-    account.refused = _refused(data)
+    account.refused, account.unrequested = _refused(data), _unrequested(data)
     must(
-        account.arrived == rows + account.refused,
-        f"{account.arrived} trades on tapes, {rows} published, {account.refused} refused",
+        account.arrived == rows + account.refused + account.unrequested,
+        f"{account.arrived} trades on tapes, {rows} published, {account.refused} refused, "
+        f"{account.unrequested} of tickers that nobody asked for",
     )
     account.gaps = sum(
         table.num_rows
@@ -544,6 +546,12 @@ def _refused(data: Path) -> int:
         for path in data.glob("quarantine/*.jsonl")
         for line in path.read_text().splitlines()
     )
+
+
+def _unrequested(data: Path) -> int:
+    """The trades of tickers that nobody asked for: on the tape only."""
+    reports = (json.loads(path.read_bytes()) for path in data.glob("sessions/*.json"))
+    return sum(report["books"].get("unrequested", 0) for report in reports)
 
 
 def _gaps(path: Path) -> Any:
@@ -566,7 +574,8 @@ def _print(
         f"{len(sessions)} sessions, {account.connections} connections, {account.cut} cut off\n"
         f"{account.sent:,} trades sent = {account.arrived:,} on tapes "
         f"+ {account.sent - account.arrived:,} in flight\n"
-        f"{rows:,} trades in Parquet + {account.refused:,} refused; "
+        f"{rows:,} trades in Parquet + {account.refused:,} refused "
+        f"+ {account.unrequested:,} of tickers that nobody asked for; "
         f"{account.gaps:,} gaps of a ticker in the coverage"
     )
 
