@@ -7,6 +7,7 @@ UTC epoch ns.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -107,6 +108,11 @@ class SubscriptionMark(Mark, frozen=True, tag="subscription"):
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
+
+    def change(self, tickers: Iterable[str]) -> tuple[str, ...]:
+        """Return the tickers that are subscribed after it, if those before it are ``tickers``."""
+        removed = set(self.removed)
+        return (*(ticker for ticker in tickers if ticker not in removed), *self.added)
 
 
 class RefusedMark(Mark, frozen=True, tag="refused"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from stocktrace.errors import StoreError
 from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.recovery import RecoveredSession, recover_session
-from stocktrace.record.tape_facts import coverage_from_tapes
+from stocktrace.record.tape_facts import read_tape_facts
 from stocktrace.sessions.catalog import is_in_use, read_report
 from stocktrace.store import files, lock
 from stocktrace.store.audit import AuditLog
@@ -93,7 +93,7 @@ def _copy_report(layout: Layout, other: Layout, session: str) -> None:
     if report is None:  # recovery writes it
         return
     if report.state != "running":
-        written = write_coverage(layout, session, coverage_from_tapes(layout, session)[0].spans)
+        written = write_coverage(layout, session, read_tape_facts(layout, session).coverage.spans)
         hash_files(layout, report, written)  # recovery adds the hashes of the quarantine
     report.unpublished = sorted(report.windows)
     report.settings.pop("lake", None)  # the lake is that of this data folder

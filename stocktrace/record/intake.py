@@ -284,9 +284,7 @@ class Intake:
         elif isinstance(mark, DisconnectedMark):
             self._connected = False
         elif isinstance(mark, SubscriptionMark):
-            removed = set(mark.removed)
-            stay = [ticker for ticker in self._tickers if ticker not in removed]
-            self._tickers = (*stay, *mark.added)
+            self._tickers = mark.change(self._tickers)
 
     def tick(self, stamp: int) -> None:
         """Take in that time passed without frames, until ``stamp`` (epoch ns)."""

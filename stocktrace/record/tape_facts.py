@@ -55,8 +55,7 @@ class TapeFacts:
             case ConnectedMark():
                 self.tickers = list(entry.tickers)
             case SubscriptionMark():
-                self.tickers = [name for name in self.tickers if name not in {*entry.removed}]
-                self.tickers += entry.added
+                self.tickers = list(entry.change(self.tickers))
                 self.refused = {
                     name: text for name, text in self.refused.items() if name not in entry.added
                 }
@@ -85,12 +84,6 @@ def read_tape_facts(layout: Layout, session: str) -> TapeFacts:
         facts.add(entry)
     facts.coverage.close(facts.last)
     return facts
-
-
-def coverage_from_tapes(layout: Layout, session: str) -> tuple[CoverageBuilder, int]:
-    """Build a session's coverage from its tapes; return it and where it ends (epoch ns)."""
-    facts = read_tape_facts(layout, session)
-    return facts.coverage, facts.last
 
 
 def read_entries(layout: Layout, session: str) -> Iterator[TapeFrames | Mark]:

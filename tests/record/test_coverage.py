@@ -34,7 +34,7 @@ from stocktrace.query.coverage import join_midnight_gaps, read_coverage, read_ga
 from stocktrace.record.coverage import CoverageBuilder
 from stocktrace.record.recorder import Recorder
 from stocktrace.record.recovery import recover
-from stocktrace.record.tape_facts import coverage_from_tapes
+from stocktrace.record.tape_facts import read_tape_facts
 from stocktrace.store.audit import AuditLog
 from stocktrace.store.coverage import read_coverage_file, write_coverage
 from stocktrace.store.layout import Layout
@@ -456,7 +456,8 @@ def test_coverage_from_the_tape_equals_live_coverage(
     live.add(ended)
     layout = Layout(tmp_path_factory.mktemp("data"))
     write_tape(layout, PARTS[0], [*entries, ended])
-    from_tape, last = coverage_from_tapes(layout, SESSION)
+    facts = read_tape_facts(layout, SESSION)
+    from_tape, last = facts.coverage, facts.last
     assert (from_tape.intervals, from_tape.reconnects) == (live.intervals, live.reconnects)
     gaps = [(one.start, one.end, one.reason) for one in live.intervals if one.reason]
     assert live.gaps() == Counter(gaps)
@@ -523,7 +524,8 @@ def test_the_coverage_of_a_capture_equals_that_of_its_tapes(studio: Studio) -> N
     with studio.exchange() as exchange:
         report = studio.record(exchange, [A], scenario(), roll_interval="1s", **QUICK)
     layout = Layout(studio.data_dir)
-    coverage, last = coverage_from_tapes(layout, report.session)
+    facts = read_tape_facts(layout, report.session)
+    coverage, last = facts.coverage, facts.last
     assert rows(layout, report.session) == as_rows(coverage.intervals)
     assert [row[3] == "" for row in rows(layout, report.session) if row[0] == B] == [
         True,
@@ -598,7 +600,7 @@ def test_a_read_of_which_the_disk_took_half_is_not_counted_and_in_a_gap(
     recover(layout)
     (session,) = [path.name for path in layout.root.glob("tape/*")]
     assert list(verify(layout, session)) == []
-    coverage, _ = coverage_from_tapes(layout, session)
+    coverage = read_tape_facts(layout, session).coverage
     heard = max(
         entry.stamp
         for path in layout.session_tapes(session).values()
@@ -678,5 +680,6 @@ def test_a_new_window_is_not_a_sign_of_life(tmp_path: Path) -> None:
         layout, PARTS[0], [tape(NOON, A), connect(NOON + 1, A), TapeFrames(NOON + 9, (b"{}",))]
     )
     write_tape(layout, WindowId(SESSION, PARTS[1].window), [tape(NOON + 99, A, connected=True)])
-    coverage, last = coverage_from_tapes(layout, SESSION)
+    facts = read_tape_facts(layout, SESSION)
+    coverage, last = facts.coverage, facts.last
     assert (coverage.intervals[-1].end, last) == (NOON + 9, NOON + 9)

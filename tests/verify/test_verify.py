@@ -626,9 +626,9 @@ def test_a_repaired_report_keeps_what_is_not_on_the_tape(layout: Layout) -> None
 
 
 def test_a_gap_that_is_too_short_by_a_microsecond_is_found(layout: Layout) -> None:
-    from stocktrace.record.tape_facts import coverage_from_tapes
+    from stocktrace.record.tape_facts import read_tape_facts
 
-    coverage, _ = coverage_from_tapes(layout, SESSION)
+    coverage = read_tape_facts(layout, SESSION).coverage
     shorter = [
         CoverageInterval(one.ticker, one.start, one.end - 1000, one.reason)
         if one.reason.startswith("closed")
