@@ -240,9 +240,7 @@ class SessionJournal:
                 begin, end = utc_datetime(start), utc_datetime(mark.stamp)
                 self.record("gap", text, level, start=begin, end=end, reason=mark.reason)
             case marks.SubscriptionMark():
-                removed = set(mark.removed)
-                stay = [ticker for ticker in report.tickers if ticker not in removed]
-                report.tickers = [*stay, *mark.added]
+                report.tickers = list(mark.change(report.tickers))
                 for ticker in mark.added:
                     report.refused.pop(ticker, None)
                 changes = [f"+{ticker}" for ticker in mark.added]
@@ -311,5 +309,9 @@ class SessionJournal:
 
     def on_notice(self, text: str) -> None:
         """Take in something that a person should know."""
-        self.report.notices.append(text)
-        self.record("notice", text, logging.WARNING, text=text)
+        self.add_notice("notice", text, text=text)
+
+    def add_notice(self, event: str, message: str, **facts: Any) -> None:
+        """Record an event, and put its message into the report."""
+        self.report.notices.append(message)
+        self.record(event, message, logging.WARNING, **facts)

@@ -229,8 +229,7 @@ def _set_foreign_tapes_aside(layout: Layout, window: WindowId, journal: SessionJ
         if tape.exists() and is_foreign(tape):
             aside = set_aside(tape)
             text = f"{tape.name} was the tape of another session or window: it is {aside.name} now"
-            journal.report.notices.append(text)
-            journal.record("aside", text, logging.WARNING, file=str(aside))
+            journal.add_notice("aside", text, file=str(aside))
 
 
 def _settle_tapes(layout: Layout, window: WindowId, journal: SessionJournal) -> None:
@@ -243,8 +242,7 @@ def _settle_tapes(layout: Layout, window: WindowId, journal: SessionJournal) -> 
             f"window {window.window} had two tapes that differ: {better.name} was kept, "
             f"the other was set aside as {aside.name}"
         )
-        journal.report.notices.append(text)
-        journal.record("aside", text, logging.WARNING, file=str(aside), size=aside.stat().st_size)
+        journal.add_notice("aside", text, file=str(aside), size=aside.stat().st_size)
 
 
 def _set_open_segments_aside(layout: Layout, window: WindowId, journal: SessionJournal) -> None:
@@ -256,8 +254,7 @@ def _set_open_segments_aside(layout: Layout, window: WindowId, journal: SessionJ
             f"{count_of(len(segments), 'open segment')} cannot be published; what was in them is "
             f"kept as csv/<ticker>/{window.stem}.aside"
         )
-        journal.report.notices.append(text)
-        journal.record("aside", text, logging.WARNING, window=window.window)
+        journal.add_notice("aside", text, window=window.window)
         for path in segments:
             path.rename(path.with_name(f"{window.stem}.aside"))
             files.sync_file(path.parent)
@@ -276,8 +273,7 @@ def _repair_tapes(layout: Layout, session: str, journal: SessionJournal) -> None
                 f"window {window.window}: {hole.reason}; what was received from "
                 f"{start:%H:%M:%S.%f} to {stop:%H:%M:%S.%f} UTC is lost"
             )
-            journal.report.notices.append(text)
-            journal.record("hole", text, logging.WARNING, start=start, end=stop, zeros=hole.zeros)
+            journal.add_notice("hole", text, start=start, end=stop, zeros=hole.zeros)
 
 
 def _unfinished_windows(layout: Layout, session: str, unpublished: Iterable[str]) -> list[WindowId]:
