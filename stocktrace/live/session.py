@@ -37,11 +37,7 @@ from stocktrace.marks import OpeningMark
 from stocktrace.record.feed_events import FeedEventRecorder
 from stocktrace.record.file_hashes import hash_files
 from stocktrace.record.intake import Intake
-from stocktrace.record.journal import (
-    Mailbox,
-    SessionJournal,
-    new_report,
-)
+from stocktrace.record.journal import Mailbox, SessionJournal, new_report
 from stocktrace.record.recorder import Recorder, SealedWindow
 from stocktrace.record.recovery import recover
 from stocktrace.sessions.report import LagReport, SessionReport, SessionState

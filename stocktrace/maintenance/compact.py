@@ -137,16 +137,8 @@ def _record(
     done: CompactedDate, result: CompactionResult, audit: AuditLog, **facts: object
 ) -> None:
     result.done.append(done)
-    before, size = done.size_before, done.size
-    audit(
-        "compact",
-        date=done.date,
-        files=done.files,
-        rows=done.rows,
-        before=before,
-        size=size,
-        **facts,
-    )
+    sizes = {"before": done.size_before, "size": done.size}
+    audit("compact", date=done.date, files=done.files, rows=done.rows, **sizes, **facts)
 
 
 def _compact_date(layout: Layout, name: str, result: CompactionResult, audit: AuditLog) -> bool:

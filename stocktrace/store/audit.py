@@ -135,14 +135,16 @@ class AuditLog:
 
     def _previous_hash(self, descriptor: int) -> str:
         """Return the hash of the last line, which may be in a rotated log."""
-        if size := os.fstat(descriptor).st_size:
-            return _hash_of(_last_line(descriptor, size).removesuffix(b"\n")) or FIRST_HASH
         rotated = _rotated(self._path)
-        if not rotated:
-            return FIRST_HASH
+        if os.fstat(descriptor).st_size or not rotated:
+            return _last_hash(descriptor)
         with rotated[-1].open("rb") as file:
-            line = _last_line(file.fileno(), os.fstat(file.fileno()).st_size)
-        return _hash_of(line.removesuffix(b"\n")) or FIRST_HASH
+            return _last_hash(file.fileno())
+
+
+def _last_hash(descriptor: int) -> str:
+    line = _last_line(descriptor, os.fstat(descriptor).st_size)
+    return _hash_of(line.removesuffix(b"\n")) or FIRST_HASH
 
 
 def _line(record: dict[str, object]) -> bytes:

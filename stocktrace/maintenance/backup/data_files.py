@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -170,15 +170,15 @@ class OpenedFile:
     state: FileState
     length: int
 
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes to copy; may be called again.
+    def chunks(self, length: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes to copy, or the first ``length`` of them; may be called again.
 
         Raises:
             SourceChanged: the file became shorter.
         """
-        at = 0
-        while at < self.length:
-            size = min(PIECE_BYTES, self.length - at)
+        at, end = 0, self.length if length is None else min(length, self.length)
+        while at < end:
+            size = min(PIECE_BYTES, end - at)
             try:
                 chunk = os.pread(self.descriptor, size, at)
             except OSError as error:
@@ -190,13 +190,15 @@ class OpenedFile:
 
     def hash(self, length: int | None = None) -> str:
         """Return the SHA-256 of the bytes to copy, or of the first ``length`` of them."""
-        digest, left = hashlib.sha256(), self.length if length is None else length
-        for chunk in self.chunks():
-            digest.update(chunk[:left])
-            left -= min(left, len(chunk))
-            if not left:
-                break
-        return digest.hexdigest()
+        return hash_chunks(self.chunks(length))
+
+
+def hash_chunks(chunks: Iterable[bytes]) -> str:
+    """Return the SHA-256 of ``chunks``."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

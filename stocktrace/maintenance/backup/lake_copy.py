@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stocktrace.errors import LakeError
-from stocktrace.maintenance.backup.data_files import OpenedFile
-from stocktrace.maintenance.backup.manifest import Entry, Manifest, decode_manifest, hash_chunks
+from stocktrace.maintenance.backup.data_files import OpenedFile, hash_chunks
+from stocktrace.maintenance.backup.manifest import Entry, Manifest, decode_manifest
 from stocktrace.store import files
 from stocktrace.store.lake import Lake
 
@@ -34,6 +34,9 @@ class LakeCopy:
     @staticmethod
     def _key(name: str, digest: str) -> str:
         return f"files/{name}.{digest[:16]}"
+
+    def _keys(self, manifest: Manifest) -> set[str]:
+        return {self._key(name, entry.hash) for name, entry in manifest.entries.items()}
 
     def copied(self) -> Mapping[str, Entry]:
         """See ``Copy``; ``add`` finds them."""
@@ -73,13 +76,12 @@ class LakeCopy:
     def commit(self, manifest: Manifest, *, sweep: bool) -> None:
         """See ``Copy``."""
         self._lake.put_bytes(b"".join(manifest.encode()), _MANIFEST)
-        old = {self._key(name, entry.hash) for name, entry in self.manifest.entries.items()}
+        old = self._keys(self.manifest)
         if sweep:
             old.update(
                 info.path[len(self._lake.root) + 1 :]
                 for info in self._lake.list_files("files", recursive=True)
                 if info.is_file
             )
-        current = {self._key(name, entry.hash) for name, entry in manifest.entries.items()}
-        for key in old - current:
+        for key in old - self._keys(manifest):
             self._lake.delete(f"{self._lake.root}/{key}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -95,11 +94,3 @@ def decode_manifest(place: str, lines: Iterable[bytes]) -> Manifest:
         raise StoreError(
             f"The manifest of the backup in {place} cannot be read: make a new one elsewhere."
         ) from error
-
-
-def hash_chunks(chunks: Iterable[bytes]) -> str:
-    """Return the SHA-256 of ``chunks``."""
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()

@@ -26,12 +26,13 @@ from stocktrace.maintenance.backup.data_files import (
     OpenedFile,
     SourceChanged,
     UnreadableFile,
+    hash_chunks,
     is_plain_tape,
     is_report_lines,
     list_files,
     open_listed,
 )
-from stocktrace.maintenance.backup.manifest import Copy, Entry, Manifest, hash_chunks
+from stocktrace.maintenance.backup.manifest import Copy, Entry, Manifest
 from stocktrace.maintenance.backup.place import open_to_write
 from stocktrace.maintenance.backup.shortage import find_shortage, has_whole_report, windows_of
 from stocktrace.sessions.catalog import is_in_use
